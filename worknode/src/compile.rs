@@ -1,0 +1,161 @@
+//! Reads compiler command lines: is this a compile step, which may walk, or something that must
+//! stay (a link, a preprocessing run, a question to the tool, code for this very processor)?
+
+use crate::policy::Verdict;
+use crate::reason::Reason;
+
+/// Decides from the arguments behind `argv[0]`, for a program that a rule calls a compiler.
+///
+/// `native_twin` says that every node has the origin's processor, so `-march=native` may walk.
+///
+/// # Errors
+/// The reason why the command stays.
+pub fn inspect<'a>(
+    verdict: Verdict,
+    arguments: impl Iterator<Item = &'a [u8]>,
+    native_twin: bool,
+) -> Result<(), Reason> {
+    match verdict {
+        Verdict::Walk => Ok(()),
+        Verdict::Stay(reason) => Err(reason),
+        Verdict::CompilerDriver => driver(arguments, native_twin),
+        Verdict::Compiler => compiler_proper(arguments, native_twin),
+        Verdict::Assembler => assembler(arguments),
+        Verdict::Rustc => rustc(arguments, native_twin),
+    }
+}
+
+fn driver<'a>(arguments: impl Iterator<Item = &'a [u8]>, native_twin: bool) -> Result<(), Reason> {
+    let mut compiles = false;
+    let mut takes_value = false;
+    for argument in arguments {
+        // The value of an option is no option: `-o -E` names a file.
+        if core::mem::take(&mut takes_value) {
+            continue;
+        }
+        match argument {
+            b"-c" | b"-S" => compiles = true,
+            b"-E" | b"-M" | b"-MM" => return Err(Reason::Preprocess),
+            b"-" => return Err(Reason::Stdin),
+            b"-v" | b"-V" | b"-###" | b"--version" | b"--help" | b"-dumpmachine"
+            | b"-dumpversion" | b"-dumpfullversion" | b"-dumpspecs" | b"-qversion"
+            | b"-version" => return Err(Reason::Probe),
+            b"-o" | b"-I" | b"-D" | b"-U" | b"-MF" | b"-MT" | b"-MQ" | b"-include"
+            | b"-isystem" | b"-iquote" | b"-idirafter" | b"-imacros" | b"-x" | b"-L" | b"-l"
+            | b"-Xlinker" | b"-Xassembler" | b"-Xpreprocessor" | b"-Xclang" | b"-arch"
+            | b"-target" => {
+                takes_value = true;
+            }
+            _ if is_native(argument) && !native_twin => return Err(Reason::NativeCpu),
+            _ if argument.starts_with(b"-print-") || argument.starts_with(b"--print-") => {
+                return Err(Reason::Probe);
+            }
+            _ if argument.starts_with(b"--help=") => return Err(Reason::Probe),
+            _ => {}
+        }
+    }
+    if compiles { Ok(()) } else { Err(Reason::Link) }
+}
+
+fn compiler_proper<'a>(
+    arguments: impl Iterator<Item = &'a [u8]>,
+    native_twin: bool,
+) -> Result<(), Reason> {
+    for argument in arguments {
+        match argument {
+            b"-E" => return Err(Reason::Preprocess),
+            b"-" => return Err(Reason::Stdin),
+            b"-version" | b"--version" | b"--help" => return Err(Reason::Probe),
+            _ if is_native(argument) && !native_twin => return Err(Reason::NativeCpu),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn assembler<'a>(arguments: impl Iterator<Item = &'a [u8]>) -> Result<(), Reason> {
+    let mut takes_value = false;
+    let mut has_input = false;
+    for argument in arguments {
+        if core::mem::take(&mut takes_value) {
+            continue;
+        }
+        match argument {
+            b"-" | b"--" => return Err(Reason::Stdin),
+            b"-v" | b"--version" | b"-version" | b"--help" => return Err(Reason::Probe),
+            b"-o" | b"-I" | b"--defsym" | b"-MD" | b"--MD" | b"-f" | b"-l" => takes_value = true,
+            _ => has_input |= !argument.starts_with(b"-"),
+        }
+    }
+    // `as` without a file reads standard input.
+    if has_input { Ok(()) } else { Err(Reason::Stdin) }
+}
+
+fn rustc<'a>(arguments: impl Iterator<Item = &'a [u8]>, native_twin: bool) -> Result<(), Reason> {
+    let mut has_input = false;
+    for argument in arguments {
+        match argument {
+            b"-" => return Err(Reason::Stdin),
+            b"-V" | b"-vV" | b"--version" | b"--help" | b"-h" | b"--print" | b"--explain" => {
+                return Err(Reason::Probe);
+            }
+            b"target-cpu=native" | b"-Ctarget-cpu=native" if !native_twin => {
+                return Err(Reason::NativeCpu);
+            }
+            _ if argument.starts_with(b"--print=") => return Err(Reason::Probe),
+            _ => has_input |= argument.ends_with(b".rs"),
+        }
+    }
+    if has_input { Ok(()) } else { Err(Reason::Probe) }
+}
+
+fn is_native(argument: &[u8]) -> bool {
+    matches!(argument, b"-march=native" | b"-mtune=native" | b"-mcpu=native")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decide(verdict: Verdict, line: &str) -> Result<(), Reason> {
+        inspect(verdict, line.split_whitespace().map(str::as_bytes), false)
+    }
+
+    #[test]
+    fn compiler_drivers() {
+        for (line, expected) in [
+            ("-O2 -c a.c -o a.o", Ok(())),
+            ("-S a.c", Ok(())),
+            ("-MD -MF a.d -c a.c", Ok(())),
+            ("-o -E -c a.c", Ok(())),
+            ("a.o b.o -o prog", Err(Reason::Link)),
+            ("a.c -o prog", Err(Reason::Link)),
+            ("", Err(Reason::Link)),
+            ("-E a.c", Err(Reason::Preprocess)),
+            ("-MM a.c", Err(Reason::Preprocess)),
+            ("-x c -c - -o a.o", Err(Reason::Stdin)),
+            ("--version", Err(Reason::Probe)),
+            ("-print-file-name=libc.so", Err(Reason::Probe)),
+            ("-march=native -c a.c", Err(Reason::NativeCpu)),
+        ] {
+            assert_eq!(decide(Verdict::CompilerDriver, line), expected, "{line}");
+        }
+        let twin = inspect(
+            Verdict::CompilerDriver,
+            [b"-march=native".as_slice(), b"-c", b"a.c"].into_iter(),
+            true,
+        );
+        assert_eq!(twin, Ok(()));
+    }
+
+    #[test]
+    fn other_compilers() {
+        assert_eq!(decide(Verdict::Compiler, "-quiet a.c -o /tmp/a.s"), Ok(()));
+        assert_eq!(decide(Verdict::Compiler, "-E -quiet -v -"), Err(Reason::Preprocess));
+        assert_eq!(decide(Verdict::Assembler, "--64 -o a.o /tmp/a.s"), Ok(()));
+        assert_eq!(decide(Verdict::Assembler, "--64 -o a.o"), Err(Reason::Stdin));
+        assert_eq!(decide(Verdict::Rustc, "--crate-name a src/lib.rs --emit=link"), Ok(()));
+        assert_eq!(decide(Verdict::Rustc, "-vV"), Err(Reason::Probe));
+        assert_eq!(decide(Verdict::Rustc, "- --crate-name ___ --print=cfg"), Err(Reason::Stdin));
+    }
+}

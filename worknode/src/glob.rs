@@ -1,0 +1,102 @@
+//! Shell patterns over bytes: `*`, `?` and `[a-z]`, without an allocator and without recursion.
+
+/// Tells whether `text` matches `pattern` as a whole.
+///
+/// `*` matches any run of bytes, `/` included; `[` without its `]` matches itself.
+#[must_use]
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Where to resume after the last `*`: the pattern behind it, and the text it has eaten up to.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match step(pattern, p, text[t]) {
+            Step::Star => {
+                star = Some((p + 1, t));
+                p += 1;
+            }
+            Step::Next(after) => {
+                p = after;
+                t += 1;
+            }
+            Step::Mismatch => match star {
+                Some((after, eaten)) => {
+                    star = Some((after, eaten + 1));
+                    p = after;
+                    t = eaten + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}
+
+enum Step {
+    Star,
+    Next(usize),
+    Mismatch,
+}
+
+fn step(pattern: &[u8], at: usize, byte: u8) -> Step {
+    match pattern.get(at) {
+        None => Step::Mismatch,
+        Some(b'*') => Step::Star,
+        Some(b'?') => Step::Next(at + 1),
+        Some(b'[') => match class(&pattern[at + 1..], byte) {
+            Some((true, used)) => Step::Next(at + 1 + used),
+            Some((false, _)) => Step::Mismatch,
+            None if byte == b'[' => Step::Next(at + 1),
+            None => Step::Mismatch,
+        },
+        Some(&literal) if literal == byte => Step::Next(at + 1),
+        Some(_) => Step::Mismatch,
+    }
+}
+
+/// Whether `byte` is in the class that starts behind `[`, and how long the class is with its `]`.
+fn class(rest: &[u8], byte: u8) -> Option<(bool, usize)> {
+    let negated = matches!(rest.first(), Some(b'!' | b'^'));
+    let start = usize::from(negated);
+    let end = start + 1 + rest.get(start + 1..)?.iter().position(|&b| b == b']')?;
+    let members = &rest[start..end];
+    let mut found = false;
+    let mut i = 0;
+    while i < members.len() {
+        if i + 2 < members.len() && members[i + 1] == b'-' {
+            found |= (members[i]..=members[i + 2]).contains(&byte);
+            i += 3;
+        } else {
+            found |= members[i] == byte;
+            i += 1;
+        }
+    }
+    Some((found != negated, end + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn literals_stars_and_classes() {
+        for (pattern, text, expected) in [
+            ("gcc", "gcc", true),
+            ("gcc", "gcc-12", false),
+            ("gcc-[0-9]*", "gcc-12", true),
+            ("gcc-[0-9]*", "gcc-ar", false),
+            ("*-gcc", "x86_64-linux-gnu-gcc", true),
+            ("*-gcc", "gcc", false),
+            ("a*b*c", "a--b--b--c", true),
+            ("a*b*c", "a--b--b--d", false),
+            ("?", "x", true),
+            ("?", "", false),
+            ("*", "", true),
+            ("[!a-c]x", "dx", true),
+            ("[!a-c]x", "bx", false),
+            ("[", "[", true),
+            ("/usr/*/cc", "/usr/local/bin/cc", true),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+        }
+    }
+}

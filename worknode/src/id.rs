@@ -1,0 +1,125 @@
+//! Names of nodes, sessions and walks: each its own type.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest node name.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+
+/// A node's name: letters, digits, `-`, `_` and `.`, unique in its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeId(String);
+
+/// A text that is no node name.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is no node name: 1 to {NODE_NAME_BYTES_MAX} letters, digits, '-', '_' or '.'")]
+pub struct NodeIdError(String);
+
+impl NodeId {
+    /// Returns the name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = NodeIdError;
+
+    fn try_from(name: String) -> Result<Self, NodeIdError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let sound = (1..=NODE_NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(allowed);
+        if sound { Ok(Self(name)) } else { Err(NodeIdError(name)) }
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = NodeIdError;
+
+    fn from_str(name: &str) -> Result<Self, NodeIdError> {
+        Self::try_from(name.to_owned())
+    }
+}
+
+impl From<NodeId> for String {
+    fn from(id: NodeId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A session's number: random, so that it is unique in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A walk's name: its session, and its number within the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WalkId {
+    /// The session.
+    pub session: SessionId,
+    /// Counts from 1 within the session.
+    pub number: u32,
+}
+
+impl fmt::Display for WalkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.session, self.number)
+    }
+}
+
+/// A text that is no walk id.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is no walk id")]
+pub struct WalkIdError(String);
+
+impl FromStr for WalkId {
+    type Err = WalkIdError;
+
+    fn from_str(text: &str) -> Result<Self, WalkIdError> {
+        let parse = || {
+            let (session, number) = text.split_once('-')?;
+            let session = SessionId(u64::from_str_radix(session, 16).ok()?);
+            Some(Self { session, number: number.parse().ok()? })
+        };
+        parse().ok_or_else(|| WalkIdError(text.to_owned()))
+    }
+}
+
+/// The number of an attempt at a walk: the fencing token. Only the newest attempt may commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Attempt(pub u32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names() {
+        assert!("node-1.lab".parse::<NodeId>().is_ok());
+        for bad in ["", "a b", "ä", "x/y", &"n".repeat(65)] {
+            assert!(bad.parse::<NodeId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn walk_ids_print_and_parse() {
+        let walk = WalkId { session: SessionId(0xab), number: 7 };
+        assert_eq!(walk.to_string(), "00000000000000ab-7");
+        assert_eq!(walk.to_string().parse::<WalkId>().ok(), Some(walk));
+        assert!("ab".parse::<WalkId>().is_err());
+    }
+}

@@ -1,0 +1,25 @@
+//! The pure model of OS Walk: what a walk is, which processes walk, and the formats in which
+//! the preload library, the stub, the agents and the broker meet.
+//!
+//! Nothing here does I/O, reads a clock or the environment. The modules of the first block need
+//! no allocator (the preload library uses them between `vfork` and `execve`); those of the second
+//! need `std` and are what the daemons speak.
+#![forbid(unsafe_code)]
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+
+pub mod compile;
+pub mod door;
+pub mod glob;
+pub mod page;
+pub mod policy;
+pub mod reason;
+pub mod tally;
+
+#[cfg(feature = "std")]
+pub mod id;
+#[cfg(feature = "std")]
+pub mod report;
+#[cfg(feature = "std")]
+pub mod request;
+#[cfg(feature = "std")]
+pub mod spec;

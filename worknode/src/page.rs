@@ -1,0 +1,296 @@
+//! The policy page: one small file per session that every process of the session maps read-only.
+//! With it a process decides in microseconds, without asking anyone, whether an exec walks.
+//!
+//! ```text
+//! 0   magic "OSWPAGE1"
+//! 8   u32 page bytes            12  u32 bytes of the tally behind it (see crate::tally)
+//! 16  u32 options               20  u32 gate, written by the agent while the session runs
+//! 24  u64 session
+//! 32  span page path            40  span door path (the agent's socket)
+//! 48  span stub path            56  span preload path
+//! 64  u32 rule count            68  rules: span pattern, u8 verdict, u8 reason, u16 0
+//! ..  strings, then zeros up to the page bytes
+//! ```
+//! A span is `u32 offset, u32 length`; all numbers are little-endian. Paths end with a NUL behind
+//! their length, so that they can be handed to the kernel as they are.
+
+use crate::compile;
+use crate::policy::{Rule, Verdict};
+use crate::reason::Reason;
+
+const MAGIC: &[u8; 8] = b"OSWPAGE1";
+const HEADER_BYTES: usize = 68;
+const RULE_BYTES: usize = 12;
+/// Where the agent writes [`GATE_OPEN`] or [`GATE_SHUT`] into the file.
+pub const GATE_OFFSET: usize = 20;
+/// The cluster has a node besides the origin.
+pub const GATE_OPEN: u32 = 1;
+/// There is nobody to walk to: everything stays, at no cost.
+pub const GATE_SHUT: u32 = 0;
+/// Option: programs that no rule names walk too.
+pub const WALK_ALL: u32 = 1;
+/// Option: every node has the origin's processor.
+pub const NATIVE_TWIN: u32 = 2;
+/// Option: a walk that cannot be had fails instead of running at the origin.
+pub const NO_FALLBACK: u32 = 4;
+
+/// A policy page, read where it is mapped.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Page<'a> {
+    /// Returns the page in `bytes`, or nothing if it is not one.
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let page = Self { bytes };
+        let sound = bytes.get(..8)? == MAGIC
+            && page.page_bytes()? <= bytes.len()
+            && HEADER_BYTES + page.rule_count()?.checked_mul(RULE_BYTES)? <= bytes.len();
+        sound.then_some(page)
+    }
+
+    /// Decides whether the program at `path`, started with `arguments` (those behind `argv[0]`),
+    /// walks.
+    ///
+    /// # Errors
+    /// The reason of the stay.
+    pub fn decide<'b>(
+        &self,
+        path: &[u8],
+        arguments: impl Iterator<Item = &'b [u8]>,
+    ) -> Result<(), Reason> {
+        let options = self.options();
+        match self.rules().find(|rule| rule.names(path)) {
+            Some(rule) => compile::inspect(rule.verdict, arguments, options & NATIVE_TWIN != 0),
+            None if options & WALK_ALL != 0 => Ok(()),
+            None => Err(Reason::Unlisted),
+        }?;
+        if self.gate() == GATE_OPEN { Ok(()) } else { Err(Reason::NoCluster) }
+    }
+
+    /// Returns the rules, those that count most first.
+    pub fn rules(&self) -> impl Iterator<Item = Rule<'a>> + use<'a> {
+        let page = *self;
+        let count = page.rule_count().unwrap_or(0);
+        (0..count).filter_map(move |index| {
+            let at = HEADER_BYTES + index * RULE_BYTES;
+            let pattern = page.span(at)?;
+            let bytes = page.bytes.get(at + 8..at + 10)?;
+            Some(Rule { pattern, verdict: Verdict::decode([bytes[0], bytes[1]])? })
+        })
+    }
+
+    /// Returns the session's number.
+    #[must_use]
+    pub fn session(&self) -> u64 {
+        let low = u64::from(self.u32(24).unwrap_or(0));
+        low | u64::from(self.u32(28).unwrap_or(0)) << 32
+    }
+
+    /// Returns the path of the page itself, with its NUL.
+    #[must_use]
+    pub fn page_path(&self) -> &'a [u8] {
+        self.path(32)
+    }
+
+    /// Returns the path of the agent's socket, with its NUL.
+    #[must_use]
+    pub fn door_path(&self) -> &'a [u8] {
+        self.path(40)
+    }
+
+    /// Returns the path of the stub, with its NUL.
+    #[must_use]
+    pub fn stub_path(&self) -> &'a [u8] {
+        self.path(48)
+    }
+
+    /// Returns the path of the preload library, with its NUL.
+    #[must_use]
+    pub fn preload_path(&self) -> &'a [u8] {
+        self.path(56)
+    }
+
+    /// Returns the option bits.
+    #[must_use]
+    pub fn options(&self) -> u32 {
+        self.u32(16).unwrap_or(0)
+    }
+
+    /// Returns the gate. The agent changes it while the page is mapped; a torn read is
+    /// impossible, because the word is aligned.
+    #[must_use]
+    pub fn gate(&self) -> u32 {
+        self.u32(GATE_OFFSET).unwrap_or(GATE_SHUT)
+    }
+
+    /// Returns the bytes of the page, where the tally begins.
+    #[must_use]
+    pub fn page_bytes(&self) -> Option<usize> {
+        usize::try_from(self.u32(8)?).ok()
+    }
+
+    /// Returns the bytes of the tally behind the page.
+    #[must_use]
+    pub fn tally_bytes(&self) -> usize {
+        self.u32(12).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
+    }
+
+    fn rule_count(&self) -> Option<usize> {
+        usize::try_from(self.u32(64)?).ok()
+    }
+
+    fn path(&self, at: usize) -> &'a [u8] {
+        let with_nul = self.u32(at).zip(self.u32(at + 4)).and_then(|(offset, length)| {
+            let start = usize::try_from(offset).ok()?;
+            self.bytes.get(start..start.checked_add(usize::try_from(length).ok()?)? + 1)
+        });
+        with_nul.filter(|path| path.last() == Some(&0)).unwrap_or(b"\0")
+    }
+
+    fn span(&self, at: usize) -> Option<&'a [u8]> {
+        let start = usize::try_from(self.u32(at)?).ok()?;
+        self.bytes.get(start..start.checked_add(usize::try_from(self.u32(at + 4)?).ok()?)?)
+    }
+
+    fn u32(&self, at: usize) -> Option<u32> {
+        let bytes = self.bytes.get(at..at + 4)?;
+        Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+}
+
+/// What a page is made of.
+#[cfg(feature = "std")]
+#[derive(Debug, Clone)]
+pub struct PageContents<'a> {
+    /// The session's number.
+    pub session: u64,
+    /// The option bits.
+    pub options: u32,
+    /// The gate at the start.
+    pub gate: u32,
+    /// Path of the page itself.
+    pub page_path: &'a [u8],
+    /// Path of the agent's socket.
+    pub door_path: &'a [u8],
+    /// Path of the stub.
+    pub stub_path: &'a [u8],
+    /// Path of the preload library.
+    pub preload_path: &'a [u8],
+    /// The rules, those that count most first.
+    pub rules: Vec<(Vec<u8>, Verdict)>,
+    /// Bytes of the tally that follows the page.
+    pub tally_bytes: u32,
+}
+
+#[cfg(feature = "std")]
+impl PageContents<'_> {
+    /// Returns the page as it is written to its file, a whole number of 4 KiB pages without the
+    /// tally.
+    ///
+    /// # Panics
+    /// If the strings exceed 4 GiB.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let size = |n: usize| u32::try_from(n).expect("a policy page is far below 4 GiB");
+        let mut strings = Vec::new();
+        let strings_at = HEADER_BYTES + self.rules.len() * RULE_BYTES;
+        let mut span = |text: &[u8]| {
+            let offset = size(strings_at + strings.len()).to_le_bytes();
+            strings.extend_from_slice(text);
+            strings.push(0);
+            [offset, size(text.len()).to_le_bytes()].concat()
+        };
+        let mut body = Vec::new();
+        for path in [self.page_path, self.door_path, self.stub_path, self.preload_path] {
+            body.extend(span(path));
+        }
+        body.extend(size(self.rules.len()).to_le_bytes());
+        for (pattern, verdict) in &self.rules {
+            body.extend(span(pattern));
+            body.extend(verdict.encode());
+            body.extend([0, 0]);
+        }
+        let page_bytes = (strings_at + strings.len()).next_multiple_of(4096);
+        let mut page = Vec::with_capacity(page_bytes);
+        page.extend(MAGIC);
+        page.extend(size(page_bytes).to_le_bytes());
+        page.extend(self.tally_bytes.to_le_bytes());
+        page.extend(self.options.to_le_bytes());
+        page.extend(self.gate.to_le_bytes());
+        page.extend(self.session.to_le_bytes());
+        page.extend(body);
+        page.extend(strings);
+        page.resize(page_bytes, 0);
+        page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents() -> PageContents<'static> {
+        PageContents {
+            session: 0x1234_5678_9abc_def0,
+            options: 0,
+            gate: GATE_OPEN,
+            page_path: b"/run/s/1/page",
+            door_path: b"/run/door",
+            stub_path: b"/lib/stub",
+            preload_path: b"/lib/preload.so",
+            rules: vec![
+                (b"gcc".to_vec(), Verdict::CompilerDriver),
+                (b"make".to_vec(), Verdict::Stay(Reason::Driver)),
+            ],
+            tally_bytes: 4096,
+        }
+    }
+
+    fn decide(page: &[u8], path: &str, arguments: &[&str]) -> Result<(), Reason> {
+        let page = Page::parse(page).expect("the page was just encoded");
+        page.decide(path.as_bytes(), arguments.iter().map(|argument| argument.as_bytes()))
+    }
+
+    #[test]
+    fn decides_what_was_encoded() {
+        let bytes = contents().encode();
+        let page = Page::parse(&bytes).expect("the page was just encoded");
+        assert_eq!(page.session(), 0x1234_5678_9abc_def0);
+        assert_eq!(page.door_path(), b"/run/door\0");
+        assert_eq!(page.preload_path(), b"/lib/preload.so\0");
+        assert_eq!(page.page_bytes(), Some(4096));
+        assert_eq!(decide(&bytes, "/usr/bin/gcc", &["-c", "a.c"]), Ok(()));
+        assert_eq!(decide(&bytes, "/usr/bin/gcc", &["a.o"]), Err(Reason::Link));
+        assert_eq!(decide(&bytes, "/usr/bin/make", &[]), Err(Reason::Driver));
+        assert_eq!(decide(&bytes, "/bin/true", &[]), Err(Reason::Unlisted));
+    }
+
+    #[test]
+    fn options_and_gate() {
+        let all = PageContents { options: WALK_ALL, ..contents() }.encode();
+        assert_eq!(decide(&all, "/bin/true", &[]), Ok(()));
+        assert_eq!(decide(&all, "/usr/bin/make", &[]), Err(Reason::Driver));
+        let shut = PageContents { gate: GATE_SHUT, ..contents() }.encode();
+        assert_eq!(decide(&shut, "/usr/bin/gcc", &["-c", "a.c"]), Err(Reason::NoCluster));
+    }
+
+    #[test]
+    fn damaged_pages_are_refused_or_harmless() {
+        let bytes = contents().encode();
+        assert!(Page::parse(&bytes[..40]).is_none());
+        assert!(Page::parse(b"").is_none());
+        for at in 0..bytes.len() {
+            for value in [0, 0xff, bytes[at] ^ 0x80] {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                if let Some(page) = Page::parse(&damaged) {
+                    let _ = page.decide(b"/usr/bin/gcc", std::iter::empty());
+                    assert_eq!(page.door_path().last(), Some(&0));
+                }
+            }
+        }
+    }
+}

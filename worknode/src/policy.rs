@@ -1,0 +1,203 @@
+//! The rules that say which programs may walk, and the table that is built in.
+//!
+//! A rule names programs by a shell pattern: over the base name, or over the whole path when the
+//! pattern has a `/`. The first rule that matches decides.
+
+use crate::reason::Reason;
+
+/// What a rule says of the programs it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Executes on a runner.
+    Walk,
+    /// Executes at the origin.
+    Stay(Reason),
+    /// A C-family compiler driver: its arguments decide (see [`crate::compile`]).
+    CompilerDriver,
+    /// A compiler proper (`cc1`, `cc1plus`), started by a driver that stayed.
+    Compiler,
+    /// An assembler.
+    Assembler,
+    /// `rustc`.
+    Rustc,
+}
+
+impl Verdict {
+    /// Returns the two bytes that stand for the verdict in the policy page.
+    #[must_use]
+    pub fn encode(self) -> [u8; 2] {
+        match self {
+            Self::Walk => [1, 0],
+            Self::Stay(reason) => [2, reason as u8],
+            Self::CompilerDriver => [3, 0],
+            Self::Compiler => [4, 0],
+            Self::Assembler => [5, 0],
+            Self::Rustc => [6, 0],
+        }
+    }
+
+    /// Returns the verdict that these bytes stand for.
+    #[must_use]
+    pub fn decode(bytes: [u8; 2]) -> Option<Self> {
+        Some(match bytes[0] {
+            1 => Self::Walk,
+            2 => Self::Stay(Reason::from_u8(bytes[1])?),
+            3 => Self::CompilerDriver,
+            4 => Self::Compiler,
+            5 => Self::Assembler,
+            6 => Self::Rustc,
+            _ => return None,
+        })
+    }
+}
+
+/// A pattern and what it decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule<'a> {
+    /// The shell pattern.
+    pub pattern: &'a [u8],
+    /// What holds for the programs that match.
+    pub verdict: Verdict,
+}
+
+impl Rule<'_> {
+    /// Tells whether the rule names the program at `path`.
+    #[must_use]
+    pub fn names(&self, path: &[u8]) -> bool {
+        let subject = if self.pattern.contains(&b'/') { path } else { base_name(path) };
+        crate::glob::matches(self.pattern, subject)
+    }
+}
+
+/// Returns the part of `path` behind its last slash.
+#[must_use]
+pub fn base_name(path: &[u8]) -> &[u8] {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => &path[slash + 1..],
+        None => path,
+    }
+}
+
+/// The table that holds unless a policy file or an option says otherwise.
+pub const BUILT_IN: &[(&str, Verdict)] = &[
+    ("make", Verdict::Stay(Reason::Driver)),
+    ("gmake", Verdict::Stay(Reason::Driver)),
+    ("ninja", Verdict::Stay(Reason::Driver)),
+    ("samu", Verdict::Stay(Reason::Driver)),
+    ("cmake", Verdict::Stay(Reason::Driver)),
+    ("ctest", Verdict::Stay(Reason::Driver)),
+    ("meson", Verdict::Stay(Reason::Driver)),
+    ("bazel", Verdict::Stay(Reason::Driver)),
+    ("scons", Verdict::Stay(Reason::Driver)),
+    ("cargo", Verdict::Stay(Reason::Driver)),
+    ("cargo-*", Verdict::Stay(Reason::Driver)),
+    ("xargs", Verdict::Stay(Reason::Driver)),
+    ("parallel", Verdict::Stay(Reason::Driver)),
+    ("env", Verdict::Stay(Reason::Driver)),
+    ("nice", Verdict::Stay(Reason::Driver)),
+    ("nohup", Verdict::Stay(Reason::Driver)),
+    ("timeout", Verdict::Stay(Reason::Driver)),
+    ("time", Verdict::Stay(Reason::Driver)),
+    ("strace", Verdict::Stay(Reason::Driver)),
+    ("gdb", Verdict::Stay(Reason::Driver)),
+    ("sudo", Verdict::Stay(Reason::Driver)),
+    ("su", Verdict::Stay(Reason::Driver)),
+    ("fakeroot", Verdict::Stay(Reason::Driver)),
+    ("dpkg-buildpackage", Verdict::Stay(Reason::Driver)),
+    ("debuild", Verdict::Stay(Reason::Driver)),
+    ("libtool", Verdict::Stay(Reason::Driver)),
+    ("configure", Verdict::Stay(Reason::Driver)),
+    ("config.status", Verdict::Stay(Reason::Driver)),
+    ("oswalk", Verdict::Stay(Reason::Driver)),
+    ("sh", Verdict::Stay(Reason::Shell)),
+    ("dash", Verdict::Stay(Reason::Shell)),
+    ("bash", Verdict::Stay(Reason::Shell)),
+    ("zsh", Verdict::Stay(Reason::Shell)),
+    ("ksh", Verdict::Stay(Reason::Shell)),
+    ("fish", Verdict::Stay(Reason::Shell)),
+    ("busybox", Verdict::Stay(Reason::Shell)),
+    ("ccache", Verdict::Stay(Reason::Wrapper)),
+    ("sccache", Verdict::Stay(Reason::Wrapper)),
+    ("distcc", Verdict::Stay(Reason::Wrapper)),
+    ("icecc", Verdict::Stay(Reason::Wrapper)),
+    ("*/ccache/*", Verdict::Stay(Reason::Wrapper)),
+    ("*/distcc/*", Verdict::Stay(Reason::Wrapper)),
+    ("*/icecc/bin/*", Verdict::Stay(Reason::Wrapper)),
+    ("cc", Verdict::CompilerDriver),
+    ("c++", Verdict::CompilerDriver),
+    ("gcc", Verdict::CompilerDriver),
+    ("g++", Verdict::CompilerDriver),
+    ("gcc-[0-9]*", Verdict::CompilerDriver),
+    ("g++-[0-9]*", Verdict::CompilerDriver),
+    ("c89", Verdict::CompilerDriver),
+    ("c99", Verdict::CompilerDriver),
+    ("c89-gcc", Verdict::CompilerDriver),
+    ("c99-gcc", Verdict::CompilerDriver),
+    ("*-gcc", Verdict::CompilerDriver),
+    ("*-g++", Verdict::CompilerDriver),
+    ("*-gcc-[0-9]*", Verdict::CompilerDriver),
+    ("*-g++-[0-9]*", Verdict::CompilerDriver),
+    ("*-cc", Verdict::CompilerDriver),
+    ("*-c++", Verdict::CompilerDriver),
+    ("clang", Verdict::CompilerDriver),
+    ("clang++", Verdict::CompilerDriver),
+    ("clang-[0-9]*", Verdict::CompilerDriver),
+    ("clang++-[0-9]*", Verdict::CompilerDriver),
+    ("gfortran", Verdict::CompilerDriver),
+    ("gfortran-[0-9]*", Verdict::CompilerDriver),
+    ("cc1", Verdict::Compiler),
+    ("cc1plus", Verdict::Compiler),
+    ("cc1obj", Verdict::Compiler),
+    ("f951", Verdict::Compiler),
+    ("as", Verdict::Assembler),
+    ("*-as", Verdict::Assembler),
+    ("nasm", Verdict::Assembler),
+    ("yasm", Verdict::Assembler),
+    ("rustc", Verdict::Rustc),
+    ("ld", Verdict::Stay(Reason::Link)),
+    ("ld.*", Verdict::Stay(Reason::Link)),
+    ("*-ld", Verdict::Stay(Reason::Link)),
+    ("*-ld.*", Verdict::Stay(Reason::Link)),
+    ("collect2", Verdict::Stay(Reason::Link)),
+    ("lld", Verdict::Stay(Reason::Link)),
+    ("mold", Verdict::Stay(Reason::Link)),
+    ("ar", Verdict::Stay(Reason::Link)),
+    ("ranlib", Verdict::Stay(Reason::Link)),
+    ("*-ar", Verdict::Stay(Reason::Link)),
+    ("*-ranlib", Verdict::Stay(Reason::Link)),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn built_in(path: &str) -> Option<Verdict> {
+        BUILT_IN
+            .iter()
+            .map(|&(pattern, verdict)| Rule { pattern: pattern.as_bytes(), verdict })
+            .find(|rule| rule.names(path.as_bytes()))
+            .map(|rule| rule.verdict)
+    }
+
+    #[test]
+    fn built_in_table() {
+        for path in ["/usr/bin/gcc", "cc", "/usr/bin/x86_64-linux-gnu-g++-12", "clang++-14"] {
+            assert_eq!(built_in(path), Some(Verdict::CompilerDriver), "{path}");
+        }
+        for path in ["/usr/lib/ccache/gcc", "ccache"] {
+            assert_eq!(built_in(path), Some(Verdict::Stay(Reason::Wrapper)), "{path}");
+        }
+        assert_eq!(built_in("/usr/bin/gcc-ar"), Some(Verdict::Stay(Reason::Link)));
+        assert_eq!(built_in("/usr/lib/gcc/x86_64-linux-gnu/12/cc1"), Some(Verdict::Compiler));
+        assert_eq!(built_in("/bin/true"), None);
+    }
+
+    #[test]
+    fn verdicts_survive_the_page() {
+        for &(_, verdict) in BUILT_IN {
+            assert_eq!(Verdict::decode(verdict.encode()), Some(verdict));
+        }
+        assert_eq!(Verdict::decode([0, 0]), None);
+        assert_eq!(Verdict::decode([2, 200]), None);
+    }
+}

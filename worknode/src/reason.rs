@@ -1,0 +1,143 @@
+//! Why a process was executed at the origin. Staying is not an error: it has a name, and the
+//! report counts it.
+
+/// The reason of a stay. The discriminants are written to shared memory: append, never reorder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// No rule names the program.
+    Unlisted = 1,
+    /// The program starts the others (make, ninja, cargo …).
+    Driver = 2,
+    /// A shell.
+    Shell = 3,
+    /// A compiler wrapper (ccache …): the compilers it starts walk.
+    Wrapper = 4,
+    /// A compiler command that links.
+    Link = 5,
+    /// A compiler command that only preprocesses.
+    Preprocess = 6,
+    /// A question to the tool itself: `--version`, `-dumpmachine`, `-###` …
+    Probe = 7,
+    /// `-march=native` and its like: the result depends on this very processor.
+    NativeCpu = 8,
+    /// The source comes from standard input.
+    Stdin = 9,
+    /// A `--stay` option or a policy file said so.
+    Rule = 10,
+    /// The session has no cluster behind it, or the cluster has no other node.
+    NoCluster = 11,
+    /// The program cannot be found or executed; the real call reports it.
+    NotExecutable = 12,
+    /// The program is for another architecture or C library than the shim.
+    Foreign = 13,
+    /// The program runs with more rights than its caller (setuid, setgid, capabilities).
+    Privileged = 14,
+    /// An inherited descriptor cannot be carried to another machine.
+    Descriptor = 15,
+    /// The working directory was deleted or is not exported.
+    Directory = 16,
+    /// The shim had no room or no memory for the rewrite.
+    ShimLimit = 17,
+    /// The agent did not answer or refused.
+    NoAgent = 18,
+    /// The broker did not answer or refused.
+    NoBroker = 19,
+    /// No slot became free in time.
+    NoSlot = 20,
+    /// The broker granted a slot of the origin itself.
+    GrantedHome = 21,
+    /// The runner or the link to it was lost before the commit.
+    RunnerLost = 22,
+    /// The runner could not set the walk up (its disk, its mounts, its kernel).
+    RunnerFault = 23,
+    /// The origin does not export a path that the walk needed.
+    NotExported = 24,
+    /// The origin could not apply the walk's changes.
+    CommitFault = 25,
+}
+
+impl Reason {
+    /// All reasons, in the order of their discriminants.
+    pub const ALL: [Self; 25] = [
+        Self::Unlisted,
+        Self::Driver,
+        Self::Shell,
+        Self::Wrapper,
+        Self::Link,
+        Self::Preprocess,
+        Self::Probe,
+        Self::NativeCpu,
+        Self::Stdin,
+        Self::Rule,
+        Self::NoCluster,
+        Self::NotExecutable,
+        Self::Foreign,
+        Self::Privileged,
+        Self::Descriptor,
+        Self::Directory,
+        Self::ShimLimit,
+        Self::NoAgent,
+        Self::NoBroker,
+        Self::NoSlot,
+        Self::GrantedHome,
+        Self::RunnerLost,
+        Self::RunnerFault,
+        Self::NotExported,
+        Self::CommitFault,
+    ];
+
+    /// Returns the reason with this discriminant.
+    #[must_use]
+    pub fn from_u8(value: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(value).checked_sub(1)?).copied()
+    }
+
+    /// Returns the name used in reports and policy files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unlisted => "unlisted",
+            Self::Driver => "driver",
+            Self::Shell => "shell",
+            Self::Wrapper => "wrapper",
+            Self::Link => "link",
+            Self::Preprocess => "preprocess",
+            Self::Probe => "probe",
+            Self::NativeCpu => "native-cpu",
+            Self::Stdin => "stdin",
+            Self::Rule => "rule",
+            Self::NoCluster => "no-cluster",
+            Self::NotExecutable => "not-executable",
+            Self::Foreign => "foreign",
+            Self::Privileged => "privileged",
+            Self::Descriptor => "descriptor",
+            Self::Directory => "directory",
+            Self::ShimLimit => "shim-limit",
+            Self::NoAgent => "no-agent",
+            Self::NoBroker => "no-broker",
+            Self::NoSlot => "no-slot",
+            Self::GrantedHome => "granted-home",
+            Self::RunnerLost => "runner-lost",
+            Self::RunnerFault => "runner-fault",
+            Self::NotExported => "not-exported",
+            Self::CommitFault => "commit-fault",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discriminants_are_dense_and_names_unique() {
+        let mut names = std::collections::HashSet::new();
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_u8(reason as u8), Some(reason));
+            assert!(names.insert(reason.name()));
+        }
+        assert_eq!(Reason::from_u8(0), None);
+        assert_eq!(Reason::from_u8(26), None);
+    }
+}

@@ -1,0 +1,71 @@
+//! The report of a session: what walked, where to, at what cost, and what stayed and why.
+
+use serde::{Deserialize, Serialize};
+
+/// The report, as `oswalk exec --report` writes it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The walks, in the order of their ends.
+    pub walks: Vec<WalkLine>,
+    /// The stays, counted.
+    pub stays: Vec<StayLine>,
+    /// Sums over all of them.
+    pub totals: Totals,
+}
+
+/// One walk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WalkLine {
+    /// `argv[0]`.
+    pub argv0: String,
+    /// The working directory.
+    pub cwd: String,
+    /// The node that executed it.
+    pub runner: String,
+    /// The attempt that was committed.
+    pub attempt: u32,
+    /// From the stub's hello to the grant.
+    pub wait_ms: f64,
+    /// From the grant to the end on the runner.
+    pub run_ms: f64,
+    /// CPU time of the stub. The agent serves all walks at once: its own is in the totals.
+    pub origin_cpu_ms: f64,
+    /// CPU time of the process and its children on the runner.
+    pub runner_cpu_ms: f64,
+    /// Bytes sent to the runner for this walk.
+    pub bytes_out: u64,
+    /// Bytes that came back: output and changed files.
+    pub bytes_back: u64,
+    /// Exit status as a shell gives it: the code, or 128 and the signal.
+    pub status: i32,
+}
+
+/// One program that stayed for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StayLine {
+    /// The program's base name.
+    pub argv0: String,
+    /// The name of the reason.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// The sums of a report.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Number of walks.
+    pub walks: u64,
+    /// Number of stays.
+    pub stays: u64,
+    /// Wall time of the session.
+    pub wall_ms: f64,
+    /// CPU time at the origin: stubs, and the agent while the session ran.
+    pub origin_cpu_ms: f64,
+    /// CPU time of walked processes on the runners.
+    pub runner_cpu_ms: f64,
+    /// Bytes sent to runners while the session ran.
+    pub bytes_out: u64,
+    /// Bytes received from runners while the session ran.
+    pub bytes_back: u64,
+}

@@ -1,0 +1,117 @@
+//! What `oswalk` asks of the agent on its own machine: one [`Request`] as JSON in a
+//! [`crate::door::Kind::Request`] frame, answered by one [`Reply`] in a frame of the same kind, or by
+//! [`crate::door::Kind::Failed`] with a sentence for the user.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{NodeId, SessionId};
+use crate::report::Report;
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Open a session. It lives as long as the connection it was asked for on.
+    OpenSession(SessionOptions),
+    /// End the connection's session and return its report.
+    CloseSession,
+    /// Tell about the agent and its cluster.
+    Status,
+    /// End the agent.
+    Shutdown,
+}
+
+/// How a session is to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionOptions {
+    /// Version of the program that asks; the agent refuses another one.
+    pub version: String,
+    /// Rules that count more than the built-in table, the most important first.
+    pub rules: Vec<UserRule>,
+    /// Programs that no rule names walk too.
+    pub walk_all: bool,
+    /// Walk to this node only.
+    pub on: Option<NodeId>,
+    /// A walk that cannot be had fails instead of running at the origin.
+    pub no_fallback: bool,
+    /// Absolute path of the preload library.
+    pub preload: Vec<u8>,
+    /// Absolute path of the stub.
+    pub stub: Vec<u8>,
+}
+
+/// A rule of the user: of an option or of the policy file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRule {
+    /// A shell pattern (see [`crate::policy`]).
+    pub pattern: String,
+    /// Whether the programs it names walk.
+    pub action: Action,
+}
+
+/// What a user's rule asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Walk.
+    Walk,
+    /// Stay.
+    Stay,
+    /// Walk if the arguments are those of a compile step of a C-family compiler.
+    Compiler,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The session is open.
+    Session {
+        /// Its number.
+        session: SessionId,
+        /// Path of its policy page.
+        page: Vec<u8>,
+    },
+    /// The session's report.
+    Report(Report),
+    /// The state of agent and cluster.
+    Status(Status),
+    /// Done; nothing to tell.
+    Done,
+}
+
+/// The state of an agent and of the cluster it sees.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node.
+    pub node: NodeId,
+    /// Version of the agent.
+    pub version: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Where links from other agents arrive.
+    pub listen: String,
+    /// Where the broker is, without its password, and whether it answers.
+    pub broker: String,
+    /// The broker answers.
+    pub broker_up: bool,
+    /// Sessions whose origin is this node.
+    pub sessions: u32,
+    /// All nodes of the cluster, this one included.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// A node, as the broker knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub node: NodeId,
+    /// Where its agent listens.
+    pub address: String,
+    /// Version of its agent.
+    pub version: String,
+    /// Walks it takes at once.
+    pub slots: u32,
+    /// Walks it executes now.
+    pub running: u32,
+    /// Its lease holds.
+    pub alive: bool,
+}

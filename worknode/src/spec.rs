@@ -1,0 +1,230 @@
+//! A walk as it travels: what is to be executed, and how it ended.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Attempt, NodeId, WalkId};
+
+/// Leads every encoded spec; another version is refused by name.
+pub const SPEC_VERSION: u8 = 1;
+
+/// A byte string that is not necessarily UTF-8: a path, an argument.
+pub type Bytes = Vec<u8>;
+
+/// Everything a runner needs to execute a process as the origin would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalkSpec {
+    /// The walk.
+    pub walk: WalkId,
+    /// The node whose files it sees.
+    pub origin: NodeId,
+    /// The program, as it was given to exec: absolute, or relative to the directory.
+    pub path: Bytes,
+    /// The arguments, each ended by a NUL, one after the other.
+    pub argv: Bytes,
+    /// The environment, likewise.
+    pub env: Bytes,
+    /// The working directory.
+    pub cwd: Bytes,
+    /// Host name of the origin.
+    pub hostname: Bytes,
+    /// The process's identity.
+    pub credentials: Credentials,
+    /// The pid of the process at the origin; the walk has the same.
+    pub pid: u32,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Nice value.
+    pub nice: i32,
+    /// Blocked signals, bit `n - 1` for signal `n`.
+    pub blocked: u64,
+    /// Ignored signals.
+    pub ignored: u64,
+    /// Soft and hard resource limits, in the kernel's order.
+    pub rlimits: Vec<(u64, u64)>,
+    /// The open descriptors.
+    pub fds: Vec<FdSpec>,
+    /// The system directories may change too: the overlay covers all of the tree.
+    pub whole_tree: bool,
+}
+
+/// Who a process is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A descriptor of a walk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdSpec {
+    /// Its number.
+    pub fd: u32,
+    /// What is behind it.
+    pub kind: FdKind,
+}
+
+/// What the runner puts in a descriptor's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FdKind {
+    /// `/dev/null`, opened with these flags.
+    Null {
+        /// Open flags.
+        flags: u32,
+    },
+    /// A stream the walk reads.
+    Input,
+    /// A stream the walk writes.
+    Output,
+    /// The same open file as another descriptor of the list.
+    Same {
+        /// That descriptor.
+        fd: u32,
+    },
+    /// A file of the tree, opened for reading at an offset.
+    File {
+        /// Its path.
+        path: Bytes,
+        /// Where reading goes on.
+        offset: u64,
+    },
+    /// The terminal of the session.
+    Terminal,
+}
+
+/// How a walk ended on its runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The process ended; its changes are ready to be committed.
+    Ended(Ending),
+    /// It could not be executed there. Nothing of it remains.
+    Fault(Fault),
+}
+
+/// The end of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Wait status, as `waitpid` gives it.
+    pub status: i32,
+    /// Wall time from the grant's arrival to the end, in microseconds.
+    pub run_us: u64,
+    /// User and system time of the process and its children, in microseconds.
+    pub cpu_us: u64,
+}
+
+/// Why a runner could not execute a walk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// The sandbox could not be built; the text names what failed.
+    Sandbox(String),
+    /// The runner's disk or memory for changes is full.
+    Full,
+    /// The origin refused a path that the walk asked for.
+    NotExported(Bytes),
+    /// The attempt is not the newest.
+    Fenced(Attempt),
+    /// The runner is shutting down or lost its lease.
+    Leaving,
+}
+
+impl WalkSpec {
+    /// Returns the spec as it travels, its version first.
+    ///
+    /// # Panics
+    /// Never: postcard writes every spec into a growing buffer.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![SPEC_VERSION]).expect("a spec fits a growing buffer")
+    }
+
+    /// Reads a spec.
+    ///
+    /// # Errors
+    /// The version is another one, or the bytes are damaged.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SpecError> {
+        match bytes.split_first() {
+            Some((&SPEC_VERSION, body)) => Ok(postcard::from_bytes(body)?),
+            Some((&other, _)) => Err(SpecError::Version(other)),
+            None => Err(SpecError::Empty),
+        }
+    }
+
+    /// Returns the arguments one by one.
+    pub fn arguments(&self) -> impl Iterator<Item = &[u8]> {
+        strings(&self.argv)
+    }
+
+    /// Returns the environment's entries one by one.
+    pub fn environment(&self) -> impl Iterator<Item = &[u8]> {
+        strings(&self.env)
+    }
+}
+
+/// A spec that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Written by another version of OS Walk.
+    #[error(
+        "walk spec has version {0}, this agent reads {SPEC_VERSION}: install one version of OS Walk on all nodes"
+    )]
+    Version(u8),
+    /// No bytes.
+    #[error("walk spec is empty")]
+    Empty,
+    /// Not a spec.
+    #[error("walk spec is damaged")]
+    Damaged(#[from] postcard::Error),
+}
+
+/// Splits NUL-terminated strings that lie one after the other.
+pub fn strings(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    block.split_inclusive(|&byte| byte == 0).map(|text| text.strip_suffix(b"\0").unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SessionId;
+
+    fn spec() -> WalkSpec {
+        WalkSpec {
+            walk: WalkId { session: SessionId(1), number: 2 },
+            origin: "laptop".parse().expect("a valid name"),
+            path: b"/usr/bin/gcc".to_vec(),
+            argv: b"gcc\0-c\0a.c\0".to_vec(),
+            env: b"PATH=/usr/bin\0X=\xff\0".to_vec(),
+            cwd: b"/work".to_vec(),
+            hostname: b"laptop".to_vec(),
+            credentials: Credentials { uid: 1000, gid: 1000, groups: vec![4] },
+            pid: 4711,
+            umask: 0o22,
+            nice: 0,
+            blocked: 0,
+            ignored: 0,
+            rlimits: vec![(1, 2); 16],
+            fds: vec![FdSpec { fd: 0, kind: FdKind::Input }],
+            whole_tree: false,
+        }
+    }
+
+    #[test]
+    fn specs_travel() {
+        let spec = spec();
+        assert_eq!(WalkSpec::decode(&spec.encode()).expect("just encoded"), spec);
+        assert_eq!(spec.arguments().collect::<Vec<_>>(), [b"gcc".as_slice(), b"-c", b"a.c"]);
+        assert_eq!(spec.environment().nth(1), Some(b"X=\xff".as_slice()));
+    }
+
+    #[test]
+    fn damaged_specs_are_refused() {
+        let bytes = spec().encode();
+        assert!(matches!(WalkSpec::decode(&[]), Err(SpecError::Empty)));
+        assert!(matches!(WalkSpec::decode(&[9, 1]), Err(SpecError::Version(9))));
+        for end in 1..bytes.len() {
+            assert!(WalkSpec::decode(&bytes[..end]).is_err());
+        }
+    }
+}
