@@ -1,1 +1,25 @@
+//! PacketFS: file content as content-addressed packets, the tree of an origin as its runners see it,
+//! and the change sets that walks leave behind.
+//!
+//! Reading order: [`packet`] and [`store`] hold content; [`tree`] names files and directories;
+//! [`export`] and [`watch`] show an origin's tree and notice its changes; [`mirror`] is that tree
+//! on a runner, [`fuse`] mounts it; [`change`], [`upper`] and [`commit`] carry a walk's changes home.
+//!
+//! The crate knows nothing of walks, sessions or Redis. Only [`fuse`] names fuser.
 
+pub mod packet;
+pub mod store;
+pub mod tree;
+
+pub mod export;
+pub mod watch;
+
+pub mod mirror;
+
+pub mod fuse;
+
+pub mod change;
+pub mod commit;
+pub mod upper;
+
+mod xattr;

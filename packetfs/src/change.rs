@@ -1,0 +1,93 @@
+//! Change sets: what a walk did to the tree, to be applied at the origin once and whole.
+
+use serde::{Deserialize, Serialize};
+
+use crate::packet::Manifest;
+use crate::tree::{Bytes, Kind, Time};
+
+/// Mode, ownership and times of something that a walk made or changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// The modification time, if the walk set it; otherwise it is when the origin applies the
+    /// change, on the origin's clock.
+    pub mtime: Option<Time>,
+    /// Extended attributes.
+    pub xattrs: Vec<(Bytes, Bytes)>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// A directory got another name.
+    Rename {
+        /// Its name before the walk.
+        from: Bytes,
+        /// Its name now.
+        to: Bytes,
+    },
+    /// A name is gone, with all below it.
+    Remove {
+        /// The name.
+        path: Bytes,
+    },
+    /// A directory is there.
+    Dir {
+        /// Its name.
+        path: Bytes,
+        /// Mode, owner, times.
+        meta: Meta,
+        /// It takes the place of what the origin has under this name.
+        replaces: bool,
+    },
+    /// A file has this content.
+    File {
+        /// Its name.
+        path: Bytes,
+        /// Mode, owner, times.
+        meta: Meta,
+        /// Its content.
+        manifest: Manifest,
+        /// It is the file the origin has under this name: its inode stays.
+        in_place: bool,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Its name.
+        path: Bytes,
+        /// Where it points.
+        target: Bytes,
+        /// Owner and times.
+        meta: Meta,
+    },
+    /// Another name of a file of this change set.
+    Link {
+        /// The name.
+        path: Bytes,
+        /// The file.
+        to: Bytes,
+    },
+    /// A fifo, socket or device.
+    Special {
+        /// Its name.
+        path: Bytes,
+        /// What it is.
+        kind: Kind,
+        /// Device number.
+        rdev: u64,
+        /// Mode, owner, times.
+        meta: Meta,
+    },
+}
+
+/// All changes of a walk, in the order in which they are applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeSet {
+    /// The changes.
+    pub ops: Vec<Op>,
+}

@@ -1,0 +1,120 @@
+//! Applies change sets at the origin, each once and whole.
+//!
+//! Before the first change a set is written to the journal with all its content; after the last it
+//! is struck out. An agent that dies in between finds it there when it starts again and applies it
+//! once more: every step may be repeated. A set that is not whole in the journal was not begun.
+
+mod apply;
+mod identity;
+mod journal;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::ChangeSet;
+use crate::packet::{Digest, Packed, PacketRef};
+use crate::tree::Bytes;
+use journal::Journal;
+
+pub use apply::ApplyError;
+
+/// On whose behalf changes are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A change set with its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// On whose behalf.
+    pub owner: Owner,
+    /// The changes.
+    pub changes: ChangeSet,
+    /// The packets that their files consist of.
+    pub packets: Vec<(PacketRef, Packed)>,
+}
+
+/// Why a commit failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The journal cannot be written; nothing was changed.
+    #[error("failed to write the journal {}", path.display())]
+    Journal {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A packet is missing or damaged; nothing was changed.
+    #[error("packet {0} of a changed file did not arrive whole")]
+    Packet(Digest),
+    /// A change could not be made.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+/// Applies commits, one at a time.
+#[derive(Debug)]
+pub struct Committer {
+    journal: Journal,
+}
+
+impl Committer {
+    /// Opens the journal at `path` and applies what an earlier committer left unfinished there.
+    ///
+    /// # Errors
+    /// The journal cannot be used.
+    pub fn open(path: &Path) -> Result<Self, CommitError> {
+        let failed = |source| CommitError::Journal { path: path.to_owned(), source };
+        let journal = Journal::open(path).map_err(failed)?;
+        if let Some(commit) = journal.pending().map_err(failed)? {
+            tracing::warn!(ops = commit.changes.ops.len(), "finishing an interrupted commit");
+            if let Err(error) = contents(&commit).and_then(|c| Ok(apply::apply(&commit, &c)?)) {
+                tracing::error!(%error, "an interrupted commit cannot be finished");
+            }
+            journal.strike().map_err(failed)?;
+        }
+        Ok(Self { journal })
+    }
+
+    /// Applies a commit.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub fn commit(&self, commit: &Commit) -> Result<(), CommitError> {
+        if commit.changes.ops.is_empty() {
+            return Ok(());
+        }
+        let contents = contents(commit)?;
+        let failed =
+            |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
+        self.journal.write(commit).map_err(failed)?;
+        let result = apply::apply(commit, &contents);
+        self.journal.strike().map_err(failed)?;
+        Ok(result?)
+    }
+}
+
+/// Unpacks and checks all content before anything is changed.
+fn contents(commit: &Commit) -> Result<HashMap<Digest, Bytes>, CommitError> {
+    commit
+        .packets
+        .iter()
+        .map(|(packet, packed)| {
+            let content = packed.unpack(*packet).map_err(|_| CommitError::Packet(packet.digest))?;
+            Ok((packet.digest, content))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! Makes the changes of a commit. Every step may be repeated: a commit that was interrupted is
+//! applied again from its start.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, renameat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens,
+    mkdirat, mknodat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+
+use super::identity::Identity;
+use super::{Commit, Owner};
+use crate::change::{Meta, Op};
+use crate::packet::{Digest, Manifest};
+use crate::tree::{Attr, Bytes, Kind, Time, split};
+use crate::xattr;
+
+/// A change that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {action} {}", String::from_utf8_lossy(path))]
+pub struct ApplyError {
+    action: &'static str,
+    path: Bytes,
+    source: io::Error,
+}
+
+pub(super) fn apply(
+    commit: &Commit,
+    contents: &HashMap<Digest, Bytes>,
+) -> Result<(), ApplyError> {
+    let failed = |action, path: &[u8]| {
+        let path = path.to_vec();
+        move |source: io::Error| ApplyError { action, path, source }
+    };
+    let _identity =
+        Identity::assume(&commit.owner).map_err(failed("assume the owner's identity for", b"/"))?;
+    let owner = &commit.owner;
+    for op in &commit.changes.ops {
+        match op {
+            Op::Rename { from, to } => rename(from, to).map_err(failed("rename", from)),
+            Op::Remove { path } => remove(path).map_err(failed("remove", path)),
+            Op::Dir { path, meta, replaces } => {
+                make_dir(path, meta, *replaces, owner).map_err(failed("make the directory", path))
+            }
+            Op::File { path, meta, manifest, in_place } => {
+                let pieces = Pieces { manifest, contents };
+                write_file(path, meta, &pieces, *in_place, owner).map_err(failed("write", path))
+            }
+            Op::Symlink { path, target, meta } => {
+                make_symlink(path, target, meta, owner).map_err(failed("make the link", path))
+            }
+            Op::Link { path, to } => link(path, to).map_err(failed("link", path)),
+            Op::Special { path, kind, rdev, meta } => {
+                make_special(path, *kind, *rdev, meta, owner).map_err(failed("make", path))
+            }
+        }?;
+    }
+    // Directory times last: every change in a directory moves them.
+    for op in commit.changes.ops.iter().rev() {
+        if let Op::Dir { path, meta: Meta { mtime: Some(mtime), .. }, .. } = op {
+            set_time(path, *mtime).map_err(failed("set the time of", path))?;
+        }
+    }
+    Ok(())
+}
+
+/// A file's content, piece by piece.
+struct Pieces<'a> {
+    manifest: &'a Manifest,
+    contents: &'a HashMap<Digest, Bytes>,
+}
+
+impl Pieces<'_> {
+    fn write_to(&self, mut file: &File) -> io::Result<()> {
+        for packet in &self.manifest.packets {
+            let content = self
+                .contents
+                .get(&packet.digest)
+                .ok_or_else(|| io::Error::other(format!("packet {} is missing", packet.digest)))?;
+            file.write_all(content)?;
+        }
+        Ok(())
+    }
+}
+
+/// A name in an open directory.
+struct Place<'a> {
+    dir: OwnedFd,
+    name: &'a OsStr,
+}
+
+impl<'a> Place<'a> {
+    /// Opens the directory of `path`, following no symbolic link: the runner saw real directories.
+    fn of(path: &'a [u8]) -> io::Result<Self> {
+        let (dir, name) = split(path).ok_or(io::ErrorKind::InvalidInput)?;
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let dir = nix::fcntl::openat2(AT_FDCWD, OsStr::from_bytes(dir), how)?;
+        Ok(Self { dir, name: OsStr::from_bytes(name) })
+    }
+
+    fn attr(&self) -> io::Result<Option<Attr>> {
+        match fstatat(&self.dir, self.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Attr::of(&stat))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn open(&self, flags: OFlag, mode: u32) -> io::Result<OwnedFd> {
+        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        Ok(openat(&self.dir, self.name, flags, Mode::from_bits_truncate(mode))?)
+    }
+
+    /// Removes what is there, if anything.
+    fn clear(&self) -> io::Result<()> {
+        match self.attr()? {
+            None => Ok(()),
+            Some(Attr { kind: Kind::Dir, .. }) => remove_tree(&self.dir, self.name),
+            Some(_) => Ok(unlinkat(&self.dir, self.name, UnlinkatFlags::NoRemoveDir)?),
+        }
+    }
+
+    /// Sets owner and time of something that is no open file.
+    fn settle(&self, meta: &Meta, owner: &Owner) -> io::Result<()> {
+        if (meta.uid, meta.gid) != (owner.uid, owner.gid) {
+            let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+            fchownat(&self.dir, self.name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        }
+        if let Some(mtime) = meta.mtime {
+            let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime));
+            utimensat(&self.dir, self.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?;
+        }
+        Ok(())
+    }
+}
+
+fn rename(from: &[u8], to: &[u8]) -> io::Result<()> {
+    let (from, to) = (Place::of(from)?, Place::of(to)?);
+    match renameat(&from.dir, from.name, &to.dir, to.name) {
+        // Done before the commit was interrupted.
+        Err(Errno::ENOENT) if to.attr()?.is_some() => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn remove(path: &[u8]) -> io::Result<()> {
+    match Place::of(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        place => place?.clear(),
+    }
+}
+
+fn make_dir(path: &[u8], meta: &Meta, replaces: bool, owner: &Owner) -> io::Result<()> {
+    let place = Place::of(path)?;
+    let old = place.attr()?;
+    if replaces || old.is_some_and(|old| old.kind != Kind::Dir) {
+        place.clear()?;
+    }
+    let old = match mkdirat(&place.dir, place.name, Mode::from_bits_truncate(meta.mode)) {
+        Ok(()) => None,
+        Err(Errno::EEXIST) => old,
+        Err(errno) => return Err(errno.into()),
+    };
+    let unchanged = old.is_some_and(|old| {
+        (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid)
+    });
+    if unchanged && meta.xattrs.is_empty() {
+        return Ok(());
+    }
+    let dir = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
+    settle_open(&dir, meta, owner)
+}
+
+fn write_file(
+    path: &[u8],
+    meta: &Meta,
+    pieces: &Pieces<'_>,
+    in_place: bool,
+    owner: &Owner,
+) -> io::Result<()> {
+    let place = Place::of(path)?;
+    let old = place.attr()?;
+    match old {
+        Some(Attr { kind: Kind::File, .. }) if in_place => {
+            let file = File::from(place.open(OFlag::O_WRONLY | OFlag::O_TRUNC, 0)?);
+            pieces.write_to(&file)?;
+            settle_open(&OwnedFd::from(file), meta, owner)
+        }
+        Some(_) => replace_file(&place, meta, pieces, owner),
+        None => {
+            let file = File::from(
+                place.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?,
+            );
+            pieces.write_to(&file)?;
+            settle_open(&OwnedFd::from(file), meta, owner)
+        }
+    }
+}
+
+/// Puts a new file in the place of what is there, at once for everyone who looks.
+fn replace_file(
+    place: &Place<'_>,
+    meta: &Meta,
+    pieces: &Pieces<'_>,
+    owner: &Owner,
+) -> io::Result<()> {
+    let fresh_name = [b".oswalk-".as_slice(), place.name.as_bytes()].concat();
+    // A long name leaves no room for the prefix: then the end is cut off.
+    let fresh_name = &fresh_name[..fresh_name.len().min(255)];
+    let fresh = Place { dir: place.dir.try_clone()?, name: OsStr::from_bytes(fresh_name) };
+    fresh.clear()?;
+    let file =
+        File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
+    let put = || -> io::Result<()> {
+        pieces.write_to(&file)?;
+        settle_open(&file.as_fd().try_clone_to_owned()?, meta, owner)?;
+        if place.attr()?.is_some_and(|old| old.kind == Kind::Dir) {
+            place.clear()?;
+        }
+        Ok(renameat(&fresh.dir, fresh.name, &place.dir, place.name)?)
+    };
+    put().inspect_err(|_| {
+        // The error that counts is the first one.
+        let _ = fresh.clear();
+    })
+}
+
+fn make_symlink(path: &[u8], target: &[u8], meta: &Meta, owner: &Owner) -> io::Result<()> {
+    let place = Place::of(path)?;
+    place.clear()?;
+    symlinkat(OsStr::from_bytes(target), &place.dir, place.name)?;
+    place.settle(meta, owner)
+}
+
+fn link(path: &[u8], to: &[u8]) -> io::Result<()> {
+    let (place, to) = (Place::of(path)?, Place::of(to)?);
+    let same = |a: Option<Attr>, b: Option<Attr>| {
+        a.zip(b).is_some_and(|(a, b)| (a.dev, a.ino) == (b.dev, b.ino))
+    };
+    if same(place.attr()?, to.attr()?) {
+        return Ok(());
+    }
+    place.clear()?;
+    Ok(linkat(&to.dir, to.name, &place.dir, place.name, AtFlags::empty())?)
+}
+
+fn make_special(
+    path: &[u8],
+    kind: Kind,
+    rdev: u64,
+    meta: &Meta,
+    owner: &Owner,
+) -> io::Result<()> {
+    let place = Place::of(path)?;
+    place.clear()?;
+    let kind = match kind {
+        Kind::Fifo => SFlag::S_IFIFO,
+        Kind::Socket => SFlag::S_IFSOCK,
+        Kind::Block => SFlag::S_IFBLK,
+        _ => SFlag::S_IFCHR,
+    };
+    let mode = Mode::from_bits_truncate(meta.mode);
+    mknodat(&place.dir, place.name, kind, mode, rdev)?;
+    fchmodat(&place.dir, place.name, mode, FchmodatFlags::FollowSymlink)?;
+    place.settle(meta, owner)
+}
+
+/// Gives an open file its owner, mode, attributes and time, where they are not so already.
+fn settle_open(file: &OwnedFd, meta: &Meta, owner: &Owner) -> io::Result<()> {
+    let now = Attr::of(&fstat(file)?);
+    let _ = owner;
+    if (now.uid, now.gid) != (meta.uid, meta.gid) {
+        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        nix::unistd::fchown(file, Some(uid), Some(gid))?;
+    }
+    if now.mode != meta.mode {
+        fchmod(file, Mode::from_bits_truncate(meta.mode))?;
+    }
+    for (name, value) in &meta.xattrs {
+        xattr::set(file, name, value)?;
+    }
+    if let Some(mtime) = meta.mtime {
+        futimens(file, &TimeSpec::UTIME_OMIT, &time_spec(mtime))?;
+    }
+    Ok(())
+}
+
+fn set_time(path: &[u8], mtime: Time) -> io::Result<()> {
+    let place = Place::of(path)?;
+    let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime));
+    Ok(utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?)
+}
+
+fn time_spec(time: Time) -> TimeSpec {
+    TimeSpec::new(time.seconds, i64::from(time.nanos))
+}
+
+fn remove_tree(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let child = openat(dir, name, flags, Mode::empty())?;
+    let mut reader = nix::dir::Dir::from_fd(child.try_clone()?)?;
+    let mut names = Vec::new();
+    for item in reader.iter() {
+        let name = item?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(name);
+        }
+    }
+    for name in names {
+        Place { dir: child.try_clone()?, name: OsStr::from_bytes(&name) }.clear()?;
+    }
+    Ok(unlinkat(dir, name, UnlinkatFlags::RemoveDir)?)
+}

@@ -1,0 +1,478 @@
+//! Mounts a mirror, read-only. The one place that names fuser.
+//!
+//! The kernel may keep everything for ever: names, absent names, attributes, pages. `open` and
+//! `opendir` are answered once, with `ENOSYS`, and never asked again. What changes is taken back by
+//! [`Mount::invalidate`], from a thread of its own: a notification sent by a thread that also
+//! answers requests can deadlock with the kernel.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, ReplyAttr,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    SessionACL,
+};
+
+use crate::mirror::{Answer, Invalidation, Mirror, Need};
+use crate::packet::PacketRef;
+use crate::store::Store;
+use crate::tree::{Attr, Bytes, Kind, Time};
+
+/// The kernel keeps what it was told until it is told otherwise.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// Read-ahead of a file, in bytes.
+const READAHEAD_BYTES: u32 = 1024 * 1024;
+/// Requests the kernel may have waiting.
+const BACKGROUND_MAX: u16 = 64;
+/// Loop threads: as many as CPUs, no more than this.
+const THREADS_MAX: usize = 4;
+/// How often one request fetches something before it fails: a file that is written all the time
+/// changes between the fetch of its manifest and that of its packets.
+const FETCHES_MAX: u32 = 40;
+
+/// What a request lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Ask {
+    /// A listing or a file's packets are not known.
+    Need(Need),
+    /// These packets of the file at a path are not in the store, each with its offset.
+    Packets(Bytes, Vec<(u64, PacketRef)>),
+}
+
+/// Called when what was asked for has arrived, or with the `errno` that came instead.
+pub type Done = Box<dyn FnOnce(Result<(), i32>) + Send>;
+
+/// Fetches what the mirror lacks. An answer is put into mirror or store before `done` is called.
+pub trait Source: Send + Sync + 'static {
+    /// Starts fetching; never blocks.
+    fn fetch(&self, ask: Ask, done: Done);
+}
+
+/// Counts of what reached user space.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests of the kernel.
+    pub requests: AtomicU64,
+    /// Requests that had to fetch something.
+    pub fetches: AtomicU64,
+}
+
+/// A mounted mirror. Unmounts when dropped.
+#[derive(Debug)]
+pub struct Mount {
+    /// Holds the mount; dropping it unmounts.
+    _session: BackgroundSession,
+    notices: mpsc::Sender<Notice>,
+    view: Arc<View>,
+}
+
+struct Notice {
+    forget: BTreeSet<Invalidation>,
+    done: Box<dyn FnOnce() + Send>,
+}
+
+/// What the handlers share.
+struct View {
+    mirror: Mutex<Mirror>,
+    store: Arc<Store>,
+    source: Box<dyn Source>,
+    counters: Counters,
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+impl Mount {
+    /// Mounts a fresh mirror at `point`.
+    ///
+    /// # Errors
+    /// `/dev/fuse` is missing or forbidden, or the mount fails.
+    pub fn new(
+        point: &Path,
+        name: &str,
+        store: Arc<Store>,
+        source: Box<dyn Source>,
+    ) -> io::Result<Self> {
+        let view = Arc::new(View {
+            mirror: Mutex::new(Mirror::new()),
+            store,
+            source,
+            counters: Counters::default(),
+        });
+        let mut config = Config::default();
+        config.mount_options = vec![
+            MountOption::RO,
+            MountOption::FSName(format!("oswalk:{name}")),
+            MountOption::Subtype("oswalk".into()),
+            MountOption::DefaultPermissions,
+            MountOption::NoAtime,
+            MountOption::NoDev,
+            MountOption::NoSuid,
+        ];
+        config.acl = SessionACL::All;
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        config.n_threads = Some(cpus.min(THREADS_MAX));
+        let session = fuser::Session::new(Handler { view: Arc::clone(&view) }, point, &config)?;
+        let notifier = session.notifier();
+        let session = session.spawn()?;
+        let (notices, receiver) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("fuse-notify".into())
+            .spawn(move || notify(&notifier, &receiver))?;
+        Ok(Self { _session: session, notices, view })
+    }
+
+    /// Runs `change` on the mirror and has the kernel forget what it returns. Then calls `done`,
+    /// from another thread.
+    pub fn update(
+        &self,
+        change: impl FnOnce(&mut Mirror) -> BTreeSet<Invalidation>,
+        done: Box<dyn FnOnce() + Send>,
+    ) {
+        let forget = change(&mut self.view.mirror());
+        self.invalidate(forget, done);
+    }
+
+    /// Has the kernel forget, then calls `done`.
+    pub fn invalidate(&self, forget: BTreeSet<Invalidation>, done: Box<dyn FnOnce() + Send>) {
+        // The thread ends only with this mount.
+        let _ = self.notices.send(Notice { forget, done });
+    }
+
+    /// Returns the counts so far: requests, and those that fetched something.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let counters = &self.view.counters;
+        (counters.requests.load(Ordering::Relaxed), counters.fetches.load(Ordering::Relaxed))
+    }
+}
+
+fn notify(notifier: &Notifier, receiver: &mpsc::Receiver<Notice>) {
+    while let Ok(notice) = receiver.recv() {
+        for invalidation in notice.forget {
+            // ENOENT: the kernel did not know it.
+            let _ = match invalidation {
+                Invalidation::Entry(dir, name) => {
+                    notifier.inval_entry(INodeNo(dir), OsStr::from_bytes(&name))
+                }
+                Invalidation::Node(node) => notifier.inval_inode(INodeNo(node), 0, 0),
+            };
+        }
+        (notice.done)();
+    }
+}
+
+impl View {
+    fn mirror(&self) -> MutexGuard<'_, Mirror> {
+        // The mirror is never left half changed: its methods do not panic between changes.
+        self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers with `attempt`, fetching what it lacks and trying again until it can.
+    fn answer<T: Send + 'static>(
+        self: &Arc<Self>,
+        attempt: impl Fn(&Self) -> Result<T, Lack> + Send + 'static,
+        reply: impl FnOnce(Result<T, i32>) + Send + 'static,
+        fetches: u32,
+    ) {
+        match attempt(self) {
+            Ok(value) => reply(Ok(value)),
+            Err(Lack::Errno(errno)) => reply(Err(errno)),
+            Err(Lack::Ask(_)) if fetches == FETCHES_MAX => reply(Err(libc::EIO)),
+            Err(Lack::Ask(ask)) => {
+                if fetches == 0 {
+                    self.counters.fetches.fetch_add(1, Ordering::Relaxed);
+                }
+                let view = Arc::clone(self);
+                let done: Done = Box::new(move |result| match result {
+                    Ok(()) => view.answer(attempt, reply, fetches + 1),
+                    Err(errno) => reply(Err(errno)),
+                });
+                self.source.fetch(ask, done);
+            }
+        }
+    }
+
+    fn read(&self, node: u64, offset: u64, bytes: u64) -> Result<Vec<u8>, Lack> {
+        let manifest = known(self.mirror().manifest(node))?;
+        let end = (offset + bytes).min(manifest.bytes());
+        let mut data = Vec::with_capacity(usize::try_from(end.saturating_sub(offset)).unwrap_or(0));
+        let mut missing = Vec::new();
+        for (at, packet) in manifest.covering(offset, end) {
+            match self.store.get(packet) {
+                Some(content) if missing.is_empty() => {
+                    let clip = |position: u64| {
+                        let within = position.saturating_sub(at).min(content.len() as u64);
+                        usize::try_from(within).unwrap_or(0)
+                    };
+                    data.extend(&content[clip(offset)..clip(end)]);
+                }
+                Some(_) => {}
+                None => missing.push((at, packet)),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(data);
+        }
+        // Who reads one part of a large file soon reads the rest: fetch all of it that is missing.
+        let listed: BTreeSet<u64> = missing.iter().map(|&(at, _)| at).collect();
+        let rest = manifest.covering(end, u64::MAX);
+        missing.extend(rest.filter(|(at, packet)| {
+            !listed.contains(at) && !self.store.has(&packet.digest)
+        }));
+        Err(Lack::Ask(Ask::Packets(self.mirror().path(node), missing)))
+    }
+}
+
+/// Why a request cannot be answered at once.
+enum Lack {
+    Ask(Ask),
+    Errno(i32),
+}
+
+fn known<T>(answer: Answer<T>) -> Result<T, Lack> {
+    match answer {
+        Answer::Known(value) => Ok(value),
+        Answer::Absent => Err(Lack::Errno(libc::ENOENT)),
+        Answer::Unknown(need) => Err(Lack::Ask(Ask::Need(need))),
+    }
+}
+
+struct Handler {
+    view: Arc<View>,
+}
+
+impl Handler {
+    fn count(&self) {
+        self.view.counters.requests.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Filesystem for Handler {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_ABORT_ERROR,
+        ] {
+            // A kernel without one of them is slower, not wrong.
+            let _ = config.add_capabilities(capability);
+        }
+        let _ = config.set_max_readahead(READAHEAD_BYTES);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count();
+        let name = name.as_bytes().to_vec();
+        self.view.answer(
+            move |view| match view.mirror().lookup(parent.0, &name) {
+                // A node of number 0 makes the kernel remember that the name is absent.
+                Answer::Absent => Ok(None),
+                answer => known(answer).map(Some),
+            },
+            |result| match result {
+                Ok(Some((node, attr))) => {
+                    reply.entry(&FOR_EVER, &file_attr(node, &attr), Generation(0));
+                }
+                Ok(None) => reply.entry(&FOR_EVER, &absent(), Generation(0)),
+                Err(errno) => reply.error(Errno::from_i32(errno)),
+            },
+            0,
+        );
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.count();
+        self.view.answer(
+            move |view| known(view.mirror().attr(ino.0)),
+            move |result| match result {
+                Ok(attr) => reply.attr(&FOR_EVER, &file_attr(ino.0, &attr)),
+                Err(errno) => reply.error(Errno::from_i32(errno)),
+            },
+            0,
+        );
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.count();
+        match self.view.mirror().target(ino.0) {
+            Some(target) => reply.data(&target),
+            None => reply.error(Errno::EINVAL),
+        }
+    }
+
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.count();
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.count();
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.count();
+        self.view.answer(
+            move |view| view.read(ino.0, offset, u64::from(size)),
+            |result| match result {
+                Ok(data) => reply.data(&data),
+                Err(errno) => reply.error(Errno::from_i32(errno)),
+            },
+            0,
+        );
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.count();
+        self.view.answer(
+            move |view| known(view.mirror().list(ino.0)),
+            move |result| match result {
+                Ok(names) => {
+                    let dots = [(&b"."[..], ino.0), (b"..", ino.0)];
+                    let dots = dots.map(|(name, node)| (name.to_vec(), node, FileType::Directory));
+                    let names = names
+                        .into_iter()
+                        .map(|(name, node, attr)| (name, node, file_type(attr.kind)));
+                    let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+                    for (next, (name, node, kind)) in
+                        (1..).zip(dots.into_iter().chain(names)).skip(skip)
+                    {
+                        if reply.add(INodeNo(node), next, kind, OsStr::from_bytes(&name)) {
+                            break;
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(errno) => reply.error(Errno::from_i32(errno)),
+            },
+            0,
+        );
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.count();
+        reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        self.count();
+        // ENOSYS: the kernel does not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        self.count();
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.count();
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+fn file_attr(node: u64, attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(node),
+        size: attr.bytes,
+        blocks: attr.bytes.div_ceil(512),
+        atime: system_time(attr.mtime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: u16::try_from(attr.mode & 0o7777).unwrap_or(0),
+        nlink: attr.links,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: u32::try_from(attr.rdev).unwrap_or(0),
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn absent() -> FileAttr {
+    let time = Time { seconds: 0, nanos: 0 };
+    let attr = Attr {
+        kind: Kind::File,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        bytes: 0,
+        links: 0,
+        rdev: 0,
+        mtime: time,
+        ctime: time,
+        ino: 0,
+        dev: 0,
+    };
+    file_attr(0, &attr)
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::Char => FileType::CharDevice,
+        Kind::Block => FileType::BlockDevice,
+    }
+}
+
+fn system_time(time: Time) -> SystemTime {
+    let nanos = Duration::from_nanos(u64::from(time.nanos));
+    match u64::try_from(time.seconds) {
+        Ok(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + nanos,
+        Err(_) => SystemTime::UNIX_EPOCH - Duration::from_secs(time.seconds.unsigned_abs()) + nanos,
+    }
+}

@@ -1,0 +1,452 @@
+//! The tree of an origin as one of its runners knows it: directories that were fetched whole, the
+//! manifests of files that were read, and a number for each path that stays the same.
+//!
+//! The mirror is pure: it says what it knows or what must be fetched, takes in what was fetched and
+//! what changed, and says what the kernel has to forget.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::packet::Manifest;
+use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, join};
+
+/// The number of a path. The root is 1, as FUSE wants it.
+pub type Node = u64;
+/// The number of `/`.
+pub const ROOT: Node = 1;
+
+/// What must be fetched before a question can be answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// The listing of the directory at this path.
+    Listing(Bytes),
+    /// The content of the file at this path.
+    Content(Bytes),
+}
+
+/// The answer to a question about a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer<T> {
+    /// It is known.
+    Known(T),
+    /// There is no such file.
+    Absent,
+    /// It is not known.
+    Unknown(Need),
+}
+
+/// What the kernel has to forget.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Invalidation {
+    /// A name of a directory, also if it was known to be absent.
+    Entry(Node, Bytes),
+    /// Attributes and content.
+    Node(Node),
+}
+
+#[derive(Debug)]
+struct Item {
+    parent: Node,
+    name: Bytes,
+    /// Nothing while the name is absent.
+    attr: Option<Attr>,
+    target: Option<Bytes>,
+    manifest: Option<Arc<Manifest>>,
+    children: HashMap<Bytes, Node>,
+    /// All names of the directory are known.
+    listed: bool,
+    /// Absent names the kernel has asked for, kept for the root only: it alone cannot be forgotten
+    /// as a whole.
+    absent: BTreeSet<Bytes>,
+}
+
+/// An origin's tree.
+#[derive(Debug)]
+pub struct Mirror {
+    items: HashMap<Node, Item>,
+    next: Node,
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Mirror {
+    /// Makes a mirror that knows nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        let time = Time { seconds: 0, nanos: 0 };
+        // Until the root is fetched it is some directory; nobody sees these attributes, because
+        // the first question about the root fetches it.
+        let attr = Attr {
+            kind: Kind::Dir,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            bytes: 0,
+            links: 2,
+            rdev: 0,
+            mtime: time,
+            ctime: time,
+            ino: 0,
+            dev: 0,
+        };
+        let root = Item { attr: Some(attr), ..Item::new(ROOT, Bytes::new()) };
+        Self { items: HashMap::from([(ROOT, root)]), next: ROOT + 1 }
+    }
+
+    /// Looks a name up.
+    pub fn lookup(&mut self, dir: Node, name: &[u8]) -> Answer<(Node, Attr)> {
+        let Some(item) = self.items.get_mut(&dir) else { return Answer::Absent };
+        if !item.listed {
+            return Answer::Unknown(Need::Listing(self.path(dir)));
+        }
+        let Some(&node) = item.children.get(name) else {
+            if dir == ROOT {
+                item.absent.insert(name.to_vec());
+            }
+            return Answer::Absent;
+        };
+        match self.items.get(&node).and_then(|child| child.attr) {
+            Some(attr) => Answer::Known((node, attr)),
+            None => Answer::Absent,
+        }
+    }
+
+    /// Returns the attributes of a path.
+    #[must_use]
+    pub fn attr(&self, node: Node) -> Answer<Attr> {
+        match self.items.get(&node) {
+            Some(root) if node == ROOT && !root.listed => {
+                Answer::Unknown(Need::Listing(b"/".to_vec()))
+            }
+            Some(Item { attr: Some(attr), .. }) => Answer::Known(*attr),
+            _ => Answer::Absent,
+        }
+    }
+
+    /// Returns where a symbolic link points.
+    #[must_use]
+    pub fn target(&self, node: Node) -> Option<Bytes> {
+        self.items.get(&node)?.target.clone()
+    }
+
+    /// Lists a directory.
+    #[must_use]
+    pub fn list(&self, dir: Node) -> Answer<Vec<(Bytes, Node, Attr)>> {
+        let Some(item) = self.items.get(&dir) else { return Answer::Absent };
+        if !item.listed {
+            return Answer::Unknown(Need::Listing(self.path(dir)));
+        }
+        let mut names: Vec<_> = item
+            .children
+            .iter()
+            .filter_map(|(name, &node)| Some((name.clone(), node, self.items.get(&node)?.attr?)))
+            .collect();
+        names.sort_unstable_by_key(|&(_, node, _)| node);
+        Answer::Known(names)
+    }
+
+    /// Returns the packets of a file.
+    #[must_use]
+    pub fn manifest(&self, node: Node) -> Answer<Arc<Manifest>> {
+        match self.items.get(&node) {
+            Some(Item { attr: None, .. }) | None => Answer::Absent,
+            Some(Item { manifest: Some(manifest), .. }) => Answer::Known(Arc::clone(manifest)),
+            Some(_) => Answer::Unknown(Need::Content(self.path(node))),
+        }
+    }
+
+    /// Returns the path behind a number.
+    #[must_use]
+    pub fn path(&self, node: Node) -> Bytes {
+        let mut names = Vec::new();
+        let mut at = node;
+        while at != ROOT {
+            let Some(item) = self.items.get(&at) else { break };
+            names.push(item.name.as_slice());
+            at = item.parent;
+        }
+        names.iter().rev().fold(b"/".to_vec(), |path, name| join(&path, name))
+    }
+
+    /// Returns the number of the path, if it has been seen.
+    #[must_use]
+    pub fn node(&self, path: &[u8]) -> Option<Node> {
+        path.split(|&byte| byte == b'/')
+            .filter(|name| !name.is_empty())
+            .try_fold(ROOT, |dir, name| self.items.get(&dir)?.children.get(name).copied())
+    }
+
+    /// Takes in a directory's listing.
+    pub fn take_listing(&mut self, path: &[u8], listing: Listing) -> BTreeSet<Invalidation> {
+        let mut forget = BTreeSet::new();
+        let Some(dir) = self.node(path) else { return forget };
+        let gone: Vec<Bytes> = {
+            let named: BTreeSet<&[u8]> =
+                listing.entries.iter().map(|entry| entry.name.as_slice()).collect();
+            let Some(item) = self.items.get(&dir) else { return forget };
+            item.children.keys().filter(|name| !named.contains(name.as_slice())).cloned().collect()
+        };
+        for name in gone {
+            self.set_name(dir, &name, None, &mut forget);
+        }
+        for entry in listing.entries {
+            let name = entry.name.clone();
+            self.set_name(dir, &name, Some(entry), &mut forget);
+        }
+        // What was never listed, or was forgotten, has no names in the kernel.
+        if self.items.get(&dir).is_some_and(|item| !item.listed) {
+            forget.retain(|invalidation| matches!(invalidation, Invalidation::Node(_)));
+        }
+        if let Some(item) = self.items.get_mut(&dir) {
+            if item.attr.is_some_and(|old| old != listing.attr) {
+                forget.insert(Invalidation::Node(dir));
+            }
+            item.attr = Some(listing.attr);
+            item.listed = true;
+        }
+        forget
+    }
+
+    /// Takes in a file's content.
+    pub fn take_content(&mut self, path: &[u8], content: Content) -> BTreeSet<Invalidation> {
+        let mut forget = BTreeSet::new();
+        let Some(node) = self.node(path) else { return forget };
+        let Some(item) = self.items.get_mut(&node) else { return forget };
+        if item.attr != Some(content.attr) {
+            forget.insert(Invalidation::Node(node));
+        }
+        item.attr = Some(content.attr);
+        item.manifest = Some(Arc::new(content.manifest));
+        forget
+    }
+
+    /// Takes in what changed at the origin.
+    pub fn apply(&mut self, changes: Vec<Change>) -> BTreeSet<Invalidation> {
+        let mut forget = BTreeSet::new();
+        for change in changes {
+            match change {
+                Change::Names { dir, attr, names } => {
+                    let Some(node) = self.node(&dir) else { continue };
+                    if !self.items.get(&node).is_some_and(|item| item.listed) {
+                        continue;
+                    }
+                    for (name, entry) in names {
+                        self.set_name(node, &name, entry, &mut forget);
+                    }
+                    match attr {
+                        Some(attr) => {
+                            let item = self.items.get_mut(&node).expect("the node was just found");
+                            item.attr = Some(attr);
+                            forget.insert(Invalidation::Node(node));
+                        }
+                        None => self.forget(node, &mut forget),
+                    }
+                }
+                Change::Forget { dir } => {
+                    if let Some(node) = self.node(&dir) {
+                        self.forget(node, &mut forget);
+                    }
+                }
+            }
+        }
+        forget
+    }
+
+    /// Sets what a name names, keeping its number.
+    fn set_name(
+        &mut self,
+        dir: Node,
+        name: &[u8],
+        entry: Option<Entry>,
+        forget: &mut BTreeSet<Invalidation>,
+    ) {
+        let known = self.items.get(&dir).and_then(|item| item.children.get(name).copied());
+        let Some(entry) = entry else {
+            if let Some(node) = known {
+                self.forget(node, forget);
+                if let Some(item) = self.items.get_mut(&node) {
+                    item.attr = None;
+                    item.target = None;
+                }
+            }
+            forget.insert(Invalidation::Entry(dir, name.to_vec()));
+            return;
+        };
+        let node = known.unwrap_or_else(|| self.add(dir, name));
+        let old = self.items.get(&node).and_then(|item| item.attr);
+        match old {
+            None => {
+                forget.insert(Invalidation::Entry(dir, name.to_vec()));
+            }
+            Some(old) if old.kind != entry.attr.kind => {
+                self.forget(node, forget);
+                forget.insert(Invalidation::Entry(dir, name.to_vec()));
+            }
+            Some(old) if old.kind == Kind::Dir && (old.ino, old.dev) != (entry.attr.ino, entry.attr.dev) => {
+                self.forget(node, forget);
+            }
+            Some(old) if old != entry.attr => {
+                forget.insert(Invalidation::Node(node));
+            }
+            Some(_) => {}
+        }
+        let item = self.items.get_mut(&node).expect("the node is known or was just added");
+        if old.is_none_or(|old| old.version() != entry.attr.version()) {
+            item.manifest = None;
+        }
+        item.attr = Some(entry.attr);
+        item.target = entry.target;
+    }
+
+    /// Unlearns everything below a node, and its content.
+    fn forget(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) {
+        let Some(item) = self.items.get_mut(&node) else { return };
+        item.manifest = None;
+        let was_listed = std::mem::take(&mut item.listed);
+        let absent = std::mem::take(&mut item.absent);
+        forget.insert(Invalidation::Node(node));
+        if node == ROOT {
+            forget.extend(absent.into_iter().map(|name| Invalidation::Entry(ROOT, name)));
+        } else {
+            // With its entry the kernel drops all names below it.
+            forget.insert(Invalidation::Entry(item.parent, item.name.clone()));
+        }
+        if was_listed {
+            let children: Vec<_> = item.children.values().copied().collect();
+            for child in children {
+                self.forget(child, forget);
+            }
+        }
+    }
+
+    fn add(&mut self, dir: Node, name: &[u8]) -> Node {
+        let node = self.next;
+        self.next += 1;
+        self.items.insert(node, Item::new(dir, name.to_vec()));
+        if let Some(item) = self.items.get_mut(&dir) {
+            item.absent.remove(name);
+            item.children.insert(name.to_vec(), node);
+        }
+        node
+    }
+}
+
+impl Item {
+    fn new(parent: Node, name: Bytes) -> Self {
+        Self {
+            parent,
+            name,
+            attr: None,
+            target: None,
+            manifest: None,
+            children: HashMap::new(),
+            listed: false,
+            absent: BTreeSet::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attr(kind: Kind, ino: u64, bytes: u64) -> Attr {
+        let time = Time { seconds: i64::try_from(ino).unwrap_or(0), nanos: 0 };
+        Attr {
+            kind,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            bytes,
+            links: 1,
+            rdev: 0,
+            mtime: time,
+            ctime: time,
+            ino,
+            dev: 1,
+        }
+    }
+
+    fn entry(name: &str, attr: Attr) -> Entry {
+        Entry { name: name.into(), attr, target: None }
+    }
+
+    fn listing(ino: u64, entries: Vec<Entry>) -> Listing {
+        Listing { attr: attr(Kind::Dir, ino, 0), entries }
+    }
+
+    fn mirror() -> Mirror {
+        let mut mirror = Mirror::new();
+        mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
+        let files = vec![entry("a.c", attr(Kind::File, 4, 10)), entry("b.c", attr(Kind::File, 5, 1))];
+        mirror.take_listing(b"/src", listing(3, files));
+        mirror
+    }
+
+    fn names(dir: &str, name: &str, entry: Option<Entry>) -> Vec<Change> {
+        let names = vec![(name.into(), entry)];
+        vec![Change::Names { dir: dir.into(), attr: Some(attr(Kind::Dir, 3, 0)), names }]
+    }
+
+    #[test]
+    fn asks_for_what_it_does_not_know() {
+        let mut mirror = Mirror::new();
+        assert_eq!(mirror.lookup(ROOT, b"src"), Answer::Unknown(Need::Listing(b"/".to_vec())));
+        mirror = self::mirror();
+        let src = mirror.node(b"/src").expect("listed");
+        let Answer::Known((node, found)) = mirror.lookup(src, b"a.c") else { panic!("listed") };
+        assert_eq!(found.bytes, 10);
+        assert_eq!(mirror.path(node), b"/src/a.c");
+        assert_eq!(mirror.manifest(node), Answer::Unknown(Need::Content(b"/src/a.c".to_vec())));
+        assert_eq!(mirror.lookup(src, b"none"), Answer::Absent);
+    }
+
+    #[test]
+    fn numbers_survive_replacement_and_content_does_not() {
+        let mut mirror = mirror();
+        let node = mirror.node(b"/src/a.c").expect("listed");
+        let content = Content { attr: attr(Kind::File, 4, 10), manifest: Manifest::default() };
+        assert!(mirror.take_content(b"/src/a.c", content).is_empty());
+        assert!(matches!(mirror.manifest(node), Answer::Known(_)));
+        let forget = mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 10)))));
+        assert!(forget.contains(&Invalidation::Node(node)));
+        assert_eq!(mirror.node(b"/src/a.c"), Some(node));
+        assert!(matches!(mirror.manifest(node), Answer::Unknown(_)));
+    }
+
+    #[test]
+    fn created_and_deleted_names() {
+        let mut mirror = mirror();
+        let src = mirror.node(b"/src").expect("listed");
+        let forget = mirror.apply(names("/src", "new", Some(entry("new", attr(Kind::File, 7, 1)))));
+        assert!(forget.contains(&Invalidation::Entry(src, b"new".to_vec())));
+        assert!(matches!(mirror.lookup(src, b"new"), Answer::Known(_)));
+        let forget = mirror.apply(names("/src", "new", None));
+        assert!(forget.contains(&Invalidation::Entry(src, b"new".to_vec())));
+        assert_eq!(mirror.lookup(src, b"new"), Answer::Absent);
+    }
+
+    #[test]
+    fn a_replaced_directory_is_listed_again() {
+        let mut mirror = mirror();
+        let src = mirror.node(b"/src").expect("listed");
+        let change = names("/", "src", Some(entry("src", attr(Kind::Dir, 33, 0))));
+        let forget = mirror.apply(change);
+        assert!(forget.contains(&Invalidation::Entry(ROOT, b"src".to_vec())));
+        assert!(matches!(mirror.lookup(src, b"a.c"), Answer::Unknown(_)));
+    }
+
+    #[test]
+    fn an_overflow_unlearns_all() {
+        let mut mirror = mirror();
+        assert_eq!(mirror.lookup(ROOT, b"absent"), Answer::Absent);
+        let forget = mirror.apply(vec![Change::Forget { dir: b"/".to_vec() }]);
+        assert!(forget.contains(&Invalidation::Entry(ROOT, b"absent".to_vec())));
+        assert!(forget.contains(&Invalidation::Entry(ROOT, b"src".to_vec())));
+        assert!(matches!(mirror.lookup(ROOT, b"src"), Answer::Unknown(_)));
+    }
+}

@@ -1,0 +1,264 @@
+//! Packets: immutable chunks of file content, named by their BLAKE3 digest, and the manifests that
+//! list the packets of a file.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+
+use serde::{Deserialize, Serialize};
+
+/// Files up to this size are one packet.
+pub const WHOLE_BYTES_MAX: usize = 64 * 1024;
+/// FastCDC's bounds for larger files: a local edit changes a packet or two.
+const CHUNK_BYTES_MIN: usize = 16 * 1024;
+const CHUNK_BYTES_AVERAGE: usize = 64 * 1024;
+/// The largest packet.
+pub const PACKET_BYTES_MAX: usize = 256 * 1024;
+/// zstd's fastest level: on headers it reaches 4.6:1 at 367 MB/s; level 3 gains 4 %.
+const ZSTD_LEVEL: i32 = 1;
+
+/// The name of a packet: the BLAKE3 digest of its content.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Returns the digest of `content`.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        Self(*blake3::hash(content).as_bytes())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A packet of a file: its name and its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PacketRef {
+    /// The packet's name.
+    pub digest: Digest,
+    /// Bytes of its content.
+    pub bytes: u32,
+}
+
+/// The packets that make a file, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The packets.
+    pub packets: Vec<PacketRef>,
+}
+
+impl Manifest {
+    /// Splits `content` into packets and lists them.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        Self { packets: split(content).map(reference).collect() }
+    }
+
+    /// Returns the bytes of the file.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.packets.iter().map(|packet| u64::from(packet.bytes)).sum()
+    }
+
+    /// Returns the packets that hold `range`, each with its offset in the file.
+    pub fn covering(
+        &self,
+        start: u64,
+        end: u64,
+    ) -> impl Iterator<Item = (u64, PacketRef)> + use<'_> {
+        let mut offset = 0;
+        self.packets
+            .iter()
+            .map(move |&packet| {
+                let at = offset;
+                offset += u64::from(packet.bytes);
+                (at, packet)
+            })
+            .filter(move |&(at, packet)| {
+                start < end && at < end && at + u64::from(packet.bytes) > start
+            })
+    }
+}
+
+/// Splits content into the pieces that become packets.
+pub fn split(content: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let small = content.len() <= WHOLE_BYTES_MAX;
+    let whole = (small && !content.is_empty()).then_some(content);
+    let large = if small { &[] } else { content };
+    let chunks = fastcdc::v2020::FastCDC::new(
+        large,
+        CHUNK_BYTES_MIN,
+        CHUNK_BYTES_AVERAGE,
+        PACKET_BYTES_MAX,
+    );
+    whole.into_iter().chain(chunks.map(|chunk| &large[chunk.offset..chunk.offset + chunk.length]))
+}
+
+/// Splits a file's content as [`split`] does, holding at most `whole_max` of it in memory.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn split_file(
+    mut file: File,
+    bytes: u64,
+    whole_max: u64,
+    mut piece: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    if bytes <= whole_max {
+        let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+        file.read_to_end(&mut content)?;
+        split(&content).for_each(piece);
+        return Ok(());
+    }
+    let chunks = fastcdc::v2020::StreamCDC::new(
+        file,
+        CHUNK_BYTES_MIN,
+        CHUNK_BYTES_AVERAGE,
+        PACKET_BYTES_MAX,
+    );
+    for chunk in chunks {
+        piece(&chunk.map_err(io::Error::from)?.data);
+    }
+    Ok(())
+}
+
+/// Returns the reference to a piece of content.
+///
+/// # Panics
+/// If the piece is larger than a packet may be.
+#[must_use]
+pub fn reference(piece: &[u8]) -> PacketRef {
+    let bytes = u32::try_from(piece.len()).expect("packets are at most 256 KiB");
+    PacketRef { digest: Digest::of(piece), bytes }
+}
+
+/// A packet's content as it lies on disk and travels: compressed where that saves a tenth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// zstd, or as it is.
+    pub compressed: bool,
+    /// The bytes.
+    pub body: Vec<u8>,
+}
+
+/// A packet whose bytes are not what its name says.
+#[derive(Debug, thiserror::Error)]
+pub enum PacketError {
+    /// zstd refused the body.
+    #[error("packet {0} does not decompress")]
+    Undecodable(Digest),
+    /// The content has another digest or length.
+    #[error("packet {0} has other content than its name says")]
+    Mismatch(Digest),
+}
+
+impl Packed {
+    /// Packs content.
+    #[must_use]
+    pub fn pack(content: &[u8]) -> Self {
+        match zstd::bulk::compress(content, ZSTD_LEVEL) {
+            Ok(body) if body.len() + content.len() / 10 < content.len() => {
+                Self { compressed: true, body }
+            }
+            _ => Self { compressed: false, body: content.to_vec() },
+        }
+    }
+
+    /// Returns the content, once it is what `expected` names.
+    ///
+    /// # Errors
+    /// The body is damaged or is another packet's.
+    pub fn unpack(&self, expected: PacketRef) -> Result<Vec<u8>, PacketError> {
+        let content = if self.compressed {
+            zstd::bulk::decompress(&self.body, PACKET_BYTES_MAX)
+                .map_err(|_| PacketError::Undecodable(expected.digest))?
+        } else {
+            self.body.clone()
+        };
+        if content.len() as u64 == u64::from(expected.bytes)
+            && Digest::of(&content) == expected.digest
+        {
+            Ok(content)
+        } else {
+            Err(PacketError::Mismatch(expected.digest))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut state = 7_u32;
+        (0..bytes)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_le_bytes()[3]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn splits_and_joins() {
+        for bytes in [0, 1, WHOLE_BYTES_MAX, WHOLE_BYTES_MAX + 1, 3_000_000] {
+            let content = noise(bytes);
+            let pieces: Vec<_> = split(&content).collect();
+            assert_eq!(pieces.concat(), content);
+            assert!(pieces.iter().all(|piece| piece.len() <= PACKET_BYTES_MAX));
+            let manifest = Manifest::of(&content);
+            assert_eq!(manifest.bytes(), bytes as u64);
+        }
+    }
+
+    #[test]
+    fn covering_finds_the_packets_of_a_range() {
+        let content = noise(1_000_000);
+        let manifest = Manifest::of(&content);
+        let (start, end) = (123_456, 654_321);
+        let mut joined: Vec<u8> = Vec::new();
+        let mut first = None;
+        for (at, packet) in manifest.covering(start, end) {
+            first.get_or_insert(at);
+            let at = usize::try_from(at).expect("the file is small");
+            joined.extend(&content[at..at + packet.bytes as usize]);
+        }
+        let first = first.expect("the range is not empty");
+        assert!(first <= start && first + joined.len() as u64 >= end);
+        assert_eq!(manifest.covering(5, 5).count(), 0);
+    }
+
+    #[test]
+    fn an_edit_changes_few_packets() {
+        let content = noise(2_000_000);
+        let mut edited = content.clone();
+        edited.splice(1_000_000..1_000_000, *b"inserted");
+        let before = Manifest::of(&content).packets;
+        let changed =
+            Manifest::of(&edited).packets.iter().filter(|packet| !before.contains(packet)).count();
+        assert!(changed <= 3, "{changed} packets changed");
+    }
+
+    #[test]
+    fn packed_content_is_checked() {
+        for content in [noise(1000), vec![b'a'; 100_000], Vec::new()] {
+            let packed = Packed::pack(&content);
+            assert_eq!(packed.unpack(reference(&content)).expect("just packed"), content);
+        }
+        let packed = Packed::pack(&[b'a'; 1000]);
+        assert!(packed.compressed);
+        assert!(packed.unpack(reference(b"other")).is_err());
+        let broken = Packed { compressed: true, body: vec![1, 2, 3] };
+        assert!(broken.unpack(reference(b"abc")).is_err());
+    }
+}

@@ -1,0 +1,310 @@
+//! The packets a node keeps on disk: append-only packs, an index that can be rebuilt from them, and
+//! a bound on their size that is kept by dropping the pack that was used longest ago.
+
+mod index;
+mod pack;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::packet::{Digest, Packed, PacketRef};
+use index::{Index, Place};
+use pack::Pack;
+
+/// A pack is closed when it has grown to this size.
+const PACK_BYTES: u64 = 64 * 1024 * 1024;
+/// Packets whose place is only in memory; more are written to the index.
+const UNINDEXED_MAX: usize = 512;
+
+/// Why a store cannot be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("failed to {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The index does not work.
+    #[error("failed to use the packet index {}", path.display())]
+    Index {
+        /// Its file.
+        path: PathBuf,
+        /// Why it failed.
+        source: Box<redb::Error>,
+    },
+}
+
+/// A node's packets. All methods may be called from any thread.
+#[derive(Debug)]
+pub struct Store {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    bytes_max: u64,
+    packs: HashMap<u32, Pack>,
+    /// The pack that grows.
+    open: u32,
+    index: Index,
+    unindexed: HashMap<Digest, Place>,
+    /// Counts uses, to know which pack was used longest ago.
+    clock: u64,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making it if need be, with at most `bytes_max` of packs.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn open(dir: &Path, bytes_max: u64) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(dir).map_err(|source| StoreError::Io {
+            action: "create",
+            path: dir.to_owned(),
+            source,
+        })?;
+        let (index, fresh) = Index::open(&dir.join("index.redb"))?;
+        let mut inner = Inner {
+            dir: dir.to_owned(),
+            bytes_max,
+            packs: HashMap::new(),
+            open: 0,
+            index,
+            unindexed: HashMap::new(),
+            clock: 0,
+        };
+        inner.load(fresh)?;
+        Ok(Self { inner: Mutex::new(inner) })
+    }
+
+    /// Tells whether the packet is here.
+    #[must_use]
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.lock().place(digest).is_some()
+    }
+
+    /// Returns the packet's content, or nothing if it is not here or is damaged on disk.
+    #[must_use]
+    pub fn get(&self, packet: PacketRef) -> Option<Vec<u8>> {
+        let packed = self.lock().read(&packet.digest)?;
+        match packed.unpack(packet) {
+            Ok(content) => Some(content),
+            Err(error) => {
+                tracing::warn!(%error, "dropping a damaged packet");
+                self.lock().forget(&packet.digest);
+                None
+            }
+        }
+    }
+
+    /// Keeps a packet. The caller has checked its content against its name.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn put(&self, packet: PacketRef, packed: &Packed) -> Result<(), StoreError> {
+        self.lock().put(packet, packed)
+    }
+
+    /// Returns the bytes of all packs.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.lock().bytes()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock was held leaves at worst a packet unindexed.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.lock().flush() {
+            tracing::warn!(%error, "the packet index will be completed at the next start");
+        }
+    }
+}
+
+impl Inner {
+    /// Opens the packs that are there and indexes what the index does not know of them.
+    fn load(&mut self, fresh: bool) -> Result<(), StoreError> {
+        for number in pack::numbers(&self.dir)? {
+            let pack = Pack::open(&self.dir, number)?;
+            let indexed = if fresh { 0 } else { self.index.indexed_bytes(number)? };
+            for (digest, place) in pack.scan(indexed)? {
+                self.unindexed.insert(digest, place);
+            }
+            self.packs.insert(number, pack);
+            self.open = self.open.max(number);
+        }
+        if self.packs.is_empty() {
+            self.packs.insert(0, Pack::open(&self.dir, 0)?);
+        }
+        self.flush()
+    }
+
+    fn place(&self, digest: &Digest) -> Option<Place> {
+        let place = match self.unindexed.get(digest) {
+            Some(&place) => place,
+            None => self.index.get(digest).ok().flatten()?,
+        };
+        self.packs.contains_key(&place.pack).then_some(place)
+    }
+
+    fn read(&mut self, digest: &Digest) -> Option<Packed> {
+        let place = self.place(digest)?;
+        self.clock += 1;
+        let clock = self.clock;
+        let pack = self.packs.get_mut(&place.pack)?;
+        pack.used = clock;
+        pack.read(place).ok()
+    }
+
+    fn forget(&mut self, digest: &Digest) {
+        self.unindexed.remove(digest);
+        if let Err(error) = self.index.remove(digest) {
+            tracing::warn!(%error, "failed to forget a packet");
+        }
+    }
+
+    fn put(&mut self, packet: PacketRef, packed: &Packed) -> Result<(), StoreError> {
+        if self.place(&packet.digest).is_some() {
+            return Ok(());
+        }
+        self.clock += 1;
+        let clock = self.clock;
+        let pack = self.packs.get_mut(&self.open).expect("the open pack exists from load on");
+        pack.used = clock;
+        let place = pack.append(packet, packed)?;
+        let full = pack.bytes() >= PACK_BYTES;
+        self.unindexed.insert(packet.digest, place);
+        if full {
+            self.next_pack()?;
+        } else if self.unindexed.len() >= UNINDEXED_MAX {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn next_pack(&mut self) -> Result<(), StoreError> {
+        self.open += 1;
+        let pack = Pack::open(&self.dir, self.open)?;
+        self.packs.insert(self.open, pack);
+        self.flush()?;
+        while self.bytes() > self.bytes_max && self.packs.len() > 1 {
+            self.evict()?;
+        }
+        Ok(())
+    }
+
+    /// Drops the closed pack that was used longest ago.
+    fn evict(&mut self) -> Result<(), StoreError> {
+        let open = self.open;
+        let oldest =
+            self.packs.iter().filter(|&(&number, _)| number != open).min_by_key(|(_, p)| p.used);
+        if let Some((&number, _)) = oldest {
+            let pack = self.packs.remove(&number).expect("the number was just found");
+            let digests: Vec<_> = pack.scan(0)?.into_iter().map(|(digest, _)| digest).collect();
+            self.index.remove_pack(number, &digests)?;
+            pack.delete()?;
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.packs.values().map(Pack::bytes).sum()
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        let indexed = self.packs.iter().map(|(&number, pack)| (number, pack.bytes()));
+        self.index.insert(self.unindexed.iter().map(|(d, &p)| (*d, p)), indexed)?;
+        self.unindexed.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::reference;
+
+    fn keep(store: &Store, content: &[u8]) -> PacketRef {
+        let packet = reference(content);
+        store.put(packet, &Packed::pack(content)).expect("the disk has room");
+        packet
+    }
+
+    #[test]
+    fn keeps_packets_across_restarts() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let contents: Vec<Vec<u8>> = (0..1500_u32).map(|n| n.to_le_bytes().repeat(9)).collect();
+        let packets: Vec<_> = {
+            let store = Store::open(dir.path(), u64::MAX).expect("a fresh store");
+            contents.iter().map(|content| keep(&store, content)).collect()
+        };
+        let store = Store::open(dir.path(), u64::MAX).expect("the same store");
+        for (packet, content) in packets.iter().zip(&contents) {
+            assert_eq!(store.get(*packet).as_ref(), Some(content));
+        }
+        assert!(!store.has(&Digest::of(b"never kept")));
+    }
+
+    #[test]
+    fn rebuilds_the_index_from_the_packs() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let packet = keep(&Store::open(dir.path(), u64::MAX).expect("a fresh store"), b"content");
+        std::fs::remove_file(dir.path().join("index.redb")).expect("the index is a file");
+        let store = Store::open(dir.path(), u64::MAX).expect("the same store");
+        assert_eq!(store.get(packet).as_deref(), Some(b"content".as_slice()));
+        drop(store);
+        std::fs::write(dir.path().join("index.redb"), b"garbage").expect("the index is writable");
+        let store = Store::open(dir.path(), u64::MAX).expect("the index is made anew");
+        assert_eq!(store.get(packet).as_deref(), Some(b"content".as_slice()));
+    }
+
+    #[test]
+    fn a_torn_or_damaged_record_is_a_miss() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (first, second) = {
+            let store = Store::open(dir.path(), u64::MAX).expect("a fresh store");
+            (keep(&store, b"first"), keep(&store, b"second"))
+        };
+        let pack = dir.path().join("0.pack");
+        let mut bytes = std::fs::read(&pack).expect("the pack is readable");
+        bytes.truncate(bytes.len() - 2);
+        bytes[42] ^= 1;
+        std::fs::write(&pack, bytes).expect("the pack is writable");
+        std::fs::remove_file(dir.path().join("index.redb")).expect("the index is a file");
+        let store = Store::open(dir.path(), u64::MAX).expect("the store opens");
+        assert_eq!(store.get(first), None);
+        assert_eq!(store.get(second), None);
+        let third = keep(&store, b"third");
+        assert_eq!(store.get(third).as_deref(), Some(b"third".as_slice()));
+    }
+
+    #[test]
+    fn the_size_is_bounded() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open(dir.path(), PACK_BYTES).expect("a fresh store");
+        let mut last = None;
+        for n in 0..900_u32 {
+            let content: Vec<u8> = (0..60_000_u32)
+                .flat_map(|i| i.wrapping_mul(n.wrapping_add(77)).wrapping_mul(2_654_435_761).to_le_bytes())
+                .collect();
+            let packet = reference(&content);
+            let packed = Packed { compressed: false, body: content };
+            store.put(packet, &packed).expect("the disk has room");
+            last = Some((packet, packed.body));
+        }
+        assert!(store.bytes() <= 2 * PACK_BYTES, "{} bytes", store.bytes());
+        let (packet, content) = last.expect("packets were kept");
+        assert_eq!(store.get(packet), Some(content));
+    }
+}

@@ -1,0 +1,128 @@
+//! Where each packet lies. The packs are the truth: a missing or damaged index is made anew.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::StoreError;
+use crate::packet::Digest;
+
+/// Digest to pack, offset, body bytes.
+const PLACES: TableDefinition<[u8; 32], (u32, u64, u32)> = TableDefinition::new("places");
+/// Pack to the bytes of it that the index knows.
+const PACKS: TableDefinition<u32, u64> = TableDefinition::new("packs");
+/// The index is read at random and rarely: a small cache keeps an idle agent small.
+const CACHE_BYTES: usize = 2 * 1024 * 1024;
+
+/// Where a packet lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) pack: u32,
+    pub(super) offset: u64,
+    /// Bytes of the body; the top bit says that it is compressed.
+    pub(super) body_bytes: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Index {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Index {
+    /// Opens the index; the flag tells that it is new and empty.
+    pub(super) fn open(path: &Path) -> Result<(Self, bool), StoreError> {
+        let open = |path: &Path| Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        let existed = path.exists();
+        let (database, fresh) = match open(path) {
+            Ok(database) => (database, !existed),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "making the packet index anew");
+                std::fs::remove_file(path).map_err(|source| StoreError::Io {
+                    action: "delete the damaged index",
+                    path: path.to_owned(),
+                    source,
+                })?;
+                (open(path).map_err(|error| failed(path, error))?, true)
+            }
+        };
+        let index = Self { path: path.to_owned(), database };
+        index.insert(std::iter::empty(), std::iter::empty())?;
+        Ok((index, fresh))
+    }
+
+    pub(super) fn get(&self, digest: &Digest) -> Result<Option<Place>, StoreError> {
+        let get = || -> Result<_, redb::Error> {
+            let places = self.database.begin_read()?.open_table(PLACES)?;
+            Ok(places.get(digest.0)?.map(|place| place.value()))
+        };
+        let found = get().map_err(|error| failed(&self.path, error))?;
+        Ok(found.map(|(pack, offset, body_bytes)| Place { pack, offset, body_bytes }))
+    }
+
+    pub(super) fn indexed_bytes(&self, pack: u32) -> Result<u64, StoreError> {
+        let get = || -> Result<_, redb::Error> {
+            let packs = self.database.begin_read()?.open_table(PACKS)?;
+            Ok(packs.get(pack)?.map_or(0, |bytes| bytes.value()))
+        };
+        get().map_err(|error| failed(&self.path, error))
+    }
+
+    pub(super) fn insert(
+        &self,
+        places: impl Iterator<Item = (Digest, Place)>,
+        packs: impl Iterator<Item = (u32, u64)>,
+    ) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(PLACES)?;
+            for (digest, place) in places {
+                table.insert(digest.0, (place.pack, place.offset, place.body_bytes))?;
+            }
+            let mut table = transaction.open_table(PACKS)?;
+            for (pack, bytes) in packs {
+                table.insert(pack, bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.open_table(PLACES)?.remove(digest.0)?;
+            Ok(())
+        })
+    }
+
+    pub(super) fn remove_pack(&self, pack: u32, digests: &[Digest]) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(PLACES)?;
+            for digest in digests {
+                let here = table.get(digest.0)?.is_some_and(|place| place.value().0 == pack);
+                if here {
+                    table.remove(digest.0)?;
+                }
+            }
+            transaction.open_table(PACKS)?.remove(pack)?;
+            Ok(())
+        })
+    }
+
+    fn write(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let write = || -> Result<(), redb::Error> {
+            let mut transaction = self.database.begin_write()?;
+            // The packs are the truth: what a power cut takes from the index is scanned again.
+            transaction.set_durability(redb::Durability::None)?;
+            change(&transaction)?;
+            transaction.commit()?;
+            Ok(())
+        };
+        write().map_err(|error| failed(&self.path, error))
+    }
+}
+
+fn failed(path: &Path, error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Index { path: path.to_owned(), source: Box::new(error.into()) }
+}

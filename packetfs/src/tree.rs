@@ -1,0 +1,222 @@
+//! Files and directories as they are named between machines: attributes, entries, listings, and the
+//! changes an origin reports to the runners that have seen them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::packet::Manifest;
+
+/// A path or a name: any bytes but NUL.
+pub type Bytes = Vec<u8>;
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A unix socket.
+    Socket,
+    /// A character device.
+    Char,
+    /// A block device.
+    Block,
+}
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Time {
+    /// Whole seconds.
+    pub seconds: i64,
+    /// Nanoseconds on top.
+    pub nanos: u32,
+}
+
+/// The attributes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attr {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Number of names.
+    pub links: u32,
+    /// Device number, for device nodes.
+    pub rdev: u64,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of content or attributes.
+    pub ctime: Time,
+    /// Inode number at the origin.
+    pub ino: u64,
+    /// File system at the origin.
+    pub dev: u64,
+}
+
+impl Attr {
+    /// Returns the attributes in what `fstat` or `lstat` gave.
+    #[must_use]
+    pub fn of(stat: &libc::stat) -> Self {
+        Self {
+            kind: kind_of(stat.st_mode),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            bytes: u64::try_from(stat.st_size).unwrap_or(0),
+            links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+            rdev: stat.st_rdev,
+            mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+            ino: stat.st_ino,
+            dev: stat.st_dev,
+        }
+    }
+
+    /// Returns what identifies the content: while it is the same, so is the content.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        Version {
+            dev: self.dev,
+            ino: self.ino,
+            bytes: self.bytes,
+            mtime: self.mtime,
+            ctime: self.ctime,
+        }
+    }
+}
+
+/// The state of a file's content: any write changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// File system.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Size.
+    pub bytes: u64,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of content or attributes.
+    pub ctime: Time,
+}
+
+fn time(seconds: i64, nanos: i64) -> Time {
+    Time { seconds, nanos: u32::try_from(nanos).unwrap_or(0) }
+}
+
+fn kind_of(mode: u32) -> Kind {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => Kind::Dir,
+        libc::S_IFLNK => Kind::Symlink,
+        libc::S_IFIFO => Kind::Fifo,
+        libc::S_IFSOCK => Kind::Socket,
+        libc::S_IFCHR => Kind::Char,
+        libc::S_IFBLK => Kind::Block,
+        _ => Kind::File,
+    }
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The name.
+    pub name: Bytes,
+    /// What it names.
+    pub attr: Attr,
+    /// Where it points, if it is a symbolic link.
+    pub target: Option<Bytes>,
+}
+
+/// A directory, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The directory itself.
+    pub attr: Attr,
+    /// All its names.
+    pub entries: Vec<Entry>,
+}
+
+/// A file's content at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// The file itself.
+    pub attr: Attr,
+    /// Its packets.
+    pub manifest: Manifest,
+}
+
+/// What happened in an origin's tree, in the order in which it is to be applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Names of a directory changed, or what they name.
+    Names {
+        /// The directory.
+        dir: Bytes,
+        /// Its attributes now; nothing if it is gone.
+        attr: Option<Attr>,
+        /// The names, each with what it names now, if anything.
+        names: Vec<(Bytes, Option<Entry>)>,
+    },
+    /// Nothing is known of the directory any more, nor of those below it.
+    Forget {
+        /// The directory.
+        dir: Bytes,
+    },
+}
+
+/// Joins a directory and a name.
+#[must_use]
+pub fn join(dir: &[u8], name: &[u8]) -> Bytes {
+    let mut path = Vec::with_capacity(dir.len() + name.len() + 1);
+    path.extend(dir);
+    if !dir.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend(name);
+    path
+}
+
+/// Splits a path into its directory and its last name; the root has no name.
+#[must_use]
+pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let slash = path.iter().rposition(|&byte| byte == b'/')?;
+    let (dir, name) = (&path[..slash.max(1)], &path[slash + 1..]);
+    (!name.is_empty()).then_some((dir, name))
+}
+
+/// Tells whether `path` is `dir` or lies below it.
+#[must_use]
+pub fn is_within(path: &[u8], dir: &[u8]) -> bool {
+    dir == b"/"
+        || path
+            .strip_prefix(dir)
+            .is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        assert_eq!(join(b"/", b"usr"), b"/usr");
+        assert_eq!(join(b"/usr", b"bin"), b"/usr/bin");
+        assert_eq!(split(b"/usr/bin"), Some((b"/usr".as_slice(), b"bin".as_slice())));
+        assert_eq!(split(b"/usr"), Some((b"/".as_slice(), b"usr".as_slice())));
+        assert_eq!(split(b"/"), None);
+        assert!(is_within(b"/usr/bin", b"/usr"));
+        assert!(is_within(b"/usr", b"/usr"));
+        assert!(!is_within(b"/usr2", b"/usr"));
+        assert!(is_within(b"/x", b"/"));
+    }
+}
