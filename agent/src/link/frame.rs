@@ -1,0 +1,171 @@
+//! The frames of a link. A WebSocket message is one or more frames; a frame is
+//! `u8 kind, u24 payload bytes, u32 stream` (little-endian) and its payload. The top bit of the kind
+//! says that the payload goes on in the next frame of that stream.
+
+/// Bytes of a frame's head.
+pub(crate) const HEAD_BYTES: usize = 8;
+/// Longest payload of one frame: what a keystroke may have to wait behind.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// Longest payload in all its frames: a directory of a million names.
+pub(crate) const ASSEMBLED_BYTES_MAX: usize = 256 * 1024 * 1024;
+const MORE: u8 = 0x80;
+
+/// What a frame is. Requests about files name the request in the stream's place; everything else
+/// names the walk there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// Origin: execute this walk ([`super::message::Open`]).
+    Open = 1,
+    /// Both: bytes of a descriptor: `u8 fd`, the bytes.
+    Data = 2,
+    /// Origin: no more bytes for the descriptor: `u8 fd`.
+    Eof = 3,
+    /// Both: this many bytes more may be sent for the descriptor: `u8 fd, u32 bytes`.
+    Credit = 4,
+    /// Origin: nobody reads the descriptor any more: `u8 fd`.
+    Broken = 5,
+    /// Origin: `u32` signal.
+    Signal = 6,
+    /// Origin: give the walk up.
+    Cancel = 7,
+    /// Runner: all writers of the descriptor are gone: `u8 fd`.
+    Closed = 8,
+    /// Runner: packets of changed files, ahead of the exit.
+    Packets = 9,
+    /// Runner: the walk ended ([`super::message::Exit`]).
+    Exit = 10,
+    /// Runner: a question about the origin's tree ([`super::message::Ask`]).
+    Ask = 11,
+    /// Origin: the answer ([`super::message::Answer`]).
+    Answer = 12,
+    /// Origin: what changed in its tree.
+    Changes = 13,
+    /// Both: are you there?
+    Ping = 14,
+    /// Both: yes.
+    Pong = 15,
+}
+
+impl Kind {
+    fn from_u8(value: u8) -> Option<Self> {
+        use Kind::{
+            Answer, Ask, Broken, Cancel, Changes, Closed, Credit, Data, Eof, Exit, Open, Packets,
+            Ping, Pong, Signal,
+        };
+        const ALL: [Kind; 15] = [
+            Open, Data, Eof, Credit, Broken, Signal, Cancel, Closed, Packets, Exit, Ask, Answer,
+            Changes, Ping, Pong,
+        ];
+        ALL.get(usize::from(value).checked_sub(1)?).copied()
+    }
+}
+
+/// A whole frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) kind: Kind,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Frame {
+    /// Appends the frame to a message, in pieces if it is long.
+    pub(crate) fn encode(&self, message: &mut Vec<u8>) {
+        let mut rest = self.payload.as_slice();
+        loop {
+            let (piece, after) = rest.split_at(rest.len().min(PAYLOAD_BYTES_MAX));
+            let more = if after.is_empty() { 0 } else { MORE };
+            let length = u32::try_from(piece.len()).expect("a piece is at most 64 KiB");
+            message.push(self.kind as u8 | more);
+            message.extend(&length.to_le_bytes()[..3]);
+            message.extend(self.stream.to_le_bytes());
+            message.extend(piece);
+            rest = after;
+            if rest.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+/// Bytes that are no frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("a frame is cut off")]
+    Truncated,
+    #[error("a frame has the unknown kind {0}")]
+    Kind(u8),
+    #[error("a frame is longer than {ASSEMBLED_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("a frame does not continue the one before it")]
+    Discontinued,
+}
+
+/// Joins the pieces of long frames. Pieces of one frame follow each other without a gap.
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    partial: Option<Frame>,
+}
+
+impl Assembler {
+    /// Takes a message apart.
+    pub(crate) fn frames(&mut self, mut message: &[u8]) -> Result<Vec<Frame>, FrameError> {
+        let mut frames = Vec::new();
+        while !message.is_empty() {
+            let (head, rest) =
+                message.split_first_chunk::<HEAD_BYTES>().ok_or(FrameError::Truncated)?;
+            let length = u32::from_le_bytes([head[1], head[2], head[3], 0]) as usize;
+            let stream = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+            let (piece, rest) = rest.split_at_checked(length).ok_or(FrameError::Truncated)?;
+            message = rest;
+            let kind = Kind::from_u8(head[0] & !MORE).ok_or(FrameError::Kind(head[0]))?;
+            let mut frame = match self.partial.take() {
+                None => Frame { kind, stream, payload: Vec::new() },
+                Some(partial) if (partial.kind, partial.stream) == (kind, stream) => partial,
+                Some(_) => return Err(FrameError::Discontinued),
+            };
+            if frame.payload.len() + piece.len() > ASSEMBLED_BYTES_MAX {
+                return Err(FrameError::TooLong);
+            }
+            frame.payload.extend(piece);
+            if head[0] & MORE == 0 {
+                frames.push(frame);
+            } else {
+                self.partial = Some(frame);
+            }
+        }
+        Ok(frames)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_survive_the_link() {
+        let frames = [
+            Frame { kind: Kind::Open, stream: 7, payload: vec![1; 200_000] },
+            Frame { kind: Kind::Ping, stream: 0, payload: Vec::new() },
+            Frame { kind: Kind::Data, stream: 9, payload: b"\x01hello".to_vec() },
+        ];
+        let mut message = Vec::new();
+        frames.iter().for_each(|frame| frame.encode(&mut message));
+        let mut assembler = Assembler::default();
+        let (first, second) = message.split_at(HEAD_BYTES + PAYLOAD_BYTES_MAX);
+        let mut read = assembler.frames(first).expect("sound");
+        read.extend(assembler.frames(second).expect("sound"));
+        assert_eq!(read, frames);
+    }
+
+    #[test]
+    fn bad_bytes_are_refused() {
+        let frames = |bytes: &[u8]| Assembler::default().frames(bytes);
+        assert_eq!(frames(&[1, 2]), Err(FrameError::Truncated));
+        assert_eq!(frames(&[1, 5, 0, 0, 0, 0, 0, 0]), Err(FrameError::Truncated));
+        assert_eq!(frames(&[0x7f, 0, 0, 0, 0, 0, 0, 0]), Err(FrameError::Kind(0x7f)));
+        let mixed = [0x81, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0];
+        assert_eq!(frames(&mixed), Err(FrameError::Discontinued));
+    }
+}

@@ -1,0 +1,151 @@
+//! The first messages on a link: both sides name themselves and prove that they hold the cluster's
+//! secret, without sending it.
+//!
+//! `caller: Hello` → `callee: Hello, Proof` → `caller: Proof`. A proof is the keyed BLAKE3 of both
+//! hellos and of the side that gives it; each hello has 32 fresh random bytes.
+
+use futures_util::{SinkExt, StreamExt};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use worknode::id::NodeId;
+
+/// Version of the link's protocol; other versions are refused by name.
+pub(crate) const VERSION: u32 = 1;
+
+/// The key that proves the cluster's secret.
+#[derive(Clone)]
+pub(crate) struct Secret([u8; 32]);
+
+impl Secret {
+    /// Derives the key from what the secret file holds.
+    pub(crate) fn new(text: &[u8]) -> Self {
+        Self(blake3::derive_key("oswalk 2026 link secret", text.trim_ascii()))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Who an agent says it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) protocol: u32,
+    pub(crate) version: String,
+    pub(crate) node: NodeId,
+    pub(crate) nonce: [u8; 32],
+}
+
+/// Why two agents do not come together.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error("the link broke while the agents greeted each other")]
+    Broken,
+    #[error("the other side does not speak OS Walk's link protocol")]
+    Garbled,
+    #[error(
+        "node {node} runs OS Walk {theirs} (link protocol {their_protocol}), this one {ours} \
+         ({VERSION}): install one version on all nodes"
+    )]
+    Version { node: NodeId, theirs: String, their_protocol: u32, ours: &'static str },
+    #[error("node {0} does not hold this cluster's secret: give all agents the same --secret file")]
+    Secret(NodeId),
+}
+
+/// Greets as the side that called.
+pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    node: &NodeId,
+    secret: &Secret,
+) -> Result<NodeId, HandshakeError> {
+    let mine = hello(node);
+    send(socket, &mine).await?;
+    let theirs: Hello = receive(socket).await?;
+    check_version(&theirs)?;
+    let proof: [u8; 32] = receive(socket).await?;
+    check_proof(&theirs, proof, prove(secret, b"callee", &mine, &theirs))?;
+    send(socket, &prove(secret, b"caller", &mine, &theirs)).await?;
+    Ok(theirs.node)
+}
+
+/// Greets as the side that was called.
+pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    node: &NodeId,
+    secret: &Secret,
+) -> Result<NodeId, HandshakeError> {
+    let theirs: Hello = receive(socket).await?;
+    let mine = hello(node);
+    send(socket, &mine).await?;
+    check_version(&theirs)?;
+    send(socket, &prove(secret, b"callee", &theirs, &mine)).await?;
+    let proof: [u8; 32] = receive(socket).await?;
+    check_proof(&theirs, proof, prove(secret, b"caller", &theirs, &mine))?;
+    Ok(theirs.node)
+}
+
+fn hello(node: &NodeId) -> Hello {
+    let mut nonce = [0; 32];
+    crate::random::fill(&mut nonce);
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Hello { protocol: VERSION, version, node: node.clone(), nonce }
+}
+
+fn prove(secret: &Secret, side: &[u8], caller: &Hello, callee: &Hello) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_keyed(&secret.0);
+    hasher.update(side);
+    for hello in [caller, callee] {
+        hasher.update(&super::message::encode(hello));
+    }
+    *hasher.finalize().as_bytes()
+}
+
+fn check_version(theirs: &Hello) -> Result<(), HandshakeError> {
+    let ours = env!("CARGO_PKG_VERSION");
+    if theirs.protocol == VERSION && theirs.version == ours {
+        return Ok(());
+    }
+    Err(HandshakeError::Version {
+        node: theirs.node.clone(),
+        theirs: theirs.version.clone(),
+        their_protocol: theirs.protocol,
+        ours,
+    })
+}
+
+fn check_proof(
+    theirs: &Hello,
+    given: [u8; 32],
+    expected: [u8; 32],
+) -> Result<(), HandshakeError> {
+    // blake3::Hash compares in constant time.
+    if blake3::Hash::from_bytes(given) == blake3::Hash::from_bytes(expected) {
+        Ok(())
+    } else {
+        Err(HandshakeError::Secret(theirs.node.clone()))
+    }
+}
+
+async fn send<S: AsyncRead + AsyncWrite + Unpin, T: Serialize>(
+    socket: &mut WebSocketStream<S>,
+    message: &T,
+) -> Result<(), HandshakeError> {
+    let bytes = super::message::encode(message);
+    socket.send(Message::Binary(bytes.into())).await.map_err(|_| HandshakeError::Broken)
+}
+
+async fn receive<S: AsyncRead + AsyncWrite + Unpin, T: for<'de> Deserialize<'de>>(
+    socket: &mut WebSocketStream<S>,
+) -> Result<T, HandshakeError> {
+    match socket.next().await {
+        Some(Ok(Message::Binary(bytes))) => {
+            postcard::from_bytes(&bytes).map_err(|_| HandshakeError::Garbled)
+        }
+        Some(Ok(Message::Close(_)) | Err(_)) | None => Err(HandshakeError::Broken),
+        Some(Ok(_)) => Err(HandshakeError::Garbled),
+    }
+}

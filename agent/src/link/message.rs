@@ -1,0 +1,62 @@
+//! What the larger frames of a link carry, in postcard.
+
+use packetfs::change::ChangeSet;
+use packetfs::packet::{Packed, PacketRef};
+use packetfs::tree::{Bytes, Content, Listing};
+use serde::{Deserialize, Serialize};
+use worknode::id::Attempt;
+use worknode::spec::Outcome;
+
+/// Execute this walk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Open {
+    /// The attempt that was granted.
+    pub(crate) attempt: Attempt,
+    /// The encoded [`worknode::spec::WalkSpec`].
+    pub(crate) spec: Vec<u8>,
+}
+
+/// How a walk ended, and what it changed. Its packets have gone ahead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Exit {
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+    /// What is to be applied at the origin.
+    pub(crate) changes: ChangeSet,
+}
+
+/// Packets of changed files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Packets {
+    /// The packets.
+    pub(crate) packets: Vec<(PacketRef, Packed)>,
+}
+
+/// A question about the origin's tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    /// What is in this directory?
+    Listing(Bytes),
+    /// What packets is this file?
+    Content(Bytes),
+    /// These packets of the file, each with its offset.
+    Packets(Bytes, Vec<(u64, PacketRef)>),
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    /// The directory.
+    Listing(Listing),
+    /// The file, with its packet if there is only one.
+    Content(Content, Option<Packed>),
+    /// The packets that are still there.
+    Packets(Vec<(PacketRef, Packed)>),
+    /// `errno`.
+    Failed(i32),
+}
+
+/// Encodes a message.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    postcard::to_allocvec(message).expect("a message fits a growing buffer")
+}

@@ -1,0 +1,92 @@
+//! Messages with descriptors over unix sockets.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+/// The kernel's limit of descriptors in one message (`SCM_MAX_FD`).
+pub const FDS_MAX: usize = 253;
+/// Longest message: the kernel allows 6 MiB of arguments and environment.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Sends a message and descriptors.
+///
+/// # Errors
+/// The other side is gone.
+pub fn send(mut socket: &UnixStream, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let head = u32::try_from(message.len()).map_err(io::Error::other)?.to_le_bytes();
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let sent =
+        sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&head)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    if sent != head.len() {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    socket.write_all(message)
+}
+
+/// Receives a message and its descriptors; nothing at the end of the stream.
+///
+/// # Errors
+/// The stream broke off, or a message is too long.
+pub fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut head = [0; 4];
+    let mut fds = Vec::new();
+    let received = {
+        let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
+        let mut parts = [IoSliceMut::new(&mut head)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL;
+        let message = loop {
+            match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Err(nix::errno::Errno::EINTR) => {}
+                result => break result?,
+            }
+        };
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raw) = control {
+                // SAFETY: the kernel has just made these descriptors for this process.
+                fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        message.bytes
+    };
+    match received {
+        0 => return Ok(None),
+        4 => {}
+        _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+    let length = u32::from_le_bytes(head) as usize;
+    if length > MESSAGE_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; length];
+    socket.read_exact(&mut message)?;
+    Ok(Some((message, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn descriptors_travel_with_their_message() {
+        let (near, far) = UnixStream::pair().expect("a socket pair");
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        send(&near, b"take this", &[writer.as_fd()]).expect("the other side is there");
+        drop(writer);
+        let (message, fds) = receive(&far).expect("sound").expect("not at its end");
+        assert_eq!(message, b"take this");
+        let mut writer = std::fs::File::from(fds.into_iter().next().expect("one descriptor"));
+        writer.write_all(b"x").expect("the pipe is open");
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("readable");
+        assert_eq!(text, "x");
+        drop(near);
+        assert!(receive(&far).expect("sound").is_none());
+    }
+}

@@ -1,0 +1,141 @@
+//! The launcher: a small single-threaded process, made before the agent has threads, that makes the
+//! processes of walks. Forking it is cheap and safe; forking the agent would be neither.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use serde::{Deserialize, Serialize};
+use worknode::spec::{Bytes, WalkSpec};
+
+use super::process::{self, Side};
+use super::{fds, sandbox};
+
+/// What the launcher needs to start a walk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Launch {
+    /// The walk.
+    pub spec: WalkSpec,
+    /// Where the origin's tree is mounted.
+    pub lower: Bytes,
+    /// An empty directory; the walk's own mounts go there, in its own namespace.
+    pub scratch: Bytes,
+    /// The prepared `/dev`.
+    pub dev: Bytes,
+    /// Directories of the tree that the walk cannot change: bound from the lower mount.
+    pub binds: Vec<Bytes>,
+    /// Memory for changed files.
+    pub upper_bytes_max: u64,
+    /// Which of the descriptors that come along takes each place in the process: pairs of the
+    /// process's descriptor and the index.
+    pub fds: Vec<(u32, u32)>,
+}
+
+/// What the walk's first process tells over the control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The sandbox stands and the program runs; a descriptor of the upper layer comes along.
+    Running,
+    /// The program could not be executed: `errno`.
+    NotExecuted(i32),
+    /// The sandbox could not be built.
+    Failed {
+        /// What failed.
+        stage: String,
+        /// `errno`.
+        errno: i32,
+    },
+    /// The program ended, and all that it left behind was ended.
+    Ended {
+        /// Wait status.
+        status: i32,
+        /// CPU time of all processes.
+        cpu_us: u64,
+    },
+}
+
+/// What the agent tells the walk's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Send this signal to the program.
+    Signal(i32),
+}
+
+/// The agent's handle to its launcher. Dropping it ends the launcher and all walks.
+#[derive(Debug)]
+pub struct Launcher {
+    socket: UnixStream,
+}
+
+impl Launcher {
+    /// Starts the launcher. To be called before the process has threads.
+    ///
+    /// # Errors
+    /// The process cannot be made.
+    ///
+    /// # Safety
+    /// The calling process has only one thread.
+    pub unsafe fn start() -> io::Result<Self> {
+        let (near, far) = UnixStream::pair()?;
+        // SAFETY: the caller vouches for the single thread.
+        match unsafe { process::clone3(0, None) }? {
+            Side::Parent(_) => Ok(Self { socket: near }),
+            Side::Child => {
+                drop(near);
+                process::die_with_parent();
+                process::set_name(c"oswalk-launcher");
+                serve(&far);
+                std::process::exit(0);
+            }
+        }
+    }
+
+    /// Starts a walk. `control` is the socket on which the walk tells its [`Event`]s.
+    ///
+    /// # Errors
+    /// The launcher is gone.
+    pub fn launch(
+        &self,
+        launch: &Launch,
+        control: BorrowedFd<'_>,
+        descriptors: &[OwnedFd],
+    ) -> io::Result<()> {
+        let message = postcard::to_allocvec(launch).map_err(io::Error::other)?;
+        let mut all = vec![control];
+        all.extend(descriptors.iter().map(AsFd::as_fd));
+        fds::send(&self.socket, &message, &all)
+    }
+}
+
+fn serve(socket: &UnixStream) {
+    ignore_children();
+    while let Ok(Some((message, mut fds))) = fds::receive(socket) {
+        if fds.is_empty() {
+            continue;
+        }
+        let control = UnixStream::from(fds.remove(0));
+        let Ok(launch) = postcard::from_bytes::<Launch>(&message) else { continue };
+        let namespaces =
+            libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        // SAFETY: the launcher never makes a thread.
+        match unsafe { process::clone3(namespaces, None) } {
+            Ok(Side::Parent(_)) => {}
+            Ok(Side::Child) => sandbox::run(&launch, &control, &fds),
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                tell(&control, &Event::Failed { stage: "make namespaces".into(), errno }, &[]);
+            }
+        }
+    }
+}
+
+/// Tells the agent an event; if the agent is gone, so are we soon.
+pub(super) fn tell(control: &UnixStream, event: &Event, fds: &[BorrowedFd<'_>]) {
+    let message = postcard::to_allocvec(event).expect("an event fits a growing buffer");
+    let _ = fds::send(control, &message, fds);
+}
+
+fn ignore_children() {
+    // SAFETY: the disposition is valid for SIGCHLD: the kernel then reaps the children itself.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}

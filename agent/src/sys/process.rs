@@ -1,0 +1,104 @@
+//! Making processes with the flags that `fork` has not got.
+
+use std::io;
+
+use nix::unistd::Pid;
+
+/// Which side of a [`clone3`] this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The caller, with the new process's id.
+    Parent(Pid),
+    /// The new process.
+    Child,
+}
+
+/// Makes a process in new namespaces, with the given pid in the innermost one, if any.
+///
+/// # Errors
+/// The kernel refuses; `EEXIST` if the pid is taken.
+///
+/// # Safety
+/// The calling process has only one thread.
+pub unsafe fn clone3(namespaces: libc::c_int, pid: Option<u32>) -> io::Result<Side> {
+    let pids = [pid.and_then(|pid| libc::pid_t::try_from(pid).ok()).unwrap_or(0)];
+    let arguments = libc::clone_args {
+        flags: u64::try_from(namespaces).map_err(io::Error::other)?,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: u64::try_from(libc::SIGCHLD).map_err(io::Error::other)?,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: if pid.is_some() { pids.as_ptr() as u64 } else { 0 },
+        set_tid_size: u64::from(pid.is_some()),
+        cgroup: 0,
+    };
+    // SAFETY: the arguments live during the call, and without a stack of its own and CLONE_VM the
+    // child is a copy, as after fork.
+    let result = unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
+    };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Side::Child),
+        pid => Ok(Side::Parent(Pid::from_raw(
+            libc::pid_t::try_from(pid).map_err(io::Error::other)?,
+        ))),
+    }
+}
+
+/// Gives the calling process the signal when its parent dies.
+pub fn die_with_parent() {
+    // SAFETY: the call takes plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+}
+
+/// Names the calling process, for `ps`.
+pub fn set_name(name: &std::ffi::CStr) {
+    // SAFETY: the kernel reads up to 16 bytes of a NUL-terminated name.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// User and system time of a resource usage, in microseconds.
+#[must_use]
+pub fn cpu_us(usage: &libc::rusage) -> u64 {
+    let us = |time: libc::timeval| {
+        u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap_or(0)
+    };
+    us(usage.ru_utime) + us(usage.ru_stime)
+}
+
+/// CPU time of the calling process and of its children that ended, in microseconds.
+#[must_use]
+pub fn own_cpu_us() -> u64 {
+    [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].into_iter().map(usage_us).sum()
+}
+
+fn usage_us(who: libc::c_int) -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel fills the structure, which is zeroed anyway.
+    unsafe { libc::getrusage(who, usage.as_mut_ptr()) };
+    // SAFETY: all-zero bytes are a valid rusage.
+    cpu_us(unsafe { usage.assume_init_ref() })
+}
+
+/// Waits for any child; nothing if there is none (left, or ended yet).
+pub fn wait_any(block: bool) -> Option<(Pid, i32, u64)> {
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    let flags = if block { 0 } else { libc::WNOHANG };
+    loop {
+        // SAFETY: the kernel fills status and usage.
+        let pid = unsafe { libc::wait4(-1, &raw mut status, flags, usage.as_mut_ptr()) };
+        if pid > 0 {
+            // SAFETY: the kernel has filled it.
+            let cpu = cpu_us(unsafe { usage.assume_init_ref() });
+            return Some((Pid::from_raw(pid), status, cpu));
+        }
+        if pid == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! The first process of a walk's namespaces: builds the walk's root, starts the program under the
+//! identity it has at the origin, passes signals on, and leaves no process behind.
+//!
+//! The root is an overlay of the origin's tree (lower, read-only) and a memory file system (upper,
+//! what the walk changes). System directories are bound from the lower mount where the walk may not
+//! change them: a fresh overlay over all of them would cost every walk its cold look-ups.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use worknode::spec::{FdKind, WalkSpec};
+
+use super::launcher::{Event, Launch, Order, tell};
+use super::process::{self, Side};
+use super::fds;
+
+/// What root keeps inside a walk: power over the files of its own tree, not over the machine.
+const KEPT_CAPABILITIES: [u32; 9] = [
+    0,  // CHOWN
+    1,  // DAC_OVERRIDE
+    2,  // DAC_READ_SEARCH
+    3,  // FOWNER
+    4,  // FSETID
+    5,  // KILL
+    6,  // SETGID
+    7,  // SETUID
+    31, // SETFCAP
+];
+const CAPABILITIES: u32 = 41;
+
+/// A step that failed.
+struct Failure {
+    stage: String,
+    error: io::Error,
+}
+
+fn at(stage: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Failure {
+    let stage = stage.into();
+    move |errno| Failure { stage, error: errno.into() }
+}
+
+/// Runs a walk from the first mount to the last child. Never returns.
+pub(super) fn run(launch: &Launch, control: &UnixStream, descriptors: &[OwnedFd]) -> ! {
+    process::die_with_parent();
+    process::set_name(c"oswalk-walk");
+    match supervise(launch, control, descriptors) {
+        Ok(event) => tell(control, &event, &[]),
+        Err(failure) => {
+            let errno = failure.error.raw_os_error().unwrap_or(libc::EIO);
+            tell(control, &Event::Failed { stage: failure.stage, errno }, &[]);
+        }
+    }
+    // SAFETY: nothing of this copy of the launcher is to run its destructors.
+    unsafe { libc::_exit(0) }
+}
+
+fn supervise(
+    launch: &Launch,
+    control: &UnixStream,
+    descriptors: &[OwnedFd],
+) -> Result<Event, Failure> {
+    // SAFETY: the disposition is valid; the launcher ignored its children, this process waits.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    children.thread_block().map_err(at("block SIGCHLD"))?;
+    let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(at("make a signalfd"))?;
+
+    let upper = build_root(launch)?;
+    let started = start(launch, descriptors)?;
+    let program = match started {
+        Started::Running(pid) => pid,
+        Started::NotExecuted(errno) => return Ok(Event::NotExecuted(errno)),
+    };
+    tell(control, &Event::Running, &[upper.as_fd()]);
+    drop(upper);
+    let mut cpu_us = 0;
+    loop {
+        let mut polled = [
+            PollFd::new(control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        let _ = poll(&mut polled, PollTimeout::NONE);
+        let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        let (ordered, ended) = (ready(&polled[0]), ready(&polled[1]));
+        if ended {
+            while signals.read_signal().is_ok_and(|signal| signal.is_some()) {}
+            while let Some((pid, status, cpu)) = process::wait_any(false) {
+                cpu_us += cpu;
+                if pid == program {
+                    return Ok(Event::Ended { status, cpu_us: cpu_us + end_all() });
+                }
+            }
+        }
+        if ordered {
+            match fds::receive(control) {
+                Ok(Some((message, _))) => {
+                    if let Ok(Order::Signal(number)) = postcard::from_bytes(&message) {
+                        // SAFETY: the call takes plain numbers.
+                        unsafe { libc::kill(program.as_raw(), number) };
+                    }
+                }
+                // The agent is gone or has given the walk up: this process's end ends all.
+                // SAFETY: as in `run`.
+                Ok(None) | Err(_) => unsafe { libc::_exit(0) },
+            }
+        }
+    }
+}
+
+/// Ends every other process of the namespace; returns their CPU time.
+fn end_all() -> u64 {
+    // SAFETY: -1 names all processes of this namespace but this one.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+    let mut cpu_us = 0;
+    while let Some((_, _, cpu)) = process::wait_any(true) {
+        cpu_us += cpu;
+    }
+    cpu_us
+}
+
+/// Builds the walk's root and moves into it. Returns the upper layer.
+fn build_root(launch: &Launch) -> Result<OwnedFd, Failure> {
+    const NONE: Option<&str> = None;
+    let scratch = path(&launch.scratch);
+    let lower = path(&launch.lower);
+    let (upper, work, root) = (scratch.join("upper"), scratch.join("work"), scratch.join("root"));
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+        .map_err(at("make the mounts private"))?;
+    let size = format!("size={},mode=0755", launch.upper_bytes_max);
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("oswalk-upper"), scratch, Some("tmpfs"), flags, Some(size.as_str()))
+        .map_err(at(format!("mount a tmpfs on {}", scratch.display())))?;
+    for dir in [&upper, &work, &root] {
+        std::fs::DirBuilder::new()
+            .mode(0o755)
+            .create(dir)
+            .map_err(|error| Failure { stage: format!("make {}", dir.display()), error })?;
+    }
+    let upper_fd = OwnedFd::from(
+        std::fs::File::open(&upper)
+            .map_err(|error| Failure { stage: "open the upper layer".into(), error })?,
+    );
+    let layers = format!(
+        "lowerdir={},upperdir={},workdir={},redirect_dir=on,metacopy=off,index=off,xino=off,volatile",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
+    mount(Some("oswalk"), &root, Some("overlay"), flags, Some(layers.as_str()))
+        .map_err(at("mount the overlay"))?;
+    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+    if !launch.spec.whole_tree {
+        for dir in &launch.binds {
+            let (from, to) = (beneath(lower, dir), beneath(&root, dir));
+            mount(Some(&from), &to, NONE, bind, NONE)
+                .map_err(at(format!("bind {}", from.display())))?;
+        }
+    }
+    mount(Some("proc"), &root.join("proc"), Some("proc"), flags | MsFlags::MS_NOEXEC, NONE)
+        .map_err(at("mount /proc"))?;
+    mount(Some(path(&launch.dev)), &root.join("dev"), NONE, bind, NONE).map_err(at("bind /dev"))?;
+    std::env::set_current_dir(&root)
+        .map_err(|error| Failure { stage: "enter the root".into(), error })?;
+    nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the old root"))?;
+    nix::unistd::sethostname(OsStr::from_bytes(&launch.spec.hostname))
+        .map_err(at("set the host name"))?;
+    Ok(upper_fd)
+}
+
+enum Started {
+    Running(nix::unistd::Pid),
+    NotExecuted(i32),
+}
+
+/// Starts the program and waits until it is executed, or is not.
+fn start(launch: &Launch, descriptors: &[OwnedFd]) -> Result<Started, Failure> {
+    let failure = |stage: &str| {
+        let stage = stage.to_owned();
+        move |error| Failure { stage, error }
+    };
+    let program = Program::of(&launch.spec).map_err(failure("read the arguments"))?;
+    // Closed by a successful exec; otherwise it says why there was none.
+    let (verdict, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(at("make a pipe"))?;
+    let above = above(&launch.spec);
+    let report = move_up(report.as_raw_fd(), above).map_err(failure("move a descriptor"))?;
+    let spawn = |pid| {
+        // SAFETY: this process has one thread, like the launcher it was copied from.
+        unsafe { process::clone3(0, pid) }
+    };
+    // The program keeps the pid it has at the origin, unless that is impossible here.
+    let side = match spawn((launch.spec.pid > 1).then_some(launch.spec.pid)) {
+        Ok(side) => side,
+        Err(_) => spawn(None).map_err(failure("make the process"))?,
+    };
+    match side {
+        Side::Child => {
+            let error = enter(launch, descriptors, &program, above);
+            let errno = error.raw_os_error().unwrap_or(libc::EIO).to_le_bytes();
+            let _ = nix::unistd::write(&report, &errno);
+            // SAFETY: as in `run`.
+            unsafe { libc::_exit(127) }
+        }
+        Side::Parent(pid) => {
+            drop(report);
+            let mut errno = [0; 4];
+            match nix::unistd::read(&verdict, &mut errno) {
+                Ok(4) => Ok(Started::NotExecuted(i32::from_le_bytes(errno))),
+                _ => Ok(Started::Running(pid)),
+            }
+        }
+    }
+}
+
+struct Program {
+    path: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Program {
+    fn of(spec: &WalkSpec) -> io::Result<Self> {
+        let argv = spec.arguments().map(CString::new).collect::<Result<_, _>>()?;
+        let env = spec.environment().map(CString::new).collect::<Result<_, _>>()?;
+        Ok(Self { path: CString::new(spec.path.as_slice())?, argv, env })
+    }
+}
+
+/// Becomes the program. Returns only if that fails.
+fn enter(launch: &Launch, descriptors: &[OwnedFd], program: &Program, above: RawFd) -> io::Error {
+    match prepare(launch, descriptors, above) {
+        Ok(()) => match nix::unistd::execve(&program.path, &program.argv, &program.env) {
+            Ok(never) => match never {},
+            Err(errno) => errno.into(),
+        },
+        Err(error) => error,
+    }
+}
+
+fn prepare(launch: &Launch, descriptors: &[OwnedFd], above: RawFd) -> io::Result<()> {
+    let spec = &launch.spec;
+    nix::unistd::setsid()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(spec.umask));
+    set_limits(spec);
+    // SAFETY: the call takes plain numbers.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, spec.nice) };
+    assume_identity(spec)?;
+    std::env::set_current_dir(path(&spec.cwd))?;
+    place_descriptors(launch, descriptors, above)?;
+    set_signals(spec);
+    Ok(())
+}
+
+/// The first descriptor above all places of the program's.
+fn above(spec: &WalkSpec) -> RawFd {
+    let highest = spec.fds.iter().map(|fd| fd.fd).max().unwrap_or(2).max(63);
+    RawFd::try_from(highest + 1).unwrap_or(RawFd::MAX)
+}
+
+/// Duplicates a descriptor to one that is at least `above`.
+fn move_up(fd: RawFd, above: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes plain numbers.
+    let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, above) };
+    if high < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(high) })
+}
+
+/// Puts every descriptor in its place. They are first moved out of the way of the places.
+fn place_descriptors(launch: &Launch, descriptors: &[OwnedFd], above: RawFd) -> io::Result<()> {
+    let number = |fd: u32| RawFd::try_from(fd).map_err(io::Error::other);
+    let mut places = Vec::new();
+    for &(place, index) in &launch.fds {
+        let fd = descriptors
+            .get(index as usize)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        places.push((number(place)?, move_up(fd.as_raw_fd(), above)?));
+    }
+    for fd in &launch.spec.fds {
+        if let FdKind::File { path: file, offset } = &fd.kind {
+            let opened = open_at(path(file), *offset)?;
+            places.push((number(fd.fd)?, move_up(opened.as_raw_fd(), above)?));
+        }
+    }
+    // SAFETY: every descriptor below `above` is either placed anew next or meant to be closed;
+    // nothing in this process uses them any more.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, above - 1, 0) };
+    for (place, fd) in places {
+        // SAFETY: the call takes plain numbers.
+        if unsafe { libc::dup2(fd.as_raw_fd(), place) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+fn open_at(file: &Path, offset: u64) -> io::Result<OwnedFd> {
+    let name = CString::new(file.as_os_str().as_bytes())?;
+    // SAFETY: the path ends with a NUL.
+    let fd = unsafe { libc::open(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: the descriptor was just opened, and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: the call takes plain numbers.
+    unsafe { libc::lseek(fd.as_raw_fd(), offset, libc::SEEK_SET) };
+    Ok(fd)
+}
+
+fn set_limits(spec: &WalkSpec) {
+    for (resource, &(soft, hard)) in (0..).zip(&spec.rlimits) {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: the limit lives during the call. One that cannot be set (above our own) stays.
+        unsafe { libc::setrlimit(resource, &raw const limit) };
+    }
+}
+
+fn assume_identity(spec: &WalkSpec) -> io::Result<()> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    let who = &spec.credentials;
+    let groups: Vec<Gid> = who.groups.iter().map(|&group| Gid::from_raw(group)).collect();
+    for capability in (0..CAPABILITIES).filter(|number| !KEPT_CAPABILITIES.contains(number)) {
+        // SAFETY: the call takes plain numbers. A kernel that does not know one refuses it.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+    let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    // SAFETY: the call takes plain numbers.
+    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives the program the dispositions and the mask it would have at the origin.
+fn set_signals(spec: &WalkSpec) {
+    for number in 1..=64 {
+        let ignored = spec.ignored & (1 << (number - 1)) != 0;
+        let action = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: both dispositions are valid for any signal; KILL and STOP are refused.
+        unsafe { libc::signal(number, action) };
+    }
+    // SAFETY: the kernel's mask is these 8 bytes.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const spec.blocked,
+            std::ptr::null_mut::<u64>(),
+            8,
+        )
+    };
+}
+
+fn path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+/// Returns the absolute path `dir` below `root`.
+fn beneath(root: &Path, dir: &[u8]) -> PathBuf {
+    root.join(path(dir.strip_prefix(b"/").unwrap_or(dir)))
+}
