@@ -1,0 +1,121 @@
+//! What can go wrong between an agent and the broker. URLs in here never carry a password.
+
+use std::io;
+use std::path::PathBuf;
+
+use worknode::id::NodeId;
+
+use crate::wire::WireError;
+
+/// A failed call.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The URL makes no sense.
+    #[error("'{url}' is no broker URL: write redis://[:password@]host:port/ or redis+unix:///path")]
+    Url {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: WireError,
+    },
+    /// No connection.
+    #[error(
+        "failed to reach the broker at {url}: check that Redis runs there and that no firewall is between"
+    )]
+    Unreachable {
+        /// The URL.
+        url: String,
+        /// What the attempt met.
+        #[source]
+        source: WireError,
+    },
+    /// The connection broke and did not come back in time.
+    #[error("the broker at {url} does not answer; its agent keeps trying")]
+    Away {
+        /// The URL.
+        url: String,
+    },
+    /// Wrong or missing password.
+    #[error("the broker at {url} refuses the password: put the right one into the broker URL")]
+    Denied {
+        /// The URL.
+        url: String,
+    },
+    /// A Redis without functions.
+    #[error("the broker at {url} is too old: install Redis 7.0 or Valkey 7.2 or newer there")]
+    TooOld {
+        /// The URL.
+        url: String,
+    },
+    /// Two agents with one name.
+    #[error(
+        "node name '{node}' is taken by the agent at {address}: start this agent with another --name"
+    )]
+    NameTaken {
+        /// The name.
+        node: NodeId,
+        /// Where the other agent listens.
+        address: String,
+    },
+    /// The server refuses to work.
+    #[error("the broker at {url} refuses the call '{function}'")]
+    Refused {
+        /// The URL.
+        url: String,
+        /// The call.
+        function: &'static str,
+        /// What the server said.
+        #[source]
+        source: WireError,
+    },
+    /// An answer that this version does not understand.
+    #[error(
+        "the broker at {url} gave an unknown answer to '{function}': install one version of OS Walk on all nodes"
+    )]
+    Garbled {
+        /// The URL.
+        url: String,
+        /// The call.
+        function: &'static str,
+    },
+}
+
+/// A private server that could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// No binary.
+    #[error(
+        "found neither redis-server nor valkey-server in PATH: install the package redis-server"
+    )]
+    NotInstalled,
+    /// The kernel's limit for socket paths.
+    #[error("socket path {path} is longer than {max} bytes: use a shorter state directory")]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// The limit.
+        max: usize,
+    },
+    /// The directory or the process.
+    #[error("failed to start {binary} in {dir}")]
+    Start {
+        /// The server's binary.
+        binary: PathBuf,
+        /// Its directory.
+        dir: PathBuf,
+        /// What failed.
+        #[source]
+        source: io::Error,
+    },
+    /// It started, but does not answer.
+    #[error("{binary} does not answer on {socket}; the last line of its log: {log_line}")]
+    Silent {
+        /// The server's binary.
+        binary: PathBuf,
+        /// Its socket.
+        socket: PathBuf,
+        /// What it said last.
+        log_line: String,
+    },
+}

@@ -1,0 +1,71 @@
+//! Keeps a connection to the broker: opens it, and opens it again whenever it breaks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::model::Event;
+use crate::note;
+use crate::wire::{Address, Push, Wire, WireError};
+
+/// Waits between attempts to reconnect double from the first to the second.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// A connection, and the bell that says it is of no use any more.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) wire: Wire,
+    pub(crate) broken: Arc<Notify>,
+}
+
+/// What it takes to open a line.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    pub(crate) address: Address,
+    pub(crate) channel: String,
+    /// keeper --events--> agent. Unbounded: the broker grants each waiting walk once, so there are
+    /// no more of them than the agent itself submitted.
+    pub(crate) events_tx: mpsc::UnboundedSender<Event>,
+}
+
+impl Keeper {
+    pub(crate) async fn open(&self) -> Result<Line, WireError> {
+        let broken = Arc::new(Notify::new());
+        let (events_tx, bell) = (self.events_tx.clone(), Arc::clone(&broken));
+        let on_push = move |push| match push {
+            Push::Closed => bell.notify_one(),
+            Push::Note(text) => match note::parse(&text) {
+                // A closed receiver is an agent that ends.
+                Some(event) => drop(events_tx.send(event)),
+                None => tracing::warn!(?text, "the broker sent an unknown note"),
+            },
+        };
+        Ok(Line { wire: Wire::open(&self.address, &self.channel, on_push).await?, broken })
+    }
+
+    /// Runs until the task is aborted.
+    pub(crate) async fn keep(self, mut line: Line, line_tx: watch::Sender<Option<Line>>) {
+        loop {
+            line.broken.notified().await;
+            line_tx.send_replace(None);
+            let _ = self.events_tx.send(Event::Lost);
+            line = self.reopen().await;
+            line_tx.send_replace(Some(line.clone()));
+            let _ = self.events_tx.send(Event::Back);
+        }
+    }
+
+    async fn reopen(&self) -> Line {
+        let mut pause = BACKOFF_MIN;
+        loop {
+            match self.open().await {
+                Ok(line) => return line,
+                Err(error) => tracing::debug!(%error, "the broker is still away"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF_MAX);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What agents tell the broker, and what it answers.
+
+use std::time::Duration;
+
+use worknode::id::{Attempt, NodeId, WalkId};
+
+/// A node that sends no heartbeat for so long has lost its walks (`LEASE_MS` in `functions.lua`).
+/// Agents send one every quarter of it.
+pub const LEASE: Duration = Duration::from_secs(1);
+
+/// What the broker tells an agent without being asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A walk of this origin that waited, or whose runner was lost, has a slot.
+    Granted(Grant),
+    /// A walk that this node is origin or runner of was cancelled.
+    Cancelled(WalkId),
+    /// A walk of this origin failed too often; the broker has dropped it.
+    Exhausted(WalkId),
+    /// The connection to the broker broke. Calls wait for a moment, then fail.
+    Lost,
+    /// The connection is there again. Grants may have been missed: register, and submit all walks
+    /// that wait once more.
+    Back,
+}
+
+/// The broker's answer: this walk, on this node, under this attempt number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The walk.
+    pub walk: WalkId,
+    /// The runner.
+    pub node: NodeId,
+    /// Where its agent listens.
+    pub address: String,
+    /// The fencing token: only the newest attempt may be committed.
+    pub attempt: Attempt,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its name.
+    pub node: NodeId,
+    /// Where its agent listens.
+    pub address: String,
+    /// Version of its agent.
+    pub version: String,
+    /// Walks it takes at once; 0 for an origin that runs nothing for others.
+    pub slots: u32,
+    /// Its processor.
+    pub cpu: String,
+}
+
+/// A node, as the broker knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeState {
+    /// What it said of itself.
+    pub info: NodeInfo,
+    /// Walks that hold its slots.
+    pub running: u32,
+    /// Its lease holds.
+    pub alive: bool,
+}
+
+/// Whether the broker knows the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// It does; the lease was extended.
+    Yes,
+    /// It does not, or no longer: register.
+    No,
+}
+
+/// A walk that is to be placed; the caller is its origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submit {
+    /// The walk. To submit it twice is harmless.
+    pub walk: WalkId,
+    /// The last attempt that the origin knows and gave up; 0 for a new walk. A broker that lost
+    /// its memory goes on counting from here.
+    pub after: Attempt,
+    /// The encoded [`worknode::spec::WalkSpec`]: the command with its file references.
+    pub spec: Vec<u8>,
+    /// The only node that will do.
+    pub only: Option<NodeId>,
+    /// Nodes that will not do.
+    pub avoid: Vec<NodeId>,
+    /// Nodes that come first among the equally loaded.
+    pub prefer: Vec<NodeId>,
+}
+
+/// What became of a submitted walk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    /// It has a slot.
+    Granted(Grant),
+    /// It waits at this place (1 is next) of its session's queue; an [`Event`] will tell.
+    Queued(u64),
+    /// Too many walks wait: execute it at the origin.
+    Busy,
+    /// The walk failed too often; the broker has dropped it.
+    Exhausted,
+}
+
+/// What became of a walk whose attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retried {
+    /// A newer attempt was placed, or waits, or was dropped.
+    Submitted(Submitted),
+    /// The broker does not know the walk: it ended, was cancelled, or the broker lost its memory.
+    NotNeeded,
+}
+
+/// What the broker says to the end of a walk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finished {
+    /// The slot is free again, or already taken by `next`.
+    Done {
+        /// The caller's own walk that was granted the slot in the same breath.
+        next: Option<Grant>,
+    },
+    /// Another attempt counts; its number is at least this.
+    Fenced(Attempt),
+    /// The broker does not know the walk: it ended before, or the broker lost its memory.
+    Unknown,
+}

@@ -1,0 +1,230 @@
+//! A Redis of one's own: a child process on a unix socket, started again when it dies.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+use crate::error::ServerError;
+use crate::wire::{Address, Wire};
+
+/// A server that does not answer by then will not: even a large log loads faster.
+const READY_MAX: Duration = Duration::from_secs(10);
+const READY_POLL: Duration = Duration::from_millis(10);
+/// Waits before a new start double from the first to the second.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// A server that lived so long was well: the next start is immediate again.
+const WELL_AFTER: Duration = Duration::from_secs(10);
+/// `sun_path` without its NUL.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// A private Redis server. Dropped, it ends.
+#[derive(Debug)]
+pub struct PrivateServer {
+    url: String,
+    room: Arc<Room>,
+    /// Joined on drop, after the stop was asked for in the room.
+    supervisor: Option<JoinHandle<()>>,
+}
+
+/// What the supervisor and the owner share.
+#[derive(Debug, Default)]
+struct Room {
+    state: Mutex<State>,
+    stopped: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stop: bool,
+    /// Present from its start until it is reaped, so that its pid is safe to signal.
+    child: Option<Child>,
+    starts: u32,
+}
+
+impl Room {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PrivateServer {
+    /// Starts a server whose socket, data and log are in `dir`, and waits until it answers.
+    ///
+    /// # Errors
+    /// No Redis is installed, or it does not start.
+    pub async fn start(dir: &Path) -> Result<Self, ServerError> {
+        let binary = which::which("redis-server")
+            .or_else(|_| which::which("valkey-server"))
+            .map_err(|_| ServerError::NotInstalled)?;
+        let socket = dir.join("redis.sock");
+        if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            return Err(ServerError::PathTooLong { path: socket, max: SOCKET_PATH_BYTES_MAX });
+        }
+        let failed =
+            |source| ServerError::Start { binary: binary.clone(), dir: dir.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        // A socket of an earlier server would look like an answer.
+        match fs::remove_file(&socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let plan = Plan { binary: binary.clone(), dir: dir.to_owned(), socket: socket.clone() };
+        let room = Arc::new(Room::default());
+        let supervisor = std::thread::Builder::new()
+            .name("redis-supervisor".to_owned())
+            .spawn({
+                let room = Arc::clone(&room);
+                move || supervise(&plan, &room)
+            })
+            .map_err(failed)?;
+        let url = format!("redis+unix://{}", socket.display());
+        let server = Self { url, room, supervisor: Some(supervisor) };
+        if server.answers().await {
+            return Ok(server);
+        }
+        Err(ServerError::Silent { binary, socket, log_line: last_line(&log_path(dir)) })
+    }
+
+    /// Returns the URL to connect to.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns the server's process id, unless it is just being started again.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.room.state().child.as_ref().map(Child::id)
+    }
+
+    async fn answers(&self) -> bool {
+        let Ok(address) = Address::parse(&self.url) else { return false };
+        let deadline = Instant::now() + READY_MAX;
+        // A second start before the first answer means that the server cannot run here.
+        while Instant::now() < deadline && self.room.state().starts <= 1 {
+            if Wire::answers(&address).await {
+                return true;
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+        false
+    }
+}
+
+impl Drop for PrivateServer {
+    fn drop(&mut self) {
+        {
+            let mut state = self.room.state();
+            state.stop = true;
+            if let Some(child) = &state.child {
+                let _ = kill(pid_of(child), Signal::SIGTERM);
+            }
+        }
+        self.room.stopped.notify_all();
+        if let Some(supervisor) = self.supervisor.take() {
+            let _ = supervisor.join();
+        }
+    }
+}
+
+/// What is started, and where.
+struct Plan {
+    binary: PathBuf,
+    dir: PathBuf,
+    socket: PathBuf,
+}
+
+impl Plan {
+    fn spawn(&self) -> io::Result<Child> {
+        let log = File::create(log_path(&self.dir))?;
+        let mut command = Command::new(&self.binary);
+        command
+            .current_dir(&self.dir)
+            .args(["--port", "0", "--unixsocketperm", "600", "--daemonize", "no"])
+            .args(["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"])
+            .arg("--dir")
+            .arg(&self.dir)
+            .arg("--unixsocket")
+            .arg(&self.socket)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
+        die_with_us(&mut command);
+        command.spawn()
+    }
+}
+
+/// The server must not outlive this thread, which lives as long as the [`PrivateServer`].
+#[expect(unsafe_code, reason = "pre_exec is the only way to run prctl in the child")]
+fn die_with_us(command: &mut Command) {
+    let die = || prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(die) };
+}
+
+fn supervise(plan: &Plan, room: &Room) {
+    let mut pause = BACKOFF_MIN;
+    loop {
+        let started = Instant::now();
+        {
+            let mut state = room.state();
+            if state.stop {
+                return;
+            }
+            state.starts += 1;
+            match plan.spawn() {
+                Ok(child) => state.child = Some(child),
+                Err(error) => {
+                    tracing::error!(%error, binary = %plan.binary.display(), "failed to start redis")
+                }
+            }
+        }
+        await_end(room);
+        if started.elapsed() > WELL_AFTER {
+            pause = BACKOFF_MIN;
+        }
+        let state = room.state();
+        if !state.stop {
+            tracing::warn!(?pause, "the private redis ended; starting it again");
+        }
+        let _unused = room.stopped.wait_timeout_while(state, pause, |state| !state.stop);
+        pause = (pause * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Waits for the child's end, then reaps it under the lock, so that nobody signals a stale pid.
+fn await_end(room: &Room) {
+    let Some(pid) = room.state().child.as_ref().map(pid_of) else { return };
+    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
+        == Err(nix::errno::Errno::EINTR)
+    {}
+    if let Some(mut child) = room.state().child.take() {
+        let _ = child.wait();
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+fn log_path(dir: &Path) -> PathBuf {
+    dir.join("redis.log")
+}
+
+fn last_line(path: &Path) -> String {
+    let log = fs::read_to_string(path).unwrap_or_default();
+    log.lines().next_back().unwrap_or("(empty)").to_owned()
+}

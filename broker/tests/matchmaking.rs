@@ -1,0 +1,301 @@
+//! Each promise of the broker, against a real Redis.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use broker::{BrokerError, Event, Finished, Registered, Retried, Submit, Submitted};
+use support::{cell, info, node, plain, walk};
+use worknode::id::{Attempt, SessionId};
+
+fn no_next() -> Finished {
+    Finished::Done { next: None }
+}
+
+#[tokio::test]
+async fn grants_go_to_the_least_loaded_in_turns_and_home_last() {
+    let cell = cell().await;
+    let origin = cell.node("origin", 1).await;
+    for (name, slots) in [("a", 2), ("b", 4), ("c", 2)] {
+        cell.node(name, slots).await;
+    }
+    let mut order = Vec::new();
+    for number in 1..=9 {
+        let grant = origin.granted(walk(1, number)).await;
+        assert_eq!(grant.attempt, Attempt(1));
+        assert_eq!(grant.address, format!("{}:7", grant.node));
+        order.push(grant.node.to_string());
+    }
+    // All free, then b is freest, then all half full, …; the origin when the others are full.
+    assert_eq!(order, ["a", "b", "c", "b", "a", "c", "b", "b", "origin"]);
+    assert_eq!(origin.submit(walk(1, 10)).await, Submitted::Queued(1));
+    assert_eq!(origin.submit(walk(1, 11)).await, Submitted::Queued(2));
+}
+
+#[tokio::test]
+async fn only_avoid_and_prefer_are_heard() {
+    let cell = cell().await;
+    let origin = cell.node("origin", 0).await;
+    for name in ["a", "b", "c"] {
+        cell.node(name, 2).await;
+    }
+    let ask = async |number, only: &str, avoid: &[&str], prefer: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| node(name)).collect::<Vec<_>>();
+        let submit = Submit {
+            only: (!only.is_empty()).then(|| node(only)),
+            avoid: list(avoid),
+            prefer: list(prefer),
+            ..plain(walk(1, number))
+        };
+        match origin.broker.submit(&submit).await.expect("submits") {
+            Submitted::Granted(grant) => grant.node.to_string(),
+            other => format!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(1, "", &[], &["c", "b"]).await, "c");
+    assert_eq!(ask(2, "", &["a"], &["c"]).await, "b", "c is preferred, but not equal");
+    assert_eq!(ask(3, "b", &[], &[]).await, "b");
+    assert_eq!(ask(4, "b", &[], &[]).await, "Queued(1)");
+    assert_eq!(ask(5, "", &["a", "c"], &[]).await, "Queued(1)");
+    assert_eq!(ask(6, "", &[], &[]).await, "a");
+}
+
+#[tokio::test]
+async fn a_freed_slot_goes_to_the_next_in_the_same_reply_or_is_published() {
+    let cell = cell().await;
+    let one = cell.node("one", 0).await;
+    let mut two = cell.node("two", 0).await;
+    cell.node("r", 1).await;
+    let first = one.granted(walk(1, 1)).await;
+    one.submit(walk(1, 2)).await;
+    two.submit(walk(2, 1)).await;
+
+    let done = one.broker.finish(first.walk, &first.node, first.attempt).await.expect("finishes");
+    let Finished::Done { next: Some(next) } = done else { panic!("{done:?}") };
+    assert_eq!(next.walk, walk(1, 2));
+    let done = one.broker.finish(next.walk, &next.node, next.attempt).await.expect("finishes");
+    assert_eq!(done, no_next());
+    let grant = two.next_grant().await;
+    assert_eq!((grant.walk, grant.node), (walk(2, 1), node("r")));
+}
+
+#[tokio::test]
+async fn a_hog_does_not_starve_small_sessions() {
+    let cell = cell().await;
+    let origin = cell.node("origin", 0).await;
+    cell.node("r", 1).await;
+    let mut current = origin.granted(walk(1, 1)).await;
+    for number in 2..=2000 {
+        origin.submit(walk(1, number)).await;
+    }
+    for session in 2..=5 {
+        for number in 1..=20 {
+            origin.submit(walk(session, number)).await;
+        }
+    }
+    let mut served: BTreeMap<u64, u32> = BTreeMap::new();
+    for _ in 0..100 {
+        let done = origin.broker.finish(current.walk, &current.node, current.attempt).await;
+        let Ok(Finished::Done { next: Some(next) }) = done else { panic!("{done:?}") };
+        *served.entry(next.walk.session.0).or_default() += 1;
+        current = next;
+    }
+    for (session, walks) in served {
+        assert!((19..=21).contains(&walks), "session {session} had {walks} of 100 turns");
+    }
+}
+
+#[tokio::test]
+async fn submitting_twice_changes_nothing() {
+    let cell = cell().await;
+    let origin = cell.node("origin", 0).await;
+    cell.node("r", 1).await;
+    let grant = origin.granted(walk(1, 1)).await;
+    assert_eq!(origin.granted(walk(1, 1)).await, grant);
+    assert_eq!(origin.submit(walk(1, 2)).await, Submitted::Queued(1));
+    assert_eq!(origin.submit(walk(1, 2)).await, Submitted::Queued(1));
+    assert_eq!(origin.running().await, 1);
+    let spec = origin.broker.spec(walk(1, 2)).await.expect("asks");
+    assert_eq!(spec, Some(plain(walk(1, 2)).spec));
+    assert_eq!(origin.broker.spec(walk(1, 3)).await.expect("asks"), None);
+}
+
+#[tokio::test]
+async fn a_stale_attempt_is_fenced() {
+    let cell = cell().await;
+    let origin = cell.node("origin", 0).await;
+    cell.node("a", 1).await;
+    cell.node("b", 1).await;
+    let old = origin.granted(walk(1, 1)).await;
+    let retried = origin.broker.retry(old.walk, old.attempt, Some(&old.node)).await;
+    let Ok(Retried::Submitted(Submitted::Granted(new))) = retried else { panic!("{retried:?}") };
+    assert_eq!(new.attempt, Attempt(2));
+    assert_ne!(new.node, old.node);
+    // The reply may have been lost: the same question has the same answer.
+    let again = origin.broker.retry(old.walk, old.attempt, Some(&old.node)).await;
+    assert_eq!(again.expect("retries"), Retried::Submitted(Submitted::Granted(new.clone())));
+
+    let finish = async |grant: &broker::Grant| {
+        origin.broker.finish(grant.walk, &grant.node, grant.attempt).await.expect("finishes")
+    };
+    assert_eq!(finish(&old).await, Finished::Fenced(Attempt(2)));
+    assert_eq!(finish(&new).await, no_next());
+    assert_eq!(finish(&new).await, Finished::Unknown);
+    assert_eq!(origin.running().await, 0);
+    let late = origin.broker.retry(new.walk, new.attempt, None).await.expect("retries");
+    assert_eq!(late, Retried::NotNeeded);
+}
+
+#[tokio::test]
+async fn a_walk_is_tried_five_times_and_counts_on_after_a_loss_of_memory() {
+    let cell = cell().await;
+    let origin = cell.node("origin", 0).await;
+    cell.node("r", 1).await;
+    let submit = Submit { after: Attempt(7), ..plain(walk(1, 1)) };
+    let Ok(Submitted::Granted(mut grant)) = origin.broker.submit(&submit).await else {
+        panic!("granted")
+    };
+    for attempt in 8..12 {
+        assert_eq!(grant.attempt, Attempt(attempt));
+        grant = match origin.broker.retry(grant.walk, grant.attempt, None).await {
+            Ok(Retried::Submitted(Submitted::Granted(grant))) => grant,
+            other => panic!("{other:?}"),
+        };
+    }
+    let last = origin.broker.retry(grant.walk, grant.attempt, None).await.expect("retries");
+    assert_eq!(last, Retried::Submitted(Submitted::Exhausted));
+    assert_eq!(origin.running().await, 0);
+}
+
+#[tokio::test]
+async fn a_new_node_or_a_larger_one_drains_the_queue() {
+    let cell = cell().await;
+    let mut origin = cell.node("origin", 0).await;
+    for number in 1..=3 {
+        assert_eq!(origin.submit(walk(1, number)).await, Submitted::Queued(number.into()));
+    }
+    let runner = cell.node("r", 1).await;
+    assert_eq!(origin.next_grant().await.walk, walk(1, 1));
+    runner.register(3).await;
+    assert_eq!(origin.next_grant().await.walk, walk(1, 2));
+    assert_eq!(origin.next_grant().await.walk, walk(1, 3));
+    assert_eq!(origin.running().await, 3);
+}
+
+#[tokio::test]
+async fn walks_of_a_silent_node_go_elsewhere() {
+    let cell = cell().await;
+    let mut origin = cell.node("origin", 0).await;
+    let dead = cell.node("dead", 2).await;
+    let old = [origin.granted(walk(1, 1)).await, origin.granted(walk(1, 2)).await];
+    let started = Instant::now();
+    let heir = cell.node("heir", 1).await;
+    let mut reaped = Vec::new();
+    while reaped.is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(4), "nobody was reaped");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for agent in [&origin, &heir] {
+            let known = agent.broker.heartbeat(&agent.name).await.expect("beats");
+            assert_eq!(known, Registered::Yes);
+        }
+        reaped = origin.broker.reap().await.expect("reaps");
+    }
+    assert_eq!(reaped, [node("dead")]);
+    let grant = origin.next_grant().await;
+    assert_eq!((grant.node.as_str(), grant.attempt), ("heir", Attempt(2)));
+    for grant in &old {
+        let late = origin.broker.finish(grant.walk, &grant.node, grant.attempt).await;
+        assert!(matches!(late, Ok(Finished::Fenced(_))), "{late:?}");
+    }
+    // The other one waits, and goes to the node when it comes back.
+    assert_eq!(dead.broker.heartbeat(&dead.name).await.expect("beats"), Registered::No);
+    dead.register(2).await;
+    let grant = origin.next_grant().await;
+    assert_eq!((grant.node.as_str(), grant.attempt), ("dead", Attempt(2)));
+    assert_eq!(origin.running().await, 2);
+}
+
+#[tokio::test]
+async fn a_broken_link_moves_the_callers_walks_at_once() {
+    let cell = cell().await;
+    let mut one = cell.node("one", 0).await;
+    let two = cell.node("two", 0).await;
+    let runner = cell.node("a", 2).await;
+    let mine = one.granted(walk(1, 1)).await;
+    let theirs = two.granted(walk(2, 1)).await;
+    cell.node("b", 1).await;
+    one.broker.reap_node(&runner.name).await.expect("reaps");
+    let moved = one.next_grant().await;
+    assert_eq!((moved.walk, moved.node, moved.attempt), (mine.walk, node("b"), Attempt(2)));
+    assert_eq!(one.submit(walk(1, 2)).await, Submitted::Queued(1), "the node is suspect");
+    let done = two.broker.finish(theirs.walk, &theirs.node, theirs.attempt).await;
+    assert_eq!(done.expect("finishes"), no_next(), "the link of the other origin still stands");
+    runner.broker.heartbeat(&runner.name).await.expect("beats");
+    assert_eq!(one.next_grant().await.node, runner.name);
+}
+
+#[tokio::test]
+async fn a_restarted_agent_inherits_nothing() {
+    let cell = cell().await;
+    let mut origin = cell.node("origin", 0).await;
+    let old = cell.node("r", 2).await;
+    origin.granted(walk(1, 1)).await;
+    old.granted(walk(9, 1)).await;
+    let new = cell.node("r", 1).await;
+    let grant = origin.next_grant().await;
+    assert_eq!((grant.node, grant.attempt), (new.name.clone(), Attempt(2)));
+    assert_eq!(origin.running().await, 1, "the walk of the old agent itself is gone");
+    assert_eq!(old.broker.heartbeat(&old.name).await.expect("beats"), Registered::No);
+
+    let elsewhere = broker::NodeInfo { address: "elsewhere:7".to_owned(), ..info("r", 1) };
+    let twin = cell.agent("r").await;
+    let refused = twin.broker.register(&elsewhere).await;
+    assert!(matches!(refused, Err(BrokerError::NameTaken { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn cancelling_frees_slots_and_places_in_the_queue() {
+    let cell = cell().await;
+    let mut origin = cell.node("origin", 0).await;
+    let mut runner = cell.node("r", 1).await;
+    origin.granted(walk(1, 1)).await;
+    for number in 2..=4 {
+        origin.submit(walk(1, number)).await;
+    }
+    assert!(origin.broker.cancel(walk(1, 2)).await.expect("cancels"), "a waiting one");
+    assert!(origin.broker.cancel(walk(1, 1)).await.expect("cancels"), "a running one");
+    assert!(!origin.broker.cancel(walk(1, 1)).await.expect("cancels"), "it is gone");
+    assert_eq!(runner.event().await, Event::Cancelled(walk(1, 1)));
+    assert_eq!(origin.next_grant().await.walk, walk(1, 3));
+    origin.submit(walk(2, 1)).await;
+    origin.broker.cancel_session(SessionId(1)).await.expect("cancels");
+    assert_eq!(origin.next_grant().await.walk, walk(2, 1));
+    assert_eq!(origin.running().await, 1);
+}
+
+#[tokio::test]
+async fn a_leaving_node_hands_its_walks_on() {
+    let cell = cell().await;
+    let mut origin = cell.node("origin", 0).await;
+    let leaver = cell.node("a", 1).await;
+    let grant = origin.granted(walk(1, 1)).await;
+    assert_eq!(leaver.submit(walk(2, 1)).await, Submitted::Queued(1));
+    cell.node("b", 1).await;
+    leaver.broker.leave(&leaver.name).await.expect("leaves");
+    let moved = origin.next_grant().await;
+    assert_eq!((moved.walk, moved.node), (grant.walk, node("b")));
+    assert_eq!(origin.running().await, 1);
+}
+
+#[tokio::test]
+async fn errors_name_the_broker_without_its_password() {
+    let name = node("n");
+    let failed = broker::Broker::connect("redis://:hush@127.0.0.1:1/", "w", &name).await;
+    let error = failed.expect_err("nobody listens there");
+    assert!(matches!(error, BrokerError::Unreachable { .. }), "{error:?}");
+    let text = format!("{error} {:?}", error.to_string());
+    assert!(text.contains("redis://127.0.0.1:1/") && !text.contains("hush"), "{text}");
+    let failed = broker::Broker::connect("http://x/", "w", &name).await;
+    assert!(matches!(failed, Err(BrokerError::Url { .. })));
+}

@@ -1,0 +1,76 @@
+//! The private server: started, killed, started again, stopped.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use broker::{Event, Finished, Submitted};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{cell, walk};
+
+fn murder(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("the server runs");
+}
+
+#[tokio::test]
+async fn a_killed_server_comes_back_with_all_it_acknowledged() {
+    let cell = cell().await;
+    let mut origin = cell.node("origin", 0).await;
+    cell.node("r", 1).await;
+    let grant = origin.granted(walk(1, 1)).await;
+    for number in 2..=500 {
+        origin.submit(walk(1, number)).await;
+    }
+    let pid = cell.server.pid().expect("it runs");
+    let killed = Instant::now();
+    murder(pid);
+    // A call made meanwhile waits for the new server.
+    let done = origin.broker.finish(grant.walk, &grant.node, grant.attempt).await;
+    println!("the first call was answered {:?} after the kill", killed.elapsed());
+    let Ok(Finished::Done { next: Some(next) }) = done else { panic!("{done:?}") };
+    assert_eq!(next.walk, walk(1, 2));
+    assert_eq!(origin.event().await, Event::Lost);
+    assert_eq!(origin.event().await, Event::Back);
+    assert_ne!(cell.server.pid(), Some(pid));
+    assert_eq!(origin.submit(walk(1, 500)).await, Submitted::Queued(498));
+    // The nodes were silent because nobody could hear them.
+    assert_eq!(origin.broker.reap().await.expect("reaps"), []);
+}
+
+#[tokio::test]
+async fn a_dropped_server_ends_and_its_socket_is_private() {
+    let cell = cell().await;
+    let socket = cell.dir.path().join("redis/redis.sock");
+    let mode = std::fs::metadata(&socket).expect("the socket is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let pid = cell.server.pid().expect("it runs");
+    drop(cell.server);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[tokio::test]
+async fn calls_fail_soon_when_the_broker_stays_away() {
+    let cell = cell().await;
+    let origin = cell.node("origin", 0).await;
+    drop(cell.server);
+    let started = Instant::now();
+    let failed = origin.broker.heartbeat(&origin.name).await;
+    assert!(failed.is_err());
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert!(!origin.broker.is_up());
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_run_says_why() {
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let deep = dir.path().join("x".repeat(120));
+    let failed = broker::PrivateServer::start(&deep).await.expect_err("the path is too long");
+    assert!(failed.to_string().contains("shorter state directory"), "{failed}");
+    let taken = dir.path().join("data");
+    std::fs::create_dir_all(taken.join("appendonlydir/appendonly.aof.manifest")).expect("mkdir");
+    let failed = broker::PrivateServer::start(&taken).await.expect_err("its log is damaged");
+    assert!(failed.to_string().contains("last line of its log"), "{failed}");
+}
