@@ -1,1 +1,41 @@
+//! `oswalkd`: one per machine, origin and runner in one.
+//!
+//! Reading order: [`config`], [`agent`] (what starts, what is shared), [`door`] (who comes in),
+//! [`session`], `origin` (a walk's life here), `cluster` (the broker), [`link`] (to other agents),
+//! `runner` (a walk's life there), `mirrors`, `exporter`, `commits`, and [`sys`] (the kernel).
 
+mod agent;
+mod cluster;
+mod commits;
+mod config;
+mod devices;
+mod door;
+mod exporter;
+mod link;
+mod lock;
+mod mirrors;
+mod origin;
+mod random;
+mod runner;
+mod session;
+mod sys;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Reads the command line and runs the agent.
+#[must_use]
+pub fn main() -> ExitCode {
+    let config = config::Config::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("OSWALK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match agent::run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

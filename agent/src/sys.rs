@@ -1,7 +1,8 @@
 //! \[unsafe\] The agent's dealings with the kernel that no library wraps: the launcher process, the
 //! sandbox of a walk, descriptors passed over sockets.
 
-pub mod fds;
-pub mod launcher;
-pub mod process;
-pub mod sandbox;
+pub(crate) mod fds;
+pub(crate) mod launcher;
+pub(crate) mod peer;
+pub(crate) mod process;
+pub(crate) mod sandbox;

@@ -43,8 +43,9 @@ const FETCHES_MAX: u32 = 40;
 pub enum Ask {
     /// A listing or a file's packets are not known.
     Need(Need),
-    /// These packets of the file at a path are not in the store, each with its offset.
-    Packets(Bytes, Vec<(u64, PacketRef)>),
+    /// These packets of the file at a path are not in the store, each with its offset; those of
+    /// the second list will be wanted soon.
+    Packets(Bytes, Vec<(u64, PacketRef)>, Vec<(u64, PacketRef)>),
 }
 
 /// Called when what was asked for has arrived, or with the `errno` that came instead.
@@ -226,12 +227,9 @@ impl View {
             return Ok(data);
         }
         // Who reads one part of a large file soon reads the rest: fetch all of it that is missing.
-        let listed: BTreeSet<u64> = missing.iter().map(|&(at, _)| at).collect();
         let rest = manifest.covering(end, u64::MAX);
-        missing.extend(rest.filter(|(at, packet)| {
-            !listed.contains(at) && !self.store.has(&packet.digest)
-        }));
-        Err(Lack::Ask(Ask::Packets(self.mirror().path(node), missing)))
+        let ahead = rest.filter(|(_, packet)| !self.store.has(&packet.digest)).collect();
+        Err(Lack::Ask(Ask::Packets(self.mirror().path(node), missing, ahead)))
     }
 }
 

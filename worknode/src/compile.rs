@@ -36,7 +36,7 @@ fn driver<'a>(arguments: impl Iterator<Item = &'a [u8]>, native_twin: bool) -> R
         match argument {
             b"-c" | b"-S" => compiles = true,
             b"-E" | b"-M" | b"-MM" => return Err(Reason::Preprocess),
-            b"-" => return Err(Reason::Stdin),
+            b"-" | b"/dev/stdin" | b"/dev/fd/0" | b"/proc/self/fd/0" => return Err(Reason::Stdin),
             b"-v" | b"-V" | b"-###" | b"--version" | b"--help" | b"-dumpmachine"
             | b"-dumpversion" | b"-dumpfullversion" | b"-dumpspecs" | b"-qversion"
             | b"-version" => return Err(Reason::Probe),

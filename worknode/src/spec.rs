@@ -120,6 +120,8 @@ pub struct Ending {
 pub enum Fault {
     /// The sandbox could not be built; the text names what failed.
     Sandbox(String),
+    /// The program could not be executed: `errno`.
+    NotExecuted(i32),
     /// The runner's disk or memory for changes is full.
     Full,
     /// The origin refused a path that the walk asked for.

@@ -20,12 +20,14 @@ pub fn send(mut socket: &UnixStream, message: &[u8], fds: &[BorrowedFd<'_>]) -> 
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    // In one piece, so that a reader who sees the head of a short message can read it all.
+    let parts = [IoSlice::new(&head), IoSlice::new(message)];
     let sent =
-        sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&head)], control, MsgFlags::MSG_NOSIGNAL, None)?;
-    if sent != head.len() {
-        return Err(io::ErrorKind::WriteZero.into());
+        sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
+    match sent.checked_sub(head.len()) {
+        Some(sent) => socket.write_all(&message[sent..]),
+        None => Err(io::ErrorKind::WriteZero.into()),
     }
-    socket.write_all(message)
 }
 
 /// Receives a message and its descriptors; nothing at the end of the stream.

@@ -22,8 +22,6 @@ pub struct Launch {
     pub scratch: Bytes,
     /// The prepared `/dev`.
     pub dev: Bytes,
-    /// Directories of the tree that the walk cannot change: bound from the lower mount.
-    pub binds: Vec<Bytes>,
     /// Memory for changed files.
     pub upper_bytes_max: u64,
     /// Which of the descriptors that come along takes each place in the process: pairs of the

@@ -102,3 +102,25 @@ pub fn wait_any(block: bool) -> Option<(Pid, i32, u64)> {
         }
     }
 }
+
+/// Opens a process, to wait for its end.
+///
+/// # Errors
+/// There is no such process.
+pub fn open(pid: u32) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: the call takes plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match libc::c_int::try_from(fd) {
+        // SAFETY: the descriptor was just made, and nobody else has it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// CPU time that a process has used so far, in nanoseconds; 0 if it is gone.
+#[must_use]
+pub fn cpu_ns_of(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0)
+}

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -36,6 +36,9 @@ const KEPT_CAPABILITIES: [u32; 9] = [
     31, // SETFCAP
 ];
 const CAPABILITIES: u32 = 41;
+/// Directories that a compile step reads and never changes.
+const SYSTEM_DIRS: [&str; 9] =
+    ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt"];
 
 /// A step that failed.
 struct Failure {
@@ -161,8 +164,12 @@ fn build_root(launch: &Launch) -> Result<OwnedFd, Failure> {
         .map_err(at("mount the overlay"))?;
     let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
     if !launch.spec.whole_tree {
-        for dir in &launch.binds {
-            let (from, to) = (beneath(lower, dir), beneath(&root, dir));
+        for dir in SYSTEM_DIRS {
+            let (from, to) = (lower.join(dir), root.join(dir));
+            // A symbolic link, as /bin mostly is, leads to a directory that is bound.
+            if !std::fs::symlink_metadata(&from).is_ok_and(|metadata| metadata.is_dir()) {
+                continue;
+            }
             mount(Some(&from), &to, NONE, bind, NONE)
                 .map_err(at(format!("bind {}", from.display())))?;
         }
@@ -370,9 +377,4 @@ fn set_signals(spec: &WalkSpec) {
 
 fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
-}
-
-/// Returns the absolute path `dir` below `root`.
-fn beneath(root: &Path, dir: &[u8]) -> PathBuf {
-    root.join(path(dir.strip_prefix(b"/").unwrap_or(dir)))
 }

@@ -1,0 +1,471 @@
+//! The agent: what all its tasks share, how it starts and how it ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use broker::{Broker, Grant, NodeInfo, PrivateServer};
+use nix::mount::{MsFlags, mount};
+use nix::sched::CloneFlags;
+use packetfs::store::Store;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use worknode::id::{NodeId, SessionId};
+use worknode::page;
+use worknode::request::{NodeStatus, Status};
+
+use crate::cluster::{self, Cluster};
+use crate::commits::Commits;
+use crate::config::Config;
+use crate::exporter::ExporterHandle;
+use crate::link::frame::{Frame, Kind};
+use crate::link::handshake::{self, Secret};
+use crate::link::{self, Link, message};
+use crate::mirrors::Mirror;
+use crate::session::{Session, Usage};
+use crate::sys::launcher::Launcher;
+use crate::{door, lock, runner};
+
+/// A link is called, or greeted, within this time or not at all.
+const LINK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) node: NodeId,
+    pub(crate) hostname: Vec<u8>,
+    pub(crate) dirs: Dirs,
+    pub(crate) door_path: PathBuf,
+    pub(crate) sessions_dir: PathBuf,
+    pub(crate) upper_bytes: u64,
+    pub(crate) launcher: Launcher,
+    pub(crate) exporter: ExporterHandle,
+    pub(crate) commits: Commits,
+    pub(crate) cluster: Rc<Cluster>,
+    /// Ends the agent.
+    pub(crate) shutdown: tokio::sync::Notify,
+    listen: String,
+    secret: Secret,
+    store: Arc<Store>,
+    links: RefCell<HashMap<NodeId, Rc<Link>>>,
+    /// Held while a link is being called, so that two walks do not call twice.
+    calling: tokio::sync::Mutex<()>,
+    next_link: Cell<u32>,
+    mirrors: RefCell<HashMap<NodeId, Rc<Mirror>>>,
+    sessions: RefCell<HashMap<SessionId, Rc<Session>>>,
+    ended_links: Cell<(u64, u64)>,
+}
+
+/// The directories below the state directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Dirs {
+    /// Mounted trees of origins.
+    pub(crate) lower: PathBuf,
+    /// Where walks mount their own file systems, each in its own namespace.
+    pub(crate) scratch: PathBuf,
+    /// The prepared `/dev` of walks.
+    pub(crate) dev: PathBuf,
+}
+
+/// Runs the agent until it is told to end.
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    let state = prepare_state(&config.state)?;
+    let _lock = lock::State::take(&state)?;
+    // Mounts of this agent are nobody else's, and end with it however it ends.
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
+        "failed to make a mount namespace: oswalkd needs root (or CAP_SYS_ADMIN) on this machine",
+    )?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .context("failed to make the mounts private")?;
+    let dirs = Dirs {
+        lower: state.join("lower"),
+        scratch: state.join("scratch"),
+        dev: state.join("dev"),
+    };
+    for dir in [&dirs.lower, &dirs.scratch, &dirs.dev] {
+        std::fs::create_dir_all(dir).with_context(|| format!("failed to make {}", dir.display()))?;
+    }
+    crate::devices::prepare(&dirs.dev)?;
+    check_fuse()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    // SAFETY: no thread has been made yet.
+    #[expect(unsafe_code, reason = "the launcher must be made before the first thread")]
+    let launcher = unsafe { Launcher::start() }.context("failed to start the launcher")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, serve(config, &state, dirs, launcher))
+}
+
+async fn serve(
+    config: &Config,
+    state: &Path,
+    dirs: Dirs,
+    launcher: Launcher,
+) -> anyhow::Result<()> {
+    let node = match &config.name {
+        Some(name) => name.clone(),
+        None => cluster::default_name()?,
+    };
+    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        format!("failed to listen on {}: choose another --listen address or port", config.listen)
+    })?;
+    let listen = listener.local_addr()?.to_string();
+    let secret = read_secret(config, state)?;
+    let server;
+    let url = match &config.broker {
+        Some(url) => url.clone(),
+        None => {
+            server = PrivateServer::start(&state.join("redis")).await?;
+            server.url().to_owned()
+        }
+    };
+    let (broker, events) = Broker::connect(&url, "oswalk", &node).await?;
+    let info = NodeInfo {
+        node: node.clone(),
+        address: config.advertise.map_or(listen.clone(), |address| address.to_string()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        slots: config.slots.unwrap_or_else(processors),
+        cpu: cluster::processor(),
+    };
+    broker.register(&info).await?;
+    let store = Store::open(&state.join("packets"), config.store_bytes)?;
+    let sessions_dir = state.join("sessions");
+    let _ = std::fs::remove_dir_all(&sessions_dir);
+    std::fs::create_dir_all(&sessions_dir)?;
+    let door_path = state.join("door");
+    let door = open_door(&door_path)?;
+    let private = vec![path_bytes(state)];
+    let agent = Rc::new(Agent {
+        node,
+        hostname: nix::unistd::gethostname()?.into_encoded_bytes(),
+        dirs,
+        door_path,
+        sessions_dir,
+        upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
+        launcher,
+        exporter: ExporterHandle::start(private)?,
+        commits: Commits::start(&state.join("journal"))?,
+        cluster: Rc::new(Cluster::new(info, broker)),
+        shutdown: tokio::sync::Notify::new(),
+        listen,
+        secret,
+        store: Arc::new(store),
+        links: RefCell::default(),
+        calling: tokio::sync::Mutex::new(()),
+        next_link: Cell::new(1),
+        mirrors: RefCell::default(),
+        sessions: RefCell::default(),
+        ended_links: Cell::new((0, 0)),
+    });
+    agent.cluster.refresh().await;
+    tokio::task::spawn_local(cluster::listen(Rc::clone(&agent), events));
+    tokio::task::spawn_local(cluster::beat(Rc::clone(&agent)));
+    tokio::task::spawn_local(accept_links(Rc::clone(&agent), listener));
+    tokio::task::spawn_local(door::serve(Rc::clone(&agent), door));
+    tracing::info!(node = %agent.node, listen = agent.listen, "ready");
+    let mut terminate =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        () = agent.shutdown.notified() => {}
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    let _ = std::fs::remove_file(&agent.door_path);
+    if let Err(error) = agent.cluster.broker.leave(&agent.node).await {
+        tracing::debug!(%error, "failed to leave the cluster");
+    }
+    // A reply to the request that ended the agent may still be on its way.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    agent.links.borrow().values().for_each(|link| link.close());
+    Ok(())
+}
+
+impl Agent {
+    /// Returns a session.
+    pub(crate) fn session(&self, id: SessionId) -> Option<Rc<Session>> {
+        self.sessions.borrow().get(&id).cloned()
+    }
+
+    /// Tells whether any session is open.
+    pub(crate) fn has_sessions(&self) -> bool {
+        !self.sessions.borrow().is_empty()
+    }
+
+    /// Adds a session.
+    pub(crate) fn add_session(&self, session: Session) -> Rc<Session> {
+        let session = Rc::new(session);
+        self.sessions.borrow_mut().insert(session.id, Rc::clone(&session));
+        session
+    }
+
+    /// Ends a session: its waiting walks are taken out of the queue.
+    pub(crate) async fn end_session(&self, id: SessionId) {
+        if self.sessions.borrow_mut().remove(&id).is_some()
+            && let Err(error) = self.cluster.broker.cancel_session(id).await
+        {
+            tracing::debug!(%error, "failed to cancel a session");
+        }
+    }
+
+    /// Opens or shuts the gates of all sessions, as the cluster has other nodes or not.
+    pub(crate) fn set_gates(&self) {
+        let gate = if self.cluster.has_runner() { page::GATE_OPEN } else { page::GATE_SHUT };
+        for session in self.sessions.borrow().values().filter(|session| !session.no_fallback) {
+            session.set_gate(gate);
+        }
+    }
+
+    /// Returns what the agent has used so far.
+    pub(crate) fn usage(&self) -> Usage {
+        let (out, back) = self.ended_links.get();
+        let links = self.links.borrow();
+        let sum = links.values().map(|link| link.bytes());
+        let (bytes_out, bytes_in) = sum.fold((out, back), |(a, b), (c, d)| (a + c, b + d));
+        Usage { cpu_us: crate::sys::process::own_cpu_us(), bytes_out, bytes_in }
+    }
+
+    /// Returns the state of agent and cluster.
+    pub(crate) async fn status(&self) -> Status {
+        self.cluster.refresh().await;
+        let states = self.cluster.nodes.borrow().clone();
+        let nodes = states.iter().map(|state| NodeStatus {
+            node: state.info.node.clone(),
+            address: state.info.address.clone(),
+            version: state.info.version.clone(),
+            slots: state.info.slots,
+            running: state.running,
+            alive: state.alive,
+        });
+        Status {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            listen: self.listen.clone(),
+            broker: self.cluster.broker.url().to_owned(),
+            broker_up: self.cluster.broker.is_up(),
+            sessions: u32::try_from(self.sessions.borrow().len()).unwrap_or(u32::MAX),
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// Returns the link to the node of a grant, calling it if there is none.
+    pub(crate) async fn link_to(self: &Rc<Self>, grant: &Grant) -> anyhow::Result<Rc<Link>> {
+        let _calling = match self.open_link(&grant.node) {
+            Some(link) => return Ok(link),
+            None => self.calling.lock().await,
+        };
+        if let Some(link) = self.open_link(&grant.node) {
+            return Ok(link);
+        }
+        let call = async {
+            let stream = TcpStream::connect(&grant.address).await?;
+            stream.set_nodelay(true)?;
+            let url = format!("ws://{}/oswalk", grant.address);
+            let config = Some(link::socket_config());
+            let (mut socket, _) =
+                tokio_tungstenite::client_async_with_config(url, stream, config).await?;
+            let peer = handshake::call(&mut socket, &self.node, &self.secret).await?;
+            anyhow::Ok((socket, peer))
+        };
+        let (socket, peer) = tokio::time::timeout(LINK_TIMEOUT, call)
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {LINK_TIMEOUT:?}")))
+            .with_context(|| format!("failed to call {} at {}", grant.node, grant.address))?;
+        anyhow::ensure!(peer == grant.node, "{} answered in the place of {}", peer, grant.node);
+        Ok(self.start_link(socket, peer, true))
+    }
+
+    fn open_link(&self, node: &NodeId) -> Option<Rc<Link>> {
+        self.links.borrow().get(node).filter(|link| !link.is_closed()).cloned()
+    }
+
+    fn start_link(
+        self: &Rc<Self>,
+        socket: tokio_tungstenite::WebSocketStream<TcpStream>,
+        peer: NodeId,
+        called: bool,
+    ) -> Rc<Link> {
+        let number = self.next_link.get();
+        self.next_link.set(number + 1);
+        let (taker, ender) = (Rc::clone(self), Rc::clone(self));
+        let link = link::start(
+            socket,
+            peer.clone(),
+            number,
+            called,
+            move |link, frame| taker.take(link, frame),
+            move |link| ender.end_link(link),
+        );
+        self.links.borrow_mut().insert(peer, Rc::clone(&link));
+        link
+    }
+
+    /// Hands a frame to whom it concerns. Never waits.
+    fn take(self: &Rc<Self>, link: &Rc<Link>, frame: Frame) {
+        match frame.kind {
+            Kind::Open => {
+                let frames = link.accept_stream(frame.stream);
+                let (agent, link) = (Rc::clone(self), Rc::clone(link));
+                tokio::task::spawn_local(runner::execute(agent, link, frame, frames));
+            }
+            Kind::Ask => match postcard::from_bytes(&frame.payload) {
+                Ok(ask) => self.exporter.ask(link.number, frame.stream, ask, link.sender()),
+                Err(_) => {
+                    let answer = message::Answer::Failed(libc::EPROTO);
+                    link.send(Kind::Answer, frame.stream, message::encode(&answer));
+                }
+            },
+            Kind::Answer => {
+                if let Some(mirror) = self.mirror_of(&link.peer) {
+                    let answer = postcard::from_bytes(&frame.payload)
+                        .unwrap_or(message::Answer::Failed(libc::EPROTO));
+                    mirror.take_answer(frame.stream, answer);
+                }
+            }
+            Kind::Changes => {
+                if let Some(mirror) = self.mirror_of(&link.peer) {
+                    match postcard::from_bytes(&frame.payload) {
+                        Ok(changes) => mirror.take_changes(changes),
+                        // Without them the mirror would be stale: better no link at all.
+                        Err(_) => link.close(),
+                    }
+                }
+            }
+            _ => link.route(frame),
+        }
+    }
+
+    fn end_link(&self, link: &Rc<Link>) {
+        self.exporter.forget(link.number);
+        let ((out, back), (link_out, link_back)) = (self.ended_links.get(), link.bytes());
+        self.ended_links.set((out + link_out, back + link_back));
+        let mut links = self.links.borrow_mut();
+        if links.get(&link.peer).is_some_and(|present| present.number == link.number) {
+            links.remove(&link.peer);
+        }
+        drop(links);
+        if let Some((mirror, current)) = self.linked_mirror(&link.peer)
+            && current == link.number
+        {
+            mirror.unlink();
+        }
+    }
+
+    fn mirror_of(&self, origin: &NodeId) -> Option<Rc<Mirror>> {
+        self.mirrors.borrow().get(origin).cloned()
+    }
+
+    fn linked_mirror(&self, origin: &NodeId) -> Option<(Rc<Mirror>, u32)> {
+        let mirror = self.mirror_of(origin)?;
+        let number = mirror.link_number()?;
+        Some((mirror, number))
+    }
+
+    /// Returns the tree of the origin on the other side of a link.
+    pub(crate) fn mirror(&self, link: &Rc<Link>) -> anyhow::Result<Rc<Mirror>> {
+        if let Some(mirror) = self.mirror_of(&link.peer) {
+            if mirror.link_number() != Some(link.number) {
+                mirror.relink(link);
+            }
+            return Ok(mirror);
+        }
+        let mirror = Mirror::mount(&self.dirs.lower, link, Arc::clone(&self.store))
+            .with_context(|| format!("failed to mount the tree of {}", link.peer))?;
+        self.mirrors.borrow_mut().insert(link.peer.clone(), Rc::clone(&mirror));
+        Ok(mirror)
+    }
+}
+
+async fn accept_links(agent: Rc<Agent>, listener: TcpListener) {
+    loop {
+        let Ok((stream, address)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let agent = Rc::clone(&agent);
+        tokio::task::spawn_local(async move {
+            let greet = async {
+                stream.set_nodelay(true)?;
+                let config = Some(link::socket_config());
+                let mut socket =
+                    tokio_tungstenite::accept_async_with_config(stream, config).await?;
+                let peer = handshake::answer(&mut socket, &agent.node, &agent.secret).await?;
+                anyhow::Ok((socket, peer))
+            };
+            match tokio::time::timeout(LINK_TIMEOUT, greet).await {
+                Ok(Ok((socket, peer))) => {
+                    agent.start_link(socket, peer, false);
+                }
+                Ok(Err(error)) => tracing::warn!(%address, "refused a link: {error:#}"),
+                Err(_) => tracing::warn!(%address, "refused a link: it did not greet in time"),
+            }
+        });
+    }
+}
+
+fn prepare_state(dir: &Path) -> anyhow::Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = || format!("failed to prepare the state directory {}", dir.display());
+    std::fs::create_dir_all(dir).with_context(failed)?;
+    // Pages lie below it and belong to their users: others may pass, not look.
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711)).with_context(failed)?;
+    std::fs::canonicalize(dir).with_context(failed)
+}
+
+fn open_door(path: &Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = || format!("failed to open the door {}", path.display());
+    let _ = std::fs::remove_file(path);
+    let door = UnixListener::bind(path).with_context(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(failed)?;
+    Ok(door)
+}
+
+fn check_fuse() -> anyhow::Result<()> {
+    std::fs::File::options().read(true).write(true).open("/dev/fuse").map(drop).context(
+        "failed to open /dev/fuse: load the fuse module (`modprobe fuse`), or let the container use the device",
+    )
+}
+
+fn read_secret(config: &Config, state: &Path) -> anyhow::Result<Secret> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let path = config.secret.clone().unwrap_or_else(|| state.join("secret"));
+    if config.secret.is_none() && !path.exists() {
+        let mut fresh = [0; 32];
+        crate::random::fill(&mut fresh);
+        let text: String = fresh.iter().map(|byte| format!("{byte:02x}")).collect();
+        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path);
+        std::io::Write::write_all(&mut file?, text.as_bytes())?;
+    }
+    let failed = || format!("failed to read the secret {}", path.display());
+    let text = std::fs::read(&path).with_context(failed)?;
+    let mode = std::fs::metadata(&path).with_context(failed)?.permissions().mode();
+    anyhow::ensure!(
+        mode & 0o077 == 0,
+        "the secret {} can be read by others: `chmod 600` it",
+        path.display()
+    );
+    anyhow::ensure!(!text.trim_ascii().is_empty(), "the secret {} is empty", path.display());
+    Ok(Secret::new(&text))
+}
+
+fn path_bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_encoded_bytes().to_vec()
+}
+
+fn processors() -> u32 {
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(count).unwrap_or(1)
+}
+
+fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"))
+        .and_then(|kib| kib.trim().parse::<u64>().ok());
+    kib.unwrap_or(4 * 1024 * 1024) * 1024
+}

@@ -1,0 +1,166 @@
+//! What this agent knows of its cluster, through the broker: who is there, and whose turn it is.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use broker::{Broker, Event, Grant, NodeInfo, NodeState, Registered};
+use tokio::sync::mpsc;
+use worknode::id::{NodeId, WalkId};
+
+use crate::agent::Agent;
+
+/// A quarter of the lease.
+const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
+/// How often the list of nodes is fetched while there are sessions, in heartbeats.
+const NODES_EVERY: u32 = 4;
+
+/// What a waiting walk is told.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// It has a slot.
+    Granted(Grant),
+    /// It will not get one.
+    Dropped,
+}
+
+/// The agent's view of its cluster.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) info: NodeInfo,
+    pub(crate) broker: Broker,
+    pub(crate) nodes: RefCell<Vec<NodeState>>,
+    waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
+}
+
+impl Cluster {
+    pub(crate) fn new(info: NodeInfo, broker: Broker) -> Self {
+        Self { info, broker, nodes: RefCell::default(), waiting: RefCell::default() }
+    }
+
+    /// Tells whether a living node besides this one takes walks.
+    pub(crate) fn has_runner(&self) -> bool {
+        self.nodes.borrow().iter().any(|state| {
+            state.alive && state.info.slots > 0 && state.info.node != self.info.node
+        })
+    }
+
+    /// Returns where the grants of a walk will arrive.
+    pub(crate) fn wait_for(&self, walk: WalkId) -> mpsc::UnboundedReceiver<Turn> {
+        let (tx, rx) = mpsc::unbounded_channel();
+        self.waiting.borrow_mut().insert(walk, tx);
+        rx
+    }
+
+    /// The walk ended, or needs no grant any more.
+    pub(crate) fn forget(&self, walk: WalkId) {
+        self.waiting.borrow_mut().remove(&walk);
+    }
+
+    /// Hands a grant to its walk; one that nobody waits for is given back.
+    pub(crate) fn take_grant(self: &Rc<Self>, grant: Grant) {
+        let waiting = self.waiting.borrow().get(&grant.walk).cloned();
+        let refused = match waiting {
+            Some(tx) => tx.send(Turn::Granted(grant)).err().and_then(|error| match error.0 {
+                Turn::Granted(grant) => Some(grant),
+                Turn::Dropped => None,
+            }),
+            None => Some(grant),
+        };
+        if let Some(grant) = refused {
+            self.finish(&grant);
+        }
+    }
+
+    /// Ends a walk's attempt at the broker, without waiting for it.
+    pub(crate) fn finish(self: &Rc<Self>, grant: &Grant) {
+        let (cluster, grant) = (Rc::clone(self), grant.clone());
+        tokio::task::spawn_local(async move {
+            match cluster.broker.finish(grant.walk, &grant.node, grant.attempt).await {
+                Ok(broker::Finished::Done { next: Some(next) }) => cluster.take_grant(next),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, walk = %grant.walk, "failed to finish"),
+            }
+        });
+    }
+
+    fn drop_walk(&self, walk: WalkId) {
+        if let Some(tx) = self.waiting.borrow().get(&walk) {
+            let _ = tx.send(Turn::Dropped);
+        }
+    }
+
+    /// Fetches the list of nodes.
+    pub(crate) async fn refresh(&self) {
+        match self.broker.nodes().await {
+            Ok(nodes) => {
+                self.nodes.replace(nodes);
+            }
+            Err(error) => tracing::debug!(%error, "failed to list the nodes"),
+        }
+    }
+
+    async fn register(&self) {
+        if let Err(error) = self.broker.register(&self.info).await {
+            tracing::error!(%error, "failed to register");
+        }
+    }
+}
+
+/// Keeps the agent's lease, and finds nodes that lost theirs.
+pub(crate) async fn beat(agent: Rc<Agent>) {
+    let cluster = &agent.cluster;
+    let mut ticks = tokio::time::interval(HEARTBEAT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut beats: u32 = 0;
+    loop {
+        ticks.tick().await;
+        match cluster.broker.heartbeat(&cluster.info.node).await {
+            Ok(Registered::Yes) => {}
+            Ok(Registered::No) => cluster.register().await,
+            Err(error) => tracing::debug!(%error, "no heartbeat"),
+        }
+        let busy = agent.has_sessions();
+        if busy && let Err(error) = cluster.broker.reap().await {
+            tracing::debug!(%error, "failed to reap");
+        }
+        if busy && beats.is_multiple_of(NODES_EVERY) {
+            cluster.refresh().await;
+            agent.set_gates();
+        }
+        beats = beats.wrapping_add(1);
+    }
+}
+
+/// Takes in what the broker says of itself.
+pub(crate) async fn listen(agent: Rc<Agent>, mut events: mpsc::UnboundedReceiver<Event>) {
+    let cluster = &agent.cluster;
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Granted(grant) => cluster.take_grant(grant),
+            Event::Cancelled(walk) | Event::Exhausted(walk) => cluster.drop_walk(walk),
+            Event::Lost => tracing::warn!(url = cluster.broker.url(), "lost the broker"),
+            Event::Back => {
+                tracing::info!(url = cluster.broker.url(), "the broker is back");
+                cluster.register().await;
+                // Walks that waited ask again themselves: their turn may have been missed.
+                let waiting: Vec<WalkId> = cluster.waiting.borrow().keys().copied().collect();
+                waiting.into_iter().for_each(|walk| cluster.drop_walk(walk));
+            }
+        }
+    }
+}
+
+/// Returns the processor's name, which decides whether `-march=native` means the same elsewhere.
+pub(crate) fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// Returns the node's name in the absence of a given one.
+pub(crate) fn default_name() -> anyhow::Result<NodeId> {
+    let name = nix::unistd::gethostname()?.to_string_lossy().into_owned();
+    name.parse().map_err(|error| anyhow::anyhow!("{error}; give --name"))
+}

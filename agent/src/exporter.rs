@@ -1,0 +1,193 @@
+//! The thread that shows this machine's files to runners. It alone lists, reads and watches, so
+//! what a runner is told is in the order in which it was true.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc;
+
+use packetfs::export::Exporter;
+use packetfs::packet::{Digest, PacketRef};
+use packetfs::tree::{Bytes, Change, Kind as FileKind, Listing, split};
+use packetfs::watch::{Drained, ReaderId, Watcher};
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
+
+use crate::link::frame::{Frame, Kind};
+use crate::link::message::{self, Answer, Ask};
+
+/// Packets a reader is known to have; when there are more, all are forgotten and sent again when
+/// asked for.
+const SENT_MAX: usize = 500_000;
+
+/// What the thread is asked to do.
+enum Job {
+    Ask { reader: ReaderId, stream: u32, ask: Ask, out_tx: UnboundedSender<Frame> },
+    Drain { done_tx: oneshot::Sender<()> },
+    Forget { reader: ReaderId },
+}
+
+/// The handle to the thread.
+#[derive(Debug, Clone)]
+pub(crate) struct ExporterHandle {
+    jobs_tx: mpsc::Sender<Job>,
+}
+
+impl ExporterHandle {
+    /// Starts the thread.
+    pub(crate) fn start(private: Vec<Bytes>) -> anyhow::Result<Self> {
+        let watcher = Watcher::new()?;
+        let (jobs_tx, jobs_rx) = mpsc::channel();
+        let exporter = Exporter::new(private);
+        let state = State { exporter, watcher, readers: HashMap::new() };
+        std::thread::Builder::new().name("exporter".into()).spawn(move || state.serve(&jobs_rx))?;
+        Ok(Self { jobs_tx })
+    }
+
+    /// Answers a runner's question, in a frame.
+    pub(crate) fn ask(
+        &self,
+        reader: ReaderId,
+        stream: u32,
+        ask: Ask,
+        out_tx: UnboundedSender<Frame>,
+    ) {
+        let _ = self.jobs_tx.send(Job::Ask { reader, stream, ask, out_tx });
+    }
+
+    /// Sends every reader what has changed. When this ends, whatever was changed before it began
+    /// is on its way.
+    pub(crate) async fn drain(&self) {
+        let (done_tx, done_rx) = oneshot::channel();
+        let _ = self.jobs_tx.send(Job::Drain { done_tx });
+        let _ = done_rx.await;
+    }
+
+    /// Forgets a reader whose link broke.
+    pub(crate) fn forget(&self, reader: ReaderId) {
+        let _ = self.jobs_tx.send(Job::Forget { reader });
+    }
+}
+
+struct State {
+    exporter: Exporter,
+    watcher: Watcher,
+    readers: HashMap<ReaderId, Reader>,
+}
+
+struct Reader {
+    out_tx: UnboundedSender<Frame>,
+    sent: std::collections::HashSet<Digest>,
+}
+
+impl State {
+    fn serve(mut self, jobs_rx: &mpsc::Receiver<Job>) {
+        while let Ok(job) = jobs_rx.recv() {
+            match job {
+                Job::Ask { reader, stream, ask, out_tx } => {
+                    let sent = std::collections::HashSet::new();
+                    let entry = Reader { out_tx: out_tx.clone(), sent };
+                    self.readers.entry(reader).or_insert(entry);
+                    let answer = self.answer(reader, ask);
+                    let payload = message::encode(&answer);
+                    let _ = out_tx.send(Frame { kind: Kind::Answer, stream, payload });
+                }
+                Job::Drain { done_tx } => {
+                    self.drain();
+                    let _ = done_tx.send(());
+                }
+                Job::Forget { reader } => {
+                    self.readers.remove(&reader);
+                    self.watcher.remove_reader(reader);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, reader: ReaderId, ask: Ask) -> Answer {
+        let answered = match ask {
+            Ask::Listing(path) => self.list(reader, &path),
+            Ask::Content(path) => self.content(reader, &path),
+            Ask::Packets(path, wanted) => self.packets(&path, &wanted),
+        };
+        answered.unwrap_or_else(|errno| Answer::Failed(errno as i32))
+    }
+
+    fn list(&mut self, reader: ReaderId, path: &[u8]) -> Result<Answer, nix::errno::Errno> {
+        // What the kernel fills or what is hidden is not watched: it never changes for a reader.
+        if !self.exporter.is_hidden(path) {
+            self.watcher.watch_dir(path, reader)?;
+        }
+        match self.exporter.list(path) {
+            Ok(listing) => Ok(Answer::Listing(listing)),
+            // A hidden directory looks empty, so that who walks a tree is not stopped by it.
+            Err(nix::errno::Errno::EACCES) if self.exporter.is_hidden(path) => {
+                let (dir, name) = split(path).ok_or(nix::errno::Errno::EACCES)?;
+                let attr = self.exporter.entry(dir, name).ok_or(nix::errno::Errno::ENOENT)?.attr;
+                Ok(Answer::Listing(Listing { attr, entries: Vec::new() }))
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn content(&mut self, reader: ReaderId, path: &[u8]) -> Result<Answer, nix::errno::Errno> {
+        let mut exported = self.exporter.content(path, true)?;
+        if exported.content.attr.links > 1 && exported.content.attr.kind == FileKind::File {
+            self.watcher.watch_file(path)?;
+            exported = self.exporter.content(path, true)?;
+        }
+        if let (Some(reader), [packet]) =
+            (self.readers.get_mut(&reader), exported.content.manifest.packets.as_slice())
+        {
+            if reader.sent.len() >= SENT_MAX {
+                reader.sent.clear();
+            }
+            if !reader.sent.insert(packet.digest) {
+                exported.inline = None;
+            }
+        }
+        Ok(Answer::Content(exported.content, exported.inline))
+    }
+
+    fn packets(
+        &mut self,
+        path: &[u8],
+        wanted: &[(u64, PacketRef)],
+    ) -> Result<Answer, nix::errno::Errno> {
+        let packets = self.exporter.packets(path, wanted)?;
+        if packets.len() < wanted.len() {
+            // The file is not what the reader believes: it must hear so before it asks again.
+            self.drain();
+        }
+        Ok(Answer::Packets(packets))
+    }
+
+    fn drain(&mut self) {
+        let drained = self.watcher.drain();
+        if drained.is_empty() {
+            return;
+        }
+        let mut changes: BTreeMap<ReaderId, Vec<Change>> = BTreeMap::new();
+        let Drained { names, forgotten, overflow } = drained;
+        if overflow {
+            for &reader in self.readers.keys() {
+                changes.entry(reader).or_default().push(Change::Forget { dir: b"/".to_vec() });
+            }
+        }
+        for (dir, readers) in forgotten {
+            for reader in readers {
+                changes.entry(reader).or_default().push(Change::Forget { dir: dir.clone() });
+            }
+        }
+        for (dir, (readers, names)) in names {
+            let (attr, names) = self.exporter.entries(&dir, names.into_iter());
+            let change = Change::Names { dir, attr, names };
+            for reader in readers {
+                changes.entry(reader).or_default().push(change.clone());
+            }
+        }
+        for (reader, changes) in changes {
+            if let Some(reader) = self.readers.get(&reader) {
+                let payload = message::encode(&changes);
+                let _ = reader.out_tx.send(Frame { kind: Kind::Changes, stream: 0, payload });
+            }
+        }
+    }
+}

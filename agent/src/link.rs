@@ -1,0 +1,252 @@
+//! Links: one WebSocket between each pair of agents that have something to do with each other.
+//!
+//! Either side may have called; both may open walks. A link reads in one task and writes in
+//! another; the reader never waits for whoever consumes what it reads, because what may be sent is
+//! bounded by credit.
+
+pub(crate) mod frame;
+pub(crate) mod handshake;
+pub(crate) mod message;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use worknode::id::NodeId;
+
+use frame::{Assembler, Frame, Kind};
+
+/// The largest message: one frame of the largest payload, or many small ones.
+const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
+/// Silence after which a link asks whether the other side is there, and after twice of which it is
+/// dead.
+const PING_EVERY: Duration = Duration::from_secs(1);
+const DEAD_AFTER: u32 = 3;
+
+/// A link, as its users see it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// The agent on the other side.
+    pub(crate) peer: NodeId,
+    /// Names the link among all that this agent ever had.
+    pub(crate) number: u32,
+    out_tx: mpsc::UnboundedSender<Frame>,
+    /// The caller's streams are odd, the callee's even.
+    next_stream: Cell<u32>,
+    streams: RefCell<HashMap<u32, mpsc::UnboundedSender<Frame>>>,
+    closed_tx: watch::Sender<bool>,
+    bytes_out: Cell<u64>,
+    bytes_in: Cell<u64>,
+}
+
+impl Link {
+    /// Sends a frame; on a link that broke it goes nowhere.
+    pub(crate) fn send(&self, kind: Kind, stream: u32, payload: Vec<u8>) {
+        let _ = self.out_tx.send(Frame { kind, stream, payload });
+    }
+
+    /// Returns where other threads may put frames for this link.
+    pub(crate) fn sender(&self) -> mpsc::UnboundedSender<Frame> {
+        self.out_tx.clone()
+    }
+
+    /// Opens a stream of this side.
+    pub(crate) fn open_stream(&self) -> (u32, mpsc::UnboundedReceiver<Frame>) {
+        let stream = self.next_stream.get();
+        self.next_stream.set(stream.wrapping_add(2));
+        (stream, self.accept_stream(stream))
+    }
+
+    /// Takes part in a stream that the other side opened.
+    pub(crate) fn accept_stream(&self, stream: u32) -> mpsc::UnboundedReceiver<Frame> {
+        let (tx, rx) = mpsc::unbounded_channel();
+        self.streams.borrow_mut().insert(stream, tx);
+        rx
+    }
+
+    /// Ends this side's part in a stream: later frames of it are dropped.
+    pub(crate) fn close_stream(&self, stream: u32) {
+        self.streams.borrow_mut().remove(&stream);
+    }
+
+    /// Hands a frame to whoever takes part in its stream.
+    pub(crate) fn route(&self, frame: Frame) {
+        if let Some(tx) = self.streams.borrow().get(&frame.stream) {
+            let _ = tx.send(frame);
+        }
+    }
+
+    /// Tells whether the link broke.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed_tx.borrow()
+    }
+
+    /// Ends when the link breaks.
+    pub(crate) async fn closed(&self) {
+        let mut closed = self.closed_tx.subscribe();
+        // The sender lives as long as the link.
+        let _ = closed.wait_for(|&closed| closed).await;
+    }
+
+    /// Breaks the link.
+    pub(crate) fn close(&self) {
+        self.closed_tx.send_replace(true);
+        self.streams.borrow_mut().clear();
+    }
+
+    /// Returns the bytes sent and received so far.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_out.get(), self.bytes_in.get())
+    }
+}
+
+/// The socket's limits: its defaults buffer far more than a link needs.
+pub(crate) fn socket_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(64 * 1024)
+        .write_buffer_size(MESSAGE_BYTES_TARGET)
+        .max_write_buffer_size(16 * 1024 * 1024)
+        .max_message_size(Some(1024 * 1024))
+        .max_frame_size(Some(1024 * 1024))
+}
+
+/// Starts the tasks of a link over a socket whose sides have greeted each other. `take` gets every
+/// frame that arrives; `end` is called once, when the link broke.
+pub(crate) fn start(
+    socket: WebSocketStream<TcpStream>,
+    peer: NodeId,
+    number: u32,
+    called: bool,
+    take: impl Fn(&Rc<Link>, Frame) + 'static,
+    end: impl FnOnce(&Rc<Link>) + 'static,
+) -> Rc<Link> {
+    let (out_tx, out_rx) = mpsc::unbounded_channel();
+    let link = Rc::new(Link {
+        peer,
+        number,
+        out_tx,
+        next_stream: Cell::new(if called { 1 } else { 2 }),
+        streams: RefCell::default(),
+        closed_tx: watch::Sender::new(false),
+        bytes_out: Cell::new(0),
+        bytes_in: Cell::new(0),
+    });
+    let running = Rc::clone(&link);
+    tokio::task::spawn_local(async move {
+        let (sink, stream) = socket.split();
+        tokio::select! {
+            () = read(&running, stream, take) => {}
+            () = write(&running, sink, out_rx) => {}
+            () = running.closed() => {}
+        }
+        running.close();
+        end(&running);
+    });
+    link
+}
+
+async fn read(
+    link: &Rc<Link>,
+    mut socket: impl futures_util::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>>
+    + Unpin,
+    take: impl Fn(&Rc<Link>, Frame),
+) {
+    let mut assembler = Assembler::default();
+    let mut silence = 0;
+    loop {
+        let message = match tokio::time::timeout(PING_EVERY, socket.next()).await {
+            Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(_)) | None) => return,
+            Err(_) => {
+                silence += 1;
+                if silence > DEAD_AFTER {
+                    tracing::warn!(peer = %link.peer, "the link is silent: dropping it");
+                    return;
+                }
+                link.send(Kind::Ping, 0, Vec::new());
+                continue;
+            }
+        };
+        silence = 0;
+        let Message::Binary(bytes) = message else {
+            if matches!(message, Message::Close(_)) {
+                return;
+            }
+            continue;
+        };
+        link.bytes_in.set(link.bytes_in.get() + bytes.len() as u64);
+        match assembler.frames(&bytes) {
+            Ok(frames) => {
+                for frame in frames {
+                    match frame.kind {
+                        Kind::Ping => link.send(Kind::Pong, 0, Vec::new()),
+                        Kind::Pong => {}
+                        _ => take(link, frame),
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(peer = %link.peer, %error, "dropping the link");
+                return;
+            }
+        }
+    }
+}
+
+async fn write(
+    link: &Link,
+    mut socket: impl futures_util::Sink<Message> + Unpin,
+    mut out_rx: mpsc::UnboundedReceiver<Frame>,
+) {
+    while let Some(frame) = out_rx.recv().await {
+        let mut next = Some(frame);
+        while let Some(frame) = next {
+            // What is waiting goes along: a short walk's output and its end are one message.
+            let mut message = Vec::with_capacity(frame.payload.len() + 64);
+            frame.encode(&mut message);
+            next = None;
+            while let Ok(frame) = out_rx.try_recv() {
+                if message.len() + frame.payload.len() > MESSAGE_BYTES_TARGET {
+                    next = Some(frame);
+                    break;
+                }
+                frame.encode(&mut message);
+            }
+            link.bytes_out.set(link.bytes_out.get() + message.len() as u64);
+            for part in parts(message) {
+                if socket.feed(Message::Binary(part.into())).await.is_err() {
+                    return;
+                }
+            }
+        }
+        if socket.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Cuts a message at frame borders, so that none is longer than a socket message may be.
+fn parts(message: Vec<u8>) -> Vec<Vec<u8>> {
+    if message.len() <= 512 * 1024 {
+        return vec![message];
+    }
+    let mut parts = vec![Vec::new()];
+    let mut rest = message.as_slice();
+    while !rest.is_empty() {
+        let length = u32::from_le_bytes([rest[1], rest[2], rest[3], 0]) as usize;
+        let (frame, after) = rest.split_at(frame::HEAD_BYTES + length);
+        if parts.last().is_some_and(|part| part.len() + frame.len() > 512 * 1024) {
+            parts.push(Vec::new());
+        }
+        parts.last_mut().expect("there is always a part").extend(frame);
+        rest = after;
+    }
+    parts
+}

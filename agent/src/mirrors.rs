@@ -1,0 +1,283 @@
+//! The trees of origins that this node runs walks for: each mounted once, shared by all walks of its
+//! origin, and fed over the link to it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
+use packetfs::mirror::Need;
+use packetfs::packet::{Digest, PacketRef};
+use packetfs::store::Store;
+use packetfs::tree::{Bytes, Change};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::link::Link;
+use crate::link::frame::Kind;
+use crate::link::message::{self, Answer, Ask};
+
+/// Packets asked for in one question: an answer of about a megabyte.
+const PACKETS_PER_ASK: usize = 16;
+
+/// An origin's tree on this node.
+pub(crate) struct Mirror {
+    /// Where it is mounted.
+    pub(crate) point: PathBuf,
+    mount: Mount,
+    store: Arc<Store>,
+    link: RefCell<Option<Rc<Link>>>,
+    next_ask: Cell<u32>,
+    asked: RefCell<HashMap<u32, Asked>>,
+    /// Who waits for a listing or a file's manifest.
+    waiting: RefCell<HashMap<Need, Vec<Done>>>,
+    /// Packets that were asked for and have not come.
+    coming: RefCell<HashSet<Digest>>,
+    waiting_packets: RefCell<Vec<(HashSet<Digest>, Done)>>,
+    /// Changes were taken in since the last barrier.
+    unsettled: Cell<bool>,
+}
+
+enum Asked {
+    Need(Need),
+    Packets(Vec<PacketRef>),
+}
+
+/// Carries what FUSE threads lack to the agent's own thread.
+struct Lacks {
+    tx: mpsc::UnboundedSender<(Lack, Done)>,
+}
+
+impl Source for Lacks {
+    fn fetch(&self, ask: Lack, done: Done) {
+        if let Err(mpsc::error::SendError((_, done))) = self.tx.send((ask, done)) {
+            done(Err(libc::EIO));
+        }
+    }
+}
+
+impl std::fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirror").field("point", &self.point).finish_non_exhaustive()
+    }
+}
+
+impl Mirror {
+    /// Mounts the tree of the origin on the other side of `link`, in a directory of `dir`.
+    pub(crate) fn mount(dir: &Path, link: &Rc<Link>, store: Arc<Store>) -> anyhow::Result<Rc<Self>> {
+        let point = dir.join(link.peer.as_str());
+        std::fs::create_dir_all(&point)?;
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let mount = Mount::new(&point, link.peer.as_str(), Arc::clone(&store), Box::new(Lacks { tx }))?;
+        let mirror = Rc::new(Self {
+            point,
+            mount,
+            store,
+            link: RefCell::new(Some(Rc::clone(link))),
+            next_ask: Cell::new(1),
+            asked: RefCell::default(),
+            waiting: RefCell::default(),
+            coming: RefCell::default(),
+            waiting_packets: RefCell::default(),
+            unsettled: Cell::new(false),
+        });
+        let serving = Rc::downgrade(&mirror);
+        tokio::task::spawn_local(async move {
+            while let Some((lack, done)) = rx.recv().await {
+                match serving.upgrade() {
+                    Some(mirror) => mirror.fetch(lack, done),
+                    None => done(Err(libc::EIO)),
+                }
+            }
+        });
+        Ok(mirror)
+    }
+
+    /// Goes on over a new link. What changed meanwhile is not known: everything is asked for again.
+    pub(crate) fn relink(&self, link: &Rc<Link>) {
+        self.unlink();
+        self.link.replace(Some(Rc::clone(link)));
+        self.take_changes(vec![Change::Forget { dir: b"/".to_vec() }]);
+    }
+
+    /// The link broke: whoever waits gets an error.
+    pub(crate) fn unlink(&self) {
+        self.link.replace(None);
+        self.asked.borrow_mut().clear();
+        self.coming.borrow_mut().clear();
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        let packets = std::mem::take(&mut *self.waiting_packets.borrow_mut());
+        let all = waiting.into_values().flatten().chain(packets.into_iter().map(|(_, done)| done));
+        for done in all {
+            done(Err(libc::EIO));
+        }
+    }
+
+    /// Returns the number of the link in use.
+    pub(crate) fn link_number(&self) -> Option<u32> {
+        self.link.borrow().as_ref().map(|link| link.number)
+    }
+
+    /// Takes in what changed at the origin.
+    pub(crate) fn take_changes(&self, changes: Vec<Change>) {
+        self.unsettled.set(true);
+        self.mount.update(|mirror| mirror.apply(changes), Box::new(|| {}));
+    }
+
+    /// Ends when the kernel has forgotten all that changed before.
+    pub(crate) async fn settle(&self) {
+        if self.unsettled.take() {
+            let (tx, rx) = oneshot::channel();
+            let done = Box::new(move || {
+                let _ = tx.send(());
+            });
+            self.mount.invalidate(std::collections::BTreeSet::new(), done);
+            let _ = rx.await;
+        }
+    }
+
+    /// Returns the counts of FUSE requests, and of those that needed the network.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        self.mount.counts()
+    }
+
+    /// Takes in the answer to a question.
+    pub(crate) fn take_answer(&self, number: u32, answer: Answer) {
+        let Some(asked) = self.asked.borrow_mut().remove(&number) else { return };
+        match asked {
+            Asked::Need(need) => {
+                let result = self.learn(&need, answer);
+                let waiting = self.waiting.borrow_mut().remove(&need).unwrap_or_default();
+                waiting.into_iter().for_each(|done| done(result));
+            }
+            Asked::Packets(packets) => self.take_packets(&packets, answer),
+        }
+    }
+
+    fn learn(&self, need: &Need, answer: Answer) -> Result<(), i32> {
+        match (need, answer) {
+            (Need::Listing(path), Answer::Listing(listing)) => {
+                self.mount.update(|mirror| mirror.take_listing(path, listing), Box::new(|| {}));
+                Ok(())
+            }
+            (Need::Content(path), Answer::Content(content, inline)) => {
+                if let (Some(packed), [packet]) = (inline, content.manifest.packets.as_slice()) {
+                    self.keep(*packet, &packed);
+                }
+                self.mount.update(|mirror| mirror.take_content(path, content), Box::new(|| {}));
+                Ok(())
+            }
+            (_, Answer::Failed(errno)) => Err(errno),
+            _ => Err(libc::EPROTO),
+        }
+    }
+
+    fn take_packets(&self, asked: &[PacketRef], answer: Answer) {
+        let result = match answer {
+            Answer::Packets(packets) => {
+                for (packet, packed) in packets {
+                    self.keep(packet, &packed);
+                }
+                Ok(())
+            }
+            Answer::Failed(errno) => Err(errno),
+            _ => Err(libc::EPROTO),
+        };
+        let digests: HashSet<Digest> = asked.iter().map(|packet| packet.digest).collect();
+        self.coming.borrow_mut().retain(|digest| !digests.contains(digest));
+        let mut ready = Vec::new();
+        self.waiting_packets.borrow_mut().retain_mut(|(lacking, done)| {
+            let before = lacking.len();
+            lacking.retain(|digest| !digests.contains(digest));
+            let finished = lacking.is_empty() || (result.is_err() && lacking.len() < before);
+            if finished {
+                ready.push(std::mem::replace(done, Box::new(|_| {})));
+            }
+            !finished
+        });
+        // A packet that did not come has changed at the origin: the next attempt asks for the
+        // file's manifest, which a change of the file has taken away.
+        ready.into_iter().for_each(|done| done(result));
+    }
+
+    /// Keeps a packet that is what its name says; another one is as good as none.
+    fn keep(&self, packet: PacketRef, packed: &packetfs::packet::Packed) {
+        match packed.unpack(packet) {
+            Ok(_) => {
+                if let Err(error) = self.store.put(packet, packed) {
+                    tracing::error!(%error, "failed to keep a packet");
+                }
+            }
+            Err(error) => tracing::error!(%error, "an origin sent a bad packet"),
+        }
+    }
+
+    fn fetch(&self, lack: Lack, done: Done) {
+        match lack {
+            Lack::Need(need) => self.fetch_need(need, done),
+            Lack::Packets(path, needed, ahead) => self.fetch_packets(&path, &needed, &ahead, done),
+        }
+    }
+
+    fn fetch_need(&self, need: Need, done: Done) {
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(others) = waiting.get_mut(&need) {
+            others.push(done);
+            return;
+        }
+        let ask = match &need {
+            Need::Listing(path) => Ask::Listing(path.clone()),
+            Need::Content(path) => Ask::Content(path.clone()),
+        };
+        if self.ask(&ask, Asked::Need(need.clone())) {
+            waiting.insert(need, vec![done]);
+        } else {
+            drop(waiting);
+            done(Err(libc::EIO));
+        }
+    }
+
+    fn fetch_packets(
+        &self,
+        path: &Bytes,
+        needed: &[(u64, PacketRef)],
+        ahead: &[(u64, PacketRef)],
+        done: Done,
+    ) {
+        let wanted: Vec<_> = {
+            let mut coming = self.coming.borrow_mut();
+            let both = needed.iter().chain(ahead);
+            both.filter(|(_, packet)| coming.insert(packet.digest)).copied().collect()
+        };
+        for part in wanted.chunks(PACKETS_PER_ASK) {
+            let ask = Ask::Packets(path.clone(), part.to_vec());
+            let packets = part.iter().map(|&(_, packet)| packet).collect();
+            if !self.ask(&ask, Asked::Packets(packets)) {
+                done(Err(libc::EIO));
+                return;
+            }
+        }
+        let lacking = needed
+            .iter()
+            .map(|&(_, packet)| packet.digest)
+            .filter(|digest| self.coming.borrow().contains(digest))
+            .collect::<HashSet<_>>();
+        if lacking.is_empty() {
+            done(Ok(()));
+        } else {
+            self.waiting_packets.borrow_mut().push((lacking, done));
+        }
+    }
+
+    /// Asks the origin; false if there is no link to it.
+    fn ask(&self, ask: &Ask, asked: Asked) -> bool {
+        let link = self.link.borrow();
+        let Some(link) = link.as_ref() else { return false };
+        let number = self.next_ask.get();
+        self.next_ask.set(number.wrapping_add(1));
+        self.asked.borrow_mut().insert(number, asked);
+        link.send(Kind::Ask, number, message::encode(ask));
+        true
+    }
+}

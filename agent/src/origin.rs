@@ -1,0 +1,348 @@
+//! A walk at its origin, from the stub's hello to its exit.
+//!
+//! Everything up to the commit may fail without harm: the walk is tried on another runner, or the
+//! stub executes the program here. After the commit only the exit is left.
+
+mod attempt;
+mod hello;
+mod output;
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use broker::{Grant, Retried, Submit, Submitted};
+use tokio::sync::mpsc;
+use worknode::door::{Header, Kind};
+use worknode::id::{Attempt, WalkId};
+use worknode::reason::Reason;
+use worknode::report::WalkLine;
+use worknode::spec::WalkSpec;
+
+use crate::agent::Agent;
+use crate::cluster::Turn;
+use crate::door::{Peer, Reader, Writer};
+use crate::session::{Session, ms};
+use attempt::{Attempted, Ended};
+use output::Output;
+
+/// Attempts on runners before the program is executed here.
+const ATTEMPTS_MAX: u32 = 3;
+/// How often a waiting walk looks whether there is still anyone to wait for.
+const QUEUE_CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// The walk's process at the origin, as the attempts see it.
+pub(crate) struct Stub {
+    /// Frames of the stub, until it is gone.
+    frames: mpsc::UnboundedReceiver<(Header, Vec<u8>)>,
+    /// What the stub gets; written by a task of its own.
+    output: Output,
+    pid: u32,
+}
+
+/// How it ended for the stub.
+enum End {
+    /// With this wait status.
+    Exit(i32),
+    /// The program is to be executed here.
+    Here(Reason),
+    /// It cannot go on; a sentence for the user.
+    Lost(String),
+    /// The stub itself is gone.
+    Gone,
+}
+
+/// Takes in a stub.
+pub(crate) async fn walk(
+    agent: Rc<Agent>,
+    peer: Peer,
+    groups: Vec<u32>,
+    mut reader: Reader,
+    writer: Writer,
+    payload: &[u8],
+) {
+    let arrived = Instant::now();
+    let output = Output::start(writer);
+    let Some(hello) = hello::Hello::parse(payload) else {
+        output.send(Kind::Failed, 0, b"the hello cannot be read".to_vec());
+        return output.finish().await;
+    };
+    let Some(session) = agent.session(hello.session) else {
+        output.send(Kind::RunHere, 0, vec![Reason::NoAgent as u8]);
+        return output.finish().await;
+    };
+    let (frames_tx, frames) = mpsc::unbounded_channel();
+    // What the stub sends is bounded: input by what it was asked for, the rest is small.
+    let pump = tokio::task::spawn_local(async move {
+        while let Some(frame) = reader.next().await {
+            if frames_tx.send(frame).is_err() {
+                return;
+            }
+        }
+    });
+    let mut stub = Stub { frames, output, pid: peer.pid };
+    let argv0 = hello.argv0();
+    let end = match hello.spec(&agent, &session, peer, groups) {
+        Ok(spec) => carry(&agent, &session, &mut stub, &spec, arrived).await,
+        Err(reason) => End::Here(reason),
+    };
+    match end {
+        End::Exit(status) => stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec()),
+        End::Here(reason) => {
+            session.add_stay(&argv0, reason);
+            if session.no_fallback && reason != Reason::GrantedHome {
+                let text = format!(
+                    "oswalk: {argv0}: no runner ({}), and --no-fallback forbids to execute it here\n",
+                    reason.name()
+                );
+                stub.output.send(Kind::Refused, 0, text.into_bytes());
+            } else {
+                stub.output.send(Kind::RunHere, 0, vec![reason as u8]);
+            }
+        }
+        End::Lost(text) => stub.output.send(Kind::Refused, 0, text.into_bytes()),
+        End::Gone => {}
+    }
+    stub.output.finish().await;
+    pump.abort();
+}
+
+/// Carries a walk through its attempts.
+async fn carry(
+    agent: &Rc<Agent>,
+    session: &Rc<Session>,
+    stub: &mut Stub,
+    spec: &WalkSpec,
+    arrived: Instant,
+) -> End {
+    let cluster = &agent.cluster;
+    let mut turns = cluster.wait_for(spec.walk);
+    let end = attempts(agent, session, stub, spec, arrived, &mut turns).await;
+    cluster.forget(spec.walk);
+    end
+}
+
+async fn attempts(
+    agent: &Rc<Agent>,
+    session: &Rc<Session>,
+    stub: &mut Stub,
+    spec: &WalkSpec,
+    arrived: Instant,
+    turns: &mut mpsc::UnboundedReceiver<Turn>,
+) -> End {
+    let encoded = spec.encode();
+    let mut failed: Option<(Grant, Reason)> = None;
+    for _ in 0..ATTEMPTS_MAX {
+        let placed = place(agent, session, stub, spec.walk, &encoded, failed.as_ref(), turns).await;
+        let grant = match placed {
+            Placed::Granted(grant) => grant,
+            Placed::Not(reason) => {
+                let reason = failed.map_or(reason, |(_, reason)| reason);
+                return give_up(agent, stub, spec.walk, reason);
+            }
+            Placed::Gone => {
+                cancel(agent, spec.walk);
+                return End::Gone;
+            }
+        };
+        let waited = arrived.elapsed();
+        if grant.node == agent.node {
+            finish_with_process(agent, &grant, stub.pid);
+            return End::Here(Reason::GrantedHome);
+        }
+        let attempted = attempt::run(agent, stub, spec, &encoded, &grant).await;
+        match attempted {
+            Attempted::Ended(ended) => {
+                let line = line(spec, &grant, stub, &ended, waited);
+                return match attempt::commit(agent, spec, ended.exit).await {
+                    Ok(status) => {
+                        session.add_walk(line);
+                        stub.output.release();
+                        End::Exit(status)
+                    }
+                    Err(error) => {
+                        tracing::error!(walk = %spec.walk, "{error:#}");
+                        give_up(agent, stub, spec.walk, Reason::CommitFault)
+                    }
+                };
+            }
+            Attempted::Failed(reason) => {
+                tracing::warn!(walk = %spec.walk, node = %grant.node, reason = reason.name(), "attempt failed");
+                if stub.output.consumed_input() {
+                    cancel(agent, spec.walk);
+                    return give_up(agent, stub, spec.walk, reason);
+                }
+                stub.output.rewind();
+                failed = Some((grant, reason));
+            }
+            Attempted::Gone => {
+                cluster_finish(agent, &grant);
+                return End::Gone;
+            }
+            Attempted::NotExecuted => {
+                // The real call says why, to whom it concerns.
+                return give_up(agent, stub, spec.walk, Reason::NotExecutable);
+            }
+        }
+    }
+    cancel(agent, spec.walk);
+    let reason = failed.map_or(Reason::RunnerLost, |(_, reason)| reason);
+    give_up(agent, stub, spec.walk, reason)
+}
+
+/// No runner will do it: the program is executed here, if nothing of it has been seen yet.
+fn give_up(agent: &Rc<Agent>, stub: &Stub, walk: WalkId, reason: Reason) -> End {
+    let _ = agent;
+    if stub.output.is_untouched() {
+        End::Here(reason)
+    } else {
+        End::Lost(format!(
+            "oswalk: lost the runner of walk {walk} ({}) after the program had read or written: \
+             it cannot be started again unnoticed\n",
+            reason.name()
+        ))
+    }
+}
+
+enum Placed {
+    Granted(Grant),
+    Not(Reason),
+    Gone,
+}
+
+/// Asks the broker for a slot, and waits for it.
+async fn place(
+    agent: &Rc<Agent>,
+    session: &Session,
+    stub: &mut Stub,
+    walk: WalkId,
+    encoded: &[u8],
+    failed: Option<&(Grant, Reason)>,
+    turns: &mut mpsc::UnboundedReceiver<Turn>,
+) -> Placed {
+    let broker = &agent.cluster.broker;
+    let submit = |after: Attempt| Submit {
+        walk,
+        after,
+        spec: encoded.to_vec(),
+        only: session.on.clone(),
+        avoid: failed.iter().map(|(grant, _)| grant.node.clone()).collect(),
+        prefer: Vec::new(),
+    };
+    let after = failed.map_or(Attempt(0), |(grant, _)| grant.attempt);
+    let submitted = match failed {
+        None => broker.submit(&submit(after)).await,
+        Some((grant, _)) => match broker.retry(walk, grant.attempt, Some(&grant.node)).await {
+            Ok(Retried::Submitted(submitted)) => Ok(submitted),
+            Ok(Retried::NotNeeded) => broker.submit(&submit(after)).await,
+            Err(error) => Err(error),
+        },
+    };
+    match submitted {
+        Ok(Submitted::Granted(grant)) => return Placed::Granted(grant),
+        Ok(Submitted::Queued(_)) => {}
+        Ok(Submitted::Busy) => return Placed::Not(Reason::NoSlot),
+        Ok(Submitted::Exhausted) => return Placed::Not(Reason::RunnerLost),
+        Err(error) => {
+            tracing::warn!(%error, %walk, "failed to submit");
+            return Placed::Not(Reason::NoBroker);
+        }
+    }
+    loop {
+        tokio::select! {
+            turn = turns.recv() => match turn {
+                Some(Turn::Granted(grant)) if grant.attempt > after => {
+                    return Placed::Granted(grant);
+                }
+                Some(Turn::Granted(_)) => {}
+                Some(Turn::Dropped) | None => {
+                    return match broker.submit(&submit(after)).await {
+                        Ok(Submitted::Granted(grant)) => Placed::Granted(grant),
+                        Ok(Submitted::Queued(_)) => continue,
+                        _ => Placed::Not(Reason::NoBroker),
+                    };
+                }
+            },
+            frame = stub.frames.recv() => {
+                // Nothing runs yet: a signal is for the stub itself.
+                match frame {
+                    None => return Placed::Gone,
+                    Some((header, payload)) if header.kind == Kind::Signal => {
+                        if let Some(status) = deadly(&payload) {
+                            stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());
+                            return Placed::Gone;
+                        }
+                    }
+                    Some(_) => {}
+                }
+            }
+            () = tokio::time::sleep(QUEUE_CHECK_EVERY) => {
+                if !agent.cluster.has_runner() {
+                    cancel(agent, walk);
+                    return Placed::Not(Reason::NoCluster);
+                }
+            }
+        }
+    }
+}
+
+/// Returns the wait status of a program that the signal ends before it has begun.
+fn deadly(payload: &[u8]) -> Option<i32> {
+    let signal = i32::from_le_bytes(payload.try_into().ok()?);
+    let harmless = [libc::SIGCONT, libc::SIGWINCH, libc::SIGURG, libc::SIGCHLD];
+    (!harmless.contains(&signal)).then_some(signal)
+}
+
+fn cancel(agent: &Rc<Agent>, walk: WalkId) {
+    let agent = Rc::clone(agent);
+    tokio::task::spawn_local(async move {
+        if let Err(error) = agent.cluster.broker.cancel(walk).await {
+            tracing::debug!(%error, %walk, "failed to cancel");
+        }
+    });
+}
+
+fn cluster_finish(agent: &Rc<Agent>, grant: &Grant) {
+    agent.cluster.finish(grant);
+}
+
+/// Gives the origin's own slot back when the process that took it ends.
+fn finish_with_process(agent: &Rc<Agent>, grant: &Grant, pid: u32) {
+    let (agent, grant) = (Rc::clone(agent), grant.clone());
+    tokio::task::spawn_local(async move {
+        if let Ok(process) = crate::sys::process::open(pid)
+            && let Ok(process) = tokio::io::unix::AsyncFd::register(process)
+        {
+            // An error means that the process is gone, too.
+            let _ = process.readable().await;
+        }
+        agent.cluster.finish(&grant);
+    });
+}
+
+fn line(
+    spec: &WalkSpec,
+    grant: &Grant,
+    stub: &Stub,
+    ended: &Ended,
+    waited: Duration,
+) -> WalkLine {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    WalkLine {
+        argv0: text(spec.arguments().next().unwrap_or_default()),
+        cwd: text(&spec.cwd),
+        runner: grant.node.to_string(),
+        attempt: grant.attempt.0,
+        wait_ms: waited.as_secs_f64() * 1e3,
+        run_ms: ms(ended.ending.run_us),
+        origin_cpu_ms: crate::sys::process::cpu_ns_of(stub.pid) / 1e6,
+        runner_cpu_ms: ms(ended.ending.cpu_us),
+        bytes_out: ended.bytes_out,
+        bytes_back: ended.bytes_back,
+        status: shell_status(ended.ending.status),
+    }
+}
+
+/// Returns a wait status as a shell shows it.
+fn shell_status(status: i32) -> i32 {
+    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
+}

@@ -1,0 +1,219 @@
+//! One attempt at a walk: the conversation between its stub and its runner.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context;
+use broker::Grant;
+use packetfs::commit::{Commit, Owner};
+use packetfs::packet::{Packed, PacketRef};
+use tokio::sync::mpsc;
+use worknode::door;
+use worknode::reason::Reason;
+use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
+
+use super::Stub;
+use crate::agent::Agent;
+use crate::link::Link;
+use crate::link::frame::{Frame, Kind};
+use crate::link::message::{self, Exit, Open, Packets};
+
+/// Output is shown after this time even if the walk goes on.
+const HOLD_MAX: Duration = Duration::from_millis(100);
+
+/// What became of an attempt.
+pub(super) enum Attempted {
+    /// The program ended; nothing is committed yet.
+    Ended(Ended),
+    /// It failed for a reason that is not the program's.
+    Failed(Reason),
+    /// The runner could not execute it, and neither could anybody else.
+    NotExecuted,
+    /// The stub is gone; so is the walk.
+    Gone,
+}
+
+/// A program that ended.
+pub(super) struct Ended {
+    pub(super) ending: Ending,
+    pub(super) exit: Ready,
+    pub(super) bytes_out: u64,
+    pub(super) bytes_back: u64,
+}
+
+/// What is to be committed.
+pub(super) struct Ready {
+    exit: Exit,
+    packets: Vec<(PacketRef, Packed)>,
+    status: i32,
+}
+
+/// Has the walk executed by the runner of a grant.
+pub(super) async fn run(
+    agent: &Rc<Agent>,
+    stub: &mut Stub,
+    spec: &WalkSpec,
+    encoded: &[u8],
+    grant: &Grant,
+) -> Attempted {
+    let link = match agent.link_to(grant).await {
+        Ok(link) => link,
+        Err(error) => {
+            tracing::warn!("{error:#}");
+            return lost(agent, grant);
+        }
+    };
+    // Everything that was changed before this moment goes to the runner ahead of the walk.
+    agent.exporter.drain().await;
+    let (stream, mut frames) = link.open_stream();
+    let open = Open { attempt: grant.attempt, spec: encoded.to_vec() };
+    link.send(Kind::Open, stream, message::encode(&open));
+    let mut talk = Talk { link: &link, stream, packets: Vec::new(), bytes_out: 0, bytes_back: 0 };
+    talk.bytes_out += encoded.len() as u64;
+    let attempted = talk.run(stub, &mut frames).await;
+    link.close_stream(stream);
+    match attempted {
+        Attempted::Failed(Reason::RunnerLost) => lost(agent, grant),
+        Attempted::Ended(_) | Attempted::NotExecuted => {
+            agent.cluster.finish(grant);
+            attempted
+        }
+        attempted => {
+            tracing::debug!(walk = %spec.walk, "attempt over");
+            attempted
+        }
+    }
+}
+
+fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
+    let (agent, node) = (Rc::clone(agent), grant.node.clone());
+    tokio::task::spawn_local(async move {
+        if let Err(error) = agent.cluster.broker.reap_node(&node).await {
+            tracing::debug!(%error, %node, "failed to report a lost node");
+        }
+    });
+    Attempted::Failed(Reason::RunnerLost)
+}
+
+struct Talk<'a> {
+    link: &'a Link,
+    stream: u32,
+    packets: Vec<(PacketRef, Packed)>,
+    bytes_out: u64,
+    bytes_back: u64,
+}
+
+impl Talk<'_> {
+    async fn run(
+        &mut self,
+        stub: &mut Stub,
+        frames: &mut mpsc::UnboundedReceiver<Frame>,
+    ) -> Attempted {
+        let release = tokio::time::sleep(HOLD_MAX);
+        tokio::pin!(release);
+        let mut held = true;
+        loop {
+            tokio::select! {
+                frame = stub.frames.recv() => match frame {
+                    Some((header, payload)) => self.from_stub(stub, header, &payload),
+                    None => {
+                        self.link.send(Kind::Cancel, self.stream, Vec::new());
+                        return Attempted::Gone;
+                    }
+                },
+                frame = frames.recv() => match frame {
+                    Some(frame) => {
+                        self.bytes_back += frame.payload.len() as u64;
+                        if let Some(attempted) = self.from_runner(stub, frame) {
+                            return attempted;
+                        }
+                    }
+                    None => return Attempted::Failed(Reason::RunnerLost),
+                },
+                () = &mut release, if held => {
+                    held = false;
+                    stub.output.release();
+                }
+            }
+        }
+    }
+
+    fn from_stub(&mut self, stub: &Stub, header: door::Header, payload: &[u8]) {
+        let fd = u8::try_from(header.fd).unwrap_or(u8::MAX);
+        let tagged = || [&[fd], payload].concat();
+        let (kind, payload) = match header.kind {
+            door::Kind::Data => {
+                stub.output.note_input();
+                (Kind::Data, tagged())
+            }
+            door::Kind::Eof => (Kind::Eof, tagged()),
+            door::Kind::Written => (Kind::Credit, tagged()),
+            door::Kind::Broken => (Kind::Broken, tagged()),
+            door::Kind::Signal => (Kind::Signal, payload.to_vec()),
+            _ => return,
+        };
+        self.bytes_out += payload.len() as u64;
+        self.link.send(kind, self.stream, payload);
+    }
+
+    fn from_runner(&mut self, stub: &Stub, frame: Frame) -> Option<Attempted> {
+        let garbled = || Some(Attempted::Failed(Reason::RunnerFault));
+        match frame.kind {
+            Kind::Data => {
+                let (&fd, bytes) = frame.payload.split_first()?;
+                stub.output.data(u16::from(fd), bytes);
+                None
+            }
+            Kind::Credit => {
+                let (&fd, bytes) = frame.payload.split_first()?;
+                stub.output.send(door::Kind::Want, u16::from(fd), bytes.to_vec());
+                None
+            }
+            Kind::Packets => match postcard::from_bytes::<Packets>(&frame.payload) {
+                Ok(packets) => {
+                    self.packets.extend(packets.packets);
+                    None
+                }
+                Err(_) => garbled(),
+            },
+            Kind::Exit => match postcard::from_bytes::<Exit>(&frame.payload) {
+                Ok(exit) => Some(self.ended(exit)),
+                Err(_) => garbled(),
+            },
+            _ => None,
+        }
+    }
+
+    fn ended(&mut self, exit: Exit) -> Attempted {
+        match &exit.outcome {
+            Outcome::Ended(ending) => {
+                let ending = *ending;
+                let packets = std::mem::take(&mut self.packets);
+                let exit = Ready { exit, packets, status: ending.status };
+                let (bytes_out, bytes_back) = (self.bytes_out, self.bytes_back);
+                Attempted::Ended(Ended { ending, exit, bytes_out, bytes_back })
+            }
+            Outcome::Fault(fault) => {
+                tracing::warn!(?fault, node = %self.link.peer, "the runner could not do it");
+                match fault {
+                    Fault::NotExecuted(_) => Attempted::NotExecuted,
+                    Fault::NotExported(_) => Attempted::Failed(Reason::NotExported),
+                    _ => Attempted::Failed(Reason::RunnerFault),
+                }
+            }
+        }
+    }
+}
+
+/// Applies what a walk changed. Returns its wait status.
+pub(super) async fn commit(
+    agent: &Rc<Agent>,
+    spec: &WalkSpec,
+    ready: Ready,
+) -> anyhow::Result<i32> {
+    let who = &spec.credentials;
+    let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
+    let commit = Commit { owner, changes: ready.exit.changes, packets: ready.packets };
+    agent.commits.apply(commit).await.context("failed to commit a walk")?;
+    Ok(ready.status)
+}

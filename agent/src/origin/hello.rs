@@ -1,0 +1,233 @@
+//! Reads what a stub says of its process, and makes the walk's spec of it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use packetfs::tree::is_within;
+use worknode::door::{FdEntry, HelloHead, VERSION};
+use worknode::id::SessionId;
+use worknode::policy::{Verdict, base_name};
+use worknode::reason::Reason;
+use worknode::spec::{Bytes, Credentials, FdKind, FdSpec, WalkSpec, strings};
+
+use crate::agent::Agent;
+use crate::door::Peer;
+use crate::session::Session;
+
+/// Directories that only installations change. A compile step sees them, and never writes there.
+const SYSTEM_DIRS: [&[u8]; 9] =
+    [b"/usr", b"/bin", b"/sbin", b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/etc", b"/opt"];
+
+/// A stub's hello.
+#[derive(Debug)]
+pub(super) struct Hello {
+    pub(super) session: SessionId,
+    head: HelloHead,
+    fds: Vec<FdEntry>,
+    path: Bytes,
+    cwd: Bytes,
+    argv: Bytes,
+    env: Bytes,
+}
+
+impl Hello {
+    /// Reads a hello; nothing if it is damaged or of another version.
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        let (head, mut rest) = HelloHead::decode(payload)?;
+        if head.version != VERSION {
+            return None;
+        }
+        let mut fds = Vec::new();
+        for _ in 0..head.fds {
+            let (entry, after) = FdEntry::decode(rest)?;
+            fds.push(entry);
+            rest = after;
+        }
+        let mut take = |bytes: u32| {
+            let (part, after) = rest.split_at_checked(bytes as usize)?;
+            rest = after;
+            Some(part.to_vec())
+        };
+        let path = take(head.path_bytes)?;
+        let cwd = take(head.cwd_bytes)?;
+        let argv = take(head.argv_bytes)?;
+        let env = take(head.env_bytes)?;
+        Some(Self { session: SessionId(head.session), head, fds, path, cwd, argv, env })
+    }
+
+    /// Returns the program's base name, for the report.
+    pub(super) fn argv0(&self) -> String {
+        String::from_utf8_lossy(base_name(&self.path)).into_owned()
+    }
+
+    /// Makes the spec.
+    pub(super) fn spec(
+        self,
+        agent: &Agent,
+        session: &Session,
+        peer: Peer,
+        groups: Vec<u32>,
+    ) -> Result<WalkSpec, Reason> {
+        let compiles = matches!(
+            session.verdict(&self.path),
+            Some(
+                Verdict::CompilerDriver
+                    | Verdict::Compiler
+                    | Verdict::Assembler
+                    | Verdict::Rustc
+            )
+        );
+        let fds = self.descriptors(peer.pid, compiles)?;
+        let whole_tree = peer.uid == 0 && !(compiles && self.writes_elsewhere());
+        Ok(WalkSpec {
+            walk: session.next_walk(),
+            origin: agent.node.clone(),
+            path: self.path,
+            argv: self.argv,
+            env: without_secrets(&self.env),
+            cwd: self.cwd,
+            hostname: agent.hostname.clone(),
+            credentials: Credentials { uid: peer.uid, gid: peer.gid, groups },
+            pid: peer.pid,
+            umask: self.head.umask,
+            nice: self.head.nice,
+            blocked: self.head.blocked,
+            ignored: self.head.ignored,
+            rlimits: self.head.rlimits.to_vec(),
+            fds,
+            whole_tree,
+        })
+    }
+
+    /// Tells that the command writes into no system directory, as far as its words show.
+    fn writes_elsewhere(&self) -> bool {
+        let in_system = |path: &[u8]| SYSTEM_DIRS.iter().any(|dir| is_within(path, dir));
+        let mut output_next = false;
+        let outputs_in_system = strings(&self.argv).any(|argument| {
+            let output = std::mem::replace(&mut output_next, argument == b"-o" || argument == b"-MF");
+            let glued = argument.strip_prefix(b"-o").is_some_and(in_system);
+            (output && in_system(argument)) || glued
+        });
+        !in_system(&self.cwd) && !outputs_in_system
+    }
+
+    fn descriptors(&self, pid: u32, compiles: bool) -> Result<Vec<FdSpec>, Reason> {
+        let mut specs: Vec<FdSpec> = Vec::new();
+        for (index, entry) in self.fds.iter().enumerate() {
+            let same = self.fds[..index].iter().find(|other| is_same_output(other, entry));
+            let kind = match same {
+                Some(other) => FdKind::Same { fd: other.fd },
+                None => self.descriptor(entry, pid, compiles)?,
+            };
+            specs.push(FdSpec { fd: entry.fd, kind });
+        }
+        Ok(specs)
+    }
+
+    fn descriptor(&self, entry: &FdEntry, pid: u32, compiles: bool) -> Result<FdKind, Reason> {
+        let access = entry.flags & access_mode();
+        let kind = entry.mode & libc::S_IFMT;
+        let null = kind == libc::S_IFCHR && entry.rdev == libc::makedev(1, 3);
+        if null {
+            return Ok(FdKind::Null { flags: access });
+        }
+        let reads = access == flag(libc::O_RDONLY)
+            || (access == flag(libc::O_RDWR) && (entry.fd == 0 || kind == libc::S_IFSOCK));
+        if !reads {
+            return Ok(FdKind::Output);
+        }
+        if compiles {
+            // A compile step that the rules let walk reads files, not its standard input.
+            return Ok(FdKind::Null { flags: flag(libc::O_RDONLY) });
+        }
+        if kind == libc::S_IFREG {
+            let link = format!("/proc/{pid}/fd/{}", entry.fd);
+            if let Ok(path) = std::fs::read_link(Path::new(OsStr::new(&link))) {
+                let path = path.into_os_string().into_vec();
+                let offset = u64::try_from(entry.offset).unwrap_or(0);
+                if same_file(&path, entry) {
+                    return Ok(FdKind::File { path, offset });
+                }
+            }
+        }
+        Ok(FdKind::Input)
+    }
+}
+
+/// Tells whether two descriptors write to the same place, so that their order counts.
+fn is_same_output(a: &FdEntry, b: &FdEntry) -> bool {
+    let writes = |entry: &FdEntry| entry.flags & access_mode() != flag(libc::O_RDONLY);
+    let input = |entry: &FdEntry| entry.fd == 0;
+    let null = |entry: &FdEntry| {
+        entry.mode & libc::S_IFMT == libc::S_IFCHR && entry.rdev == libc::makedev(1, 3)
+    };
+    let same_place = (a.dev, a.ino) == (b.dev, b.ino) && a.flags == b.flags;
+    let regular = b.mode & libc::S_IFMT == libc::S_IFREG;
+    writes(a)
+        && writes(b)
+        && !input(a)
+        && !input(b)
+        && !null(b)
+        && same_place
+        && (!regular || a.offset == b.offset)
+}
+
+fn same_file(path: &[u8], entry: &FdEntry) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(OsStr::from_bytes(path))
+        .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == (entry.dev, entry.ino))
+}
+
+fn access_mode() -> u32 {
+    flag(libc::O_ACCMODE)
+}
+
+fn flag(value: libc::c_int) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+/// Takes variables out of the environment that give access to something else than files.
+fn without_secrets(env: &[u8]) -> Bytes {
+    const NAMES: [&[u8]; 5] =
+        [b"SSH_AUTH_SOCK", b"GPG_AGENT_INFO", b"SSH_AGENT_PID", b"DBUS_SESSION_BUS_ADDRESS", b"XAUTHORITY"];
+    const PREFIXES: [&[u8]; 3] = [b"AWS_", b"AZURE_", b"GOOGLE_APPLICATION_"];
+    const SUFFIXES: [&[u8]; 5] =
+        [b"_TOKEN", b"_PASSWORD", b"_SECRET", b"_SECRET_KEY", b"_API_KEY"];
+    let secret = |variable: &[u8]| {
+        let name = variable.split(|&byte| byte == b'=').next().unwrap_or_default();
+        NAMES.contains(&name)
+            || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+    };
+    let mut kept = Vec::with_capacity(env.len());
+    for variable in strings(env).filter(|variable| !secret(variable)) {
+        kept.extend(variable);
+        kept.push(0);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fd: u32, mode: u32, flags: libc::c_int, ino: u64) -> FdEntry {
+        FdEntry { fd, mode, flags: flag(flags), ino, offset: -1, ..FdEntry::default() }
+    }
+
+    #[test]
+    fn outputs_to_one_place_share_it() {
+        let out = entry(1, libc::S_IFIFO, libc::O_WRONLY, 7);
+        let err = entry(2, libc::S_IFIFO, libc::O_WRONLY, 7);
+        assert!(is_same_output(&out, &err));
+        assert!(!is_same_output(&out, &entry(2, libc::S_IFIFO, libc::O_WRONLY, 8)));
+        assert!(!is_same_output(&entry(0, libc::S_IFCHR, libc::O_RDWR, 7), &out));
+    }
+
+    #[test]
+    fn secrets_do_not_travel() {
+        let env = b"PATH=/bin\0SSH_AUTH_SOCK=/x\0AWS_KEY=1\0GITHUB_TOKEN=2\0A=b=c\0".as_slice();
+        assert_eq!(without_secrets(env), b"PATH=/bin\0A=b=c\0");
+    }
+}

@@ -1,0 +1,126 @@
+//! What goes to the stub: frames in their order, written by a task of their own, so that a slow
+//! reader holds up nothing but its own output. Output of a walk may be held back until it is certain
+//! that the walk will not have to be repeated.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use worknode::door::{DATA_BYTES_MAX, Kind};
+
+use crate::door::Writer;
+
+/// Output that is held back at most. A walk that writes more is shown at once, and can then be
+/// repeated only by skipping what was shown.
+const HELD_BYTES_MAX: usize = 64 * 1024;
+
+/// The way to the stub.
+#[derive(Debug)]
+pub(super) struct Output {
+    tx: mpsc::UnboundedSender<(Kind, u16, Vec<u8>)>,
+    task: JoinHandle<()>,
+    holding: Cell<bool>,
+    held: RefCell<Vec<(u16, Vec<u8>)>>,
+    held_bytes: Cell<usize>,
+    /// Bytes shown, by descriptor, and those of the repeated attempt that are still to be skipped.
+    shown: RefCell<HashMap<u16, u64>>,
+    skip: RefCell<HashMap<u16, u64>>,
+    consumed_input: Cell<bool>,
+}
+
+impl Output {
+    pub(super) fn start(mut writer: Writer) -> Self {
+        let (tx, mut rx) = mpsc::unbounded_channel::<(Kind, u16, Vec<u8>)>();
+        let task = tokio::task::spawn_local(async move {
+            while let Some((kind, fd, payload)) = rx.recv().await {
+                if !writer.send(kind, fd, &payload).await {
+                    return;
+                }
+            }
+        });
+        Self {
+            tx,
+            task,
+            holding: Cell::new(true),
+            held: RefCell::default(),
+            held_bytes: Cell::new(0),
+            shown: RefCell::default(),
+            skip: RefCell::default(),
+            consumed_input: Cell::new(false),
+        }
+    }
+
+    /// Sends a frame.
+    pub(super) fn send(&self, kind: Kind, fd: u16, payload: Vec<u8>) {
+        // A stub that is gone is noticed by the reader of its frames.
+        let _ = self.tx.send((kind, fd, payload));
+    }
+
+    /// Passes on output of the walk.
+    pub(super) fn data(&self, fd: u16, bytes: &[u8]) {
+        if self.holding.get() {
+            self.held.borrow_mut().push((fd, bytes.to_vec()));
+            self.held_bytes.set(self.held_bytes.get() + bytes.len());
+            if self.held_bytes.get() > HELD_BYTES_MAX {
+                self.release();
+            }
+        } else {
+            self.show(fd, bytes);
+        }
+    }
+
+    /// Shows what was held back, and all that comes after it.
+    pub(super) fn release(&self) {
+        self.holding.set(false);
+        for (fd, bytes) in self.held.take() {
+            self.show(fd, &bytes);
+        }
+        self.held_bytes.set(0);
+    }
+
+    /// The walk is repeated from its beginning: what was held back comes again, and what was shown
+    /// is skipped.
+    pub(super) fn rewind(&self) {
+        self.held.borrow_mut().clear();
+        self.held_bytes.set(0);
+        self.skip.replace(self.shown.borrow().clone());
+    }
+
+    /// The stub gave away input.
+    pub(super) fn note_input(&self) {
+        self.consumed_input.set(true);
+    }
+
+    /// Tells whether the stub gave away input: a repeated walk would miss it.
+    pub(super) fn consumed_input(&self) -> bool {
+        self.consumed_input.get()
+    }
+
+    /// Tells that nothing of the walk was seen or taken: the program may still be executed here.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.consumed_input.get() && self.shown.borrow().is_empty()
+    }
+
+    /// Ends when all frames are written.
+    pub(super) async fn finish(self) {
+        drop(self.tx);
+        let _ = self.task.await;
+    }
+
+    fn show(&self, fd: u16, bytes: &[u8]) {
+        let mut skip = self.skip.borrow_mut();
+        let skipped = skip.get(&fd).copied().unwrap_or(0).min(bytes.len() as u64);
+        if skipped > 0 {
+            *skip.entry(fd).or_default() -= skipped;
+        }
+        let rest = &bytes[usize::try_from(skipped).unwrap_or(bytes.len())..];
+        if rest.is_empty() {
+            return;
+        }
+        *self.shown.borrow_mut().entry(fd).or_default() += rest.len() as u64;
+        for piece in rest.chunks(DATA_BYTES_MAX) {
+            self.send(Kind::Data, fd, piece.to_vec());
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A walk on its runner: from the grant to the change set.
+
+mod streams;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use packetfs::change::ChangeSet;
+use packetfs::packet::{Packed, PacketRef};
+use packetfs::tree::Time;
+use packetfs::upper::{self, Reading};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
+
+use crate::agent::Agent;
+use crate::link::Link;
+use crate::link::frame::{Frame, Kind};
+use crate::link::message::{self, Exit, Open, Packets};
+use crate::mirrors::Mirror;
+use crate::sys::fds;
+use crate::sys::launcher::{Event, Launch, Order};
+use streams::Streams;
+
+/// Packets go to the origin in frames of about this size.
+const PACKETS_FRAME_BYTES: usize = 512 * 1024;
+
+/// Executes a walk and tells its origin how it ended.
+pub(crate) async fn execute(
+    agent: Rc<Agent>,
+    link: Rc<Link>,
+    open: Frame,
+    mut frames: mpsc::UnboundedReceiver<Frame>,
+) {
+    let stream = open.stream;
+    let outcome = tokio::select! {
+        outcome = run(&agent, &link, &open, &mut frames) => outcome,
+        // The origin is gone: what the walk would have changed is nobody's any more.
+        () = link.closed() => Err(Fault::Leaving),
+    };
+    if let Some((outcome, changes)) = match outcome {
+        Ok(Some((ending, changes))) => Some((Outcome::Ended(ending), changes)),
+        Ok(None) => None,
+        Err(fault) => Some((Outcome::Fault(fault), ChangeSet::default())),
+    } {
+        link.send(Kind::Exit, stream, message::encode(&Exit { outcome, changes }));
+    }
+    link.close_stream(stream);
+}
+
+/// A started walk. Dropping it ends all its processes.
+struct Running {
+    control: AsyncFd<UnixStream>,
+    streams: Streams,
+}
+
+/// Runs a walk to its end; nothing if the origin gave it up.
+async fn run(
+    agent: &Rc<Agent>,
+    link: &Rc<Link>,
+    open: &Frame,
+    frames: &mut mpsc::UnboundedReceiver<Frame>,
+) -> Result<Option<(Ending, ChangeSet)>, Fault> {
+    let began = Instant::now();
+    let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
+    let open_message: Open =
+        postcard::from_bytes(&open.payload).map_err(|error| sandbox(error.into()))?;
+    let spec = WalkSpec::decode(&open_message.spec).map_err(|error| sandbox(error.into()))?;
+    let mirror = agent.mirror(link).map_err(sandbox)?;
+    mirror.settle().await;
+    let began_at = now();
+    let running = start(agent, link, open.stream, &mirror, spec).map_err(sandbox)?;
+    let mut upper = None;
+    loop {
+        tokio::select! {
+            event = running.event() => match event {
+                Some((Event::Running, mut fds)) => upper = fds.pop(),
+                Some((Event::NotExecuted(errno), _)) => return Err(Fault::NotExecuted(errno)),
+                Some((Event::Failed { stage, errno }, _)) => {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
+                }
+                Some((Event::Ended { status, cpu_us }, _)) => {
+                    let run_us = began.elapsed().as_micros();
+                    let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
+                    let ending = Ending { status, run_us, cpu_us };
+                    // Credit for the rest of the output arrives with the frames.
+                    let ended = tokio::select! {
+                        () = running.streams.finish() => true,
+                        ended = serve(&running, frames) => ended,
+                    };
+                    let Some(upper) = upper.filter(|_| ended) else { return Ok(None) };
+                    return collect(link, open.stream, &mirror, upper, began_at, ending)
+                        .await
+                        .map(Some);
+                }
+                None => return Err(Fault::Sandbox("the walk's first process died".into())),
+            },
+            frame = frames.recv() => match frame {
+                Some(frame) if frame.kind == Kind::Cancel => return Ok(None),
+                Some(frame) => running.take(frame),
+                None => return Ok(None),
+            },
+        }
+    }
+}
+
+/// Serves the origin's frames until it gives the walk up.
+async fn serve(running: &Running, frames: &mut mpsc::UnboundedReceiver<Frame>) -> bool {
+    while let Some(frame) = frames.recv().await {
+        if frame.kind == Kind::Cancel {
+            break;
+        }
+        running.take(frame);
+    }
+    false
+}
+
+fn start(
+    agent: &Rc<Agent>,
+    link: &Rc<Link>,
+    stream: u32,
+    mirror: &Mirror,
+    spec: WalkSpec,
+) -> anyhow::Result<Running> {
+    let (streams, places, descriptors) = Streams::open(link, stream, &spec.fds)?;
+    let (near, far) = UnixStream::pair()?;
+    near.set_nonblocking(true)?;
+    let bytes = |path: &std::path::Path| path.as_os_str().as_encoded_bytes().to_vec();
+    let launch = Launch {
+        spec,
+        lower: bytes(&mirror.point),
+        scratch: bytes(&agent.dirs.scratch),
+        dev: bytes(&agent.dirs.dev),
+        upper_bytes_max: agent.upper_bytes,
+        fds: places,
+    };
+    agent.launcher.launch(&launch, far.as_fd(), &descriptors)?;
+    let control = AsyncFd::register_with_interest(near, Interest::READABLE)?;
+    Ok(Running { control, streams })
+}
+
+impl Running {
+    /// Returns the next event; nothing if the walk's first process is gone.
+    async fn event(&self) -> Option<(Event, Vec<OwnedFd>)> {
+        loop {
+            let mut ready = self.control.readable().await.ok()?;
+            match fds::receive(self.control.get_ref()) {
+                Ok(Some((message, fds))) => {
+                    return Some((postcard::from_bytes(&message).ok()?, fds));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                }
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    fn take(&self, frame: Frame) {
+        if frame.kind == Kind::Signal {
+            if let Ok(number) = frame.payload.as_slice().try_into() {
+                let order = Order::Signal(i32::from_le_bytes(number));
+                let message = message::encode(&order);
+                // A walk that ended meanwhile needs no signal.
+                let _ = fds::send(self.control.get_ref(), &message, &[]);
+            }
+        } else {
+            self.streams.take(frame);
+        }
+    }
+}
+
+/// Reads the upper layer and sends its packets.
+async fn collect(
+    link: &Rc<Link>,
+    stream: u32,
+    mirror: &Rc<Mirror>,
+    upper: OwnedFd,
+    began: Time,
+    ending: Ending,
+) -> Result<(Ending, ChangeSet), Fault> {
+    let lower = mirror.point.clone();
+    let (out_tx, failed) = (link.sender(), libc::WEXITSTATUS(ending.status) != 0);
+    let read = move || -> Result<ChangeSet, Fault> {
+        if failed && is_full(&upper) {
+            return Err(Fault::Full);
+        }
+        let mut sending = Vec::new();
+        let mut bytes = 0;
+        let send = |packets: Vec<(PacketRef, Packed)>| {
+            let payload = message::encode(&Packets { packets });
+            let _ = out_tx.send(Frame { kind: Kind::Packets, stream, payload });
+        };
+        let lower_has_dir = |path: &[u8]| {
+            let path = path.strip_prefix(b"/").unwrap_or(path);
+            let path = lower.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
+            std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
+        };
+        let mut packet = |reference, packed: Packed| {
+            bytes += packed.body.len();
+            sending.push((reference, packed));
+            if bytes > PACKETS_FRAME_BYTES {
+                bytes = 0;
+                send(std::mem::take(&mut sending));
+            }
+        };
+        let mut reading =
+            Reading { began, lower_has_dir: &lower_has_dir, packet: &mut packet };
+        let changes = upper::read(&upper, &mut reading)
+            .map_err(|error| Fault::Sandbox(format!("failed to read the changes: {error}")))?;
+        if !sending.is_empty() {
+            send(sending);
+        }
+        Ok(changes)
+    };
+    match tokio::task::spawn_blocking(read).await {
+        Ok(result) => result.map(|changes| (ending, changes)),
+        Err(error) => Err(Fault::Sandbox(format!("failed to read the changes: {error}"))),
+    }
+}
+
+fn is_full(upper: &OwnedFd) -> bool {
+    nix::sys::statvfs::fstatvfs(upper).is_ok_and(|stats| stats.blocks_available() == 0)
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // File times are those of the kernel's last tick, which may lie before this moment.
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(0) - 1;
+    Time { seconds, nanos: since.subsec_nanos() }
+}

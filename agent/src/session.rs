@@ -1,0 +1,204 @@
+//! A session: one `oswalk exec`. Its policy page, its report.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use worknode::id::{NodeId, SessionId, WalkId};
+use worknode::page::{self, PageContents};
+use worknode::policy::{BUILT_IN, Rule, Verdict};
+use worknode::reason::Reason;
+use worknode::report::{Report, StayLine, Totals, WalkLine};
+use worknode::request::{Action, SessionOptions};
+use worknode::tally;
+
+/// An open session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    /// The only runner that will do.
+    pub(crate) on: Option<NodeId>,
+    /// A walk that cannot be had fails.
+    pub(crate) no_fallback: bool,
+    page_path: PathBuf,
+    page_file: File,
+    page_bytes: u64,
+    rules: Vec<(Vec<u8>, Verdict)>,
+    next_walk: Cell<u32>,
+    walks: RefCell<Vec<WalkLine>>,
+    stays: RefCell<BTreeMap<(String, Reason), u64>>,
+    began: Instant,
+    /// The agent's own figures when the session began.
+    pub(crate) before: Usage,
+}
+
+/// What the agent has used since it started.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    pub(crate) cpu_us: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) bytes_in: u64,
+}
+
+impl Session {
+    /// Opens a session whose page lies in `dir` and may be used by `uid`.
+    pub(crate) fn open(
+        dir: &Path,
+        door: &Path,
+        options: &SessionOptions,
+        uid: u32,
+        gate: u32,
+        before: Usage,
+    ) -> anyhow::Result<Self> {
+        let id = SessionId(crate::random::number());
+        let page_path = dir.join(id.to_string());
+        let rules = rules(options);
+        let bits = [(options.walk_all, page::WALK_ALL), (options.no_fallback, page::NO_FALLBACK)];
+        let contents = PageContents {
+            session: id.0,
+            options: bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum(),
+            gate,
+            page_path: page_path.as_os_str().as_bytes(),
+            door_path: door.as_os_str().as_bytes(),
+            stub_path: &options.stub,
+            preload_path: &options.preload,
+            rules: rules.clone(),
+            tally_bytes: u32::try_from(tally::WORDS * 8).expect("a tally is 64 KiB"),
+        };
+        let page = contents.encode();
+        let create = || -> std::io::Result<File> {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&page_path)?;
+            file.write_all_at(&page, 0)?;
+            file.set_len(page.len() as u64 + u64::from(contents.tally_bytes))?;
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+            std::os::unix::fs::fchown(&file, Some(uid), None)?;
+            Ok(file)
+        };
+        let page_file = create()
+            .with_context(|| format!("failed to write the policy page {}", page_path.display()))?;
+        Ok(Self {
+            id,
+            on: options.on.clone(),
+            no_fallback: options.no_fallback,
+            page_path: page_path.clone(),
+            page_file,
+            page_bytes: page.len() as u64,
+            rules,
+            next_walk: Cell::new(1),
+            walks: RefCell::default(),
+            stays: RefCell::default(),
+            began: Instant::now(),
+            before,
+        })
+    }
+
+    /// Returns the path of the policy page.
+    pub(crate) fn page_path(&self) -> &Path {
+        &self.page_path
+    }
+
+    /// Opens or shuts the gate: whether there is anyone to walk to.
+    pub(crate) fn set_gate(&self, gate: u32) {
+        if let Err(error) = self.page_file.write_all_at(&gate.to_le_bytes(), page::GATE_OFFSET as u64)
+        {
+            tracing::warn!(%error, session = %self.id, "failed to set the gate");
+        }
+    }
+
+    /// Returns the next walk's id.
+    pub(crate) fn next_walk(&self) -> WalkId {
+        let number = self.next_walk.get();
+        self.next_walk.set(number + 1);
+        WalkId { session: self.id, number }
+    }
+
+    /// Returns what the rules say of the program at `path`.
+    pub(crate) fn verdict(&self, path: &[u8]) -> Option<Verdict> {
+        let mut rules =
+            self.rules.iter().map(|(pattern, verdict)| Rule { pattern, verdict: *verdict });
+        rules.find(|rule| rule.names(path)).map(|rule| rule.verdict)
+    }
+
+    /// Adds a committed walk to the report.
+    pub(crate) fn add_walk(&self, line: WalkLine) {
+        self.walks.borrow_mut().push(line);
+    }
+
+    /// Adds a process that came to the agent and stayed after all.
+    pub(crate) fn add_stay(&self, argv0: &str, reason: Reason) {
+        *self.stays.borrow_mut().entry((argv0.to_owned(), reason)).or_default() += 1;
+    }
+
+    /// Makes the report; `now` is the agent's usage at this moment.
+    pub(crate) fn report(&self, now: Usage) -> Report {
+        let walks = self.walks.borrow().clone();
+        let stays = self.stays();
+        let stubs_ms: f64 = walks.iter().map(|walk| walk.origin_cpu_ms).sum();
+        let totals = Totals {
+            walks: walks.len() as u64,
+            stays: stays.iter().map(|stay| stay.count).sum(),
+            wall_ms: self.began.elapsed().as_secs_f64() * 1e3,
+            origin_cpu_ms: stubs_ms + ms(now.cpu_us - self.before.cpu_us),
+            runner_cpu_ms: walks.iter().map(|walk| walk.runner_cpu_ms).sum(),
+            bytes_out: now.bytes_out - self.before.bytes_out,
+            bytes_back: now.bytes_in - self.before.bytes_in,
+        };
+        Report { walks, stays, totals }
+    }
+
+    fn stays(&self) -> Vec<StayLine> {
+        let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
+        for ((argv0, reason), count) in self.stays.borrow().iter() {
+            *counts.entry((argv0.clone(), reason.name().to_owned())).or_default() += count;
+        }
+        let mut bytes = vec![0; tally::WORDS * 8];
+        if self.page_file.read_exact_at(&mut bytes, self.page_bytes).is_ok() {
+            for line in tally::read(&bytes) {
+                let argv0 = String::from_utf8_lossy(&line.name).into_owned();
+                let reason = line.reason.map_or("untallied", Reason::name).to_owned();
+                *counts.entry((argv0, reason)).or_default() += line.count;
+            }
+        }
+        counts
+            .into_iter()
+            .map(|((argv0, reason), count)| StayLine { argv0, reason, count })
+            .collect()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Processes that outlive the session find no page, and are executed natively.
+        let _ = std::fs::remove_file(&self.page_path);
+    }
+}
+
+/// Returns milliseconds of microseconds.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+pub(crate) fn ms(us: u64) -> f64 {
+    us as f64 / 1e3
+}
+
+fn rules(options: &SessionOptions) -> Vec<(Vec<u8>, Verdict)> {
+    let user = options.rules.iter().map(|rule| {
+        let verdict = match rule.action {
+            Action::Walk => Verdict::Walk,
+            Action::Stay => Verdict::Stay(Reason::Rule),
+            Action::Compiler => Verdict::CompilerDriver,
+        };
+        (rule.pattern.clone().into_bytes(), verdict)
+    });
+    let built_in =
+        BUILT_IN.iter().map(|&(pattern, verdict)| (pattern.as_bytes().to_vec(), verdict));
+    user.chain(built_in).collect()
+}
