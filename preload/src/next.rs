@@ -67,16 +67,9 @@ pub(crate) static SYSCALL: AtomicPtr<c_void> =
 
 /// Resolves all that may be called where `dlsym` must not be.
 pub(crate) fn resolve_all() {
-    for function in [
-        &EXECVE,
-        &EXECV,
-        &EXECVP,
-        &EXECVPE,
-        &EXECVEAT,
-        &FEXECVE,
-        &POSIX_SPAWN,
-        &POSIX_SPAWNP,
-    ] {
+    for function in
+        [&EXECVE, &EXECV, &EXECVP, &EXECVPE, &EXECVEAT, &FEXECVE, &POSIX_SPAWN, &POSIX_SPAWNP]
+    {
         function.resolve();
     }
     // SAFETY: the name is a C string.

@@ -40,7 +40,10 @@ struct Task<F> {
 
 /// # Safety
 /// `memory` is aligned to 16 and as large as `task`, a `Task<F>`, asked for.
-unsafe extern "C" fn enter<F: FnOnce(Scratch<'_>) -> c_int>(memory: *mut u8, task: *mut u8) -> c_int {
+unsafe extern "C" fn enter<F: FnOnce(Scratch<'_>) -> c_int>(
+    memory: *mut u8,
+    task: *mut u8,
+) -> c_int {
     // SAFETY: `with` passed a task of this very type, and nobody else holds it.
     let task = unsafe { &mut *task.cast::<Task<F>>() };
     // SAFETY: the memory has room for both parts.
