@@ -61,7 +61,9 @@ fn without_nul(path: &[u8]) -> &[u8] {
 /// Returns the session, and joins it if that has not been tried yet. Whoever comes while another
 /// thread is at it does without.
 pub(crate) fn current() -> Option<Session> {
+    // Without any environment libc itself is not ready yet.
     if STATE.load(Ordering::Acquire) == UNKNOWN
+        && !environment().as_ptr().is_null()
         && STATE.compare_exchange(UNKNOWN, OPENING, Ordering::AcqRel, Ordering::Acquire).is_ok()
     {
         let state = if join().is_some() { OPEN } else { INERT };
