@@ -120,6 +120,7 @@ impl Call<'_> {
     }
 
     /// Makes the call as it was made, with the caller's environment or another.
+    #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one of them is done, for one reason")]
     fn original(&self, environment: Replacement) -> c_int {
         let argv = self.argv.as_ptr();
         let envp = environment.unwrap_or(self.envp.as_ptr());

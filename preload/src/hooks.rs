@@ -92,8 +92,10 @@ unsafe extern "C" fn fexecve(fd: c_int, argv: Array, envp: Array) -> c_int {
         // SAFETY: the caller's arguments; libc refuses these with EINVAL.
         return unsafe { next::fexecve(fd, argv, envp) };
     }
-    // SAFETY: the caller's arrays.
-    let (argv, envp) = unsafe { (Strings::new(argv), Strings::new(envp)) };
+    // SAFETY: the caller's array.
+    let argv = unsafe { Strings::new(argv) };
+    // SAFETY: the caller's array.
+    let envp = unsafe { Strings::new(envp) };
     // SAFETY: the caller's arguments.
     unsafe { Call { how: How::Fexecve { fd }, argv, envp }.make() }
 }

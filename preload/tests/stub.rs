@@ -122,13 +122,13 @@ fn says_everything_about_the_process() {
     let file = agent.session.directory.path().join("file");
     std::fs::write(&file, "0123456789").expect("a file");
     let script = format!(
-        "trap '' USR1; umask 027; ulimit -n 512; nice true; exec 5<{} 7>/dev/null; \
+        "trap '' USR1; umask 027; ulimit -n 512; exec 5<{} 7>/dev/null; \
          read -r _ <&5; cd /usr; OSWALK_WALK=/usr/bin/gcc X=$(printf '\\377') exec {} a 'b c' ''",
         file.display(),
         shims().stub.display()
     );
-    let preloads = format!("{}:/other.so", shims().preload.display());
-    shell.env("LD_PRELOAD", &preloads).env("OSWALK_PAGE", &agent.session.page);
+    let foreign = programs().path("foreign.so");
+    let preloads = format!("{}:{}", shims().preload.display(), foreign.display());
     // The shell is not to be seen by the preload library here: only the stub's view is of interest.
     shell.env_remove("LD_PRELOAD").arg("-c");
     shell.arg(format!("export LD_PRELOAD={preloads}; {script}"));
@@ -146,7 +146,7 @@ fn says_everything_about_the_process() {
     assert_eq!((text(&hello.path), text(&hello.cwd)), ("/usr/bin/gcc".into(), "/usr".into()));
     assert_eq!(hello.arguments[1..], [b"a".to_vec(), b"b c".to_vec(), vec![]]);
     assert!(hello.environment.contains(&b"X=\xff".to_vec()));
-    assert!(hello.environment.contains(&b"LD_PRELOAD=/other.so".to_vec()));
+    assert!(hello.environment.contains(&format!("LD_PRELOAD={}", foreign.display()).into_bytes()));
     assert!(!hello.environment.iter().any(|entry| entry.starts_with(b"OSWALK_")));
     // Whoever runs the tests may have left more open.
     let fd = |number| hello.fds.iter().find(|entry| entry.fd == number).expect("an open one");

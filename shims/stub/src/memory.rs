@@ -51,9 +51,9 @@ unsafe extern "C" fn memset(to: *mut u8, byte: i32, bytes: usize) -> *mut u8 {
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, bytes: usize) -> i32 {
     for at in 0..bytes {
         // SAFETY: the caller vouches for both ranges; volatile keeps the loop a loop.
-        let byte = unsafe { left.add(at).read_volatile() };
+        let byte = unsafe { left.wrapping_add(at).read_volatile() };
         // SAFETY: as above.
-        let other = unsafe { right.add(at).read_volatile() };
+        let other = unsafe { right.wrapping_add(at).read_volatile() };
         if byte != other {
             return i32::from(byte) - i32::from(other);
         }
@@ -75,7 +75,7 @@ unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, bytes: usize) -> i3
 unsafe extern "C" fn strlen(text: *const u8) -> usize {
     let mut length = 0;
     // SAFETY: the caller vouches for a terminating NUL; volatile keeps the loop a loop.
-    while unsafe { text.add(length).read_volatile() } != 0 {
+    while unsafe { text.wrapping_add(length).read_volatile() } != 0 {
         length += 1;
     }
     length

@@ -89,8 +89,8 @@ impl Process {
         // SAFETY: the stack is ours.
         unsafe { self.stack.write(shell.as_ptr()) };
         if self.arguments > 0 {
-            // SAFETY: there is a first argument.
-            unsafe { self.stack.add(1).write(path.as_ptr()) };
+            // SAFETY: there is a first argument, behind the count.
+            unsafe { self.stack.wrapping_add(1).write(path.as_ptr()) };
         }
         // SAFETY: both arrays end in their nulls.
         unsafe { sys::execve(shell, self.stack, self.environment_start()) }
