@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use tempfile::TempDir;
 use worknode::page::{GATE_OPEN, PageContents};
-use worknode::policy::Verdict;
+use worknode::policy::{self, Verdict};
 use worknode::reason::Reason;
 use worknode::tally;
 
@@ -82,6 +82,10 @@ pub(crate) fn programs() -> &'static Programs {
             ("record.c", "stayer", &["-DWHO=\"native\""]),
             ("record.c", "static-walker", &["-DWHO=\"native\"", "-static"]),
             ("record.c", "musl-walker", &["-DWHO=\"native\"", &musl]),
+            ("spawner.c", "spawner", &[]),
+            ("nothing.c", "nothing", &["-static", "-nostdlib"]),
+            ("nothing.c", "nothing-walker", &["-static", "-nostdlib"]),
+            ("quiet.c", "stayer-quiet", &[]),
             ("record.c", "stub", &["-DWHO=\"stub\"", "-static"]),
         ] {
             compile(source, &programs.path(program), options);
@@ -138,11 +142,7 @@ impl Session {
             door_path: &door_path,
             stub_path: &stub,
             preload_path: &preload,
-            rules: vec![
-                (b"*walker".to_vec(), Verdict::Walk),
-                (b"driver".to_vec(), Verdict::Stay(Reason::Driver)),
-                (b"gcc".to_vec(), Verdict::CompilerDriver),
-            ],
+            rules: rules(),
             tally_bytes: u32::try_from(TALLY_BYTES).expect("a small tally"),
         }
         .encode();
@@ -186,6 +186,13 @@ impl Session {
         counts.sort();
         counts
     }
+}
+
+/// The built-in rules, so that deciding takes as long as it does in earnest, and those of the tests.
+fn rules() -> Vec<(Vec<u8>, Verdict)> {
+    let tests = [("*walker", Verdict::Walk), ("driver", Verdict::Stay(Reason::Driver))];
+    let rules = policy::BUILT_IN.iter().chain(&tests);
+    rules.map(|&(pattern, verdict)| (pattern.as_bytes().to_vec(), verdict)).collect()
 }
 
 /// What a recording program showed.

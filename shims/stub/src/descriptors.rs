@@ -4,8 +4,6 @@ use worknode::door::{FD_ENTRY_BYTES, FdEntry};
 
 use crate::sys::{self, Stat};
 
-/// More than this a walking process has not; if it has, it runs here.
-const DESCRIPTORS_MAX: usize = 128;
 /// Where to look if there is no `/proc`.
 const PROBED: i32 = 64;
 const STANDARD: u32 = 3;
@@ -21,18 +19,19 @@ const ENTRY_NAME: usize = 19;
 
 /// The list that goes with the hello.
 #[derive(Debug)]
-pub(crate) struct Descriptors {
-    encoded: [u8; DESCRIPTORS_MAX * FD_ENTRY_BYTES],
+pub(crate) struct Descriptors<'r> {
+    encoded: &'r mut [u8],
     count: usize,
 }
 
-impl Descriptors {
-    /// Lists all open descriptors; nothing is returned if one of them cannot be carried.
-    pub(crate) fn list() -> Option<Self> {
-        let mut list = Self { encoded: [0; DESCRIPTORS_MAX * FD_ENTRY_BYTES], count: 0 };
+impl<'r> Descriptors<'r> {
+    /// Lists all open descriptors into `encoded`, with a buffer for directory entries; nothing is
+    /// returned if one of them cannot be carried.
+    pub(crate) fn list(encoded: &'r mut [u8], entries: &mut [u8]) -> Option<Self> {
+        let mut list = Self { encoded, count: 0 };
         match sys::open(c"/proc/self/fd", sys::O_RDONLY | sys::O_DIRECTORY) {
             Ok(directory) => {
-                let listed = list.read_directory(directory);
+                let listed = list.read_directory(directory, entries);
                 sys::close(directory);
                 listed?;
             }
@@ -49,10 +48,9 @@ impl Descriptors {
         self.count
     }
 
-    fn read_directory(&mut self, directory: i32) -> Option<()> {
-        let mut bytes = [0; 4096];
+    fn read_directory(&mut self, directory: i32, bytes: &mut [u8]) -> Option<()> {
         loop {
-            let length = sys::directory_entries(directory, &mut bytes).ok()?;
+            let length = sys::directory_entries(directory, bytes).ok()?;
             if length == 0 {
                 return Some(());
             }

@@ -6,7 +6,6 @@ use crate::sys::{self, Part};
 
 /// Our own descriptors begin here, so that no frame speaks of one of them by mistake.
 pub(crate) const LEAST_DESCRIPTOR: usize = 100;
-const FRAME_BYTES_MAX: usize = HEADER_BYTES + DATA_BYTES_MAX;
 
 /// The agent is gone, or speaks another language.
 #[derive(Debug)]
@@ -42,15 +41,16 @@ pub(crate) fn send(fd: i32, kind: Kind, about: u16, payload: &[u8]) -> Result<()
 
 /// What the agent sent and nobody has looked at yet.
 #[derive(Debug)]
-pub(crate) struct Inbox {
-    bytes: [u8; FRAME_BYTES_MAX],
+pub(crate) struct Inbox<'r> {
+    bytes: &'r mut [u8],
     start: usize,
     end: usize,
 }
 
-impl Inbox {
-    pub(crate) fn new() -> Self {
-        Self { bytes: [0; FRAME_BYTES_MAX], start: 0, end: 0 }
+impl<'r> Inbox<'r> {
+    /// Receives into a buffer that has room for the longest frame.
+    pub(crate) fn new(bytes: &'r mut [u8]) -> Self {
+        Self { bytes, start: 0, end: 0 }
     }
 
     /// Receives what there is; waits if there is nothing.

@@ -11,6 +11,7 @@ use worknode::reason::Reason;
 use crate::descriptors::Descriptors;
 use crate::door::{self, LEAST_DESCRIPTOR};
 use crate::process::Process;
+use crate::room::Room;
 use crate::signals::Signals;
 use crate::sys::{self, Part};
 use crate::walk::{PAGE_VARIABLE, WALK_VARIABLE};
@@ -20,9 +21,8 @@ const PRELOAD_VARIABLE: &[u8] = b"LD_PRELOAD=";
 const HELLO_SECONDS: u64 = 2;
 /// An agent may be busy, but not for so long without reading its socket.
 const FRAME_SECONDS: u64 = 30;
-const PATH_BYTES_MAX: usize = 4096;
 /// Arguments and environment lie in a row on the stack, so they make up few parts.
-const PARTS_MAX: usize = 48;
+const PARTS_MAX: usize = 24;
 
 /// Connects to the agent and says hello; returns the connection.
 ///
@@ -33,10 +33,11 @@ pub(crate) fn knock(
     path: &CStr,
     page: &Page<'_>,
     signals: &Signals,
+    room: &mut Room,
 ) -> Result<i32, Reason> {
-    let descriptors = Descriptors::list().ok_or(Reason::Descriptor)?;
-    let mut directory = [0; PATH_BYTES_MAX];
-    let directory = working_directory(&mut directory).ok_or(Reason::Directory)?;
+    let Room { entries, descriptors, directory, .. } = room;
+    let descriptors = Descriptors::list(descriptors, entries).ok_or(Reason::Descriptor)?;
+    let directory = working_directory(directory).ok_or(Reason::Directory)?;
     let mut arguments = Parts::new();
     process.arguments().for_each(|argument| arguments.push(argument.to_bytes_with_nul()));
     let mut environment = Parts::new();

@@ -7,7 +7,8 @@
 //!                                        └────────────────────────┴─▶ home: run it here
 //! ```
 //! It starts for every walk, so it must cost next to nothing: static, no relocations, a few pages.
-//! Built with `--profile shim` only. Unsafe code lives in `sys`, `memory` and `process`.
+//! Built with `--profile shim` only. Unsafe code lives in `sys`, `memory`, `process` and
+//! `room`.
 #![cfg_attr(panic = "abort", no_std, no_main)]
 #![cfg_attr(not(panic = "abort"), allow(dead_code, reason = "only the shim profile has an entry"))]
 
@@ -21,6 +22,7 @@ mod memory;
 mod output;
 mod process;
 mod relay;
+mod room;
 mod signals;
 mod sys;
 mod walk;

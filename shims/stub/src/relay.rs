@@ -49,6 +49,7 @@ struct Want {
 pub(crate) struct Relay<'s> {
     door: i32,
     signals: &'s mut Signals,
+    data: &'s mut [u8],
     wants: [Want; WANTS_MAX],
     want_count: usize,
     /// Whether input was taken or output given, so that the program cannot start over.
@@ -58,15 +59,15 @@ pub(crate) struct Relay<'s> {
 }
 
 impl<'s> Relay<'s> {
-    pub(crate) fn new(door: i32, signals: &'s mut Signals) -> Self {
+    pub(crate) fn new(door: i32, signals: &'s mut Signals, data: &'s mut [u8]) -> Self {
         let wants = [Want { fd: 0, bytes: 0 }; WANTS_MAX];
         let (want_count, touched, asked_to_end, asked_since) = (0, false, 0, 0);
-        Self { door, signals, wants, want_count, touched, asked_to_end, asked_since }
+        Self { door, signals, data, wants, want_count, touched, asked_to_end, asked_since }
     }
 
     /// Relays until the end; also tells whether the program could still start over.
-    pub(crate) fn run(mut self) -> (End, bool) {
-        let mut inbox = Inbox::new();
+    pub(crate) fn run(mut self, inbox: &mut [u8]) -> (End, bool) {
+        let mut inbox = Inbox::new(inbox);
         loop {
             if let Err(end) = self.turn(&mut inbox) {
                 return (end, !self.touched);
@@ -74,7 +75,7 @@ impl<'s> Relay<'s> {
         }
     }
 
-    fn turn(&mut self, inbox: &mut Inbox) -> Result<(), End> {
+    fn turn(&mut self, inbox: &mut Inbox<'_>) -> Result<(), End> {
         while let Some((header, payload)) = inbox.next()? {
             self.asked_to_end = 0;
             self.obey(header, payload)?;
@@ -144,12 +145,11 @@ impl<'s> Relay<'s> {
     /// Reads what the agent wants of a descriptor that is ready.
     fn serve(&mut self, index: usize) -> Result<(), End> {
         let Want { fd, bytes } = self.wants[index];
-        let mut buffer = [0; DATA_BYTES_MAX];
-        match sys::read(i32::from(fd), &mut buffer[..bytes]) {
+        match sys::read(i32::from(fd), &mut self.data[..bytes]) {
             Err(sys::EAGAIN | sys::EINTR) => return Ok(()),
             Ok(length @ 1..) => {
                 self.touched = true;
-                door::send(self.door, Kind::Data, fd, &buffer[..length])?;
+                door::send(self.door, Kind::Data, fd, &self.data[..length])?;
             }
             // A descriptor that cannot be read, such as a terminal that hung up, has no more.
             Ok(0) | Err(_) => door::send(self.door, Kind::Eof, fd, b"")?,
@@ -162,9 +162,10 @@ impl<'s> Relay<'s> {
     fn put(&mut self, fd: u16, mut bytes: &[u8]) -> Result<(), End> {
         self.touched = true;
         let written = u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes();
+        let at_once = if sys::is_regular(i32::from(fd)) { DATA_BYTES_MAX } else { READY_BYTES };
         while !bytes.is_empty() {
             self.wait_for_room(i32::from(fd))?;
-            match sys::write(i32::from(fd), &bytes[..bytes.len().min(READY_BYTES)]) {
+            match sys::write(i32::from(fd), &bytes[..bytes.len().min(at_once)]) {
                 Ok(length) => bytes = &bytes[length..],
                 Err(sys::EINTR | sys::EAGAIN) => {}
                 Err(_) => return Ok(door::send(self.door, Kind::Broken, fd, b"")?),

@@ -156,6 +156,11 @@ pub(crate) fn fstat(fd: i32) -> Result<Stat, i32> {
     Ok(unsafe { stat.assume_init() })
 }
 
+/// Tells whether the descriptor is a regular file.
+pub(crate) fn is_regular(fd: i32) -> bool {
+    fstat(fd).is_ok_and(|stat| stat.mode & 0o170_000 == 0o100_000)
+}
+
 /// Waits until a descriptor is ready.
 pub(crate) fn poll(fds: &mut [PollFd]) -> Result<usize, i32> {
     // SAFETY: the kernel reads and writes the slice; no timeout and no mask.

@@ -12,6 +12,7 @@ use crate::leave;
 use crate::output;
 use crate::process::Process;
 use crate::relay::{End, Relay};
+use crate::room;
 use crate::signals::Signals;
 use crate::sys;
 
@@ -29,11 +30,12 @@ pub(crate) fn run(process: Process) -> ! {
     let Some(page) = process.variable(PAGE_VARIABLE).and_then(open) else { home.run(None) };
     // From here on no signal is lost: it is forwarded, or meets the program that runs here.
     let mut signals = Signals::take();
-    let door = match hello::knock(process, path, &page, &signals) {
+    let Some(room) = room::take() else { home.run(Some(signals)) };
+    let door = match hello::knock(process, path, &page, &signals, room) {
         Ok(door) => door,
         Err(reason) => stay(home, &page, signals, reason),
     };
-    let (end, untouched) = Relay::new(door, &mut signals).run();
+    let (end, untouched) = Relay::new(door, &mut signals, &mut room.data).run(&mut room.inbox);
     match end {
         End::Exit(status) => leave::like(status),
         End::Killed(signal) => leave::by_signal(signal, false),
