@@ -9,6 +9,7 @@ use crate::sys;
 const PATH_BYTES_MAX: usize = 4096;
 /// Where libc searches when there is no `PATH` (`confstr(_CS_PATH)`).
 const DEFAULT_SEARCH: &[u8] = b"/bin:/usr/bin";
+const DESCRIPTORS: &[u8] = b"/proc/self/fd/";
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
 
@@ -83,7 +84,9 @@ pub(crate) enum Behind<'b> {
     Error,
 }
 
-/// Finds the path of the file that `fd` is open on.
+/// Finds the path of the file that `fd` is open on. Apart, so that its buffers are not on every
+/// caller's stack, which may be a small thread's.
+#[inline(never)]
 pub(crate) fn behind_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Behind<'_> {
     let Ok(opened) = sys::fstat(fd) else { return Behind::Error };
     let mut link = PathBuffer::new();
@@ -98,7 +101,8 @@ pub(crate) fn behind_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Behind<'_
     }
 }
 
-/// Finds `path` relative to the directory that `directory` is open on.
+/// Finds `path` relative to the directory that `directory` is open on. Apart for the same reason.
+#[inline(never)]
 pub(crate) fn relative<'b>(
     directory: c_int,
     path: &CStr,
@@ -115,9 +119,10 @@ pub(crate) fn relative<'b>(
 fn read_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Option<&[u8]> {
     let mut digits = [0; 10];
     let number = decimal(u32::try_from(fd).ok()?, &mut digits);
-    let mut name = PathBuffer::new();
-    let name = name.join(&[b"/proc/self/fd/", number])?;
-    sys::read_link(name, &mut buffer.bytes)
+    let mut name = [0; 32];
+    let parts = DESCRIPTORS.iter().chain(number);
+    name.iter_mut().zip(parts).for_each(|(slot, &byte)| *slot = byte);
+    sys::read_link(CStr::from_bytes_until_nul(&name).ok()?, &mut buffer.bytes)
 }
 
 fn decimal(mut value: u32, digits: &mut [u8; 10]) -> &[u8] {
