@@ -94,7 +94,9 @@ impl Call<'_> {
 
     fn stay(&self, session: &Session, path: &[u8], reason: Reason) -> c_int {
         session.count(path, reason);
-        let need = if reason == Reason::Foreign { Need::NoPreload } else { Need::Preload };
+        // A loader complains of a library that it cannot use, and nothing of ours may be heard.
+        let usable = reason != Reason::Foreign && session.is_reachable();
+        let need = if usable { Need::Preload } else { Need::NoPreload };
         let original = |environment| self.original(environment);
         match environment::with(session, self.envp, need, &original) {
             // What was added may be the straw that breaks the kernel's limit.

@@ -43,6 +43,13 @@ impl Session {
         without_nul(self.page.preload_path())
     }
 
+    /// Tells whether a loader would find this library: not after a `chroot`, nor when it was
+    /// uninstalled meanwhile.
+    pub(crate) fn is_reachable(&self) -> bool {
+        CStr::from_bytes_until_nul(self.page.preload_path())
+            .is_ok_and(|path| sys::stat(path).is_ok())
+    }
+
     /// Returns the path of the policy page.
     pub(crate) fn page_path(&self) -> &'static [u8] {
         without_nul(self.page.page_path())

@@ -20,7 +20,8 @@ pub(crate) fn with_command(command: Option<&CStr>, start: &mut dyn FnMut(*const 
         return start(original);
     };
     session.count(b"sh", Reason::Shell);
-    if environment::is_complete(&session, session::environment()) {
+    let complete = environment::is_complete(&session, session::environment());
+    if complete || !session.is_reachable() {
         return start(original);
     }
     let mut measure = Line { room: &mut [], length: 0 };

@@ -176,6 +176,21 @@ fn a_stub_that_cannot_be_executed() {
 }
 
 #[test]
+fn a_library_that_is_not_there_any_more() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let preload = directory.path().join("preload.so");
+    std::fs::copy(&shims().preload, &preload).expect("a copy");
+    let session = Session::new(&Recipe { preload: preload.clone(), ..Recipe::default() });
+    let mut command = session.command(&programs().path("driver"));
+    command.env("LD_PRELOAD", preload).args(["uninstalled", &path("stayer"), "stayer"]);
+    let record = Record::of(&command.output().expect("the driver runs"));
+    assert_eq!(record.one("who=").as_deref(), Some("native"));
+    assert_eq!(record.one("env=LD_PRELOAD="), None);
+    assert!(record.stderr.is_empty(), "{record:?}");
+    assert_eq!(session.tally(), [("stayer".into(), Reason::Unlisted, 1)]);
+}
+
+#[test]
 fn a_shut_gate() {
     let session = Session::new(&Recipe { gate: GATE_SHUT, ..Recipe::default() });
     assert_eq!(session.drive("execve", "walker").one("who=").as_deref(), Some("native"));

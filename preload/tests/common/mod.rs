@@ -118,11 +118,17 @@ pub(crate) struct Recipe {
     pub(crate) options: u32,
     pub(crate) gate: u32,
     pub(crate) stub: PathBuf,
+    pub(crate) preload: PathBuf,
 }
 
 impl Default for Recipe {
     fn default() -> Self {
-        Self { options: 0, gate: GATE_OPEN, stub: programs().path("stub") }
+        Self {
+            options: 0,
+            gate: GATE_OPEN,
+            stub: programs().path("stub"),
+            preload: shims().preload.clone(),
+        }
     }
 }
 
@@ -133,7 +139,7 @@ impl Session {
         let (page, door) = (directory.path().join("page"), directory.path().join("door"));
         let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
         let (page_path, door_path) = (bytes(&page), bytes(&door));
-        let (stub, preload) = (bytes(&recipe.stub), bytes(&shims().preload));
+        let (stub, preload) = (bytes(&recipe.stub), bytes(&recipe.preload));
         let mut contents = PageContents {
             session: 0xfeed_0000_0000_0007,
             options: recipe.options,

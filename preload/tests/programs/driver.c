@@ -128,6 +128,10 @@ int main(int argc, char **argv) {
         char *entries[] = {"A=1", getenv("FOREIGN"), "B=2", NULL};
         execve(path, arguments, entries);
     }
+    if (IS("uninstalled")) {
+        unlink(getenv("LD_PRELOAD"));
+        execve(path, arguments, environ);
+    }
     if (IS("null")) execve(path, NULL, NULL);
     if (IS("huge")) huge_environment();
     if (IS("system")) return WEXITSTATUS(system(command()));
