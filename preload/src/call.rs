@@ -1,0 +1,176 @@
+//! [unsafe] One call that executes a program: find the file, decide, act.
+//!
+//! Unsafe only in that the next functions take the caller's own pointers on.
+
+use core::ffi::{CStr, c_int};
+
+use worknode::page::Page;
+use worknode::reason::Reason;
+
+use crate::environment::{self, Need, Replacement};
+use crate::find::{self, Behind, PathBuffer};
+use crate::next::{self, Spawn};
+use crate::session::{self, Session};
+use crate::strings::Strings;
+use crate::sys;
+use crate::target::{self, Target};
+
+/// A call as it was made.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) how: How<'a>,
+    pub(crate) argv: Strings<'a>,
+    pub(crate) envp: Strings<'a>,
+}
+
+/// By which function, and what that says of the file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum How<'a> {
+    Execve { path: &'a CStr },
+    Execv { path: &'a CStr },
+    Execvp { file: &'a CStr },
+    Execvpe { file: &'a CStr },
+    Execveat { directory: c_int, path: &'a CStr, flags: c_int },
+    Fexecve { fd: c_int },
+    Spawn { spawn: Spawn, path: &'a CStr },
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    /// It fails; the real call says how.
+    Leave,
+    Stay(Reason),
+    Walk,
+}
+
+impl Call<'_> {
+    /// Makes the call, or executes the stub in its place.
+    ///
+    /// # Safety
+    /// The call holds the arguments of a caller for the function that `how` names.
+    pub(crate) unsafe fn make(&self) -> c_int {
+        let Some(session) = session::current() else { return self.original(None) };
+        let mut buffer = PathBuffer::new();
+        match self.find(&mut buffer) {
+            Behind::Path(path) => match decide(&session.page, path, self.argv) {
+                Decision::Leave => self.original(None),
+                Decision::Stay(reason) => self.stay(&session, path.to_bytes(), reason),
+                Decision::Walk => self.walk(&session, path),
+            },
+            Behind::Nowhere => {
+                let name = self.argv.iter().next().unwrap_or(c"");
+                self.stay(&session, name.to_bytes(), Reason::Descriptor)
+            }
+            Behind::Error => self.original(None),
+        }
+    }
+
+    /// Finds the path that executes the same file from the same directory.
+    fn find<'b>(&self, buffer: &'b mut PathBuffer) -> Behind<'b> {
+        const KNOWN_FLAGS: c_int = sys::AT_EMPTY_PATH | sys::AT_SYMLINK_NOFOLLOW;
+        let path = match self.how {
+            How::Execve { path } | How::Execv { path } => buffer.join(&[path.to_bytes()]),
+            How::Spawn { spawn: Spawn { search: false, .. }, path } => {
+                buffer.join(&[path.to_bytes()])
+            }
+            How::Execvp { file } | How::Execvpe { file } | How::Spawn { path: file, .. } => {
+                let search = session::environment().variable(b"PATH=");
+                find::along_path(file, search, buffer)
+            }
+            How::Fexecve { fd } => return find::behind_descriptor(fd, buffer),
+            How::Execveat { directory, path, flags }
+                if path.is_empty() && flags == sys::AT_EMPTY_PATH && directory >= 0 =>
+            {
+                return find::behind_descriptor(directory, buffer);
+            }
+            // A link that must not be followed, or a flag younger than this library: the kernel's.
+            How::Execveat { flags, .. } if flags & !KNOWN_FLAGS != 0 => None,
+            How::Execveat { directory, path, flags } => find::relative(directory, path, buffer)
+                .filter(|path| flags & sys::AT_SYMLINK_NOFOLLOW == 0 || !sys::is_link(path)),
+        };
+        path.map_or(Behind::Error, Behind::Path)
+    }
+
+    fn stay(&self, session: &Session, path: &[u8], reason: Reason) -> c_int {
+        session.count(path, reason);
+        // A loader complains of a library that it cannot use, and nothing of ours may be heard.
+        let usable = reason != Reason::Foreign && session.is_reachable();
+        let need = if usable { Need::Preload } else { Need::NoPreload };
+        let original = |environment| self.original(environment);
+        match environment::with(session, self.envp, need, &original) {
+            // What was added may be the straw that breaks the kernel's limit.
+            Some(result) if !self.is_too_big(result) => result,
+            _ => self.original(None),
+        }
+    }
+
+    fn walk(&self, session: &Session, path: &CStr) -> c_int {
+        let stub = |environment| self.instead(session.stub(), environment);
+        match environment::with(session, self.envp, Need::Walk(path), &stub) {
+            Some(0) => 0,
+            // The stub could not be executed.
+            _ => self.stay(session, path.to_bytes(), Reason::ShimLimit),
+        }
+    }
+
+    fn is_too_big(&self, result: c_int) -> bool {
+        match self.how {
+            How::Spawn { .. } => result == sys::E2BIG,
+            _ => result == -1 && next::errno() == sys::E2BIG,
+        }
+    }
+
+    /// Makes the call as it was made, with the caller's environment or another.
+    #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one of them is done, for one reason")]
+    fn original(&self, environment: Replacement) -> c_int {
+        let argv = self.argv.as_ptr();
+        let envp = environment.unwrap_or(self.envp.as_ptr());
+        // SAFETY: these are the caller's arguments, or an environment made of his (see `make`).
+        unsafe {
+            match self.how {
+                How::Execv { path } if environment.is_none() => next::execv(path.as_ptr(), argv),
+                How::Execve { path } | How::Execv { path } => {
+                    next::execve(path.as_ptr(), argv, envp)
+                }
+                How::Execvp { file } if environment.is_none() => next::execvp(file.as_ptr(), argv),
+                How::Execvp { file } | How::Execvpe { file } => {
+                    next::execvpe(file.as_ptr(), argv, envp)
+                }
+                How::Execveat { directory, path, flags } => {
+                    next::execveat(directory, path.as_ptr(), argv, envp, flags)
+                }
+                How::Fexecve { fd } => next::fexecve(fd, argv, envp),
+                How::Spawn { spawn, path } => next::spawn(spawn, path.as_ptr(), argv, envp),
+            }
+        }
+    }
+
+    /// Executes another program with the caller's arguments.
+    fn instead(&self, program: &CStr, environment: Replacement) -> c_int {
+        let (path, argv) = (program.as_ptr(), self.argv.as_ptr());
+        let envp = environment.unwrap_or(self.envp.as_ptr());
+        if let How::Spawn { spawn, .. } = self.how {
+            let spawn = Spawn { search: false, ..spawn };
+            // SAFETY: the caller's arguments, and an environment made of his (see `make`).
+            return unsafe { next::spawn(spawn, path, argv, envp) };
+        }
+        // SAFETY: likewise.
+        unsafe { next::execve(path, argv, envp) }
+    }
+}
+
+/// Decides from the rules and from what the file is.
+fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>) -> Decision {
+    let arguments = argv.iter().skip(1).map(CStr::to_bytes);
+    let by_rule = page.decide(path.to_bytes(), arguments);
+    match (by_rule, target::look(path)) {
+        (_, None) => Decision::Leave,
+        (_, Some(Target::Privileged)) => Decision::Stay(Reason::Privileged),
+        (_, Some(Target::Foreign)) => Decision::Stay(Reason::Foreign),
+        (Err(reason), _) => Decision::Stay(reason),
+        (Ok(()), Some(Target::Unreadable)) => Decision::Stay(Reason::NotExported),
+        (Ok(()), Some(Target::Unknown)) => Decision::Stay(Reason::NotExecutable),
+        (Ok(()), Some(Target::Native)) => Decision::Walk,
+    }
+}

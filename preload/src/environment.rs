@@ -1,0 +1,175 @@
+//! The environment handed to an executed program: a private copy on the stack wherever the caller's
+//! does not carry what the session needs (`env -i`, private arrays). The caller's own, and
+//! `environ`, are never written.
+
+use core::ffi::{CStr, c_char, c_int};
+
+use crate::scratch::{self, Scratch};
+use crate::session::Session;
+use crate::strings::Strings;
+
+const PRELOAD: &[u8] = b"LD_PRELOAD=";
+const PAGE: &[u8] = b"OSWALK_PAGE=";
+const WALK: &[u8] = b"OSWALK_WALK=";
+/// Entries that a copy may have more than the original, and the terminating null.
+const POINTERS_MORE: usize = 4;
+
+/// An environment to call with; nothing stands for the caller's own.
+pub(crate) type Replacement = Option<*const *const c_char>;
+
+/// What a program needs in its environment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Need<'a> {
+    /// This library, so that what it executes is seen.
+    Preload,
+    /// Anything but this library, which its loader would complain of.
+    NoPreload,
+    /// What the stub needs to walk for the program at this path.
+    Walk(&'a CStr),
+}
+
+/// Calls `call` with an environment as needed; nothing is returned, and `call` not called, if
+/// there is no room for it.
+pub(crate) fn with(
+    session: &Session,
+    envp: Strings<'_>,
+    need: Need<'_>,
+    call: &dyn Fn(Replacement) -> c_int,
+) -> Option<c_int> {
+    let copy = Copy { session, envp, need, preload: envp.variable(PRELOAD) };
+    if copy.is_needless() {
+        return Some(call(None));
+    }
+    scratch::with(envp.count() + POINTERS_MORE, copy.text_bytes(), |mut scratch| {
+        copy.write(&mut scratch);
+        call(Some(scratch.pointers.as_ptr()))
+    })
+}
+
+/// Tells whether a program with this environment belongs to the session, or to another one that it
+/// was given on purpose.
+pub(crate) fn is_complete(session: &Session, envp: Strings<'_>) -> bool {
+    let page = envp.variable(PAGE);
+    page.is_some_and(|page| page != session.page_path())
+        || (page.is_some() && lists(envp.variable(PRELOAD), session.preload()))
+}
+
+/// Returns the value that `LD_PRELOAD` needs: this library before those the program wants.
+pub(crate) fn preload_list<'a>(session: &Session, envp: Strings<'a>) -> [&'a [u8]; 3] {
+    match envp.variable(PRELOAD).filter(|list| !list.is_empty()) {
+        Some(list) if lists(Some(list), session.preload()) => [list, b"", b""],
+        Some(list) => [session.preload(), b":", list],
+        None => [session.preload(), b"", b""],
+    }
+}
+
+fn lists(list: Option<&[u8]>, library: &[u8]) -> bool {
+    list.is_some_and(|list| libraries(list).any(|entry| entry == library))
+}
+
+fn libraries(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|&byte| byte == b':' || byte == b' ').filter(|entry| !entry.is_empty())
+}
+
+/// A private copy of an environment.
+struct Copy<'a> {
+    session: &'a Session,
+    envp: Strings<'a>,
+    need: Need<'a>,
+    preload: Option<&'a [u8]>,
+}
+
+impl Copy<'_> {
+    fn is_needless(&self) -> bool {
+        match self.need {
+            Need::Preload => is_complete(self.session, self.envp),
+            Need::NoPreload => !lists(self.preload, self.session.preload()),
+            Need::Walk(_) => false,
+        }
+    }
+
+    fn text_bytes(&self) -> usize {
+        let walk = if let Need::Walk(path) = self.need { path.count_bytes() } else { 0 };
+        let preload = self.session.preload().len() + 1 + self.preload.map_or(0, <[u8]>::len) + 1;
+        let names = PRELOAD.len() + PAGE.len() + 1 + WALK.len() + 1;
+        names + preload + self.session.page_path().len() + walk
+    }
+
+    fn write(&self, scratch: &mut Scratch<'_>) {
+        let mut entries = Entries { scratch, pointers: 0, bytes: 0 };
+        let page = self.envp.variable(PAGE).unwrap_or(self.session.page_path());
+        let mut wrote_preload = false;
+        for entry in self.envp.iter() {
+            let bytes = entry.to_bytes();
+            if bytes.starts_with(PRELOAD) {
+                if !core::mem::replace(&mut wrote_preload, true) {
+                    self.write_preload(&mut entries);
+                }
+            } else if !bytes.starts_with(PAGE) && !bytes.starts_with(WALK) {
+                entries.push(entry.as_ptr());
+            }
+        }
+        if !wrote_preload {
+            self.write_preload(&mut entries);
+        }
+        entries.write(&[PAGE, page]);
+        if let Need::Walk(path) = self.need {
+            entries.write(&[WALK, path.to_bytes()]);
+        }
+    }
+
+    fn write_preload(&self, entries: &mut Entries<'_, '_>) {
+        if !matches!(self.need, Need::NoPreload) {
+            let [ours, colon, theirs] = preload_list(self.session, self.envp);
+            return entries.write(&[PRELOAD, ours, colon, theirs]);
+        }
+        let ours = self.session.preload();
+        let others = || libraries(self.preload.unwrap_or(b"")).filter(|&entry| entry != ours);
+        if others().next().is_some() {
+            entries.begin(PRELOAD);
+            others().enumerate().for_each(|(index, entry)| {
+                entries.append(if index == 0 { b"" } else { b":" });
+                entries.append(entry);
+            });
+            entries.append(b"\0");
+        }
+    }
+}
+
+/// Writes entries into scratch memory, which is zeroed and large enough.
+struct Entries<'s, 'm> {
+    scratch: &'s mut Scratch<'m>,
+    pointers: usize,
+    bytes: usize,
+}
+
+impl Entries<'_, '_> {
+    fn write(&mut self, parts: &[&[u8]]) {
+        self.begin(b"");
+        parts.iter().for_each(|part| self.append(part));
+        self.append(b"\0");
+    }
+
+    fn begin(&mut self, name: &[u8]) {
+        if let Some(rest) = self.scratch.text.get(self.bytes..) {
+            self.push(rest.as_ptr().cast());
+        }
+        self.append(name);
+    }
+
+    fn append(&mut self, part: &[u8]) {
+        let end = self.bytes + part.len();
+        if let Some(room) = self.scratch.text.get_mut(self.bytes..end) {
+            room.copy_from_slice(part);
+            self.bytes = end;
+        }
+    }
+
+    /// Adds an entry; the last pointer stays null.
+    fn push(&mut self, entry: *const c_char) {
+        if let Some([slot, _]) = self.scratch.pointers.get_mut(self.pointers..self.pointers + 2) {
+            *slot = entry;
+            self.pointers += 1;
+        }
+    }
+}

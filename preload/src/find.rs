@@ -1,0 +1,164 @@
+//! Finds the file that a call will execute, as libc and the kernel would: along `PATH`, relative to
+//! a directory, or behind a descriptor.
+
+use core::ffi::{CStr, c_int};
+
+use crate::sys;
+
+/// Longest path with its NUL; what is longer the kernel refuses.
+const PATH_BYTES_MAX: usize = 4096;
+/// Where libc searches when there is no `PATH` (`confstr(_CS_PATH)`).
+const DEFAULT_SEARCH: &[u8] = b"/bin:/usr/bin";
+const DESCRIPTORS: &[u8] = b"/proc/self/fd/";
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+
+/// Room for a path, on the stack.
+#[derive(Debug)]
+pub(crate) struct PathBuffer {
+    bytes: [u8; PATH_BYTES_MAX],
+    length: usize,
+}
+
+impl PathBuffer {
+    pub(crate) fn new() -> Self {
+        Self { bytes: [0; PATH_BYTES_MAX], length: 0 }
+    }
+
+    /// Writes the parts one after the other; returns the path, or nothing if it is too long.
+    pub(crate) fn join(&mut self, parts: &[&[u8]]) -> Option<&CStr> {
+        self.length = 0;
+        for part in parts {
+            let end = self.length + part.len();
+            self.bytes.get_mut(self.length..end)?.copy_from_slice(part);
+            self.length = end;
+        }
+        *self.bytes.get_mut(self.length)? = 0;
+        self.path()
+    }
+
+    /// Returns the path written last.
+    pub(crate) fn path(&self) -> Option<&CStr> {
+        CStr::from_bytes_with_nul(self.bytes.get(..=self.length)?).ok()
+    }
+}
+
+/// Searches `file` as `execvp` does; the path is left in the buffer. Nothing is found where the
+/// search ends in an error, which the real call reports.
+pub(crate) fn along_path<'b>(
+    file: &CStr,
+    search: Option<&[u8]>,
+    buffer: &'b mut PathBuffer,
+) -> Option<&'b CStr> {
+    let file = file.to_bytes();
+    if file.is_empty() {
+        return None;
+    }
+    if file.contains(&b'/') {
+        return buffer.join(&[file]);
+    }
+    let directories = search.unwrap_or(DEFAULT_SEARCH).split(|&byte| byte == b':');
+    for directory in directories {
+        let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
+        let executable = buffer.join(&[directory, slash, file]).is_some_and(is_executable_file);
+        if executable {
+            return buffer.path();
+        }
+    }
+    None
+}
+
+/// Tells whether `execve` would get past its permission checks.
+pub(crate) fn is_executable_file(path: &CStr) -> bool {
+    sys::stat(path).is_ok_and(|stat| stat.mode & S_IFMT == S_IFREG) && sys::may_execute(path)
+}
+
+/// Where a call with a descriptor leads.
+#[derive(Debug)]
+pub(crate) enum Behind<'b> {
+    /// To this path.
+    Path(&'b CStr),
+    /// To a file without a path, or with another than its own.
+    Nowhere,
+    /// To an error.
+    Error,
+}
+
+/// Finds the path of the file that `fd` is open on. Apart, so that its buffers are not on every
+/// caller's stack, which may be a small thread's.
+#[inline(never)]
+pub(crate) fn behind_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Behind<'_> {
+    let Ok(opened) = sys::fstat(fd) else { return Behind::Error };
+    let mut link = PathBuffer::new();
+    let Some(target) = read_descriptor(fd, &mut link) else { return Behind::Nowhere };
+    let path = buffer.join(&[target]);
+    // A deleted file's link reads "… (deleted)"; a replaced one leads to another file.
+    match path.map(|path| (path, sys::stat(path))) {
+        Some((path, Ok(found))) if (found.dev, found.ino) == (opened.dev, opened.ino) => {
+            Behind::Path(path)
+        }
+        _ => Behind::Nowhere,
+    }
+}
+
+/// Finds `path` relative to the directory that `directory` is open on. Apart for the same reason.
+#[inline(never)]
+pub(crate) fn relative<'b>(
+    directory: c_int,
+    path: &CStr,
+    buffer: &'b mut PathBuffer,
+) -> Option<&'b CStr> {
+    if directory == sys::AT_FDCWD || path.to_bytes().starts_with(b"/") {
+        return buffer.join(&[path.to_bytes()]);
+    }
+    let mut link = PathBuffer::new();
+    let base = read_descriptor(directory, &mut link)?;
+    buffer.join(&[base, b"/", path.to_bytes()])
+}
+
+fn read_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Option<&[u8]> {
+    let mut digits = [0; 10];
+    let number = decimal(u32::try_from(fd).ok()?, &mut digits);
+    let mut name = [0; 32];
+    let parts = DESCRIPTORS.iter().chain(number);
+    name.iter_mut().zip(parts).for_each(|(slot, &byte)| *slot = byte);
+    sys::read_link(CStr::from_bytes_until_nul(&name).ok()?, &mut buffer.bytes)
+}
+
+fn decimal(mut value: u32, digits: &mut [u8; 10]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(value % 10).unwrap_or(0);
+        value /= 10;
+        if value == 0 || at == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn searches_as_libc_does() {
+        let find = |file: &CStr, search: Option<&str>| {
+            let mut buffer = PathBuffer::new();
+            along_path(file, search.map(str::as_bytes), &mut buffer).map(CStr::to_owned)
+        };
+        assert_eq!(find(c"sh", Some("/nowhere:/etc:/bin:/usr/bin")).as_deref(), Some(c"/bin/sh"));
+        assert_eq!(find(c"sh", None).as_deref(), Some(c"/bin/sh"));
+        assert_eq!(find(c"a/b", Some("/bin")).as_deref(), Some(c"a/b"));
+        assert_eq!(find(c"", Some("/bin")), None);
+        assert_eq!(find(c"sh", Some("")), None);
+        assert_eq!(find(c"apt", Some("/etc:/nowhere")), None);
+    }
+
+    #[test]
+    fn numbers() {
+        for (value, expected) in [(0, "0"), (7, "7"), (120, "120"), (u32::MAX, "4294967295")] {
+            assert_eq!(decimal(value, &mut [0; 10]), expected.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! [unsafe] The functions behind the hooks: those of libc, or of another preloaded library that
+//! comes after this one.
+//!
+//! They are resolved when the library is loaded, because `dlsym` takes locks. A call that comes
+//! earlier resolves its own, and executes by the kernel alone where it may follow a `vfork`.
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::session;
+use crate::sys;
+
+type Text = *const c_char;
+type Array = *const *const c_char;
+type Exec = unsafe extern "C" fn(Text, Array, Array) -> c_int;
+type ExecV = unsafe extern "C" fn(Text, Array) -> c_int;
+type ExecAt = unsafe extern "C" fn(c_int, Text, Array, Array, c_int) -> c_int;
+type ExecFd = unsafe extern "C" fn(c_int, Array, Array) -> c_int;
+type SpawnFn =
+    unsafe extern "C" fn(*mut c_int, Text, *const c_void, *const c_void, Array, Array) -> c_int;
+
+unsafe extern "C" {
+    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    fn __errno_location() -> *mut c_int;
+}
+/// `RTLD_NEXT`: the next object after this one.
+const NEXT: *mut c_void = core::ptr::without_provenance_mut(usize::MAX);
+
+struct Function {
+    name: &'static CStr,
+    address: AtomicPtr<c_void>,
+}
+
+impl Function {
+    const fn new(name: &'static CStr) -> Self {
+        Self { name, address: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
+    fn known(&self) -> Option<*mut c_void> {
+        Some(self.address.load(Ordering::Relaxed)).filter(|address| !address.is_null())
+    }
+
+    fn resolve(&self) -> Option<*mut c_void> {
+        self.known().or_else(|| {
+            // SAFETY: the name is a C string.
+            let address = unsafe { dlsym(NEXT, self.name.as_ptr()) };
+            self.address.store(address, Ordering::Relaxed);
+            self.known()
+        })
+    }
+}
+
+static EXECVE: Function = Function::new(c"execve");
+static EXECV: Function = Function::new(c"execv");
+static EXECVP: Function = Function::new(c"execvp");
+static EXECVPE: Function = Function::new(c"execvpe");
+static EXECVEAT: Function = Function::new(c"execveat");
+static FEXECVE: Function = Function::new(c"fexecve");
+static POSIX_SPAWN: Function = Function::new(c"posix_spawn");
+static POSIX_SPAWNP: Function = Function::new(c"posix_spawnp");
+static SYSTEM: Function = Function::new(c"system");
+static POPEN: Function = Function::new(c"popen");
+
+/// Where the hook on `syscall` jumps to, by its address alone.
+pub(crate) static SYSCALL: AtomicPtr<c_void> =
+    AtomicPtr::new(crate::hooks::syscall_by_kernel as *const () as *mut c_void);
+
+/// Resolves all that may be called where `dlsym` must not be.
+pub(crate) fn resolve_all() {
+    for function in
+        [&EXECVE, &EXECV, &EXECVP, &EXECVPE, &EXECVEAT, &FEXECVE, &POSIX_SPAWN, &POSIX_SPAWNP]
+    {
+        function.resolve();
+    }
+    // SAFETY: the name is a C string.
+    let syscall = unsafe { dlsym(NEXT, c"syscall".as_ptr()) };
+    if !syscall.is_null() {
+        SYSCALL.store(syscall, Ordering::Relaxed);
+    }
+}
+
+/// Returns the program's `errno`.
+pub(crate) fn errno() -> c_int {
+    // SAFETY: libc returns the address of this thread's variable.
+    let address = unsafe { __errno_location() };
+    // SAFETY: as above.
+    unsafe { address.read() }
+}
+
+/// Fails as libc does.
+pub(crate) fn fail(errno: c_int) -> c_int {
+    // SAFETY: libc returns the address of this thread's variable.
+    let address = unsafe { __errno_location() };
+    // SAFETY: as above.
+    unsafe { address.write(errno) };
+    -1
+}
+
+/// # Safety
+/// The arguments are the caller's, as for the function of this name.
+pub(crate) unsafe fn execve(path: Text, argv: Array, envp: Array) -> c_int {
+    let Some(address) = EXECVE.known() else {
+        // SAFETY: the caller vouches for the arguments.
+        return fail(unsafe { sys::execve(path, argv, envp) });
+    };
+    // SAFETY: `dlsym` found the address under the name of a function of this type.
+    let next: Exec = unsafe { core::mem::transmute(address) };
+    // SAFETY: the caller vouches for the arguments.
+    unsafe { next(path, argv, envp) }
+}
+
+/// # Safety
+/// The arguments are the caller's, as for the function of this name.
+pub(crate) unsafe fn execv(path: Text, argv: Array) -> c_int {
+    let Some(address) = EXECV.known() else {
+        // SAFETY: the caller vouches for the arguments.
+        return unsafe { execve(path, argv, session::environment().as_ptr()) };
+    };
+    // SAFETY: `dlsym` found the address under the name of a function of this type.
+    let next: ExecV = unsafe { core::mem::transmute(address) };
+    // SAFETY: the caller vouches for the arguments.
+    unsafe { next(path, argv) }
+}
+
+/// # Safety
+/// The arguments are the caller's, as for the function of this name.
+pub(crate) unsafe fn execvp(file: Text, argv: Array) -> c_int {
+    let Some(address) = EXECVP.resolve() else { return fail(sys::ENOSYS) };
+    // SAFETY: `dlsym` found the address under the name of a function of this type.
+    let next: ExecV = unsafe { core::mem::transmute(address) };
+    // SAFETY: the caller vouches for the arguments.
+    unsafe { next(file, argv) }
+}
+
+/// # Safety
+/// The arguments are the caller's, as for the function of this name.
+pub(crate) unsafe fn execvpe(file: Text, argv: Array, envp: Array) -> c_int {
+    let Some(address) = EXECVPE.resolve() else { return fail(sys::ENOSYS) };
+    // SAFETY: `dlsym` found the address under the name of a function of this type.
+    let next: Exec = unsafe { core::mem::transmute(address) };
+    // SAFETY: the caller vouches for the arguments.
+    unsafe { next(file, argv, envp) }
+}
+
+/// # Safety
+/// The arguments are the caller's, as for the function of this name.
+pub(crate) unsafe fn execveat(
+    directory: c_int,
+    path: Text,
+    argv: Array,
+    envp: Array,
+    flags: c_int,
+) -> c_int {
+    let Some(address) = EXECVEAT.known() else {
+        // SAFETY: the caller vouches for the arguments.
+        return fail(unsafe { sys::execveat(directory, path, argv, envp, flags) });
+    };
+    // SAFETY: `dlsym` found the address under the name of a function of this type.
+    let next: ExecAt = unsafe { core::mem::transmute(address) };
+    // SAFETY: the caller vouches for the arguments.
+    unsafe { next(directory, path, argv, envp, flags) }
+}
+
+/// # Safety
+/// The arguments are the caller's, as for the function of this name.
+pub(crate) unsafe fn fexecve(fd: c_int, argv: Array, envp: Array) -> c_int {
+    let Some(address) = FEXECVE.known() else {
+        // SAFETY: the caller vouches for the arguments.
+        return fail(unsafe { sys::execveat(fd, c"".as_ptr(), argv, envp, sys::AT_EMPTY_PATH) });
+    };
+    // SAFETY: `dlsym` found the address under the name of a function of this type.
+    let next: ExecFd = unsafe { core::mem::transmute(address) };
+    // SAFETY: the caller vouches for the arguments.
+    unsafe { next(fd, argv, envp) }
+}
+
+/// What `posix_spawn` takes besides what is executed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spawn {
+    pub(crate) pid: *mut c_int,
+    pub(crate) actions: *const c_void,
+    pub(crate) attributes: *const c_void,
+    /// Search the file along `PATH`, as `posix_spawnp`.
+    pub(crate) search: bool,
+}
+
+/// # Safety
+/// The arguments are the caller's, as for `posix_spawn`.
+pub(crate) unsafe fn spawn(spawn: Spawn, path: Text, argv: Array, envp: Array) -> c_int {
+    let function = if spawn.search { &POSIX_SPAWNP } else { &POSIX_SPAWN };
+    let Some(address) = function.resolve() else { return sys::ENOSYS };
+    // SAFETY: `dlsym` found the address under the name of a function of this type.
+    let next: SpawnFn = unsafe { core::mem::transmute(address) };
+    // SAFETY: the caller vouches for the arguments.
+    unsafe { next(spawn.pid, path, spawn.actions, spawn.attributes, argv, envp) }
+}
+
+/// # Safety
+/// The argument is the caller's, as for the function of this name.
+pub(crate) unsafe fn system(command: Text) -> c_int {
+    let Some(address) = SYSTEM.resolve() else { return fail(sys::ENOSYS) };
+    // SAFETY: `dlsym` found the address under the name of a function of this type.
+    let next: unsafe extern "C" fn(Text) -> c_int = unsafe { core::mem::transmute(address) };
+    // SAFETY: the caller vouches for the argument.
+    unsafe { next(command) }
+}
+
+/// # Safety
+/// The arguments are the caller's, as for the function of this name.
+pub(crate) unsafe fn popen(command: Text, mode: Text) -> *mut c_void {
+    let Some(address) = POPEN.resolve() else {
+        fail(sys::ENOSYS);
+        return core::ptr::null_mut();
+    };
+    type Popen = unsafe extern "C" fn(Text, Text) -> *mut c_void;
+    // SAFETY: `dlsym` found the address under the name of a function of this type.
+    let next: Popen = unsafe { core::mem::transmute(address) };
+    // SAFETY: the caller vouches for the arguments.
+    unsafe { next(command, mode) }
+}

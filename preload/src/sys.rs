@@ -1,0 +1,217 @@
+//! [unsafe] The kernel, called directly: libc's wrappers would write `errno`, which belongs to the
+//! program. Errors are positive error numbers.
+
+use core::arch::asm;
+use core::ffi::{CStr, c_char, c_int};
+use core::mem::MaybeUninit;
+
+pub(crate) const E2BIG: c_int = 7;
+pub(crate) const ENOSYS: c_int = 38;
+pub(crate) const AT_FDCWD: c_int = -100;
+pub(crate) const AT_SYMLINK_NOFOLLOW: c_int = 0x100;
+pub(crate) const AT_EMPTY_PATH: c_int = 0x1000;
+pub(crate) const O_RDONLY: usize = 0;
+pub(crate) const O_RDWR: usize = 2;
+const O_CLOEXEC: usize = 0o2_000_000;
+const X_OK: usize = 1;
+const PROT_READ: usize = 1;
+const PROT_WRITE: usize = 2;
+const MAP_SHARED: usize = 1;
+
+const READ_AT: usize = 17;
+const CLOSE: usize = 3;
+const FSTAT: usize = 5;
+const MMAP: usize = 9;
+const EXECVE: usize = 59;
+const READLINK: usize = 89;
+const GETEUID: usize = 107;
+const GETEGID: usize = 108;
+const GETXATTR: usize = 191;
+const EXIT_GROUP: usize = 231;
+const OPENAT: usize = 257;
+const NEWFSTATAT: usize = 262;
+const FACCESSAT2: usize = 439;
+const FACCESSAT: usize = 269;
+const EXECVEAT: usize = 322;
+const AT_EACCESS: usize = 0x200;
+
+/// The kernel's `struct stat`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Stat {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+    nlink: u64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pad: u32,
+    rdev: u64,
+    pub(crate) size: i64,
+    rest: [u64; 11],
+}
+
+/// Calls the kernel.
+///
+/// # Safety
+/// The arguments must be such that the call touches only memory it may.
+unsafe fn call(number: usize, arguments: [usize; 6]) -> Result<usize, c_int> {
+    let [a, b, c, d, e, f] = arguments;
+    let result: isize;
+    // SAFETY: the kernel clobbers rcx and r11 alone; the caller vouches for the memory.
+    unsafe {
+        asm!("syscall", inlateout("rax") number.cast_signed() => result, in("rdi") a, in("rsi") b,
+             in("rdx") c, in("r10") d, in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _,
+             options(nostack));
+    }
+    if result < 0 {
+        Err(c_int::try_from(-result).unwrap_or(ENOSYS))
+    } else {
+        Ok(result.cast_unsigned())
+    }
+}
+
+fn text(text: &CStr) -> usize {
+    text.as_ptr().addr()
+}
+
+/// A descriptor number as the kernel takes it.
+fn word(fd: c_int) -> usize {
+    isize::try_from(fd).unwrap_or(-1).cast_unsigned()
+}
+
+fn descriptor(result: usize) -> c_int {
+    c_int::try_from(result).unwrap_or(-1)
+}
+
+/// Opens a file, never to be inherited.
+pub(crate) fn open(path: &CStr, flags: usize) -> Result<c_int, c_int> {
+    let arguments = [word(AT_FDCWD), text(path), flags | O_CLOEXEC, 0, 0, 0];
+    // SAFETY: the path is a live C string.
+    unsafe { call(OPENAT, arguments) }.map(descriptor)
+}
+
+/// Closes a descriptor that [`open`] returned.
+pub(crate) fn close(fd: c_int) {
+    // SAFETY: closing touches no memory.
+    let _ = unsafe { call(CLOSE, [word(fd), 0, 0, 0, 0, 0]) };
+}
+
+/// Reads at an offset; returns the bytes read.
+pub(crate) fn read_at(fd: c_int, bytes: &mut [u8], offset: usize) -> Result<usize, c_int> {
+    let arguments = [word(fd), bytes.as_mut_ptr().addr(), bytes.len(), offset, 0, 0];
+    // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
+    unsafe { call(READ_AT, arguments) }
+}
+
+/// Describes the file behind a path, following links.
+pub(crate) fn stat(path: &CStr) -> Result<Stat, c_int> {
+    let mut stat = MaybeUninit::<Stat>::uninit();
+    let arguments = [word(AT_FDCWD), text(path), stat.as_mut_ptr().addr(), 0, 0, 0];
+    // SAFETY: path and buffer are live, and the buffer has the kernel's layout.
+    unsafe { call(NEWFSTATAT, arguments) }?;
+    // SAFETY: the call succeeded, so the kernel has filled the structure.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// Describes the file behind a descriptor.
+pub(crate) fn fstat(fd: c_int) -> Result<Stat, c_int> {
+    let mut stat = MaybeUninit::<Stat>::uninit();
+    // SAFETY: the buffer is live and has the kernel's layout.
+    unsafe { call(FSTAT, [word(fd), stat.as_mut_ptr().addr(), 0, 0, 0, 0]) }?;
+    // SAFETY: the call succeeded, so the kernel has filled the structure.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// Tells whether this process may execute the file, by its effective ids as `execve` asks.
+pub(crate) fn may_execute(path: &CStr) -> bool {
+    let arguments = [word(AT_FDCWD), text(path), X_OK, AT_EACCESS, 0, 0];
+    // SAFETY: the path is a live C string.
+    match unsafe { call(FACCESSAT2, arguments) } {
+        // SAFETY: as above; kernels before 5.8 know only this one.
+        Err(ENOSYS) => unsafe { call(FACCESSAT, arguments) }.is_ok(),
+        result => result.is_ok(),
+    }
+}
+
+/// Tells whether the path ends in a symbolic link.
+pub(crate) fn is_link(path: &CStr) -> bool {
+    let mut byte = [0; 1];
+    let arguments = [text(path), byte.as_mut_ptr().addr(), byte.len(), 0, 0, 0];
+    // SAFETY: the kernel writes at most one byte.
+    unsafe { call(READLINK, arguments) }.is_ok()
+}
+
+/// Reads a symbolic link; returns its bytes.
+pub(crate) fn read_link<'a>(path: &CStr, bytes: &'a mut [u8]) -> Option<&'a [u8]> {
+    let arguments = [text(path), bytes.as_mut_ptr().addr(), bytes.len(), 0, 0, 0];
+    // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
+    let length = unsafe { call(READLINK, arguments) }.ok()?;
+    // A link that fills the buffer may have been cut.
+    bytes.get(..length).filter(|link| link.len() < bytes.len())
+}
+
+/// Tells whether the file has capabilities of its own.
+pub(crate) fn has_capabilities(path: &CStr) -> bool {
+    let arguments = [text(path), text(c"security.capability"), 0, 0, 0, 0];
+    // SAFETY: both are live C strings; a size of 0 asks for the length alone.
+    unsafe { call(GETXATTR, arguments) }.is_ok_and(|length| length > 0)
+}
+
+/// Returns the effective user and group.
+pub(crate) fn effective_ids() -> (u32, u32) {
+    // SAFETY: the call touches no memory.
+    let user = unsafe { call(GETEUID, [0; 6]) };
+    // SAFETY: the call touches no memory.
+    let group = unsafe { call(GETEGID, [0; 6]) };
+    let id = |id: Result<usize, c_int>| id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
+    (id(user), id(group))
+}
+
+/// Maps a part of a file for as long as the process lives, shared with all who map it.
+pub(crate) fn map(fd: c_int, offset: usize, bytes: usize, writable: bool) -> Option<*mut u8> {
+    let protection = if writable { PROT_READ | PROT_WRITE } else { PROT_READ };
+    let arguments = [0, bytes, protection, MAP_SHARED, word(fd), offset];
+    // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
+    let address = unsafe { call(MMAP, arguments) }.ok()?;
+    Some(core::ptr::with_exposed_provenance_mut(address))
+}
+
+/// Executes a program; returns only the error.
+///
+/// # Safety
+/// `argv` and `envp` are null or null-terminated arrays of C strings.
+pub(crate) unsafe fn execve(
+    path: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+) -> c_int {
+    let arguments = [path.addr(), argv.addr(), envp.addr(), 0, 0, 0];
+    // SAFETY: the kernel checks the pointers itself; the caller vouches for the arrays.
+    unsafe { call(EXECVE, arguments) }.err().unwrap_or(0)
+}
+
+/// Executes a program relative to a directory; returns only the error.
+///
+/// # Safety
+/// As for [`execve`].
+pub(crate) unsafe fn execveat(
+    directory: c_int,
+    path: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+    flags: c_int,
+) -> c_int {
+    let arguments = [word(directory), path.addr(), argv.addr(), envp.addr(), word(flags), 0];
+    // SAFETY: the kernel checks the pointers itself; the caller vouches for the arrays.
+    unsafe { call(EXECVEAT, arguments) }.err().unwrap_or(0)
+}
+
+/// Ends the process as `abort` would be seen by a shell.
+#[cfg_attr(not(panic = "abort"), expect(dead_code, reason = "only the panic handler calls it"))]
+pub(crate) fn abort() -> ! {
+    loop {
+        // SAFETY: the process ends here.
+        let _ = unsafe { call(EXIT_GROUP, [134, 0, 0, 0, 0, 0]) };
+    }
+}

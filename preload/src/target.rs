@@ -1,0 +1,133 @@
+//! Looks at the file about to be executed: can this library live in it, does it change ids?
+
+use core::ffi::{CStr, c_int};
+
+use crate::sys::{self, Stat};
+
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+const S_ISUID: u32 = 0o4000;
+const S_ISGID: u32 = 0o2000;
+const S_IXGRP: u32 = 0o010;
+
+/// Bytes read from the start of a file: ELF header, program headers and interpreter of all usual
+/// programs.
+const HEAD_BYTES: usize = 1024;
+const ELF_CLASS_64: u8 = 2;
+const ELF_LITTLE_ENDIAN: u8 = 1;
+const MACHINE_X86_64: usize = 62;
+const PT_INTERP: usize = 3;
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A program of this architecture and C library, or a static one, or a script.
+    Native,
+    /// A program for another architecture or C library.
+    Foreign,
+    /// A program with more rights than its caller.
+    Privileged,
+    /// A program that may be executed but not read.
+    Unreadable,
+    /// Executable by its mode, but of no known format: libc may give it to a shell.
+    Unknown,
+}
+
+/// Looks at the file at `path`; nothing is returned where the real call will report an error.
+pub(crate) fn look(path: &CStr) -> Option<Target> {
+    let stat = sys::stat(path).ok().filter(|stat| stat.mode & S_IFMT == S_IFREG)?;
+    if !sys::may_execute(path) {
+        return None;
+    }
+    if is_privileged(path, &stat) {
+        return Some(Target::Privileged);
+    }
+    let Ok(fd) = sys::open(path, sys::O_RDONLY) else { return Some(Target::Unreadable) };
+    let target = format(fd);
+    sys::close(fd);
+    Some(target)
+}
+
+/// Whether executing the file changes ids or capabilities. Of a file without set-id bits only the
+/// capabilities are asked, and root has them all.
+fn is_privileged(path: &CStr, stat: &Stat) -> bool {
+    let (user, group) = sys::effective_ids();
+    let changes_user = stat.mode & S_ISUID != 0 && stat.uid != user;
+    let set_group = S_ISGID | S_IXGRP;
+    let changes_group = stat.mode & set_group == set_group && stat.gid != group;
+    changes_user || changes_group || (user != 0 && sys::has_capabilities(path))
+}
+
+fn format(fd: c_int) -> Target {
+    let mut head = [0; HEAD_BYTES];
+    let length = sys::read_at(fd, &mut head, 0).unwrap_or(0);
+    let head = &head[..length];
+    match head {
+        [b'#', b'!', ..] => Target::Native,
+        [0x7f, b'E', b'L', b'F', ELF_CLASS_64, ELF_LITTLE_ENDIAN, ..] => elf(fd, head),
+        [0x7f, b'E', b'L', b'F', ..] => Target::Foreign,
+        _ => Target::Unknown,
+    }
+}
+
+fn elf(fd: c_int, head: &[u8]) -> Target {
+    if number(head, 18, 2) != Some(MACHINE_X86_64) {
+        return Target::Foreign;
+    }
+    let mut name = [0; 256];
+    match interpreter(fd, head, &mut name) {
+        Some(name) if is_glibc_loader(name) => Target::Native,
+        Some(_) => Target::Foreign,
+        // Static: whether it walks the rules alone say.
+        None => Target::Native,
+    }
+}
+
+fn interpreter<'a>(fd: c_int, head: &'a [u8], buffer: &'a mut [u8; 256]) -> Option<&'a [u8]> {
+    let (table, entry_bytes) = (number(head, 32, 8)?, number(head, 54, 2)?);
+    for index in 0..number(head, 56, 2)? {
+        let at = table.checked_add(index.checked_mul(entry_bytes)?)?;
+        if number(head, at, 4)? == PT_INTERP {
+            let (offset, length) = (number(head, at + 8, 8)?, number(head, at + 32, 8)?);
+            let inside = offset.checked_add(length).and_then(|end| head.get(offset..end));
+            return inside.or_else(|| {
+                let read = sys::read_at(fd, buffer, offset).ok()?;
+                buffer.get(..read.min(length))
+            });
+        }
+    }
+    None
+}
+
+/// glibc's loader is `ld-linux-x86-64.so.2` wherever it lies; musl's `ld-musl-…`.
+fn is_glibc_loader(name: &[u8]) -> bool {
+    let name = name.strip_suffix(b"\0").unwrap_or(name);
+    worknode::policy::base_name(name).starts_with(b"ld-linux")
+}
+
+/// A little-endian number of the ELF file.
+fn number(bytes: &[u8], at: usize, size: usize) -> Option<usize> {
+    let field = bytes.get(at..at.checked_add(size)?)?;
+    Some(field.iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_this_machine() {
+        assert_eq!(look(c"/bin/sh"), Some(Target::Native));
+        assert_eq!(look(c"/usr/bin/ldd"), Some(Target::Native));
+        assert_eq!(look(c"/etc/passwd"), None);
+        assert_eq!(look(c"/etc"), None);
+        assert_eq!(look(c"/nowhere"), None);
+    }
+
+    #[test]
+    fn loaders() {
+        assert!(is_glibc_loader(b"/lib64/ld-linux-x86-64.so.2\0"));
+        assert!(is_glibc_loader(b"/nix/store/x-glibc/lib/ld-linux-x86-64.so.2\0"));
+        assert!(!is_glibc_loader(b"/lib/ld-musl-x86_64.so.1\0"));
+    }
+}

@@ -1,0 +1,211 @@
+//! Every function that executes a program reaches the stub when the rules say walk, with the same
+//! arguments, and stays untouched when they do not.
+mod common;
+
+use common::{Recipe, Record, Session, programs, shims};
+use worknode::page::GATE_SHUT;
+use worknode::reason::Reason;
+
+const ARGUMENTS: [&[u8]; 8] = [b"zero", b"one", b"t w o", b"\xff\xfe", b"5", b"6", b"7", b""];
+
+/// Functions that pass the driver's own environment on.
+const WITH_ENVIRON: [&str; 17] = [
+    "execve",
+    "execv",
+    "execvp",
+    "execl",
+    "execlp",
+    "execveat",
+    "execveat_relative",
+    "execveat_empty",
+    "fexecve",
+    "posix_spawn",
+    "spawn_actions",
+    "syscall",
+    "syscall_at",
+    "thread",
+    // Once more, so that a second run in one session is seen to change nothing.
+    "execve",
+    "execvp",
+    "posix_spawn",
+];
+/// Functions that the driver gives an environment without the session's variables.
+const WITH_PRIVATE: [&str; 5] = ["execvpe", "execle", "posix_spawnp", "vfork", "private"];
+
+fn session() -> Session {
+    Session::new(&Recipe::default())
+}
+
+fn path(program: &str) -> String {
+    programs().path(program).display().to_string()
+}
+
+fn assert_in_session(record: &Record, session: &Session) {
+    assert_eq!(record.one("env=LD_PRELOAD="), Some(shims().preload.display().to_string()));
+    assert_eq!(record.one("env=OSWALK_PAGE="), Some(session.page.display().to_string()));
+}
+
+#[test]
+fn every_function_walks() {
+    let session = session();
+    for how in WITH_ENVIRON.iter().chain(&WITH_PRIVATE) {
+        let record = session.drive(how, "walker");
+        assert_eq!(record.one("who=").as_deref(), Some("stub"), "{how}: {record:?}");
+        assert_eq!(record.all("arg="), ARGUMENTS, "{how}");
+        assert_eq!(record.one("env=OSWALK_WALK="), Some(path("walker")), "{how}");
+        assert_in_session(&record, &session);
+        assert_eq!(record.code, Some(42), "{how}");
+        assert!(record.stderr.is_empty(), "{how}: {record:?}");
+    }
+    assert_eq!(session.tally(), []);
+}
+
+#[test]
+fn every_function_stays() {
+    let session = session();
+    for how in WITH_ENVIRON.iter().chain(&WITH_PRIVATE) {
+        let record = session.drive(how, "stayer");
+        assert_eq!(record.one("who=").as_deref(), Some("native"), "{how}: {record:?}");
+        assert_eq!(record.all("arg="), ARGUMENTS, "{how}");
+        assert_eq!(record.one("env=OSWALK_WALK="), None, "{how}");
+        assert_in_session(&record, &session);
+        assert!(record.stderr.is_empty(), "{how}: {record:?}");
+    }
+    let calls = u64::try_from(WITH_ENVIRON.len() + WITH_PRIVATE.len()).expect("a few");
+    assert_eq!(session.tally(), [("stayer".into(), Reason::Unlisted, calls)]);
+}
+
+#[test]
+fn private_environments_keep_what_they_have() {
+    let record = session().drive("private", "walker");
+    assert_eq!(record.one("env=X=").as_deref(), Some("1"));
+    assert_eq!(record.all("env=NOT"), [b"\xff=utf8"]);
+    let record = session().drive("private", "stayer");
+    assert_eq!(record.one("env=X=").as_deref(), Some("1"));
+    assert_eq!(record.all("env=").len(), 4);
+}
+
+#[test]
+fn foreign_preloads_stay_in_the_list_and_in_the_chain() {
+    let session = session();
+    let foreign = path("foreign.so");
+    for program in ["walker", "stayer"] {
+        let mut command = session.command(&programs().path("driver"));
+        command.env("FOREIGN", format!("LD_PRELOAD={foreign}"));
+        command.args(["foreign", &path(program), program]);
+        let record = Record::of(&command.output().expect("the driver runs"));
+        let expected = format!("{}:{foreign}", shims().preload.display());
+        assert_eq!(record.one("env=LD_PRELOAD="), Some(expected));
+        let expected: &[&[u8]] = &[b"A=1", b"LD_PRELOAD="];
+        assert!(
+            record.all("env=")[1].starts_with(expected[1]) && record.all("env=")[0] == expected[0]
+        );
+
+        let mut command = session.command(&programs().path("driver"));
+        command.env("LD_PRELOAD", format!("{}:{foreign}", shims().preload.display()));
+        command.args(["execve", &path(program), program]);
+        let record = Record::of(&command.output().expect("the driver runs"));
+        assert_eq!(record.all("foreign").len(), 1, "{record:?}");
+        assert_eq!(record.all("arg="), ARGUMENTS);
+    }
+}
+
+#[test]
+fn shells_of_libc_belong_to_the_session() {
+    for how in ["system", "popen", "system_scrubbed", "popen_scrubbed"] {
+        let session = session();
+        let record = session.drive(how, "walker");
+        assert_eq!(record.one("who=").as_deref(), Some("stub"), "{how}: {record:?}");
+        let scrubbed = how == "system_scrubbed";
+        let last: &[u8] = if scrubbed { b"it's" } else { b"" };
+        let name = path("walker");
+        assert_eq!(record.all("arg="), [name.as_bytes(), b"one", b"t w o", b"it's", last]);
+        assert_in_session(&record, &session);
+        assert_eq!(record.one("code=").as_deref(), Some("42"));
+        assert!(record.stderr.is_empty(), "{record:?}");
+        // A shell that replaces itself by one in the session was executed within no session.
+        assert_eq!(session.tally(), [("sh".into(), Reason::Shell, 1)], "{how}");
+    }
+    assert_eq!(session().drive("system_null", "walker").code, Some(0));
+}
+
+#[test]
+fn other_calls_of_the_kernel_pass() {
+    let record = session().drive("syscall_other", "walker");
+    assert_eq!(record.lines[0], b"1 -1 1 1");
+}
+
+#[test]
+fn no_arguments_at_all() {
+    let record = session().drive("null", "walker");
+    assert_eq!(record.one("who=").as_deref(), Some("stub"));
+    assert_eq!(record.all("arg="), [b""]);
+    let record = session().drive("null", "stayer");
+    assert_eq!(record.one("who=").as_deref(), Some("native"));
+    let record = session().drive("execl_short", "walker");
+    assert_eq!(record.all("arg="), [b"zero"]);
+}
+
+#[test]
+fn environments_of_any_size() {
+    for (program, variables) in [("walker", 20_003), ("stayer", 20_002)] {
+        let record = session().drive("huge", program);
+        assert_eq!(record.all("env=").len(), variables, "{program}");
+    }
+}
+
+#[test]
+fn before_the_constructor() {
+    let session = session();
+    for (program, who) in [("walker", "stub"), ("stayer", "native")] {
+        let list = format!("{}:{}", shims().preload.display(), path("early.so"));
+        let mut command = session.command(&programs().path("stayer"));
+        command.env("LD_PRELOAD", list).arg(programs().path(program));
+        let record = Record::of(&command.output().expect("the program runs"));
+        assert_eq!(record.one("who=").as_deref(), Some(who), "{record:?}");
+    }
+}
+
+#[test]
+fn a_stub_that_cannot_be_executed() {
+    let session = Session::new(&Recipe { stub: "/nowhere/stub".into(), ..Recipe::default() });
+    for how in ["execve", "execvp", "posix_spawn"] {
+        assert_eq!(session.drive(how, "walker").one("who=").as_deref(), Some("native"));
+    }
+    assert_eq!(session.tally(), [("walker".into(), Reason::ShimLimit, 3)]);
+}
+
+#[test]
+fn a_library_that_is_not_there_any_more() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let preload = directory.path().join("preload.so");
+    std::fs::copy(&shims().preload, &preload).expect("a copy");
+    let session = Session::new(&Recipe { preload: preload.clone(), ..Recipe::default() });
+    let mut command = session.command(&programs().path("driver"));
+    command.env("LD_PRELOAD", preload).args(["uninstalled", &path("stayer"), "stayer"]);
+    let record = Record::of(&command.output().expect("the driver runs"));
+    assert_eq!(record.one("who=").as_deref(), Some("native"));
+    assert_eq!(record.one("env=LD_PRELOAD="), None);
+    assert!(record.stderr.is_empty(), "{record:?}");
+    assert_eq!(session.tally(), [("stayer".into(), Reason::Unlisted, 1)]);
+}
+
+#[test]
+fn a_shut_gate() {
+    let session = Session::new(&Recipe { gate: GATE_SHUT, ..Recipe::default() });
+    assert_eq!(session.drive("execve", "walker").one("who=").as_deref(), Some("native"));
+    assert_eq!(session.tally(), [("walker".into(), Reason::NoCluster, 1)]);
+}
+
+#[test]
+fn inert_without_a_page() {
+    let session = session();
+    for page in ["/nowhere", "/etc/passwd", ""] {
+        let mut command = session.command(&programs().path("driver"));
+        command.env("OSWALK_PAGE", page).args(["private", &path("walker"), "walker"]);
+        let record = Record::of(&command.output().expect("the driver runs"));
+        assert_eq!(record.one("who=").as_deref(), Some("native"), "{page}");
+        assert_eq!(record.all("env=").len(), 2);
+        assert!(record.stderr.is_empty());
+    }
+}

@@ -1,0 +1,132 @@
+//! What the file is decides before the rules do: programs that cannot hold the library, that
+//! change ids, that have no path, or that cannot be executed at all.
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use common::{Recipe, Record, Session, programs, shims};
+use worknode::reason::Reason;
+
+fn session() -> Session {
+    Session::new(&Recipe::default())
+}
+
+#[test]
+fn static_programs_walk_by_rule() {
+    let record = session().drive("execve", "static-walker");
+    assert_eq!(record.one("who=").as_deref(), Some("stub"));
+}
+
+#[test]
+fn other_c_libraries_are_spared() {
+    let session = session();
+    for how in ["execve", "private"] {
+        let record = session.drive(how, "musl-walker");
+        assert_eq!(record.one("who=").as_deref(), Some("native"), "{record:?}");
+        assert_eq!(record.one("env=LD_PRELOAD="), None);
+        assert!(record.stderr.is_empty());
+    }
+    let mut command = session.command(&programs().path("driver"));
+    let foreign = programs().path("foreign.so").display().to_string();
+    command.env("LD_PRELOAD", format!("{}:{foreign}", shims().preload.display()));
+    command.arg("execve").arg(programs().path("musl-walker")).arg("musl-walker");
+    let record = Record::of(&command.output().expect("the driver runs"));
+    assert_eq!(record.one("env=LD_PRELOAD="), Some(foreign));
+    assert_eq!(session.tally(), [("musl-walker".into(), Reason::Foreign, 3)]);
+}
+
+#[test]
+fn other_architectures_are_spared() {
+    let session = session();
+    let mut elf = fs::read(programs().path("walker")).expect("the walker");
+    // The machine in the ELF header becomes AArch64.
+    elf[18] = 183;
+    let other = session.directory.path().join("other-walker");
+    write_executable(&other, &elf);
+    assert_eq!(drive(&session, "execve", &other).one("errno=").as_deref(), Some("8"));
+    assert_eq!(session.tally(), [("other-walker".into(), Reason::Foreign, 1)]);
+}
+
+#[test]
+fn privileged_programs_stay() {
+    let session = session();
+    let program = session.directory.path().join("set-walker");
+    fs::copy(programs().path("walker"), &program).expect("a copy");
+    // Only root can give a file away; others cannot make a program that changes ids.
+    if std::os::unix::fs::chown(&program, Some(65_534), None).is_err() {
+        return;
+    }
+    fs::set_permissions(&program, Permissions::from_mode(0o4755)).expect("the mode is set");
+    drive(&session, "execve", &program);
+    assert_eq!(session.tally(), [("set-walker".into(), Reason::Privileged, 1)]);
+}
+
+#[test]
+fn files_without_a_path_stay() {
+    let session = session();
+    let record = session.drive("fexecve_memory", "walker");
+    assert_eq!(record.one("who=").as_deref(), Some("native"), "{record:?}");
+    assert_eq!(session.tally(), [("zero".into(), Reason::Descriptor, 1)]);
+}
+
+#[test]
+fn what_fails_fails_as_without_us_and_is_not_counted() {
+    let session = session();
+    let plain = session.directory.path().join("plain-walker");
+    fs::write(&plain, "no program").expect("a file");
+    let directory = session.directory.path().join("directory-walker");
+    fs::create_dir(&directory).expect("a directory");
+    let missing = session.directory.path().join("missing-walker");
+    for program in [&plain, &directory, &missing] {
+        for how in ["execve", "execv", "execl", "execveat", "posix_spawn", "syscall", "null_path"] {
+            let (ours, native) = (drive(&session, how, program), native(how, program));
+            assert_eq!(ours.lines, native.lines, "{how} {}", program.display());
+        }
+    }
+    for how in ["execvp", "execlp", "posix_spawnp", "execvpe"] {
+        let name = std::path::Path::new("missing-walker");
+        assert_eq!(drive(&session, how, name).lines, native(how, name).lines, "{how}");
+    }
+    let record = session.drive("execveat_check", "walker");
+    assert_eq!(record.one("errno=").as_deref(), Some("22"));
+    assert_eq!(session.tally(), []);
+}
+
+#[test]
+fn scripts_without_a_first_line_go_to_the_shell() {
+    let session = session();
+    let script = session.directory.path().join("script-walker");
+    write_executable(&script, b"echo who=script $1\n");
+    for how in ["execvp", "posix_spawnp"] {
+        let (ours, native) = (drive(&session, how, &script), native(how, &script));
+        assert_eq!(ours.lines, native.lines, "{how}");
+    }
+    assert_eq!(drive(&session, "execve", &script).one("errno=").as_deref(), Some("8"));
+}
+
+#[test]
+fn scripts_with_a_first_line_walk() {
+    let session = session();
+    let script = session.directory.path().join("script-walker");
+    write_executable(&script, b"#!/bin/sh\n");
+    let record = drive(&session, "execve", &script);
+    assert_eq!(record.one("who=").as_deref(), Some("stub"));
+}
+
+fn drive(session: &Session, how: &str, program: &std::path::Path) -> Record {
+    let mut command = session.command(&programs().path("driver"));
+    command.arg(how).args([program, program]);
+    Record::of(&command.output().expect("the driver runs"))
+}
+
+fn native(how: &str, program: &std::path::Path) -> Record {
+    let mut command = std::process::Command::new(programs().path("driver"));
+    command.env_clear().env("HOME", "/root").arg(how).args([program, program]);
+    Record::of(&command.output().expect("the driver runs"))
+}
+
+fn write_executable(path: &std::path::Path, contents: &[u8]) {
+    fs::write(path, contents).expect("a file");
+    fs::set_permissions(path, Permissions::from_mode(0o755)).expect("the mode is set");
+}

@@ -1,0 +1,16 @@
+//! The few words the stub may have to say, in one write to standard error.
+
+use crate::sys::{self, Part};
+
+const PARTS_MAX: usize = 8;
+const STANDARD_ERROR: i32 = 2;
+
+/// Writes one line that begins with `oswalk: `.
+pub(crate) fn complain(parts: &[&[u8]]) {
+    let mut line = [Part::of(b""); PARTS_MAX];
+    let text = core::iter::once(b"oswalk: ".as_slice())
+        .chain(parts.iter().copied().take(PARTS_MAX - 2))
+        .chain(core::iter::once(b"\n".as_slice()));
+    line.iter_mut().zip(text).for_each(|(slot, part)| *slot = Part::of(part));
+    let _ = sys::write_parts(STANDARD_ERROR, &line);
+}
