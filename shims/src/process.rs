@@ -7,7 +7,9 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sigaction,
+};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 
@@ -28,11 +30,10 @@ pub(crate) fn run(command: &mut Command) -> io::Result<Ending> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // An inherited "ignore" would make the kernel reap the child before we see its status.
-    act(Signal::SIGCHLD, &default)?;
+    let mut natural = vec![(Signal::SIGCHLD, act(Signal::SIGCHLD, &default)?)];
     let mut awaited = SigSet::from_iter(FORWARDED);
     awaited.add(Signal::SIGCHLD);
-    awaited.thread_block()?;
-    let mut natural = Vec::new();
+    let natural_mask = awaited.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     for signal in FROM_TERMINAL {
         natural.push((signal, act(signal, &ignore)?));
     }
@@ -40,10 +41,9 @@ pub(crate) fn run(command: &mut Command) -> io::Result<Ending> {
         for (signal, action) in &natural {
             act(*signal, action)?;
         }
-        Ok(())
+        Ok(natural_mask.thread_set_mask()?)
     };
-    // SAFETY: between fork and exec the closure only calls sigaction. The signal mask is emptied
-    // by the standard library.
+    // SAFETY: between fork and exec the closure only calls sigaction and sigprocmask.
     unsafe { command.pre_exec(restore) };
     let child = command.spawn()?;
     wait(Pid::from_raw(child.id().cast_signed()), &awaited)
