@@ -3,10 +3,12 @@
 --
 -- Keys, all with the cell's hash tag, here w:
 --   w:lease           zset   node -> end of its lease, ms
---   w:free            zset   node with a free slot -> load and turn (see settle)
---   w:node:<node>     hash   address version slots cpu incarnation turn [suspect]
+--   w:load            zset   node that may be used -> load and turn (see settle)
+--   w:node:<node>     hash   address version slots cpu incarnation [suspect]
 --   w:run:<node>      set    walks that hold its slots
---   w:walk:<walk>     hash   spec origin session only avoid prefer seq first attempt state node
+--   w:walk:<walk>     hash   spec; is: origin|session|only|avoid|prefer|seq|first, for good;
+--                            now: state|node|attempt, state r (runs) or q (waits). Few fields,
+--                            because a hash with a long value pays for each of them
 --   w:session:<s>     set    all walks of a session
 --   w:from:<node>     set    sessions whose origin the node is
 --   w:gone            set    sessions whose walks are to be cancelled
@@ -14,7 +16,7 @@
 --                            that node will do
 --   w:turns:<node|*>  zset   lane with waiting walks -> virtual time of its next grant
 --   w:tag:<lane>      string virtual time at which an emptied lane goes on
---   w:count           hash   turn seq queued clock reaped grace
+--   w:count           hash   seq queued clock reaped grace
 -- Channel w:to:<node> carries what a node must hear and did not ask for.
 --
 -- KEYS[1] is w, ARGV[1] the calling node. A reply is {result, notes}: notes are what the channel
@@ -37,18 +39,21 @@ local BURY_MAX = 16
 local LOOK_MAX = 32
 -- How long an emptied lane remembers its virtual time.
 local TAG_MS = 60000
--- Resolution of a load, and the turns below it; both together stay exact in a double.
-local LOADS = 2 ^ 20
+-- The load of a node without a free slot, and the turns below a load; both together stay exact in
+-- a double.
+local FULL = 2 ^ 20
 local TURNS = 2 ^ 32
 
 local function begin(keys, args)
-  local time = redis.call('TIME')
-  return {
-    w = keys[1],
-    caller = args[1],
-    now = time[1] * 1000 + math.floor(time[2] / 1000),
-    notes = {},
-  }
+  return { w = keys[1], caller = args[1], notes = {} }
+end
+
+local function now(c)
+  if not c.now then
+    local time = redis.call('TIME')
+    c.now = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return c.now
 end
 
 local function reply(c, ...)
@@ -63,12 +68,15 @@ local function note(c, node, text)
   end
 end
 
+local NONE = {}
+
 local function split(text)
+  if text == '' then
+    return NONE
+  end
   local parts = {}
-  if text and text ~= '' then
-    for part in string.gmatch(text, '[^,]+') do
-      parts[#parts + 1] = part
-    end
+  for part in string.gmatch(text, '[^,]+') do
+    parts[#parts + 1] = part
   end
   return parts
 end
@@ -90,42 +98,64 @@ end
 
 local function alive(c, node)
   local deadline = redis.call('ZSCORE', c.w .. ':lease', node)
-  return deadline and tonumber(deadline) > c.now
+  return deadline and tonumber(deadline) > now(c)
 end
 
--- Brings the node's place among the free ones up to date: by load first, then by who was granted
--- longest ago, so that equals take turns. Returns its address.
+-- Brings the node's place among the others up to date: by load first, then by who was granted
+-- longest ago (`turn`), so that equals take turns. Returns its address.
 local function settle(c, node, turn)
-  local info = redis.call('HMGET', c.w .. ':node:' .. node, 'slots', 'turn', 'suspect', 'address')
-  local slots = tonumber(info[1] or 0)
-  local used = redis.call('SCARD', c.w .. ':run:' .. node)
-  if used < slots and not info[3] then
-    local load = math.floor(used * LOADS / slots)
-    local last = turn or tonumber(info[2] or 0)
-    redis.call('ZADD', c.w .. ':free', load * TURNS + last % TURNS, node)
-  else
-    redis.call('ZREM', c.w .. ':free', node)
+  local info = redis.call('HMGET', c.w .. ':node:' .. node, 'slots', 'suspect', 'address')
+  local key = c.w .. ':load'
+  if not info[1] then
+    redis.call('ZREM', key, node)
+    return
   end
-  return info[4]
+  local slots = tonumber(info[1])
+  local used = redis.call('SCARD', c.w .. ':run:' .. node)
+  local load = FULL
+  if used < slots and not info[2] then
+    load = math.floor(used * FULL / slots)
+  end
+  turn = turn or tonumber(redis.call('ZSCORE', key, node) or 0)
+  redis.call('ZADD', key, load * TURNS + turn % TURNS, node)
+  return info[3]
 end
 
-local function usable(c, node)
-  return redis.call('ZSCORE', c.w .. ':free', node) and alive(c, node)
+-- The node's load, if it may be used and has a free slot.
+local function open_load(c, node)
+  local score = redis.call('ZSCORE', c.w .. ':load', node)
+  local load = score and math.floor(tonumber(score) / TURNS) or FULL
+  return load < FULL and alive(c, node) and load
 end
 
 -- ---- walks ----
 
+local IS = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
+local NOW = '^(.)|([^|]*)|(.*)$'
+
 local function read_walk(c, id)
-  local f = redis.call('HMGET', c.w .. ':walk:' .. id,
-    'origin', 'session', 'only', 'avoid', 'prefer', 'seq', 'first', 'attempt', 'state', 'node')
-  if not f[1] then
+  local fields = redis.call('HMGET', c.w .. ':walk:' .. id, 'is', 'now')
+  if not fields[1] then
     return nil
   end
+  local origin, session, only, avoid, prefer, seq, first = string.match(fields[1], IS)
+  local state, node, attempt = string.match(fields[2], NOW)
   return {
-    id = id, origin = f[1], session = f[2], only = f[3], avoid = split(f[4]),
-    prefer = split(f[5]), seq = f[6], first = tonumber(f[7]), attempt = tonumber(f[8]),
-    state = f[9], node = f[10],
+    id = id, origin = origin, session = session, only = only, avoid = split(avoid),
+    prefer = split(prefer), seq = seq, first = tonumber(first), attempt = tonumber(attempt),
+    state = state, node = node,
   }
+end
+
+local function pack_is(walk)
+  return table.concat({
+    walk.origin, walk.session, walk.only, table.concat(walk.avoid, ','),
+    table.concat(walk.prefer, ','), walk.seq, walk.first,
+  }, '|')
+end
+
+local function pack_now(walk)
+  return walk.state .. '|' .. walk.node .. '|' .. walk.attempt
 end
 
 local function lane_of(walk)
@@ -138,25 +168,28 @@ end
 -- The least loaded node for a walk; the origin only if nobody else has a slot.
 local function place(c, walk)
   if walk.only ~= '' then
-    return usable(c, walk.only) and walk.only or nil
+    return open_load(c, walk.only) and walk.only or nil
   end
-  local free = c.w .. ':free'
+  local key = c.w .. ':load'
   local home, best, best_load, again
   repeat
     again = false
-    local found = redis.call('ZRANGE', free, 0, #walk.avoid + 1, 'WITHSCORES')
+    local found = redis.call('ZRANGE', key, 0, #walk.avoid + 1, 'WITHSCORES')
     for i = 1, #found, 2 do
-      local node = found[i]
-      if not alive(c, node) then
-        redis.call('ZREM', free, node)
+      local node, load = found[i], math.floor(tonumber(found[i + 1]) / TURNS)
+      if load >= FULL then
+        again = false
+        break
+      elseif not alive(c, node) then
+        redis.call('ZREM', key, node)
         again = true
-      elseif not contains(walk.avoid, node) then
-        if node == walk.origin then
-          home = node
-        else
-          best, best_load = node, math.floor(tonumber(found[i + 1]) / TURNS)
-          break
-        end
+      elseif contains(walk.avoid, node) then
+        -- It failed there.
+      elseif node == walk.origin then
+        home = node
+      else
+        best, best_load = node, load
+        break
       end
     end
   until best or not again
@@ -165,25 +198,28 @@ local function place(c, walk)
   end
   for i = 1, #walk.prefer do
     local node = walk.prefer[i]
-    local score = redis.call('ZSCORE', free, node)
-    if score and math.floor(tonumber(score) / TURNS) <= best_load and node ~= walk.origin
-      and not contains(walk.avoid, node) and alive(c, node) then
-      return node
+    if node ~= walk.origin and not contains(walk.avoid, node) then
+      local load = open_load(c, node)
+      if load and load <= best_load then
+        return node
+      end
     end
   end
   return best
 end
 
--- Gives the walk a slot of the node; returns the node's address.
-local function grant(c, walk, node)
+-- Gives the walk a slot of the node; returns the node's address. `spec` comes with a new walk.
+local function grant(c, walk, node, spec)
   walk.attempt = walk.attempt + 1
   walk.state, walk.node = 'r', node
-  redis.call('HSET', c.w .. ':walk:' .. walk.id,
-    'state', 'r', 'node', node, 'attempt', walk.attempt)
+  local key = c.w .. ':walk:' .. walk.id
+  if spec then
+    redis.call('HSET', key, 'spec', spec, 'is', pack_is(walk), 'now', pack_now(walk))
+  else
+    redis.call('HSET', key, 'now', pack_now(walk))
+  end
   redis.call('SADD', c.w .. ':run:' .. node, walk.id)
-  local turn = redis.call('HINCRBY', c.w .. ':count', 'turn', 1)
-  redis.call('HSET', c.w .. ':node:' .. node, 'turn', turn)
-  return settle(c, node, turn)
+  return settle(c, node, redis.call('HINCRBY', c.w .. ':count', 'seq', 1))
 end
 
 local function tell_grant(c, walk, address)
@@ -197,20 +233,22 @@ end
 
 local function forget(c, walk)
   redis.call('DEL', c.w .. ':walk:' .. walk.id)
-  local session = c.w .. ':session:' .. walk.session
-  redis.call('SREM', session, walk.id)
-  if redis.call('EXISTS', session) == 0 then
-    redis.call('SREM', c.w .. ':from:' .. walk.origin, walk.session)
-  end
+  redis.call('SREM', c.w .. ':session:' .. walk.session, walk.id)
 end
 
 -- ---- the queue: start-time fair queueing between lanes ----
 
-local function enqueue(c, walk)
+-- Lets the walk wait; returns its place. `spec` comes with a new walk.
+local function enqueue(c, walk, spec)
   local lane, turns = lane_of(walk)
   local queue = c.w .. ':queue:' .. lane
-  walk.state = 'q'
-  redis.call('HSET', c.w .. ':walk:' .. walk.id, 'state', 'q', 'node', '')
+  walk.state, walk.node = 'q', ''
+  local key = c.w .. ':walk:' .. walk.id
+  if spec then
+    redis.call('HSET', key, 'spec', spec, 'is', pack_is(walk), 'now', pack_now(walk))
+  else
+    redis.call('HSET', key, 'now', pack_now(walk))
+  end
   if redis.call('ZADD', queue, walk.seq, walk.id) == 1 then
     redis.call('HINCRBY', c.w .. ':count', 'queued', 1)
   end
@@ -278,7 +316,7 @@ end
 -- Grants up to `limit` waiting walks to the node.
 local function fill(c, node, limit)
   for _ = 1, limit do
-    if queued(c) == 0 or not usable(c, node) then
+    if queued(c) == 0 or not open_load(c, node) then
       return
     end
     local walk = next_for(c, node)
@@ -368,7 +406,7 @@ end
 -- A node is gone: its walks go elsewhere, and those it was the origin of end.
 local function bury(c, node)
   redis.call('ZREM', c.w .. ':lease', node)
-  redis.call('ZREM', c.w .. ':free', node)
+  redis.call('ZREM', c.w .. ':load', node)
   redis.call('DEL', c.w .. ':node:' .. node)
   for _, session in ipairs(redis.call('SMEMBERS', c.w .. ':from:' .. node)) do
     condemn(c, session)
@@ -407,7 +445,7 @@ local function register(keys, args)
   redis.call('HSET', key, 'incarnation', incarnation, 'address', address, 'version', args[5],
     'slots', args[6], 'cpu', args[7])
   redis.call('HDEL', key, 'suspect')
-  redis.call('ZADD', c.w .. ':lease', c.now + LEASE_MS, node)
+  redis.call('ZADD', c.w .. ':lease', now(c) + LEASE_MS, node)
   settle(c, node)
   fill(c, node, FILL_MAX)
   return reply(c, 'ok')
@@ -421,7 +459,7 @@ local function heartbeat(keys, args)
   if redis.call('HGET', key, 'incarnation') ~= args[3] then
     return reply(c, 'unknown')
   end
-  redis.call('ZADD', c.w .. ':lease', c.now + LEASE_MS, node)
+  redis.call('ZADD', c.w .. ':lease', now(c) + LEASE_MS, node)
   redis.call('HDEL', key, 'suspect')
   settle(c, node)
   fill(c, node, FILL_MAX)
@@ -436,29 +474,24 @@ local function leave(keys, args)
   return reply(c, 'ok')
 end
 
--- Places a new walk, or one whose attempt failed, or tells again what was decided.
-local function decide(c, walk)
-  local node = place(c, walk)
-  if node then
-    local address = grant(c, walk, node)
-    return reply(c, 'g', walk.id, node, address, walk.attempt)
-  end
-  return reply(c, 'q', enqueue(c, walk))
+local function tell(c, walk, address)
+  return reply(c, 'g', walk.id, walk.node, address, walk.attempt)
 end
 
 -- What holds for a walk that the broker knows, when its origin says that the attempts up to
 -- `after` are void.
 local function decide_again(c, walk, after)
+  local key = c.w .. ':walk:' .. walk.id
   if walk.state == 'q' then
     if walk.attempt < after then
-      redis.call('HSET', c.w .. ':walk:' .. walk.id, 'attempt', after)
+      walk.attempt = after
+      redis.call('HSET', key, 'now', pack_now(walk))
     end
     local lane = lane_of(walk)
     return reply(c, 'q', (redis.call('ZRANK', c.w .. ':queue:' .. lane, walk.id) or 0) + 1)
   end
   if walk.attempt > after then
-    local address = redis.call('HGET', c.w .. ':node:' .. walk.node, 'address')
-    return reply(c, 'g', walk.id, walk.node, address, walk.attempt)
+    return tell(c, walk, redis.call('HGET', c.w .. ':node:' .. walk.node, 'address'))
   end
   local failed_on = walk.node
   release(c, walk)
@@ -468,9 +501,13 @@ local function decide_again(c, walk, after)
     forget(c, walk)
     answer = reply(c, 'x')
   else
-    redis.call('HSET', c.w .. ':walk:' .. walk.id,
-      'avoid', table.concat(walk.avoid, ','), 'attempt', after)
-    answer = decide(c, walk)
+    redis.call('HSET', key, 'is', pack_is(walk))
+    local node = place(c, walk)
+    if node then
+      answer = tell(c, walk, grant(c, walk, node))
+    else
+      answer = reply(c, 'q', enqueue(c, walk))
+    end
   end
   fill(c, failed_on, 1)
   return answer
@@ -479,14 +516,13 @@ end
 -- walk session after only avoid prefer spec; the caller is the origin
 local function submit(keys, args)
   local c = begin(keys, args)
-  local id, session, after = args[2], args[3], tonumber(args[4])
-  local known = read_walk(c, id)
-  if known then
-    return decide_again(c, known, after)
+  local id, session, after, spec = args[2], args[3], tonumber(args[4]), args[8]
+  if redis.call('EXISTS', c.w .. ':walk:' .. id) == 1 then
+    return decide_again(c, read_walk(c, id), after)
   end
   local walk = {
     id = id, origin = c.caller, session = session, only = args[5], avoid = split(args[6]),
-    prefer = split(args[7]), first = after, attempt = after,
+    prefer = split(args[7]), seq = 0, first = after, attempt = after,
   }
   local node = place(c, walk)
   if not node then
@@ -496,17 +532,13 @@ local function submit(keys, args)
       return reply(c, 'busy')
     end
   end
-  walk.seq = redis.call('HINCRBY', c.w .. ':count', 'seq', 1)
-  redis.call('HSET', c.w .. ':walk:' .. id, 'spec', args[8], 'origin', walk.origin,
-    'session', session, 'only', walk.only, 'avoid', args[6], 'prefer', args[7],
-    'seq', walk.seq, 'first', after, 'attempt', after)
   redis.call('SADD', c.w .. ':session:' .. session, id)
   redis.call('SADD', c.w .. ':from:' .. walk.origin, session)
+  walk.seq = redis.call('HINCRBY', c.w .. ':count', 'seq', 1)
   if node then
-    local address = grant(c, walk, node)
-    return reply(c, 'g', id, node, address, walk.attempt)
+    return tell(c, walk, grant(c, walk, node, spec))
   end
-  return reply(c, 'q', enqueue(c, walk))
+  return reply(c, 'q', enqueue(c, walk, spec))
 end
 
 -- walk attempt avoid
@@ -517,7 +549,7 @@ local function retry(keys, args)
     return reply(c, 'unknown')
   end
   if args[4] ~= '' and not contains(walk.avoid, args[4]) then
-    walk.avoid[#walk.avoid + 1] = args[4]
+    walk.avoid = { args[4], unpack(walk.avoid) }
   end
   return decide_again(c, walk, tonumber(args[3]))
 end
@@ -556,6 +588,7 @@ end
 local function cancel_session(keys, args)
   local c = begin(keys, args)
   condemn(c, args[2])
+  redis.call('SREM', c.w .. ':from:' .. c.caller, args[2])
   sweep(c)
   local left = redis.call('SISMEMBER', c.w .. ':gone', args[2]) == 1
   return reply(c, left and 'more' or 'ok')
@@ -566,14 +599,14 @@ local function reap(keys, args)
   local count = c.w .. ':count'
   local past = redis.call('HMGET', count, 'reaped', 'grace')
   local grace = tonumber(past[2] or 0)
-  if c.now - tonumber(past[1] or 0) > REAP_GAP_MS then
-    grace = c.now + LEASE_MS
+  if now(c) - tonumber(past[1] or 0) > REAP_GAP_MS then
+    grace = now(c) + LEASE_MS
     redis.call('HSET', count, 'grace', grace)
   end
-  redis.call('HSET', count, 'reaped', c.now)
+  redis.call('HSET', count, 'reaped', now(c))
   local dead = {}
-  if c.now >= grace then
-    dead = redis.call('ZRANGEBYSCORE', c.w .. ':lease', '-inf', c.now, 'LIMIT', 0, BURY_MAX)
+  if now(c) >= grace then
+    dead = redis.call('ZRANGEBYSCORE', c.w .. ':lease', '-inf', now(c), 'LIMIT', 0, BURY_MAX)
     for _, node in ipairs(dead) do
       bury(c, node)
     end
@@ -611,7 +644,7 @@ local function nodes(keys, args)
       lines[#lines + 1] = {
         node, info[1], info[2], tonumber(info[3]), info[4],
         redis.call('SCARD', c.w .. ':run:' .. node),
-        tonumber(found[i + 1]) > c.now and 1 or 0,
+        tonumber(found[i + 1]) > now(c) and 1 or 0,
       }
     end
   end

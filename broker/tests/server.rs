@@ -1,5 +1,7 @@
 //! The private server: started, killed, started again, stopped.
 
+#![expect(clippy::print_stdout, reason = "the measured times are of interest")]
+
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +21,7 @@ fn murder(pid: u32) {
 async fn a_killed_server_comes_back_with_all_it_acknowledged() {
     let cell = cell().await;
     let mut origin = cell.node("origin", 0).await;
-    cell.node("r", 1).await;
+    let _r = cell.node("r", 1).await;
     let grant = origin.granted(walk(1, 1)).await;
     for number in 2..=500 {
         origin.submit(walk(1, number)).await;

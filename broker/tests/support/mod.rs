@@ -1,11 +1,13 @@
 //! A real Redis in a temporary directory, and agents that talk to it.
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(unreachable_pub, reason = "shared by the test programs")]
 
 use std::time::Duration;
 
-use broker::{Broker, Event, Grant, NodeInfo, PrivateServer, Submit, Submitted};
+use broker::{Broker, Event, Grant, LEASE, NodeInfo, PrivateServer, Submit, Submitted};
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::AbortHandle;
 use worknode::id::{Attempt, NodeId, SessionId, WalkId};
 
 pub struct Cell {
@@ -18,6 +20,7 @@ pub struct Agent {
     pub name: NodeId,
     pub broker: Broker,
     pub events: UnboundedReceiver<Event>,
+    heart: Option<AbortHandle>,
 }
 
 pub async fn cell() -> Cell {
@@ -31,18 +34,38 @@ impl Cell {
         let name = node(name);
         let (broker, events) =
             Broker::connect(self.server.url(), "w", &name).await.expect("the broker answers");
-        Agent { name, broker, events }
+        Agent { name, broker, events, heart: None }
     }
 
-    /// An agent whose node has `slots`.
+    /// An agent whose node has `slots`, and whose heart beats.
     pub async fn node(&self, name: &str, slots: u32) -> Agent {
-        let agent = self.agent(name).await;
+        let mut agent = self.agent(name).await;
         agent.register(slots).await;
+        let (broker, name) = (agent.broker.clone(), agent.name.clone());
+        let beat = async move {
+            loop {
+                tokio::time::sleep(LEASE / 4).await;
+                let _ = broker.heartbeat(&name).await;
+            }
+        };
+        agent.heart = Some(tokio::spawn(beat).abort_handle());
         agent
     }
 }
 
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.fall_silent();
+    }
+}
+
 impl Agent {
+    pub fn fall_silent(&mut self) {
+        if let Some(heart) = self.heart.take() {
+            heart.abort();
+        }
+    }
+
     pub async fn register(&self, slots: u32) {
         self.broker.register(&info(self.name.as_str(), slots)).await.expect("registers");
     }

@@ -1,0 +1,160 @@
+//! Measures the broker: `cargo run --release -p broker --example bench [URL]`. Without a URL it
+//! starts a private server.
+
+#![expect(clippy::print_stdout, reason = "a measuring program prints its results")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use broker::{Broker, Event, Finished, Grant, LEASE, NodeInfo, PrivateServer, Submit, Submitted};
+use worknode::id::{Attempt, NodeId, SessionId, WalkId};
+
+const NODES: u32 = 16;
+const SLOTS: u32 = 8;
+/// About what a compile's arguments and environment weigh.
+const SPEC_BYTES: usize = 1900;
+const SERIAL: u32 = 20_000;
+const PARALLEL: u32 = 200_000;
+const TASKS: u32 = 64;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let (url, _server) = match std::env::args().nth(1) {
+        Some(url) => (url, None),
+        None => {
+            let server = PrivateServer::start(dir.path()).await?;
+            (server.url().to_owned(), Some(server))
+        }
+    };
+    let cell = format!("bench-{}", std::process::id());
+    let origin: NodeId = "origin".parse()?;
+    let (broker, mut events) = Broker::connect(&url, &cell, &origin).await?;
+    for index in 0..NODES {
+        let node: NodeId = format!("n{index}").parse()?;
+        register(&broker, &node).await?;
+        let broker = broker.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LEASE / 4).await;
+                let _ = broker.heartbeat(&node).await;
+            }
+        });
+    }
+    serial(&broker).await?;
+    parallel(&broker).await?;
+    queued(&broker, &mut events).await
+}
+
+async fn register(broker: &Broker, node: &NodeId) -> Result<(), Failure> {
+    let info = NodeInfo {
+        node: node.clone(),
+        address: format!("{node}:7"),
+        version: "1".to_owned(),
+        slots: SLOTS,
+        cpu: "any".to_owned(),
+    };
+    Ok(broker.register(&info).await?)
+}
+
+/// One walk after the other, all slots free.
+async fn serial(broker: &Broker) -> Result<(), Failure> {
+    let (mut submits, mut finishes) = (Vec::new(), Vec::new());
+    for number in 1..=SERIAL {
+        let begun = Instant::now();
+        let Submitted::Granted(grant) = broker.submit(&walk(1, number)).await? else {
+            return Err("no slot".into());
+        };
+        submits.push(begun.elapsed());
+        let begun = Instant::now();
+        finish(broker, &grant).await?;
+        finishes.push(begun.elapsed());
+    }
+    print("submit -> grant, one at a time", submits);
+    print("finish -> idle, one at a time", finishes);
+    Ok(())
+}
+
+/// Many at once, never more than there are slots.
+async fn parallel(broker: &Broker) -> Result<(), Failure> {
+    let next = Arc::new(AtomicU32::new(1));
+    let begun = Instant::now();
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| {
+            let (broker, next) = (broker.clone(), Arc::clone(&next));
+            tokio::spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number > PARALLEL {
+                        return Ok::<(), Failure>(());
+                    }
+                    match broker.submit(&walk(2, number)).await? {
+                        Submitted::Granted(grant) => finish(&broker, &grant).await?,
+                        other => return Err(format!("{other:?}").into()),
+                    };
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await??;
+    }
+    let rate = f64::from(PARALLEL) / begun.elapsed().as_secs_f64();
+    println!("submit + finish, {TASKS} at once: {rate:.0} jobs/s");
+    Ok(())
+}
+
+/// All slots taken, a queue of five sessions: each finish grants the next.
+async fn queued(
+    broker: &Broker,
+    events: &mut tokio::sync::mpsc::UnboundedReceiver<Event>,
+) -> Result<(), Failure> {
+    let mut running = Vec::new();
+    for number in 1..=SERIAL {
+        match broker.submit(&walk(3 + u64::from(number % 5), number)).await? {
+            Submitted::Granted(grant) => running.push(grant),
+            Submitted::Queued(_) => {}
+            other => return Err(format!("{other:?}").into()),
+        }
+    }
+    let mut times = Vec::new();
+    while let Some(grant) = running.pop() {
+        let begun = Instant::now();
+        if let Some(next) = finish(broker, &grant).await? {
+            times.push(begun.elapsed());
+            running.push(next);
+        }
+        while let Ok(Event::Granted(grant)) = events.try_recv() {
+            running.push(grant);
+        }
+    }
+    print("finish -> next grant of a queue", times);
+    Ok(())
+}
+
+async fn finish(broker: &Broker, grant: &Grant) -> Result<Option<Grant>, Failure> {
+    match broker.finish(grant.walk, &grant.node, grant.attempt).await? {
+        Finished::Done { next } => Ok(next),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+fn walk(session: u64, number: u32) -> Submit {
+    Submit {
+        walk: WalkId { session: SessionId(session), number },
+        after: Attempt(0),
+        spec: vec![b'x'; SPEC_BYTES],
+        only: None,
+        avoid: Vec::new(),
+        prefer: Vec::new(),
+    }
+}
+
+fn print(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!("{what}: p50 {:?}, p99 {:?}, n {}", at(50), at(99), times.len());
+}

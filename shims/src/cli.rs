@@ -1,0 +1,102 @@
+//! The arguments, and who deals with them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::{EXIT_FAILED, Failure};
+use crate::places::Places;
+use crate::{doctor, down, exec, status, up};
+
+/// Execute the processes of an unmodified build on other machines
+#[derive(Debug, Parser)]
+#[command(name = "oswalk", version, max_term_width = 100)]
+struct Cli {
+    /// Directory of the agent's state [default: /var/lib/oswalk for root, else
+    /// ~/.local/state/oswalk]
+    #[arg(long, env = "OSWALK_STATE", value_name = "DIR", global = true)]
+    state: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Exec(exec::Options),
+    Up(up::Options),
+    /// End the agent of this machine
+    Down(NoOptions),
+    Status(status::Options),
+    /// Check whether this machine can take part, and say what to do if not
+    Doctor(NoOptions),
+}
+
+#[derive(Debug, Args)]
+struct NoOptions {}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(std::env::args_os()) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; a wrong usage must not look like the command's 2.
+            let _ = error.print();
+            let code = if error.use_stderr() { EXIT_FAILED } else { 0 };
+            return Ok(ExitCode::from(code));
+        }
+    };
+    let places = Places::find(cli.state)?;
+    match cli.command {
+        Command::Exec(options) => exec::run(&options, &places),
+        Command::Up(options) => up::run(&options, &places),
+        Command::Down(_) => down::run(&places),
+        Command::Status(options) => status::run(&options, &places),
+        Command::Doctor(_) => Ok(doctor::run(&places)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn exec(line: &str) -> exec::Options {
+        let cli = Cli::try_parse_from(line.split(' ')).expect("parses");
+        let Command::Exec(options) = cli.command else { panic!("not exec") };
+        options
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_end_where_the_command_begins() {
+        let options = exec("oswalk exec --on n1 --walk a* --walk b make -j8 --report x");
+        assert_eq!(options.command, ["make", "-j8", "--report", "x"]);
+        assert_eq!(options.walk, ["a*", "b"]);
+        assert_eq!(options.on.expect("given").as_str(), "n1");
+        assert_eq!(options.report, None);
+        let options = exec("oswalk exec --walk-all -- --odd-name -x");
+        assert_eq!(options.command, ["--odd-name", "-x"]);
+        assert!(options.walk_all && !options.summary && !options.no_fallback);
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in ["oswalk exec", "oswalk exec --on a/b x", "oswalk", "oswalk up --slots many"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! `oswalk down`: ends the agent.
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use worknode::request::Request;
+
+use crate::door::{Door, DoorError};
+use crate::error::Failure;
+use crate::places::Places;
+
+/// The agent gives its walks this long to be handed on.
+const DOWN_MAX: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+
+pub(crate) fn run(places: &Places) -> Result<ExitCode, Failure> {
+    let failed = |error: DoorError| Failure::from_error(&error);
+    let mut door = match Door::open(&places.door()) {
+        Ok(door) => door,
+        Err(error @ DoorError::NoAgent { .. }) => {
+            println!("{error}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let status = door.status().map_err(failed)?;
+    door.ask(&Request::Shutdown).map_err(failed)?;
+    let deadline = Instant::now() + DOWN_MAX;
+    while !is_gone(status.pid) {
+        if Instant::now() > deadline {
+            let (pid, seconds) = (status.pid, DOWN_MAX.as_secs());
+            return Err(Failure::new(format!("the agent (pid {pid}) did not end in {seconds} s"))
+                .hint(format!("its log is {}", places.log().display())));
+        }
+        std::thread::sleep(POLL);
+    }
+    println!("agent {} is down", status.node);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A zombie is gone: who started it may be slow to collect it.
+fn is_gone(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}

@@ -1,0 +1,53 @@
+//! How `oswalk` fails: a sentence, a hint, an exit status.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// `oswalk` itself could not do what was asked, as with `env` and `timeout`.
+pub(crate) const EXIT_FAILED: u8 = 125;
+/// The command was found, but cannot be executed.
+pub(crate) const EXIT_NOT_EXECUTABLE: u8 = 126;
+/// The command was not found.
+pub(crate) const EXIT_NOT_FOUND: u8 = 127;
+
+/// A failure that ends the program.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+    status: u8,
+}
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, status: EXIT_FAILED }
+    }
+
+    /// Takes over an error with all its causes.
+    pub(crate) fn from_error(error: &dyn Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message += &format!(": {error}");
+            cause = error.source();
+        }
+        Self::new(message)
+    }
+
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    pub(crate) fn status(self, status: u8) -> Self {
+        Self { status, ..self }
+    }
+
+    /// Tells the user, and returns the exit status.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("oswalk: error: {}", self.message);
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::from(self.status)
+    }
+}

@@ -1,0 +1,295 @@
+//! `oswalk exec`: runs a command in a session.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use worknode::id::NodeId;
+use worknode::page::Page;
+use worknode::report::Report;
+use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
+
+use crate::door::{Door, DoorError};
+use crate::error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
+use crate::places::{self, PRELOAD, Places};
+use crate::process::{self, Ending};
+use crate::{decide, policy_file, tally};
+
+/// Run a command; its processes may execute on other machines
+///
+/// Exits as the command does, or with 125 if oswalk itself failed, 126 if the command cannot be
+/// executed, 127 if it was not found.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Walk to this node only
+    #[arg(long, value_name = "NODE")]
+    pub(crate) on: Option<NodeId>,
+    /// Let programs walk whose name, or path if there is a '/', matches
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) walk: Vec<String>,
+    /// Keep programs here that match; counts more than --walk
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) stay: Vec<String>,
+    /// Let all programs walk that no rule keeps here
+    #[arg(long)]
+    pub(crate) walk_all: bool,
+    /// Read rules from this file [default: $OSWALK_POLICY or ~/.config/oswalk/policy.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Write what walked where, and what stayed why, to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Print one line about the session at its end
+    #[arg(long)]
+    pub(crate) summary: bool,
+    /// Fail rather than execute here what should walk
+    #[arg(long)]
+    pub(crate) no_fallback: bool,
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// An open session.
+struct Session {
+    door: Door,
+    page_path: PathBuf,
+    page_file: File,
+    page: Vec<u8>,
+    preload: PathBuf,
+    stub: PathBuf,
+}
+
+pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
+    let rules = rules(options)?;
+    let file = decide::find(&options.command[0], std::env::var_os("PATH").as_deref())?;
+    let started = Instant::now();
+    let session = match open(options, rules, places) {
+        Ok(session) => Some(session),
+        Err(failure) if options.no_fallback => return Err(failure.0),
+        Err(failure) => {
+            eprintln!("oswalk: {}; running here", failure.1);
+            None
+        }
+    };
+    let mut command = match &session {
+        Some(session) => session.command(&file, &options.command),
+        None => native(&file, &options.command),
+    };
+    let ending = process::run(&mut command).map_err(|error| cannot_start(&file, &error))?;
+    let report = session.map_or_else(Report::default, |session| session.close());
+    finish(options, report, started.elapsed());
+    Ok(match ending {
+        Ending::Exited(code) => ExitCode::from(code),
+        Ending::Killed(signal) => {
+            process::die_by(signal);
+            // The signal does not kill: as a shell tells it.
+            ExitCode::from(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX))
+        }
+    })
+}
+
+fn rules(options: &Options) -> Result<Vec<UserRule>, Failure> {
+    let of = |patterns: &[String], action| {
+        let rule = move |pattern: &String| UserRule { pattern: pattern.clone(), action };
+        patterns.iter().map(rule).collect::<Vec<_>>()
+    };
+    let mut rules = of(&options.stay, Action::Stay);
+    rules.extend(of(&options.walk, Action::Walk));
+    let file = policy_file::load(options.policy.as_deref());
+    rules.extend(file.map_err(|error| Failure::from_error(&error))?);
+    Ok(rules)
+}
+
+/// Opens a session, or returns the failure and the short form of it.
+fn open(
+    options: &Options,
+    rules: Vec<UserRule>,
+    places: &Places,
+) -> Result<Session, (Failure, String)> {
+    let (preload, stub) =
+        places::shim().map_err(|failure| (failure, format!("{PRELOAD} or the stub is missing")))?;
+    let request = Request::OpenSession(SessionOptions {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        rules,
+        walk_all: options.walk_all,
+        on: options.on.clone(),
+        no_fallback: options.no_fallback,
+        preload: preload.as_os_str().as_bytes().to_vec(),
+        stub: stub.as_os_str().as_bytes().to_vec(),
+    });
+    let refused = |error: DoorError| {
+        let hint = match error {
+            DoorError::NoAgent { .. } => "start it with 'oswalk up'",
+            _ => "'oswalk doctor' tells what is wrong",
+        };
+        (Failure::from_error(&error).hint(hint), error.to_string())
+    };
+    let mut door = Door::open(&places.door()).map_err(refused)?;
+    let page_path = match door.ask(&request).map_err(refused)? {
+        Reply::Session { page, .. } => PathBuf::from(OsString::from_vec(page)),
+        _ => return Err(refused(door.protocol())),
+    };
+    let (page_file, page) = read_page(&page_path).map_err(|error| {
+        let message = format!("failed to read the policy page {}", page_path.display());
+        (Failure::new(format!("{message}: {error}")), message)
+    })?;
+    Ok(Session { door, page_path, page_file, page, preload, stub })
+}
+
+/// Reads the page; the file is writable if the tally may be.
+fn read_page(path: &Path) -> io::Result<(File, Vec<u8>)> {
+    let file =
+        OpenOptions::new().read(true).write(true).open(path).or_else(|_| File::open(path))?;
+    let page = std::fs::read(path)?;
+    match Page::parse(&page) {
+        Some(_) => Ok((file, page)),
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "it is damaged")),
+    }
+}
+
+impl Session {
+    fn command(&self, file: &Path, words: &[OsString]) -> Command {
+        let page = Page::parse(&self.page).expect("parsed when it was read");
+        let mut command = match decide::decide(&page, file, &words[1..]) {
+            Ok(()) => {
+                let mut stub = Command::new(&self.stub);
+                stub.arg0(&words[0]).args(&words[1..]).env("OSWALK_WALK", file);
+                stub
+            }
+            Err(reason) => {
+                tally::count(&self.page_file, &page, file.as_os_str().as_bytes(), reason);
+                native(file, words)
+            }
+        };
+        let foreign = std::env::var_os("LD_PRELOAD").unwrap_or_default();
+        command
+            .env("LD_PRELOAD", with_preload(&self.preload, &foreign))
+            .env("OSWALK_PAGE", &self.page_path);
+        command
+    }
+
+    /// Ends the session. The command has run; a lost report is no reason to fail.
+    fn close(mut self) -> Report {
+        match self.door.ask(&Request::CloseSession) {
+            Ok(Reply::Report(report)) => report,
+            Ok(_) => {
+                eprintln!("oswalk: {}", self.door.protocol());
+                Report::default()
+            }
+            Err(error) => {
+                eprintln!("oswalk: the session's report is lost: {error}");
+                Report::default()
+            }
+        }
+    }
+}
+
+fn native(file: &Path, words: &[OsString]) -> Command {
+    let mut command = Command::new(file);
+    command.arg0(&words[0]).args(&words[1..]);
+    command
+}
+
+/// Puts the preload library before others; a session within a session has one only.
+fn with_preload(preload: &Path, foreign: &OsStr) -> OsString {
+    let mut list = preload.as_os_str().as_bytes().to_vec();
+    let parts = foreign.as_bytes().split(|byte| matches!(byte, b':' | b' '));
+    for part in parts.filter(|part| !part.is_empty() && !part.ends_with(PRELOAD.as_bytes())) {
+        list.push(b':');
+        list.extend_from_slice(part);
+    }
+    OsString::from_vec(list)
+}
+
+fn cannot_start(file: &Path, error: &io::Error) -> Failure {
+    let status = match error.kind() {
+        io::ErrorKind::NotFound => EXIT_NOT_FOUND,
+        _ => EXIT_NOT_EXECUTABLE,
+    };
+    Failure::new(format!("failed to execute {}: {error}", file.display())).status(status)
+}
+
+fn finish(options: &Options, report: Report, wall: Duration) {
+    if let Some(path) = &options.report
+        && let Err(error) = write_report(path, &report)
+    {
+        eprintln!("oswalk: failed to write the report {}: {error}", path.display());
+    }
+    if options.summary {
+        eprintln!("{}", summary(&report, wall));
+    }
+}
+
+fn write_report(path: &Path, report: &Report) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().permissions(mode(0o644)).tempfile_in(dir)?;
+    serde_json::to_writer_pretty(&mut file, report)?;
+    file.write_all(b"\n")?;
+    file.persist(path).map(drop).map_err(|error| error.error)
+}
+
+fn mode(mode: u32) -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode)
+}
+
+fn summary(report: &Report, wall: Duration) -> String {
+    let totals = &report.totals;
+    let runners: std::collections::BTreeSet<_> =
+        report.walks.iter().map(|walk| walk.runner.as_str()).collect();
+    format!(
+        "oswalk: {} walked to {} nodes, {} stayed; {:.2} s wall, CPU {:.2} s here and {:.2} s \
+         there, {:.1} MB out, {:.1} MB back.",
+        totals.walks,
+        runners.len(),
+        totals.stays,
+        wall.as_secs_f64(),
+        totals.origin_cpu_ms / 1e3,
+        totals.runner_cpu_ms / 1e3,
+        megabytes(totals.bytes_out),
+        megabytes(totals.bytes_back),
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preload_comes_first_and_once() {
+        let list = |foreign: &str| {
+            with_preload(Path::new("/l/liboswalk_preload.so"), OsStr::new(foreign))
+                .into_string()
+                .expect("UTF-8")
+        };
+        assert_eq!(list(""), "/l/liboswalk_preload.so");
+        assert_eq!(list("a.so:b.so"), "/l/liboswalk_preload.so:a.so:b.so");
+        assert_eq!(list("/x/liboswalk_preload.so a.so"), "/l/liboswalk_preload.so:a.so");
+    }
+
+    #[test]
+    fn reports_appear_whole() {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let path = dir.path().join("report.json");
+        write_report(&path, &Report::default()).expect("writes");
+        let text = std::fs::read(&path).expect("reads");
+        assert_eq!(serde_json::from_slice::<Report>(&text).expect("JSON"), Report::default());
+        assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 1);
+    }
+}

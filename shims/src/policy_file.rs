@@ -1,0 +1,122 @@
+//! `policy.toml`: the user's rules.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use worknode::request::{Action, UserRule};
+
+/// The file. Of its rules, those that stay count most, then the compilers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyFile {
+    #[serde(default)]
+    walk: Vec<String>,
+    #[serde(default)]
+    stay: Vec<String>,
+    #[serde(default)]
+    compilers: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PolicyFileError {
+    #[error("failed to read policy file {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("failed to read policy file {path}: line {line}{}: {what}", key_part(.key))]
+    Parse { path: PathBuf, line: usize, key: Option<String>, what: String },
+}
+
+fn key_part(key: &Option<String>) -> String {
+    key.as_ref().map(|key| format!(", key '{key}'")).unwrap_or_default()
+}
+
+/// Reads the rules of the file that was named, or of the usual one if it is there.
+pub(crate) fn load(named: Option<&Path>) -> Result<Vec<UserRule>, PolicyFileError> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let named = named.map(Path::to_owned).or_else(|| variable("OSWALK_POLICY").map(PathBuf::from));
+    let usual = || {
+        let config = variable("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".config")))?;
+        Some(config.join("oswalk/policy.toml"))
+    };
+    let must_exist = named.is_some();
+    let Some(path) = named.or_else(usual) else { return Ok(Vec::new()) };
+    match fs::read_to_string(&path) {
+        Ok(text) => parse(&path, &text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => Ok(Vec::new()),
+        Err(source) => Err(PolicyFileError::Read { path, source }),
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<UserRule>, PolicyFileError> {
+    let file: PolicyFile = toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let what = error.message().to_owned();
+        PolicyFileError::Parse { path: path.to_owned(), line, key: key_at(text, line), what }
+    })?;
+    let rules = |patterns: Vec<String>, action| {
+        patterns.into_iter().map(move |pattern| UserRule { pattern, action })
+    };
+    Ok(rules(file.stay, Action::Stay)
+        .chain(rules(file.compilers, Action::Compiler))
+        .chain(rules(file.walk, Action::Walk))
+        .collect())
+}
+
+/// Returns the key whose value reaches into the line.
+fn key_at(text: &str, line: usize) -> Option<String> {
+    let lines: Vec<_> = text.lines().take(line).collect();
+    let (key, _) = lines.iter().rev().find_map(|line| line.split_once('='))?;
+    Some(key.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        parse(Path::new("/p.toml"), text).expect_err("a bad file").to_string()
+    }
+
+    #[test]
+    fn rules_come_in_order_of_weight() {
+        let rules =
+            parse(Path::new("p"), "walk = ['a', 'b']\nstay = ['c']\ncompilers = ['my-cc']\n")
+                .expect("a sound file");
+        let shown: Vec<_> = rules.iter().map(|rule| (rule.pattern.as_str(), rule.action)).collect();
+        assert_eq!(
+            shown,
+            [
+                ("c", Action::Stay),
+                ("my-cc", Action::Compiler),
+                ("a", Action::Walk),
+                ("b", Action::Walk)
+            ]
+        );
+        assert!(parse(Path::new("p"), "").expect("an empty file is sound").is_empty());
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        assert_eq!(
+            error("walk = []\nwakl = ['x']\n"),
+            "failed to read policy file /p.toml: line 2, key 'wakl': unknown field `wakl`, \
+             expected one of `walk`, `stay`, `compilers`"
+        );
+        assert_eq!(
+            error("walk = []\n\nstay = 7\n"),
+            "failed to read policy file /p.toml: line 3, key 'stay': invalid type: integer `7`, \
+             expected a sequence"
+        );
+        assert!(error("walk = [\n  'a',\n  5,\n]\n").contains("line 3, key 'walk'"));
+        assert!(error("walk = [").starts_with("failed to read policy file /p.toml: line 1"));
+    }
+}

@@ -1,0 +1,95 @@
+//! The child: started with the signals it would natively have, waited for, imitated. [unsafe]
+#![expect(unsafe_code, reason = "signal dispositions and pre_exec")]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sigaction,
+};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, setsid};
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Exited(u8),
+    Killed(Signal),
+}
+
+/// Signals that the terminal sends to the child too: the child alone decides what they mean.
+const FROM_TERMINAL: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
+/// Signals that were sent to us, but are meant for the child.
+const FORWARDED: [Signal; 2] = [Signal::SIGTERM, Signal::SIGHUP];
+
+/// Runs the command to its end.
+pub(crate) fn run(command: &mut Command) -> io::Result<Ending> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // An inherited "ignore" would make the kernel reap the child before we see its status.
+    let mut natural = vec![(Signal::SIGCHLD, act(Signal::SIGCHLD, &default)?)];
+    let mut awaited = SigSet::from_iter(FORWARDED);
+    awaited.add(Signal::SIGCHLD);
+    let natural_mask = awaited.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    for signal in FROM_TERMINAL {
+        natural.push((signal, act(signal, &ignore)?));
+    }
+    let restore = move || {
+        for (signal, action) in &natural {
+            act(*signal, action)?;
+        }
+        Ok(natural_mask.thread_set_mask()?)
+    };
+    // SAFETY: between fork and exec the closure only calls sigaction and sigprocmask.
+    unsafe { command.pre_exec(restore) };
+    let child = command.spawn()?;
+    wait(Pid::from_raw(child.id().cast_signed()), &awaited)
+}
+
+fn wait(child: Pid, awaited: &SigSet) -> io::Result<Ending> {
+    loop {
+        match awaited.wait()? {
+            Signal::SIGCHLD => match waitpid(child, Some(WaitPidFlag::WNOHANG))? {
+                WaitStatus::Exited(_, code) => {
+                    return Ok(Ending::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)));
+                }
+                WaitStatus::Signaled(_, signal, _) => return Ok(Ending::Killed(signal)),
+                _ => {}
+            },
+            // The child may just have ended; then there is nobody to tell.
+            signal => drop(kill(child, signal)),
+        }
+    }
+}
+
+/// Ends this process by the signal, without a core of its own.
+pub(crate) fn die_by(signal: Signal) {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let _ = act(signal, &default);
+    let _ = SigSet::from_iter([signal]).thread_unblock();
+    let _ = raise(signal);
+}
+
+/// Makes the command the leader of a session of its own, away from this terminal.
+pub(crate) fn detach(command: &mut Command) {
+    // SAFETY: between fork and exec the closure makes one system call.
+    unsafe { command.pre_exec(|| Ok(setsid().map(drop)?)) };
+}
+
+/// Tells whether a child may enter new namespaces.
+pub(crate) fn may_unshare(flags: CloneFlags) -> io::Result<()> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--version").stdout(std::process::Stdio::null());
+    // SAFETY: between fork and exec the closure makes one system call.
+    unsafe { command.pre_exec(move || Ok(unshare(flags)?)) };
+    command.status().map(drop)
+}
+
+fn act(signal: Signal, action: &SigAction) -> io::Result<SigAction> {
+    // SAFETY: the action is SIG_IGN, SIG_DFL, or what was there before: no handler of ours.
+    Ok(unsafe { sigaction(signal, action) }?)
+}

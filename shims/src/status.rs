@@ -1,0 +1,94 @@
+//! `oswalk status`: the agent and its cluster.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use worknode::request::Status;
+
+use crate::door::{Door, DoorError};
+use crate::error::Failure;
+use crate::places::Places;
+
+/// Show the agent and the nodes of its cluster
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
+    let status = Door::open(&places.door()).and_then(|mut door| door.status());
+    let status = status.map_err(|error| match error {
+        DoorError::NoAgent { .. } => Failure::from_error(&error).hint("start it with 'oswalk up'"),
+        _ => Failure::from_error(&error),
+    })?;
+    if options.json {
+        let text = serde_json::to_string_pretty(&status);
+        println!("{}", text.map_err(|error| Failure::from_error(&error))?);
+    } else {
+        print!("{}", table(&status));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(status: &Status) -> String {
+    let mut rows =
+        vec![["NODE", "ADDRESS", "VERSION", "SLOTS", "RUNNING", "STATE"].map(str::to_owned)];
+    for node in &status.nodes {
+        let mark = if node.node == status.node { "*" } else { "" };
+        rows.push([
+            format!("{}{mark}", node.node),
+            node.address.clone(),
+            node.version.clone(),
+            node.slots.to_string(),
+            node.running.to_string(),
+            if node.alive { "alive" } else { "silent" }.to_owned(),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let state = if status.broker_up { "up" } else { "away" };
+    let mut text = format!("broker {} ({state}), {} sessions\n", status.broker, status.sessions);
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use worknode::request::NodeStatus;
+
+    #[test]
+    fn the_table() {
+        let node = |name: &str, slots, alive| NodeStatus {
+            node: name.parse().expect("a sound name"),
+            address: format!("10.0.0.{slots}:7000"),
+            version: "0.1.0".to_owned(),
+            slots,
+            running: 1,
+            alive,
+        };
+        let status = Status {
+            node: "laptop".parse().expect("a sound name"),
+            version: "0.1.0".to_owned(),
+            pid: 1,
+            listen: "0.0.0.0:7000".to_owned(),
+            broker: "redis://hub:6379/".to_owned(),
+            broker_up: true,
+            sessions: 2,
+            nodes: vec![node("laptop", 4, true), node("n1", 64, false)],
+        };
+        assert_eq!(
+            table(&status),
+            "broker redis://hub:6379/ (up), 2 sessions\n\
+             NODE     ADDRESS         VERSION  SLOTS  RUNNING  STATE\n\
+             laptop*  10.0.0.4:7000   0.1.0    4      1        alive\n\
+             n1       10.0.0.64:7000  0.1.0    64     1        silent\n"
+        );
+    }
+}

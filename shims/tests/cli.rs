@@ -1,0 +1,295 @@
+//! `oswalk` as a process, with a fake agent behind the door.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use worknode::door::{HEADER_BYTES, Header, Kind};
+use worknode::id::SessionId;
+use worknode::page::{GATE_OPEN, PageContents};
+use worknode::policy::Verdict;
+use worknode::reason::Reason;
+use worknode::report::{Report, Totals};
+use worknode::request::{Action, Reply, Request, SessionOptions, Status};
+use worknode::tally;
+
+/// A state directory and a library directory with a stub that only tells that it was called.
+struct Machine {
+    dir: TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let machine = Self { dir };
+        fs::create_dir(machine.path("state")).expect("mkdir");
+        fs::create_dir(machine.path("lib")).expect("mkdir");
+        fs::write(machine.path("lib/liboswalk_preload.so"), "").expect("writes");
+        machine.script("lib/oswalk-stub", "echo walk $OSWALK_WALK $OSWALK_PAGE \"$@\"");
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn script(&self, name: &str, body: &str) {
+        let file = self.path(name);
+        fs::write(&file, format!("#!/bin/sh\n{body}\n")).expect("writes");
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).expect("chmod");
+    }
+
+    fn oswalk(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oswalk"));
+        command
+            .args(arguments)
+            .env("OSWALK_STATE", self.path("state"))
+            .env("OSWALK_LIBDIR", self.path("lib"))
+            .env("HOME", self.dir.path())
+            .env_remove("OSWALK_POLICY")
+            .env_remove("XDG_CONFIG_HOME");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.oswalk(arguments).output().expect("oswalk starts")
+    }
+
+    /// Serves one connection; returns the requests that came.
+    fn agent(&self) -> thread::JoinHandle<Vec<Request>> {
+        let listener = UnixListener::bind(self.path("state/door")).expect("binds");
+        let page_path = self.path("page");
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut requests = Vec::new();
+            while let Some(request) = read_request(&mut stream) {
+                let reply = match &request {
+                    Request::OpenSession(options) => open(options, &page_path),
+                    Request::CloseSession => Reply::Report(Report {
+                        totals: Totals { walks: 7, ..Totals::default() },
+                        ..Report::default()
+                    }),
+                    Request::Status => Reply::Status(Status {
+                        node: "me".parse().expect("a sound name"),
+                        version: "0.0.1".to_owned(),
+                        pid: u32::MAX,
+                        listen: "here".to_owned(),
+                        broker: "redis://b/".to_owned(),
+                        broker_up: false,
+                        sessions: 0,
+                        nodes: Vec::new(),
+                    }),
+                    Request::Shutdown => Reply::Done,
+                };
+                requests.push(request);
+                write_reply(&mut stream, &reply);
+            }
+            requests
+        })
+    }
+}
+
+fn read_request(stream: &mut UnixStream) -> Option<Request> {
+    let mut head = [0; HEADER_BYTES];
+    stream.read_exact(&mut head).ok()?;
+    let header = Header::decode(head).expect("a frame");
+    assert_eq!(header.kind, Kind::Request);
+    let mut body = vec![0; usize::try_from(header.payload_bytes).expect("small")];
+    stream.read_exact(&mut body).expect("the payload");
+    Some(serde_json::from_slice(&body).expect("a request"))
+}
+
+fn write_reply(stream: &mut UnixStream, reply: &Reply) {
+    let body = serde_json::to_vec(reply).expect("JSON");
+    let payload_bytes = u32::try_from(body.len()).expect("small");
+    let header = Header { kind: Kind::Request, fd: 0, payload_bytes };
+    stream.write_all(&[header.encode().as_slice(), &body].concat()).expect("writes");
+}
+
+fn open(options: &SessionOptions, page_path: &Path) -> Reply {
+    assert_eq!(options.version, env!("CARGO_PKG_VERSION"));
+    let tally_bytes = tally::WORDS * 8;
+    let mut page = PageContents {
+        session: 1,
+        options: 0,
+        gate: GATE_OPEN,
+        page_path: page_path.as_os_str().as_bytes(),
+        door_path: b"/door",
+        stub_path: &options.stub,
+        preload_path: &options.preload,
+        rules: vec![(b"sh".to_vec(), Verdict::Stay(Reason::Shell))],
+        tally_bytes: u32::try_from(tally_bytes).expect("small"),
+    }
+    .encode();
+    page.resize(page.len() + tally_bytes, 0);
+    fs::write(page_path, page).expect("writes");
+    Reply::Session { session: SessionId(1), page: page_path.as_os_str().as_bytes().to_vec() }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn without_an_agent_the_command_runs_here() {
+    let machine = Machine::new();
+    let output = machine.run(&["exec", "sh", "-c", "echo out; echo page=$OSWALK_PAGE; exit 7"]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(7), "out\npage=\n"));
+    let door = machine.path("state/door");
+    assert_eq!(stderr(&output), format!("oswalk: no agent at {}; running here\n", door.display()));
+
+    let output = machine.run(&["exec", "--no-fallback", "sh", "-c", "echo out"]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(125), ""));
+    assert!(stderr(&output).ends_with("hint: start it with 'oswalk up'\n"), "{}", stderr(&output));
+}
+
+#[test]
+fn exit_statuses_are_those_of_a_shell() {
+    let machine = Machine::new();
+    fs::write(machine.path("plain"), "").expect("writes");
+    let plain = machine.path("plain");
+    for (command, status) in
+        [("no-such-command", 127), ("/no/such/file", 127), (plain.to_str().expect("UTF-8"), 126)]
+    {
+        assert_eq!(machine.run(&["exec", command]).status.code(), Some(status), "{command}");
+    }
+    assert_eq!(machine.run(&["exec"]).status.code(), Some(125));
+    let killed = machine.run(&["exec", "sh", "-c", "kill -SEGV $$"]);
+    assert_eq!(killed.status.signal(), Some(Signal::SIGSEGV as i32));
+    let interrupted = machine.run(&["exec", "sh", "-c", "kill -INT $$"]);
+    assert_eq!(interrupted.status.signal(), Some(Signal::SIGINT as i32));
+}
+
+#[test]
+fn signals_meant_for_the_command_reach_it() {
+    let machine = Machine::new();
+    let script = "trap 'echo term; exit 3' TERM; echo ready; while :; do sleep 0.01; done";
+    let mut child = machine
+        .oswalk(&["exec", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("oswalk starts");
+    let mut out = child.stdout.take().expect("piped");
+    let mut ready = [0; 6];
+    out.read_exact(&mut ready).expect("the command starts");
+    let pid = Pid::from_raw(child.id().cast_signed());
+    kill(pid, Signal::SIGINT).expect("oswalk lives");
+    thread::sleep(Duration::from_millis(50));
+    kill(pid, Signal::SIGTERM).expect("an interrupt is the command's matter");
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("reads");
+    assert_eq!((rest.as_str(), child.wait().expect("ends").code()), ("term\n", Some(3)));
+}
+
+#[test]
+fn a_command_that_stays_runs_in_the_session_and_is_counted() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    fs::create_dir_all(machine.path(".config/oswalk")).expect("mkdir");
+    fs::write(machine.path(".config/oswalk/policy.toml"), "walk = ['tool']\n").expect("writes");
+    let report = machine.path("report.json");
+    let output = machine
+        .oswalk(&["exec", "--walk", "a*", "--stay", "b", "--on", "n1", "--summary", "--report"])
+        .arg(&report)
+        .args(["sh", "-c", "echo $OSWALK_PAGE; echo $LD_PRELOAD"])
+        .output()
+        .expect("oswalk starts");
+    let page = machine.path("page");
+    let preload = machine.path("lib/liboswalk_preload.so");
+    assert_eq!(stdout(&output), format!("{}\n{}\n", page.display(), preload.display()));
+    assert!(stderr(&output).contains("oswalk: 7 walked to 0 nodes"), "{}", stderr(&output));
+    let report = fs::read(report).expect("the report");
+    let report: Report = serde_json::from_slice(&report).expect("JSON");
+    assert_eq!(report.totals.walks, 7);
+
+    let file = fs::read(page).expect("the page");
+    let counts = tally::read(&file[file.len() - tally::WORDS * 8..]);
+    assert_eq!(counts.len(), 1);
+    assert_eq!(
+        (counts[0].name.as_slice(), counts[0].reason),
+        (b"sh".as_slice(), Some(Reason::Shell))
+    );
+
+    let requests = agent.join().expect("the agent ends");
+    let [Request::OpenSession(options), Request::CloseSession] = &requests[..] else {
+        panic!("{requests:?}")
+    };
+    let rules: Vec<_> = options.rules.iter().map(|r| (r.pattern.as_str(), r.action)).collect();
+    assert_eq!(rules, [("b", Action::Stay), ("a*", Action::Walk), ("tool", Action::Walk)]);
+    assert_eq!(options.on.as_ref().expect("given").as_str(), "n1");
+}
+
+#[test]
+fn a_command_that_walks_becomes_the_stub() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    let output = machine.run(&["exec", "--", "/bin/echo", "a b", "-x"]);
+    let page = machine.path("page");
+    assert_eq!(stdout(&output), format!("walk /bin/echo {} a b -x\n", page.display()));
+    agent.join().expect("the agent ends");
+}
+
+#[test]
+fn a_bad_policy_file_is_an_error() {
+    let machine = Machine::new();
+    fs::write(machine.path("p.toml"), "stay = ['a']\nstya = ['b']\n").expect("writes");
+    let policy = machine.path("p.toml");
+    let output = machine.run(&["exec", "--policy", policy.to_str().expect("UTF-8"), "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("p.toml: line 2, key 'stya': unknown field"));
+}
+
+#[test]
+fn up_shows_why_the_agent_ended() {
+    let machine = Machine::new();
+    machine.script("lib/oswalkd", "echo first >&2; echo \"failed: $@\" >&2; exit 1");
+    let output = machine.run(&["up", "--name", "n1", "--slots", "3"]);
+    assert_eq!(output.status.code(), Some(125));
+    let state = machine.path("state");
+    let expected = format!(
+        "oswalk: error: the agent ended at once: failed: --name n1 --slots 3 --state {state}\n\
+         hint: its log is {state}/oswalkd.log\n",
+        state = state.display()
+    );
+    assert_eq!(stderr(&output), expected);
+}
+
+#[test]
+fn status_down_and_doctor_ask_the_agent() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    let output = machine.run(&["status", "--json"]);
+    let status: Status = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(status.node.as_str(), "me");
+    agent.join().expect("the agent ends");
+
+    fs::remove_file(machine.path("state/door")).expect("unlinks");
+    let agent = machine.agent();
+    let output = machine.run(&["down"]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "agent me is down\n"));
+    assert_eq!(agent.join().expect("the agent ends"), [Request::Status, Request::Shutdown]);
+
+    fs::remove_file(machine.path("state/door")).expect("unlinks");
+    let agent = machine.agent();
+    let output = machine.run(&["doctor"]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains("FAIL  versions: oswalk is 0.1.0, this agent is 0.0.1\n"), "{text}");
+    assert!(text.contains("FAIL  broker: redis://b/ does not answer the agent\n"), "{text}");
+    assert!(text.contains("ok    clock:"), "{text}");
+    agent.join().expect("the agent ends");
+}
