@@ -88,7 +88,7 @@ reproducibly() {
 # describe_tree DIR: one line per entry: type, mode, links, name, target or digest. Times are not compared.
 describe_tree() {
     (
-        cd "$1"
+        cd "$1" || exit
         find . -mindepth 1 \( -type f -printf 'f %m %n %p\n' \) -o -printf '%y %m - %p %l\n' | LC_ALL=C sort -k4
         find . -type f -print0 | LC_ALL=C sort -z | xargs -0r sha256sum
     )
