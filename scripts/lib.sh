@@ -93,3 +93,33 @@ describe_tree() {
         find . -type f -print0 | LC_ALL=C sort -z | xargs -0r sha256sum
     )
 }
+
+# --- Native beside walked --------------------------------------------------------------------
+
+# timed_build NAME SOURCE DIR LOG [PREFIX…]: builds project NAME in a fresh copy of SOURCE at DIR.
+# Leaves what it took in elapsed_ms; fails as the build does.
+timed_build() {
+    local name=$1 source=$2 dir=$3 log=$4 start
+    shift 4
+    rm -rf "$dir"
+    cp -a "$source" "$dir"
+    start=$(now_ms)
+    "build_$name" "$dir" "$@" >"$log" 2>&1 || return
+    # shellcheck disable=SC2034 # For the caller.
+    elapsed_ms=$(($(now_ms) - start))
+}
+
+# count_objects DIR: as many files as there were compiles, whatever any report says.
+count_objects() { find "$1" -name '*.o' -type f | wc -l; }
+
+# walked_compiles REPORT: walks of a compiler that ended well.
+walked_compiles() {
+    jq '[.walks[] | select(.status == 0 and (.argv0 | sub(".*/"; "")
+        | test("^(.*-)?(gcc|g\\+\\+|cc|c\\+\\+|clang|clang\\+\\+)(-[0-9.]+)?$")))] | length' "$1"
+}
+
+# runners REPORT: a line for each node that executed something: name, walks, CPU and run time in ms.
+runners() {
+    jq -r '.walks | group_by(.runner)[] | [.[0].runner, length,
+        (map(.runner_cpu_ms) | add | round), (map(.run_ms) | add | round)] | @tsv' "$1"
+}
