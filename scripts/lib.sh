@@ -4,6 +4,9 @@
 
 OSWALK_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# Where rustup puts cargo and Debian its system programs; a plain `su` or a service has neither.
+PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/sbin:/sbin
+
 # --- Messages: stdout is data, stderr is talk ------------------------------------------------
 
 say() { printf '%s\n' "$*" >&2; }
