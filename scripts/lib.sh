@@ -43,7 +43,12 @@ usage() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"; }
 
 # --- Paths -----------------------------------------------------------------------------------
 
-target_dir() { printf '%s' "${CARGO_TARGET_DIR:-$OSWALK_ROOT/target}"; }
+# A relative CARGO_TARGET_DIR means one below the root, since cargo is started there.
+target_dir() {
+    local dir=${CARGO_TARGET_DIR:-target}
+    [[ $dir = /* ]] || dir=$OSWALK_ROOT/$dir
+    printf '%s' "$dir"
+}
 dist_dir() { printf '%s' "${OSWALK_DIST:-$(target_dir)/dist}"; }
 cache_dir() { printf '%s' "${OSWALK_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/oswalk}"; }
 
