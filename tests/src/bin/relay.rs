@@ -1,0 +1,248 @@
+//! `oswalk-relay`: a TCP relay that adds delay, so that a lab on one machine has distance in it.
+//!
+//! Every byte waits the given time in each direction; order, half-close and throughput stay as they
+//! were. It stands in for a long cable, not for a bad one: nothing is lost, nothing is reordered.
+//! Only `scripts/lab up --rtt` starts it. Not modelled: the handshake of TCP itself is not delayed.
+#![expect(clippy::print_stderr, reason = "a program of the lab: its messages go to a log file")]
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// One read: large enough for full speed, small enough that a chunk's one time stamp fits all of it.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// What one direction may hold back: 2.5 Gbit/s at 200 ms. Beyond it the sender feels the pressure.
+const BUFFERED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const USAGE: &str = "usage: oswalk-relay --listen IP:PORT --to IP:PORT --delay-ms N";
+
+fn main() -> ExitCode {
+    match Options::parse(std::env::args().skip(1)).and_then(|options| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("oswalk-relay: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The command line.
+#[derive(Debug)]
+struct Options {
+    listen: SocketAddr,
+    to: SocketAddr,
+    delay: Duration,
+}
+
+impl Options {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let (mut listen, mut to, mut delay) = (None, None, None);
+        while let Some(name) = args.next() {
+            let value = args.next().ok_or_else(|| format!("{name} needs a value; {USAGE}"))?;
+            let bad = |error: &dyn std::fmt::Display| format!("{name} {value}: {error}");
+            match name.as_str() {
+                "--listen" => listen = Some(value.parse().map_err(|e| bad(&e))?),
+                "--to" => to = Some(value.parse().map_err(|e| bad(&e))?),
+                "--delay-ms" => {
+                    let ms: f64 = value.parse().map_err(|e| bad(&e))?;
+                    delay = Some(Duration::try_from_secs_f64(ms / 1e3).map_err(|e| bad(&e))?);
+                }
+                _ => return Err(format!("unknown option {name}; {USAGE}")),
+            }
+        }
+        match (listen, to, delay) {
+            (Some(listen), Some(to), Some(delay)) => Ok(Self { listen, to, delay }),
+            _ => Err(USAGE.to_owned()),
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    let listener = TcpListener::bind(options.listen)
+        .map_err(|e| format!("failed to listen on {}: {e}", options.listen))?;
+    serve(&listener, options.to, options.delay);
+    Ok(())
+}
+
+fn serve(listener: &TcpListener, to: SocketAddr, delay: Duration) {
+    loop {
+        match listener.accept() {
+            Ok((client, _)) => drop(thread::spawn(move || relay(client, to, delay))),
+            Err(error) => {
+                eprintln!("oswalk-relay: failed to accept: {error}");
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+/// A client whose target is away sees its own connection end: that is all a relay can tell it.
+fn relay(client: TcpStream, to: SocketAddr, delay: Duration) {
+    if let Err(error) = TcpStream::connect(to).and_then(|target| join(client, target, delay)) {
+        eprintln!("oswalk-relay: {to}: {error}");
+    }
+}
+
+fn join(client: TcpStream, target: TcpStream, delay: Duration) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    target.set_nodelay(true)?;
+    let back = (target.try_clone()?, client.try_clone()?);
+    let backward = thread::spawn(move || carry(back.0, back.1, delay));
+    carry(client, target, delay);
+    let _ = backward.join();
+    Ok(())
+}
+
+/// Carries one direction until its end, with a thread that reads and one that writes.
+fn carry(from: TcpStream, to: TcpStream, delay: Duration) {
+    let queue = Arc::new(Queue::default());
+    let filled = Arc::clone(&queue);
+    let reader = thread::spawn(move || fill(from, &filled, delay));
+    drain(to, &queue);
+    let _ = reader.join();
+}
+
+fn fill(mut from: TcpStream, queue: &Queue, delay: Duration) {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        // An error ends the direction as an end of file does: what was read still arrives.
+        let count = from.read(&mut chunk).unwrap_or(0);
+        let taken = queue.push(Instant::now() + delay, chunk[..count].to_vec());
+        if count == 0 || !taken {
+            let _ = from.shutdown(Shutdown::Read);
+            return;
+        }
+    }
+}
+
+fn drain(mut to: TcpStream, queue: &Queue) {
+    loop {
+        let (due, chunk) = queue.pop();
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        if chunk.is_empty() {
+            let _ = to.shutdown(Shutdown::Write);
+            return;
+        }
+        if to.write_all(&chunk).is_err() {
+            queue.close();
+            // The peer is gone: the other direction and the blocked reader must end as well.
+            let _ = to.shutdown(Shutdown::Both);
+            return;
+        }
+    }
+}
+
+/// Chunks with the time at which each is due; an empty chunk is the end.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    chunks: VecDeque<(Instant, Vec<u8>)>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Queue {
+    /// Waits for room; returns false when nobody will take the chunk any more.
+    fn push(&self, due: Instant, chunk: Vec<u8>) -> bool {
+        let mut state = self.lock();
+        while state.bytes >= BUFFERED_BYTES_MAX && !state.closed {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.bytes += chunk.len();
+        state.chunks.push_back((due, chunk));
+        self.changed.notify_all();
+        !state.closed
+    }
+
+    fn pop(&self) -> (Instant, Vec<u8>) {
+        let mut state = self.lock();
+        loop {
+            if let Some((due, chunk)) = state.chunks.pop_front() {
+                state.bytes -= chunk.len();
+                self.changed.notify_all();
+                return (due, chunk);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A relay in front of a server that answers with everything it got, once it has all of it.
+    fn relayed(delay: Duration) -> TcpStream {
+        let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let to = server.local_addr().expect("an address");
+        thread::spawn(move || {
+            let (mut peer, _) = server.accept().expect("the relay's connection");
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).expect("the client's half-close");
+            peer.write_all(&all).expect("an open way back");
+        });
+        let front = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = front.local_addr().expect("an address");
+        thread::spawn(move || serve(&front, to, delay));
+        TcpStream::connect(address).expect("the relay listens")
+    }
+
+    #[test]
+    fn half_close_and_order_survive_and_each_way_costs_the_delay() {
+        let sent: Vec<u8> = (0u32..1 << 18).flat_map(u32::to_le_bytes).collect();
+        let mut client = relayed(Duration::from_millis(40));
+        let start = Instant::now();
+        let mut writer = client.try_clone().expect("a second handle");
+        let bytes = sent.clone();
+        thread::spawn(move || {
+            writer.write_all(&bytes).expect("the relay reads");
+            writer.shutdown(Shutdown::Write).expect("half-close");
+        });
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).expect("the answer");
+        assert!(got == sent, "{} bytes of {} came back", got.len(), sent.len());
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(80), "{took:?} is shorter than two delays");
+        assert!(took < Duration::from_secs(5), "{took:?} is far longer than two delays");
+    }
+
+    #[test]
+    fn an_absent_target_ends_the_connection() {
+        let gone = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+        let front = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = front.local_addr().expect("an address");
+        thread::spawn(move || serve(&front, gone, Duration::ZERO));
+        let mut client = TcpStream::connect(address).expect("the relay listens");
+        assert_eq!(client.read(&mut [0; 1]).expect("an end of file"), 0);
+    }
+
+    #[test]
+    fn a_missing_or_bad_option_is_named() {
+        let parse = |line: &str| {
+            Options::parse(line.split_whitespace().map(str::to_owned)).map(|_| ()).unwrap_err()
+        };
+        assert!(parse("--listen nonsense").contains("--listen nonsense"));
+        assert!(parse("--delay-ms -1").contains("--delay-ms -1"));
+        assert!(parse("--to 127.0.0.1:1").contains("usage"));
+        assert!(parse("--what 1").contains("--what"));
+    }
+}
