@@ -310,7 +310,7 @@ fn finish_with_process(agent: &Rc<Agent>, grant: &Grant, pid: u32) {
     let (agent, grant) = (Rc::clone(agent), grant.clone());
     tokio::task::spawn_local(async move {
         if let Ok(process) = crate::sys::process::open(pid)
-            && let Ok(process) = tokio::io::unix::AsyncFd::register(process)
+            && let Ok(process) = crate::sys::watch::readable(process)
         {
             // An error means that the process is gone, too.
             let _ = process.readable().await;

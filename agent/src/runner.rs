@@ -11,7 +11,6 @@ use packetfs::change::ChangeSet;
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::tree::Time;
 use packetfs::upper::{self, Reading};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
@@ -139,7 +138,7 @@ fn start(
         fds: places,
     };
     agent.launcher.launch(&launch, far.as_fd(), &descriptors)?;
-    let control = AsyncFd::register_with_interest(near, Interest::READABLE)?;
+    let control = crate::sys::watch::readable(near)?;
     Ok(Running { control, streams })
 }
 

@@ -6,3 +6,4 @@ pub(crate) mod launcher;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod sandbox;
+pub(crate) mod watch;
