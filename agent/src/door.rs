@@ -137,6 +137,7 @@ async fn answer(
     match request {
         Request::OpenSession(options) => {
             anyhow::ensure!(opened.get().is_none(), "this connection has a session already");
+            agent.cluster.refresh().await;
             let session = open_session(agent, peer, &options)?;
             opened.set(Some(session.id));
             let page = session.page_path().as_os_str().as_encoded_bytes().to_vec();

@@ -202,7 +202,10 @@ fn start(launch: &Launch, descriptors: &[OwnedFd]) -> Result<Started, Failure> {
     let (verdict, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(at("make a pipe"))?;
     let above = above(&launch.spec);
-    let report = move_up(report.as_raw_fd(), above).map_err(failure("move a descriptor"))?;
+    let report = {
+        let low = report;
+        move_up(low.as_raw_fd(), above).map_err(failure("move a descriptor"))?
+    };
     let spawn = |pid| {
         // SAFETY: this process has one thread, like the launcher it was copied from.
         unsafe { process::clone3(0, pid) }
