@@ -1,0 +1,5 @@
+//! Soon.
+
+use crate::Test;
+
+pub(crate) const ALL: &[Test] = &[];
