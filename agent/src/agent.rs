@@ -15,7 +15,7 @@ use packetfs::store::Store;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use worknode::id::{NodeId, SessionId};
 use worknode::page;
-use worknode::request::{NodeStatus, Status};
+use worknode::request::{FuseCounts, NodeStatus, Status};
 
 use crate::cluster::{self, Cluster};
 use crate::commits::Commits;
@@ -80,17 +80,15 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     )?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .context("failed to make the mounts private")?;
-    let dirs = Dirs {
-        lower: state.join("lower"),
-        scratch: state.join("scratch"),
-        dev: state.join("dev"),
-    };
+    let dirs =
+        Dirs { lower: state.join("lower"), scratch: state.join("scratch"), dev: state.join("dev") };
     for dir in [&dirs.lower, &dirs.scratch, &dirs.dev] {
-        std::fs::create_dir_all(dir).with_context(|| format!("failed to make {}", dir.display()))?;
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("failed to make {}", dir.display()))?;
     }
     crate::devices::prepare(&dirs.dev)?;
     check_fuse()?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     // SAFETY: no thread has been made yet.
     #[expect(unsafe_code, reason = "the launcher must be made before the first thread")]
     let launcher = unsafe { Launcher::start() }.context("failed to start the launcher")?;
@@ -105,6 +103,7 @@ async fn serve(
     dirs: Dirs,
     launcher: Launcher,
 ) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
     let node = match &config.name {
         Some(name) => name.clone(),
         None => cluster::default_name()?,
@@ -135,6 +134,8 @@ async fn serve(
     let sessions_dir = state.join("sessions");
     let _ = std::fs::remove_dir_all(&sessions_dir);
     std::fs::create_dir_all(&sessions_dir)?;
+    // The users' processes open their own pages there; only this agent's user may list them.
+    std::fs::set_permissions(&sessions_dir, std::fs::Permissions::from_mode(0o711))?;
     let door_path = state.join("door");
     let door = open_door(&door_path)?;
     let private = vec![path_bytes(state)];
@@ -166,8 +167,7 @@ async fn serve(
     tokio::task::spawn_local(accept_links(Rc::clone(&agent), listener));
     tokio::task::spawn_local(door::serve(Rc::clone(&agent), door));
     tracing::info!(node = %agent.node, listen = agent.listen, "ready");
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         () = agent.shutdown.notified() => {}
         _ = terminate.recv() => {}
@@ -212,9 +212,9 @@ impl Agent {
 
     /// Opens or shuts the gates of all sessions, as the cluster has other nodes or not.
     pub(crate) fn set_gates(&self) {
-        let gate = if self.cluster.has_runner() { page::GATE_OPEN } else { page::GATE_SHUT };
         for session in self.sessions.borrow().values().filter(|session| !session.no_fallback) {
-            session.set_gate(gate);
+            let open = self.cluster.has_runner_for(session.on.as_ref());
+            session.set_gate(if open { page::GATE_OPEN } else { page::GATE_SHUT });
         }
     }
 
@@ -247,8 +247,19 @@ impl Agent {
             broker: self.cluster.broker.url().to_owned(),
             broker_up: self.cluster.broker.is_up(),
             sessions: u32::try_from(self.sessions.borrow().len()).unwrap_or(u32::MAX),
+            fuse: self.fuse_counts(),
             nodes: nodes.collect(),
         }
+    }
+
+    fn fuse_counts(&self) -> FuseCounts {
+        let mut sum = FuseCounts::default();
+        for mirror in self.mirrors.borrow().values() {
+            let (requests, fetches) = mirror.counts();
+            sum.requests += requests;
+            sum.fetches += fetches;
+        }
+        sum
     }
 
     /// Returns the link to the node of a grant, calling it if there is none.
@@ -288,6 +299,17 @@ impl Agent {
         peer: NodeId,
         called: bool,
     ) -> Rc<Link> {
+        // Both sides may have called at once. Of two links, that of the smaller name's call stays:
+        // so both sides keep the same one.
+        if let Some(other) = self.open_link(&peer) {
+            let called_by_smaller = called == (self.node < peer);
+            tracing::info!(%peer, called_by_smaller, "a second link");
+            if called_by_smaller {
+                other.close();
+            } else {
+                return other;
+            }
+        }
         let number = self.next_link.get();
         self.next_link.set(number + 1);
         let (taker, ender) = (Rc::clone(self), Rc::clone(self));

@@ -39,10 +39,14 @@ impl Cluster {
         Self { info, broker, nodes: RefCell::default(), waiting: RefCell::default() }
     }
 
-    /// Tells whether a living node besides this one takes walks.
-    pub(crate) fn has_runner(&self) -> bool {
+    /// Tells whether a living node besides this one takes walks; only `on` counts if it is named.
+    pub(crate) fn has_runner_for(&self, on: Option<&NodeId>) -> bool {
         self.nodes.borrow().iter().any(|state| {
-            state.alive && state.info.slots > 0 && state.info.node != self.info.node
+            let suits = match on {
+                Some(on) => state.info.node == *on,
+                None => state.info.node != self.info.node,
+            };
+            suits && state.alive && state.info.slots > 0
         })
     }
 

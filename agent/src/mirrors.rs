@@ -65,11 +65,16 @@ impl std::fmt::Debug for Mirror {
 
 impl Mirror {
     /// Mounts the tree of the origin on the other side of `link`, in a directory of `dir`.
-    pub(crate) fn mount(dir: &Path, link: &Rc<Link>, store: Arc<Store>) -> anyhow::Result<Rc<Self>> {
+    pub(crate) fn mount(
+        dir: &Path,
+        link: &Rc<Link>,
+        store: Arc<Store>,
+    ) -> anyhow::Result<Rc<Self>> {
         let point = dir.join(link.peer.as_str());
         std::fs::create_dir_all(&point)?;
         let (tx, mut rx) = mpsc::unbounded_channel();
-        let mount = Mount::new(&point, link.peer.as_str(), Arc::clone(&store), Box::new(Lacks { tx }))?;
+        let mount =
+            Mount::new(&point, link.peer.as_str(), Arc::clone(&store), Box::new(Lacks { tx }))?;
         let mirror = Rc::new(Self {
             point,
             mount,

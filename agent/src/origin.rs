@@ -131,13 +131,17 @@ async fn attempts(
 ) -> End {
     let encoded = spec.encode();
     let mut failed: Option<(Grant, Reason)> = None;
+    let mut newer = None;
     for _ in 0..ATTEMPTS_MAX {
-        let placed = place(agent, session, stub, spec.walk, &encoded, failed.as_ref(), turns).await;
+        let placed = match newer.take() {
+            Some(grant) => Placed::Granted(grant),
+            None => place(agent, session, stub, spec.walk, &encoded, failed.as_ref(), turns).await,
+        };
         let grant = match placed {
             Placed::Granted(grant) => grant,
             Placed::Not(reason) => {
                 let reason = failed.map_or(reason, |(_, reason)| reason);
-                return give_up(agent, stub, spec.walk, reason);
+                return give_up(stub, spec.walk, reason);
             }
             Placed::Gone => {
                 cancel(agent, spec.walk);
@@ -149,8 +153,8 @@ async fn attempts(
             finish_with_process(agent, &grant, stub.pid);
             return End::Here(Reason::GrantedHome);
         }
-        let attempted = attempt::run(agent, stub, spec, &encoded, &grant).await;
-        match attempted {
+        let attempted = attempt::run(agent, stub, spec, &encoded, &grant, turns).await;
+        let lost = match attempted {
             Attempted::Ended(ended) => {
                 let line = line(spec, &grant, stub, &ended, waited);
                 return match attempt::commit(agent, spec, ended.exit).await {
@@ -161,37 +165,39 @@ async fn attempts(
                     }
                     Err(error) => {
                         tracing::error!(walk = %spec.walk, "{error:#}");
-                        give_up(agent, stub, spec.walk, Reason::CommitFault)
+                        give_up(stub, spec.walk, Reason::CommitFault)
                     }
                 };
             }
-            Attempted::Failed(reason) => {
-                tracing::warn!(walk = %spec.walk, node = %grant.node, reason = reason.name(), "attempt failed");
-                if stub.output.consumed_input() {
-                    cancel(agent, spec.walk);
-                    return give_up(agent, stub, spec.walk, reason);
-                }
-                stub.output.rewind();
-                failed = Some((grant, reason));
+            Attempted::Failed(reason) => reason,
+            Attempted::Superseded(grant) => {
+                newer = Some(grant);
+                Reason::RunnerLost
             }
             Attempted::Gone => {
-                cluster_finish(agent, &grant);
+                agent.cluster.finish(&grant);
                 return End::Gone;
             }
             Attempted::NotExecuted => {
                 // The real call says why, to whom it concerns.
-                return give_up(agent, stub, spec.walk, Reason::NotExecutable);
+                return give_up(stub, spec.walk, Reason::NotExecutable);
             }
+        };
+        tracing::warn!(walk = %spec.walk, node = %grant.node, reason = lost.name(), "attempt failed");
+        if stub.output.consumed_input() {
+            cancel(agent, spec.walk);
+            return give_up(stub, spec.walk, lost);
         }
+        stub.output.rewind();
+        failed = Some((grant, lost));
     }
     cancel(agent, spec.walk);
     let reason = failed.map_or(Reason::RunnerLost, |(_, reason)| reason);
-    give_up(agent, stub, spec.walk, reason)
+    give_up(stub, spec.walk, reason)
 }
 
 /// No runner will do it: the program is executed here, if nothing of it has been seen yet.
-fn give_up(agent: &Rc<Agent>, stub: &Stub, walk: WalkId, reason: Reason) -> End {
-    let _ = agent;
+fn give_up(stub: &Stub, walk: WalkId, reason: Reason) -> End {
     if stub.output.is_untouched() {
         End::Here(reason)
     } else {
@@ -276,7 +282,7 @@ async fn place(
                 }
             }
             () = tokio::time::sleep(QUEUE_CHECK_EVERY) => {
-                if !agent.cluster.has_runner() {
+                if !agent.cluster.has_runner_for(session.on.as_ref()) {
                     cancel(agent, walk);
                     return Placed::Not(Reason::NoCluster);
                 }
@@ -301,10 +307,6 @@ fn cancel(agent: &Rc<Agent>, walk: WalkId) {
     });
 }
 
-fn cluster_finish(agent: &Rc<Agent>, grant: &Grant) {
-    agent.cluster.finish(grant);
-}
-
 /// Gives the origin's own slot back when the process that took it ends.
 fn finish_with_process(agent: &Rc<Agent>, grant: &Grant, pid: u32) {
     let (agent, grant) = (Rc::clone(agent), grant.clone());
@@ -319,13 +321,7 @@ fn finish_with_process(agent: &Rc<Agent>, grant: &Grant, pid: u32) {
     });
 }
 
-fn line(
-    spec: &WalkSpec,
-    grant: &Grant,
-    stub: &Stub,
-    ended: &Ended,
-    waited: Duration,
-) -> WalkLine {
+fn line(spec: &WalkSpec, grant: &Grant, stub: &Stub, ended: &Ended, waited: Duration) -> WalkLine {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     WalkLine {
         argv0: text(spec.arguments().next().unwrap_or_default()),

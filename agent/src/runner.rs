@@ -196,7 +196,8 @@ async fn collect(
         };
         let lower_has_dir = |path: &[u8]| {
             let path = path.strip_prefix(b"/").unwrap_or(path);
-            let path = lower.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
+            let path =
+                lower.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
             std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
         };
         let mut packet = |reference, packed: Packed| {
@@ -207,8 +208,7 @@ async fn collect(
                 send(std::mem::take(&mut sending));
             }
         };
-        let mut reading =
-            Reading { began, lower_has_dir: &lower_has_dir, packet: &mut packet };
+        let mut reading = Reading { began, lower_has_dir: &lower_has_dir, packet: &mut packet };
         let changes = upper::read(&upper, &mut reading)
             .map_err(|error| Fault::Sandbox(format!("failed to read the changes: {error}")))?;
         if !sending.is_empty() {

@@ -109,7 +109,8 @@ impl Session {
 
     /// Opens or shuts the gate: whether there is anyone to walk to.
     pub(crate) fn set_gate(&self, gate: u32) {
-        if let Err(error) = self.page_file.write_all_at(&gate.to_le_bytes(), page::GATE_OFFSET as u64)
+        if let Err(error) =
+            self.page_file.write_all_at(&gate.to_le_bytes(), page::GATE_OFFSET as u64)
         {
             tracing::warn!(%error, session = %self.id, "failed to set the gate");
         }

@@ -95,8 +95,7 @@ impl Committer {
             return Ok(());
         }
         let contents = contents(commit)?;
-        let failed =
-            |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
+        let failed = |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
         self.journal.write(commit).map_err(failed)?;
         let result = apply::apply(commit, &contents);
         self.journal.strike().map_err(failed)?;

@@ -171,12 +171,28 @@ fn is_kernels(path: &[u8]) -> bool {
 /// Keys, passwords and tokens, wherever they lie.
 fn is_secret(path: &[u8]) -> bool {
     const DIRS: [&[u8]; 9] = [
-        b".ssh", b".gnupg", b".aws", b".azure", b".kube", b".password-store", b"gcloud",
-        b"keyrings", b".oci",
+        b".ssh",
+        b".gnupg",
+        b".aws",
+        b".azure",
+        b".kube",
+        b".password-store",
+        b"gcloud",
+        b"keyrings",
+        b".oci",
     ];
     const FILES: [&[u8]; 11] = [
-        b".netrc", b".git-credentials", b".pgpass", b".npmrc", b".pypirc", b".vault-token",
-        b"credentials.toml", b"shadow", b"shadow-", b"gshadow", b"gshadow-",
+        b".netrc",
+        b".git-credentials",
+        b".pgpass",
+        b".npmrc",
+        b".pypirc",
+        b".vault-token",
+        b"credentials.toml",
+        b"shadow",
+        b"shadow-",
+        b"gshadow",
+        b"gshadow-",
     ];
     let kernels = [b"/proc/".as_slice(), b"/sys/", b"/dev/", b"/run/"];
     if kernels.iter().any(|dir| path.starts_with(dir)) {
@@ -215,9 +231,7 @@ fn entry(dir: &OwnedFd, name: Bytes) -> Option<Entry> {
     let path = OsStr::from_bytes(&name);
     let attr = Attr::of(&fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?);
     let target = match attr.kind {
-        Kind::Symlink => {
-            Some(nix::fcntl::readlinkat(dir.as_fd(), path).ok()?.as_bytes().to_vec())
-        }
+        Kind::Symlink => Some(nix::fcntl::readlinkat(dir.as_fd(), path).ok()?.as_bytes().to_vec()),
         _ => None,
     };
     Some(Entry { name, attr, target })
@@ -281,15 +295,27 @@ mod tests {
     fn secrets_are_hidden() {
         let exporter = Exporter::new(vec![b"/var/lib/oswalk".to_vec()]);
         for secret in [
-            "/home/u/.ssh", "/home/u/.ssh/id_ed25519", "/root/.gnupg/x", "/etc/shadow",
-            "/home/u/.config/gcloud/creds", "/home/u/.docker/config.json", "/proc/1/environ",
-            "/home/u/.netrc", "/etc/ssh/ssh_host_rsa_key", "/var/lib/oswalk/secret",
+            "/home/u/.ssh",
+            "/home/u/.ssh/id_ed25519",
+            "/root/.gnupg/x",
+            "/etc/shadow",
+            "/home/u/.config/gcloud/creds",
+            "/home/u/.docker/config.json",
+            "/proc/1/environ",
+            "/home/u/.netrc",
+            "/etc/ssh/ssh_host_rsa_key",
+            "/var/lib/oswalk/secret",
         ] {
             assert!(exporter.is_hidden(secret.as_bytes()), "{secret}");
         }
-        for public in ["/usr/include/shadow.h", "/home/u/src/gcloud/x.c", "/usr/share/keyrings/a",
-            "/etc/passwd", "/home/u/src/config.json", "/src/shadow"]
-        {
+        for public in [
+            "/usr/include/shadow.h",
+            "/home/u/src/gcloud/x.c",
+            "/usr/share/keyrings/a",
+            "/etc/passwd",
+            "/home/u/src/config.json",
+            "/src/shadow",
+        ] {
             assert!(!exporter.is_hidden(public.as_bytes()), "{public}");
         }
     }

@@ -286,7 +286,10 @@ impl Mirror {
                 self.forget(node, forget);
                 forget.insert(Invalidation::Entry(dir, name.to_vec()));
             }
-            Some(old) if old.kind == Kind::Dir && (old.ino, old.dev) != (entry.attr.ino, entry.attr.dev) => {
+            Some(old)
+                if old.kind == Kind::Dir
+                    && (old.ino, old.dev) != (entry.attr.ino, entry.attr.dev) =>
+            {
                 self.forget(node, forget);
             }
             Some(old) if old != entry.attr => {
@@ -382,7 +385,8 @@ mod tests {
     fn mirror() -> Mirror {
         let mut mirror = Mirror::new();
         mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
-        let files = vec![entry("a.c", attr(Kind::File, 4, 10)), entry("b.c", attr(Kind::File, 5, 1))];
+        let files =
+            vec![entry("a.c", attr(Kind::File, 4, 10)), entry("b.c", attr(Kind::File, 5, 1))];
         mirror.take_listing(b"/src", listing(3, files));
         mirror
     }
@@ -412,7 +416,8 @@ mod tests {
         let content = Content { attr: attr(Kind::File, 4, 10), manifest: Manifest::default() };
         assert!(mirror.take_content(b"/src/a.c", content).is_empty());
         assert!(matches!(mirror.manifest(node), Answer::Known(_)));
-        let forget = mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 10)))));
+        let forget =
+            mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 10)))));
         assert!(forget.contains(&Invalidation::Node(node)));
         assert_eq!(mirror.node(b"/src/a.c"), Some(node));
         assert!(matches!(mirror.manifest(node), Answer::Unknown(_)));

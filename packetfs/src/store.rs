@@ -296,7 +296,9 @@ mod tests {
         let mut last = None;
         for n in 0..900_u32 {
             let content: Vec<u8> = (0..60_000_u32)
-                .flat_map(|i| i.wrapping_mul(n.wrapping_add(77)).wrapping_mul(2_654_435_761).to_le_bytes())
+                .flat_map(|i| {
+                    i.wrapping_mul(n.wrapping_add(77)).wrapping_mul(2_654_435_761).to_le_bytes()
+                })
                 .collect();
             let packet = reference(&content);
             let packed = Packed { compressed: false, body: content };

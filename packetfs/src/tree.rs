@@ -198,9 +198,7 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 #[must_use]
 pub fn is_within(path: &[u8], dir: &[u8]) -> bool {
     dir == b"/"
-        || path
-            .strip_prefix(dir)
-            .is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
+        || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
 }
 
 #[cfg(test)]

@@ -81,8 +81,7 @@ fn walk(
         }
     }
     for name in names {
-        let attr =
-            Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
+        let attr = Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
         visit(dir, &name, join(path, &name), attr, reading, found)?;
     }
     Ok(())
@@ -151,11 +150,7 @@ fn redirected(path: &[u8], mark: &[u8]) -> Bytes {
     join(parent, mark)
 }
 
-fn pack(
-    file: File,
-    bytes: u64,
-    packet: &mut dyn FnMut(PacketRef, Packed),
-) -> io::Result<Manifest> {
+fn pack(file: File, bytes: u64, packet: &mut dyn FnMut(PacketRef, Packed)) -> io::Result<Manifest> {
     let mut manifest = Manifest::default();
     packet::split_file(file, bytes, WHOLE_READ_BYTES, |piece| {
         let reference = reference(piece);
@@ -169,10 +164,10 @@ fn meta(node: &OwnedFd, attr: &Attr, began: Time) -> io::Result<Meta> {
     let mut meta = meta_without_xattrs(attr, began);
     for name in xattr::list(node)? {
         // The overlay's own marks; everything else is the walk's.
-        if !name.starts_with(b"trusted.overlay.") {
-            if let Some(value) = xattr::get(node, &name)? {
-                meta.xattrs.push((name, value));
-            }
+        if !name.starts_with(b"trusted.overlay.")
+            && let Some(value) = xattr::get(node, &name)?
+        {
+            meta.xattrs.push((name, value));
         }
     }
     Ok(meta)

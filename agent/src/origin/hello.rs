@@ -71,12 +71,7 @@ impl Hello {
     ) -> Result<WalkSpec, Reason> {
         let compiles = matches!(
             session.verdict(&self.path),
-            Some(
-                Verdict::CompilerDriver
-                    | Verdict::Compiler
-                    | Verdict::Assembler
-                    | Verdict::Rustc
-            )
+            Some(Verdict::CompilerDriver | Verdict::Compiler | Verdict::Assembler | Verdict::Rustc)
         );
         let fds = self.descriptors(peer.pid, compiles)?;
         let whole_tree = peer.uid == 0 && !(compiles && self.writes_elsewhere());
@@ -105,7 +100,8 @@ impl Hello {
         let in_system = |path: &[u8]| SYSTEM_DIRS.iter().any(|dir| is_within(path, dir));
         let mut output_next = false;
         let outputs_in_system = strings(&self.argv).any(|argument| {
-            let output = std::mem::replace(&mut output_next, argument == b"-o" || argument == b"-MF");
+            let output =
+                std::mem::replace(&mut output_next, argument == b"-o" || argument == b"-MF");
             let glued = argument.strip_prefix(b"-o").is_some_and(in_system);
             (output && in_system(argument)) || glued
         });
@@ -189,11 +185,15 @@ fn flag(value: libc::c_int) -> u32 {
 
 /// Takes variables out of the environment that give access to something else than files.
 fn without_secrets(env: &[u8]) -> Bytes {
-    const NAMES: [&[u8]; 5] =
-        [b"SSH_AUTH_SOCK", b"GPG_AGENT_INFO", b"SSH_AGENT_PID", b"DBUS_SESSION_BUS_ADDRESS", b"XAUTHORITY"];
+    const NAMES: [&[u8]; 5] = [
+        b"SSH_AUTH_SOCK",
+        b"GPG_AGENT_INFO",
+        b"SSH_AGENT_PID",
+        b"DBUS_SESSION_BUS_ADDRESS",
+        b"XAUTHORITY",
+    ];
     const PREFIXES: [&[u8]; 3] = [b"AWS_", b"AZURE_", b"GOOGLE_APPLICATION_"];
-    const SUFFIXES: [&[u8]; 5] =
-        [b"_TOKEN", b"_PASSWORD", b"_SECRET", b"_SECRET_KEY", b"_API_KEY"];
+    const SUFFIXES: [&[u8]; 5] = [b"_TOKEN", b"_PASSWORD", b"_SECRET", b"_SECRET_KEY", b"_API_KEY"];
     let secret = |variable: &[u8]| {
         let name = variable.split(|&byte| byte == b'=').next().unwrap_or_default();
         NAMES.contains(&name)

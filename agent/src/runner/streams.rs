@@ -142,13 +142,7 @@ impl Drop for Streams {
     }
 }
 
-async fn carry_output(
-    link: Rc<Link>,
-    stream: u32,
-    fd: u8,
-    mut pipe: Receiver,
-    credit: Rc<Credit>,
-) {
+async fn carry_output(link: Rc<Link>, stream: u32, fd: u8, mut pipe: Receiver, credit: Rc<Credit>) {
     let mut buffer = vec![0; DATA_BYTES_MAX];
     loop {
         while credit.bytes.get() == 0 && !credit.broken.get() {

@@ -19,9 +19,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use worknode::spec::{FdKind, WalkSpec};
 
+use super::fds;
 use super::launcher::{Event, Launch, Order, tell};
 use super::process::{self, Side};
-use super::fds;
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine.
 const KEPT_CAPABILITIES: [u32; 9] = [
@@ -109,8 +109,12 @@ fn supervise(
             match fds::receive(control) {
                 Ok(Some((message, _))) => {
                     if let Ok(Order::Signal(number)) = postcard::from_bytes(&message) {
+                        // What a terminal sends goes to the whole group, as it would at the origin.
+                        let keyboard = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+                        let group = keyboard.contains(&number);
+                        let target = if group { -program.as_raw() } else { program.as_raw() };
                         // SAFETY: the call takes plain numbers.
-                        unsafe { libc::kill(program.as_raw(), number) };
+                        unsafe { libc::kill(target, number) };
                     }
                 }
                 // The agent is gone or has given the walk up: this process's end ends all.
@@ -199,8 +203,8 @@ fn start(launch: &Launch, descriptors: &[OwnedFd]) -> Result<Started, Failure> {
     };
     let program = Program::of(&launch.spec).map_err(failure("read the arguments"))?;
     // Closed by a successful exec; otherwise it says why there was none.
-    let (verdict, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-        .map_err(at("make a pipe"))?;
+    let (verdict, report) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("make a pipe"))?;
     let above = above(&launch.spec);
     let report = {
         let low = report;

@@ -33,10 +33,7 @@ pub struct ApplyError {
     source: io::Error,
 }
 
-pub(super) fn apply(
-    commit: &Commit,
-    contents: &HashMap<Digest, Bytes>,
-) -> Result<(), ApplyError> {
+pub(super) fn apply(commit: &Commit, contents: &HashMap<Digest, Bytes>) -> Result<(), ApplyError> {
     let failed = |action, path: &[u8]| {
         let path = path.to_vec();
         move |source: io::Error| ApplyError { action, path, source }
@@ -172,9 +169,8 @@ fn make_dir(path: &[u8], meta: &Meta, replaces: bool, owner: &Owner) -> io::Resu
         Err(Errno::EEXIST) => old,
         Err(errno) => return Err(errno.into()),
     };
-    let unchanged = old.is_some_and(|old| {
-        (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid)
-    });
+    let unchanged =
+        old.is_some_and(|old| (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid));
     if unchanged && meta.xattrs.is_empty() {
         return Ok(());
     }
@@ -220,8 +216,7 @@ fn replace_file(
     let fresh_name = &fresh_name[..fresh_name.len().min(255)];
     let fresh = Place { dir: place.dir.try_clone()?, name: OsStr::from_bytes(fresh_name) };
     fresh.clear()?;
-    let file =
-        File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
+    let file = File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
     let put = || -> io::Result<()> {
         pieces.write_to(&file)?;
         settle_open(&file.as_fd().try_clone_to_owned()?, meta, owner)?;
@@ -255,13 +250,7 @@ fn link(path: &[u8], to: &[u8]) -> io::Result<()> {
     Ok(linkat(&to.dir, to.name, &place.dir, place.name, AtFlags::empty())?)
 }
 
-fn make_special(
-    path: &[u8],
-    kind: Kind,
-    rdev: u64,
-    meta: &Meta,
-    owner: &Owner,
-) -> io::Result<()> {
+fn make_special(path: &[u8], kind: Kind, rdev: u64, meta: &Meta, owner: &Owner) -> io::Result<()> {
     let place = Place::of(path)?;
     place.clear()?;
     let kind = match kind {

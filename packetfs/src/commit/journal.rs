@@ -25,7 +25,8 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         Ok(Self { path: path.to_owned(), file })
     }
 

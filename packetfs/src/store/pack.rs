@@ -48,8 +48,11 @@ impl Pack {
             let bytes = file.metadata()?.len();
             Ok((file, bytes))
         };
-        let (file, bytes) =
-            open().map_err(|source| StoreError::Io { action: "open", path: path.clone(), source })?;
+        let (file, bytes) = open().map_err(|source| StoreError::Io {
+            action: "open",
+            path: path.clone(),
+            source,
+        })?;
         Ok(Self { number, path, file, bytes, used: 0 })
     }
 
