@@ -14,6 +14,11 @@ use crate::run::{Run, seconds};
 pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// What the programs of the tests are compiled from.
 const PROGRAMS: [&str; 4] = ["show", "hooks", "look", "change"];
+/// Takes the lab `$1` down, and removes `$2`, when its standard input ends.
+const GUARD: &str = r#"
+read -r word
+"$1" down
+[ "$word" = keep ] || rm -rf --one-file-system "$2""#;
 /// Starting the lab takes about two seconds; building takes minutes.
 const UP: Duration = seconds(60);
 const BUILD: Duration = seconds(900);
@@ -56,11 +61,16 @@ impl Lab {
         self.up.get_or_init(Up::start).as_ref().map_err(Clone::clone)
     }
 
-    /// Takes the lab down, if it is up.
-    pub(crate) fn down(&self) {
+    /// Takes the lab down, if it is up. What failing tests left behind stays, with the agents' logs.
+    pub(crate) fn down(&self, failed: bool) {
         let Some(Ok(up)) = self.up.get() else { return };
         let guard = up.guard.lock().ok().and_then(|mut guard| guard.take());
-        if let Some((mut child, stdin)) = guard {
+        if let Some((mut child, mut stdin)) = guard {
+            if failed {
+                up.save_logs();
+                let _ = stdin.write_all(b"keep\n");
+                eprintln!("files and logs are in {}", up.dir.display());
+            }
             drop(stdin);
             let _ = child.wait();
         }
@@ -71,8 +81,9 @@ impl Up {
     fn start() -> Result<Self, String> {
         let id = format!("tests{}", process::id());
         let dir = env::temp_dir().join(format!("oswalk-{id}"));
-        fs::create_dir_all(dir.join("bin")).map_err(|error| format!("{}: {error}", dir.display()))?;
         let dist = dist()?;
+        fs::create_dir_all(dir.join("bin"))
+            .map_err(|error| format!("{}: {error}", dir.display()))?;
         let guard = guard(&dir, &id)?;
         let up = Self { dir, dist, id, guard: Mutex::new(Some(guard)) };
         for program in PROGRAMS {
@@ -126,6 +137,13 @@ impl Up {
         Ok(dir)
     }
 
+    fn save_logs(&self) {
+        for node in NODES.into_iter().chain(["origin"]) {
+            let log = self.dir.join(format!("{node}.log"));
+            let _ = fs::copy(self.state(node).join("oswalkd.log"), log);
+        }
+    }
+
     fn compile(&self, program: &str) -> Result<(), String> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("programs/{program}.c"));
         let mut command = Command::new("gcc");
@@ -160,7 +178,7 @@ fn lab_command(dir: &Path, id: &str) -> Command {
 fn guard(dir: &Path, id: &str) -> Result<(Child, ChildStdin), String> {
     let mut command = Command::new("setsid");
     command
-        .args(["sh", "-c", r#"read -r line; "$1" down; rm -rf --one-file-system "$2""#, "sh"])
+        .args(["sh", "-c", GUARD, "sh"])
         .arg(root().join("scripts/lab"))
         .arg(dir)
         .env("OSWALK_LAB", id)
@@ -168,7 +186,6 @@ fn guard(dir: &Path, id: &str) -> Result<(Child, ChildStdin), String> {
         .stdin(Stdio::piped());
     let failed = |error| format!("failed to start the guard of the lab: {error}");
     let mut child = command.spawn().map_err(failed)?;
-    let mut stdin = child.stdin.take().expect("was asked for");
-    let _ = stdin.flush();
+    let stdin = child.stdin.take().expect("was asked for");
     Ok((child, stdin))
 }

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Trial::test(name, move || Ok(test(&lab)?))
     });
     let conclusion = libtest_mimic::run(&arguments, cases.chain(others).collect());
-    lab.down();
+    lab.down(conclusion.has_failed());
     conclusion.exit_code()
 }
 
