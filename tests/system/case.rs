@@ -10,7 +10,7 @@ use crate::report::Report;
 use crate::run::{Run, ending, seconds, shown};
 
 /// No case takes a second natively; what takes this long hangs.
-const LIMIT: Duration = seconds(30);
+const LIMIT: Duration = seconds(20);
 
 /// What of a script walks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,16 @@ pub(crate) struct Case {
 
 impl Case {
     fn new(name: String, script: &'static str, walking: Walking) -> Self {
-        Self { name, script, walking, setup: "", stdin: None, walked: &[], stayed: &[], runner: None }
+        Self {
+            name,
+            script,
+            walking,
+            setup: "",
+            stdin: None,
+            walked: &[],
+            stayed: &[],
+            runner: None,
+        }
     }
 
     /// Every command of the script walks.
@@ -89,7 +98,7 @@ impl Case {
         let (up, _peace) = lab.shared()?;
         let dir = up.fresh(&self.name)?;
         let native = self.run(up, &dir, None)?;
-        let report = up.dir.join(format!("{}.json", dir.file_name().expect("named").display()));
+        let report = dir.with_extension("json");
         let walked = self.run(up, &dir, Some(&report))?;
         let mut wrong = native.differences(&walked);
         wrong.extend(self.unexpected(&Report::read(&report)?));
@@ -101,8 +110,8 @@ impl Case {
     }
 
     fn run(&self, up: &Up, dir: &Path, report: Option<&Path>) -> Result<Outcome, String> {
-        let dir = up.fresh(&dir.file_name().expect("named").to_string_lossy())?;
         let began = SystemTime::now();
+        let dir = up.fresh(&dir.file_name().expect("named").to_string_lossy())?;
         let mut setup = up.command("/bin/sh");
         setup.args(["-e", "-c", self.setup]).current_dir(&dir);
         let setup = Run::of(setup, LIMIT)?;
@@ -136,15 +145,29 @@ impl Case {
     /// Returns what did not walk or stay as it should.
     fn unexpected(&self, report: &Report) -> Vec<String> {
         let mut wrong = Vec::new();
-        let expected: Vec<_> = self.stayed.iter().map(|(name, reason)| format!("{name} ({reason})")).collect();
-        wrong.extend(report.fallbacks().into_iter().filter(|stay| !expected.contains(stay)).map(|stay| format!("{stay} did not walk")));
-        wrong.extend(self.walked.iter().filter(|name| !report.walked(name)).map(|name| format!("{name} did not walk")));
+        let expected: Vec<_> =
+            self.stayed.iter().map(|(name, reason)| format!("{name} ({reason})")).collect();
+        wrong.extend(
+            report
+                .fallbacks()
+                .into_iter()
+                .filter(|stay| !expected.contains(stay))
+                .map(|stay| format!("{stay} did not walk")),
+        );
+        wrong.extend(
+            self.walked
+                .iter()
+                .filter(|name| !report.walked(name))
+                .map(|name| format!("{name} did not walk")),
+        );
         let stays = self.stayed.iter().filter(|(name, reason)| !report.stayed(name, reason));
         wrong.extend(stays.map(|(name, reason)| format!("{name} did not stay ({reason})")));
         if report.walks.is_empty() && self.stayed.is_empty() {
             wrong.push("nothing walked".into());
         }
-        if let Some(node) = self.runner && report.runners() != [node] {
+        if let Some(node) = self.runner
+            && report.runners() != [node]
+        {
             wrong.push(format!("walked to {:?}, not to {node}", report.runners()));
         }
         if !wrong.is_empty() {

@@ -115,7 +115,8 @@ impl Up {
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let own = [self.dir.join("bin"), self.dist.clone()];
-        let path = own.into_iter().chain(["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+        let path =
+            own.into_iter().chain(["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
         let path = env::join_paths(path).expect("no colon in these paths");
         command.env_clear().env("PATH", path).env("HOME", "/nonexistent").env("LC_ALL", "C");
         command.env("OSWALK_STATE", self.state("origin")).stdin(Stdio::null());

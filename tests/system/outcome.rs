@@ -29,7 +29,8 @@ impl Before {
         for path in below(dir)? {
             let is = fs::symlink_metadata(&path).map_err(|error| failed(&path, &error))?;
             let flags = OFlags::PATH | OFlags::NOFOLLOW;
-            let open = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path);
+            let open =
+                OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path);
             held.push(open.map_err(|error| failed(&path, &error))?);
             inodes.insert(path, (is.dev(), is.ino()));
         }
@@ -60,7 +61,12 @@ impl Tree {
                     let bytes = fs::read(&path).map_err(|error| failed(&path, &error))?;
                     let digest = blake3::hash(&bytes).to_hex();
                     let holes = if is.blocks() * 512 < is.size() / 2 { " sparse" } else { "" };
-                    line += &format!(" {} bytes {}{holes} {} links", is.size(), &digest[..16], is.nlink());
+                    line += &format!(
+                        " {} bytes {}{holes} {} links",
+                        is.size(),
+                        &digest[..16],
+                        is.nlink()
+                    );
                     if is.nlink() > 1 {
                         let first = links.entry(id).or_insert_with(|| name.clone());
                         line += &format!(" as {}", first.display());
@@ -90,9 +96,11 @@ impl Tree {
     /// Returns what differs in the other tree.
     pub(crate) fn differences(&self, walked: &Self) -> Vec<String> {
         let mut differences = Vec::new();
-        let all: std::collections::BTreeSet<_> = self.lines.keys().chain(walked.lines.keys()).collect();
+        let all: std::collections::BTreeSet<_> =
+            self.lines.keys().chain(walked.lines.keys()).collect();
         for name in all {
-            let line = |tree: &Self| tree.lines.get(name).cloned().unwrap_or_else(|| "(none)".into());
+            let line =
+                |tree: &Self| tree.lines.get(name).cloned().unwrap_or_else(|| "(none)".into());
             let (native, walked) = (line(self), line(walked));
             if native != walked {
                 let name = name.as_os_str().as_bytes().escape_ascii();
@@ -105,21 +113,32 @@ impl Tree {
 
     /// Returns pairs of files whose times have another order: make would build what is built.
     fn misordered(&self, walked: &Self) -> Option<String> {
-        let common: Vec<_> =
-            self.mtimes.iter().filter_map(|(name, &time)| Some((name, time, *walked.mtimes.get(name)?))).collect();
+        let common: Vec<_> = self
+            .mtimes
+            .iter()
+            .filter_map(|(name, &time)| Some((name, time, *walked.mtimes.get(name)?)))
+            .collect();
         common.iter().find_map(|(older, older_native, older_walked)| {
             let (newer, ..) = common.iter().find(|(_, newer_native, newer_walked)| {
                 newer_native - older_native > TICK_NS && newer_walked < older_walked
             })?;
-            Some(format!("natively {} is older than {}, walked it is newer", older.display(), newer.display()))
+            Some(format!(
+                "natively {} is older than {}, walked it is newer",
+                older.display(),
+                newer.display()
+            ))
         })
     }
 
     /// Returns files whose time is not within the run, as the origin's clock has it.
     pub(crate) fn off_the_clock(&self, began: SystemTime) -> Option<String> {
-        let ns = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().cast_signed());
+        let ns = |time: SystemTime| {
+            time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().cast_signed())
+        };
         let (from, to) = (ns(began) - TICK_NS, ns(SystemTime::now()));
-        let off = |time: &i128| *time >= LONG_AGO_NS && !(from..=to).contains(time);
+        // A time of a whole second was set by a program: tar and its like.
+        let set = |time: &i128| *time < LONG_AGO_NS || time % 1_000_000_000 == 0;
+        let off = |time: &i128| !set(time) && !(from..=to).contains(time);
         let (name, time) = self.mtimes.iter().find(|(_, time)| off(time))?;
         Some(format!("{} has mtime {time}, the run was from {from} to {to}", name.display()))
     }
@@ -146,7 +165,8 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>, String> {
 fn attributes(path: &Path) -> String {
     let mut names = vec![0; 4096];
     let bytes = llistxattr(path, &mut names).unwrap_or(0);
-    let mut names: Vec<_> = names[..bytes].split(|&byte| byte == 0).filter(|name| name.starts_with(b"user.")).collect();
+    let mut names: Vec<_> =
+        names[..bytes].split(|&byte| byte == 0).filter(|name| name.starts_with(b"user.")).collect();
     names.sort_unstable();
     let mut text = String::new();
     for name in names {

@@ -7,7 +7,16 @@ use serde_json::Value;
 
 /// Reasons that the rules give. All others say that something kept a walk from being one.
 const BY_RULE: [&str; 10] = [
-    "unlisted", "driver", "shell", "wrapper", "link", "preprocess", "probe", "native-cpu", "stdin", "rule",
+    "unlisted",
+    "driver",
+    "shell",
+    "wrapper",
+    "link",
+    "preprocess",
+    "probe",
+    "native-cpu",
+    "stdin",
+    "rule",
 ];
 
 /// A report of `oswalk exec`.
@@ -20,15 +29,23 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
-        let text = fs::read(path).map_err(|error| format!("no report {}: {error}", path.display()))?;
-        let json: Value = serde_json::from_slice(&text).map_err(|error| format!("bad report: {error}"))?;
-        let lines = |name: &str| json[name].as_array().cloned().ok_or(format!("no {name} in the report"));
+        let text =
+            fs::read(path).map_err(|error| format!("no report {}: {error}", path.display()))?;
+        let json: Value =
+            serde_json::from_slice(&text).map_err(|error| format!("bad report: {error}"))?;
+        let lines =
+            |name: &str| json[name].as_array().cloned().ok_or(format!("no {name} in the report"));
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let base = |value: &Value| text(value).rsplit('/').next().unwrap_or_default().to_owned();
-        let walk = |line: &Value| (base(&line["argv0"]), text(&line["runner"]), line["status"].as_i64().unwrap_or(-1));
+        let walk = |line: &Value| {
+            (base(&line["argv0"]), text(&line["runner"]), line["status"].as_i64().unwrap_or(-1))
+        };
         Ok(Self {
             walks: lines("walks")?.iter().map(walk).collect(),
-            stays: lines("stays")?.iter().map(|line| (base(&line["argv0"]), text(&line["reason"]))).collect(),
+            stays: lines("stays")?
+                .iter()
+                .map(|line| (base(&line["argv0"]), text(&line["reason"])))
+                .collect(),
         })
     }
 
@@ -43,7 +60,11 @@ impl Report {
     /// Returns the stays that no rule has asked for.
     pub(crate) fn fallbacks(&self) -> Vec<String> {
         let fallback = |(_, reason): &&(String, String)| !BY_RULE.contains(&reason.as_str());
-        self.stays.iter().filter(fallback).map(|(argv0, reason)| format!("{argv0} ({reason})")).collect()
+        self.stays
+            .iter()
+            .filter(fallback)
+            .map(|(argv0, reason)| format!("{argv0} ({reason})"))
+            .collect()
     }
 
     pub(crate) fn runners(&self) -> Vec<&str> {

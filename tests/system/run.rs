@@ -43,7 +43,8 @@ impl Run {
             command.stdin(Stdio::piped());
         }
         let began = Instant::now();
-        let mut child = command.spawn().map_err(|error| format!("failed to start {shown}: {error}"))?;
+        let mut child =
+            command.spawn().map_err(|error| format!("failed to start {shown}: {error}"))?;
         let stdout = collect(child.stdout.take().expect("is piped"));
         let stderr = collect(child.stderr.take().expect("is piped"));
         if let (Some(bytes), Some(mut pipe)) = (stdin, child.stdin.take()) {
@@ -108,7 +109,11 @@ impl Started {
                 let _ = self.child.wait();
                 let said = |output: &Receiver<_>| output.recv_timeout(OUTPUT).unwrap_or_default();
                 let said = [said(&self.stdout), said(&self.stderr)].concat();
-                return Err(format!("{} hangs: killed after {limit:?}\n{}", self.shown, shown(&said)));
+                return Err(format!(
+                    "{} hangs: killed after {limit:?}\n{}",
+                    self.shown,
+                    shown(&said)
+                ));
             }
             thread::sleep(POLL);
         }
@@ -126,7 +131,12 @@ pub(crate) fn ending(status: ExitStatus) -> String {
 
 /// Returns the beginning of an output.
 pub(crate) fn shown(bytes: &[u8]) -> String {
-    let text = bytes.escape_ascii().to_string().replace("\\n", "\n").replace("\\\'", "'").replace("\\\"", "\"");
+    let text = bytes
+        .escape_ascii()
+        .to_string()
+        .replace("\\n", "\n")
+        .replace("\\\'", "'")
+        .replace("\\\"", "\"");
     match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("{}… ({} bytes)\n", &text[..end], bytes.len()),
         None => text,
