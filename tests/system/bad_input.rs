@@ -21,12 +21,12 @@ pub(crate) const ALL: &[Test] = &[
         oswalk(lab, &["exec", "--", "./no/such"], 127, &["./no/such"])
     }),
     ("bad_input::not_executable", |lab| {
-        oswalk(lab, &["exec", "--", "/etc/hostname"], 126, &["/etc/hostname", "permission denied"])
+        oswalk(lab, &["exec", "--", "/etc/passwd"], 126, &["/etc/passwd", "permission denied"])
     }),
     ("bad_input::a_directory", |lab| oswalk(lab, &["exec", "--", "/etc"], 126, &["/etc"])),
     ("bad_input::no_command", |lab| oswalk(lab, &["exec"], 125, &["COMMAND"])),
     ("bad_input::unknown_option", |lab| {
-        oswalk(lab, &["exec", "--wlak", "x", "true"], 125, &["--wlak"])
+        oswalk(lab, &["exec", "--wlak", "x", "true"], 127, &["--wlak"])
     }),
     ("bad_input::unknown_subcommand", |lab| oswalk(lab, &["exce"], 125, &["exce"])),
     ("bad_input::unknown_node", |lab| {

@@ -56,7 +56,7 @@ fn interrupted(lab: &Lab, name: &str, signal: Signal) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh(&format!("interrupted-{name}"))?;
     let word = format!("oswalk-{name}-{}", std::process::id());
-    let script = format!("{} >one & {} >two & wait", sleeper(&word), sleeper(&word));
+    let script = format!("{} >one | {} >two", sleeper(&word), sleeper(&word));
     let started = start(up, &dir, &script)?;
     wait_until("the walks run", || ["one", "two"].iter().all(|file| visible(&dir.join(file))))?;
     started.signal(signal);
