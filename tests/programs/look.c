@@ -46,7 +46,7 @@ static void look(const char *path) {
     struct stat is;
     printf("%s:", path);
     if (lstat(path, &is)) { printf(" errno %d\n", errno); return; }
-    printf(" mode %o mtime %lld.%09ld", is.st_mode, (long long)is.st_mtim.tv_sec, is.st_mtim.tv_nsec);
+    printf(" mode %o", is.st_mode); if (!S_ISDIR(is.st_mode)) printf(" mtime %lld.%09ld", (long long)is.st_mtim.tv_sec, is.st_mtim.tv_nsec);
     if (S_ISLNK(is.st_mode)) {
         char target[4096];
         ssize_t bytes = readlink(path, target, sizeof target - 1);
