@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use broker::{Broker, Event, Grant, NodeInfo, NodeState, Registered};
 use tokio::sync::mpsc;
-use worknode::id::{NodeId, WalkId};
+use worknode::id::{NodeId, SessionId, WalkId};
 
 use crate::agent::Agent;
 
@@ -39,14 +39,15 @@ impl Cluster {
         Self { info, broker, nodes: RefCell::default(), waiting: RefCell::default() }
     }
 
-    /// Tells whether a living node besides this one takes walks; only `on` counts if it is named.
-    pub(crate) fn has_runner_for(&self, on: Option<&NodeId>) -> bool {
+    /// Tells whether a living node besides this one takes walks, those in `failed` not counted; only
+    /// `on` counts if it is named.
+    pub(crate) fn has_runner_for(&self, on: Option<&NodeId>, failed: &[NodeId]) -> bool {
         self.nodes.borrow().iter().any(|state| {
             let suits = match on {
                 Some(on) => state.info.node == *on,
                 None => state.info.node != self.info.node,
             };
-            suits && state.alive && state.info.slots > 0
+            suits && state.alive && state.info.slots > 0 && !failed.contains(&state.info.node)
         })
     }
 
@@ -87,6 +88,13 @@ impl Cluster {
                 Err(error) => tracing::warn!(%error, walk = %grant.walk, "failed to finish"),
             }
         });
+    }
+
+    /// Wakes all waiting walks of a session that ended.
+    pub(crate) fn drop_session(&self, session: SessionId) {
+        for (_, tx) in self.waiting.borrow().iter().filter(|(walk, _)| walk.session == session) {
+            let _ = tx.send(Turn::Dropped);
+        }
     }
 
     fn drop_walk(&self, walk: WalkId) {
@@ -144,10 +152,15 @@ pub(crate) async fn listen(agent: Rc<Agent>, mut events: mpsc::UnboundedReceiver
         match event {
             Event::Granted(grant) => cluster.take_grant(grant),
             Event::Cancelled(walk) | Event::Exhausted(walk) => cluster.drop_walk(walk),
-            Event::Lost => tracing::warn!(url = cluster.broker.url(), "lost the broker"),
+            Event::Lost => {
+                tracing::warn!(url = cluster.broker.url(), "lost the broker");
+                agent.set_gates();
+            }
             Event::Back => {
                 tracing::info!(url = cluster.broker.url(), "the broker is back");
                 cluster.register().await;
+                cluster.refresh().await;
+                agent.set_gates();
                 // Walks that waited ask again themselves: their turn may have been missed.
                 let waiting: Vec<WalkId> = cluster.waiting.borrow().keys().copied().collect();
                 waiting.into_iter().for_each(|walk| cluster.drop_walk(walk));

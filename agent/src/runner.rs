@@ -70,7 +70,7 @@ async fn run(
     let spec = WalkSpec::decode(&open_message.spec).map_err(|error| sandbox(error.into()))?;
     let mirror = agent.mirror(link).map_err(sandbox)?;
     mirror.settle().await;
-    let began_at = now();
+    let (began_at, failures) = (now(), mirror.failures());
     let running = start(agent, link, open.stream, &mirror, spec).map_err(sandbox)?;
     let mut upper = None;
     loop {
@@ -92,6 +92,10 @@ async fn run(
                         ended = serve(&running, frames) => ended,
                     };
                     let Some(upper) = upper.filter(|_| ended) else { return Ok(None) };
+                    if mirror.failures() > failures {
+                        // Some walk of this origin saw an error that it would not have seen there.
+                        return Err(Fault::NotExported(Vec::new()));
+                    }
                     return collect(link, open.stream, &mirror, upper, began_at, ending)
                         .await
                         .map(Some);
@@ -183,9 +187,9 @@ async fn collect(
     ending: Ending,
 ) -> Result<(Ending, ChangeSet), Fault> {
     let lower = mirror.point.clone();
-    let (out_tx, failed) = (link.sender(), libc::WEXITSTATUS(ending.status) != 0);
+    let (out_tx, paths) = (link.sender(), mirror.paths());
     let read = move || -> Result<ChangeSet, Fault> {
-        if failed && is_full(&upper) {
+        if is_full(&upper) {
             return Err(Fault::Full);
         }
         let mut sending = Vec::new();
@@ -208,7 +212,12 @@ async fn collect(
                 send(std::mem::take(&mut sending));
             }
         };
-        let mut reading = Reading { began, lower_has_dir: &lower_has_dir, packet: &mut packet };
+        let mut reading = Reading {
+            began,
+            lower_has_dir: &lower_has_dir,
+            lower_path: &paths,
+            packet: &mut packet,
+        };
         let changes = upper::read(&upper, &mut reading)
             .map_err(|error| Fault::Sandbox(format!("failed to read the changes: {error}")))?;
         if !sending.is_empty() {

@@ -16,7 +16,7 @@ use crate::door::Peer;
 use crate::session::Session;
 
 /// Directories that only installations change. A compile step sees them, and never writes there.
-const SYSTEM_DIRS: [&[u8]; 9] =
+pub(super) const SYSTEM_DIRS: [&[u8]; 9] =
     [b"/usr", b"/bin", b"/sbin", b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/etc", b"/opt"];
 
 /// A stub's hello.
@@ -61,6 +61,14 @@ impl Hello {
         String::from_utf8_lossy(base_name(&self.path)).into_owned()
     }
 
+    /// Tells whether the program is a compile step.
+    pub(super) fn compiles(&self, session: &Session) -> bool {
+        matches!(
+            session.verdict(&self.path),
+            Some(Verdict::CompilerDriver | Verdict::Compiler | Verdict::Assembler | Verdict::Rustc)
+        )
+    }
+
     /// Makes the spec.
     pub(super) fn spec(
         self,
@@ -69,10 +77,7 @@ impl Hello {
         peer: Peer,
         groups: Vec<u32>,
     ) -> Result<WalkSpec, Reason> {
-        let compiles = matches!(
-            session.verdict(&self.path),
-            Some(Verdict::CompilerDriver | Verdict::Compiler | Verdict::Assembler | Verdict::Rustc)
-        );
+        let compiles = self.compiles(session);
         let fds = self.descriptors(peer.pid, compiles)?;
         let whole_tree = peer.uid == 0 && !(compiles && self.writes_elsewhere());
         Ok(WalkSpec {
@@ -122,6 +127,10 @@ impl Hello {
     }
 
     fn descriptor(&self, entry: &FdEntry, pid: u32, compiles: bool) -> Result<FdKind, Reason> {
+        // Links name descriptors with a byte.
+        if entry.fd > u32::from(u8::MAX) {
+            return Err(Reason::Descriptor);
+        }
         let access = entry.flags & access_mode();
         let kind = entry.mode & libc::S_IFMT;
         let null = kind == libc::S_IFCHR && entry.rdev == libc::makedev(1, 3);

@@ -71,6 +71,8 @@ fn supervise(
     control: &UnixStream,
     descriptors: &[OwnedFd],
 ) -> Result<Event, Failure> {
+    // The modes of the walk's mounts are those of its origin; the agent's own mask is stricter.
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // SAFETY: the disposition is valid; the launcher ignored its children, this process waits.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     let mut children = SigSet::empty();
@@ -180,7 +182,17 @@ fn build_root(launch: &Launch) -> Result<OwnedFd, Failure> {
     }
     mount(Some("proc"), &root.join("proc"), Some("proc"), flags | MsFlags::MS_NOEXEC, NONE)
         .map_err(at("mount /proc"))?;
-    mount(Some(path(&launch.dev)), &root.join("dev"), NONE, bind, NONE).map_err(at("bind /dev"))?;
+    if launch.spec.credentials.uid == 0 {
+        protect_proc(&root.join("proc"))?;
+    }
+    // The devices are common to all walks: one may use them, not replace them.
+    let dev = root.join("dev");
+    mount(Some(path(&launch.dev)), &dev, NONE, bind, NONE).map_err(at("bind /dev"))?;
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(NONE, &dev, NONE, read_only | MsFlags::MS_NOSUID, NONE)
+        .map_err(at("make /dev read-only"))?;
+    mount(Some("shm"), &dev.join("shm"), Some("tmpfs"), flags, Some("mode=1777"))
+        .map_err(at("mount /dev/shm"))?;
     std::env::set_current_dir(&root)
         .map_err(|error| Failure { stage: "enter the root".into(), error })?;
     nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
@@ -188,6 +200,23 @@ fn build_root(launch: &Launch) -> Result<OwnedFd, Failure> {
     nix::unistd::sethostname(OsStr::from_bytes(&launch.spec.hostname))
         .map_err(at("set the host name"))?;
     Ok(upper_fd)
+}
+
+/// Makes what root could change of the whole machine through `/proc` read-only: the kernel checks
+/// there who owns a file, not what its capabilities are.
+fn protect_proc(proc: &Path) -> Result<(), Failure> {
+    const NONE: Option<&str> = None;
+    for name in ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi"] {
+        let path = proc.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let failed = || at(format!("protect {}", path.display()));
+        mount(Some(&path), &path, NONE, MsFlags::MS_BIND, NONE).map_err(failed())?;
+        let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        mount(NONE, &path, NONE, read_only, NONE).map_err(failed())?;
+    }
+    Ok(())
 }
 
 enum Started {
