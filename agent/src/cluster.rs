@@ -11,8 +11,9 @@ use worknode::id::{NodeId, SessionId, WalkId};
 
 use crate::agent::Agent;
 
-/// A quarter of the lease.
+/// A quarter of the lease; a node that does nothing may be noticed a little later.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
+const IDLE_HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
 /// How often the list of nodes is fetched while there are sessions, in heartbeats.
 const NODES_EVERY: u32 = 4;
 
@@ -123,17 +124,16 @@ impl Cluster {
 /// Keeps the agent's lease, and finds nodes that lost theirs.
 pub(crate) async fn beat(agent: Rc<Agent>) {
     let cluster = &agent.cluster;
-    let mut ticks = tokio::time::interval(HEARTBEAT_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut beats: u32 = 0;
     loop {
-        ticks.tick().await;
+        let busy = agent.has_sessions();
+        let pause = if busy { HEARTBEAT_EVERY } else { IDLE_HEARTBEAT_EVERY };
+        tokio::time::sleep(pause).await;
         match cluster.broker.heartbeat(&cluster.info.node).await {
             Ok(Registered::Yes) => {}
             Ok(Registered::No) => cluster.register().await,
             Err(error) => tracing::debug!(%error, "no heartbeat"),
         }
-        let busy = agent.has_sessions();
         if busy && let Err(error) = cluster.broker.reap().await {
             tracing::debug!(%error, "failed to reap");
         }

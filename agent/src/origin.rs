@@ -28,6 +28,8 @@ use output::Output;
 
 /// Attempts on runners before the program is executed here.
 const ATTEMPTS_MAX: u32 = 3;
+/// How long a stub may take to leave after its last frame: it may still be writing output.
+const FAREWELL_MAX: Duration = Duration::from_secs(600);
 /// How often a waiting walk looks whether there is still anyone to wait for.
 const QUEUE_CHECK_EVERY: Duration = Duration::from_millis(500);
 
@@ -76,9 +78,8 @@ pub(crate) async fn walk(
     // What the stub sends is bounded: input by what it was asked for, the rest is small.
     let pump = tokio::task::spawn_local(async move {
         while let Some(frame) = reader.next().await {
-            if frames_tx.send(frame).is_err() {
-                return;
-            }
+            // Who waits for the stub to leave hears no frames any more.
+            let _ = frames_tx.send(frame);
         }
     });
     let mut stub = Stub { frames, output, pid: peer.pid };
@@ -108,7 +109,8 @@ pub(crate) async fn walk(
         End::Gone => {}
     }
     stub.output.finish().await;
-    pump.abort();
+    // The stub leaves when it has read its last frame. Closing first would cut it off.
+    let _ = tokio::time::timeout(FAREWELL_MAX, pump).await;
 }
 
 /// Carries a walk through its attempts.
@@ -172,9 +174,14 @@ async fn attempts(
         let lost = match attempted {
             Attempted::Ended(ended) => {
                 let line = line(spec, &grant, stub, &ended, waited);
+                let offsets = ended.exit.exit.offsets.clone();
                 return match attempt::commit(agent, spec, ended.exit).await {
                     Ok(status) => {
                         session.add_walk(line);
+                        for (fd, offset) in offsets {
+                            let fd = u16::try_from(fd).unwrap_or(u16::MAX);
+                            stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
+                        }
                         stub.output.release();
                         End::Exit(status)
                     }

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
-use crate::change::{ChangeSet, Meta, Op};
+use crate::change::{ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, Manifest, Packed, PacketRef, reference};
 use crate::tree::{Attr, Bytes, Kind, Time, join};
 use crate::xattr;
@@ -29,8 +29,10 @@ const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
 pub struct Reading<'a> {
     /// When the walk began, on the runner's clock: a file with an older time was given it.
     pub began: Time,
-    /// Tells whether the lower layer has a directory at a path.
-    pub lower_has_dir: &'a dyn Fn(&[u8]) -> bool,
+    /// When the walk ended.
+    pub ended: Time,
+    /// Returns what the lower layer has at a path.
+    pub lower_attr: &'a dyn Fn(&[u8]) -> Option<Attr>,
     /// Returns the path of a file of the lower layer, by its number there.
     pub lower_path: &'a dyn Fn(u64) -> Option<Bytes>,
     /// Takes each packet of the changed files; the second time a packet comes, it is the same.
@@ -137,11 +139,14 @@ fn visit(
                 found.dirs.push(Op::Rename { from, to: path.clone() });
             }
             let opaque = overlay_mark(&child, "opaque")?.is_some_and(|value| value == b"y");
-            let replaces = opaque && (reading.lower_has_dir)(&path);
+            let lower = (reading.lower_attr)(&path).filter(|lower| lower.kind == Kind::Dir);
+            let replaces = opaque && lower.is_some();
             let copied_up = overlay_mark(&child, "origin")?.is_some();
+            let mut meta = meta(&child, &attr, reading)?;
             // The time of a directory that is only on the way to a change is not the walk's doing.
-            let mut meta = meta(&child, &attr, reading.began)?;
-            if copied_up {
+            let followed =
+                attr.mtime >= reading.began || lower.is_some_and(|lower| lower.mtime == attr.mtime);
+            if copied_up && followed {
                 meta.mtime = None;
             }
             found.dirs.push(Op::Dir { path: path.clone(), meta, replaces });
@@ -155,7 +160,7 @@ fn visit(
             let file = open(dir, name, OFlag::O_RDONLY)?;
             let lower = overlay_mark(&file, "origin")?
                 .and_then(|handle| (reading.lower_path)(node_of(&handle)?));
-            let meta = meta(&file, &attr, reading.began)?;
+            let meta = meta(&file, &attr, reading)?;
             let manifest = pack(File::from(file), attr.bytes, reading.packet)?;
             let names = vec![path];
             let file = UpperFile { names, mtime: attr.mtime, meta, manifest, lower };
@@ -163,11 +168,11 @@ fn visit(
         }
         Kind::Symlink => {
             let target = readlinkat(dir.as_fd(), OsStr::from_bytes(name))?.as_bytes().to_vec();
-            let meta = meta_without_xattrs(&attr, reading.began);
+            let meta = meta_without_xattrs(&attr, reading);
             found.others.push((attr.mtime, Op::Symlink { path, target, meta }));
         }
         kind => {
-            let meta = meta_without_xattrs(&attr, reading.began);
+            let meta = meta_without_xattrs(&attr, reading);
             found.others.push((attr.mtime, Op::Special { path, kind, rdev: attr.rdev, meta }));
         }
     }
@@ -204,8 +209,8 @@ fn pack(file: File, bytes: u64, packet: &mut dyn FnMut(PacketRef, Packed)) -> io
     Ok(manifest)
 }
 
-fn meta(node: &OwnedFd, attr: &Attr, began: Time) -> io::Result<Meta> {
-    let mut meta = meta_without_xattrs(attr, began);
+fn meta(node: &OwnedFd, attr: &Attr, reading: &Reading<'_>) -> io::Result<Meta> {
+    let mut meta = meta_without_xattrs(attr, reading);
     for name in xattr::list(node)? {
         // The overlay's own marks; everything else is the walk's.
         if !name.starts_with(b"trusted.overlay.")
@@ -217,9 +222,13 @@ fn meta(node: &OwnedFd, attr: &Attr, began: Time) -> io::Result<Meta> {
     Ok(meta)
 }
 
-fn meta_without_xattrs(attr: &Attr, began: Time) -> Meta {
-    let mtime = (attr.mtime < began).then_some(attr.mtime);
-    Meta { mode: attr.mode, uid: attr.uid, gid: attr.gid, mtime, xattrs: Vec::new() }
+fn meta_without_xattrs(attr: &Attr, reading: &Reading<'_>) -> Meta {
+    let during = reading.began <= attr.mtime && attr.mtime <= reading.ended;
+    let mtime = match reading.ended.nanos_since(attr.mtime) {
+        Some(nanos) if during => Mtime::Before(nanos),
+        _ => Mtime::Set(attr.mtime),
+    };
+    Meta { mode: attr.mode, uid: attr.uid, gid: attr.gid, mtime: Some(mtime), xattrs: Vec::new() }
 }
 
 fn overlay_mark(node: &OwnedFd, mark: &str) -> io::Result<Option<Bytes>> {

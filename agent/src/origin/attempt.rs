@@ -46,7 +46,7 @@ pub(super) struct Ended {
 
 /// What is to be committed.
 pub(super) struct Ready {
-    exit: Exit,
+    pub(super) exit: Exit,
     packets: Vec<(PacketRef, Packed)>,
     status: i32,
 }

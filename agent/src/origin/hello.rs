@@ -78,6 +78,9 @@ impl Hello {
         groups: Vec<u32>,
     ) -> Result<WalkSpec, Reason> {
         let compiles = self.compiles(session);
+        if !compiles && self.names_a_channel() {
+            return Err(Reason::Descriptor);
+        }
         let fds = self.descriptors(peer.pid, compiles)?;
         let whole_tree = peer.uid == 0 && !(compiles && self.writes_elsewhere());
         Ok(WalkSpec {
@@ -97,6 +100,17 @@ impl Hello {
             rlimits: self.head.rlimits.to_vec(),
             fds,
             whole_tree,
+        })
+    }
+
+    /// Tells whether an argument names a fifo or a socket: its other end is at the origin.
+    fn names_a_channel(&self) -> bool {
+        use std::os::unix::fs::FileTypeExt;
+        let cwd = Path::new(OsStr::from_bytes(&self.cwd));
+        strings(&self.argv).skip(1).any(|argument| {
+            std::fs::metadata(cwd.join(OsStr::from_bytes(argument))).is_ok_and(|metadata| {
+                metadata.file_type().is_fifo() || metadata.file_type().is_socket()
+            })
         })
     }
 
@@ -137,10 +151,21 @@ impl Hello {
         if null {
             return Ok(FdKind::Null { flags: access });
         }
+        if kind == libc::S_IFCHR && entry.terminal == 0 {
+            // A device of this machine.
+            return Err(Reason::Descriptor);
+        }
         let reads = access == flag(libc::O_RDONLY)
             || (access == flag(libc::O_RDWR) && (entry.fd == 0 || kind == libc::S_IFSOCK));
         if !reads {
             return Ok(FdKind::Output);
+        }
+        if entry.fd > 2 && kind != libc::S_IFREG {
+            // The program may know its number: `diff <(one) <(two)` reads /dev/fd/63.
+            let named = strings(&self.argv).any(|argument| argument.starts_with(b"/dev/fd/"));
+            if named || !compiles {
+                return Err(Reason::Descriptor);
+            }
         }
         if compiles {
             // A compile step that the rules let walk reads files, not its standard input.

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, renameat};
@@ -23,7 +24,7 @@ use nix::unistd::{
 
 use super::identity::Identity;
 use super::{Commit, Owner};
-use crate::change::{Meta, Op};
+use crate::change::{Meta, Mtime, Op};
 use crate::packet::{Digest, Manifest};
 use crate::tree::{Attr, Bytes, Kind, Time, split};
 use crate::xattr;
@@ -384,13 +385,18 @@ fn settle_open(file: &OwnedFd, meta: &Meta, owner: &Owner) -> io::Result<()> {
     Ok(())
 }
 
-fn set_time(path: &[u8], mtime: Time) -> io::Result<()> {
+fn set_time(path: &[u8], mtime: Mtime) -> io::Result<()> {
     let place = Place::of(path)?;
     let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime));
     Ok(utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?)
 }
 
-fn time_spec(time: Time) -> TimeSpec {
+/// The time on this machine's clock.
+fn time_spec(mtime: Mtime) -> TimeSpec {
+    let time = match mtime {
+        Mtime::Set(time) => time,
+        Mtime::Before(nanos) => Time::of(SystemTime::now()).before(nanos),
+    };
     TimeSpec::new(time.seconds, i64::from(time.nanos))
 }
 
