@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use broker::{Broker, Grant, NodeInfo, PrivateServer};
@@ -30,7 +30,9 @@ use crate::sys::launcher::Launcher;
 use crate::{door, lock, runner};
 
 /// A link is called, or greeted, within this time or not at all.
-const LINK_TIMEOUT: Duration = Duration::from_secs(3);
+const LINK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A node that could not be reached is tried again after this time.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 
 /// The agent.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Agent {
     pub(crate) dirs: Dirs,
     pub(crate) door_path: PathBuf,
     pub(crate) sessions_dir: PathBuf,
+    /// This agent's own directory, which no walk may touch.
+    pub(crate) private_dir: Vec<u8>,
     pub(crate) upper_bytes: u64,
     pub(crate) launcher: Launcher,
     pub(crate) exporter: ExporterHandle,
@@ -53,6 +57,8 @@ pub(crate) struct Agent {
     links: RefCell<HashMap<NodeId, Rc<Link>>>,
     /// Held while a link is being called, so that two walks do not call twice.
     calling: tokio::sync::Mutex<()>,
+    /// When a node could not be reached: who waited for the same call need not try again.
+    unreachable: RefCell<HashMap<NodeId, Instant>>,
     next_link: Cell<u32>,
     mirrors: RefCell<HashMap<NodeId, Rc<Mirror>>>,
     sessions: RefCell<HashMap<SessionId, Rc<Session>>>,
@@ -108,6 +114,7 @@ async fn serve(
         Some(name) => name.clone(),
         None => cluster::default_name()?,
     };
+    check_listen(config)?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("failed to listen on {}: choose another --listen address or port", config.listen)
     })?;
@@ -145,6 +152,7 @@ async fn serve(
         dirs,
         door_path,
         sessions_dir,
+        private_dir: path_bytes(state),
         upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
         launcher,
         exporter: ExporterHandle::start(private)?,
@@ -156,6 +164,7 @@ async fn serve(
         store: Arc::new(store),
         links: RefCell::default(),
         calling: tokio::sync::Mutex::new(()),
+        unreachable: RefCell::default(),
         next_link: Cell::new(1),
         mirrors: RefCell::default(),
         sessions: RefCell::default(),
@@ -203,9 +212,9 @@ impl Agent {
 
     /// Ends a session: its waiting walks are taken out of the queue.
     pub(crate) async fn end_session(&self, id: SessionId) {
-        if self.sessions.borrow_mut().remove(&id).is_some()
-            && let Err(error) = self.cluster.broker.cancel_session(id).await
-        {
+        let ended = self.sessions.borrow_mut().remove(&id).is_some();
+        self.cluster.drop_session(id);
+        if ended && let Err(error) = self.cluster.broker.cancel_session(id).await {
             tracing::debug!(%error, "failed to cancel a session");
         }
     }
@@ -213,7 +222,8 @@ impl Agent {
     /// Opens or shuts the gates of all sessions, as the cluster has other nodes or not.
     pub(crate) fn set_gates(&self) {
         for session in self.sessions.borrow().values().filter(|session| !session.no_fallback) {
-            let open = self.cluster.has_runner_for(session.on.as_ref());
+            let open = self.cluster.broker.is_up()
+                && self.cluster.has_runner_for(session.on.as_ref(), &[]);
             session.set_gate(if open { page::GATE_OPEN } else { page::GATE_SHUT });
         }
     }
@@ -281,9 +291,16 @@ impl Agent {
             let peer = handshake::call(&mut socket, &self.node, &self.secret).await?;
             anyhow::Ok((socket, peer))
         };
+        let failed = self.unreachable.borrow().get(&grant.node).copied();
+        if failed.is_some_and(|failed| failed.elapsed() < UNREACHABLE_FOR) {
+            anyhow::bail!("{} could not be reached just now", grant.node);
+        }
         let (socket, peer) = tokio::time::timeout(LINK_TIMEOUT, call)
             .await
             .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {LINK_TIMEOUT:?}")))
+            .inspect_err(|_| {
+                self.unreachable.borrow_mut().insert(grant.node.clone(), Instant::now());
+            })
             .with_context(|| format!("failed to call {} at {}", grant.node, grant.address))?;
         anyhow::ensure!(peer == grant.node, "{} answered in the place of {}", peer, grant.node);
         Ok(self.start_link(socket, peer, true))
@@ -435,6 +452,25 @@ fn prepare_state(dir: &Path) -> anyhow::Result<PathBuf> {
     // Pages lie below it and belong to their users: others may pass, not look.
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711)).with_context(failed)?;
     std::fs::canonicalize(dir).with_context(failed)
+}
+
+/// Until agents have identities of their own, a link is as safe as the network it crosses.
+fn check_listen(config: &Config) -> anyhow::Result<()> {
+    use std::net::IpAddr;
+    let ip = config.listen.ip();
+    anyhow::ensure!(
+        !ip.is_unspecified() || config.advertise.is_some(),
+        "{ip} is no address that others can call: name one with --listen, or with --advertise"
+    );
+    let private = match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unspecified(),
+    };
+    anyhow::ensure!(
+        private,
+        "{ip} is a public address: links are not encrypted yet, listen on loopback or in a private network"
+    );
+    Ok(())
 }
 
 fn open_door(path: &Path) -> anyhow::Result<UnixListener> {

@@ -177,7 +177,7 @@ fn open_session(
         let known = agent.cluster.nodes.borrow().iter().any(|state| &state.info.node == node);
         anyhow::ensure!(known, "there is no node '{node}': `oswalk status` lists the cluster");
     }
-    let gate = if agent.cluster.has_runner_for(options.on.as_ref()) {
+    let gate = if agent.cluster.has_runner_for(options.on.as_ref(), &[]) {
         page::GATE_OPEN
     } else {
         page::GATE_SHUT

@@ -172,6 +172,12 @@ impl Mirror {
         names.iter().rev().fold(b"/".to_vec(), |path, name| join(&path, name))
     }
 
+    /// Returns the path behind a number, if there is one.
+    #[must_use]
+    pub fn known_path(&self, node: Node) -> Option<Bytes> {
+        self.items.contains_key(&node).then(|| self.path(node))
+    }
+
     /// Returns the number of the path, if it has been seen.
     #[must_use]
     pub fn node(&self, path: &[u8]) -> Option<Node> {
@@ -236,6 +242,7 @@ impl Mirror {
                     }
                     for (name, entry) in names {
                         self.set_name(node, &name, entry, &mut forget);
+                        self.unread(node, &name, &mut forget);
                     }
                     match attr {
                         Some(attr) => {
@@ -303,6 +310,18 @@ impl Mirror {
         }
         item.attr = Some(entry.attr);
         item.target = entry.target;
+    }
+
+    /// Unlearns a file's content. That a change was noticed proves that there was one, even where
+    /// size and times are what they were: a clock tick is longer than a write.
+    fn unread(&mut self, dir: Node, name: &[u8], forget: &mut BTreeSet<Invalidation>) {
+        let node = self.items.get(&dir).and_then(|item| item.children.get(name).copied());
+        if let Some((node, item)) = node.and_then(|node| Some((node, self.items.get_mut(&node)?)))
+            && item.attr.is_some_and(|attr| attr.kind == Kind::File)
+        {
+            item.manifest = None;
+            forget.insert(Invalidation::Node(node));
+        }
     }
 
     /// Unlearns everything below a node, and its content.

@@ -12,7 +12,7 @@ use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
-use super::Stub;
+use super::{Stub, vet};
 use crate::agent::Agent;
 use crate::cluster::Turn;
 use crate::link::Link;
@@ -46,7 +46,7 @@ pub(super) struct Ended {
 
 /// What is to be committed.
 pub(super) struct Ready {
-    exit: Exit,
+    pub(super) exit: Exit,
     packets: Vec<(PacketRef, Packed)>,
     status: i32,
 }
@@ -153,7 +153,7 @@ impl Talk<'_> {
                 },
                 () = &mut release, if held => {
                     held = false;
-                    stub.output.release();
+                    stub.output.release_early();
                 }
             }
         }
@@ -233,6 +233,7 @@ pub(super) async fn commit(
     ready: Ready,
 ) -> anyhow::Result<i32> {
     let who = &spec.credentials;
+    vet::changes(&ready.exit.changes, spec, &agent.private_dir)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let commit = Commit { owner, changes: ready.exit.changes, packets: ready.packets };
     agent.commits.apply(commit).await.context("failed to commit a walk")?;

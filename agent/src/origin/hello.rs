@@ -16,7 +16,7 @@ use crate::door::Peer;
 use crate::session::Session;
 
 /// Directories that only installations change. A compile step sees them, and never writes there.
-const SYSTEM_DIRS: [&[u8]; 9] =
+pub(super) const SYSTEM_DIRS: [&[u8]; 9] =
     [b"/usr", b"/bin", b"/sbin", b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/etc", b"/opt"];
 
 /// A stub's hello.
@@ -61,6 +61,14 @@ impl Hello {
         String::from_utf8_lossy(base_name(&self.path)).into_owned()
     }
 
+    /// Tells whether the program is a compile step.
+    pub(super) fn compiles(&self, session: &Session) -> bool {
+        matches!(
+            session.verdict(&self.path),
+            Some(Verdict::CompilerDriver | Verdict::Compiler | Verdict::Assembler | Verdict::Rustc)
+        )
+    }
+
     /// Makes the spec.
     pub(super) fn spec(
         self,
@@ -69,10 +77,10 @@ impl Hello {
         peer: Peer,
         groups: Vec<u32>,
     ) -> Result<WalkSpec, Reason> {
-        let compiles = matches!(
-            session.verdict(&self.path),
-            Some(Verdict::CompilerDriver | Verdict::Compiler | Verdict::Assembler | Verdict::Rustc)
-        );
+        let compiles = self.compiles(session);
+        if !compiles && self.names_a_channel() {
+            return Err(Reason::Descriptor);
+        }
         let fds = self.descriptors(peer.pid, compiles)?;
         let whole_tree = peer.uid == 0 && !(compiles && self.writes_elsewhere());
         Ok(WalkSpec {
@@ -92,6 +100,17 @@ impl Hello {
             rlimits: self.head.rlimits.to_vec(),
             fds,
             whole_tree,
+        })
+    }
+
+    /// Tells whether an argument names a fifo or a socket: its other end is at the origin.
+    fn names_a_channel(&self) -> bool {
+        use std::os::unix::fs::FileTypeExt;
+        let cwd = Path::new(OsStr::from_bytes(&self.cwd));
+        strings(&self.argv).skip(1).any(|argument| {
+            std::fs::metadata(cwd.join(OsStr::from_bytes(argument))).is_ok_and(|metadata| {
+                metadata.file_type().is_fifo() || metadata.file_type().is_socket()
+            })
         })
     }
 
@@ -122,16 +141,31 @@ impl Hello {
     }
 
     fn descriptor(&self, entry: &FdEntry, pid: u32, compiles: bool) -> Result<FdKind, Reason> {
+        // Links name descriptors with a byte.
+        if entry.fd > u32::from(u8::MAX) {
+            return Err(Reason::Descriptor);
+        }
         let access = entry.flags & access_mode();
         let kind = entry.mode & libc::S_IFMT;
         let null = kind == libc::S_IFCHR && entry.rdev == libc::makedev(1, 3);
         if null {
             return Ok(FdKind::Null { flags: access });
         }
+        if kind == libc::S_IFCHR && entry.terminal == 0 {
+            // A device of this machine.
+            return Err(Reason::Descriptor);
+        }
         let reads = access == flag(libc::O_RDONLY)
             || (access == flag(libc::O_RDWR) && (entry.fd == 0 || kind == libc::S_IFSOCK));
         if !reads {
             return Ok(FdKind::Output);
+        }
+        if entry.fd > 2 && kind != libc::S_IFREG {
+            // The program may know its number: `diff <(one) <(two)` reads /dev/fd/63.
+            let named = strings(&self.argv).any(|argument| argument.starts_with(b"/dev/fd/"));
+            if named || !compiles {
+                return Err(Reason::Descriptor);
+            }
         }
         if compiles {
             // A compile step that the rules let walk reads files, not its standard input.

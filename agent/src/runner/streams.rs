@@ -186,8 +186,7 @@ async fn carry_input(
         if pipe.write_all(&bytes).await.is_err() {
             return;
         }
-        let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
-        link.send(Kind::Credit, stream, [&[fd][..], &count].concat());
+        link.send(Kind::Credit, stream, [&[fd][..], &INPUT_BYTES.to_le_bytes()].concat());
     }
 }
 

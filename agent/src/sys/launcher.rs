@@ -49,6 +49,8 @@ pub(crate) enum Event {
         status: i32,
         /// CPU time of all processes.
         cpu_us: u64,
+        /// Where reading stands in the files that were open at the start, by descriptor.
+        offsets: Vec<(u32, u64)>,
     },
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::change::{Meta, Op};
+use crate::change::{Meta, Mtime, Op};
 use crate::packet::{Manifest, reference, split};
 use crate::tree::{Time, join};
 
@@ -96,7 +96,7 @@ fn directories_links_and_removals() {
         Op::Remove { path: ground.bytes("never/was") },
         Op::Dir {
             path: ground.bytes("dir"),
-            meta: Meta { mtime: Some(time), ..meta.clone() },
+            meta: Meta { mtime: Some(Mtime::Set(time)), ..meta.clone() },
             replaces: false,
         },
         Op::Symlink {
