@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use broker::{Broker, Grant, NodeInfo, PrivateServer};
@@ -15,7 +15,7 @@ use packetfs::store::Store;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use worknode::id::{NodeId, SessionId};
 use worknode::page;
-use worknode::request::{NodeStatus, Status};
+use worknode::request::{FuseCounts, NodeStatus, Status};
 
 use crate::cluster::{self, Cluster};
 use crate::commits::Commits;
@@ -30,7 +30,9 @@ use crate::sys::launcher::Launcher;
 use crate::{door, lock, runner};
 
 /// A link is called, or greeted, within this time or not at all.
-const LINK_TIMEOUT: Duration = Duration::from_secs(3);
+const LINK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A node that could not be reached is tried again after this time.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 
 /// The agent.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Agent {
     pub(crate) dirs: Dirs,
     pub(crate) door_path: PathBuf,
     pub(crate) sessions_dir: PathBuf,
+    /// This agent's own directory, which no walk may touch.
+    pub(crate) private_dir: Vec<u8>,
     pub(crate) upper_bytes: u64,
     pub(crate) launcher: Launcher,
     pub(crate) exporter: ExporterHandle,
@@ -53,6 +57,8 @@ pub(crate) struct Agent {
     links: RefCell<HashMap<NodeId, Rc<Link>>>,
     /// Held while a link is being called, so that two walks do not call twice.
     calling: tokio::sync::Mutex<()>,
+    /// When a node could not be reached: who waited for the same call need not try again.
+    unreachable: RefCell<HashMap<NodeId, Instant>>,
     next_link: Cell<u32>,
     mirrors: RefCell<HashMap<NodeId, Rc<Mirror>>>,
     sessions: RefCell<HashMap<SessionId, Rc<Session>>>,
@@ -80,17 +86,15 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     )?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .context("failed to make the mounts private")?;
-    let dirs = Dirs {
-        lower: state.join("lower"),
-        scratch: state.join("scratch"),
-        dev: state.join("dev"),
-    };
+    let dirs =
+        Dirs { lower: state.join("lower"), scratch: state.join("scratch"), dev: state.join("dev") };
     for dir in [&dirs.lower, &dirs.scratch, &dirs.dev] {
-        std::fs::create_dir_all(dir).with_context(|| format!("failed to make {}", dir.display()))?;
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("failed to make {}", dir.display()))?;
     }
     crate::devices::prepare(&dirs.dev)?;
     check_fuse()?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     // SAFETY: no thread has been made yet.
     #[expect(unsafe_code, reason = "the launcher must be made before the first thread")]
     let launcher = unsafe { Launcher::start() }.context("failed to start the launcher")?;
@@ -105,10 +109,12 @@ async fn serve(
     dirs: Dirs,
     launcher: Launcher,
 ) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
     let node = match &config.name {
         Some(name) => name.clone(),
         None => cluster::default_name()?,
     };
+    check_listen(config)?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("failed to listen on {}: choose another --listen address or port", config.listen)
     })?;
@@ -135,6 +141,8 @@ async fn serve(
     let sessions_dir = state.join("sessions");
     let _ = std::fs::remove_dir_all(&sessions_dir);
     std::fs::create_dir_all(&sessions_dir)?;
+    // The users' processes open their own pages there; only this agent's user may list them.
+    std::fs::set_permissions(&sessions_dir, std::fs::Permissions::from_mode(0o711))?;
     let door_path = state.join("door");
     let door = open_door(&door_path)?;
     let private = vec![path_bytes(state)];
@@ -144,6 +152,7 @@ async fn serve(
         dirs,
         door_path,
         sessions_dir,
+        private_dir: path_bytes(state),
         upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
         launcher,
         exporter: ExporterHandle::start(private)?,
@@ -155,6 +164,7 @@ async fn serve(
         store: Arc::new(store),
         links: RefCell::default(),
         calling: tokio::sync::Mutex::new(()),
+        unreachable: RefCell::default(),
         next_link: Cell::new(1),
         mirrors: RefCell::default(),
         sessions: RefCell::default(),
@@ -166,8 +176,7 @@ async fn serve(
     tokio::task::spawn_local(accept_links(Rc::clone(&agent), listener));
     tokio::task::spawn_local(door::serve(Rc::clone(&agent), door));
     tracing::info!(node = %agent.node, listen = agent.listen, "ready");
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         () = agent.shutdown.notified() => {}
         _ = terminate.recv() => {}
@@ -203,18 +212,19 @@ impl Agent {
 
     /// Ends a session: its waiting walks are taken out of the queue.
     pub(crate) async fn end_session(&self, id: SessionId) {
-        if self.sessions.borrow_mut().remove(&id).is_some()
-            && let Err(error) = self.cluster.broker.cancel_session(id).await
-        {
+        let ended = self.sessions.borrow_mut().remove(&id).is_some();
+        self.cluster.drop_session(id);
+        if ended && let Err(error) = self.cluster.broker.cancel_session(id).await {
             tracing::debug!(%error, "failed to cancel a session");
         }
     }
 
     /// Opens or shuts the gates of all sessions, as the cluster has other nodes or not.
     pub(crate) fn set_gates(&self) {
-        let gate = if self.cluster.has_runner() { page::GATE_OPEN } else { page::GATE_SHUT };
         for session in self.sessions.borrow().values().filter(|session| !session.no_fallback) {
-            session.set_gate(gate);
+            let open = self.cluster.broker.is_up()
+                && self.cluster.has_runner_for(session.on.as_ref(), &[]);
+            session.set_gate(if open { page::GATE_OPEN } else { page::GATE_SHUT });
         }
     }
 
@@ -247,8 +257,19 @@ impl Agent {
             broker: self.cluster.broker.url().to_owned(),
             broker_up: self.cluster.broker.is_up(),
             sessions: u32::try_from(self.sessions.borrow().len()).unwrap_or(u32::MAX),
+            fuse: self.fuse_counts(),
             nodes: nodes.collect(),
         }
+    }
+
+    fn fuse_counts(&self) -> FuseCounts {
+        let mut sum = FuseCounts::default();
+        for mirror in self.mirrors.borrow().values() {
+            let (requests, fetches) = mirror.counts();
+            sum.requests += requests;
+            sum.fetches += fetches;
+        }
+        sum
     }
 
     /// Returns the link to the node of a grant, calling it if there is none.
@@ -270,9 +291,16 @@ impl Agent {
             let peer = handshake::call(&mut socket, &self.node, &self.secret).await?;
             anyhow::Ok((socket, peer))
         };
+        let failed = self.unreachable.borrow().get(&grant.node).copied();
+        if failed.is_some_and(|failed| failed.elapsed() < UNREACHABLE_FOR) {
+            anyhow::bail!("{} could not be reached just now", grant.node);
+        }
         let (socket, peer) = tokio::time::timeout(LINK_TIMEOUT, call)
             .await
             .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {LINK_TIMEOUT:?}")))
+            .inspect_err(|_| {
+                self.unreachable.borrow_mut().insert(grant.node.clone(), Instant::now());
+            })
             .with_context(|| format!("failed to call {} at {}", grant.node, grant.address))?;
         anyhow::ensure!(peer == grant.node, "{} answered in the place of {}", peer, grant.node);
         Ok(self.start_link(socket, peer, true))
@@ -288,6 +316,17 @@ impl Agent {
         peer: NodeId,
         called: bool,
     ) -> Rc<Link> {
+        // Both sides may have called at once. Of two links, that of the smaller name's call stays:
+        // so both sides keep the same one.
+        if let Some(other) = self.open_link(&peer) {
+            let called_by_smaller = called == (self.node < peer);
+            tracing::info!(%peer, called_by_smaller, "a second link");
+            if called_by_smaller {
+                other.close();
+            } else {
+                return other;
+            }
+        }
         let number = self.next_link.get();
         self.next_link.set(number + 1);
         let (taker, ender) = (Rc::clone(self), Rc::clone(self));
@@ -413,6 +452,25 @@ fn prepare_state(dir: &Path) -> anyhow::Result<PathBuf> {
     // Pages lie below it and belong to their users: others may pass, not look.
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711)).with_context(failed)?;
     std::fs::canonicalize(dir).with_context(failed)
+}
+
+/// Until agents have identities of their own, a link is as safe as the network it crosses.
+fn check_listen(config: &Config) -> anyhow::Result<()> {
+    use std::net::IpAddr;
+    let ip = config.listen.ip();
+    anyhow::ensure!(
+        !ip.is_unspecified() || config.advertise.is_some(),
+        "{ip} is no address that others can call: name one with --listen, or with --advertise"
+    );
+    let private = match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unspecified(),
+    };
+    anyhow::ensure!(
+        private,
+        "{ip} is a public address: links are not encrypted yet, listen on loopback or in a private network"
+    );
+    Ok(())
 }
 
 fn open_door(path: &Path) -> anyhow::Result<UnixListener> {

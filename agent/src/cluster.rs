@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use broker::{Broker, Event, Grant, NodeInfo, NodeState, Registered};
 use tokio::sync::mpsc;
-use worknode::id::{NodeId, WalkId};
+use worknode::id::{NodeId, SessionId, WalkId};
 
 use crate::agent::Agent;
 
-/// A quarter of the lease.
+/// A quarter of the lease; a node that does nothing may be noticed a little later.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
+const IDLE_HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
 /// How often the list of nodes is fetched while there are sessions, in heartbeats.
 const NODES_EVERY: u32 = 4;
 
@@ -39,10 +40,15 @@ impl Cluster {
         Self { info, broker, nodes: RefCell::default(), waiting: RefCell::default() }
     }
 
-    /// Tells whether a living node besides this one takes walks.
-    pub(crate) fn has_runner(&self) -> bool {
+    /// Tells whether a living node besides this one takes walks, those in `failed` not counted; only
+    /// `on` counts if it is named.
+    pub(crate) fn has_runner_for(&self, on: Option<&NodeId>, failed: &[NodeId]) -> bool {
         self.nodes.borrow().iter().any(|state| {
-            state.alive && state.info.slots > 0 && state.info.node != self.info.node
+            let suits = match on {
+                Some(on) => state.info.node == *on,
+                None => state.info.node != self.info.node,
+            };
+            suits && state.alive && state.info.slots > 0 && !failed.contains(&state.info.node)
         })
     }
 
@@ -85,6 +91,13 @@ impl Cluster {
         });
     }
 
+    /// Wakes all waiting walks of a session that ended.
+    pub(crate) fn drop_session(&self, session: SessionId) {
+        for (_, tx) in self.waiting.borrow().iter().filter(|(walk, _)| walk.session == session) {
+            let _ = tx.send(Turn::Dropped);
+        }
+    }
+
     fn drop_walk(&self, walk: WalkId) {
         if let Some(tx) = self.waiting.borrow().get(&walk) {
             let _ = tx.send(Turn::Dropped);
@@ -111,17 +124,16 @@ impl Cluster {
 /// Keeps the agent's lease, and finds nodes that lost theirs.
 pub(crate) async fn beat(agent: Rc<Agent>) {
     let cluster = &agent.cluster;
-    let mut ticks = tokio::time::interval(HEARTBEAT_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut beats: u32 = 0;
     loop {
-        ticks.tick().await;
+        let busy = agent.has_sessions();
+        let pause = if busy { HEARTBEAT_EVERY } else { IDLE_HEARTBEAT_EVERY };
+        tokio::time::sleep(pause).await;
         match cluster.broker.heartbeat(&cluster.info.node).await {
             Ok(Registered::Yes) => {}
             Ok(Registered::No) => cluster.register().await,
             Err(error) => tracing::debug!(%error, "no heartbeat"),
         }
-        let busy = agent.has_sessions();
         if busy && let Err(error) = cluster.broker.reap().await {
             tracing::debug!(%error, "failed to reap");
         }
@@ -140,10 +152,15 @@ pub(crate) async fn listen(agent: Rc<Agent>, mut events: mpsc::UnboundedReceiver
         match event {
             Event::Granted(grant) => cluster.take_grant(grant),
             Event::Cancelled(walk) | Event::Exhausted(walk) => cluster.drop_walk(walk),
-            Event::Lost => tracing::warn!(url = cluster.broker.url(), "lost the broker"),
+            Event::Lost => {
+                tracing::warn!(url = cluster.broker.url(), "lost the broker");
+                agent.set_gates();
+            }
             Event::Back => {
                 tracing::info!(url = cluster.broker.url(), "the broker is back");
                 cluster.register().await;
+                cluster.refresh().await;
+                agent.set_gates();
                 // Walks that waited ask again themselves: their turn may have been missed.
                 let waiting: Vec<WalkId> = cluster.waiting.borrow().keys().copied().collect();
                 waiting.into_iter().for_each(|walk| cluster.drop_walk(walk));

@@ -15,15 +15,23 @@ pub(crate) struct Commits {
 }
 
 impl Commits {
-    /// Finishes what an earlier agent left unfinished in the journal, and starts the thread.
+    /// Starts the thread, which first finishes what an earlier agent left in the journal.
     pub(crate) fn start(journal: &Path) -> anyhow::Result<Self> {
-        let committer = Committer::open(journal)?;
         let (jobs_tx, jobs_rx) = mpsc::channel::<Job>();
+        let (ready_tx, ready_rx) = mpsc::channel();
+        let journal = journal.to_owned();
         std::thread::Builder::new().name("committer".into()).spawn(move || {
+            let committer = own_umask().and_then(|()| Ok(Committer::open(&journal)?));
+            let committer = match committer {
+                Ok(committer) => committer,
+                Err(error) => return drop(ready_tx.send(Err(error))),
+            };
+            let _ = ready_tx.send(Ok(()));
             while let Ok((commit, done_tx)) = jobs_rx.recv() {
                 let _ = done_tx.send(committer.commit(&commit));
             }
         })?;
+        ready_rx.recv()??;
         Ok(Self { jobs_tx })
     }
 
@@ -36,4 +44,11 @@ impl Commits {
         // The thread ends only with the agent.
         done_rx.await.unwrap_or(Ok(()))
     }
+}
+
+/// Gives the calling thread a mask of its own that masks nothing: a change set says every mode.
+fn own_umask() -> anyhow::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    Ok(())
 }

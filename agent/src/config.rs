@@ -26,7 +26,7 @@ pub(crate) struct Config {
     #[arg(long, value_name = "COUNT")]
     pub slots: Option<u32>,
     /// The broker; a private one is started if absent
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = "OSWALK_BROKER", hide_env_values = true)]
     pub broker: Option<String>,
     /// File with the secret that all agents of the cluster share
     #[arg(long, value_name = "FILE")]

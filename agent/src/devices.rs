@@ -41,9 +41,6 @@ pub(crate) fn prepare(dir: &Path) -> anyhow::Result<()> {
     for name in ["pts", "shm"] {
         std::fs::create_dir(dir.join(name)).with_context(failed)?;
     }
-    std::fs::set_permissions(
-        dir.join("shm"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o1777),
-    )
-    .with_context(failed)
+    std::fs::set_permissions(dir.join("shm"), std::os::unix::fs::PermissionsExt::from_mode(0o1777))
+        .with_context(failed)
 }

@@ -144,7 +144,8 @@ async fn answer(
             Ok(Reply::Session { session: session.id, page })
         }
         Request::CloseSession => {
-            let id = opened.take().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
+            let id =
+                opened.take().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
             let report = agent.session(id).map(|session| session.report(agent.usage()));
             agent.end_session(id).await;
             Ok(Reply::Report(report.unwrap_or_default()))
@@ -176,7 +177,11 @@ fn open_session(
         let known = agent.cluster.nodes.borrow().iter().any(|state| &state.info.node == node);
         anyhow::ensure!(known, "there is no node '{node}': `oswalk status` lists the cluster");
     }
-    let gate = if agent.cluster.has_runner() { page::GATE_OPEN } else { page::GATE_SHUT };
+    let gate = if agent.cluster.has_runner_for(options.on.as_ref(), &[]) {
+        page::GATE_OPEN
+    } else {
+        page::GATE_SHUT
+    };
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
     let session = Session::open(

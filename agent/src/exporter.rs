@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use packetfs::export::Exporter;
 use packetfs::packet::{Digest, PacketRef};
-use packetfs::tree::{Bytes, Change, Kind as FileKind, Listing, split};
+use packetfs::tree::{Attr, Bytes, Change, Kind as FileKind, Listing, join, split};
 use packetfs::watch::{Drained, ReaderId, Watcher};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
@@ -178,6 +178,12 @@ impl State {
         }
         for (dir, (readers, names)) in names {
             let (attr, names) = self.exporter.entries(&dir, names.into_iter());
+            let entries = names.iter().filter_map(|(_, entry)| entry.as_ref());
+            let linked = |attr: &Attr| attr.kind == FileKind::File && attr.links > 1;
+            for entry in entries.filter(|entry| linked(&entry.attr)) {
+                // One that is gone again already needs no watch.
+                let _ = self.watcher.watch_file(&join(&dir, &entry.name));
+            }
             let change = Change::Names { dir, attr, names };
             for reader in readers {
                 changes.entry(reader).or_default().push(change.clone());

@@ -160,12 +160,15 @@ async fn read(
 ) {
     let mut assembler = Assembler::default();
     let mut silence = 0;
+    let mut sent = 0;
     loop {
         let message = match tokio::time::timeout(PING_EVERY, socket.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(_)) | None) => return,
             Err(_) => {
-                silence += 1;
+                // While a bulk goes out, the answer to a ping waits behind it on either side.
+                let moving = std::mem::replace(&mut sent, link.bytes_out.get()) != sent;
+                silence = if moving { 0 } else { silence + 1 };
                 if silence > DEAD_AFTER {
                     tracing::warn!(peer = %link.peer, "the link is silent: dropping it");
                     return;

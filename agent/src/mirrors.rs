@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
 use packetfs::mirror::Need;
@@ -35,8 +36,8 @@ pub(crate) struct Mirror {
     /// Packets that were asked for and have not come.
     coming: RefCell<HashSet<Digest>>,
     waiting_packets: RefCell<Vec<(HashSet<Digest>, Done)>>,
-    /// Changes were taken in since the last barrier.
-    unsettled: Cell<bool>,
+    /// Changes that the kernel has not been told of yet.
+    unsettled: Arc<AtomicU64>,
 }
 
 enum Asked {
@@ -65,11 +66,16 @@ impl std::fmt::Debug for Mirror {
 
 impl Mirror {
     /// Mounts the tree of the origin on the other side of `link`, in a directory of `dir`.
-    pub(crate) fn mount(dir: &Path, link: &Rc<Link>, store: Arc<Store>) -> anyhow::Result<Rc<Self>> {
+    pub(crate) fn mount(
+        dir: &Path,
+        link: &Rc<Link>,
+        store: Arc<Store>,
+    ) -> anyhow::Result<Rc<Self>> {
         let point = dir.join(link.peer.as_str());
         std::fs::create_dir_all(&point)?;
         let (tx, mut rx) = mpsc::unbounded_channel();
-        let mount = Mount::new(&point, link.peer.as_str(), Arc::clone(&store), Box::new(Lacks { tx }))?;
+        let mount =
+            Mount::new(&point, link.peer.as_str(), Arc::clone(&store), Box::new(Lacks { tx }))?;
         let mirror = Rc::new(Self {
             point,
             mount,
@@ -80,7 +86,7 @@ impl Mirror {
             waiting: RefCell::default(),
             coming: RefCell::default(),
             waiting_packets: RefCell::default(),
-            unsettled: Cell::new(false),
+            unsettled: Arc::default(),
         });
         let serving = Rc::downgrade(&mirror);
         tokio::task::spawn_local(async move {
@@ -121,13 +127,17 @@ impl Mirror {
 
     /// Takes in what changed at the origin.
     pub(crate) fn take_changes(&self, changes: Vec<Change>) {
-        self.unsettled.set(true);
-        self.mount.update(|mirror| mirror.apply(changes), Box::new(|| {}));
+        let unsettled = Arc::clone(&self.unsettled);
+        unsettled.fetch_add(1, Ordering::AcqRel);
+        let done = Box::new(move || {
+            unsettled.fetch_sub(1, Ordering::AcqRel);
+        });
+        self.mount.update(|mirror| mirror.apply(changes), done);
     }
 
     /// Ends when the kernel has forgotten all that changed before.
     pub(crate) async fn settle(&self) {
-        if self.unsettled.take() {
+        if self.unsettled.load(Ordering::Acquire) > 0 {
             let (tx, rx) = oneshot::channel();
             let done = Box::new(move || {
                 let _ = tx.send(());
@@ -139,7 +149,19 @@ impl Mirror {
 
     /// Returns the counts of FUSE requests, and of those that needed the network.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        self.mount.counts()
+        let counters = self.mount.counters();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&counters.requests), count(&counters.fetches))
+    }
+
+    /// Returns how many requests failed because something could not be fetched.
+    pub(crate) fn failures(&self) -> u64 {
+        self.mount.counters().failures.load(Ordering::Relaxed)
+    }
+
+    /// Returns what gives the path behind a number of the tree.
+    pub(crate) fn paths(&self) -> impl Fn(u64) -> Option<Bytes> + Send + use<> {
+        self.mount.paths()
     }
 
     /// Takes in the answer to a question.

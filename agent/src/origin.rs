@@ -6,6 +6,7 @@
 mod attempt;
 mod hello;
 mod output;
+mod vet;
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use broker::{Grant, Retried, Submit, Submitted};
 use tokio::sync::mpsc;
 use worknode::door::{Header, Kind};
-use worknode::id::{Attempt, WalkId};
+use worknode::id::{Attempt, NodeId, WalkId};
 use worknode::reason::Reason;
 use worknode::report::WalkLine;
 use worknode::spec::WalkSpec;
@@ -27,6 +28,8 @@ use output::Output;
 
 /// Attempts on runners before the program is executed here.
 const ATTEMPTS_MAX: u32 = 3;
+/// How long a stub may take to leave after its last frame: it may still be writing output.
+const FAREWELL_MAX: Duration = Duration::from_secs(600);
 /// How often a waiting walk looks whether there is still anyone to wait for.
 const QUEUE_CHECK_EVERY: Duration = Duration::from_millis(500);
 
@@ -66,7 +69,8 @@ pub(crate) async fn walk(
         output.send(Kind::Failed, 0, b"the hello cannot be read".to_vec());
         return output.finish().await;
     };
-    let Some(session) = agent.session(hello.session) else {
+    let session = agent.session(hello.session);
+    let Some(session) = session.filter(|session| peer.uid == 0 || peer.uid == session.uid) else {
         output.send(Kind::RunHere, 0, vec![Reason::NoAgent as u8]);
         return output.finish().await;
     };
@@ -74,12 +78,14 @@ pub(crate) async fn walk(
     // What the stub sends is bounded: input by what it was asked for, the rest is small.
     let pump = tokio::task::spawn_local(async move {
         while let Some(frame) = reader.next().await {
-            if frames_tx.send(frame).is_err() {
-                return;
-            }
+            // Who waits for the stub to leave hears no frames any more.
+            let _ = frames_tx.send(frame);
         }
     });
     let mut stub = Stub { frames, output, pid: peer.pid };
+    if hello.compiles(&session) {
+        stub.output.be_patient();
+    }
     let argv0 = hello.argv0();
     let end = match hello.spec(&agent, &session, peer, groups) {
         Ok(spec) => carry(&agent, &session, &mut stub, &spec, arrived).await,
@@ -103,7 +109,8 @@ pub(crate) async fn walk(
         End::Gone => {}
     }
     stub.output.finish().await;
-    pump.abort();
+    // The stub leaves when it has read its last frame. Closing first would cut it off.
+    let _ = tokio::time::timeout(FAREWELL_MAX, pump).await;
 }
 
 /// Carries a walk through its attempts.
@@ -118,6 +125,12 @@ async fn carry(
     let mut turns = cluster.wait_for(spec.walk);
     let end = attempts(agent, session, stub, spec, arrived, &mut turns).await;
     cluster.forget(spec.walk);
+    // A grant that came too late holds a slot.
+    while let Ok(turn) = turns.try_recv() {
+        if let Turn::Granted(grant) = turn {
+            cluster.finish(&grant);
+        }
+    }
     end
 }
 
@@ -131,13 +144,21 @@ async fn attempts(
 ) -> End {
     let encoded = spec.encode();
     let mut failed: Option<(Grant, Reason)> = None;
+    let mut failed_nodes = Vec::new();
+    let mut newer = None;
     for _ in 0..ATTEMPTS_MAX {
-        let placed = place(agent, session, stub, spec.walk, &encoded, failed.as_ref(), turns).await;
+        let placed = match newer.take() {
+            Some(grant) => Placed::Granted(grant),
+            None => {
+                let failed = failed.as_ref().map(|(grant, _)| grant);
+                place(agent, session, stub, spec, &encoded, failed, &failed_nodes, turns).await
+            }
+        };
         let grant = match placed {
             Placed::Granted(grant) => grant,
             Placed::Not(reason) => {
                 let reason = failed.map_or(reason, |(_, reason)| reason);
-                return give_up(agent, stub, spec.walk, reason);
+                return give_up(stub, spec.walk, reason);
             }
             Placed::Gone => {
                 cancel(agent, spec.walk);
@@ -147,51 +168,59 @@ async fn attempts(
         let waited = arrived.elapsed();
         if grant.node == agent.node {
             finish_with_process(agent, &grant, stub.pid);
-            return End::Here(Reason::GrantedHome);
+            return give_up(stub, spec.walk, Reason::GrantedHome);
         }
-        let attempted = attempt::run(agent, stub, spec, &encoded, &grant).await;
-        match attempted {
+        let attempted = attempt::run(agent, stub, spec, &encoded, &grant, turns).await;
+        let lost = match attempted {
             Attempted::Ended(ended) => {
                 let line = line(spec, &grant, stub, &ended, waited);
+                let offsets = ended.exit.exit.offsets.clone();
                 return match attempt::commit(agent, spec, ended.exit).await {
                     Ok(status) => {
                         session.add_walk(line);
+                        for (fd, offset) in offsets {
+                            let fd = u16::try_from(fd).unwrap_or(u16::MAX);
+                            stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
+                        }
                         stub.output.release();
                         End::Exit(status)
                     }
                     Err(error) => {
                         tracing::error!(walk = %spec.walk, "{error:#}");
-                        give_up(agent, stub, spec.walk, Reason::CommitFault)
+                        give_up(stub, spec.walk, Reason::CommitFault)
                     }
                 };
             }
-            Attempted::Failed(reason) => {
-                tracing::warn!(walk = %spec.walk, node = %grant.node, reason = reason.name(), "attempt failed");
-                if stub.output.consumed_input() {
-                    cancel(agent, spec.walk);
-                    return give_up(agent, stub, spec.walk, reason);
-                }
-                stub.output.rewind();
-                failed = Some((grant, reason));
+            Attempted::Failed(reason) => reason,
+            Attempted::Superseded(grant) => {
+                newer = Some(grant);
+                Reason::RunnerLost
             }
             Attempted::Gone => {
-                cluster_finish(agent, &grant);
+                agent.cluster.finish(&grant);
                 return End::Gone;
             }
             Attempted::NotExecuted => {
                 // The real call says why, to whom it concerns.
-                return give_up(agent, stub, spec.walk, Reason::NotExecutable);
+                return give_up(stub, spec.walk, Reason::NotExecutable);
             }
+        };
+        tracing::warn!(walk = %spec.walk, node = %grant.node, reason = lost.name(), "attempt failed");
+        if stub.output.consumed_input() {
+            cancel(agent, spec.walk);
+            return give_up(stub, spec.walk, lost);
         }
+        stub.output.rewind();
+        failed_nodes.push(grant.node.clone());
+        failed = Some((grant, lost));
     }
     cancel(agent, spec.walk);
     let reason = failed.map_or(Reason::RunnerLost, |(_, reason)| reason);
-    give_up(agent, stub, spec.walk, reason)
+    give_up(stub, spec.walk, reason)
 }
 
 /// No runner will do it: the program is executed here, if nothing of it has been seen yet.
-fn give_up(agent: &Rc<Agent>, stub: &Stub, walk: WalkId, reason: Reason) -> End {
-    let _ = agent;
+fn give_up(stub: &Stub, walk: WalkId, reason: Reason) -> End {
     if stub.output.is_untouched() {
         End::Here(reason)
     } else {
@@ -210,28 +239,30 @@ enum Placed {
 }
 
 /// Asks the broker for a slot, and waits for it.
+#[expect(clippy::too_many_arguments, reason = "what a walk knows of itself while it waits")]
 async fn place(
     agent: &Rc<Agent>,
     session: &Session,
     stub: &mut Stub,
-    walk: WalkId,
+    spec: &WalkSpec,
     encoded: &[u8],
-    failed: Option<&(Grant, Reason)>,
+    failed: Option<&Grant>,
+    failed_nodes: &[NodeId],
     turns: &mut mpsc::UnboundedReceiver<Turn>,
 ) -> Placed {
-    let broker = &agent.cluster.broker;
+    let (broker, walk) = (&agent.cluster.broker, spec.walk);
     let submit = |after: Attempt| Submit {
         walk,
         after,
         spec: encoded.to_vec(),
         only: session.on.clone(),
-        avoid: failed.iter().map(|(grant, _)| grant.node.clone()).collect(),
+        avoid: failed_nodes.to_vec(),
         prefer: Vec::new(),
     };
-    let after = failed.map_or(Attempt(0), |(grant, _)| grant.attempt);
+    let after = failed.map_or(Attempt(0), |grant| grant.attempt);
     let submitted = match failed {
         None => broker.submit(&submit(after)).await,
-        Some((grant, _)) => match broker.retry(walk, grant.attempt, Some(&grant.node)).await {
+        Some(grant) => match broker.retry(walk, grant.attempt, Some(&grant.node)).await {
             Ok(Retried::Submitted(submitted)) => Ok(submitted),
             Ok(Retried::NotNeeded) => broker.submit(&submit(after)).await,
             Err(error) => Err(error),
@@ -255,6 +286,9 @@ async fn place(
                 }
                 Some(Turn::Granted(_)) => {}
                 Some(Turn::Dropped) | None => {
+                    if agent.session(session.id).is_none() {
+                        return Placed::Not(Reason::NoAgent);
+                    }
                     return match broker.submit(&submit(after)).await {
                         Ok(Submitted::Granted(grant)) => Placed::Granted(grant),
                         Ok(Submitted::Queued(_)) => continue,
@@ -267,7 +301,7 @@ async fn place(
                 match frame {
                     None => return Placed::Gone,
                     Some((header, payload)) if header.kind == Kind::Signal => {
-                        if let Some(status) = deadly(&payload) {
+                        if let Some(status) = deadly(&payload, spec) {
                             stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());
                             return Placed::Gone;
                         }
@@ -276,7 +310,7 @@ async fn place(
                 }
             }
             () = tokio::time::sleep(QUEUE_CHECK_EVERY) => {
-                if !agent.cluster.has_runner() {
+                if !agent.cluster.has_runner_for(session.on.as_ref(), failed_nodes) {
                     cancel(agent, walk);
                     return Placed::Not(Reason::NoCluster);
                 }
@@ -286,10 +320,11 @@ async fn place(
 }
 
 /// Returns the wait status of a program that the signal ends before it has begun.
-fn deadly(payload: &[u8]) -> Option<i32> {
+fn deadly(payload: &[u8], spec: &WalkSpec) -> Option<i32> {
     let signal = i32::from_le_bytes(payload.try_into().ok()?);
     let harmless = [libc::SIGCONT, libc::SIGWINCH, libc::SIGURG, libc::SIGCHLD];
-    (!harmless.contains(&signal)).then_some(signal)
+    let unheard = (spec.ignored | spec.blocked) & (1 << (signal - 1).clamp(0, 63)) != 0;
+    (!harmless.contains(&signal) && !unheard).then_some(signal)
 }
 
 fn cancel(agent: &Rc<Agent>, walk: WalkId) {
@@ -299,10 +334,6 @@ fn cancel(agent: &Rc<Agent>, walk: WalkId) {
             tracing::debug!(%error, %walk, "failed to cancel");
         }
     });
-}
-
-fn cluster_finish(agent: &Rc<Agent>, grant: &Grant) {
-    agent.cluster.finish(grant);
 }
 
 /// Gives the origin's own slot back when the process that took it ends.
@@ -319,13 +350,7 @@ fn finish_with_process(agent: &Rc<Agent>, grant: &Grant, pid: u32) {
     });
 }
 
-fn line(
-    spec: &WalkSpec,
-    grant: &Grant,
-    stub: &Stub,
-    ended: &Ended,
-    waited: Duration,
-) -> WalkLine {
+fn line(spec: &WalkSpec, grant: &Grant, stub: &Stub, ended: &Ended, waited: Duration) -> WalkLine {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     WalkLine {
         argv0: text(spec.arguments().next().unwrap_or_default()),

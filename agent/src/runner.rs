@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use packetfs::change::ChangeSet;
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::tree::Time;
+use packetfs::tree::{Attr, Time};
 use packetfs::upper::{self, Reading};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -24,6 +24,8 @@ use crate::sys::fds;
 use crate::sys::launcher::{Event, Launch, Order};
 use streams::Streams;
 
+/// The longest tick of a kernel's clock (100 Hz).
+const CLOCK_TICK_NANOS_MAX: u64 = 10_000_000;
 /// Packets go to the origin in frames of about this size.
 const PACKETS_FRAME_BYTES: usize = 512 * 1024;
 
@@ -40,12 +42,16 @@ pub(crate) async fn execute(
         // The origin is gone: what the walk would have changed is nobody's any more.
         () = link.closed() => Err(Fault::Leaving),
     };
-    if let Some((outcome, changes)) = match outcome {
-        Ok(Some((ending, changes))) => Some((Outcome::Ended(ending), changes)),
-        Ok(None) => None,
-        Err(fault) => Some((Outcome::Fault(fault), ChangeSet::default())),
-    } {
-        link.send(Kind::Exit, stream, message::encode(&Exit { outcome, changes }));
+    let exit = match outcome {
+        Ok(exit) => exit,
+        Err(fault) => Some(Exit {
+            outcome: Outcome::Fault(fault),
+            changes: ChangeSet::default(),
+            offsets: Vec::new(),
+        }),
+    };
+    if let Some(exit) = exit {
+        link.send(Kind::Exit, stream, message::encode(&exit));
     }
     link.close_stream(stream);
 }
@@ -62,7 +68,7 @@ async fn run(
     link: &Rc<Link>,
     open: &Frame,
     frames: &mut mpsc::UnboundedReceiver<Frame>,
-) -> Result<Option<(Ending, ChangeSet)>, Fault> {
+) -> Result<Option<Exit>, Fault> {
     let began = Instant::now();
     let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
     let open_message: Open =
@@ -70,7 +76,7 @@ async fn run(
     let spec = WalkSpec::decode(&open_message.spec).map_err(|error| sandbox(error.into()))?;
     let mirror = agent.mirror(link).map_err(sandbox)?;
     mirror.settle().await;
-    let began_at = now();
+    let (began_at, failures) = (now(), mirror.failures());
     let running = start(agent, link, open.stream, &mirror, spec).map_err(sandbox)?;
     let mut upper = None;
     loop {
@@ -82,7 +88,7 @@ async fn run(
                     let error = std::io::Error::from_raw_os_error(errno);
                     return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
                 }
-                Some((Event::Ended { status, cpu_us }, _)) => {
+                Some((Event::Ended { status, cpu_us, offsets }, _)) => {
                     let run_us = began.elapsed().as_micros();
                     let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
                     let ending = Ending { status, run_us, cpu_us };
@@ -92,9 +98,13 @@ async fn run(
                         ended = serve(&running, frames) => ended,
                     };
                     let Some(upper) = upper.filter(|_| ended) else { return Ok(None) };
-                    return collect(link, open.stream, &mirror, upper, began_at, ending)
-                        .await
-                        .map(Some);
+                    if mirror.failures() > failures {
+                        // Some walk of this origin saw an error that it would not have seen there.
+                        return Err(Fault::NotExported(Vec::new()));
+                    }
+                    let changes =
+                        collect(link, open.stream, &mirror, upper, began_at).await?;
+                    return Ok(Some(Exit { outcome: Outcome::Ended(ending), changes, offsets }));
                 }
                 None => return Err(Fault::Sandbox("the walk's first process died".into())),
             },
@@ -180,12 +190,11 @@ async fn collect(
     mirror: &Rc<Mirror>,
     upper: OwnedFd,
     began: Time,
-    ending: Ending,
-) -> Result<(Ending, ChangeSet), Fault> {
+) -> Result<ChangeSet, Fault> {
     let lower = mirror.point.clone();
-    let (out_tx, failed) = (link.sender(), libc::WEXITSTATUS(ending.status) != 0);
+    let (out_tx, paths) = (link.sender(), mirror.paths());
     let read = move || -> Result<ChangeSet, Fault> {
-        if failed && is_full(&upper) {
+        if is_full(&upper) {
             return Err(Fault::Full);
         }
         let mut sending = Vec::new();
@@ -194,10 +203,11 @@ async fn collect(
             let payload = message::encode(&Packets { packets });
             let _ = out_tx.send(Frame { kind: Kind::Packets, stream, payload });
         };
-        let lower_has_dir = |path: &[u8]| {
+        let lower_attr = |path: &[u8]| {
             let path = path.strip_prefix(b"/").unwrap_or(path);
-            let path = lower.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
-            std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
+            let path =
+                lower.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
+            nix::sys::stat::lstat(&path).ok().map(|stat| Attr::of(&stat))
         };
         let mut packet = |reference, packed: Packed| {
             bytes += packed.body.len();
@@ -207,8 +217,13 @@ async fn collect(
                 send(std::mem::take(&mut sending));
             }
         };
-        let mut reading =
-            Reading { began, lower_has_dir: &lower_has_dir, packet: &mut packet };
+        let mut reading = Reading {
+            began,
+            ended: Time::of(SystemTime::now()),
+            lower_attr: &lower_attr,
+            lower_path: &paths,
+            packet: &mut packet,
+        };
         let changes = upper::read(&upper, &mut reading)
             .map_err(|error| Fault::Sandbox(format!("failed to read the changes: {error}")))?;
         if !sending.is_empty() {
@@ -217,7 +232,7 @@ async fn collect(
         Ok(changes)
     };
     match tokio::task::spawn_blocking(read).await {
-        Ok(result) => result.map(|changes| (ending, changes)),
+        Ok(result) => result,
         Err(error) => Err(Fault::Sandbox(format!("failed to read the changes: {error}"))),
     }
 }
@@ -227,8 +242,6 @@ fn is_full(upper: &OwnedFd) -> bool {
 }
 
 fn now() -> Time {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     // File times are those of the kernel's last tick, which may lie before this moment.
-    let seconds = i64::try_from(since.as_secs()).unwrap_or(0) - 1;
-    Time { seconds, nanos: since.subsec_nanos() }
+    Time::of(SystemTime::now()).before(CLOCK_TICK_NANOS_MAX)
 }

@@ -21,6 +21,8 @@ use worknode::tally;
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
+    /// Whose session it is.
+    pub(crate) uid: u32,
     /// The only runner that will do.
     pub(crate) on: Option<NodeId>,
     /// A walk that cannot be had fails.
@@ -88,6 +90,7 @@ impl Session {
             .with_context(|| format!("failed to write the policy page {}", page_path.display()))?;
         Ok(Self {
             id,
+            uid,
             on: options.on.clone(),
             no_fallback: options.no_fallback,
             page_path: page_path.clone(),
@@ -109,7 +112,8 @@ impl Session {
 
     /// Opens or shuts the gate: whether there is anyone to walk to.
     pub(crate) fn set_gate(&self, gate: u32) {
-        if let Err(error) = self.page_file.write_all_at(&gate.to_le_bytes(), page::GATE_OFFSET as u64)
+        if let Err(error) =
+            self.page_file.write_all_at(&gate.to_le_bytes(), page::GATE_OFFSET as u64)
         {
             tracing::warn!(%error, session = %self.id, "failed to set the gate");
         }

@@ -14,11 +14,19 @@ pub struct Meta {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// The modification time, if the walk set it; otherwise it is when the origin applies the
-    /// change, on the origin's clock.
-    pub mtime: Option<Time>,
+    /// The modification time; nothing for a directory whose time follows from what happens in it.
+    pub mtime: Option<Mtime>,
     /// Extended attributes.
     pub xattrs: Vec<(Bytes, Bytes)>,
+}
+
+/// A modification time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mtime {
+    /// The walk set it: it is the same everywhere.
+    Set(Time),
+    /// It was so long before the end of the walk, in nanoseconds: the origin has its own clock.
+    Before(u64),
 }
 
 /// One change.

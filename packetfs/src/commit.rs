@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::ChangeSet;
+use crate::change::{ChangeSet, Op};
 use crate::packet::{Digest, Packed, PacketRef};
 use crate::tree::Bytes;
 use journal::Journal;
@@ -78,7 +78,9 @@ impl Committer {
         let journal = Journal::open(path).map_err(failed)?;
         if let Some(commit) = journal.pending().map_err(failed)? {
             tracing::warn!(ops = commit.changes.ops.len(), "finishing an interrupted commit");
-            if let Err(error) = contents(&commit).and_then(|c| Ok(apply::apply(&commit, &c)?)) {
+            let begun = journal.written().map_err(failed)?;
+            let finish = |contents| Ok(apply::apply(&commit, &contents, Some(begun))?);
+            if let Err(error) = contents(&commit).and_then(finish) {
                 tracing::error!(%error, "an interrupted commit cannot be finished");
             }
             journal.strike().map_err(failed)?;
@@ -95,25 +97,34 @@ impl Committer {
             return Ok(());
         }
         let contents = contents(commit)?;
-        let failed =
-            |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
+        let failed = |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
+        apply::check(commit)?;
         self.journal.write(commit).map_err(failed)?;
-        let result = apply::apply(commit, &contents);
-        self.journal.strike().map_err(failed)?;
+        let result = apply::apply(commit, &contents, None);
+        // A journal that cannot be struck is struck, or applied once more, by the next agent.
+        if let Err(error) = self.journal.strike() {
+            tracing::error!(%error, "failed to strike the journal");
+        }
         Ok(result?)
     }
 }
 
 /// Unpacks and checks all content before anything is changed.
 fn contents(commit: &Commit) -> Result<HashMap<Digest, Bytes>, CommitError> {
-    commit
-        .packets
-        .iter()
-        .map(|(packet, packed)| {
-            let content = packed.unpack(*packet).map_err(|_| CommitError::Packet(packet.digest))?;
-            Ok((packet.digest, content))
-        })
-        .collect()
+    let mut contents = HashMap::new();
+    for (packet, packed) in &commit.packets {
+        let content = packed.unpack(*packet).map_err(|_| CommitError::Packet(packet.digest))?;
+        contents.insert(packet.digest, content);
+    }
+    for op in &commit.changes.ops {
+        if let Op::File { manifest, .. } = op {
+            let missing = manifest.packets.iter().find(|p| !contents.contains_key(&p.digest));
+            if let Some(packet) = missing {
+                return Err(CommitError::Packet(packet.digest));
+            }
+        }
+    }
+    Ok(contents)
 }
 
 #[cfg(test)]

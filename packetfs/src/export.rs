@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -15,11 +14,15 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{fstat, fstatat};
 
-use crate::packet::{Manifest, Packed, PacketRef, WHOLE_BYTES_MAX, reference};
-use crate::tree::{Attr, Bytes, Content, Entry, Kind, Listing, Version, is_within, join, split};
+use crate::packet::{
+    self, Manifest, PACKET_BYTES_MAX, Packed, PacketRef, WHOLE_BYTES_MAX, reference,
+};
+use crate::tree::{Attr, Bytes, Content, Entry, Kind, Listing, Version, is_within, split};
 
 /// Manifests that are remembered; when there are more, all are forgotten and made again on demand.
 const MANIFESTS_MAX: usize = 200_000;
+/// Files up to this size are read whole; larger ones are split while they are read.
+const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
 /// A file that changes while it is read is read again this often.
 const READS_MAX: u32 = 5;
 
@@ -82,7 +85,7 @@ impl Exporter {
     /// Returns what the names of a directory name now, and the directory's own attributes.
     #[must_use]
     pub fn entries(
-        &self,
+        &mut self,
         dir: &[u8],
         names: impl Iterator<Item = Bytes>,
     ) -> (Option<Attr>, Vec<(Bytes, Option<Entry>)>) {
@@ -90,7 +93,12 @@ impl Exporter {
             return (None, Vec::new());
         };
         let attr = fstat(&dir).ok().map(|stat| Attr::of(&stat));
-        (attr, names.map(|name| (name.clone(), entry(&dir, name))).collect())
+        let entries: Vec<_> = names.map(|name| (name.clone(), entry(&dir, name))).collect();
+        for (_, entry) in &entries {
+            // Two writes within one tick of the clock leave one version.
+            entry.iter().for_each(|entry| drop(self.manifests.remove(&entry.attr.version())));
+        }
+        (attr, entries)
     }
 
     /// Returns the packets of a file, reading it if it is not known already.
@@ -114,18 +122,23 @@ impl Exporter {
                 let manifest = manifest.as_ref().clone();
                 return Ok(Exported { content: Content { attr, manifest }, inline: None });
             }
-            let bytes = read_whole(&file)?;
+            let mut inline = None;
+            let mut manifest = Manifest::default();
+            split_file(&file, attr.bytes, |piece| {
+                manifest.packets.push(reference(piece));
+                if small && want_inline {
+                    inline = Some(Packed::pack(piece));
+                }
+            })?;
             if Attr::of(&fstat(&file)?).version() != attr.version()
-                || bytes.len() as u64 != attr.bytes
+                || manifest.bytes() != attr.bytes
             {
                 continue;
             }
-            let manifest = Manifest::of(&bytes);
             if self.manifests.len() >= MANIFESTS_MAX {
                 self.manifests.clear();
             }
             self.manifests.insert(attr.version(), Arc::new(manifest.clone()));
-            let inline = (small && want_inline && !bytes.is_empty()).then(|| Packed::pack(&bytes));
             return Ok(Exported { content: Content { attr, manifest }, inline });
         }
         Err(Errno::EAGAIN)
@@ -147,6 +160,9 @@ impl Exporter {
         let file = File::from(open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
         let mut packets = Vec::with_capacity(wanted.len());
         for &(offset, packet) in wanted {
+            if packet.bytes as usize > PACKET_BYTES_MAX {
+                continue;
+            }
             let mut bytes = vec![0; packet.bytes as usize];
             let whole = file.read_exact_at(&mut bytes, offset).is_ok();
             if whole && reference(&bytes) == packet {
@@ -168,15 +184,33 @@ fn is_kernels(path: &[u8]) -> bool {
     matches!(path, b"/proc" | b"/sys" | b"/dev" | b"/run")
 }
 
-/// Keys, passwords and tokens, wherever they lie.
-fn is_secret(path: &[u8]) -> bool {
-    const DIRS: [&[u8]; 9] = [
-        b".ssh", b".gnupg", b".aws", b".azure", b".kube", b".password-store", b"gcloud",
-        b"keyrings", b".oci",
+/// Tells whether a path leads to keys, passwords or tokens, wherever they lie.
+#[must_use]
+pub fn is_secret(path: &[u8]) -> bool {
+    const DIRS: [&[u8]; 10] = [
+        b".ssh",
+        b".gnupg",
+        b".aws",
+        b".azure",
+        b".kube",
+        b".password-store",
+        b"gcloud",
+        b"keyrings",
+        b".oci",
+        b".terraform.d",
     ];
     const FILES: [&[u8]; 11] = [
-        b".netrc", b".git-credentials", b".pgpass", b".npmrc", b".pypirc", b".vault-token",
-        b"credentials.toml", b"shadow", b"shadow-", b"gshadow", b"gshadow-",
+        b".netrc",
+        b".git-credentials",
+        b".pgpass",
+        b".npmrc",
+        b".pypirc",
+        b".vault-token",
+        b"credentials.toml",
+        b"shadow",
+        b"shadow-",
+        b"gshadow",
+        b"gshadow-",
     ];
     let kernels = [b"/proc/".as_slice(), b"/sys/", b"/dev/", b"/run/"];
     if kernels.iter().any(|dir| path.starts_with(dir)) {
@@ -186,7 +220,8 @@ fn is_secret(path: &[u8]) -> bool {
     let in_etc = dir == b"/etc";
     let file = match name {
         b"shadow" | b"shadow-" | b"gshadow" | b"gshadow-" => in_etc,
-        b"credentials.toml" => dir.ends_with(b"/.cargo"),
+        b"credentials.toml" | b"credentials" => dir.ends_with(b"/.cargo"),
+        b"hosts.yml" => dir.ends_with(b"/.config/gh"),
         b"config.json" => dir.ends_with(b"/.docker"),
         _ if dir == b"/etc/ssh" => name.starts_with(b"ssh_host_") && !name.ends_with(b".pub"),
         _ => FILES.contains(&name),
@@ -215,34 +250,25 @@ fn entry(dir: &OwnedFd, name: Bytes) -> Option<Entry> {
     let path = OsStr::from_bytes(&name);
     let attr = Attr::of(&fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?);
     let target = match attr.kind {
-        Kind::Symlink => {
-            Some(nix::fcntl::readlinkat(dir.as_fd(), path).ok()?.as_bytes().to_vec())
-        }
+        Kind::Symlink => Some(nix::fcntl::readlinkat(dir.as_fd(), path).ok()?.as_bytes().to_vec()),
         _ => None,
     };
     Some(Entry { name, attr, target })
 }
 
-fn read_whole(file: &File) -> Result<Vec<u8>, Errno> {
+/// Splits a file from its start, as the packets' module does.
+fn split_file(file: &File, bytes: u64, piece: impl FnMut(&[u8])) -> Result<(), Errno> {
     let failed = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-    let mut bytes = Vec::new();
-    // From the start: the descriptor is read again when the file changed meanwhile.
+    // The descriptor is read again when the file changed meanwhile.
     nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekSet)?;
-    let mut reader = file;
-    reader.read_to_end(&mut bytes).map_err(failed)?;
-    tracing::trace!(fd = file.as_raw_fd(), bytes = bytes.len(), "read a file");
-    Ok(bytes)
-}
-
-/// Returns the path of a name in a directory, as [`Exporter::content`] wants it.
-#[must_use]
-pub fn path_of(dir: &[u8], name: &[u8]) -> Bytes {
-    join(dir, name)
+    let reader = file.try_clone().map_err(failed)?;
+    packet::split_file(reader, bytes, WHOLE_READ_BYTES, piece).map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::join;
     use std::os::unix::fs::symlink;
 
     fn path(dir: &tempfile::TempDir, name: &str) -> Bytes {
@@ -281,15 +307,27 @@ mod tests {
     fn secrets_are_hidden() {
         let exporter = Exporter::new(vec![b"/var/lib/oswalk".to_vec()]);
         for secret in [
-            "/home/u/.ssh", "/home/u/.ssh/id_ed25519", "/root/.gnupg/x", "/etc/shadow",
-            "/home/u/.config/gcloud/creds", "/home/u/.docker/config.json", "/proc/1/environ",
-            "/home/u/.netrc", "/etc/ssh/ssh_host_rsa_key", "/var/lib/oswalk/secret",
+            "/home/u/.ssh",
+            "/home/u/.ssh/id_ed25519",
+            "/root/.gnupg/x",
+            "/etc/shadow",
+            "/home/u/.config/gcloud/creds",
+            "/home/u/.docker/config.json",
+            "/proc/1/environ",
+            "/home/u/.netrc",
+            "/etc/ssh/ssh_host_rsa_key",
+            "/var/lib/oswalk/secret",
         ] {
             assert!(exporter.is_hidden(secret.as_bytes()), "{secret}");
         }
-        for public in ["/usr/include/shadow.h", "/home/u/src/gcloud/x.c", "/usr/share/keyrings/a",
-            "/etc/passwd", "/home/u/src/config.json", "/src/shadow"]
-        {
+        for public in [
+            "/usr/include/shadow.h",
+            "/home/u/src/gcloud/x.c",
+            "/usr/share/keyrings/a",
+            "/etc/passwd",
+            "/home/u/src/config.json",
+            "/src/shadow",
+        ] {
             assert!(!exporter.is_hidden(public.as_bytes()), "{public}");
         }
     }

@@ -34,6 +34,8 @@ const READAHEAD_BYTES: u32 = 1024 * 1024;
 const BACKGROUND_MAX: u16 = 64;
 /// Loop threads: as many as CPUs, no more than this.
 const THREADS_MAX: usize = 4;
+/// How much of a large file is fetched ahead of what is read: all of a compiler.
+const AHEAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How often one request fetches something before it fails: a file that is written all the time
 /// changes between the fetch of its manifest and that of its packets.
 const FETCHES_MAX: u32 = 40;
@@ -64,6 +66,9 @@ pub struct Counters {
     pub requests: AtomicU64,
     /// Requests that had to fetch something.
     pub fetches: AtomicU64,
+    /// Requests that failed because something could not be fetched. The error that the program
+    /// saw is not what it would have seen at the origin.
+    pub failures: AtomicU64,
 }
 
 /// A mounted mirror. Unmounts when dropped.
@@ -151,11 +156,16 @@ impl Mount {
         let _ = self.notices.send(Notice { forget, done });
     }
 
-    /// Returns the counts so far: requests, and those that fetched something.
+    /// Returns the counts so far.
     #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
-        let counters = &self.view.counters;
-        (counters.requests.load(Ordering::Relaxed), counters.fetches.load(Ordering::Relaxed))
+    pub fn counters(&self) -> &Counters {
+        &self.view.counters
+    }
+
+    /// Returns what gives the path behind a number, from any thread.
+    pub fn paths(&self) -> impl Fn(u64) -> Option<Bytes> + Send + use<> {
+        let view = Arc::clone(&self.view);
+        move |node| view.mirror().known_path(node)
     }
 }
 
@@ -190,7 +200,10 @@ impl View {
         match attempt(self) {
             Ok(value) => reply(Ok(value)),
             Err(Lack::Errno(errno)) => reply(Err(errno)),
-            Err(Lack::Ask(_)) if fetches == FETCHES_MAX => reply(Err(libc::EIO)),
+            Err(Lack::Ask(_)) if fetches == FETCHES_MAX => {
+                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                reply(Err(libc::EIO));
+            }
             Err(Lack::Ask(ask)) => {
                 if fetches == 0 {
                     self.counters.fetches.fetch_add(1, Ordering::Relaxed);
@@ -198,7 +211,10 @@ impl View {
                 let view = Arc::clone(self);
                 let done: Done = Box::new(move |result| match result {
                     Ok(()) => view.answer(attempt, reply, fetches + 1),
-                    Err(errno) => reply(Err(errno)),
+                    Err(errno) => {
+                        view.counters.failures.fetch_add(1, Ordering::Relaxed);
+                        reply(Err(errno));
+                    }
                 });
                 self.source.fetch(ask, done);
             }
@@ -227,7 +243,7 @@ impl View {
             return Ok(data);
         }
         // Who reads one part of a large file soon reads the rest: fetch all of it that is missing.
-        let rest = manifest.covering(end, u64::MAX);
+        let rest = manifest.covering(end, end + AHEAD_BYTES_MAX);
         let ahead = rest.filter(|(_, packet)| !self.store.has(&packet.digest)).collect();
         Err(Lack::Ask(Ask::Packets(self.mirror().path(node), missing, ahead)))
     }

@@ -172,6 +172,12 @@ impl Mirror {
         names.iter().rev().fold(b"/".to_vec(), |path, name| join(&path, name))
     }
 
+    /// Returns the path behind a number, if there is one.
+    #[must_use]
+    pub fn known_path(&self, node: Node) -> Option<Bytes> {
+        self.items.contains_key(&node).then(|| self.path(node))
+    }
+
     /// Returns the number of the path, if it has been seen.
     #[must_use]
     pub fn node(&self, path: &[u8]) -> Option<Node> {
@@ -236,6 +242,7 @@ impl Mirror {
                     }
                     for (name, entry) in names {
                         self.set_name(node, &name, entry, &mut forget);
+                        self.unread(node, &name, &mut forget);
                     }
                     match attr {
                         Some(attr) => {
@@ -286,7 +293,10 @@ impl Mirror {
                 self.forget(node, forget);
                 forget.insert(Invalidation::Entry(dir, name.to_vec()));
             }
-            Some(old) if old.kind == Kind::Dir && (old.ino, old.dev) != (entry.attr.ino, entry.attr.dev) => {
+            Some(old)
+                if old.kind == Kind::Dir
+                    && (old.ino, old.dev) != (entry.attr.ino, entry.attr.dev) =>
+            {
                 self.forget(node, forget);
             }
             Some(old) if old != entry.attr => {
@@ -300,6 +310,18 @@ impl Mirror {
         }
         item.attr = Some(entry.attr);
         item.target = entry.target;
+    }
+
+    /// Unlearns a file's content. That a change was noticed proves that there was one, even where
+    /// size and times are what they were: a clock tick is longer than a write.
+    fn unread(&mut self, dir: Node, name: &[u8], forget: &mut BTreeSet<Invalidation>) {
+        let node = self.items.get(&dir).and_then(|item| item.children.get(name).copied());
+        if let Some((node, item)) = node.and_then(|node| Some((node, self.items.get_mut(&node)?)))
+            && item.attr.is_some_and(|attr| attr.kind == Kind::File)
+        {
+            item.manifest = None;
+            forget.insert(Invalidation::Node(node));
+        }
     }
 
     /// Unlearns everything below a node, and its content.
@@ -382,7 +404,8 @@ mod tests {
     fn mirror() -> Mirror {
         let mut mirror = Mirror::new();
         mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
-        let files = vec![entry("a.c", attr(Kind::File, 4, 10)), entry("b.c", attr(Kind::File, 5, 1))];
+        let files =
+            vec![entry("a.c", attr(Kind::File, 4, 10)), entry("b.c", attr(Kind::File, 5, 1))];
         mirror.take_listing(b"/src", listing(3, files));
         mirror
     }
@@ -412,7 +435,8 @@ mod tests {
         let content = Content { attr: attr(Kind::File, 4, 10), manifest: Manifest::default() };
         assert!(mirror.take_content(b"/src/a.c", content).is_empty());
         assert!(matches!(mirror.manifest(node), Answer::Known(_)));
-        let forget = mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 10)))));
+        let forget =
+            mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 10)))));
         assert!(forget.contains(&Invalidation::Node(node)));
         assert_eq!(mirror.node(b"/src/a.c"), Some(node));
         assert!(matches!(mirror.manifest(node), Answer::Unknown(_)));

@@ -95,12 +95,8 @@ pub fn split(content: &[u8]) -> impl Iterator<Item = &[u8]> {
     let small = content.len() <= WHOLE_BYTES_MAX;
     let whole = (small && !content.is_empty()).then_some(content);
     let large = if small { &[] } else { content };
-    let chunks = fastcdc::v2020::FastCDC::new(
-        large,
-        CHUNK_BYTES_MIN,
-        CHUNK_BYTES_AVERAGE,
-        PACKET_BYTES_MAX,
-    );
+    let chunks =
+        fastcdc::v2020::FastCDC::new(large, CHUNK_BYTES_MIN, CHUNK_BYTES_AVERAGE, PACKET_BYTES_MAX);
     whole.into_iter().chain(chunks.map(|chunk| &large[chunk.offset..chunk.offset + chunk.length]))
 }
 

@@ -136,11 +136,11 @@ impl Inner {
     /// Opens the packs that are there and indexes what the index does not know of them.
     fn load(&mut self, fresh: bool) -> Result<(), StoreError> {
         for number in pack::numbers(&self.dir)? {
-            let pack = Pack::open(&self.dir, number)?;
+            let mut pack = Pack::open(&self.dir, number)?;
             let indexed = if fresh { 0 } else { self.index.indexed_bytes(number)? };
-            for (digest, place) in pack.scan(indexed)? {
-                self.unindexed.insert(digest, place);
-            }
+            let (records, end) = pack.scan(indexed)?;
+            self.unindexed.extend(records);
+            pack.cut(end)?;
             self.packs.insert(number, pack);
             self.open = self.open.max(number);
         }
@@ -211,7 +211,7 @@ impl Inner {
             self.packs.iter().filter(|&(&number, _)| number != open).min_by_key(|(_, p)| p.used);
         if let Some((&number, _)) = oldest {
             let pack = self.packs.remove(&number).expect("the number was just found");
-            let digests: Vec<_> = pack.scan(0)?.into_iter().map(|(digest, _)| digest).collect();
+            let digests: Vec<_> = pack.scan(0)?.0.into_iter().map(|(digest, _)| digest).collect();
             self.index.remove_pack(number, &digests)?;
             pack.delete()?;
         }
@@ -296,7 +296,9 @@ mod tests {
         let mut last = None;
         for n in 0..900_u32 {
             let content: Vec<u8> = (0..60_000_u32)
-                .flat_map(|i| i.wrapping_mul(n.wrapping_add(77)).wrapping_mul(2_654_435_761).to_le_bytes())
+                .flat_map(|i| {
+                    i.wrapping_mul(n.wrapping_add(77)).wrapping_mul(2_654_435_761).to_le_bytes()
+                })
                 .collect();
             let packet = reference(&content);
             let packed = Packed { compressed: false, body: content };

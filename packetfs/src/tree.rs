@@ -36,6 +36,33 @@ pub struct Time {
     pub nanos: u32,
 }
 
+impl Time {
+    /// Returns the nanoseconds from `earlier` to this time; nothing if it is not earlier, or ages.
+    #[must_use]
+    pub fn nanos_since(self, earlier: Self) -> Option<u64> {
+        let seconds = u64::try_from(self.seconds.checked_sub(earlier.seconds)?).ok()?;
+        let nanos = seconds.checked_mul(1_000_000_000)?.checked_add(u64::from(self.nanos))?;
+        nanos.checked_sub(u64::from(earlier.nanos))
+    }
+
+    /// Returns the time so many nanoseconds before this one.
+    #[must_use]
+    pub fn before(self, nanos: u64) -> Self {
+        const SECOND: i128 = 1_000_000_000;
+        let total = i128::from(self.seconds) * SECOND + i128::from(self.nanos) - i128::from(nanos);
+        let seconds = i64::try_from(total.div_euclid(SECOND)).unwrap_or(0);
+        Self { seconds, nanos: u32::try_from(total.rem_euclid(SECOND)).unwrap_or(0) }
+    }
+
+    /// Returns a moment of the system's clock.
+    #[must_use]
+    pub fn of(moment: std::time::SystemTime) -> Self {
+        let since = moment.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(0);
+        Self { seconds, nanos: since.subsec_nanos() }
+    }
+}
+
 /// The attributes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attr {
@@ -198,9 +225,7 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 #[must_use]
 pub fn is_within(path: &[u8], dir: &[u8]) -> bool {
     dir == b"/"
-        || path
-            .strip_prefix(dir)
-            .is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
+        || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
 }
 
 #[cfg(test)]

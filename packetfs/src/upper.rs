@@ -5,7 +5,7 @@
 //! everything that it copied up with `trusted.overlay.origin`. The last mark is what tells a file
 //! that was written in place from one that was replaced.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
-use crate::change::{ChangeSet, Meta, Op};
+use crate::change::{ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, Manifest, Packed, PacketRef, reference};
 use crate::tree::{Attr, Bytes, Kind, Time, join};
 use crate::xattr;
@@ -29,8 +29,12 @@ const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
 pub struct Reading<'a> {
     /// When the walk began, on the runner's clock: a file with an older time was given it.
     pub began: Time,
-    /// Tells whether the lower layer has a directory at a path.
-    pub lower_has_dir: &'a dyn Fn(&[u8]) -> bool,
+    /// When the walk ended.
+    pub ended: Time,
+    /// Returns what the lower layer has at a path.
+    pub lower_attr: &'a dyn Fn(&[u8]) -> Option<Attr>,
+    /// Returns the path of a file of the lower layer, by its number there.
+    pub lower_path: &'a dyn Fn(u64) -> Option<Bytes>,
     /// Takes each packet of the changed files; the second time a packet comes, it is the same.
     pub packet: &'a mut dyn FnMut(PacketRef, Packed),
 }
@@ -48,22 +52,51 @@ impl std::fmt::Debug for Reading<'_> {
 pub fn read(upper: &OwnedFd, reading: &mut Reading<'_>) -> io::Result<ChangeSet> {
     let mut found = Found::default();
     walk(upper, b"/", reading, &mut found)?;
-    // Later changes get later times when they are applied in this order.
-    found.files.sort_by_key(|&(mtime, _)| mtime);
-    let files = found.files.into_iter().map(|(_, op)| op);
-    let ops = found.renames.into_iter().chain(found.removes).chain(found.dirs).chain(files);
-    Ok(ChangeSet { ops: ops.chain(found.links).collect() })
+    Ok(found.into_changes())
 }
 
 #[derive(Default)]
 struct Found {
-    renames: Vec<Op>,
-    removes: Vec<Op>,
+    removed: HashSet<Bytes>,
+    /// Directories, and where they were before if they were renamed: parents first.
     dirs: Vec<Op>,
-    files: Vec<(Time, Op)>,
-    links: Vec<Op>,
-    /// Files with several names, by inode: the first name found.
-    linked: HashMap<u64, Bytes>,
+    /// What is no directory, with its time.
+    others: Vec<(Time, Op)>,
+    /// Regular files, by inode of the upper layer.
+    files: HashMap<u64, UpperFile>,
+}
+
+/// A regular file of the upper layer.
+struct UpperFile {
+    names: Vec<Bytes>,
+    mtime: Time,
+    meta: Meta,
+    manifest: Manifest,
+    /// The name that the file had in the lower layer, if it was copied up from there.
+    lower: Option<Bytes>,
+}
+
+impl Found {
+    fn into_changes(self) -> ChangeSet {
+        let Self { removed, dirs, mut others, files } = self;
+        let (mut renames, mut links) = (Vec::new(), Vec::new());
+        for file in files.into_values() {
+            let UpperFile { mut names, mtime, meta, manifest, lower } = file;
+            // A file keeps its inode if it still has its name, or lost it to another one.
+            let kept = lower.as_ref().and_then(|lower| names.iter().position(|n| n == lower));
+            let path = names.swap_remove(kept.unwrap_or(0));
+            let moved = lower.filter(|lower| kept.is_none() && removed.contains(lower));
+            let in_place = kept.is_some() || moved.is_some();
+            renames.extend(moved.map(|from| Op::Rename { from, to: path.clone() }));
+            links.extend(names.into_iter().map(|name| Op::Link { path: name, to: path.clone() }));
+            others.push((mtime, Op::File { path, meta, manifest, in_place }));
+        }
+        // Later changes get later times when they are applied in this order.
+        others.sort_by_key(|&(mtime, _)| mtime);
+        let removes = removed.into_iter().map(|path| Op::Remove { path });
+        let ops = dirs.into_iter().chain(renames).chain(removes);
+        ChangeSet { ops: ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect() }
+    }
 }
 
 fn walk(
@@ -81,8 +114,7 @@ fn walk(
         }
     }
     for name in names {
-        let attr =
-            Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
+        let attr = Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
         visit(dir, &name, join(path, &name), attr, reading, found)?;
     }
     Ok(())
@@ -97,49 +129,65 @@ fn visit(
     found: &mut Found,
 ) -> io::Result<()> {
     match attr.kind {
-        Kind::Char if attr.rdev == 0 => found.removes.push(Op::Remove { path }),
+        Kind::Char if attr.rdev == 0 => {
+            found.removed.insert(path);
+        }
         Kind::Dir => {
             let child = open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
             if let Some(from) = overlay_mark(&child, "redirect")? {
                 let from = redirected(&path, &from);
-                found.renames.push(Op::Rename { from, to: path.clone() });
+                found.dirs.push(Op::Rename { from, to: path.clone() });
             }
             let opaque = overlay_mark(&child, "opaque")?.is_some_and(|value| value == b"y");
-            let replaces = opaque && (reading.lower_has_dir)(&path);
+            let lower = (reading.lower_attr)(&path).filter(|lower| lower.kind == Kind::Dir);
+            let replaces = opaque && lower.is_some();
             let copied_up = overlay_mark(&child, "origin")?.is_some();
+            let mut meta = meta(&child, &attr, reading)?;
             // The time of a directory that is only on the way to a change is not the walk's doing.
-            let mut meta = meta(&child, &attr, reading.began)?;
-            if copied_up {
+            let followed =
+                attr.mtime >= reading.began || lower.is_some_and(|lower| lower.mtime == attr.mtime);
+            if copied_up && followed {
                 meta.mtime = None;
             }
             found.dirs.push(Op::Dir { path: path.clone(), meta, replaces });
             walk(&child, &path, reading, found)?;
         }
         Kind::File => {
-            if attr.links > 1 {
-                if let Some(first) = found.linked.get(&attr.ino) {
-                    found.links.push(Op::Link { path, to: first.clone() });
-                    return Ok(());
-                }
-                found.linked.insert(attr.ino, path.clone());
+            if let Some(file) = found.files.get_mut(&attr.ino) {
+                file.names.push(path);
+                return Ok(());
             }
-            let file = open(dir, name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW)?;
-            let in_place = overlay_mark(&file, "origin")?.is_some();
-            let meta = meta(&file, &attr, reading.began)?;
+            let file = open(dir, name, OFlag::O_RDONLY)?;
+            let lower = overlay_mark(&file, "origin")?
+                .and_then(|handle| (reading.lower_path)(node_of(&handle)?));
+            let meta = meta(&file, &attr, reading)?;
             let manifest = pack(File::from(file), attr.bytes, reading.packet)?;
-            found.files.push((attr.mtime, Op::File { path, meta, manifest, in_place }));
+            let names = vec![path];
+            let file = UpperFile { names, mtime: attr.mtime, meta, manifest, lower };
+            found.files.insert(attr.ino, file);
         }
         Kind::Symlink => {
             let target = readlinkat(dir.as_fd(), OsStr::from_bytes(name))?.as_bytes().to_vec();
-            let meta = meta_without_xattrs(&attr, reading.began);
-            found.files.push((attr.mtime, Op::Symlink { path, target, meta }));
+            let meta = meta_without_xattrs(&attr, reading);
+            found.others.push((attr.mtime, Op::Symlink { path, target, meta }));
         }
         kind => {
-            let meta = meta_without_xattrs(&attr, reading.began);
-            found.files.push((attr.mtime, Op::Special { path, kind, rdev: attr.rdev, meta }));
+            let meta = meta_without_xattrs(&attr, reading);
+            found.others.push((attr.mtime, Op::Special { path, kind, rdev: attr.rdev, meta }));
         }
     }
     Ok(())
+}
+
+/// Returns the number of the lower file in an overlay's origin mark: `u8 version, u8 magic, u8
+/// bytes, u8 flags, u8 type, uuid[16]`, and FUSE's handle, `u32 high, u32 low, u32 generation`.
+fn node_of(handle: &[u8]) -> Option<u64> {
+    let handle = handle.get(21..29)?;
+    let word = |at: usize| -> Option<u64> {
+        let bytes = handle.get(at..at + 4)?.try_into().ok()?;
+        Some(u64::from(u32::from_le_bytes(bytes)))
+    };
+    Some(word(0)? << 32 | word(4)?)
 }
 
 /// Where a renamed directory was: the mark is an absolute path, or a name beside the new one.
@@ -151,11 +199,7 @@ fn redirected(path: &[u8], mark: &[u8]) -> Bytes {
     join(parent, mark)
 }
 
-fn pack(
-    file: File,
-    bytes: u64,
-    packet: &mut dyn FnMut(PacketRef, Packed),
-) -> io::Result<Manifest> {
+fn pack(file: File, bytes: u64, packet: &mut dyn FnMut(PacketRef, Packed)) -> io::Result<Manifest> {
     let mut manifest = Manifest::default();
     packet::split_file(file, bytes, WHOLE_READ_BYTES, |piece| {
         let reference = reference(piece);
@@ -165,22 +209,26 @@ fn pack(
     Ok(manifest)
 }
 
-fn meta(node: &OwnedFd, attr: &Attr, began: Time) -> io::Result<Meta> {
-    let mut meta = meta_without_xattrs(attr, began);
+fn meta(node: &OwnedFd, attr: &Attr, reading: &Reading<'_>) -> io::Result<Meta> {
+    let mut meta = meta_without_xattrs(attr, reading);
     for name in xattr::list(node)? {
         // The overlay's own marks; everything else is the walk's.
-        if !name.starts_with(b"trusted.overlay.") {
-            if let Some(value) = xattr::get(node, &name)? {
-                meta.xattrs.push((name, value));
-            }
+        if !name.starts_with(b"trusted.overlay.")
+            && let Some(value) = xattr::get(node, &name)?
+        {
+            meta.xattrs.push((name, value));
         }
     }
     Ok(meta)
 }
 
-fn meta_without_xattrs(attr: &Attr, began: Time) -> Meta {
-    let mtime = (attr.mtime < began).then_some(attr.mtime);
-    Meta { mode: attr.mode, uid: attr.uid, gid: attr.gid, mtime, xattrs: Vec::new() }
+fn meta_without_xattrs(attr: &Attr, reading: &Reading<'_>) -> Meta {
+    let during = reading.began <= attr.mtime && attr.mtime <= reading.ended;
+    let mtime = match reading.ended.nanos_since(attr.mtime) {
+        Some(nanos) if during => Mtime::Before(nanos),
+        _ => Mtime::Set(attr.mtime),
+    };
+    Meta { mode: attr.mode, uid: attr.uid, gid: attr.gid, mtime: Some(mtime), xattrs: Vec::new() }
 }
 
 fn overlay_mark(node: &OwnedFd, mark: &str) -> io::Result<Option<Bytes>> {

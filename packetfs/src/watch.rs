@@ -22,6 +22,8 @@ pub struct Watcher {
     dirs: HashMap<Bytes, Watched>,
     /// What a watch stands for. Bind mounts can show one directory at several paths.
     subjects: HashMap<WatchDescriptor, Vec<Subject>>,
+    /// Directories that the kernel had no watch left for: taken for changed at every drain.
+    unwatched: BTreeMap<Bytes, BTreeSet<ReaderId>>,
 }
 
 #[derive(Debug)]
@@ -65,9 +67,8 @@ const DIR_EVENTS: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MOVED_TO)
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
-const FILE_EVENTS: AddWatchFlags = AddWatchFlags::IN_MODIFY
-    .union(AddWatchFlags::IN_CLOSE_WRITE)
-    .union(AddWatchFlags::IN_ATTRIB);
+const FILE_EVENTS: AddWatchFlags =
+    AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE).union(AddWatchFlags::IN_ATTRIB);
 
 impl Watcher {
     /// Makes a watcher that watches nothing yet.
@@ -76,20 +77,28 @@ impl Watcher {
     /// The kernel has no inotify instance left for this user.
     pub fn new() -> Result<Self, Errno> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        Ok(Self { inotify, dirs: HashMap::new(), subjects: HashMap::new() })
+        let (dirs, subjects) = (HashMap::new(), HashMap::new());
+        Ok(Self { inotify, dirs, subjects, unwatched: BTreeMap::new() })
     }
 
-    /// Watches a directory for a reader. To be called before the directory is read for it.
+    /// Watches a directory for a reader. To be called before the directory is read for it. Beyond
+    /// the kernel's limit of watches, a directory is forgotten by its readers at every drain.
     ///
     /// # Errors
-    /// The directory is gone, or the kernel's limit of watches is reached (`ENOSPC`).
+    /// The directory is gone.
     pub fn watch_dir(&mut self, path: &[u8], reader: ReaderId) -> Result<(), Errno> {
         if let Some(watched) = self.dirs.get_mut(path) {
             watched.readers.insert(reader);
             return Ok(());
         }
         let flags = DIR_EVENTS | AddWatchFlags::IN_ONLYDIR | AddWatchFlags::IN_DONT_FOLLOW;
-        let descriptor = self.inotify.add_watch(OsStr::from_bytes(path), flags)?;
+        let descriptor = match self.inotify.add_watch(OsStr::from_bytes(path), flags) {
+            Err(Errno::ENOSPC) => {
+                self.unwatched.entry(path.to_vec()).or_default().insert(reader);
+                return Ok(());
+            }
+            result => result?,
+        };
         self.subject(descriptor, Subject::Dir(path.to_vec()));
         self.dirs.insert(path.to_vec(), Watched { descriptor, readers: BTreeSet::from([reader]) });
         Ok(())
@@ -124,7 +133,8 @@ impl Watcher {
 
     /// Returns what happened since the last call.
     pub fn drain(&mut self) -> Drained {
-        let mut drained = Drained::default();
+        let forgotten = std::mem::take(&mut self.unwatched);
+        let mut drained = Drained { forgotten, ..Drained::default() };
         loop {
             match self.inotify.read_events() {
                 Ok(events) => {

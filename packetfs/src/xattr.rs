@@ -32,12 +32,7 @@ pub(crate) fn get(file: &OwnedFd, name: &[u8]) -> io::Result<Option<Bytes>> {
         let mut value = vec![0_u8; bytes];
         // SAFETY: the name ends with a NUL, and the buffer is as long as it is said to be.
         let length = unsafe {
-            libc::fgetxattr(
-                file.as_raw_fd(),
-                name.as_ptr(),
-                value.as_mut_ptr().cast(),
-                value.len(),
-            )
+            libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
         };
         if let Ok(length) = usize::try_from(length) {
             value.truncate(length);

@@ -81,6 +81,7 @@ mod tests {
             broker: "redis://hub:6379/".to_owned(),
             broker_up: true,
             sessions: 2,
+            fuse: worknode::request::FuseCounts::default(),
             nodes: vec![node("laptop", 4, true), node("n1", 64, false)],
         };
         assert_eq!(

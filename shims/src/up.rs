@@ -43,6 +43,12 @@ pub(crate) struct Options {
     /// File with the secret that all agents of the cluster share
     #[arg(long, value_name = "FILE")]
     secret: Option<PathBuf>,
+    /// Most bytes of packets kept on disk [default: 20 GiB]
+    #[arg(long, value_name = "BYTES")]
+    store_bytes: Option<u64>,
+    /// Most memory for the changed files of one walk [default: a quarter of the machine's]
+    #[arg(long, value_name = "BYTES")]
+    upper_bytes: Option<u64>,
     /// Stay in the foreground, and log to standard error
     #[arg(long)]
     foreground: bool,
@@ -62,6 +68,10 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     })?;
     let mut command = Command::new(&agent);
     command.args(options.for_agent()).arg("--state").arg(&places.state);
+    if let Some(broker) = &options.broker {
+        // Everybody may read a command line; the URL has a password in it.
+        command.env("OSWALK_BROKER", broker);
+    }
     if options.foreground {
         return Err(cannot_start(&agent, &command.exec()));
     }
@@ -71,13 +81,15 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
 impl Options {
     fn for_agent(&self) -> Vec<OsString> {
         let slots = self.slots.map(|slots| slots.to_string());
-        let options: [(&str, Option<OsString>); 6] = [
+        let number = |number: Option<u64>| number.map(|number| number.to_string().into());
+        let options: [(&str, Option<OsString>); 7] = [
             ("--name", self.name.as_ref().map(|name| name.as_str().into())),
             ("--listen", self.listen.clone().map(Into::into)),
             ("--advertise", self.advertise.clone().map(Into::into)),
             ("--slots", slots.map(Into::into)),
-            ("--broker", self.broker.clone().map(Into::into)),
             ("--secret", self.secret.clone().map(Into::into)),
+            ("--store-bytes", number(self.store_bytes)),
+            ("--upper-bytes", number(self.upper_bytes)),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some((name, value?)));
         given.flat_map(|(name, value)| [name.into(), value]).collect()

@@ -87,6 +87,7 @@ impl Machine {
                         broker: "redis://b/".to_owned(),
                         broker_up: false,
                         sessions: 0,
+                        fuse: worknode::request::FuseCounts::default(),
                         nodes: Vec::new(),
                     }),
                     Request::Shutdown => Reply::Done,

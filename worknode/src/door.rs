@@ -48,13 +48,15 @@ pub enum Kind {
     Failed = 13,
     /// Agent: the walk cannot be had and the session forbids to run it at the origin; UTF-8 text.
     Refused = 14,
+    /// Agent: the walk has read the file behind the descriptor up to this `u64` offset.
+    Seek = 15,
 }
 
 impl Kind {
     /// Returns the kind with this number.
     #[must_use]
     pub fn from_u8(value: u8) -> Option<Self> {
-        const ALL: [Kind; 14] = [
+        const ALL: [Kind; 15] = [
             Kind::Hello,
             Kind::Data,
             Kind::Eof,
@@ -69,6 +71,7 @@ impl Kind {
             Kind::Request,
             Kind::Failed,
             Kind::Refused,
+            Kind::Seek,
         ];
         ALL.get(usize::from(value).checked_sub(1)?).copied()
     }
@@ -282,11 +285,11 @@ mod tests {
 
     #[test]
     fn kinds_are_dense() {
-        for value in 1..=14 {
+        for value in 1..=15 {
             assert_eq!(Kind::from_u8(value).map(|kind| kind as u8), Some(value));
         }
         assert_eq!(Kind::from_u8(0), None);
-        assert_eq!(Kind::from_u8(15), None);
+        assert_eq!(Kind::from_u8(16), None);
     }
 
     #[test]

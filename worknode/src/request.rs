@@ -95,8 +95,19 @@ pub struct Status {
     pub broker_up: bool,
     /// Sessions whose origin is this node.
     pub sessions: u32,
+    /// What the trees of origins mounted here were asked so far.
+    pub fuse: FuseCounts,
     /// All nodes of the cluster, this one included.
     pub nodes: Vec<NodeStatus>,
+}
+
+/// Requests of the kernel for the files of origins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FuseCounts {
+    /// All of them.
+    pub requests: u64,
+    /// Those for which the origin had to be asked.
+    pub fetches: u64,
 }
 
 /// A node, as the broker knows it.

@@ -117,11 +117,7 @@ fn check_version(theirs: &Hello) -> Result<(), HandshakeError> {
     })
 }
 
-fn check_proof(
-    theirs: &Hello,
-    given: [u8; 32],
-    expected: [u8; 32],
-) -> Result<(), HandshakeError> {
+fn check_proof(theirs: &Hello, given: [u8; 32], expected: [u8; 32]) -> Result<(), HandshakeError> {
     // blake3::Hash compares in constant time.
     if blake3::Hash::from_bytes(given) == blake3::Hash::from_bytes(expected) {
         Ok(())

@@ -23,6 +23,8 @@ pub(crate) struct Exit {
     pub(crate) outcome: Outcome,
     /// What is to be applied at the origin.
     pub(crate) changes: ChangeSet,
+    /// Where reading stands in the files that were open at the start, by descriptor.
+    pub(crate) offsets: Vec<(u32, u64)>,
 }
 
 /// Packets of changed files.

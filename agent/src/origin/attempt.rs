@@ -12,8 +12,9 @@ use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
-use super::Stub;
+use super::{Stub, vet};
 use crate::agent::Agent;
+use crate::cluster::Turn;
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Exit, Open, Packets};
@@ -31,6 +32,8 @@ pub(super) enum Attempted {
     NotExecuted,
     /// The stub is gone; so is the walk.
     Gone,
+    /// The broker gave the runner up and granted a newer attempt.
+    Superseded(Grant),
 }
 
 /// A program that ended.
@@ -43,7 +46,7 @@ pub(super) struct Ended {
 
 /// What is to be committed.
 pub(super) struct Ready {
-    exit: Exit,
+    pub(super) exit: Exit,
     packets: Vec<(PacketRef, Packed)>,
     status: i32,
 }
@@ -55,6 +58,7 @@ pub(super) async fn run(
     spec: &WalkSpec,
     encoded: &[u8],
     grant: &Grant,
+    turns: &mut mpsc::UnboundedReceiver<Turn>,
 ) -> Attempted {
     let link = match agent.link_to(grant).await {
         Ok(link) => link,
@@ -70,7 +74,13 @@ pub(super) async fn run(
     link.send(Kind::Open, stream, message::encode(&open));
     let mut talk = Talk { link: &link, stream, packets: Vec::new(), bytes_out: 0, bytes_back: 0 };
     talk.bytes_out += encoded.len() as u64;
-    let attempted = talk.run(stub, &mut frames).await;
+    let attempted = tokio::select! {
+        attempted = talk.run(stub, &mut frames) => attempted,
+        newer = superseded(turns, grant) => Attempted::Superseded(newer),
+    };
+    if matches!(attempted, Attempted::Superseded(_)) {
+        link.send(Kind::Cancel, stream, Vec::new());
+    }
     link.close_stream(stream);
     match attempted {
         Attempted::Failed(Reason::RunnerLost) => lost(agent, grant),
@@ -95,6 +105,17 @@ fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
     Attempted::Failed(Reason::RunnerLost)
 }
 
+/// Ends when the broker grants a newer attempt: it has given the runner of this one up.
+async fn superseded(turns: &mut mpsc::UnboundedReceiver<Turn>, grant: &Grant) -> Grant {
+    loop {
+        match turns.recv().await {
+            Some(Turn::Granted(newer)) if newer.attempt > grant.attempt => return newer,
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
 struct Talk<'a> {
     link: &'a Link,
     stream: u32,
@@ -115,7 +136,7 @@ impl Talk<'_> {
         loop {
             tokio::select! {
                 frame = stub.frames.recv() => match frame {
-                    Some((header, payload)) => self.from_stub(stub, header, &payload),
+                    Some((header, payload)) => self.take_from_stub(stub, header, &payload),
                     None => {
                         self.link.send(Kind::Cancel, self.stream, Vec::new());
                         return Attempted::Gone;
@@ -124,7 +145,7 @@ impl Talk<'_> {
                 frame = frames.recv() => match frame {
                     Some(frame) => {
                         self.bytes_back += frame.payload.len() as u64;
-                        if let Some(attempted) = self.from_runner(stub, frame) {
+                        if let Some(attempted) = self.take_from_runner(stub, frame) {
                             return attempted;
                         }
                     }
@@ -132,13 +153,13 @@ impl Talk<'_> {
                 },
                 () = &mut release, if held => {
                     held = false;
-                    stub.output.release();
+                    stub.output.release_early();
                 }
             }
         }
     }
 
-    fn from_stub(&mut self, stub: &Stub, header: door::Header, payload: &[u8]) {
+    fn take_from_stub(&mut self, stub: &Stub, header: door::Header, payload: &[u8]) {
         let fd = u8::try_from(header.fd).unwrap_or(u8::MAX);
         let tagged = || [&[fd], payload].concat();
         let (kind, payload) = match header.kind {
@@ -156,7 +177,7 @@ impl Talk<'_> {
         self.link.send(kind, self.stream, payload);
     }
 
-    fn from_runner(&mut self, stub: &Stub, frame: Frame) -> Option<Attempted> {
+    fn take_from_runner(&mut self, stub: &Stub, frame: Frame) -> Option<Attempted> {
         let garbled = || Some(Attempted::Failed(Reason::RunnerFault));
         match frame.kind {
             Kind::Data => {
@@ -212,6 +233,7 @@ pub(super) async fn commit(
     ready: Ready,
 ) -> anyhow::Result<i32> {
     let who = &spec.credentials;
+    vet::changes(&ready.exit.changes, spec, &agent.private_dir)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let commit = Commit { owner, changes: ready.exit.changes, packets: ready.packets };
     agent.commits.apply(commit).await.context("failed to commit a walk")?;

@@ -16,7 +16,7 @@ use crate::door::Peer;
 use crate::session::Session;
 
 /// Directories that only installations change. A compile step sees them, and never writes there.
-const SYSTEM_DIRS: [&[u8]; 9] =
+pub(super) const SYSTEM_DIRS: [&[u8]; 9] =
     [b"/usr", b"/bin", b"/sbin", b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/etc", b"/opt"];
 
 /// A stub's hello.
@@ -61,6 +61,14 @@ impl Hello {
         String::from_utf8_lossy(base_name(&self.path)).into_owned()
     }
 
+    /// Tells whether the program is a compile step.
+    pub(super) fn compiles(&self, session: &Session) -> bool {
+        matches!(
+            session.verdict(&self.path),
+            Some(Verdict::CompilerDriver | Verdict::Compiler | Verdict::Assembler | Verdict::Rustc)
+        )
+    }
+
     /// Makes the spec.
     pub(super) fn spec(
         self,
@@ -69,15 +77,10 @@ impl Hello {
         peer: Peer,
         groups: Vec<u32>,
     ) -> Result<WalkSpec, Reason> {
-        let compiles = matches!(
-            session.verdict(&self.path),
-            Some(
-                Verdict::CompilerDriver
-                    | Verdict::Compiler
-                    | Verdict::Assembler
-                    | Verdict::Rustc
-            )
-        );
+        let compiles = self.compiles(session);
+        if !compiles && self.names_a_channel() {
+            return Err(Reason::Descriptor);
+        }
         let fds = self.descriptors(peer.pid, compiles)?;
         let whole_tree = peer.uid == 0 && !(compiles && self.writes_elsewhere());
         Ok(WalkSpec {
@@ -100,12 +103,24 @@ impl Hello {
         })
     }
 
+    /// Tells whether an argument names a fifo or a socket: its other end is at the origin.
+    fn names_a_channel(&self) -> bool {
+        use std::os::unix::fs::FileTypeExt;
+        let cwd = Path::new(OsStr::from_bytes(&self.cwd));
+        strings(&self.argv).skip(1).any(|argument| {
+            std::fs::metadata(cwd.join(OsStr::from_bytes(argument))).is_ok_and(|metadata| {
+                metadata.file_type().is_fifo() || metadata.file_type().is_socket()
+            })
+        })
+    }
+
     /// Tells that the command writes into no system directory, as far as its words show.
     fn writes_elsewhere(&self) -> bool {
         let in_system = |path: &[u8]| SYSTEM_DIRS.iter().any(|dir| is_within(path, dir));
         let mut output_next = false;
         let outputs_in_system = strings(&self.argv).any(|argument| {
-            let output = std::mem::replace(&mut output_next, argument == b"-o" || argument == b"-MF");
+            let output =
+                std::mem::replace(&mut output_next, argument == b"-o" || argument == b"-MF");
             let glued = argument.strip_prefix(b"-o").is_some_and(in_system);
             (output && in_system(argument)) || glued
         });
@@ -126,16 +141,31 @@ impl Hello {
     }
 
     fn descriptor(&self, entry: &FdEntry, pid: u32, compiles: bool) -> Result<FdKind, Reason> {
+        // Links name descriptors with a byte.
+        if entry.fd > u32::from(u8::MAX) {
+            return Err(Reason::Descriptor);
+        }
         let access = entry.flags & access_mode();
         let kind = entry.mode & libc::S_IFMT;
         let null = kind == libc::S_IFCHR && entry.rdev == libc::makedev(1, 3);
         if null {
             return Ok(FdKind::Null { flags: access });
         }
+        if kind == libc::S_IFCHR && entry.terminal == 0 {
+            // A device of this machine.
+            return Err(Reason::Descriptor);
+        }
         let reads = access == flag(libc::O_RDONLY)
             || (access == flag(libc::O_RDWR) && (entry.fd == 0 || kind == libc::S_IFSOCK));
         if !reads {
             return Ok(FdKind::Output);
+        }
+        if entry.fd > 2 && kind != libc::S_IFREG {
+            // The program may know its number: `diff <(one) <(two)` reads /dev/fd/63.
+            let named = strings(&self.argv).any(|argument| argument.starts_with(b"/dev/fd/"));
+            if named || !compiles {
+                return Err(Reason::Descriptor);
+            }
         }
         if compiles {
             // A compile step that the rules let walk reads files, not its standard input.
@@ -189,11 +219,15 @@ fn flag(value: libc::c_int) -> u32 {
 
 /// Takes variables out of the environment that give access to something else than files.
 fn without_secrets(env: &[u8]) -> Bytes {
-    const NAMES: [&[u8]; 5] =
-        [b"SSH_AUTH_SOCK", b"GPG_AGENT_INFO", b"SSH_AGENT_PID", b"DBUS_SESSION_BUS_ADDRESS", b"XAUTHORITY"];
+    const NAMES: [&[u8]; 5] = [
+        b"SSH_AUTH_SOCK",
+        b"GPG_AGENT_INFO",
+        b"SSH_AGENT_PID",
+        b"DBUS_SESSION_BUS_ADDRESS",
+        b"XAUTHORITY",
+    ];
     const PREFIXES: [&[u8]; 3] = [b"AWS_", b"AZURE_", b"GOOGLE_APPLICATION_"];
-    const SUFFIXES: [&[u8]; 5] =
-        [b"_TOKEN", b"_PASSWORD", b"_SECRET", b"_SECRET_KEY", b"_API_KEY"];
+    const SUFFIXES: [&[u8]; 5] = [b"_TOKEN", b"_PASSWORD", b"_SECRET", b"_SECRET_KEY", b"_API_KEY"];
     let secret = |variable: &[u8]| {
         let name = variable.split(|&byte| byte == b'=').next().unwrap_or_default();
         NAMES.contains(&name)

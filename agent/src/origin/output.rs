@@ -13,7 +13,7 @@ use crate::door::Writer;
 
 /// Output that is held back at most. A walk that writes more is shown at once, and can then be
 /// repeated only by skipping what was shown.
-const HELD_BYTES_MAX: usize = 64 * 1024;
+const HELD_BYTES_MAX: usize = 128 * 1024;
 
 /// The way to the stub.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Output {
     tx: mpsc::UnboundedSender<(Kind, u16, Vec<u8>)>,
     task: JoinHandle<()>,
     holding: Cell<bool>,
+    /// Output is held until the walk ends, not only for a moment.
+    patient: Cell<bool>,
     held: RefCell<Vec<(u16, Vec<u8>)>>,
     held_bytes: Cell<usize>,
     /// Bytes shown, by descriptor, and those of the repeated attempt that are still to be skipped.
@@ -43,6 +45,7 @@ impl Output {
             tx,
             task,
             holding: Cell::new(true),
+            patient: Cell::new(false),
             held: RefCell::default(),
             held_bytes: Cell::new(0),
             shown: RefCell::default(),
@@ -67,6 +70,18 @@ impl Output {
             }
         } else {
             self.show(fd, bytes);
+        }
+    }
+
+    /// Holds output back until the walk ends: nobody watches a compiler think.
+    pub(super) fn be_patient(&self) {
+        self.patient.set(true);
+    }
+
+    /// Shows what was held back, unless that is to wait for the end.
+    pub(super) fn release_early(&self) {
+        if !self.patient.get() {
+            self.release();
         }
     }
 

@@ -142,13 +142,7 @@ impl Drop for Streams {
     }
 }
 
-async fn carry_output(
-    link: Rc<Link>,
-    stream: u32,
-    fd: u8,
-    mut pipe: Receiver,
-    credit: Rc<Credit>,
-) {
+async fn carry_output(link: Rc<Link>, stream: u32, fd: u8, mut pipe: Receiver, credit: Rc<Credit>) {
     let mut buffer = vec![0; DATA_BYTES_MAX];
     loop {
         while credit.bytes.get() == 0 && !credit.broken.get() {
@@ -192,8 +186,7 @@ async fn carry_input(
         if pipe.write_all(&bytes).await.is_err() {
             return;
         }
-        let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
-        link.send(Kind::Credit, stream, [&[fd][..], &count].concat());
+        link.send(Kind::Credit, stream, [&[fd][..], &INPUT_BYTES.to_le_bytes()].concat());
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// The kernel's limit of descriptors in one message (`SCM_MAX_FD`).
-pub const FDS_MAX: usize = 253;
+pub(crate) const FDS_MAX: usize = 253;
 /// Longest message: the kernel allows 6 MiB of arguments and environment.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -15,15 +15,18 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 ///
 /// # Errors
 /// The other side is gone.
-pub fn send(mut socket: &UnixStream, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send(
+    mut socket: &UnixStream,
+    message: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let head = u32::try_from(message.len()).map_err(io::Error::other)?.to_le_bytes();
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
     // In one piece, so that a reader who sees the head of a short message can read it all.
     let parts = [IoSlice::new(&head), IoSlice::new(message)];
-    let sent =
-        sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
+    let sent = sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
     match sent.checked_sub(head.len()) {
         Some(sent) => socket.write_all(&message[sent..]),
         None => Err(io::ErrorKind::WriteZero.into()),
@@ -34,7 +37,7 @@ pub fn send(mut socket: &UnixStream, message: &[u8], fds: &[BorrowedFd<'_>]) -> 
 ///
 /// # Errors
 /// The stream broke off, or a message is too long.
-pub fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+pub(crate) fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut head = [0; 4];
     let mut fds = Vec::new();
     let received = {

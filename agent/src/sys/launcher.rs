@@ -13,25 +13,25 @@ use super::{fds, sandbox};
 
 /// What the launcher needs to start a walk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Launch {
+pub(crate) struct Launch {
     /// The walk.
-    pub spec: WalkSpec,
+    pub(crate) spec: WalkSpec,
     /// Where the origin's tree is mounted.
-    pub lower: Bytes,
+    pub(crate) lower: Bytes,
     /// An empty directory; the walk's own mounts go there, in its own namespace.
-    pub scratch: Bytes,
+    pub(crate) scratch: Bytes,
     /// The prepared `/dev`.
-    pub dev: Bytes,
+    pub(crate) dev: Bytes,
     /// Memory for changed files.
-    pub upper_bytes_max: u64,
+    pub(crate) upper_bytes_max: u64,
     /// Which of the descriptors that come along takes each place in the process: pairs of the
     /// process's descriptor and the index.
-    pub fds: Vec<(u32, u32)>,
+    pub(crate) fds: Vec<(u32, u32)>,
 }
 
 /// What the walk's first process tells over the control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Event {
+pub(crate) enum Event {
     /// The sandbox stands and the program runs; a descriptor of the upper layer comes along.
     Running,
     /// The program could not be executed: `errno`.
@@ -49,19 +49,21 @@ pub enum Event {
         status: i32,
         /// CPU time of all processes.
         cpu_us: u64,
+        /// Where reading stands in the files that were open at the start, by descriptor.
+        offsets: Vec<(u32, u64)>,
     },
 }
 
 /// What the agent tells the walk's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Order {
+pub(crate) enum Order {
     /// Send this signal to the program.
     Signal(i32),
 }
 
 /// The agent's handle to its launcher. Dropping it ends the launcher and all walks.
 #[derive(Debug)]
-pub struct Launcher {
+pub(crate) struct Launcher {
     socket: UnixStream,
 }
 
@@ -73,7 +75,7 @@ impl Launcher {
     ///
     /// # Safety
     /// The calling process has only one thread.
-    pub unsafe fn start() -> io::Result<Self> {
+    pub(crate) unsafe fn start() -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
         // SAFETY: the caller vouches for the single thread.
         match unsafe { process::clone3(0, None) }? {
@@ -92,7 +94,7 @@ impl Launcher {
     ///
     /// # Errors
     /// The launcher is gone.
-    pub fn launch(
+    pub(crate) fn launch(
         &self,
         launch: &Launch,
         control: BorrowedFd<'_>,

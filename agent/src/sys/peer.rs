@@ -7,7 +7,7 @@ const GROUPS_MAX: usize = 65_536;
 
 /// Returns the supplementary groups of the process at the other end.
 #[must_use]
-pub fn groups(socket: RawFd) -> Vec<u32> {
+pub(crate) fn groups(socket: RawFd) -> Vec<u32> {
     let mut groups = vec![0_u32; 64];
     loop {
         let mut bytes = libc::socklen_t::try_from(groups.len() * 4).unwrap_or(0);

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 
 /// Which side of a [`clone3`] this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// The caller, with the new process's id.
     Parent(Pid),
     /// The new process.
@@ -20,7 +20,7 @@ pub enum Side {
 ///
 /// # Safety
 /// The calling process has only one thread.
-pub unsafe fn clone3(namespaces: libc::c_int, pid: Option<u32>) -> io::Result<Side> {
+pub(crate) unsafe fn clone3(namespaces: libc::c_int, pid: Option<u32>) -> io::Result<Side> {
     let pids = [pid.and_then(|pid| libc::pid_t::try_from(pid).ok()).unwrap_or(0)];
     let arguments = libc::clone_args {
         flags: u64::try_from(namespaces).map_err(io::Error::other)?,
@@ -43,36 +43,35 @@ pub unsafe fn clone3(namespaces: libc::c_int, pid: Option<u32>) -> io::Result<Si
     match result {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Side::Child),
-        pid => Ok(Side::Parent(Pid::from_raw(
-            libc::pid_t::try_from(pid).map_err(io::Error::other)?,
-        ))),
+        pid => {
+            Ok(Side::Parent(Pid::from_raw(libc::pid_t::try_from(pid).map_err(io::Error::other)?)))
+        }
     }
 }
 
 /// Gives the calling process the signal when its parent dies.
-pub fn die_with_parent() {
+pub(crate) fn die_with_parent() {
     // SAFETY: the call takes plain numbers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
 }
 
 /// Names the calling process, for `ps`.
-pub fn set_name(name: &std::ffi::CStr) {
+pub(crate) fn set_name(name: &std::ffi::CStr) {
     // SAFETY: the kernel reads up to 16 bytes of a NUL-terminated name.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
 /// User and system time of a resource usage, in microseconds.
 #[must_use]
-pub fn cpu_us(usage: &libc::rusage) -> u64 {
-    let us = |time: libc::timeval| {
-        u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap_or(0)
-    };
+pub(crate) fn cpu_us(usage: &libc::rusage) -> u64 {
+    let us =
+        |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap_or(0);
     us(usage.ru_utime) + us(usage.ru_stime)
 }
 
 /// CPU time of the calling process and of its children that ended, in microseconds.
 #[must_use]
-pub fn own_cpu_us() -> u64 {
+pub(crate) fn own_cpu_us() -> u64 {
     [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].into_iter().map(usage_us).sum()
 }
 
@@ -85,7 +84,7 @@ fn usage_us(who: libc::c_int) -> u64 {
 }
 
 /// Waits for any child; nothing if there is none (left, or ended yet).
-pub fn wait_any(block: bool) -> Option<(Pid, i32, u64)> {
+pub(crate) fn wait_any(block: bool) -> Option<(Pid, i32, u64)> {
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     let flags = if block { 0 } else { libc::WNOHANG };
@@ -107,7 +106,7 @@ pub fn wait_any(block: bool) -> Option<(Pid, i32, u64)> {
 ///
 /// # Errors
 /// There is no such process.
-pub fn open(pid: u32) -> io::Result<std::os::fd::OwnedFd> {
+pub(crate) fn open(pid: u32) -> io::Result<std::os::fd::OwnedFd> {
     use std::os::fd::FromRawFd;
     // SAFETY: the call takes plain numbers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -120,7 +119,7 @@ pub fn open(pid: u32) -> io::Result<std::os::fd::OwnedFd> {
 
 /// CPU time that a process has used so far, in nanoseconds; 0 if it is gone.
 #[must_use]
-pub fn cpu_ns_of(pid: u32) -> f64 {
+pub(crate) fn cpu_ns_of(pid: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
     text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0)
 }

@@ -6,7 +6,8 @@
 //! change them: a fresh overlay over all of them would cost every walk its cold look-ups.
 
 use std::ffi::{CString, OsStr};
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -17,11 +18,12 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Whence, lseek};
 use worknode::spec::{FdKind, WalkSpec};
 
+use super::fds;
 use super::launcher::{Event, Launch, Order, tell};
 use super::process::{self, Side};
-use super::fds;
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine.
 const KEPT_CAPABILITIES: [u32; 9] = [
@@ -71,6 +73,8 @@ fn supervise(
     control: &UnixStream,
     descriptors: &[OwnedFd],
 ) -> Result<Event, Failure> {
+    // The modes of the walk's mounts are those of its origin; the agent's own mask is stricter.
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // SAFETY: the disposition is valid; the launcher ignored its children, this process waits.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     let mut children = SigSet::empty();
@@ -80,7 +84,8 @@ fn supervise(
         .map_err(at("make a signalfd"))?;
 
     let upper = build_root(launch)?;
-    let started = start(launch, descriptors)?;
+    let files = open_files(&launch.spec)?;
+    let started = start(launch, descriptors, &files)?;
     let program = match started {
         Started::Running(pid) => pid,
         Started::NotExecuted(errno) => return Ok(Event::NotExecuted(errno)),
@@ -101,7 +106,12 @@ fn supervise(
             while let Some((pid, status, cpu)) = process::wait_any(false) {
                 cpu_us += cpu;
                 if pid == program {
-                    return Ok(Event::Ended { status, cpu_us: cpu_us + end_all() });
+                    cpu_us += end_all();
+                    let offset = |file: &File| lseek(file, 0, Whence::SeekCur).ok();
+                    let offsets = files
+                        .iter()
+                        .filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
+                    return Ok(Event::Ended { status, cpu_us, offsets: offsets.collect() });
                 }
             }
         }
@@ -109,8 +119,12 @@ fn supervise(
             match fds::receive(control) {
                 Ok(Some((message, _))) => {
                     if let Ok(Order::Signal(number)) = postcard::from_bytes(&message) {
+                        // What a terminal sends goes to the whole group, as it would at the origin.
+                        let keyboard = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+                        let group = keyboard.contains(&number);
+                        let target = if group { -program.as_raw() } else { program.as_raw() };
                         // SAFETY: the call takes plain numbers.
-                        unsafe { libc::kill(program.as_raw(), number) };
+                        unsafe { libc::kill(target, number) };
                     }
                 }
                 // The agent is gone or has given the walk up: this process's end ends all.
@@ -176,7 +190,17 @@ fn build_root(launch: &Launch) -> Result<OwnedFd, Failure> {
     }
     mount(Some("proc"), &root.join("proc"), Some("proc"), flags | MsFlags::MS_NOEXEC, NONE)
         .map_err(at("mount /proc"))?;
-    mount(Some(path(&launch.dev)), &root.join("dev"), NONE, bind, NONE).map_err(at("bind /dev"))?;
+    if launch.spec.credentials.uid == 0 {
+        protect_proc(&root.join("proc"))?;
+    }
+    // The devices are common to all walks: one may use them, not replace them.
+    let dev = root.join("dev");
+    mount(Some(path(&launch.dev)), &dev, NONE, bind, NONE).map_err(at("bind /dev"))?;
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(NONE, &dev, NONE, read_only | MsFlags::MS_NOSUID, NONE)
+        .map_err(at("make /dev read-only"))?;
+    mount(Some("shm"), &dev.join("shm"), Some("tmpfs"), flags, Some("mode=1777"))
+        .map_err(at("mount /dev/shm"))?;
     std::env::set_current_dir(&root)
         .map_err(|error| Failure { stage: "enter the root".into(), error })?;
     nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
@@ -186,21 +210,42 @@ fn build_root(launch: &Launch) -> Result<OwnedFd, Failure> {
     Ok(upper_fd)
 }
 
+/// Makes what root could change of the whole machine through `/proc` read-only: the kernel checks
+/// there who owns a file, not what its capabilities are.
+fn protect_proc(proc: &Path) -> Result<(), Failure> {
+    const NONE: Option<&str> = None;
+    for name in ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi"] {
+        let path = proc.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let failed = || at(format!("protect {}", path.display()));
+        mount(Some(&path), &path, NONE, MsFlags::MS_BIND, NONE).map_err(failed())?;
+        let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        mount(NONE, &path, NONE, read_only, NONE).map_err(failed())?;
+    }
+    Ok(())
+}
+
 enum Started {
     Running(nix::unistd::Pid),
     NotExecuted(i32),
 }
 
 /// Starts the program and waits until it is executed, or is not.
-fn start(launch: &Launch, descriptors: &[OwnedFd]) -> Result<Started, Failure> {
+fn start(
+    launch: &Launch,
+    descriptors: &[OwnedFd],
+    files: &[(u32, File)],
+) -> Result<Started, Failure> {
     let failure = |stage: &str| {
         let stage = stage.to_owned();
         move |error| Failure { stage, error }
     };
     let program = Program::of(&launch.spec).map_err(failure("read the arguments"))?;
     // Closed by a successful exec; otherwise it says why there was none.
-    let (verdict, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-        .map_err(at("make a pipe"))?;
+    let (verdict, report) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("make a pipe"))?;
     let above = above(&launch.spec);
     let report = {
         let low = report;
@@ -217,7 +262,7 @@ fn start(launch: &Launch, descriptors: &[OwnedFd]) -> Result<Started, Failure> {
     };
     match side {
         Side::Child => {
-            let error = enter(launch, descriptors, &program, above);
+            let error = enter(launch, descriptors, files, &program, above);
             let errno = error.raw_os_error().unwrap_or(libc::EIO).to_le_bytes();
             let _ = nix::unistd::write(&report, &errno);
             // SAFETY: as in `run`.
@@ -249,8 +294,14 @@ impl Program {
 }
 
 /// Becomes the program. Returns only if that fails.
-fn enter(launch: &Launch, descriptors: &[OwnedFd], program: &Program, above: RawFd) -> io::Error {
-    match prepare(launch, descriptors, above) {
+fn enter(
+    launch: &Launch,
+    descriptors: &[OwnedFd],
+    files: &[(u32, File)],
+    program: &Program,
+    above: RawFd,
+) -> io::Error {
+    match prepare(launch, descriptors, files, above) {
         Ok(()) => match nix::unistd::execve(&program.path, &program.argv, &program.env) {
             Ok(never) => match never {},
             Err(errno) => errno.into(),
@@ -259,16 +310,22 @@ fn enter(launch: &Launch, descriptors: &[OwnedFd], program: &Program, above: Raw
     }
 }
 
-fn prepare(launch: &Launch, descriptors: &[OwnedFd], above: RawFd) -> io::Result<()> {
+fn prepare(
+    launch: &Launch,
+    descriptors: &[OwnedFd],
+    files: &[(u32, File)],
+    above: RawFd,
+) -> io::Result<()> {
     let spec = &launch.spec;
     nix::unistd::setsid()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(spec.umask));
-    set_limits(spec);
     // SAFETY: the call takes plain numbers.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, spec.nice) };
     assume_identity(spec)?;
     std::env::set_current_dir(path(&spec.cwd))?;
-    place_descriptors(launch, descriptors, above)?;
+    place_descriptors(launch, descriptors, files, above)?;
+    // After that: the limit of descriptors may be lower than the ones in use until here.
+    set_limits(spec);
     set_signals(spec);
     Ok(())
 }
@@ -291,7 +348,12 @@ fn move_up(fd: RawFd, above: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Puts every descriptor in its place. They are first moved out of the way of the places.
-fn place_descriptors(launch: &Launch, descriptors: &[OwnedFd], above: RawFd) -> io::Result<()> {
+fn place_descriptors(
+    launch: &Launch,
+    descriptors: &[OwnedFd],
+    files: &[(u32, File)],
+    above: RawFd,
+) -> io::Result<()> {
     let number = |fd: u32| RawFd::try_from(fd).map_err(io::Error::other);
     let mut places = Vec::new();
     for &(place, index) in &launch.fds {
@@ -300,11 +362,8 @@ fn place_descriptors(launch: &Launch, descriptors: &[OwnedFd], above: RawFd) -> 
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         places.push((number(place)?, move_up(fd.as_raw_fd(), above)?));
     }
-    for fd in &launch.spec.fds {
-        if let FdKind::File { path: file, offset } = &fd.kind {
-            let opened = open_at(path(file), *offset)?;
-            places.push((number(fd.fd)?, move_up(opened.as_raw_fd(), above)?));
-        }
+    for (place, file) in files {
+        places.push((number(*place)?, move_up(file.as_raw_fd(), above)?));
     }
     // SAFETY: every descriptor below `above` is either placed anew next or meant to be closed;
     // nothing in this process uses them any more.
@@ -318,19 +377,22 @@ fn place_descriptors(launch: &Launch, descriptors: &[OwnedFd], above: RawFd) -> 
     Ok(())
 }
 
-fn open_at(file: &Path, offset: u64) -> io::Result<OwnedFd> {
-    let name = CString::new(file.as_os_str().as_bytes())?;
-    // SAFETY: the path ends with a NUL.
-    let fd = unsafe { libc::open(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+/// Opens the files that the process had open for reading, and goes on where it stood. They stay
+/// open here as well, to tell how far the program has read.
+fn open_files(spec: &WalkSpec) -> Result<Vec<(u32, File)>, Failure> {
+    let mut files = Vec::new();
+    for fd in &spec.fds {
+        if let FdKind::File { path: name, offset } = &fd.kind {
+            let stage = || format!("open {}", path(name).display());
+            let open = || -> io::Result<File> {
+                let mut file = File::open(path(name))?;
+                file.seek(io::SeekFrom::Start(*offset))?;
+                Ok(file)
+            };
+            files.push((fd.fd, open().map_err(|error| Failure { stage: stage(), error })?));
+        }
     }
-    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-    // SAFETY: the descriptor was just opened, and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: the call takes plain numbers.
-    unsafe { libc::lseek(fd.as_raw_fd(), offset, libc::SEEK_SET) };
-    Ok(fd)
+    Ok(files)
 }
 
 fn set_limits(spec: &WalkSpec) {

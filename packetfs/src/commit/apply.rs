@@ -1,12 +1,14 @@
 //! Makes the changes of a commit. Every step may be repeated: a commit that was interrupted is
 //! applied again from its start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, renameat};
@@ -14,12 +16,15 @@ use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens,
     mkdirat, mknodat, utimensat,
 };
+use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{
+    AccessFlags, Gid, Uid, UnlinkatFlags, faccessat, fchownat, linkat, symlinkat, unlinkat,
+};
 
 use super::identity::Identity;
 use super::{Commit, Owner};
-use crate::change::{Meta, Op};
+use crate::change::{Meta, Mtime, Op};
 use crate::packet::{Digest, Manifest};
 use crate::tree::{Attr, Bytes, Kind, Time, split};
 use crate::xattr;
@@ -33,18 +38,71 @@ pub struct ApplyError {
     source: io::Error,
 }
 
+fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> ApplyError + use<> {
+    let path = path.to_vec();
+    move |source| ApplyError { action, path, source }
+}
+
+/// Looks, before anything is changed, whether the changes can be made at all: whether the owner may
+/// write in every directory, and whether there is room for the content.
+pub(super) fn check(commit: &Commit) -> Result<(), ApplyError> {
+    let _identity =
+        Identity::assume(&commit.owner).map_err(failed("assume the owner's identity for", b"/"))?;
+    let mut bytes = 0;
+    let mut seen = HashSet::new();
+    for op in &commit.changes.ops {
+        let path = path_of(op);
+        if let Op::File { manifest, .. } = op {
+            bytes += manifest.bytes();
+        }
+        let Some((dir, _)) = split(path) else { continue };
+        // A directory is in the change set because something below it changed: what counts is
+        // that one's own directory. One that is not there yet is made by the change set itself.
+        if matches!(op, Op::Dir { .. }) || !seen.insert(dir) {
+            continue;
+        }
+        let Ok(place) = Place::of(path) else { continue };
+        let (mode, flags) = (AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS);
+        faccessat(&place.dir, ".", mode, flags)
+            .map_err(|errno| failed("write in", dir)(errno.into()))?;
+        let room = fstatvfs(&place.dir).map_err(|errno| failed("look at", dir)(errno.into()))?;
+        if room.blocks_available() * room.fragment_size() < bytes {
+            return Err(failed("find room in", dir)(Errno::ENOSPC.into()));
+        }
+    }
+    Ok(())
+}
+
+fn path_of(op: &Op) -> &[u8] {
+    match op {
+        Op::Rename { to: path, .. }
+        | Op::Remove { path }
+        | Op::Dir { path, .. }
+        | Op::File { path, .. }
+        | Op::Symlink { path, .. }
+        | Op::Link { path, .. }
+        | Op::Special { path, .. } => path,
+    }
+}
+
+/// Makes all changes. If they were begun before, at `begun`, what somebody else has changed since
+/// is left alone.
 pub(super) fn apply(
     commit: &Commit,
     contents: &HashMap<Digest, Bytes>,
+    begun: Option<Time>,
 ) -> Result<(), ApplyError> {
-    let failed = |action, path: &[u8]| {
-        let path = path.to_vec();
-        move |source: io::Error| ApplyError { action, path, source }
-    };
     let _identity =
         Identity::assume(&commit.owner).map_err(failed("assume the owner's identity for", b"/"))?;
     let owner = &commit.owner;
     for op in &commit.changes.ops {
+        if begun.is_some_and(|begun| belongs_to_others(op, contents, begun)) {
+            tracing::warn!(
+                path = %String::from_utf8_lossy(path_of(op)),
+                "changed since the commit was interrupted: left alone"
+            );
+            continue;
+        }
         match op {
             Op::Rename { from, to } => rename(from, to).map_err(failed("rename", from)),
             Op::Remove { path } => remove(path).map_err(failed("remove", path)),
@@ -73,6 +131,26 @@ pub(super) fn apply(
     Ok(())
 }
 
+/// Tells whether somebody else has changed a name since an interrupted commit was begun: it is
+/// newer than that, and not what the commit itself may have left there.
+fn belongs_to_others(op: &Op, contents: &HashMap<Digest, Bytes>, begun: Time) -> bool {
+    let path = path_of(op);
+    let Ok(Some(now)) = Place::of(path).and_then(|place| place.attr()) else { return false };
+    if now.ctime <= begun {
+        return false;
+    }
+    match op {
+        Op::File { manifest, .. } => {
+            let theirs = std::fs::read(OsStr::from_bytes(path)).unwrap_or_default();
+            let pieces = manifest.packets.iter().filter_map(|p| contents.get(&p.digest));
+            let ours: Vec<u8> = pieces.flatten().copied().collect();
+            !ours.starts_with(&theirs)
+        }
+        Op::Remove { .. } => true,
+        _ => false,
+    }
+}
+
 /// A file's content, piece by piece.
 struct Pieces<'a> {
     manifest: &'a Manifest,
@@ -89,6 +167,25 @@ impl Pieces<'_> {
             file.write_all(content)?;
         }
         Ok(())
+    }
+
+    /// Writes what differs from what the file has. A file that was appended to is only appended to.
+    fn write_over(&self, file: &File) -> io::Result<()> {
+        let old_bytes = file.metadata()?.len();
+        let mut at = 0;
+        for packet in &self.manifest.packets {
+            let content = self
+                .contents
+                .get(&packet.digest)
+                .ok_or_else(|| io::Error::other(format!("packet {} is missing", packet.digest)))?;
+            let mut present = vec![0; content.len()];
+            let same = file.read_exact_at(&mut present, at).is_ok() && present == *content;
+            if !same {
+                file.write_all_at(content, at)?;
+            }
+            at += content.len() as u64;
+        }
+        if old_bytes > at { file.set_len(at) } else { Ok(()) }
     }
 }
 
@@ -172,9 +269,8 @@ fn make_dir(path: &[u8], meta: &Meta, replaces: bool, owner: &Owner) -> io::Resu
         Err(Errno::EEXIST) => old,
         Err(errno) => return Err(errno.into()),
     };
-    let unchanged = old.is_some_and(|old| {
-        (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid)
-    });
+    let unchanged =
+        old.is_some_and(|old| (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid));
     if unchanged && meta.xattrs.is_empty() {
         return Ok(());
     }
@@ -193,8 +289,8 @@ fn write_file(
     let old = place.attr()?;
     match old {
         Some(Attr { kind: Kind::File, .. }) if in_place => {
-            let file = File::from(place.open(OFlag::O_WRONLY | OFlag::O_TRUNC, 0)?);
-            pieces.write_to(&file)?;
+            let file = File::from(place.open(OFlag::O_RDWR, 0)?);
+            pieces.write_over(&file)?;
             settle_open(&OwnedFd::from(file), meta, owner)
         }
         Some(_) => replace_file(&place, meta, pieces, owner),
@@ -220,8 +316,7 @@ fn replace_file(
     let fresh_name = &fresh_name[..fresh_name.len().min(255)];
     let fresh = Place { dir: place.dir.try_clone()?, name: OsStr::from_bytes(fresh_name) };
     fresh.clear()?;
-    let file =
-        File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
+    let file = File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
     let put = || -> io::Result<()> {
         pieces.write_to(&file)?;
         settle_open(&file.as_fd().try_clone_to_owned()?, meta, owner)?;
@@ -255,13 +350,7 @@ fn link(path: &[u8], to: &[u8]) -> io::Result<()> {
     Ok(linkat(&to.dir, to.name, &place.dir, place.name, AtFlags::empty())?)
 }
 
-fn make_special(
-    path: &[u8],
-    kind: Kind,
-    rdev: u64,
-    meta: &Meta,
-    owner: &Owner,
-) -> io::Result<()> {
+fn make_special(path: &[u8], kind: Kind, rdev: u64, meta: &Meta, owner: &Owner) -> io::Result<()> {
     let place = Place::of(path)?;
     place.clear()?;
     let kind = match kind {
@@ -296,13 +385,18 @@ fn settle_open(file: &OwnedFd, meta: &Meta, owner: &Owner) -> io::Result<()> {
     Ok(())
 }
 
-fn set_time(path: &[u8], mtime: Time) -> io::Result<()> {
+fn set_time(path: &[u8], mtime: Mtime) -> io::Result<()> {
     let place = Place::of(path)?;
     let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime));
     Ok(utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?)
 }
 
-fn time_spec(time: Time) -> TimeSpec {
+/// The time on this machine's clock.
+fn time_spec(mtime: Mtime) -> TimeSpec {
+    let time = match mtime {
+        Mtime::Set(time) => time,
+        Mtime::Before(nanos) => Time::of(SystemTime::now()).before(nanos),
+    };
     TimeSpec::new(time.seconds, i64::from(time.nanos))
 }
 

@@ -7,11 +7,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::Commit;
 use crate::packet::Digest;
+use crate::tree::Time;
 
 const HEAD_BYTES: usize = 48;
 /// A journal larger than this is cut back after its commit.
@@ -25,7 +26,8 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         Ok(Self { path: path.to_owned(), file })
     }
 
@@ -49,6 +51,13 @@ impl Journal {
             self.file.set_len(HEAD_BYTES as u64)?;
         }
         Ok(())
+    }
+
+    /// Returns when the journal was last written.
+    pub(super) fn written(&self) -> io::Result<Time> {
+        let metadata = self.file.metadata()?;
+        let nanos = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
+        Ok(Time { seconds: metadata.mtime(), nanos })
     }
 
     /// Returns the commit that was begun and not finished, if any.

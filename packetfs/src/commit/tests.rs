@@ -1,1 +1,161 @@
+//! Change sets applied to real directories, and commits that were interrupted.
 
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use super::*;
+use crate::change::{Meta, Mtime, Op};
+use crate::packet::{Manifest, reference, split};
+use crate::tree::{Time, join};
+
+struct Ground {
+    dir: tempfile::TempDir,
+    commit: Commit,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let owner = Owner { uid, gid, groups: Vec::new() };
+        let commit = Commit { owner, changes: ChangeSet::default(), packets: Vec::new() };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir(dir.path().join("tree")).expect("writable");
+        Self { dir, commit }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join("tree").join(name)
+    }
+
+    fn bytes(&self, name: &str) -> Bytes {
+        join(self.dir.path().join("tree").as_os_str().as_bytes(), name.as_bytes())
+    }
+
+    fn meta(&self, mode: u32) -> Meta {
+        let Owner { uid, gid, .. } = self.commit.owner;
+        Meta { mode, uid, gid, mtime: None, xattrs: Vec::new() }
+    }
+
+    fn write(&mut self, name: &str, content: &[u8], in_place: bool) {
+        self.commit
+            .packets
+            .extend(split(content).map(|piece| (reference(piece), Packed::pack(piece))));
+        let manifest = Manifest::of(content);
+        let op = Op::File { path: self.bytes(name), meta: self.meta(0o640), manifest, in_place };
+        self.commit.changes.ops.push(op);
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.dir.path().join("journal")
+    }
+
+    fn apply(&self) -> Result<(), CommitError> {
+        Committer::open(&self.journal())?.commit(&self.commit)
+    }
+}
+
+fn ino(path: &Path) -> u64 {
+    std::fs::symlink_metadata(path).expect("the file is there").ino()
+}
+
+#[test]
+fn files_are_made_replaced_and_written_in_place() {
+    let mut ground = Ground::new();
+    for name in ["replaced", "kept"] {
+        std::fs::write(ground.file(name), b"old").expect("writable");
+    }
+    let (replaced, kept) = (ino(&ground.file("replaced")), ino(&ground.file("kept")));
+    let large = vec![b'x'; 300_000];
+    ground.write("new", b"new content", false);
+    ground.write("replaced", b"other", false);
+    ground.write("kept", &large, true);
+    ground.apply().expect("applicable");
+    assert_eq!(std::fs::read(ground.file("new")).expect("made"), b"new content");
+    assert_eq!(std::fs::read(ground.file("replaced")).expect("there"), b"other");
+    assert_eq!(std::fs::read(ground.file("kept")).expect("there"), large);
+    assert_ne!(ino(&ground.file("replaced")), replaced);
+    assert_eq!(ino(&ground.file("kept")), kept);
+    let mode = std::fs::metadata(ground.file("kept")).expect("there").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o640);
+    let names = std::fs::read_dir(ground.file(".")).expect("listable").count();
+    assert_eq!(names, 3, "no temporary file is left");
+}
+
+#[test]
+fn directories_links_and_removals() {
+    let mut ground = Ground::new();
+    std::fs::create_dir_all(ground.file("gone/deep")).expect("writable");
+    std::fs::create_dir_all(ground.file("was/inside")).expect("writable");
+    std::fs::write(ground.file("file"), b"1").expect("writable");
+    let meta = ground.meta(0o750);
+    let time = Time { seconds: 1_000_000_000, nanos: 5 };
+    ground.commit.changes.ops.extend([
+        Op::Rename { from: ground.bytes("was"), to: ground.bytes("is") },
+        Op::Remove { path: ground.bytes("gone") },
+        Op::Remove { path: ground.bytes("never/was") },
+        Op::Dir {
+            path: ground.bytes("dir"),
+            meta: Meta { mtime: Some(Mtime::Set(time)), ..meta.clone() },
+            replaces: false,
+        },
+        Op::Symlink {
+            path: ground.bytes("dir/link"),
+            target: b"../file".to_vec(),
+            meta: meta.clone(),
+        },
+        Op::Special { path: ground.bytes("fifo"), kind: crate::tree::Kind::Fifo, rdev: 0, meta },
+        Op::Link { path: ground.bytes("second"), to: ground.bytes("file") },
+    ]);
+    for _ in 0..2 {
+        ground.apply().expect("applicable, and again");
+        assert!(!ground.file("gone").exists());
+        assert!(ground.file("is/inside").is_dir());
+        assert_eq!(ino(&ground.file("second")), ino(&ground.file("file")));
+        let link = std::fs::read_link(ground.file("dir/link")).expect("a link");
+        assert_eq!(link, Path::new("../file"));
+        let dir = std::fs::metadata(ground.file("dir")).expect("made");
+        assert_eq!((dir.mtime(), dir.mode() & 0o7777), (1_000_000_000, 0o750));
+    }
+}
+
+#[test]
+fn a_link_in_the_way_leads_nowhere() {
+    let mut ground = Ground::new();
+    let outside = tempfile::tempdir().expect("a temporary directory");
+    symlink(outside.path(), ground.file("dir")).expect("linkable");
+    ground.write("dir/file", b"x", false);
+    assert!(matches!(ground.apply(), Err(CommitError::Apply(_))));
+    assert_eq!(std::fs::read_dir(outside.path()).expect("listable").count(), 0);
+}
+
+#[test]
+fn a_bad_packet_changes_nothing() {
+    let mut ground = Ground::new();
+    ground.write("a", b"good", false);
+    ground.write("b", b"bad", false);
+    ground.commit.packets[1].1.body[0] ^= 1;
+    assert!(matches!(ground.apply(), Err(CommitError::Packet(_))));
+    assert!(!ground.file("a").exists());
+}
+
+#[test]
+fn an_interrupted_commit_is_finished_and_a_torn_one_was_not_begun() {
+    let mut ground = Ground::new();
+    ground.write("a", b"content", false);
+    let journal = Journal::open(&ground.journal()).expect("writable");
+    journal.write(&ground.commit).expect("writable");
+    drop(Committer::open(&ground.journal()).expect("usable"));
+    assert_eq!(std::fs::read(ground.file("a")).expect("finished"), b"content");
+
+    std::fs::remove_file(ground.file("a")).expect("there");
+    drop(Committer::open(&ground.journal()).expect("usable"));
+    assert!(!ground.file("a").exists(), "a finished commit is not done twice");
+
+    journal.write(&ground.commit).expect("writable");
+    let mut bytes = std::fs::read(ground.journal()).expect("readable");
+    bytes.truncate(bytes.len() - 1);
+    std::fs::write(ground.journal(), bytes).expect("writable");
+    drop(Committer::open(&ground.journal()).expect("usable"));
+    assert!(!ground.file("a").exists(), "a torn commit was not begun");
+}

@@ -48,8 +48,11 @@ impl Pack {
             let bytes = file.metadata()?.len();
             Ok((file, bytes))
         };
-        let (file, bytes) =
-            open().map_err(|source| StoreError::Io { action: "open", path: path.clone(), source })?;
+        let (file, bytes) = open().map_err(|source| StoreError::Io {
+            action: "open",
+            path: path.clone(),
+            source,
+        })?;
         Ok(Self { number, path, file, bytes, used: 0 })
     }
 
@@ -85,8 +88,21 @@ impl Pack {
         Ok(Packed { compressed: place.body_bytes & COMPRESSED != 0, body })
     }
 
-    /// Lists the records from `start` on.
-    pub(super) fn scan(&self, start: u64) -> Result<Vec<(Digest, Place)>, StoreError> {
+    /// Cuts off what lies behind the last whole record: the next one must be found again.
+    pub(super) fn cut(&mut self, end: u64) -> Result<(), StoreError> {
+        if end < self.bytes {
+            self.file.set_len(end).map_err(|source| StoreError::Io {
+                action: "cut",
+                path: self.path.clone(),
+                source,
+            })?;
+            self.bytes = end;
+        }
+        Ok(())
+    }
+
+    /// Lists the records from `start` on, and tells where the last whole one ends.
+    pub(super) fn scan(&self, start: u64) -> Result<(Vec<(Digest, Place)>, u64), StoreError> {
         let mut records = Vec::new();
         let mut offset = start;
         let mut head = [0; 40];
@@ -107,7 +123,7 @@ impl Pack {
             records.push((Digest(*digest), place));
             offset = end;
         }
-        Ok(records)
+        Ok((records, offset))
     }
 
     pub(super) fn delete(self) -> Result<(), StoreError> {

@@ -114,6 +114,11 @@ impl<'s> Relay<'s> {
                 sys::close(i32::from(header.fd));
                 Ok(())
             }
+            Kind::Seek => {
+                let offset = payload.first_chunk().map(|word| u64::from_le_bytes(*word));
+                sys::seek(i32::from(header.fd), offset.ok_or(Lost)?);
+                Ok(())
+            }
             Kind::Exit => Err(End::Exit(number(payload)?.cast_signed())),
             Kind::RunHere => Err(End::Here),
             Kind::Refused | Kind::Failed => {
@@ -149,10 +154,10 @@ impl<'s> Relay<'s> {
             Err(sys::EAGAIN | sys::EINTR) => return Ok(()),
             Ok(length @ 1..) => {
                 self.touched = true;
-                door::send(self.door, Kind::Data, fd, &self.data[..length])?;
+                self.tell(Kind::Data, fd, &self.data[..length]);
             }
             // A descriptor that cannot be read, such as a terminal that hung up, has no more.
-            Ok(0) | Err(_) => door::send(self.door, Kind::Eof, fd, b"")?,
+            Ok(0) | Err(_) => self.tell(Kind::Eof, fd, b""),
         }
         self.forget(fd);
         Ok(())
@@ -168,10 +173,14 @@ impl<'s> Relay<'s> {
             match sys::write(i32::from(fd), &bytes[..bytes.len().min(at_once)]) {
                 Ok(length) => bytes = &bytes[length..],
                 Err(sys::EINTR | sys::EAGAIN) => {}
-                Err(_) => return Ok(door::send(self.door, Kind::Broken, fd, b"")?),
+                Err(_) => {
+                    self.tell(Kind::Broken, fd, b"");
+                    return Ok(());
+                }
             }
         }
-        Ok(door::send(self.door, Kind::Written, fd, &written)?)
+        self.tell(Kind::Written, fd, &written);
+        Ok(())
     }
 
     /// Waits until a write will not block, and forwards signals meanwhile: whoever reads may never
@@ -204,10 +213,16 @@ impl<'s> Relay<'s> {
             if signal == SIGWINCH {
                 self.send_window()?;
             }
-            door::send(self.door, Kind::Signal, 0, &signal.to_le_bytes())?;
+            self.tell(Kind::Signal, 0, &signal.to_le_bytes());
             self.lose_patience(signal)?;
         }
         Ok(())
+    }
+
+    /// Tells the agent. That it hears nothing any more is no end: its last frames, the exit among
+    /// them, may lie in the inbox.
+    fn tell(&self, kind: Kind, fd: u16, payload: &[u8]) {
+        let _ = door::send(self.door, kind, fd, payload);
     }
 
     fn send_window(&self) -> Result<(), End> {
@@ -215,7 +230,7 @@ impl<'s> Relay<'s> {
             let mut payload = [0; 8];
             let words = payload.chunks_exact_mut(2).zip(size);
             words.for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
-            door::send(self.door, Kind::Resize, fd, &payload)?;
+            self.tell(Kind::Resize, fd, &payload);
         }
         Ok(())
     }

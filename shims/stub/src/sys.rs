@@ -173,6 +173,13 @@ pub(crate) fn offset(fd: i32) -> i64 {
     simple(8, [word(fd), 0, SEEK_CUR]).ok().and_then(|at| i64::try_from(at).ok()).unwrap_or(-1)
 }
 
+/// Moves the file offset, where there is one.
+pub(crate) fn seek(fd: i32, offset: u64) {
+    let offset = usize::try_from(offset).unwrap_or(0);
+    // A descriptor without an offset has none to move.
+    let _ = simple(8, [word(fd), offset, 0]);
+}
+
 /// Maps a part of a file, shared, for good; `None` if the kernel has no room.
 fn map(fd: i32, offset: usize, bytes: usize, protection: usize) -> Option<*mut u8> {
     const MAP_SHARED: usize = 1;

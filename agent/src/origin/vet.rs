@@ -1,0 +1,110 @@
+//! Looks at what a runner says a walk has changed, before anything of it is applied: a runner is
+//! believed no more than the walk itself could have done.
+
+use packetfs::change::{ChangeSet, Meta, Op};
+use packetfs::export::is_secret;
+use packetfs::tree::{Kind, is_within};
+use worknode::spec::WalkSpec;
+
+use super::hello::SYSTEM_DIRS;
+
+/// Refuses changes that the walk could not have made.
+pub(super) fn changes(changes: &ChangeSet, spec: &WalkSpec, private: &[u8]) -> anyhow::Result<()> {
+    for op in &changes.ops {
+        let paths: &[&[u8]] = match op {
+            Op::Rename { from, to } => &[from, to],
+            Op::Link { path, to } => &[path, to],
+            Op::Remove { path }
+            | Op::Dir { path, .. }
+            | Op::File { path, .. }
+            | Op::Symlink { path, .. }
+            | Op::Special { path, .. } => &[path],
+        };
+        for path in paths {
+            let shown = String::from_utf8_lossy(path);
+            let clean = path.starts_with(b"/")
+                && path.split(|&byte| byte == b'/').all(|part| part != b"." && part != b"..");
+            anyhow::ensure!(clean, "the runner changed '{shown}', which is no path");
+            let hidden = is_secret(path) || is_within(path, private);
+            anyhow::ensure!(!hidden, "the runner changed {shown}, which is not exported");
+            let system = SYSTEM_DIRS.iter().any(|dir| is_within(path, dir));
+            anyhow::ensure!(
+                spec.whole_tree || !system || matches!(op, Op::Dir { replaces: false, .. }),
+                "the runner changed {shown}, which this walk could not"
+            );
+        }
+        let device = matches!(op, Op::Special { kind: Kind::Char | Kind::Block, .. });
+        anyhow::ensure!(!device, "the runner made a device");
+        if let Some(meta) = meta(op) {
+            let own = meta.uid == spec.credentials.uid || matches!(op, Op::Dir { .. });
+            anyhow::ensure!(
+                spec.credentials.uid == 0 || own,
+                "the runner gave a file to user {}",
+                meta.uid
+            );
+        }
+    }
+    Ok(())
+}
+
+fn meta(op: &Op) -> Option<&Meta> {
+    match op {
+        Op::Dir { meta, .. }
+        | Op::File { meta, .. }
+        | Op::Symlink { meta, .. }
+        | Op::Special { meta, .. } => Some(meta),
+        Op::Rename { .. } | Op::Remove { .. } | Op::Link { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use worknode::id::{SessionId, WalkId};
+    use worknode::spec::Credentials;
+
+    fn spec(uid: u32, whole_tree: bool) -> WalkSpec {
+        WalkSpec {
+            walk: WalkId { session: SessionId(1), number: 1 },
+            origin: "o".parse().expect("a sound name"),
+            path: Vec::new(),
+            argv: Vec::new(),
+            env: Vec::new(),
+            cwd: Vec::new(),
+            hostname: Vec::new(),
+            credentials: Credentials { uid, gid: uid, groups: Vec::new() },
+            pid: 2,
+            umask: 0,
+            nice: 0,
+            blocked: 0,
+            ignored: 0,
+            rlimits: Vec::new(),
+            fds: Vec::new(),
+            whole_tree,
+        }
+    }
+
+    fn file(path: &str, uid: u32) -> ChangeSet {
+        let meta = Meta { mode: 0o644, uid, gid: uid, mtime: None, xattrs: Vec::new() };
+        let path = path.as_bytes().to_vec();
+        let op = Op::File { path, meta, manifest: Default::default(), in_place: false };
+        ChangeSet { ops: vec![op] }
+    }
+
+    #[test]
+    fn only_what_the_walk_could_do() {
+        let vet = |set: &ChangeSet, spec: &WalkSpec| changes(set, spec, b"/var/lib/oswalk").is_ok();
+        assert!(vet(&file("/home/u/a.o", 1000), &spec(1000, false)));
+        for bad in [
+            "/home/u/.ssh/authorized_keys",
+            "/usr/bin/gcc",
+            "/a/../etc/x",
+            "x",
+            "/var/lib/oswalk/secret",
+        ] {
+            assert!(!vet(&file(bad, 1000), &spec(1000, false)), "{bad}");
+        }
+        assert!(!vet(&file("/home/u/a.o", 0), &spec(1000, false)));
+        assert!(vet(&file("/usr/local/bin/x", 0), &spec(0, true)));
+    }
+}

@@ -1,0 +1,382 @@
+//! What is wrong is said, with the thing's name and the remedy; nothing hangs.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::Test;
+use crate::lab::{Lab, Up};
+use crate::report::Report;
+use crate::run::{Run, seconds};
+
+pub(crate) const ALL: &[Test] = &[
+    ("bad_input::unknown_command", |lab| {
+        oswalk(lab, &["exec", "--", "nosuchcommand"], 127, &["nosuchcommand"])
+    }),
+    ("bad_input::unknown_path", |lab| {
+        oswalk(lab, &["exec", "--", "./no/such"], 127, &["./no/such"])
+    }),
+    ("bad_input::not_executable", |lab| {
+        oswalk(lab, &["exec", "--", "/etc/passwd"], 126, &["/etc/passwd", "permission denied"])
+    }),
+    ("bad_input::a_directory", |lab| oswalk(lab, &["exec", "--", "/etc"], 126, &["/etc"])),
+    ("bad_input::no_command", |lab| oswalk(lab, &["exec"], 125, &["COMMAND"])),
+    ("bad_input::unknown_option", |lab| {
+        oswalk(lab, &["exec", "--wlak", "x", "true"], 127, &["--wlak"])
+    }),
+    ("bad_input::unknown_subcommand", |lab| oswalk(lab, &["exce"], 125, &["exce"])),
+    ("bad_input::unknown_node", |lab| {
+        oswalk(lab, &["exec", "--no-fallback", "--on", "n9", "show"], 125, &["n9", "oswalk status"])
+    }),
+    ("bad_input::unknown_node_falls_back", |lab| {
+        oswalk(lab, &["exec", "--on", "n9", "show"], 0, &["n9", "running here"])
+    }),
+    ("bad_input::bad_node_name", |lab| {
+        oswalk(lab, &["exec", "--on", "a/b", "show"], 125, &["a/b", "--on"])
+    }),
+    ("bad_input::report_cannot_be_written", |lab| {
+        oswalk(
+            lab,
+            &["exec", "--report", "/no/such/dir/r.json", "show"],
+            0,
+            &["/no/such/dir/r.json"],
+        )
+    }),
+    ("bad_input::policy_syntax", |lab| {
+        policy(lab, "walk = []\nstay = [\n", 125, &["policy.toml", "line"])
+    }),
+    ("bad_input::policy_unknown_key", |lab| {
+        policy(lab, "walk = []\nwlak = ['x']\n", 125, &["policy.toml", "line 2", "'wlak'"])
+    }),
+    ("bad_input::policy_wrong_type", |lab| {
+        policy(lab, "walk = ['a']\n\nstay = 7\n", 125, &["policy.toml", "line 3", "'stay'"])
+    }),
+    ("bad_input::policy_missing", |lab| {
+        oswalk(lab, &["exec", "--policy", "/no/policy.toml", "show"], 125, &["/no/policy.toml"])
+    }),
+    ("bad_input::policy_unreadable", |lab| {
+        oswalk(lab, &["exec", "--policy", "/etc", "show"], 125, &["/etc", "policy"])
+    }),
+    ("bad_input::no_agent", no_agent),
+    ("bad_input::no_redis", no_redis),
+    ("bad_input::port_taken", port_taken),
+    ("bad_input::second_agent", second_agent),
+    ("bad_input::broker_unreachable", broker_unreachable),
+    ("bad_input::secret_missing", secret_missing),
+    ("bad_input::state_is_a_file", state_is_a_file),
+    ("bad_input::version_mismatch", version_mismatch),
+    ("bad_input::noise_at_the_door", noise_at_the_door),
+    ("bad_input::stub_without_a_session", stub_without_a_session),
+    ("bad_input::page_is_damaged", page_is_damaged),
+    ("bad_input::runner_disk_full", runner_disk_full),
+];
+
+/// Nothing may take longer to say that it cannot.
+const LIMIT: Duration = seconds(15);
+
+/// Checks status and words of a failure.
+fn expect(run: &Run, status: i32, words: &[&str]) -> Result<(), String> {
+    let missing: Vec<_> = words.iter().filter(|word| !run.err().contains(**word)).collect();
+    if run.status.code() != Some(status) || !missing.is_empty() {
+        return Err(format!("expected exit {status} and a message with {missing:?}, got {run}"));
+    }
+    if run.took > seconds(10) { Err(format!("took too long: {run}")) } else { Ok(()) }
+}
+
+fn oswalk(lab: &Lab, arguments: &[&str], status: i32, words: &[&str]) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let mut command = up.command(up.dist.join("oswalk"));
+    command.args(arguments).current_dir(&up.dir);
+    expect(&Run::of(command, LIMIT)?, status, words)
+}
+
+fn policy(lab: &Lab, text: &str, status: i32, words: &[&str]) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let dir = up.fresh(&format!("policy-{}", text.len()))?;
+    fs::write(dir.join("policy.toml"), text).map_err(|error| error.to_string())?;
+    let mut command = up.command(up.dist.join("oswalk"));
+    command
+        .args(["exec", "--", "show"])
+        .env("OSWALK_POLICY", dir.join("policy.toml"))
+        .current_dir(&dir);
+    expect(&Run::of(command, LIMIT)?, status, words)
+}
+
+fn no_agent(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let exec = |flags: &[&str]| {
+        let mut command = up.command(up.dist.join("oswalk"));
+        command
+            .arg("exec")
+            .args(flags)
+            .args(["--", "sh", "-c", "exit 3"])
+            .env("OSWALK_STATE", "/nonexistent/state");
+        Run::of(command, LIMIT)
+    };
+    expect(&exec(&[])?, 3, &["running here"])?;
+    expect(&exec(&["--no-fallback"])?, 125, &["agent", "oswalk up"])?;
+    for asked in ["status", "down"] {
+        let mut command = up.command(up.dist.join("oswalk"));
+        command.arg(asked).env("OSWALK_STATE", "/nonexistent/state");
+        let run = Run::of(command, LIMIT)?;
+        if asked == "status" {
+            expect(&run, 125, &["agent"])?;
+        }
+    }
+    Ok(())
+}
+
+/// `oswalk up` on a state directory of its own.
+fn up_on(up: &Up, state: &Path, arguments: &[&str]) -> Command {
+    let mut command = up.command(up.dist.join("oswalk"));
+    command.arg("up").args(arguments).env("OSWALK_STATE", state);
+    command
+}
+
+/// Ends an agent that should not be there, so that it does not outlive the test.
+fn down(up: &Up, state: &Path) {
+    let mut command = up.command(up.dist.join("oswalk"));
+    command.arg("down").env("OSWALK_STATE", state);
+    let _ = Run::of(command, LIMIT);
+}
+
+fn fails_up(up: &Up, name: &str, arguments: &[&str], words: &[&str]) -> Result<(), String> {
+    let state = up.fresh(name)?;
+    let run = Run::of(up_on(up, &state, arguments), LIMIT);
+    down(up, &state);
+    expect(&run?, 125, words)
+}
+
+fn no_redis(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let state = up.fresh("no-redis")?;
+    let mut command = up_on(up, &state, &[]);
+    command.env("PATH", "/nonexistent");
+    let run = Run::of(command, LIMIT);
+    down(up, &state);
+    expect(&run?, 125, &["redis-server"])
+}
+
+fn port_taken(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    let address = taken.local_addr().map_err(|error| error.to_string())?.to_string();
+    fails_up(up, "port-taken", &["--listen", &address], &[&address, "in use"])
+}
+
+fn broker_unreachable(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    fails_up(
+        up,
+        "broker-unreachable",
+        &["--broker", "redis://:s3cret@127.0.0.1:1/"],
+        &["127.0.0.1:1"],
+    )
+}
+
+fn secret_missing(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    fails_up(up, "secret-missing", &["--secret", "/no/such/secret"], &["/no/such/secret"])
+}
+
+fn state_is_a_file(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    expect(&Run::of(up_on(up, Path::new("/etc/hostname"), &[]), LIMIT)?, 125, &["/etc/hostname"])
+}
+
+fn second_agent(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    // `oswalk up` sees that one is up; the agent itself refuses.
+    let state = up.state("n1");
+    let again = Run::of(up_on(up, &state, &[]), LIMIT)?;
+    if !again.succeeded() || !again.out().contains("already up") {
+        return Err(format!("up again: {again}"));
+    }
+    let mut command = up.command(up.dist.join("oswalkd"));
+    command.arg("--state").arg(&state);
+    let run = Run::of(command, LIMIT)?;
+    if run.succeeded() {
+        return Err(format!("a second agent ran: {run}"));
+    }
+    let said = run.out() + &run.err();
+    let named = said.contains(&*state.to_string_lossy());
+    if named {
+        Ok(())
+    } else {
+        Err(format!("the message does not name the state directory: {run}"))
+    }
+}
+
+/// Sends bytes to the origin's door and returns the answer.
+fn ask_door(up: &Up, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let failed = |error: std::io::Error| format!("the door: {error}");
+    let mut door = UnixStream::connect(up.state("origin").join("door")).map_err(failed)?;
+    door.set_read_timeout(Some(seconds(5))).map_err(failed)?;
+    let _ = door.write_all(bytes);
+    let _ = door.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    match door.read_to_end(&mut answer) {
+        // The agent may also hang up on what it has not read.
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(failed(error)),
+        _ => Ok(answer),
+    }
+}
+
+/// A frame of the door: kind, descriptor, length, payload.
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let bytes = u32::try_from(payload.len()).expect("is short").to_le_bytes();
+    [&[kind, 0, 0, 0], &bytes[..], payload].concat()
+}
+
+const REQUEST: u8 = 12;
+
+fn version_mismatch(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let request = r#"{"OpenSession":{"version":"0.0.9","rules":[],"walk_all":false,"on":null,"no_fallback":false,"preload":[],"stub":[]}}"#;
+    let answer = ask_door(up, &frame(REQUEST, request.as_bytes()))?;
+    let answer = String::from_utf8_lossy(&answer);
+    let clear =
+        ["0.0.9", env!("CARGO_PKG_VERSION"), "version"].iter().all(|word| answer.contains(word));
+    if clear { Ok(()) } else { Err(format!("the agent said {answer:?}")) }
+}
+
+fn noise_at_the_door(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let noise = (0..100_000_u32)
+        .map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[2])
+        .collect::<Vec<_>>();
+    let long = [&[REQUEST, 0, 0, 0][..], &u32::MAX.to_le_bytes()].concat();
+    for bytes in [
+        &[][..],
+        b"x",
+        &noise,
+        &long,
+        &frame(1, &noise[..100]),
+        &frame(REQUEST, b"{"),
+        &frame(77, b""),
+    ] {
+        ask_door(up, bytes)?;
+    }
+    let mut command = up.command(up.dist.join("oswalk"));
+    command.args(["exec", "--no-fallback", "--", "show"]);
+    expect(&Run::of(command, LIMIT)?, 0, &[])
+}
+
+fn stub_without_a_session(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let run = Run::of(up.command(up.dist.join("oswalk-stub")), LIMIT)?;
+    if run.succeeded() || run.stderr.is_empty() {
+        return Err(format!("a stub on its own: {run}"));
+    }
+    // With the program's name it still executes the program.
+    let mut command = up.command(up.dist.join("oswalk-stub"));
+    command.env("OSWALK_WALK", "/bin/sh").env("OSWALK_PAGE", "/nonexistent").args(["-c", "exit 9"]);
+    expect(&Run::of(command, LIMIT)?, 9, &[])
+}
+
+fn page_is_damaged(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let dir = up.fresh("page")?;
+    for (name, bytes) in
+        [("empty", Vec::new()), ("zeros", vec![0; 4096]), ("ones", vec![0xff; 70_000])]
+    {
+        fs::write(dir.join(name), bytes).map_err(|error| error.to_string())?;
+        let mut command = up.command("/bin/sh");
+        command.args(["-c", "show >/dev/null; exit 4"]).env("OSWALK_PAGE", dir.join(name));
+        command.env("LD_PRELOAD", up.dist.join("liboswalk_preload.so"));
+        expect(&Run::of(command, LIMIT)?, 4, &[])?;
+    }
+    Ok(())
+}
+
+/// A runner with room for 1 MiB of changes gets a walk that writes 8.
+fn runner_disk_full(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let dir = up.fresh("disk-full")?;
+    let (broker, state) = (dir.join("a"), dir.join("b"));
+    let started = two_agents(up, &broker, &state);
+    let checked = started.and_then(|()| fills(up, &dir, &broker));
+    down(up, &state);
+    down(up, &broker);
+    checked
+}
+
+/// Starts an origin with a private broker, and a small runner beside it.
+fn two_agents(up: &Up, origin: &Path, runner: &Path) -> Result<(), String> {
+    let secret = origin.with_file_name("secret");
+    fs::write(&secret, "x".repeat(64)).map_err(|error| error.to_string())?;
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))
+        .map_err(|error| error.to_string())?;
+    let secret = secret.to_string_lossy();
+    let common = ["--secret", &secret];
+    let first = Run::of(
+        up_on(up, origin, &[&common[..], &["--name", "big", "--slots", "0"]].concat()),
+        LIMIT,
+    )?;
+    expect(&first, 0, &[])?;
+    let broker = find_socket(origin).ok_or("the private broker has no socket")?;
+    // `oswalk up` does not pass --upper-bytes on: the agent itself does.
+    let mut command = Command::new("setsid");
+    command.arg("-f").arg(up.dist.join("oswalkd")).arg("--state").arg(runner).args(common);
+    command
+        .args(["--name", "small", "--slots", "1", "--upper-bytes", "1048576", "--broker"])
+        .arg(broker);
+    command
+        .stdout(fs::File::create(runner.with_extension("log")).map_err(|error| error.to_string())?);
+    command.stderr(std::process::Stdio::null());
+    command.status().map_err(|error| error.to_string())?;
+    let deadline = std::time::Instant::now() + LIMIT;
+    while std::time::Instant::now() < deadline {
+        let mut command = up.command(up.dist.join("oswalk"));
+        command.args(["status", "--json"]).env("OSWALK_STATE", origin);
+        if Run::of(command, LIMIT)?.out().contains("small") {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err("the small runner does not join".into())
+}
+
+/// Returns the URL of the broker's socket.
+fn find_socket(state: &Path) -> Option<String> {
+    let mut dirs = vec![state.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).ok()?.flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.file_name().is_some_and(|name| name != "door") && is_socket(&path) {
+                return Some(format!("redis+unix://{}", path.display()));
+            }
+        }
+    }
+    None
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    fs::symlink_metadata(path).is_ok_and(|is| is.file_type().is_socket())
+}
+
+fn fills(up: &Up, dir: &Path, origin: &Path) -> Result<(), String> {
+    let report = dir.join("report.json");
+    let mut command = up.exec(&report);
+    command.env("OSWALK_STATE", origin).args(["--walk-all", "--", "sh", "-c"]);
+    command.arg("show >small; head -c 8000000 /dev/zero >shell; dd if=/dev/zero of=big bs=1M count=8 && echo fine >>small");
+    command.current_dir(dir);
+    let run = Run::of(command, LIMIT)?;
+    expect(&run, 0, &[])?;
+    let bytes = fs::metadata(dir.join("big")).map_or(0, |is| is.len());
+    let report = Report::read(&report)?;
+    if bytes != 8 << 20 {
+        return Err(format!("big has {bytes} bytes: {run}"));
+    }
+    if !report.walked("show") || !report.stayed("dd", "runner-fault") {
+        return Err(format!("walks {:?}, stays {:?}", report.walks, report.stays));
+    }
+    Ok(())
+}

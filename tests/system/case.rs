@@ -1,0 +1,199 @@
+//! One case: a script natively, the same script walked, and nothing may differ.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::lab::{Lab, Up};
+use crate::outcome::{Before, Tree};
+use crate::report::Report;
+use crate::run::{Run, ending, seconds, shown};
+
+/// No case takes a second natively; what takes this long hangs.
+const LIMIT: Duration = seconds(20);
+
+/// What of a script walks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Walking {
+    /// Every command of the script; the shell stays.
+    Each,
+    /// The shell, with all that it starts.
+    Whole,
+    /// What these options of `oswalk exec` say.
+    As(&'static [&'static str]),
+}
+
+/// A script whose outcome is to be the same.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    script: &'static str,
+    walking: Walking,
+    setup: &'static str,
+    stdin: Option<Vec<u8>>,
+    walked: &'static [&'static str],
+    stayed: &'static [(&'static str, &'static str)],
+    runner: Option<&'static str>,
+}
+
+impl Case {
+    fn new(name: String, script: &'static str, walking: Walking) -> Self {
+        Self {
+            name,
+            script,
+            walking,
+            setup: "",
+            stdin: None,
+            walked: &[],
+            stayed: &[],
+            runner: None,
+        }
+    }
+
+    /// Every command of the script walks.
+    pub(crate) fn each(name: &str, script: &'static str) -> Self {
+        Self::new(format!("{name}, each command"), script, Walking::Each)
+    }
+
+    /// The script walks as a whole.
+    pub(crate) fn whole(name: &str, script: &'static str) -> Self {
+        Self::new(format!("{name}, as a whole"), script, Walking::Whole).walks(&["sh"])
+    }
+
+    /// Both ways; with a setup that runs first, natively.
+    pub(crate) fn both(name: &str, setup: &'static str, script: &'static str) -> [Self; 2] {
+        [Self::each(name, script).setup(setup), Self::whole(name, script).setup(setup)]
+    }
+
+    /// The options of `oswalk exec` decide.
+    pub(crate) fn with(options: &'static [&'static str], name: &str, script: &'static str) -> Self {
+        Self::new(name.to_owned(), script, Walking::As(options))
+    }
+
+    pub(crate) fn setup(self, setup: &'static str) -> Self {
+        Self { setup, ..self }
+    }
+
+    pub(crate) fn stdin(self, stdin: Vec<u8>) -> Self {
+        Self { stdin: Some(stdin), ..self }
+    }
+
+    /// These programs must be among those that walked.
+    pub(crate) fn walks(self, walked: &'static [&'static str]) -> Self {
+        Self { walked, ..self }
+    }
+
+    /// These programs must have stayed for these reasons.
+    pub(crate) fn stays(self, stayed: &'static [(&'static str, &'static str)]) -> Self {
+        Self { stayed, ..self }
+    }
+
+    /// All walks go to this node.
+    pub(crate) fn on(self, node: &'static str) -> Self {
+        Self { runner: Some(node), ..self }
+    }
+
+    /// Runs it natively and walked.
+    pub(crate) fn check(&self, lab: &Lab) -> Result<(), String> {
+        let (up, _peace) = lab.shared()?;
+        let dir = up.fresh(&self.name)?;
+        let native = self.run(up, &dir, None)?;
+        let report = dir.with_extension("json");
+        let walked = self.run(up, &dir, Some(&report))?;
+        let mut wrong = native.differences(&walked);
+        wrong.extend(self.unexpected(&Report::read(&report)?));
+        if wrong.is_empty() {
+            let _ = fs::remove_dir_all(&dir);
+            return Ok(());
+        }
+        Err(format!("{}\n\nscript:\n{}\nwalked: {}", wrong.join("\n"), self.script, walked.run))
+    }
+
+    fn run(&self, up: &Up, dir: &Path, report: Option<&Path>) -> Result<Outcome, String> {
+        let began = SystemTime::now();
+        let dir = up.fresh(&dir.file_name().expect("named").to_string_lossy())?;
+        let mut setup = up.command("/bin/sh");
+        setup.args(["-e", "-c", self.setup]).current_dir(&dir);
+        let setup = Run::of(setup, LIMIT)?;
+        if !setup.succeeded() {
+            return Err(format!("the setup failed: {setup}"));
+        }
+        let before = Before::of(&dir)?;
+        let mut command = match report {
+            Some(report) => {
+                let mut command = up.exec(report);
+                match self.walking {
+                    Walking::Each => command.arg("--walk-all"),
+                    Walking::Whole => command.args(["--walk", "sh"]),
+                    Walking::As(options) => command.args(options),
+                };
+                command.args(self.runner.iter().flat_map(|node| ["--on", node]));
+                command.args(["--", "sh"]);
+                command
+            }
+            None => up.command("sh"),
+        };
+        command.args(["-c", self.script]).current_dir(&dir);
+        let run = Run::start(command, self.stdin.clone())?.wait(LIMIT)?;
+        let tree = Tree::of(&dir, &before)?;
+        if let Some(off) = tree.off_the_clock(began) {
+            return Err(off);
+        }
+        Ok(Outcome { run, tree })
+    }
+
+    /// Returns what did not walk or stay as it should.
+    fn unexpected(&self, report: &Report) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let expected: Vec<_> =
+            self.stayed.iter().map(|(name, reason)| format!("{name} ({reason})")).collect();
+        wrong.extend(
+            report
+                .fallbacks()
+                .into_iter()
+                .filter(|stay| !expected.contains(stay))
+                .map(|stay| format!("{stay} did not walk")),
+        );
+        wrong.extend(
+            self.walked
+                .iter()
+                .filter(|name| !report.walked(name))
+                .map(|name| format!("{name} did not walk")),
+        );
+        let stays = self.stayed.iter().filter(|(name, reason)| !report.stayed(name, reason));
+        wrong.extend(stays.map(|(name, reason)| format!("{name} did not stay ({reason})")));
+        if report.walks.is_empty() && self.stayed.is_empty() {
+            wrong.push("nothing walked".into());
+        }
+        if let Some(node) = self.runner
+            && report.runners() != [node]
+        {
+            wrong.push(format!("walked to {:?}, not to {node}", report.runners()));
+        }
+        if !wrong.is_empty() {
+            wrong.push(format!("walks {:?}, stays {:?}", report.walks, report.stays));
+        }
+        wrong
+    }
+}
+
+struct Outcome {
+    run: Run,
+    tree: Tree,
+}
+
+impl Outcome {
+    fn differences(&self, walked: &Self) -> Vec<String> {
+        let mut differences = self.tree.differences(&walked.tree);
+        let mut compare = |what: &str, native: String, walked: String, same: bool| {
+            if !same {
+                differences.push(format!("{what}\n--- native: {native}\n--- walked: {walked}"));
+            }
+        };
+        let (a, b) = (&self.run, &walked.run);
+        compare("the endings differ", ending(a.status), ending(b.status), a.status == b.status);
+        compare("stdout differs", shown(&a.stdout), shown(&b.stdout), a.stdout == b.stdout);
+        compare("stderr differs", shown(&a.stderr), shown(&b.stderr), a.stderr == b.stderr);
+        differences
+    }
+}

@@ -1,0 +1,60 @@
+//! What stays, and why.
+
+use crate::case::Case;
+
+const C: &str = "echo 'int main(void) { return 0; }' >a.c";
+
+pub(crate) fn cases() -> Vec<Case> {
+    let stays: [(&str, &str, &'static [(&str, &str)]); 8] = [
+        ("a link stays", "gcc -c a.c; gcc a.o -o a; ./a", &[("gcc", "link"), ("a", "unlisted")]),
+        (
+            "a preprocessing run stays",
+            "gcc -E a.c >/dev/null; gcc -M a.c",
+            &[("gcc", "preprocess")],
+        ),
+        (
+            "a probe stays",
+            "gcc --version | head -n 1; gcc -dumpmachine; gcc -print-prog-name=as",
+            &[("gcc", "probe")],
+        ),
+        ("the processor's own code stays", "gcc -march=native -c a.c", &[("gcc", "native-cpu")]),
+        ("a source from standard input stays", "gcc -x c -c - -o a.o <a.c", &[("gcc", "stdin")]),
+        (
+            "the driver and the shell stay",
+            "make a.o; sh -c :",
+            &[("make", "driver"), ("sh", "shell")],
+        ),
+        ("an unlisted program stays", "show", &[("show", "unlisted")]),
+        (
+            "a program that cannot be executed stays",
+            "gcc -c a.c; touch x; ./x; echo $?",
+            &[("sh", "shell")],
+        ),
+    ];
+    let mut cases: Vec<_> = stays
+        .into_iter()
+        .map(|(name, script, stays)| Case::with(&[], name, script).setup(C).stays(stays))
+        .collect();
+    cases.extend([
+        Case::with(&["--walk-all", "--stay", "cat"], "--stay", "cat a.c; wc -c a.c")
+            .setup(C)
+            .stays(&[("cat", "rule")])
+            .walks(&["wc"]),
+        Case::with(&["--stay", "gcc"], "--stay over the table", "gcc -c a.c")
+            .setup(C)
+            .stays(&[("gcc", "rule")]),
+        Case::with(&["--walk", "*/sho?"], "--walk with a path pattern", "show").walks(&["show"]),
+        Case::each("a static program stays", "gcc -static a.c -o s && ./s; echo $?").setup(C),
+        Case::each(
+            "a setuid program stays",
+            "cp $(command -v show) u; chown 65534 u; chmod 4755 u; ./u",
+        )
+        .stays(&[("u", "privileged")]),
+        Case::each(
+            "a script that an interpreter of the table runs",
+            "printf '#!/usr/bin/python3\\nprint(1)\\n' >p; chmod +x p; ./p",
+        )
+        .walks(&["p"]),
+    ]);
+    cases
+}

@@ -1,0 +1,192 @@
+//! The lab that all tests share.
+
+use std::env;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use crate::run::{Run, seconds};
+
+/// Nodes of the lab.
+pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// What the programs of the tests are compiled from.
+const PROGRAMS: [&str; 4] = ["show", "hooks", "look", "change"];
+/// Takes the lab `$1` down, and removes `$2`, when its standard input ends.
+const GUARD: &str = r#"
+read -r word
+"$1" down
+[ "$word" = keep ] || rm -rf --one-file-system "$2""#;
+/// Starting the lab takes about two seconds; building takes minutes.
+const UP: Duration = seconds(60);
+const BUILD: Duration = seconds(900);
+
+/// A lab that comes up when the first test needs it.
+pub(crate) struct Lab {
+    up: OnceLock<Result<Up, String>>,
+    /// Tests that need all nodes read, a test that kills one writes.
+    peace: RwLock<()>,
+}
+
+/// What there is when the lab is up.
+pub(crate) struct Up {
+    /// Where the lab's directory, the programs and the tests' directories are.
+    pub(crate) dir: PathBuf,
+    /// The programs of OS Walk.
+    pub(crate) dist: PathBuf,
+    id: String,
+    guard: Mutex<Option<(Child, ChildStdin)>>,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        Self { up: OnceLock::new(), peace: RwLock::new(()) }
+    }
+
+    /// Returns the lab for a test that leaves all nodes alone.
+    pub(crate) fn shared(&self) -> Result<(&Up, RwLockReadGuard<'_, ()>), String> {
+        let up = self.up()?;
+        Ok((up, self.peace.read().unwrap_or_else(|poisoned| poisoned.into_inner())))
+    }
+
+    /// Returns the lab for one test alone; the test leaves it whole.
+    pub(crate) fn alone(&self) -> Result<(&Up, RwLockWriteGuard<'_, ()>), String> {
+        let up = self.up()?;
+        Ok((up, self.peace.write().unwrap_or_else(|poisoned| poisoned.into_inner())))
+    }
+
+    fn up(&self) -> Result<&Up, String> {
+        self.up.get_or_init(Up::start).as_ref().map_err(Clone::clone)
+    }
+
+    /// Takes the lab down, if it is up. What failing tests left behind stays, with the agents' logs.
+    pub(crate) fn down(&self, failed: bool) {
+        let Some(Ok(up)) = self.up.get() else { return };
+        let guard = up.guard.lock().ok().and_then(|mut guard| guard.take());
+        if let Some((mut child, mut stdin)) = guard {
+            if failed {
+                up.save_logs();
+                let _ = stdin.write_all(b"keep\n");
+                eprintln!("files and logs are in {}", up.dir.display());
+            }
+            drop(stdin);
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Up {
+    fn start() -> Result<Self, String> {
+        let id = format!("tests{}", process::id());
+        let dir = env::temp_dir().join(format!("oswalk-{id}"));
+        let dist = dist()?;
+        fs::create_dir_all(dir.join("bin"))
+            .map_err(|error| format!("{}: {error}", dir.display()))?;
+        let guard = guard(&dir, &id)?;
+        let up = Self { dir, dist, id, guard: Mutex::new(Some(guard)) };
+        for program in PROGRAMS {
+            up.compile(program)?;
+        }
+        up.lab(&["up", "--nodes", "3", "--slots", "2"])?;
+        Ok(up)
+    }
+
+    /// Runs `scripts/lab` for this lab.
+    pub(crate) fn lab(&self, arguments: &[&str]) -> Result<(), String> {
+        let mut command = lab_command(&self.dir, &self.id);
+        command.args(arguments).env("OSWALK_DIST", &self.dist);
+        let run = Run::of(command, UP)?;
+        if run.succeeded() { Ok(()) } else { Err(format!("scripts/lab {arguments:?}: {run}")) }
+    }
+
+    /// Returns the state directory of a node.
+    pub(crate) fn state(&self, node: &str) -> PathBuf {
+        self.dir.join("lab").join(node)
+    }
+
+    /// Returns a program of the tests.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.dir.join("bin").join(name)
+    }
+
+    /// Returns a command with the environment that natively and walked is the same.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        let own = [self.dir.join("bin"), self.dist.clone()];
+        let path =
+            own.into_iter().chain(["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+        let path = env::join_paths(path).expect("no colon in these paths");
+        command.env_clear().env("PATH", path).env("HOME", "/nonexistent").env("LC_ALL", "C");
+        command.env("OSWALK_STATE", self.state("origin")).stdin(Stdio::null());
+        command
+    }
+
+    /// Returns `oswalk exec` with a report.
+    pub(crate) fn exec(&self, report: &Path) -> Command {
+        let mut command = self.command(self.dist.join("oswalk"));
+        command.args(["exec", "--report"]).arg(report);
+        command
+    }
+
+    /// Makes a directory for a test; an old one goes.
+    pub(crate) fn fresh(&self, name: &str) -> Result<PathBuf, String> {
+        let dir = self.dir.join("t").join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        Ok(dir)
+    }
+
+    fn save_logs(&self) {
+        for node in NODES.into_iter().chain(["origin"]) {
+            let log = self.dir.join(format!("{node}.log"));
+            let _ = fs::copy(self.state(node).join("oswalkd.log"), log);
+        }
+    }
+
+    fn compile(&self, program: &str) -> Result<(), String> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("programs/{program}.c"));
+        let mut command = Command::new("gcc");
+        command.args(["-O1", "-pthread", "-o"]).arg(self.program(program)).arg(source);
+        let run = Run::of(command, UP)?;
+        if run.succeeded() { Ok(()) } else { Err(format!("failed to compile {program}: {run}")) }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
+}
+
+/// Returns the directory with the built programs; builds them if nobody has said where they are.
+fn dist() -> Result<PathBuf, String> {
+    if let Some(dist) = env::var_os("OSWALK_DIST") {
+        return Ok(dist.into());
+    }
+    let run = Run::of(Command::new(root().join("scripts/build")), BUILD)?;
+    let dist = String::from_utf8_lossy(&run.stdout).trim().to_owned();
+    if run.succeeded() { Ok(dist.into()) } else { Err(format!("scripts/build failed: {run}")) }
+}
+
+fn lab_command(dir: &Path, id: &str) -> Command {
+    let mut command = Command::new(root().join("scripts/lab"));
+    command.env("OSWALK_LAB", id).env("OSWALK_LAB_DIR", dir.join("lab"));
+    command
+}
+
+/// Starts a process that takes the lab down when this one ends, even by SIGKILL: it waits for the
+/// end of its standard input.
+fn guard(dir: &Path, id: &str) -> Result<(Child, ChildStdin), String> {
+    let mut command = Command::new("setsid");
+    command
+        .args(["sh", "-c", GUARD, "sh"])
+        .arg(root().join("scripts/lab"))
+        .arg(dir)
+        .env("OSWALK_LAB", id)
+        .env("OSWALK_LAB_DIR", dir.join("lab"))
+        .stdin(Stdio::piped());
+    let failed = |error| format!("failed to start the guard of the lab: {error}");
+    let mut child = command.spawn().map_err(failed)?;
+    let stdin = child.stdin.take().expect("was asked for");
+    Ok((child, stdin))
+}

@@ -1,0 +1,48 @@
+//! The system from outside: what a program does natively and walked must be the same.
+//!
+//! One lab of an origin and three nodes serves all tests; it is taken down at the end, however that
+//! comes. Tests that hurt the lab take it for themselves.
+#![deny(unsafe_code)]
+#![allow(clippy::print_stderr, reason = "a test program talks to people")]
+
+mod bad_input;
+mod case;
+mod cases;
+mod coherence;
+mod interrupts;
+mod lab;
+mod nodes;
+mod outcome;
+mod report;
+mod run;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+
+use lab::Lab;
+
+/// Tests at once: a walk waits more than it computes.
+const THREADS: usize = 4;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let lab = Arc::new(Lab::new());
+    let cases = cases::all().into_iter().map(|case| {
+        let lab = Arc::clone(&lab);
+        Trial::test(format!("same::{}", case.name), move || Ok(case.check(&lab)?))
+    });
+    let others = [bad_input::ALL, interrupts::ALL, nodes::ALL, coherence::ALL].concat();
+    let others = others.into_iter().map(|(name, test)| {
+        let lab = Arc::clone(&lab);
+        Trial::test(name, move || Ok(test(&lab)?))
+    });
+    let conclusion = libtest_mimic::run(&arguments, cases.chain(others).collect());
+    lab.down(conclusion.has_failed());
+    conclusion.exit_code()
+}
+
+/// A test that is more than a case.
+type Test = (&'static str, fn(&Lab) -> Result<(), String>);

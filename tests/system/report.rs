@@ -1,0 +1,76 @@
+//! What a report says, as far as tests ask.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// Reasons that the rules give. All others say that something kept a walk from being one.
+const BY_RULE: [&str; 10] = [
+    "unlisted",
+    "driver",
+    "shell",
+    "wrapper",
+    "link",
+    "preprocess",
+    "probe",
+    "native-cpu",
+    "stdin",
+    "rule",
+];
+
+/// A report of `oswalk exec`.
+pub(crate) struct Report {
+    /// Base names of what walked, with the runner and the status.
+    pub(crate) walks: Vec<(String, String, i64)>,
+    /// Base names of what stayed, with the reason.
+    pub(crate) stays: Vec<(String, String)>,
+}
+
+impl Report {
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let text =
+            fs::read(path).map_err(|error| format!("no report {}: {error}", path.display()))?;
+        let json: Value =
+            serde_json::from_slice(&text).map_err(|error| format!("bad report: {error}"))?;
+        let lines =
+            |name: &str| json[name].as_array().cloned().ok_or(format!("no {name} in the report"));
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let base = |value: &Value| text(value).rsplit('/').next().unwrap_or_default().to_owned();
+        let walk = |line: &Value| {
+            (base(&line["argv0"]), text(&line["runner"]), line["status"].as_i64().unwrap_or(-1))
+        };
+        Ok(Self {
+            walks: lines("walks")?.iter().map(walk).collect(),
+            stays: lines("stays")?
+                .iter()
+                .map(|line| (base(&line["argv0"]), text(&line["reason"])))
+                .collect(),
+        })
+    }
+
+    pub(crate) fn walked(&self, name: &str) -> bool {
+        self.walks.iter().any(|(argv0, ..)| argv0 == name)
+    }
+
+    pub(crate) fn stayed(&self, name: &str, reason: &str) -> bool {
+        self.stays.iter().any(|(argv0, why)| argv0 == name && why == reason)
+    }
+
+    /// Returns the stays that no rule has asked for.
+    pub(crate) fn fallbacks(&self) -> Vec<String> {
+        let fallback = |(_, reason): &&(String, String)| !BY_RULE.contains(&reason.as_str());
+        self.stays
+            .iter()
+            .filter(fallback)
+            .map(|(argv0, reason)| format!("{argv0} ({reason})"))
+            .collect()
+    }
+
+    pub(crate) fn runners(&self) -> Vec<&str> {
+        let mut runners: Vec<_> = self.walks.iter().map(|(_, runner, _)| runner.as_str()).collect();
+        runners.sort_unstable();
+        runners.dedup();
+        runners
+    }
+}
