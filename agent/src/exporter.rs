@@ -116,6 +116,14 @@ impl State {
             self.watcher.watch_dir(path, reader)?;
         }
         match self.exporter.list(path) {
+            Ok(listing) if listing.entries.iter().any(|entry| is_linked(&entry.attr)) => {
+                for entry in listing.entries.iter().filter(|entry| is_linked(&entry.attr)) {
+                    // One that is gone again already needs no watch.
+                    let _ = self.watcher.watch_file(&join(path, &entry.name));
+                }
+                // Once more, because they may have changed before they were watched.
+                self.exporter.list(path).map(Answer::Listing)
+            }
             Ok(listing) => Ok(Answer::Listing(listing)),
             // A hidden directory looks empty, so that who walks a tree is not stopped by it.
             Err(nix::errno::Errno::EACCES) if self.exporter.is_hidden(path) => {
@@ -129,7 +137,7 @@ impl State {
 
     fn content(&mut self, reader: ReaderId, path: &[u8]) -> Result<Answer, nix::errno::Errno> {
         let mut exported = self.exporter.content(path, true)?;
-        if exported.content.attr.links > 1 && exported.content.attr.kind == FileKind::File {
+        if is_linked(&exported.content.attr) {
             self.watcher.watch_file(path)?;
             exported = self.exporter.content(path, true)?;
         }
@@ -179,8 +187,7 @@ impl State {
         for (dir, (readers, names)) in names {
             let (attr, names) = self.exporter.entries(&dir, names.into_iter());
             let entries = names.iter().filter_map(|(_, entry)| entry.as_ref());
-            let linked = |attr: &Attr| attr.kind == FileKind::File && attr.links > 1;
-            for entry in entries.filter(|entry| linked(&entry.attr)) {
+            for entry in entries.filter(|entry| is_linked(&entry.attr)) {
                 // One that is gone again already needs no watch.
                 let _ = self.watcher.watch_file(&join(&dir, &entry.name));
             }
@@ -196,4 +203,9 @@ impl State {
             }
         }
     }
+}
+
+/// Tells whether a file has other names, through which it may change unseen by its directory.
+fn is_linked(attr: &Attr) -> bool {
+    attr.kind == FileKind::File && attr.links > 1
 }

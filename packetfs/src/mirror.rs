@@ -109,20 +109,25 @@ impl Mirror {
             }
             return Answer::Absent;
         };
-        match self.items.get(&node).and_then(|child| child.attr) {
-            Some(attr) => Answer::Known((node, attr)),
-            None => Answer::Absent,
+        match self.attr(node) {
+            Answer::Known(attr) => Answer::Known((node, attr)),
+            Answer::Absent => Answer::Absent,
+            Answer::Unknown(need) => Answer::Unknown(need),
         }
     }
 
-    /// Returns the attributes of a path.
+    /// Returns the attributes of a path. Those of a directory are known only while its listing is:
+    /// what happens in a directory changes its times, and only its own readers hear of it.
     #[must_use]
     pub fn attr(&self, node: Node) -> Answer<Attr> {
         match self.items.get(&node) {
-            Some(root) if node == ROOT && !root.listed => {
-                Answer::Unknown(Need::Listing(b"/".to_vec()))
+            Some(Item { attr: Some(attr), listed, .. }) => {
+                if attr.kind == Kind::Dir && !listed {
+                    Answer::Unknown(Need::Listing(self.path(node)))
+                } else {
+                    Answer::Known(*attr)
+                }
             }
-            Some(Item { attr: Some(attr), .. }) => Answer::Known(*attr),
             _ => Answer::Absent,
         }
     }
@@ -243,6 +248,7 @@ impl Mirror {
                     for (name, entry) in names {
                         self.set_name(node, &name, entry, &mut forget);
                         self.unread(node, &name, &mut forget);
+                        self.recount(node, &name, &mut forget);
                     }
                     match attr {
                         Some(attr) => {
@@ -321,6 +327,27 @@ impl Mirror {
         {
             item.manifest = None;
             forget.insert(Invalidation::Node(node));
+        }
+    }
+
+    /// Gives the other names of a file the number of links that this one has. Of a name that comes
+    /// or goes only its own directory hears.
+    fn recount(&mut self, dir: Node, name: &[u8], forget: &mut BTreeSet<Invalidation>) {
+        let node = self.items.get(&dir).and_then(|item| item.children.get(name).copied());
+        let Some(attr) = node.and_then(|node| self.items.get(&node)?.attr) else { return };
+        if attr.kind == Kind::Dir || attr.links < 2 {
+            return;
+        }
+        for (&other, item) in &mut self.items {
+            if let Some(known) = item
+                .attr
+                .as_mut()
+                .filter(|known| (known.dev, known.ino) == (attr.dev, attr.ino) && **known != attr)
+            {
+                *known = attr;
+                item.manifest = None;
+                forget.insert(Invalidation::Node(other));
+            }
         }
     }
 
@@ -420,6 +447,7 @@ mod tests {
         let mut mirror = Mirror::new();
         assert_eq!(mirror.lookup(ROOT, b"src"), Answer::Unknown(Need::Listing(b"/".to_vec())));
         mirror = self::mirror();
+        mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
         let src = mirror.node(b"/src").expect("listed");
         let Answer::Known((node, found)) = mirror.lookup(src, b"a.c") else { panic!("listed") };
         assert_eq!(found.bytes, 10);

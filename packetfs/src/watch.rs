@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
-use crate::tree::{Bytes, is_within, split};
+use crate::tree::{Bytes, is_within, join, split};
 
 /// Names a reader of the tree, so that it hears only of directories it has read.
 pub type ReaderId = u32;
@@ -67,6 +67,10 @@ const DIR_EVENTS: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MOVED_TO)
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
+const NAME_EVENTS: AddWatchFlags = AddWatchFlags::IN_CREATE
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_MOVED_FROM)
+    .union(AddWatchFlags::IN_MOVED_TO);
 const FILE_EVENTS: AddWatchFlags =
     AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE).union(AddWatchFlags::IN_ATTRIB);
 
@@ -157,6 +161,13 @@ impl Watcher {
         for subject in subjects {
             match (subject, &event.name) {
                 (Subject::Dir(dir), Some(name)) => {
+                    // A directory that is open somewhere outlives its name, and so does its watch:
+                    // what has this name next is another directory.
+                    if event.mask.contains(AddWatchFlags::IN_ISDIR)
+                        && event.mask.intersects(NAME_EVENTS)
+                    {
+                        self.forget(&join(&dir, name.as_bytes()), drained);
+                    }
                     self.note_name(dir, name.as_bytes().to_vec(), drained);
                 }
                 (Subject::Dir(dir), None) => {
@@ -225,7 +236,6 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::join;
 
     fn bytes(dir: &tempfile::TempDir, name: &str) -> Bytes {
         join(dir.path().as_os_str().as_bytes(), name.as_bytes())
@@ -263,6 +273,24 @@ mod tests {
         assert!(drained.forgotten.contains_key(&bytes(&dir, "a")), "{drained:?}");
         std::fs::write(dir.path().join("c/b/x"), b"1").expect("writable");
         assert!(watcher.drain().names.is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_is_open_does_not_stand_for_its_successor() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = dir.path().as_os_str().as_bytes().to_vec();
+        std::fs::create_dir(dir.path().join("d")).expect("writable");
+        let mut watcher = Watcher::new().expect("an inotify instance");
+        watcher.watch_dir(&root, 1).expect("watchable");
+        watcher.watch_dir(&bytes(&dir, "d"), 1).expect("watchable");
+        let open = std::fs::File::open(dir.path().join("d")).expect("openable");
+        std::fs::remove_dir(dir.path().join("d")).expect("removable");
+        std::fs::create_dir(dir.path().join("d")).expect("writable");
+        assert!(watcher.drain().forgotten.contains_key(&bytes(&dir, "d")));
+        watcher.watch_dir(&bytes(&dir, "d"), 1).expect("watchable");
+        std::fs::write(dir.path().join("d/new"), b"1").expect("writable");
+        assert!(watcher.drain().names.contains_key(&bytes(&dir, "d")));
+        drop(open);
     }
 
     #[test]
