@@ -200,10 +200,7 @@ async fn attempts(
                 agent.cluster.finish(&grant);
                 return End::Gone;
             }
-            Attempted::NotExecuted => {
-                // The real call says why, to whom it concerns.
-                return give_up(stub, spec.walk, Reason::NotExecutable);
-            }
+            Attempted::Declined(reason) => return give_up(stub, spec.walk, reason),
         };
         tracing::warn!(walk = %spec.walk, node = %grant.node, reason = lost.name(), "attempt failed");
         if stub.output.consumed_input() {

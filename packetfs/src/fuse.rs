@@ -437,7 +437,7 @@ fn file_attr(node: u64, attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(node),
         size: attr.bytes,
-        blocks: attr.bytes.div_ceil(512),
+        blocks: attr.bytes.div_ceil(4096) * 8,
         atime: system_time(attr.mtime),
         mtime: system_time(attr.mtime),
         ctime: system_time(attr.ctime),

@@ -45,11 +45,28 @@ impl std::fmt::Debug for Reading<'_> {
     }
 }
 
+/// Why the changes of a walk cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The layer cannot be read.
+    #[error("failed to read the changes of a walk")]
+    Io(#[from] io::Error),
+    /// A file with several names was changed.
+    #[error("{} has several names", String::from_utf8_lossy(.0))]
+    Linked(Bytes),
+}
+
+impl From<Errno> for ReadError {
+    fn from(errno: Errno) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
 /// Reads all changes from the upper layer's directory.
 ///
 /// # Errors
-/// The layer cannot be read.
-pub fn read(upper: &OwnedFd, reading: &mut Reading<'_>) -> io::Result<ChangeSet> {
+/// The layer cannot be read, or does not tell what happened.
+pub fn read(upper: &OwnedFd, reading: &mut Reading<'_>) -> Result<ChangeSet, ReadError> {
     let mut found = Found::default();
     walk(upper, b"/", reading, &mut found)?;
     Ok(found.into_changes())
@@ -104,7 +121,7 @@ fn walk(
     path: &[u8],
     reading: &mut Reading<'_>,
     found: &mut Found,
-) -> io::Result<()> {
+) -> Result<(), ReadError> {
     let mut reader = Dir::from_fd(dir.try_clone()?)?;
     let mut names = Vec::new();
     for item in reader.iter() {
@@ -127,7 +144,7 @@ fn visit(
     attr: Attr,
     reading: &mut Reading<'_>,
     found: &mut Found,
-) -> io::Result<()> {
+) -> Result<(), ReadError> {
     match attr.kind {
         Kind::Char if attr.rdev == 0 => {
             found.removed.insert(path);
@@ -144,9 +161,7 @@ fn visit(
             let copied_up = overlay_mark(&child, "origin")?.is_some();
             let mut meta = meta(&child, &attr, reading)?;
             // The time of a directory that is only on the way to a change is not the walk's doing.
-            let followed =
-                attr.mtime >= reading.began || lower.is_some_and(|lower| lower.mtime == attr.mtime);
-            if copied_up && followed {
+            if copied_up && lower.is_some_and(|lower| lower.mtime == attr.mtime) {
                 meta.mtime = None;
             }
             found.dirs.push(Op::Dir { path: path.clone(), meta, replaces });
@@ -158,8 +173,14 @@ fn visit(
                 return Ok(());
             }
             let file = open(dir, name, OFlag::O_RDONLY)?;
-            let lower = overlay_mark(&file, "origin")?
-                .and_then(|handle| (reading.lower_path)(node_of(&handle)?));
+            let mark = overlay_mark(&file, "origin")?;
+            let below = (reading.lower_attr)(&path);
+            if mark.is_none() && below.is_some_and(|b| b.kind == Kind::File && b.links > 1) {
+                // overlayfs leaves no mark on a copied file with several names: whether it was
+                // written or replaced, and so whether the other names changed, is not known.
+                return Err(ReadError::Linked(path));
+            }
+            let lower = mark.and_then(|handle| (reading.lower_path)(node_of(&handle)?));
             let meta = meta(&file, &attr, reading)?;
             let manifest = pack(File::from(file), attr.bytes, reading.packet)?;
             let names = vec![path];

@@ -63,11 +63,22 @@ fn format(fd: c_int) -> Target {
     let length = sys::read_at(fd, &mut head, 0).unwrap_or(0);
     let head = &head[..length];
     match head {
-        [b'#', b'!', ..] => Target::Native,
+        [b'#', b'!', line @ ..] if has_interpreter(line) => Target::Native,
         [0x7f, b'E', b'L', b'F', ELF_CLASS_64, ELF_LITTLE_ENDIAN, ..] => elf(fd, head),
         [0x7f, b'E', b'L', b'F', ..] => Target::Foreign,
         _ => Target::Unknown,
     }
+}
+
+/// Whether the interpreter that a script's first line names can be executed. If not, the real call
+/// says so, to a caller who may then do something else.
+fn has_interpreter(line: &[u8]) -> bool {
+    let line = line.split(|&byte| byte == b'\n').next().unwrap_or(line).trim_ascii_start();
+    let name = line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or(line);
+    let mut path = [0; 256];
+    let Some(room) = path[..255].get_mut(..name.len()) else { return false };
+    room.copy_from_slice(name);
+    CStr::from_bytes_until_nul(&path).is_ok_and(sys::may_execute)
 }
 
 fn elf(fd: c_int, head: &[u8]) -> Target {

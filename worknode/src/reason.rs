@@ -55,11 +55,13 @@ pub enum Reason {
     NotExported = 24,
     /// The origin could not apply the walk's changes.
     CommitFault = 25,
+    /// The walk changed a file that has several names.
+    Linked = 26,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -85,6 +87,7 @@ impl Reason {
         Self::RunnerFault,
         Self::NotExported,
         Self::CommitFault,
+        Self::Linked,
     ];
 
     /// Returns the reason with this discriminant.
@@ -122,6 +125,7 @@ impl Reason {
             Self::RunnerFault => "runner-fault",
             Self::NotExported => "not-exported",
             Self::CommitFault => "commit-fault",
+            Self::Linked => "linked",
         }
     }
 }
@@ -138,6 +142,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(26), None);
+        assert_eq!(Reason::from_u8(27), None);
     }
 }

@@ -28,8 +28,8 @@ pub(super) enum Attempted {
     Ended(Ended),
     /// It failed for a reason that is not the program's.
     Failed(Reason),
-    /// The runner could not execute it, and neither could anybody else.
-    NotExecuted,
+    /// No runner can do it, for this reason.
+    Declined(Reason),
     /// The stub is gone; so is the walk.
     Gone,
     /// The broker gave the runner up and granted a newer attempt.
@@ -84,7 +84,7 @@ pub(super) async fn run(
     link.close_stream(stream);
     match attempted {
         Attempted::Failed(Reason::RunnerLost) => lost(agent, grant),
-        Attempted::Ended(_) | Attempted::NotExecuted => {
+        Attempted::Ended(_) | Attempted::Declined(_) => {
             agent.cluster.finish(grant);
             attempted
         }
@@ -217,8 +217,10 @@ impl Talk<'_> {
             Outcome::Fault(fault) => {
                 tracing::warn!(?fault, node = %self.link.peer, "the runner could not do it");
                 match fault {
-                    Fault::NotExecuted(_) => Attempted::NotExecuted,
-                    Fault::NotExported(_) => Attempted::Failed(Reason::NotExported),
+                    Fault::NotExecuted(_) => Attempted::Declined(Reason::NotExecutable),
+                    // It would be so on every runner.
+                    Fault::Linked(_) => Attempted::Declined(Reason::Linked),
+                    Fault::NotExported(_) => Attempted::Declined(Reason::NotExported),
                     _ => Attempted::Failed(Reason::RunnerFault),
                 }
             }

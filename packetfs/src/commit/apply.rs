@@ -94,7 +94,7 @@ pub(super) fn apply(
 ) -> Result<(), ApplyError> {
     let _identity =
         Identity::assume(&commit.owner).map_err(failed("assume the owner's identity for", b"/"))?;
-    let owner = &commit.owner;
+    let all = &Settling { owner: &commit.owner, now: Time::of(SystemTime::now()) };
     for op in &commit.changes.ops {
         if begun.is_some_and(|begun| belongs_to_others(op, contents, begun)) {
             tracing::warn!(
@@ -107,25 +107,25 @@ pub(super) fn apply(
             Op::Rename { from, to } => rename(from, to).map_err(failed("rename", from)),
             Op::Remove { path } => remove(path).map_err(failed("remove", path)),
             Op::Dir { path, meta, replaces } => {
-                make_dir(path, meta, *replaces, owner).map_err(failed("make the directory", path))
+                make_dir(path, meta, *replaces, all).map_err(failed("make the directory", path))
             }
             Op::File { path, meta, manifest, in_place } => {
                 let pieces = Pieces { manifest, contents };
-                write_file(path, meta, &pieces, *in_place, owner).map_err(failed("write", path))
+                write_file(path, meta, &pieces, *in_place, all).map_err(failed("write", path))
             }
             Op::Symlink { path, target, meta } => {
-                make_symlink(path, target, meta, owner).map_err(failed("make the link", path))
+                make_symlink(path, target, meta, all).map_err(failed("make the link", path))
             }
             Op::Link { path, to } => link(path, to).map_err(failed("link", path)),
             Op::Special { path, kind, rdev, meta } => {
-                make_special(path, *kind, *rdev, meta, owner).map_err(failed("make", path))
+                make_special(path, *kind, *rdev, meta, all).map_err(failed("make", path))
             }
         }?;
     }
     // Directory times last: every change in a directory moves them.
     for op in commit.changes.ops.iter().rev() {
         if let Op::Dir { path, meta: Meta { mtime: Some(mtime), .. }, .. } = op {
-            set_time(path, *mtime).map_err(failed("set the time of", path))?;
+            set_time(path, all.time(*mtime)).map_err(failed("set the time of", path))?;
         }
     }
     Ok(())
@@ -189,6 +189,24 @@ impl Pieces<'_> {
     }
 }
 
+/// What all changes of a commit have in common.
+struct Settling<'a> {
+    owner: &'a Owner,
+    /// One moment for all, so that the order of times is that of the walk.
+    now: Time,
+}
+
+impl Settling<'_> {
+    /// Returns a time on this machine's clock.
+    fn time(&self, mtime: Mtime) -> TimeSpec {
+        let time = match mtime {
+            Mtime::Set(time) => time,
+            Mtime::Before(nanos) => self.now.before(nanos),
+        };
+        TimeSpec::new(time.seconds, i64::from(time.nanos))
+    }
+}
+
 /// A name in an open directory.
 struct Place<'a> {
     dir: OwnedFd,
@@ -229,13 +247,13 @@ impl<'a> Place<'a> {
     }
 
     /// Sets owner and time of something that is no open file.
-    fn settle(&self, meta: &Meta, owner: &Owner) -> io::Result<()> {
-        if (meta.uid, meta.gid) != (owner.uid, owner.gid) {
+    fn settle(&self, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
+        if (meta.uid, meta.gid) != (all.owner.uid, all.owner.gid) {
             let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
             fchownat(&self.dir, self.name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }
         if let Some(mtime) = meta.mtime {
-            let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime));
+            let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));
             utimensat(&self.dir, self.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?;
         }
         Ok(())
@@ -258,7 +276,7 @@ fn remove(path: &[u8]) -> io::Result<()> {
     }
 }
 
-fn make_dir(path: &[u8], meta: &Meta, replaces: bool, owner: &Owner) -> io::Result<()> {
+fn make_dir(path: &[u8], meta: &Meta, replaces: bool, all: &Settling<'_>) -> io::Result<()> {
     let place = Place::of(path)?;
     let old = place.attr()?;
     if replaces || old.is_some_and(|old| old.kind != Kind::Dir) {
@@ -275,7 +293,7 @@ fn make_dir(path: &[u8], meta: &Meta, replaces: bool, owner: &Owner) -> io::Resu
         return Ok(());
     }
     let dir = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
-    settle_open(&dir, meta, owner)
+    settle_open(&dir, meta, all)
 }
 
 fn write_file(
@@ -283,7 +301,7 @@ fn write_file(
     meta: &Meta,
     pieces: &Pieces<'_>,
     in_place: bool,
-    owner: &Owner,
+    all: &Settling<'_>,
 ) -> io::Result<()> {
     let place = Place::of(path)?;
     let old = place.attr()?;
@@ -291,15 +309,15 @@ fn write_file(
         Some(Attr { kind: Kind::File, .. }) if in_place => {
             let file = File::from(place.open(OFlag::O_RDWR, 0)?);
             pieces.write_over(&file)?;
-            settle_open(&OwnedFd::from(file), meta, owner)
+            settle_open(&OwnedFd::from(file), meta, all)
         }
-        Some(_) => replace_file(&place, meta, pieces, owner),
+        Some(_) => replace_file(&place, meta, pieces, all),
         None => {
             let file = File::from(
                 place.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?,
             );
             pieces.write_to(&file)?;
-            settle_open(&OwnedFd::from(file), meta, owner)
+            settle_open(&OwnedFd::from(file), meta, all)
         }
     }
 }
@@ -309,7 +327,7 @@ fn replace_file(
     place: &Place<'_>,
     meta: &Meta,
     pieces: &Pieces<'_>,
-    owner: &Owner,
+    all: &Settling<'_>,
 ) -> io::Result<()> {
     let fresh_name = [b".oswalk-".as_slice(), place.name.as_bytes()].concat();
     // A long name leaves no room for the prefix: then the end is cut off.
@@ -319,7 +337,7 @@ fn replace_file(
     let file = File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
     let put = || -> io::Result<()> {
         pieces.write_to(&file)?;
-        settle_open(&file.as_fd().try_clone_to_owned()?, meta, owner)?;
+        settle_open(&file.as_fd().try_clone_to_owned()?, meta, all)?;
         if place.attr()?.is_some_and(|old| old.kind == Kind::Dir) {
             place.clear()?;
         }
@@ -331,11 +349,11 @@ fn replace_file(
     })
 }
 
-fn make_symlink(path: &[u8], target: &[u8], meta: &Meta, owner: &Owner) -> io::Result<()> {
+fn make_symlink(path: &[u8], target: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     let place = Place::of(path)?;
     place.clear()?;
     symlinkat(OsStr::from_bytes(target), &place.dir, place.name)?;
-    place.settle(meta, owner)
+    place.settle(meta, all)
 }
 
 fn link(path: &[u8], to: &[u8]) -> io::Result<()> {
@@ -350,7 +368,13 @@ fn link(path: &[u8], to: &[u8]) -> io::Result<()> {
     Ok(linkat(&to.dir, to.name, &place.dir, place.name, AtFlags::empty())?)
 }
 
-fn make_special(path: &[u8], kind: Kind, rdev: u64, meta: &Meta, owner: &Owner) -> io::Result<()> {
+fn make_special(
+    path: &[u8],
+    kind: Kind,
+    rdev: u64,
+    meta: &Meta,
+    all: &Settling<'_>,
+) -> io::Result<()> {
     let place = Place::of(path)?;
     place.clear()?;
     let kind = match kind {
@@ -362,13 +386,12 @@ fn make_special(path: &[u8], kind: Kind, rdev: u64, meta: &Meta, owner: &Owner) 
     let mode = Mode::from_bits_truncate(meta.mode);
     mknodat(&place.dir, place.name, kind, mode, rdev)?;
     fchmodat(&place.dir, place.name, mode, FchmodatFlags::FollowSymlink)?;
-    place.settle(meta, owner)
+    place.settle(meta, all)
 }
 
 /// Gives an open file its owner, mode, attributes and time, where they are not so already.
-fn settle_open(file: &OwnedFd, meta: &Meta, owner: &Owner) -> io::Result<()> {
+fn settle_open(file: &OwnedFd, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     let now = Attr::of(&fstat(file)?);
-    let _ = owner;
     if (now.uid, now.gid) != (meta.uid, meta.gid) {
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
         nix::unistd::fchown(file, Some(uid), Some(gid))?;
@@ -380,24 +403,15 @@ fn settle_open(file: &OwnedFd, meta: &Meta, owner: &Owner) -> io::Result<()> {
         xattr::set(file, name, value)?;
     }
     if let Some(mtime) = meta.mtime {
-        futimens(file, &TimeSpec::UTIME_OMIT, &time_spec(mtime))?;
+        futimens(file, &TimeSpec::UTIME_OMIT, &all.time(mtime))?;
     }
     Ok(())
 }
 
-fn set_time(path: &[u8], mtime: Mtime) -> io::Result<()> {
+fn set_time(path: &[u8], mtime: TimeSpec) -> io::Result<()> {
     let place = Place::of(path)?;
-    let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime));
+    let atime = TimeSpec::UTIME_OMIT;
     Ok(utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?)
-}
-
-/// The time on this machine's clock.
-fn time_spec(mtime: Mtime) -> TimeSpec {
-    let time = match mtime {
-        Mtime::Set(time) => time,
-        Mtime::Before(nanos) => Time::of(SystemTime::now()).before(nanos),
-    };
-    TimeSpec::new(time.seconds, i64::from(time.nanos))
 }
 
 fn remove_tree(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
