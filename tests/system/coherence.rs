@@ -45,7 +45,6 @@ const CHANGES: [&str; 18] = [
     "remove-tree",
     "rename",
     "exchange",
-
     "symlink",
     "chmod",
     "utimes",
