@@ -96,7 +96,7 @@ fn oswalk(lab: &Lab, arguments: &[&str], status: i32, words: &[&str]) -> Result<
 
 fn policy(lab: &Lab, text: &str, status: i32, words: &[&str]) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
-    let dir = up.fresh(&format!("policy-{}", text.len()))?;
+    let dir = up.fresh(&format!("policy-{words:?}"))?;
     fs::write(dir.join("policy.toml"), text).map_err(|error| error.to_string())?;
     let mut command = up.command(up.dist.join("oswalk"));
     command

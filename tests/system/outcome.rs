@@ -88,7 +88,10 @@ impl Tree {
                 line += &format!(" mtime {mtime}");
             }
             tree.lines.insert(name.clone(), line);
-            tree.mtimes.insert(name, mtime);
+            // A directory's time is that of its commit, a little later than natively.
+            if !is.is_dir() {
+                tree.mtimes.insert(name, mtime);
+            }
         }
         Ok(tree)
     }

@@ -4,8 +4,11 @@ use crate::case::Case;
 
 const C: &str = "echo 'int main(void) { return 0; }' >a.c";
 
+/// Programs that stay, with their reasons.
+type Stays = &'static [(&'static str, &'static str)];
+
 pub(crate) fn cases() -> Vec<Case> {
-    let stays: [(&str, &str, &'static [(&str, &str)]); 8] = [
+    let stays: [(&str, &str, Stays); 8] = [
         ("a link stays", "gcc -c a.c; gcc a.o -o a; ./a", &[("gcc", "link"), ("a", "unlisted")]),
         (
             "a preprocessing run stays",
