@@ -14,6 +14,9 @@ use crate::agent::Agent;
 /// A quarter of the lease; a node that does nothing may be noticed a little later.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
 const IDLE_HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
+/// What the broker did not hear while it was away is repeated, for an hour.
+const REPEAT_EVERY: Duration = Duration::from_millis(500);
+const REPEATS_MAX: u32 = 7200;
 /// How often the list of nodes is fetched while there are sessions, in heartbeats.
 const NODES_EVERY: u32 = 4;
 
@@ -79,14 +82,36 @@ impl Cluster {
         }
     }
 
-    /// Ends a walk's attempt at the broker, without waiting for it.
+    /// Ends a walk's attempt at the broker, without waiting for it. While the broker is away it is
+    /// told again and again: otherwise the slot would be taken for ever.
     pub(crate) fn finish(self: &Rc<Self>, grant: &Grant) {
         let (cluster, grant) = (Rc::clone(self), grant.clone());
         tokio::task::spawn_local(async move {
-            match cluster.broker.finish(grant.walk, &grant.node, grant.attempt).await {
-                Ok(broker::Finished::Done { next: Some(next) }) => cluster.take_grant(next),
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, walk = %grant.walk, "failed to finish"),
+            for _ in 0..REPEATS_MAX {
+                match cluster.broker.finish(grant.walk, &grant.node, grant.attempt).await {
+                    Ok(broker::Finished::Done { next: Some(next) }) => cluster.take_grant(next),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, walk = %grant.walk, "failed to finish");
+                        tokio::time::sleep(REPEAT_EVERY).await;
+                        continue;
+                    }
+                }
+                return;
+            }
+        });
+    }
+
+    /// Takes a walk out of the broker, in the same manner.
+    pub(crate) fn cancel(self: &Rc<Self>, walk: WalkId) {
+        let cluster = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            for _ in 0..REPEATS_MAX {
+                match cluster.broker.cancel(walk).await {
+                    Ok(_) => return,
+                    Err(error) => tracing::debug!(%error, %walk, "failed to cancel"),
+                }
+                tokio::time::sleep(REPEAT_EVERY).await;
             }
         });
     }

@@ -161,7 +161,7 @@ async fn attempts(
                 return give_up(stub, spec.walk, reason);
             }
             Placed::Gone => {
-                cancel(agent, spec.walk);
+                agent.cluster.cancel(spec.walk);
                 return End::Gone;
             }
         };
@@ -204,14 +204,14 @@ async fn attempts(
         };
         tracing::warn!(walk = %spec.walk, node = %grant.node, reason = lost.name(), "attempt failed");
         if stub.output.consumed_input() {
-            cancel(agent, spec.walk);
+            agent.cluster.cancel(spec.walk);
             return give_up(stub, spec.walk, lost);
         }
         stub.output.rewind();
         failed_nodes.push(grant.node.clone());
         failed = Some((grant, lost));
     }
-    cancel(agent, spec.walk);
+    agent.cluster.cancel(spec.walk);
     let reason = failed.map_or(Reason::RunnerLost, |(_, reason)| reason);
     give_up(stub, spec.walk, reason)
 }
@@ -272,6 +272,8 @@ async fn place(
         Ok(Submitted::Exhausted) => return Placed::Not(Reason::RunnerLost),
         Err(error) => {
             tracing::warn!(%error, %walk, "failed to submit");
+            // The broker may have heard it all the same.
+            agent.cluster.cancel(walk);
             return Placed::Not(Reason::NoBroker);
         }
     }
@@ -308,7 +310,7 @@ async fn place(
             }
             () = tokio::time::sleep(QUEUE_CHECK_EVERY) => {
                 if !agent.cluster.has_runner_for(session.on.as_ref(), failed_nodes) {
-                    cancel(agent, walk);
+                    agent.cluster.cancel(walk);
                     return Placed::Not(Reason::NoCluster);
                 }
             }
@@ -322,15 +324,6 @@ fn deadly(payload: &[u8], spec: &WalkSpec) -> Option<i32> {
     let harmless = [libc::SIGCONT, libc::SIGWINCH, libc::SIGURG, libc::SIGCHLD];
     let unheard = (spec.ignored | spec.blocked) & (1 << (signal - 1).clamp(0, 63)) != 0;
     (!harmless.contains(&signal) && !unheard).then_some(signal)
-}
-
-fn cancel(agent: &Rc<Agent>, walk: WalkId) {
-    let agent = Rc::clone(agent);
-    tokio::task::spawn_local(async move {
-        if let Err(error) = agent.cluster.broker.cancel(walk).await {
-            tracing::debug!(%error, %walk, "failed to cancel");
-        }
-    });
 }
 
 /// Gives the origin's own slot back when the process that took it ends.
