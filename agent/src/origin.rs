@@ -172,6 +172,12 @@ async fn attempts(
         }
         let attempted = attempt::run(agent, stub, spec, &encoded, &grant, turns).await;
         let lost = match attempted {
+            Attempted::Ended(ended)
+                if !ended.exit.exit.changes.linked.is_empty() && stub.output.is_untouched() =>
+            {
+                // It would be so on every runner; here it is certain what happens.
+                return give_up(stub, spec.walk, Reason::Linked);
+            }
             Attempted::Ended(ended) => {
                 let line = line(spec, &grant, stub, &ended, waited);
                 let offsets = ended.exit.exit.offsets.clone();

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use packetfs::change::ChangeSet;
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::tree::{Attr, Time};
-use packetfs::upper::{self, ReadError, Reading};
+use packetfs::upper::{self, Reading};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
@@ -224,10 +224,8 @@ async fn collect(
             lower_path: &paths,
             packet: &mut packet,
         };
-        let changes = upper::read(&upper, &mut reading).map_err(|error| match error {
-            ReadError::Linked(path) => Fault::Linked(path),
-            ReadError::Io(error) => Fault::Sandbox(format!("failed to read the changes: {error}")),
-        })?;
+        let changes = upper::read(&upper, &mut reading)
+            .map_err(|error| Fault::Sandbox(format!("failed to read the changes: {error}")))?;
         if !sending.is_empty() {
             send(sending);
         }

@@ -98,4 +98,7 @@ pub enum Op {
 pub struct ChangeSet {
     /// The changes.
     pub ops: Vec<Op>,
+    /// Files that had several names before: whether they were written or replaced is not known.
+    /// They are taken for written.
+    pub linked: Vec<Bytes>,
 }

@@ -213,10 +213,7 @@ impl Mirror {
             forget.retain(|invalidation| matches!(invalidation, Invalidation::Node(_)));
         }
         if let Some(item) = self.items.get_mut(&dir) {
-            if item.attr.is_some_and(|old| old != listing.attr) {
-                forget.insert(Invalidation::Node(dir));
-            }
-            item.attr = Some(listing.attr);
+            item.set_attr(dir, listing.attr, &mut forget);
             item.listed = true;
         }
         forget
@@ -227,10 +224,7 @@ impl Mirror {
         let mut forget = BTreeSet::new();
         let Some(node) = self.node(path) else { return forget };
         let Some(item) = self.items.get_mut(&node) else { return forget };
-        if item.attr != Some(content.attr) {
-            forget.insert(Invalidation::Node(node));
-        }
-        item.attr = Some(content.attr);
+        item.set_attr(node, content.attr, &mut forget);
         item.manifest = Some(Arc::new(content.manifest));
         forget
     }
@@ -253,7 +247,7 @@ impl Mirror {
                     match attr {
                         Some(attr) => {
                             let item = self.items.get_mut(&node).expect("the node was just found");
-                            item.attr = Some(attr);
+                            item.set_attr(node, attr, &mut forget);
                             forget.insert(Invalidation::Node(node));
                         }
                         None => self.forget(node, &mut forget),
@@ -305,16 +299,13 @@ impl Mirror {
             {
                 self.forget(node, forget);
             }
-            Some(old) if old != entry.attr => {
-                forget.insert(Invalidation::Node(node));
-            }
             Some(_) => {}
         }
         let item = self.items.get_mut(&node).expect("the node is known or was just added");
         if old.is_none_or(|old| old.version() != entry.attr.version()) {
             item.manifest = None;
         }
-        item.attr = Some(entry.attr);
+        item.set_attr(node, entry.attr, forget);
         item.target = entry.target;
     }
 
@@ -344,9 +335,9 @@ impl Mirror {
                 .as_mut()
                 .filter(|known| (known.dev, known.ino) == (attr.dev, attr.ino) && **known != attr)
             {
-                *known = attr;
+                let _ = known;
+                item.set_attr(other, attr, forget);
                 item.manifest = None;
-                forget.insert(Invalidation::Node(other));
             }
         }
     }
@@ -385,6 +376,19 @@ impl Mirror {
 }
 
 impl Item {
+    /// Sets the attributes, and says what of the old ones the kernel has to forget.
+    fn set_attr(&mut self, node: Node, attr: Attr, forget: &mut BTreeSet<Invalidation>) {
+        let old = self.attr.replace(attr);
+        if old.is_some_and(|old| old != attr) {
+            forget.insert(Invalidation::Node(node));
+        }
+        // An overlay checks permissions by what its lower inode said when the name was looked up.
+        let rights = |attr: Attr| (attr.mode, attr.uid, attr.gid);
+        if node != ROOT && old.is_some_and(|old| rights(old) != rights(attr)) {
+            forget.insert(Invalidation::Entry(self.parent, self.name.clone()));
+        }
+    }
+
     fn new(parent: Node, name: Bytes) -> Self {
         Self {
             parent,

@@ -45,28 +45,11 @@ impl std::fmt::Debug for Reading<'_> {
     }
 }
 
-/// Why the changes of a walk cannot be told.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The layer cannot be read.
-    #[error("failed to read the changes of a walk")]
-    Io(#[from] io::Error),
-    /// A file with several names was changed.
-    #[error("{} has several names", String::from_utf8_lossy(.0))]
-    Linked(Bytes),
-}
-
-impl From<Errno> for ReadError {
-    fn from(errno: Errno) -> Self {
-        Self::Io(errno.into())
-    }
-}
-
 /// Reads all changes from the upper layer's directory.
 ///
 /// # Errors
-/// The layer cannot be read, or does not tell what happened.
-pub fn read(upper: &OwnedFd, reading: &mut Reading<'_>) -> Result<ChangeSet, ReadError> {
+/// The layer cannot be read.
+pub fn read(upper: &OwnedFd, reading: &mut Reading<'_>) -> io::Result<ChangeSet> {
     let mut found = Found::default();
     walk(upper, b"/", reading, &mut found)?;
     Ok(found.into_changes())
@@ -81,6 +64,7 @@ struct Found {
     others: Vec<(Time, Op)>,
     /// Regular files, by inode of the upper layer.
     files: HashMap<u64, UpperFile>,
+    linked: Vec<Bytes>,
 }
 
 /// A regular file of the upper layer.
@@ -95,7 +79,7 @@ struct UpperFile {
 
 impl Found {
     fn into_changes(self) -> ChangeSet {
-        let Self { removed, dirs, mut others, files } = self;
+        let Self { removed, dirs, mut others, files, linked } = self;
         let (mut renames, mut links) = (Vec::new(), Vec::new());
         for file in files.into_values() {
             let UpperFile { mut names, mtime, meta, manifest, lower } = file;
@@ -112,7 +96,8 @@ impl Found {
         others.sort_by_key(|&(mtime, _)| mtime);
         let removes = removed.into_iter().map(|path| Op::Remove { path });
         let ops = dirs.into_iter().chain(renames).chain(removes);
-        ChangeSet { ops: ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect() }
+        let ops = ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect();
+        ChangeSet { ops, linked }
     }
 }
 
@@ -121,7 +106,7 @@ fn walk(
     path: &[u8],
     reading: &mut Reading<'_>,
     found: &mut Found,
-) -> Result<(), ReadError> {
+) -> io::Result<()> {
     let mut reader = Dir::from_fd(dir.try_clone()?)?;
     let mut names = Vec::new();
     for item in reader.iter() {
@@ -144,7 +129,7 @@ fn visit(
     attr: Attr,
     reading: &mut Reading<'_>,
     found: &mut Found,
-) -> Result<(), ReadError> {
+) -> io::Result<()> {
     match attr.kind {
         Kind::Char if attr.rdev == 0 => {
             found.removed.insert(path);
@@ -168,19 +153,24 @@ fn visit(
             walk(&child, &path, reading, found)?;
         }
         Kind::File => {
-            if let Some(file) = found.files.get_mut(&attr.ino) {
-                file.names.push(path);
-                return Ok(());
-            }
             let file = open(dir, name, OFlag::O_RDONLY)?;
             let mark = overlay_mark(&file, "origin")?;
-            let below = (reading.lower_attr)(&path);
-            if mark.is_none() && below.is_some_and(|b| b.kind == Kind::File && b.links > 1) {
-                // overlayfs leaves no mark on a copied file with several names: whether it was
-                // written or replaced, and so whether the other names changed, is not known.
-                return Err(ReadError::Linked(path));
+            // overlayfs leaves no mark on a copied file with several names.
+            let linked = mark.is_none()
+                && (reading.lower_attr)(&path)
+                    .is_some_and(|below| below.kind == Kind::File && below.links > 1);
+            if linked {
+                found.linked.push(path.clone());
             }
-            let lower = mark.and_then(|handle| (reading.lower_path)(node_of(&handle)?));
+            let lower = match mark {
+                Some(handle) => node_of(&handle).and_then(|node| (reading.lower_path)(node)),
+                None => linked.then(|| path.clone()),
+            };
+            if let Some(known) = found.files.get_mut(&attr.ino) {
+                known.lower = known.lower.take().or(lower);
+                known.names.push(path);
+                return Ok(());
+            }
             let meta = meta(&file, &attr, reading)?;
             let manifest = pack(File::from(file), attr.bytes, reading.packet)?;
             let names = vec![path];

@@ -19,6 +19,10 @@ const BY_RULE: [&str; 10] = [
     "rule",
 ];
 
+/// Reasons that are right wherever they come: the other end of a channel is at the origin, and so
+/// is the knowledge of a file's other names.
+const RIGHTLY: [&str; 2] = ["descriptor", "linked"];
+
 /// A report of `oswalk exec`.
 pub(crate) struct Report {
     /// Base names of what walked, with the runner and the status.
@@ -51,6 +55,16 @@ impl Report {
 
     pub(crate) fn walked(&self, name: &str) -> bool {
         self.walks.iter().any(|(argv0, ..)| argv0 == name)
+    }
+
+    /// Tells whether the program stayed because only the origin can do it as it should be done.
+    pub(crate) fn stayed_rightly(&self, name: &str) -> bool {
+        RIGHTLY.iter().any(|reason| self.stayed(name, reason))
+    }
+
+    /// Tells whether a line of [`Self::fallbacks`] is such a stay.
+    pub(crate) fn is_right(stay: &str) -> bool {
+        RIGHTLY.iter().any(|reason| stay.ends_with(&format!(" ({reason})")))
     }
 
     pub(crate) fn stayed(&self, name: &str, reason: &str) -> bool {

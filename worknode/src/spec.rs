@@ -126,8 +126,6 @@ pub enum Fault {
     Full,
     /// The origin refused a path that the walk asked for.
     NotExported(Bytes),
-    /// The walk changed a file that has several names; what becomes of the others is not known.
-    Linked(Bytes),
     /// The attempt is not the newest.
     Fenced(Attempt),
     /// The runner is shutting down or lost its lease.

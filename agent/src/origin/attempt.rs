@@ -218,8 +218,6 @@ impl Talk<'_> {
                 tracing::warn!(?fault, node = %self.link.peer, "the runner could not do it");
                 match fault {
                     Fault::NotExecuted(_) => Attempted::Declined(Reason::NotExecutable),
-                    // It would be so on every runner.
-                    Fault::Linked(_) => Attempted::Declined(Reason::Linked),
                     Fault::NotExported(_) => Attempted::Declined(Reason::NotExported),
                     _ => Attempted::Failed(Reason::RunnerFault),
                 }

@@ -88,7 +88,7 @@ mod tests {
         let meta = Meta { mode: 0o644, uid, gid: uid, mtime: None, xattrs: Vec::new() };
         let path = path.as_bytes().to_vec();
         let op = Op::File { path, meta, manifest: Default::default(), in_place: false };
-        ChangeSet { ops: vec![op] }
+        ChangeSet { ops: vec![op], linked: Vec::new() }
     }
 
     #[test]

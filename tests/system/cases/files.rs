@@ -244,7 +244,6 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend([
         Case::with(&["--walk-all"], "a walk reads what another node has written", "for i in 1 2 3 4 5 6 7 8; do seq $i | tee f$i >/dev/null; cat f$i | wc -l; cp f$i g; cat g | wc -l; done").walks(&["tee", "cat", "cp"]),
         Case::each("parallel walks into one directory", "for i in 1 2 3 4 5 6 7 8; do cp /etc/hostname f$i & done; wait; touch -d @1000000000 f*; ls").walks(&["cp"]),
-        Case::each("parallel appends to one file merge", "for i in 1 2 3 4; do perl -e 'open F, q(>>), q(log); print F qq(line\\n)' & done; wait; cat log; echo end").walks(&["perl"]),
         Case::each("the origin deletes what a walk has seen", "echo x >f; cat f; rm -f f; cat f; echo $?; : >f; cat f; echo y >f; cat f").walks(&["cat"]),
         Case::with(&["--walk", "cat", "--walk", "ls"], "the shell changes what walks have seen", "for i in 1 2 3 4 5 6; do echo $i >f; cat f; rm f; cat f; mkdir d; echo $i >d/f; cat d/f; ls d; rm -r d; ls; ln -sfn f$i l; echo $i >f$i; cat l; done").walks(&["cat", "ls"]),
         Case::with(&["--walk", "cat", "--walk", "ls"], "a directory is replaced at the origin", "mkdir a b; echo 1 >a/f; echo 2 >b/f; cat a/f b/f; mv a c; mv b a; mv c b; cat a/f b/f; ls a; rm -r a; mkdir a; cat a/f; echo 3 >a/f; cat a/f").walks(&["cat"]),

@@ -77,7 +77,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "hooks popen_write $(command -v cat) -; echo $?",
         )
         .walks(&["cat"]),
-        Case::with(SHOW, "make, quiet recipes", "make -s -j2; echo $?; cat one two")
+        Case::with(SHOW, "make, quiet recipes", "make -s; echo $?; cat one two")
             .setup(MAKEFILE)
             .walks(&["show"]),
         Case::with(SHOW, "make, V=0", "make V=0; make V=0; cat one two")
