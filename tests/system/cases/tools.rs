@@ -90,7 +90,7 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "tar",
             "mkdir -p d/e; echo a >d/a; ln d/a d/b; ln -s a d/e/l; chmod 700 d/e; touch -d @1000000000 d/a",
-            "tar cf t.tar d; tar tf t.tar | sort; mkdir x; tar xpf t.tar -C x; touch -d @1000000000 d x/d d/e x/d/e; tar czf t.tgz --sort=name --mtime=@0 d; rm -r d; tar xf t.tar; touch -d @1000000000 d d/e d/b; rm t.tar t.tgz",
+            "tar cf t.tar d; tar tf t.tar | sort >list; mkdir x; tar xpf t.tar -C x; touch -d @1000000000 d x/d d/e x/d/e; tar czf t.tgz --sort=name --mtime=@0 d; rm -r d; tar xf t.tar; touch -d @1000000000 d d/e d/b; rm t.tar t.tgz",
         ),
         (
             "sed -i",
