@@ -248,7 +248,6 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::with(&["--walk", "cat", "--walk", "ls"], "the shell changes what walks have seen", "for i in 1 2 3 4 5 6; do echo $i >f; cat f; rm f; cat f; mkdir d; echo $i >d/f; cat d/f; ls d; rm -r d; ls; ln -sfn f$i l; echo $i >f$i; cat l; done").walks(&["cat", "ls"]),
         Case::with(&["--walk", "cat", "--walk", "ls"], "a directory is replaced at the origin", "mkdir a b; echo 1 >a/f; echo 2 >b/f; cat a/f b/f; mv a c; mv b a; mv c b; cat a/f b/f; ls a; rm -r a; mkdir a; cat a/f; echo 3 >a/f; cat a/f").walks(&["cat"]),
         Case::with(&["--walk", "cat"], "a symbolic link flips between directories", "mkdir a b; echo 1 >a/f; echo 2 >b/f; for i in 1 2 3 4 5 6; do ln -sfn a l; cat l/f; ln -sfn b l; cat l/f; done").walks(&["cat"]),
-        Case::with(&["--walk", "stat"], "the link count that a walk sees", "echo x >f; mkdir d; stat -c %h f; ln f d/g; stat -c %h f d/g; rm d/g; stat -c %h f").walks(&["stat"]),
         Case::with(&["--walk", "cat"], "a file of one size and time changes", "for i in 1 2 3 4 5 6 7 8; do echo $i >f; touch -d @1000000000 f; cat f; done").walks(&["cat"]),
         Case::each("on one node", "show a; cat /etc/hostname >f; cat f").on("n2"),
     ]);
