@@ -26,6 +26,19 @@ const GAPS: [(&str, &str); 9] = [
     ("tar, each command", "names of one file have several inode numbers"),
 ];
 
+/// Walks that change a file with several names are repeated at the origin unless their output was
+/// shown, which is so after 100 ms: on a slow machine these would meet that known difference. Each
+/// of their commands walks in a case of its own.
+const TIMED: [&str; 7] = [
+    "truncate, as a whole",
+    "append, as a whole",
+    "write in place, as a whole",
+    "overwrite as the shell does, as a whole",
+    "replace through a temporary file, as a whole",
+    "delete and create again, as a whole",
+    "sed -i, as a whole",
+];
+
 pub(crate) fn all() -> Vec<Case> {
     [
         hooks::cases(),
@@ -38,6 +51,7 @@ pub(crate) fn all() -> Vec<Case> {
     ]
     .into_iter()
     .flatten()
+    .filter(|case| !TIMED.contains(&case.name.as_str()))
     .map(|case| match GAPS.iter().find(|(name, _)| *name == case.name) {
         Some((_, gap)) => case.gap(gap),
         None => case,
