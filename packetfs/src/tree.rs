@@ -1,6 +1,10 @@
 //! Files and directories as they are named between machines: attributes, entries, listings, and the
 //! changes an origin reports to the runners that have seen them.
 
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::dir::Dir;
 use serde::{Deserialize, Serialize};
 
 use crate::packet::Manifest;
@@ -199,6 +203,18 @@ pub enum Change {
         /// The directory.
         dir: Bytes,
     },
+}
+
+/// Returns the names in an open directory.
+pub(crate) fn names_in(dir: &OwnedFd) -> io::Result<Vec<Bytes>> {
+    let mut names = Vec::new();
+    for item in Dir::from_fd(dir.try_clone()?)?.iter() {
+        let name = item?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 /// Joins a directory and a name.

@@ -12,14 +12,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, Manifest, Packed, PacketRef, reference};
-use crate::tree::{Attr, Bytes, Kind, Time, join};
+use crate::tree::{Attr, Bytes, Kind, Time, join, names_in};
 use crate::xattr;
 
 /// Files up to this size are read whole; larger ones are split while they are read.
@@ -107,15 +106,7 @@ fn walk(
     reading: &mut Reading<'_>,
     found: &mut Found,
 ) -> io::Result<()> {
-    let mut reader = Dir::from_fd(dir.try_clone()?)?;
-    let mut names = Vec::new();
-    for item in reader.iter() {
-        let name = item?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(name);
-        }
-    }
-    for name in names {
+    for name in names_in(dir)? {
         let attr = Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
         visit(dir, &name, join(path, &name), attr, reading, found)?;
     }

@@ -26,7 +26,7 @@ use super::identity::Identity;
 use super::{Commit, Owner};
 use crate::change::{Meta, Mtime, Op};
 use crate::packet::{Digest, Manifest};
-use crate::tree::{Attr, Bytes, Kind, Time, split};
+use crate::tree::{Attr, Bytes, Kind, Time, names_in, split};
 use crate::xattr;
 
 /// A change that could not be made.
@@ -417,15 +417,7 @@ fn set_time(path: &[u8], mtime: TimeSpec) -> io::Result<()> {
 fn remove_tree(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let child = openat(dir, name, flags, Mode::empty())?;
-    let mut reader = nix::dir::Dir::from_fd(child.try_clone()?)?;
-    let mut names = Vec::new();
-    for item in reader.iter() {
-        let name = item?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(name);
-        }
-    }
-    for name in names {
+    for name in names_in(&child)? {
         Place { dir: child.try_clone()?, name: OsStr::from_bytes(&name) }.clear()?;
     }
     Ok(unlinkat(dir, name, UnlinkatFlags::RemoveDir)?)
