@@ -326,7 +326,7 @@ async fn place(
 
 /// Returns the wait status of a program that the signal ends before it has begun.
 fn deadly(payload: &[u8], spec: &WalkSpec) -> Option<i32> {
-    let signal = i32::from_le_bytes(payload.try_into().ok()?);
+    let signal = i32::from_le_bytes(*payload.first_chunk()?);
     let harmless = [libc::SIGCONT, libc::SIGWINCH, libc::SIGURG, libc::SIGCHLD];
     let unheard = (spec.ignored | spec.blocked) & (1 << (signal - 1).clamp(0, 63)) != 0;
     (!harmless.contains(&signal) && !unheard).then_some(signal)

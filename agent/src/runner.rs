@@ -1,6 +1,9 @@
 //! A walk on its runner: from the grant to the change set.
 
+mod input;
+mod output;
 mod streams;
+mod terminal;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -58,7 +61,7 @@ pub(crate) async fn execute(
 
 /// A started walk. Dropping it ends all its processes.
 struct Running {
-    control: AsyncFd<UnixStream>,
+    control: Rc<AsyncFd<UnixStream>>,
     streams: Streams,
 }
 
@@ -82,7 +85,17 @@ async fn run(
     loop {
         tokio::select! {
             event = running.event() => match event {
-                Some((Event::Running, mut fds)) => upper = fds.pop(),
+                Some((Event::Running, fds)) => {
+                    let mut fds = fds.into_iter();
+                    upper = fds.next();
+                    if let Some(master) = fds.next() {
+                        running.start_terminal(master).map_err(|error| sandbox(error.into()))?;
+                    }
+                }
+                Some((Event::Stopped(signal), _)) => {
+                    link.send(Kind::Stopped, open.stream, signal.to_le_bytes().to_vec());
+                }
+                Some((Event::Reading(read), _)) => running.streams.is_read(read),
                 Some((Event::NotExecuted(errno), _)) => return Err(Fault::NotExecuted(errno)),
                 Some((Event::Failed { stage, errno }, _)) => {
                     let error = std::io::Error::from_raw_os_error(errno);
@@ -135,7 +148,7 @@ fn start(
     mirror: &Mirror,
     spec: WalkSpec,
 ) -> anyhow::Result<Running> {
-    let (streams, places, descriptors) = Streams::open(link, stream, &spec.fds)?;
+    let (streams, places, descriptors) = Streams::open(link, stream, &spec)?;
     let (near, far) = UnixStream::pair()?;
     near.set_nonblocking(true)?;
     let bytes = |path: &std::path::Path| path.as_os_str().as_encoded_bytes().to_vec();
@@ -148,7 +161,7 @@ fn start(
         fds: places,
     };
     agent.launcher.launch(&launch, far.as_fd(), &descriptors)?;
-    let control = crate::sys::watch::readable(near)?;
+    let control = Rc::new(crate::sys::watch::readable(near)?);
     Ok(Running { control, streams })
 }
 
@@ -169,18 +182,26 @@ impl Running {
         }
     }
 
+    fn start_terminal(&self, master: OwnedFd) -> std::io::Result<()> {
+        let control = Rc::clone(&self.control);
+        self.streams.start_terminal(master, move || order(&control, Order::Watch))
+    }
+
     fn take(&self, frame: Frame) {
         if frame.kind == Kind::Signal {
-            if let Ok(number) = frame.payload.as_slice().try_into() {
-                let order = Order::Signal(i32::from_le_bytes(number));
-                let message = message::encode(&order);
-                // A walk that ended meanwhile needs no signal.
-                let _ = fds::send(self.control.get_ref(), &message, &[]);
+            if let Ok([number @ .., terminal, _, _, _]) = <[u8; 8]>::try_from(frame.payload) {
+                let (number, from_terminal) = (i32::from_le_bytes(number), terminal != 0);
+                order(&self.control, Order::Signal { number, from_terminal });
             }
         } else {
             self.streams.take(frame);
         }
     }
+}
+
+/// Gives an order to a walk's first process. One that ended meanwhile needs none.
+fn order(control: &AsyncFd<UnixStream>, order: Order) {
+    let _ = fds::send(control.get_ref(), &message::encode(&order), &[]);
 }
 
 /// Reads the upper layer and sends its packets.

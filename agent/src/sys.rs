@@ -5,5 +5,7 @@ pub(crate) mod fds;
 pub(crate) mod launcher;
 pub(crate) mod peer;
 pub(crate) mod process;
+mod readers;
 pub(crate) mod sandbox;
+pub(crate) mod terminal;
 pub(crate) mod watch;

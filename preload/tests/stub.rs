@@ -168,8 +168,17 @@ fn carries_the_streams() {
     send(&mut door, Kind::Want, 0, &5_u32.to_le_bytes());
     let (header, payload) = receive(&mut door).expect("data");
     assert_eq!((header.kind, header.fd, payload.as_slice()), (Kind::Data, 0, b"hello".as_slice()));
+    // What the walk has not read is still there.
+    send(&mut door, Kind::Took, 0, &4_u32.to_le_bytes());
     send(&mut door, Kind::Want, 0, &100_000_u32.to_le_bytes());
-    assert_eq!(receive(&mut door).expect("data").1, b" stub");
+    assert_eq!(receive(&mut door).expect("data").1, b"o stub");
+    send(&mut door, Kind::Rewind, 0, b"");
+    assert_eq!(receive(&mut door).expect("an answer").0.kind, Kind::Rewind);
+    send(&mut door, Kind::Want, 0, &0_u32.to_le_bytes());
+    assert_eq!(receive(&mut door).expect("there is input").0.kind, Kind::Ready);
+    send(&mut door, Kind::Want, 0, &100_u32.to_le_bytes());
+    assert_eq!(receive(&mut door).expect("data").1, b"o stub");
+    send(&mut door, Kind::Took, 0, &6_u32.to_le_bytes());
     drop(stdin);
     send(&mut door, Kind::Want, 0, &100_u32.to_le_bytes());
     let header = receive(&mut door).expect("the end").0;
@@ -237,10 +246,30 @@ fn forwards_signals() {
     for (name, number) in [("INT", 2), ("USR1", 10), ("TERM", 15), ("ALRM", 14)] {
         kill(&child, name);
         let (header, payload) = receive(&mut door).expect("a signal");
-        assert_eq!((header.kind, payload), (Kind::Signal, u32::to_le_bytes(number).to_vec()));
+        let words = [u32::to_le_bytes(number), 0_u32.to_le_bytes()].concat();
+        assert_eq!((header.kind, payload), (Kind::Signal, words));
     }
     exit(&mut door, 2);
     assert_eq!(finish(child).status.signal(), Some(2));
+}
+
+#[test]
+fn stops_as_the_walk_has_stopped() {
+    let agent = Agent::new(0);
+    let (child, _, mut door) = agent.start();
+    kill(&child, "TSTP");
+    let (header, payload) = receive(&mut door).expect("a signal");
+    assert_eq!((header.kind, payload[0]), (Kind::Signal, 20));
+    send(&mut door, Kind::Stopped, 0, &20_u32.to_le_bytes());
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    let stopped = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED));
+    let signal = nix::sys::signal::Signal::SIGTSTP;
+    assert_eq!(stopped, Ok(nix::sys::wait::WaitStatus::Stopped(pid, signal)));
+    kill(&child, "CONT");
+    let (header, payload) = receive(&mut door).expect("a signal");
+    assert_eq!((header.kind, payload[0]), (Kind::Signal, 18));
+    exit(&mut door, 0);
+    assert!(finish(child).status.success());
 }
 
 #[test]

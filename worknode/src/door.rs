@@ -5,7 +5,7 @@
 //! [`Kind::RunHere`]. `oswalk` uses the same socket for its own requests, with [`Kind::Request`].
 
 /// Version of this protocol, in the hello.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 8;
 /// Longest payload of a [`Kind::Data`] frame.
@@ -30,11 +30,13 @@ pub enum Kind {
     Written = 4,
     /// Stub: the descriptor has no reader any more.
     Broken = 5,
-    /// Stub: `u32` signal to forward.
+    /// Stub: a signal to forward: `u32` number, `u32` 1 if the terminal sent it, to all of the group.
     Signal = 6,
     /// Stub: the terminal's size, `u16` rows, columns, x pixels, y pixels.
     Resize = 7,
-    /// Agent: read up to `u32` bytes of the descriptor and send them.
+    /// Agent: send up to `u32` bytes of the descriptor, in one or more [`Kind::Data`]; the last one
+    /// is shorter than [`DATA_BYTES_MAX`]. What is not a terminal keeps them until they are
+    /// [`Kind::Took`]. With 0 bytes: say [`Kind::Ready`] when there are some.
     Want = 8,
     /// Agent: the walk closed the descriptor.
     Close = 9,
@@ -50,13 +52,23 @@ pub enum Kind {
     Refused = 14,
     /// Agent: the walk has read the file behind the descriptor up to this `u64` offset.
     Seek = 15,
+    /// Agent: the walk has read `u32` bytes of those that were sent: take them from the descriptor.
+    Took = 16,
+    /// Stub: the terminal has input.
+    Ready = 17,
+    /// Both: the terminal's settings ([`Termios`]).
+    Settings = 18,
+    /// Agent: the walk was stopped by this `u32` signal.
+    Stopped = 19,
+    /// Agent: forget what was wanted, the walk starts over; the stub answers with the same.
+    Rewind = 20,
 }
 
 impl Kind {
     /// Returns the kind with this number.
     #[must_use]
     pub fn from_u8(value: u8) -> Option<Self> {
-        const ALL: [Kind; 15] = [
+        const ALL: [Kind; 20] = [
             Kind::Hello,
             Kind::Data,
             Kind::Eof,
@@ -72,6 +84,11 @@ impl Kind {
             Kind::Failed,
             Kind::Refused,
             Kind::Seek,
+            Kind::Took,
+            Kind::Ready,
+            Kind::Settings,
+            Kind::Stopped,
+            Kind::Rewind,
         ];
         ALL.get(usize::from(value).checked_sub(1)?).copied()
     }
@@ -110,11 +127,18 @@ impl Header {
 
 /// Resource limits that a process has on Linux (`RLIM_NLIMITS`).
 pub const RLIMITS: usize = 16;
+/// Bytes of a terminal's settings (the kernel's `struct termios`): `u32` input, output, control and
+/// local flags, `u8` line discipline, 19 control characters.
+pub const TERMIOS_BYTES: usize = 36;
+/// A terminal's settings.
+pub type Termios = [u8; TERMIOS_BYTES];
+/// A terminal's size: rows, columns, x pixels, y pixels.
+pub type Window = [u16; 4];
 
 /// The fixed part of a hello. Behind it follow, without gaps: `fds` entries of [`FdEntry`], the
 /// path, the working directory, the arguments and the environment; the last two as
 /// NUL-terminated strings one after the other, as the kernel lays them out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HelloHead {
     /// [`VERSION`] of the stub.
     pub version: u32,
@@ -132,6 +156,10 @@ pub struct HelloHead {
     pub ignored: u64,
     /// Soft and hard limits.
     pub rlimits: [(u64, u64); RLIMITS],
+    /// Settings of the first descriptor that is a terminal, if there is one.
+    pub termios: Termios,
+    /// Its size.
+    pub window: Window,
     /// Bytes of the path of the program.
     pub path_bytes: u32,
     /// Bytes of the working directory.
@@ -143,9 +171,30 @@ pub struct HelloHead {
 }
 
 /// Bytes of a [`HelloHead`].
-pub const HELLO_HEAD_BYTES: usize = 4 + 4 + 8 + 4 + 4 + 8 + 8 + RLIMITS * 16 + 16;
+pub const HELLO_HEAD_BYTES: usize = 4 + 4 + 8 + 4 + 4 + 8 + 8 + RLIMITS * 16 + TERMIOS_BYTES + 8 + 16;
 
 impl HelloHead {
+    /// Makes the head of a process of a session that has nothing to say.
+    #[must_use]
+    pub fn new(session: u64) -> Self {
+        Self {
+            version: VERSION,
+            fds: 0,
+            session,
+            umask: 0,
+            nice: 0,
+            blocked: 0,
+            ignored: 0,
+            rlimits: [(0, 0); RLIMITS],
+            termios: [0; TERMIOS_BYTES],
+            window: [0; 4],
+            path_bytes: 0,
+            cwd_bytes: 0,
+            argv_bytes: 0,
+            env_bytes: 0,
+        }
+    }
+
     /// Returns the head as it goes over the socket.
     #[must_use]
     pub fn encode(&self) -> [u8; HELLO_HEAD_BYTES] {
@@ -161,6 +210,8 @@ impl HelloHead {
             out.put(&soft.to_le_bytes());
             out.put(&hard.to_le_bytes());
         }
+        out.put(&self.termios);
+        self.window.iter().for_each(|word| out.put(&word.to_le_bytes()));
         for size in [self.path_bytes, self.cwd_bytes, self.argv_bytes, self.env_bytes] {
             out.put(&size.to_le_bytes());
         }
@@ -188,6 +239,8 @@ impl HelloHead {
                 }
                 rlimits
             },
+            termios: reader.take()?,
+            window: decode_window(&reader.take()?),
             path_bytes: u32::from_le_bytes(reader.take()?),
             cwd_bytes: u32::from_le_bytes(reader.take()?),
             argv_bytes: u32::from_le_bytes(reader.take()?),
@@ -195,6 +248,20 @@ impl HelloHead {
         };
         Some((head, rest))
     }
+}
+
+/// Returns the size in the payload of [`Kind::Resize`].
+#[must_use]
+pub fn decode_window(bytes: &[u8; 8]) -> Window {
+    core::array::from_fn(|at| u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]))
+}
+
+/// Returns the payload of [`Kind::Resize`].
+#[must_use]
+pub fn encode_window(window: Window) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes.chunks_exact_mut(2).zip(window).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
+    bytes
 }
 
 /// One open descriptor of the process, as `fstat` and `fcntl` tell it.
@@ -285,11 +352,11 @@ mod tests {
 
     #[test]
     fn kinds_are_dense() {
-        for value in 1..=15 {
+        for value in 1..=20 {
             assert_eq!(Kind::from_u8(value).map(|kind| kind as u8), Some(value));
         }
         assert_eq!(Kind::from_u8(0), None);
-        assert_eq!(Kind::from_u8(16), None);
+        assert_eq!(Kind::from_u8(21), None);
     }
 
     #[test]
@@ -297,7 +364,9 @@ mod tests {
         let header = Header { kind: Kind::Data, fd: 513, payload_bytes: 70_000 };
         assert_eq!(Header::decode(header.encode()), Some(header));
 
-        let mut head = HelloHead { version: VERSION, nice: -5, session: 7, ..Default::default() };
+        let mut head = HelloHead { nice: -5, session: 7, ..HelloHead::new(9) };
+        head.termios[35] = 8;
+        head.window = [24, 80, 0, 513];
         head.rlimits[15] = (1, u64::MAX);
         head.env_bytes = 99;
         let mut bytes = head.encode().to_vec();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Attempt, NodeId, WalkId};
 
 /// Leads every encoded spec; another version is refused by name.
-pub const SPEC_VERSION: u8 = 1;
+pub const SPEC_VERSION: u8 = 2;
 
 /// A byte string that is not necessarily UTF-8: a path, an argument.
 pub type Bytes = Vec<u8>;
@@ -43,6 +43,8 @@ pub struct WalkSpec {
     pub rlimits: Vec<(u64, u64)>,
     /// The open descriptors.
     pub fds: Vec<FdSpec>,
+    /// The terminal behind some of them.
+    pub terminal: Option<TerminalSpec>,
     /// The system directories may change too: the overlay covers all of the tree.
     pub whole_tree: bool,
 }
@@ -91,8 +93,19 @@ pub enum FdKind {
         /// Where reading goes on.
         offset: u64,
     },
-    /// The terminal of the session.
+    /// The terminal.
     Terminal,
+}
+
+/// A terminal as it is when a walk begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSpec {
+    /// Its settings: a [`crate::door::Termios`].
+    pub termios: Bytes,
+    /// Its size.
+    pub window: crate::door::Window,
+    /// The walk may read it.
+    pub reads: bool,
 }
 
 /// How a walk ended on its runner.
@@ -159,6 +172,25 @@ impl WalkSpec {
         strings(&self.argv)
     }
 
+    /// Tells whether the terminal is behind a descriptor.
+    #[must_use]
+    pub fn is_terminal(&self, fd: u32) -> bool {
+        self.fds.iter().any(|spec| spec.fd == fd && spec.kind == FdKind::Terminal)
+    }
+
+    /// Returns the descriptor by which the terminal is written, in frames about it.
+    #[must_use]
+    pub fn terminal_output(&self) -> Option<u32> {
+        let all = || self.fds.iter().map(|spec| spec.fd).filter(|&fd| self.is_terminal(fd));
+        [1, 2].into_iter().find(|&fd| self.is_terminal(fd)).or_else(|| all().min())
+    }
+
+    /// Returns the descriptor by which the terminal is read.
+    #[must_use]
+    pub fn terminal_input(&self) -> Option<u32> {
+        self.fds.iter().map(|spec| spec.fd).filter(|&fd| self.is_terminal(fd)).min()
+    }
+
     /// Returns the environment's entries one by one.
     pub fn environment(&self) -> impl Iterator<Item = &[u8]> {
         strings(&self.env)
@@ -208,6 +240,7 @@ mod tests {
             ignored: 0,
             rlimits: vec![(1, 2); 16],
             fds: vec![FdSpec { fd: 0, kind: FdKind::Input }],
+            terminal: None,
             whole_tree: false,
         }
     }

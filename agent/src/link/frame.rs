@@ -21,11 +21,12 @@ pub(crate) enum Kind {
     Data = 2,
     /// Origin: no more bytes for the descriptor: `u8 fd`.
     Eof = 3,
-    /// Both: this many bytes more may be sent for the descriptor: `u8 fd, u32 bytes`.
+    /// Both: this many bytes more may be sent for the descriptor: `u8 fd, u32 bytes`. For a terminal
+    /// that the walk does not read yet, 0 bytes: say [`Kind::Ready`] when it has input.
     Credit = 4,
     /// Origin: nobody reads the descriptor any more: `u8 fd`.
     Broken = 5,
-    /// Origin: `u32` signal.
+    /// Origin: a signal: `u32` number, `u32` 1 if the terminal sent it, to all of the group.
     Signal = 6,
     /// Origin: give the walk up.
     Cancel = 7,
@@ -45,17 +46,27 @@ pub(crate) enum Kind {
     Ping = 14,
     /// Both: yes.
     Pong = 15,
+    /// Runner: the walk has read so much of what was sent: `u8 fd, u32 bytes`.
+    Took = 16,
+    /// Origin: the terminal has input: `u8 fd`.
+    Ready = 17,
+    /// Both: the terminal's settings: `u8 fd`, a [`worknode::door::Termios`].
+    Settings = 18,
+    /// Origin: the terminal's size: `u8 fd`, four `u16`.
+    Resize = 19,
+    /// Runner: the walk was stopped by this `u32` signal.
+    Stopped = 20,
 }
 
 impl Kind {
     fn from_u8(value: u8) -> Option<Self> {
         use Kind::{
             Answer, Ask, Broken, Cancel, Changes, Closed, Credit, Data, Eof, Exit, Open, Packets,
-            Ping, Pong, Signal,
+            Ping, Pong, Ready, Resize, Settings, Signal, Stopped, Took,
         };
-        const ALL: [Kind; 15] = [
+        const ALL: [Kind; 20] = [
             Open, Data, Eof, Credit, Broken, Signal, Cancel, Closed, Packets, Exit, Ask, Answer,
-            Changes, Ping, Pong,
+            Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped,
         ];
         ALL.get(usize::from(value).checked_sub(1)?).copied()
     }

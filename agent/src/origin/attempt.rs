@@ -72,8 +72,9 @@ pub(super) async fn run(
     let (stream, mut frames) = link.open_stream();
     let open = Open { attempt: grant.attempt, spec: encoded.to_vec() };
     link.send(Kind::Open, stream, message::encode(&open));
-    let mut talk = Talk { link: &link, stream, packets: Vec::new(), bytes_out: 0, bytes_back: 0 };
-    talk.bytes_out += encoded.len() as u64;
+    let bytes_out = encoded.len() as u64;
+    let mut talk =
+        Talk { link: &link, stream, spec, packets: Vec::new(), bytes_out, bytes_back: 0 };
     let attempted = tokio::select! {
         attempted = talk.run(stub, &mut frames) => attempted,
         newer = superseded(turns, grant) => Attempted::Superseded(newer),
@@ -119,6 +120,7 @@ async fn superseded(turns: &mut mpsc::UnboundedReceiver<Turn>, grant: &Grant) ->
 struct Talk<'a> {
     link: &'a Link,
     stream: u32,
+    spec: &'a WalkSpec,
     packets: Vec<(PacketRef, Packed)>,
     bytes_out: u64,
     bytes_back: u64,
@@ -160,14 +162,23 @@ impl Talk<'_> {
     }
 
     fn take_from_stub(&mut self, stub: &Stub, header: door::Header, payload: &[u8]) {
+        if stub.output.is_stale(header.kind) {
+            return;
+        }
         let fd = u8::try_from(header.fd).unwrap_or(u8::MAX);
         let tagged = || [&[fd], payload].concat();
         let (kind, payload) = match header.kind {
             door::Kind::Data => {
-                stub.output.note_input();
+                // All else is only looked at until the walk has read it.
+                if self.spec.is_terminal(u32::from(header.fd)) {
+                    stub.output.note_input();
+                }
                 (Kind::Data, tagged())
             }
             door::Kind::Eof => (Kind::Eof, tagged()),
+            door::Kind::Ready => (Kind::Ready, tagged()),
+            door::Kind::Settings => (Kind::Settings, tagged()),
+            door::Kind::Resize => (Kind::Resize, tagged()),
             door::Kind::Written => (Kind::Credit, tagged()),
             door::Kind::Broken => (Kind::Broken, tagged()),
             door::Kind::Signal => (Kind::Signal, payload.to_vec()),
@@ -179,15 +190,31 @@ impl Talk<'_> {
 
     fn take_from_runner(&mut self, stub: &Stub, frame: Frame) -> Option<Attempted> {
         let garbled = || Some(Attempted::Failed(Reason::RunnerFault));
+        // What is about a descriptor and goes on as it is.
+        let to_stub = match frame.kind {
+            Kind::Credit => Some(door::Kind::Want),
+            Kind::Took => Some(door::Kind::Took),
+            Kind::Settings => Some(door::Kind::Settings),
+            _ => None,
+        };
+        if let Some(kind) = to_stub {
+            let (&fd, payload) = frame.payload.split_first()?;
+            stub.output.to_descriptor(kind, u16::from(fd), payload.to_vec());
+            return None;
+        }
         match frame.kind {
             Kind::Data => {
                 let (&fd, bytes) = frame.payload.split_first()?;
-                stub.output.data(u16::from(fd), bytes);
+                let skipped = stub.output.data(u16::from(fd), bytes);
+                if skipped > 0 {
+                    // The stub does not write it again, so it does not say that it did.
+                    let skipped = u32::try_from(skipped).unwrap_or(u32::MAX).to_le_bytes();
+                    self.link.send(Kind::Credit, self.stream, [&[fd][..], &skipped].concat());
+                }
                 None
             }
-            Kind::Credit => {
-                let (&fd, bytes) = frame.payload.split_first()?;
-                stub.output.send(door::Kind::Want, u16::from(fd), bytes.to_vec());
+            Kind::Stopped => {
+                stub.output.send(door::Kind::Stopped, 0, frame.payload);
                 None
             }
             Kind::Packets => match postcard::from_bytes::<Packets>(&frame.payload) {

@@ -9,7 +9,7 @@ use worknode::door::{FdEntry, HelloHead, VERSION};
 use worknode::id::SessionId;
 use worknode::policy::{Verdict, base_name};
 use worknode::reason::Reason;
-use worknode::spec::{Bytes, Credentials, FdKind, FdSpec, WalkSpec, strings};
+use worknode::spec::{Bytes, Credentials, FdKind, FdSpec, TerminalSpec, WalkSpec, strings};
 
 use crate::agent::Agent;
 use crate::door::Peer;
@@ -82,6 +82,11 @@ impl Hello {
             return Err(Reason::Descriptor);
         }
         let fds = self.descriptors(peer.pid, compiles)?;
+        let terminal = fds.iter().any(|fd| fd.kind == FdKind::Terminal).then(|| TerminalSpec {
+            termios: self.head.termios.to_vec(),
+            window: self.head.window,
+            reads: !compiles,
+        });
         let whole_tree = peer.uid == 0 && !(compiles && self.writes_elsewhere());
         Ok(WalkSpec {
             walk: session.next_walk(),
@@ -99,6 +104,7 @@ impl Hello {
             ignored: self.head.ignored,
             rlimits: self.head.rlimits.to_vec(),
             fds,
+            terminal,
             whole_tree,
         })
     }
@@ -132,12 +138,18 @@ impl Hello {
         for (index, entry) in self.fds.iter().enumerate() {
             let same = self.fds[..index].iter().find(|other| is_same_output(other, entry));
             let kind = match same {
-                Some(other) => FdKind::Same { fd: other.fd },
-                None => self.descriptor(entry, pid, compiles)?,
+                Some(other) if !self.is_terminal(entry) => FdKind::Same { fd: other.fd },
+                _ => self.descriptor(entry, pid, compiles)?,
             };
             specs.push(FdSpec { fd: entry.fd, kind });
         }
         Ok(specs)
+    }
+
+    /// Tells whether the process's terminal is behind a descriptor: the first one that it has.
+    fn is_terminal(&self, entry: &FdEntry) -> bool {
+        let first = self.fds.iter().find(|entry| entry.terminal != 0);
+        entry.terminal != 0 && first.is_some_and(|first| first.rdev == entry.rdev)
     }
 
     fn descriptor(&self, entry: &FdEntry, pid: u32, compiles: bool) -> Result<FdKind, Reason> {
@@ -154,6 +166,9 @@ impl Hello {
         if kind == libc::S_IFCHR && entry.terminal == 0 {
             // A device of this machine.
             return Err(Reason::Descriptor);
+        }
+        if self.is_terminal(entry) && !(compiles && entry.fd == 0) {
+            return Ok(FdKind::Terminal);
         }
         let reads = access == flag(libc::O_RDONLY)
             || (access == flag(libc::O_RDWR) && (entry.fd == 0 || kind == libc::S_IFSOCK));

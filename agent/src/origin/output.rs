@@ -29,6 +29,8 @@ pub(super) struct Output {
     shown: RefCell<HashMap<u16, u64>>,
     skip: RefCell<HashMap<u16, u64>>,
     consumed_input: Cell<bool>,
+    /// What the stub says of descriptors is still about an attempt that failed.
+    stale: Cell<bool>,
 }
 
 impl Output {
@@ -51,6 +53,7 @@ impl Output {
             shown: RefCell::default(),
             skip: RefCell::default(),
             consumed_input: Cell::new(false),
+            stale: Cell::new(false),
         }
     }
 
@@ -60,16 +63,25 @@ impl Output {
         let _ = self.tx.send((kind, fd, payload));
     }
 
-    /// Passes on output of the walk.
-    pub(super) fn data(&self, fd: u16, bytes: &[u8]) {
+    /// Passes on what the runner wants of a descriptor, or has to say of it.
+    pub(super) fn to_descriptor(&self, kind: Kind, fd: u16, payload: Vec<u8>) {
+        if kind == Kind::Took {
+            self.note_input();
+        }
+        self.send(kind, fd, payload);
+    }
+
+    /// Passes on output of the walk. Returns the bytes of it that were shown before.
+    pub(super) fn data(&self, fd: u16, bytes: &[u8]) -> usize {
         if self.holding.get() {
             self.held.borrow_mut().push((fd, bytes.to_vec()));
             self.held_bytes.set(self.held_bytes.get() + bytes.len());
             if self.held_bytes.get() > HELD_BYTES_MAX {
                 self.release();
             }
+            0
         } else {
-            self.show(fd, bytes);
+            self.show(fd, bytes)
         }
     }
 
@@ -100,6 +112,21 @@ impl Output {
         self.held.borrow_mut().clear();
         self.held_bytes.set(0);
         self.skip.replace(self.shown.borrow().clone());
+        self.stale.set(true);
+        self.send(Kind::Rewind, 0, Vec::new());
+    }
+
+    /// Tells whether a frame of the stub is about an attempt that failed.
+    pub(super) fn is_stale(&self, kind: Kind) -> bool {
+        if kind == Kind::Rewind {
+            self.stale.set(false);
+            return true;
+        }
+        let of_attempt = matches!(
+            kind,
+            Kind::Data | Kind::Eof | Kind::Ready | Kind::Settings | Kind::Written | Kind::Broken
+        );
+        self.stale.get() && of_attempt
     }
 
     /// The stub gave away input.
@@ -123,19 +150,22 @@ impl Output {
         let _ = self.task.await;
     }
 
-    fn show(&self, fd: u16, bytes: &[u8]) {
+    /// Shows what was not shown before; returns the bytes that were.
+    fn show(&self, fd: u16, bytes: &[u8]) -> usize {
         let mut skip = self.skip.borrow_mut();
         let skipped = skip.get(&fd).copied().unwrap_or(0).min(bytes.len() as u64);
         if skipped > 0 {
             *skip.entry(fd).or_default() -= skipped;
         }
-        let rest = &bytes[usize::try_from(skipped).unwrap_or(bytes.len())..];
+        let skipped = usize::try_from(skipped).unwrap_or(bytes.len());
+        let rest = &bytes[skipped..];
         if rest.is_empty() {
-            return;
+            return skipped;
         }
         *self.shown.borrow_mut().entry(fd).or_default() += rest.len() as u64;
         for piece in rest.chunks(DATA_BYTES_MAX) {
             self.send(Kind::Data, fd, piece.to_vec());
         }
+        skipped
     }
 }

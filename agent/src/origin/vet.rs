@@ -80,6 +80,7 @@ mod tests {
             ignored: 0,
             rlimits: Vec::new(),
             fds: Vec::new(),
+            terminal: None,
             whole_tree,
         }
     }

@@ -1,6 +1,6 @@
-//! The descriptors of a walk on its runner: pipes, and the tasks that carry their bytes.
+//! The descriptors of a walk on its runner: what is behind each, and the frames about it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -8,36 +8,45 @@ use std::rc::Rc;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
-use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use worknode::door::{DATA_BYTES_MAX, WINDOW_BYTES};
-use worknode::spec::{FdKind, FdSpec};
+use worknode::door::{Termios, decode_window};
+use worknode::spec::{FdKind, WalkSpec};
 
+use super::input::Input;
+use super::output::{self, Credit};
+use super::terminal::{Event, Terminal};
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
-
-/// Input asked for at once: what the process may find in its pipe.
-const INPUT_BYTES: u32 = 64 * 1024;
 
 /// Where descriptors go: pairs of the process's number and the index of what is passed.
 pub(super) type Places = Vec<(u32, u32)>;
 
+/// The way to one descriptor at the origin.
+#[derive(Debug, Clone)]
+pub(super) struct Channel {
+    link: Rc<Link>,
+    stream: u32,
+    fd: u8,
+}
+
+impl Channel {
+    pub(super) fn send(&self, kind: Kind, payload: &[u8]) {
+        self.link.send(kind, self.stream, [&[self.fd], payload].concat());
+    }
+}
+
 /// The streams of one walk.
 #[derive(Debug)]
 pub(super) struct Streams {
+    channel: Channel,
+    /// What carries output, until its end.
     outputs: RefCell<Vec<JoinHandle<()>>>,
+    /// What carries input, until nobody wants any.
+    carriers: RefCell<Vec<JoinHandle<()>>>,
     credits: HashMap<u8, Rc<Credit>>,
-    inputs: RefCell<HashMap<u8, mpsc::UnboundedSender<Vec<u8>>>>,
-}
-
-/// Bytes that may still be sent.
-#[derive(Debug)]
-struct Credit {
-    bytes: Cell<usize>,
-    more: Notify,
-    broken: Cell<bool>,
+    inputs: HashMap<u8, Rc<Input>>,
+    terminal: Option<Rc<Terminal>>,
 }
 
 impl Streams {
@@ -45,21 +54,24 @@ impl Streams {
     pub(super) fn open(
         link: &Rc<Link>,
         stream: u32,
-        fds: &[FdSpec],
+        spec: &WalkSpec,
     ) -> anyhow::Result<(Self, Places, Vec<OwnedFd>)> {
         let mut streams = Self {
+            channel: Channel { link: Rc::clone(link), stream, fd: 0 },
             outputs: RefCell::default(),
+            carriers: RefCell::default(),
             credits: HashMap::new(),
-            inputs: RefCell::default(),
+            inputs: HashMap::new(),
+            terminal: None,
         };
         let (mut places, mut passed) = (Vec::new(), Vec::new());
-        for fd in fds {
+        for fd in &spec.fds {
             let number = u8::try_from(fd.fd)?;
             let end = match &fd.kind {
                 FdKind::Null { flags } => OwnedFd::from(null(*flags)?),
-                FdKind::Output => streams.output(link, stream, number)?,
-                FdKind::Input | FdKind::Terminal => streams.input(link, stream, number)?,
-                FdKind::File { .. } => continue,
+                FdKind::Output => streams.output(number)?,
+                FdKind::Input => streams.input(number)?,
+                FdKind::File { .. } | FdKind::Terminal => continue,
                 FdKind::Same { fd: other } => {
                     let index = places.iter().find(|&&(place, _)| place == *other);
                     let index = index.map(|&(_, index)| index);
@@ -70,68 +82,108 @@ impl Streams {
             places.push((fd.fd, u32::try_from(passed.len())?));
             passed.push(end);
         }
+        if let (Some(terminal), Some(input), Some(output)) =
+            (&spec.terminal, spec.terminal_input(), spec.terminal_output())
+        {
+            let (input, output) = (u8::try_from(input)?, u8::try_from(output)?);
+            let settings = terminal.termios.as_slice().try_into()?;
+            let terminal = Terminal::new(
+                streams.channel(input),
+                streams.channel(output),
+                settings,
+                terminal.reads,
+            );
+            streams.credits.insert(output, Rc::clone(&terminal.credit));
+            streams.terminal = Some(terminal);
+        }
         Ok((streams, places, passed))
+    }
+
+    /// The walk runs, with this terminal if it has one; see [`Terminal::start`].
+    pub(super) fn start_terminal(
+        &self,
+        master: OwnedFd,
+        watch: impl Fn() + 'static,
+    ) -> std::io::Result<()> {
+        if let Some(terminal) = &self.terminal {
+            let (input, output) = terminal.start(master, watch)?;
+            self.carriers.borrow_mut().push(tokio::task::spawn_local(input));
+            self.outputs.borrow_mut().push(tokio::task::spawn_local(output));
+        }
+        Ok(())
+    }
+
+    /// Tells whether a process of the walk waits for the terminal's input.
+    pub(super) fn is_read(&self, read: bool) {
+        self.tell_terminal(Event::Reading(read));
     }
 
     /// Takes in a frame of the origin.
     pub(super) fn take(&self, frame: Frame) {
         let Some((&fd, rest)) = frame.payload.split_first() else { return };
-        match frame.kind {
-            Kind::Data => {
-                if let Some(tx) = self.inputs.borrow().get(&fd) {
-                    let _ = tx.send(rest.to_vec());
-                }
-            }
-            Kind::Eof => {
-                self.inputs.borrow_mut().remove(&fd);
-            }
-            Kind::Credit => {
+        let settings = || Termios::try_from(rest).ok();
+        match (frame.kind, self.inputs.get(&fd)) {
+            (Kind::Data, Some(input)) => input.take(rest.to_vec()),
+            (Kind::Data, None) => self.tell_terminal(Event::Typed(rest.to_vec())),
+            (Kind::Eof, Some(input)) => input.end(),
+            (Kind::Eof, None) => self.tell_terminal(Event::Ended),
+            (Kind::Ready, _) => self.tell_terminal(Event::Ready),
+            (Kind::Credit, _) => {
                 if let (Some(credit), Ok(bytes)) = (self.credits.get(&fd), rest.try_into()) {
-                    let bytes = u32::from_le_bytes(bytes) as usize;
-                    credit.bytes.set(credit.bytes.get() + bytes);
-                    credit.more.notify_one();
+                    credit.add(u32::from_le_bytes(bytes));
                 }
             }
-            Kind::Broken => {
-                if let Some(credit) = self.credits.get(&fd) {
-                    credit.broken.set(true);
-                    credit.more.notify_one();
+            (Kind::Broken, _) => {
+                self.credits.get(&fd).iter().for_each(|credit| credit.break_off());
+            }
+            (Kind::Settings, _) => {
+                if let (Some(terminal), Some(settings)) = (&self.terminal, settings()) {
+                    terminal.set_settings(settings);
+                }
+            }
+            (Kind::Resize, _) => {
+                if let (Some(terminal), Ok(window)) = (&self.terminal, rest.try_into()) {
+                    terminal.set_window(decode_window(window));
                 }
             }
             _ => {}
         }
     }
 
-    /// Ends when all output is on its way.
+    /// The walk is over. Ends when all output is on its way.
     pub(super) async fn finish(&self) {
+        self.inputs.values().for_each(|input| input.settle());
         let outputs = self.outputs.take();
         for output in outputs {
             let _ = output.await;
         }
     }
 
-    fn output(&mut self, link: &Rc<Link>, stream: u32, fd: u8) -> anyhow::Result<OwnedFd> {
+    fn tell_terminal(&self, event: Event) {
+        if let Some(terminal) = &self.terminal {
+            terminal.tell(event);
+        }
+    }
+
+    fn channel(&self, fd: u8) -> Channel {
+        Channel { fd, ..self.channel.clone() }
+    }
+
+    fn output(&mut self, fd: u8) -> anyhow::Result<OwnedFd> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-        let receiver = Receiver::from_owned_fd(ours)?;
-        let credit = Rc::new(Credit {
-            bytes: Cell::new(WINDOW_BYTES),
-            more: Notify::new(),
-            broken: Cell::new(false),
-        });
+        let (receiver, credit) = (Receiver::from_owned_fd(ours)?, Credit::new());
         self.credits.insert(fd, Rc::clone(&credit));
-        let task = carry_output(Rc::clone(link), stream, fd, receiver, credit);
+        let task = output::carry(self.channel(fd), receiver, credit);
         self.outputs.borrow_mut().push(tokio::task::spawn_local(task));
         Ok(theirs)
     }
 
-    fn input(&mut self, link: &Rc<Link>, stream: u32, fd: u8) -> anyhow::Result<OwnedFd> {
+    fn input(&mut self, fd: u8) -> anyhow::Result<OwnedFd> {
         let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
-        let sender = Sender::from_owned_fd(ours)?;
-        let (tx, rx) = mpsc::unbounded_channel();
-        self.inputs.borrow_mut().insert(fd, tx);
-        let want = [&[fd][..], &INPUT_BYTES.to_le_bytes()].concat();
-        link.send(Kind::Credit, stream, want);
-        tokio::task::spawn_local(carry_input(Rc::clone(link), stream, fd, sender, rx));
+        let input = Input::new(self.channel(fd));
+        let carrier = Rc::clone(&input).carry(Sender::from_owned_fd(ours)?);
+        self.carriers.borrow_mut().push(tokio::task::spawn_local(carrier));
+        self.inputs.insert(fd, input);
         Ok(theirs)
     }
 }
@@ -139,54 +191,7 @@ impl Streams {
 impl Drop for Streams {
     fn drop(&mut self) {
         self.outputs.borrow().iter().for_each(JoinHandle::abort);
-    }
-}
-
-async fn carry_output(link: Rc<Link>, stream: u32, fd: u8, mut pipe: Receiver, credit: Rc<Credit>) {
-    let mut buffer = vec![0; DATA_BYTES_MAX];
-    loop {
-        while credit.bytes.get() == 0 && !credit.broken.get() {
-            credit.more.notified().await;
-        }
-        if credit.broken.get() {
-            // Dropping the pipe gives the program the EPIPE that it would have got at the origin.
-            return;
-        }
-        let room = credit.bytes.get().min(buffer.len());
-        let broken = async {
-            while !credit.broken.get() {
-                credit.more.notified().await;
-            }
-        };
-        let read = tokio::select! {
-            read = pipe.read(&mut buffer[..room]) => read,
-            () = broken => return,
-        };
-        match read {
-            Ok(0) | Err(_) => {
-                link.send(Kind::Closed, stream, vec![fd]);
-                return;
-            }
-            Ok(bytes) => {
-                credit.bytes.set(credit.bytes.get() - bytes);
-                link.send(Kind::Data, stream, [&[fd], &buffer[..bytes]].concat());
-            }
-        }
-    }
-}
-
-async fn carry_input(
-    link: Rc<Link>,
-    stream: u32,
-    fd: u8,
-    mut pipe: Sender,
-    mut rx: mpsc::UnboundedReceiver<Vec<u8>>,
-) {
-    while let Some(bytes) = rx.recv().await {
-        if pipe.write_all(&bytes).await.is_err() {
-            return;
-        }
-        link.send(Kind::Credit, stream, [&[fd][..], &INPUT_BYTES.to_le_bytes()].concat());
+        self.carriers.borrow().iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -72,6 +72,26 @@ pub(crate) fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Ve
     Ok(Some((message, fds)))
 }
 
+/// Has a pipe hold so many bytes, if it may.
+pub(crate) fn widen(pipe: &impl AsRawFd, bytes: u32) {
+    // SAFETY: the call takes plain numbers.
+    unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
+}
+
+/// Returns how many bytes a pipe holds.
+///
+/// # Errors
+/// It is no pipe.
+pub(crate) fn unread(pipe: &impl AsRawFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel fills the number.
+    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,8 +32,13 @@ pub(crate) struct Launch {
 /// What the walk's first process tells over the control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// The sandbox stands and the program runs; a descriptor of the upper layer comes along.
+    /// The sandbox stands and the program runs; a descriptor of the upper layer comes along, and
+    /// the master of its terminal if it has one.
     Running,
+    /// The program was stopped by this signal.
+    Stopped(i32),
+    /// Whether a process waits for input of the terminal.
+    Reading(bool),
     /// The program could not be executed: `errno`.
     NotExecuted(i32),
     /// The sandbox could not be built.
@@ -57,8 +62,15 @@ pub(crate) enum Event {
 /// What the agent tells the walk's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Send this signal to the program.
-    Signal(i32),
+    /// Send this signal to the program, or to all that a key of its terminal would reach.
+    Signal {
+        /// The signal.
+        number: i32,
+        /// It came from the terminal.
+        from_terminal: bool,
+    },
+    /// Look for a moment whether a process waits for input of the terminal.
+    Watch,
 }
 
 /// The agent's handle to its launcher. Dropping it ends the launcher and all walks.

@@ -83,11 +83,12 @@ fn usage_us(who: libc::c_int) -> u64 {
     cpu_us(unsafe { usage.assume_init_ref() })
 }
 
-/// Waits for any child; nothing if there is none (left, or ended yet).
+/// Waits for any child that ended, or without `block` also for one that stopped; nothing if there is
+/// none (left, or so far).
 pub(crate) fn wait_any(block: bool) -> Option<(Pid, i32, u64)> {
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    let flags = if block { 0 } else { libc::WNOHANG };
+    let flags = if block { 0 } else { libc::WNOHANG | libc::WUNTRACED };
     loop {
         // SAFETY: the kernel fills status and usage.
         let pid = unsafe { libc::wait4(-1, &raw mut status, flags, usage.as_mut_ptr()) };

@@ -8,6 +8,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Seek};
+use std::iter;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -18,12 +19,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Whence, lseek};
-use worknode::spec::{FdKind, WalkSpec};
+use nix::unistd::{Pid, Whence, lseek};
+use worknode::spec::{FdKind, TerminalSpec, WalkSpec};
 
 use super::fds;
 use super::launcher::{Event, Launch, Order, tell};
 use super::process::{self, Side};
+use super::{readers, terminal};
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine.
 const KEPT_CAPABILITIES: [u32; 9] = [
@@ -41,6 +43,10 @@ const CAPABILITIES: u32 = 41;
 /// Directories that a compile step reads and never changes.
 const SYSTEM_DIRS: [&str; 9] =
     ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt"];
+
+/// The first look whether a terminal is being read comes after so long; each pause is twice the one
+/// before, as long as that is a number of 8 bits.
+const WATCH_FIRST_MS: u8 = 1;
 
 /// A step that failed.
 struct Failure {
@@ -85,54 +91,116 @@ fn supervise(
 
     let upper = build_root(launch)?;
     let files = open_files(&launch.spec)?;
-    let started = start(launch, descriptors, &files)?;
-    let program = match started {
+    nix::unistd::setsid().map_err(at("begin a session"))?;
+    let terminal = launch.spec.terminal.as_ref().map(open_terminal).transpose()?;
+    let program = match start(launch, descriptors, &files, terminal.as_ref())? {
         Started::Running(pid) => pid,
         Started::NotExecuted(errno) => return Ok(Event::NotExecuted(errno)),
     };
-    tell(control, &Event::Running, &[upper.as_fd()]);
+    let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
+    let passed: Vec<_> = iter::once(upper.as_fd()).chain(master).collect();
+    tell(control, &Event::Running, &passed);
     drop(upper);
-    let mut cpu_us = 0;
+    let mut walk = Walk { control, program, terminal, watching: None, cpu_us: 0 };
     loop {
         let mut polled = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
-        let _ = poll(&mut polled, PollTimeout::NONE);
+        let timeout = walk.watching.map_or(PollTimeout::NONE, PollTimeout::from);
+        let found = poll(&mut polled, timeout);
         let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        let (ordered, ended) = (ready(&polled[0]), ready(&polled[1]));
-        if ended {
+        let (ordered, changed) = (ready(&polled[0]), ready(&polled[1]));
+        if found == Ok(0) {
+            walk.look();
+        }
+        if changed {
             while signals.read_signal().is_ok_and(|signal| signal.is_some()) {}
-            while let Some((pid, status, cpu)) = process::wait_any(false) {
-                cpu_us += cpu;
-                if pid == program {
-                    cpu_us += end_all();
-                    let offset = |file: &File| lseek(file, 0, Whence::SeekCur).ok();
-                    let offsets = files
-                        .iter()
-                        .filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
-                    return Ok(Event::Ended { status, cpu_us, offsets: offsets.collect() });
-                }
+            if let Some(status) = walk.reap() {
+                walk.cpu_us += end_all();
+                let offset = |file: &File| lseek(file, 0, Whence::SeekCur).ok();
+                let offsets = files
+                    .iter()
+                    .filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
+                let offsets = offsets.collect();
+                return Ok(Event::Ended { status, cpu_us: walk.cpu_us, offsets });
             }
         }
         if ordered {
-            match fds::receive(control) {
-                Ok(Some((message, _))) => {
-                    if let Ok(Order::Signal(number)) = postcard::from_bytes(&message) {
-                        // What a terminal sends goes to the whole group, as it would at the origin.
-                        let keyboard = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
-                        let group = keyboard.contains(&number);
-                        let target = if group { -program.as_raw() } else { program.as_raw() };
-                        // SAFETY: the call takes plain numbers.
-                        unsafe { libc::kill(target, number) };
-                    }
-                }
-                // The agent is gone or has given the walk up: this process's end ends all.
-                // SAFETY: as in `run`.
-                Ok(None) | Err(_) => unsafe { libc::_exit(0) },
-            }
+            walk.obey();
         }
     }
+}
+
+/// A program that runs.
+struct Walk<'a> {
+    control: &'a UnixStream,
+    program: Pid,
+    terminal: Option<terminal::Pair>,
+    /// Somebody wants to know whether the terminal is being read: milliseconds to the next look.
+    watching: Option<u8>,
+    cpu_us: u64,
+}
+
+impl Walk<'_> {
+    /// Takes in what became of children; returns the program's wait status when it ended.
+    fn reap(&mut self) -> Option<i32> {
+        while let Some((pid, status, cpu)) = process::wait_any(false) {
+            if libc::WIFSTOPPED(status) {
+                if pid == self.program {
+                    tell(self.control, &Event::Stopped(libc::WSTOPSIG(status)), &[]);
+                }
+                continue;
+            }
+            self.cpu_us += cpu;
+            if pid == self.program {
+                return Some(status);
+            }
+        }
+        None
+    }
+
+    fn obey(&mut self) {
+        match fds::receive(self.control) {
+            Ok(Some((message, _))) => match postcard::from_bytes(&message) {
+                Ok(Order::Signal { number, from_terminal }) => {
+                    let group = from_terminal || number == libc::SIGCONT;
+                    let foreground = self.terminal.as_ref().and_then(terminal::Pair::foreground);
+                    let target = match (group, foreground) {
+                        (true, Some(foreground)) if number != libc::SIGCONT => -foreground,
+                        (true, _) => -self.program.as_raw(),
+                        (false, _) => self.program.as_raw(),
+                    };
+                    // SAFETY: the call takes plain numbers.
+                    unsafe { libc::kill(target, number) };
+                }
+                Ok(Order::Watch) => self.watching = Some(WATCH_FIRST_MS),
+                Err(_) => {}
+            },
+            // The agent is gone or has given the walk up: this process's end ends all.
+            // SAFETY: as in `run`.
+            Ok(None) | Err(_) => unsafe { libc::_exit(0) },
+        }
+    }
+
+    /// Looks whether the terminal is being read; less and less often, and then no more.
+    fn look(&mut self) {
+        let Some(terminal) = &self.terminal else { return };
+        let device = nix::sys::stat::fstat(&terminal.slave).map_or(0, |stat| stat.st_rdev);
+        let read = terminal.is_drained() && readers::someone_reads(device);
+        let next = self.watching.and_then(|pause| pause.checked_mul(2));
+        self.watching = next.filter(|_| !read);
+        if self.watching.is_none() {
+            tell(self.control, &Event::Reading(read), &[]);
+        }
+    }
+}
+
+fn open_terminal(spec: &TerminalSpec) -> Result<terminal::Pair, Failure> {
+    let failed = |error| Failure { stage: "make a terminal".into(), error };
+    let pair = terminal::Pair::open(spec).map_err(failed)?;
+    pair.take_control().map_err(failed)?;
+    Ok(pair)
 }
 
 /// Ends every other process of the namespace; returns their CPU time.
@@ -201,6 +269,10 @@ fn build_root(launch: &Launch) -> Result<OwnedFd, Failure> {
         .map_err(at("make /dev read-only"))?;
     mount(Some("shm"), &dev.join("shm"), Some("tmpfs"), flags, Some("mode=1777"))
         .map_err(at("mount /dev/shm"))?;
+    let terminals = Some("newinstance,ptmxmode=0666,mode=0620,gid=5");
+    let no_exec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("devpts"), &dev.join("pts"), Some("devpts"), no_exec, terminals)
+        .map_err(at("mount /dev/pts"))?;
     std::env::set_current_dir(&root)
         .map_err(|error| Failure { stage: "enter the root".into(), error })?;
     nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
@@ -237,6 +309,7 @@ fn start(
     launch: &Launch,
     descriptors: &[OwnedFd],
     files: &[(u32, File)],
+    terminal: Option<&terminal::Pair>,
 ) -> Result<Started, Failure> {
     let failure = |stage: &str| {
         let stage = stage.to_owned();
@@ -262,7 +335,8 @@ fn start(
     };
     match side {
         Side::Child => {
-            let error = enter(launch, descriptors, files, &program, above);
+            let open = Open { descriptors, files, terminal, above };
+            let error = enter(launch, &open, &program);
             let errno = error.raw_os_error().unwrap_or(libc::EIO).to_le_bytes();
             let _ = nix::unistd::write(&report, &errno);
             // SAFETY: as in `run`.
@@ -293,15 +367,18 @@ impl Program {
     }
 }
 
-/// Becomes the program. Returns only if that fails.
-fn enter(
-    launch: &Launch,
-    descriptors: &[OwnedFd],
-    files: &[(u32, File)],
-    program: &Program,
+/// What the program finds open.
+struct Open<'a> {
+    descriptors: &'a [OwnedFd],
+    files: &'a [(u32, File)],
+    terminal: Option<&'a terminal::Pair>,
+    /// The first descriptor above all places of the program's.
     above: RawFd,
-) -> io::Error {
-    match prepare(launch, descriptors, files, above) {
+}
+
+/// Becomes the program. Returns only if that fails.
+fn enter(launch: &Launch, open: &Open<'_>, program: &Program) -> io::Error {
+    match prepare(launch, open) {
         Ok(()) => match nix::unistd::execve(&program.path, &program.argv, &program.env) {
             Ok(never) => match never {},
             Err(errno) => errno.into(),
@@ -310,20 +387,24 @@ fn enter(
     }
 }
 
-fn prepare(
-    launch: &Launch,
-    descriptors: &[OwnedFd],
-    files: &[(u32, File)],
-    above: RawFd,
-) -> io::Result<()> {
+fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
     let spec = &launch.spec;
-    nix::unistd::setsid()?;
+    // A group of its own, which a terminal can stop: it has a parent in another one.
+    nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    if let Some(terminal) = open.terminal {
+        let mut background = SigSet::empty();
+        background.add(Signal::SIGTTOU);
+        background.thread_block()?;
+        terminal.come_to_foreground()?;
+        let owner = nix::unistd::Uid::from_raw(spec.credentials.uid);
+        nix::unistd::fchown(&terminal.slave, Some(owner), None)?;
+    }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(spec.umask));
     // SAFETY: the call takes plain numbers.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, spec.nice) };
     assume_identity(spec)?;
     std::env::set_current_dir(path(&spec.cwd))?;
-    place_descriptors(launch, descriptors, files, above)?;
+    place_descriptors(launch, open)?;
     // After that: the limit of descriptors may be lower than the ones in use until here.
     set_limits(spec);
     set_signals(spec);
@@ -348,12 +429,8 @@ fn move_up(fd: RawFd, above: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Puts every descriptor in its place. They are first moved out of the way of the places.
-fn place_descriptors(
-    launch: &Launch,
-    descriptors: &[OwnedFd],
-    files: &[(u32, File)],
-    above: RawFd,
-) -> io::Result<()> {
+fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
+    let &Open { descriptors, files, terminal, above } = open;
     let number = |fd: u32| RawFd::try_from(fd).map_err(io::Error::other);
     let mut places = Vec::new();
     for &(place, index) in &launch.fds {
@@ -364,6 +441,12 @@ fn place_descriptors(
     }
     for (place, file) in files {
         places.push((number(*place)?, move_up(file.as_raw_fd(), above)?));
+    }
+    if let Some(terminal) = terminal {
+        let all = launch.spec.fds.iter().filter(|fd| fd.kind == FdKind::Terminal);
+        for fd in all {
+            places.push((number(fd.fd)?, move_up(terminal.slave.as_raw_fd(), above)?));
+        }
     }
     // SAFETY: every descriptor below `above` is either placed anew next or meant to be closed;
     // nothing in this process uses them any more.

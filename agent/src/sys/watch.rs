@@ -22,3 +22,14 @@ pub(crate) fn readable<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
     let watched = unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) };
     Ok(watched?)
 }
+
+/// Watches for something to read, and for room to write.
+///
+/// # Errors
+/// The runtime cannot watch it.
+pub(crate) fn both<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: as above.
+    let watched =
+        unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE | Interest::WRITABLE) };
+    Ok(watched?)
+}

@@ -22,13 +22,14 @@ const ENTRY_NAME: usize = 19;
 pub(crate) struct Descriptors<'r> {
     encoded: &'r mut [u8],
     count: usize,
+    terminal: Option<i32>,
 }
 
 impl<'r> Descriptors<'r> {
     /// Lists all open descriptors into `encoded`, with a buffer for directory entries; nothing is
     /// returned if one of them cannot be carried.
     pub(crate) fn list(encoded: &'r mut [u8], entries: &mut [u8]) -> Option<Self> {
-        let mut list = Self { encoded, count: 0 };
+        let mut list = Self { encoded, count: 0, terminal: None };
         match sys::open(c"/proc/self/fd", sys::O_RDONLY | sys::O_DIRECTORY) {
             Ok(directory) => {
                 let listed = list.read_directory(directory, entries);
@@ -46,6 +47,11 @@ impl<'r> Descriptors<'r> {
 
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Returns the first descriptor that is a terminal.
+    pub(crate) fn terminal(&self) -> Option<i32> {
+        self.terminal
     }
 
     fn read_directory(&mut self, directory: i32, bytes: &mut [u8]) -> Option<()> {
@@ -70,7 +76,10 @@ impl<'r> Descriptors<'r> {
         let Ok(stat) = sys::fstat(fd) else { return Some(()) };
         let number = u32::try_from(fd).ok()?;
         let kind = stat.mode & S_IFMT;
-        let terminal = kind == S_IFCHR && stat.rdev != NULL_DEVICE && sys::is_terminal(fd);
+        let terminal = kind == S_IFCHR && stat.rdev != NULL_DEVICE && sys::settings(fd).is_some();
+        if terminal {
+            self.terminal = self.terminal.or(Some(fd));
+        }
         if number >= STANDARD && !is_portable(&stat, terminal) {
             return None;
         }

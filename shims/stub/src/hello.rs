@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use worknode::door::{
-    HELLO_BYTES_MAX, HELLO_HEAD_BYTES, Header, HelloHead, Kind, RLIMITS, VERSION,
+    HELLO_BYTES_MAX, HELLO_HEAD_BYTES, Header, HelloHead, Kind, TERMIOS_BYTES,
 };
 use worknode::page::Page;
 use worknode::reason::Reason;
@@ -43,19 +43,20 @@ pub(crate) fn knock(
     let mut environment = Parts::new();
     ship_environment(process, page, &mut environment);
 
+    let terminal = descriptors.terminal();
     let mut head = HelloHead {
-        version: VERSION,
         fds: u32::try_from(descriptors.count()).map_err(|_| Reason::ShimLimit)?,
-        session: page.session(),
         umask: sys::umask(),
         nice: sys::nice(),
         blocked: signals.inherited_mask,
         ignored: signals.ignored(),
-        rlimits: [(0, 0); RLIMITS],
+        termios: terminal.and_then(sys::settings).unwrap_or([0; TERMIOS_BYTES]),
+        window: terminal.and_then(sys::window).unwrap_or([0; 4]),
         path_bytes: size(path.count_bytes())?,
         cwd_bytes: size(directory.len())?,
         argv_bytes: size(arguments.bytes)?,
         env_bytes: size(environment.bytes)?,
+        ..HelloHead::new(page.session())
     };
     head.rlimits.iter_mut().enumerate().for_each(|(which, limit)| *limit = sys::limit(which));
     let payload_bytes = HELLO_HEAD_BYTES

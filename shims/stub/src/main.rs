@@ -16,6 +16,7 @@ mod descriptors;
 mod door;
 mod hello;
 mod home;
+mod input;
 mod leave;
 #[cfg(panic = "abort")]
 mod memory;

@@ -1,15 +1,14 @@
 //! The time of the walk: signals and input go to the agent, output comes from it, until it says how
 //! the walk ended.
 
-use worknode::door::{DATA_BYTES_MAX, Header, Kind};
+use worknode::door::{DATA_BYTES_MAX, Header, Kind, Termios, encode_window};
 
 use crate::door::{self, Inbox, Lost};
+use crate::input::{Input, WANTS_MAX};
 use crate::output;
-use crate::signals::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, Signals};
-use crate::sys::{self, POLLIN, POLLOUT, PollFd};
+use crate::signals::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, Signals};
+use crate::sys::{self, POLLIN, POLLOUT, PollFd, Sort};
 
-/// Descriptors that the agent may want to read at a time.
-const WANTS_MAX: usize = 64;
 /// What a pipe or terminal that is ready takes without blocking (`PIPE_BUF`).
 const READY_BYTES: usize = 4096;
 /// So often a user asks a program to end before he means the stub, if the agent is silent …
@@ -38,31 +37,26 @@ impl From<Lost> for End {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Want {
-    fd: u16,
-    bytes: usize,
-}
-
 /// The connection during a walk.
 #[derive(Debug)]
 pub(crate) struct Relay<'s> {
     door: i32,
     signals: &'s mut Signals,
     data: &'s mut [u8],
-    wants: [Want; WANTS_MAX],
-    want_count: usize,
+    input: Input,
     /// Whether input was taken or output given, so that the program cannot start over.
     touched: bool,
+    /// The terminal whose settings the walk changed, and what they were.
+    settings: Option<(u16, Termios)>,
     asked_to_end: u32,
     asked_since: u64,
 }
 
 impl<'s> Relay<'s> {
     pub(crate) fn new(door: i32, signals: &'s mut Signals, data: &'s mut [u8]) -> Self {
-        let wants = [Want { fd: 0, bytes: 0 }; WANTS_MAX];
-        let (want_count, touched, asked_to_end, asked_since) = (0, false, 0, 0);
-        Self { door, signals, data, wants, want_count, touched, asked_to_end, asked_since }
+        let (touched, asked_to_end, asked_since) = (false, 0, 0);
+        let input = Input::new();
+        Self { door, signals, data, input, touched, settings: None, asked_to_end, asked_since }
     }
 
     /// Relays until the end; also tells whether the program could still start over.
@@ -70,6 +64,7 @@ impl<'s> Relay<'s> {
         let mut inbox = Inbox::new(inbox);
         loop {
             if let Err(end) = self.turn(&mut inbox) {
+                self.restore_settings(&end);
                 return (end, !self.touched);
             }
         }
@@ -83,19 +78,18 @@ impl<'s> Relay<'s> {
         let mut fds = [PollFd { fd: -1, events: POLLIN, ready: 0 }; 2 + WANTS_MAX];
         fds[0].fd = self.door;
         fds[1].fd = self.signals.descriptor();
-        for (slot, want) in fds[2..].iter_mut().zip(&self.wants[..self.want_count]) {
-            slot.fd = i32::from(want.fd);
-        }
-        if sys::poll(&mut fds[..2 + self.want_count]).is_err() {
+        let wanted = self.input.count();
+        fds[2..].iter_mut().zip(self.input.descriptors()).for_each(|(slot, fd)| slot.fd = fd);
+        if sys::poll(&mut fds[..2 + wanted]).is_err() {
             return Ok(());
         }
         if fds[1].ready != 0 {
             self.forward_signals()?;
         }
         // Backwards, because a want that is served leaves the list.
-        for index in (0..self.want_count).rev() {
+        for index in (0..wanted).rev() {
             if fds[2 + index].ready != 0 {
-                self.serve(index)?;
+                self.touched |= self.input.serve(index, self.door, self.data);
             }
         }
         if fds[0].ready != 0 {
@@ -107,11 +101,32 @@ impl<'s> Relay<'s> {
     fn obey(&mut self, header: Header, payload: &[u8]) -> Result<(), End> {
         match header.kind {
             Kind::Data => self.put(header.fd, payload),
-            Kind::Want => self.want(header.fd, number(payload)?),
+            Kind::Want => self.input.want(header.fd, number(payload)?).ok_or(End::Lost),
+            Kind::Took => {
+                self.touched = true;
+                Input::take(header.fd, number(payload)?, self.data);
+                Ok(())
+            }
+            Kind::Rewind => {
+                self.input.clear();
+                self.tell(Kind::Rewind, 0, b"");
+                Ok(())
+            }
             Kind::Close => {
                 self.touched = true;
-                self.forget(header.fd);
+                self.input.forget(header.fd);
                 sys::close(i32::from(header.fd));
+                Ok(())
+            }
+            Kind::Settings => {
+                let fd = i32::from(header.fd);
+                let before = sys::settings(fd).map(|before| (header.fd, before));
+                self.settings = self.settings.or(before);
+                sys::set_settings(fd, *payload.first_chunk().ok_or(Lost)?);
+                Ok(())
+            }
+            Kind::Stopped => {
+                self.stop(number(payload)?);
                 Ok(())
             }
             Kind::Seek => {
@@ -129,45 +144,30 @@ impl<'s> Relay<'s> {
         }
     }
 
-    fn want(&mut self, fd: u16, bytes: u32) -> Result<(), End> {
-        self.forget(fd);
-        let bytes = usize::try_from(bytes).unwrap_or(DATA_BYTES_MAX).min(DATA_BYTES_MAX);
-        if bytes > 0 {
-            *self.wants.get_mut(self.want_count).ok_or(End::Lost)? = Want { fd, bytes };
-            self.want_count += 1;
+    /// Stops as the walk has stopped, for the shell to see. Goes on when the shell says so.
+    fn stop(&mut self, signal: u32) {
+        self.signals.stop_by(signal);
+        // What the shell or others did to the terminal meanwhile, the walk finds there.
+        if let Some((fd, settings)) = terminal(sys::settings) {
+            self.tell(Kind::Settings, fd, &settings);
         }
-        Ok(())
+        self.send_window();
+        self.forward(SIGCONT, false);
     }
 
-    fn forget(&mut self, fd: u16) {
-        let wants = &mut self.wants[..self.want_count];
-        if let Some(index) = wants.iter().position(|want| want.fd == fd) {
-            wants.swap(index, wants.len() - 1);
-            self.want_count -= 1;
+    /// A program that was lost leaves the terminal as it found it.
+    fn restore_settings(&self, end: &End) {
+        if let (Some((fd, before)), false) = (self.settings, matches!(end, End::Exit(_))) {
+            sys::set_settings(i32::from(fd), before);
         }
-    }
-
-    /// Reads what the agent wants of a descriptor that is ready.
-    fn serve(&mut self, index: usize) -> Result<(), End> {
-        let Want { fd, bytes } = self.wants[index];
-        match sys::read(i32::from(fd), &mut self.data[..bytes]) {
-            Err(sys::EAGAIN | sys::EINTR) => return Ok(()),
-            Ok(length @ 1..) => {
-                self.touched = true;
-                self.tell(Kind::Data, fd, &self.data[..length]);
-            }
-            // A descriptor that cannot be read, such as a terminal that hung up, has no more.
-            Ok(0) | Err(_) => self.tell(Kind::Eof, fd, b""),
-        }
-        self.forget(fd);
-        Ok(())
     }
 
     /// Writes what the walk wrote.
     fn put(&mut self, fd: u16, mut bytes: &[u8]) -> Result<(), End> {
         self.touched = true;
         let written = u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes();
-        let at_once = if sys::is_regular(i32::from(fd)) { DATA_BYTES_MAX } else { READY_BYTES };
+        let regular = sys::sort(i32::from(fd)) == Sort::Regular;
+        let at_once = if regular { DATA_BYTES_MAX } else { READY_BYTES };
         while !bytes.is_empty() {
             self.wait_for_room(i32::from(fd))?;
             match sys::write(i32::from(fd), &bytes[..bytes.len().min(at_once)]) {
@@ -209,14 +209,21 @@ impl<'s> Relay<'s> {
     }
 
     fn forward_signals(&mut self) -> Result<(), End> {
-        while let Some(signal) = self.signals.next() {
+        while let Some((signal, from_terminal)) = self.signals.next() {
             if signal == SIGWINCH {
-                self.send_window()?;
+                self.send_window();
             }
-            self.tell(Kind::Signal, 0, &signal.to_le_bytes());
+            self.forward(signal, from_terminal);
             self.lose_patience(signal)?;
         }
         Ok(())
+    }
+
+    fn forward(&self, signal: u32, from_terminal: bool) {
+        let mut payload = [0; 8];
+        payload[..4].copy_from_slice(&signal.to_le_bytes());
+        payload[4] = u8::from(from_terminal);
+        self.tell(Kind::Signal, 0, &payload);
     }
 
     /// Tells the agent. That it hears nothing any more is no end: its last frames, the exit among
@@ -225,14 +232,10 @@ impl<'s> Relay<'s> {
         let _ = door::send(self.door, kind, fd, payload);
     }
 
-    fn send_window(&self) -> Result<(), End> {
-        if let Some((fd, size)) = (0..3).find_map(|fd| Some((fd, sys::window(i32::from(fd))?))) {
-            let mut payload = [0; 8];
-            let words = payload.chunks_exact_mut(2).zip(size);
-            words.for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
-            self.tell(Kind::Resize, fd, &payload);
+    fn send_window(&self) {
+        if let Some((fd, window)) = terminal(sys::window) {
+            self.tell(Kind::Resize, fd, &encode_window(window));
         }
-        Ok(())
     }
 
     /// An agent that does not answer must not keep the user from ending his program.
@@ -252,6 +255,11 @@ impl<'s> Relay<'s> {
             Ok(())
         }
     }
+}
+
+/// Asks the terminal behind one of the standard descriptors.
+fn terminal<T>(ask: impl Fn(i32) -> Option<T>) -> Option<(u16, T)> {
+    (0..3).find_map(|fd| Some((fd, ask(i32::from(fd))?)))
 }
 
 fn number(payload: &[u8]) -> Result<u32, Lost> {

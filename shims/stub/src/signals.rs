@@ -1,7 +1,7 @@
 //! The signals sent to the process: held back from the start, so that each can be forwarded.
 //!
-//! Job control (TSTP, TTIN, TTOU, CONT) keeps its default action: it stops and continues the stub,
-//! which is the process that the shell knows.
+//! What stops a process at its terminal's will (TTIN, TTOU) keeps its default action: it is the stub
+//! that reads and sets the terminal. A program may catch TSTP, so that one goes to the walk first.
 
 use crate::sys::{self, Mask};
 
@@ -12,9 +12,8 @@ const SIGKILL: u32 = 9;
 pub(crate) const SIGPIPE: u32 = 13;
 pub(crate) const SIGTERM: u32 = 15;
 const SIGCHLD: u32 = 17;
-const SIGCONT: u32 = 18;
+pub(crate) const SIGCONT: u32 = 18;
 const SIGSTOP: u32 = 19;
-const SIGTSTP: u32 = 20;
 const SIGTTIN: u32 = 21;
 const SIGTTOU: u32 = 22;
 pub(crate) const SIGWINCH: u32 = 28;
@@ -22,15 +21,15 @@ const LAST: u32 = 64;
 
 const LEFT_ALONE: u64 = bit(SIGKILL)
     | bit(SIGCHLD)
-    | bit(SIGCONT)
     | bit(SIGSTOP)
-    | bit(SIGTSTP)
     | bit(SIGTTIN)
     | bit(SIGTTOU);
 /// A write to a closed pipe must fail, not kill; whether the walk dies of it is its own affair.
 const HELD_BUT_NOT_FORWARDED: u64 = bit(SIGPIPE);
-/// Bytes of the kernel's `struct signalfd_siginfo`; its first word is the signal's number.
+/// Bytes of the kernel's `struct signalfd_siginfo`: `u32` number, `i32` error, `i32` code, …
 const RECORD_BYTES: usize = 128;
+/// The code of a signal that the kernel sent by itself, as it does for a key of the terminal.
+const SI_KERNEL: u32 = 0x80;
 
 /// The bit that stands for a signal in a set.
 pub(crate) const fn bit(signal: u32) -> u64 {
@@ -70,14 +69,28 @@ impl Signals {
         self.fd.unwrap_or(-1)
     }
 
-    /// Returns the next signal that came.
-    pub(crate) fn next(&mut self) -> Option<u32> {
+    /// Returns the next signal that came, and whether it came from the terminal.
+    pub(crate) fn next(&mut self) -> Option<(u32, bool)> {
         let mut record = [0; RECORD_BYTES];
         let length = sys::read(self.descriptor(), &mut record).ok()?;
-        let number = record[..length].first_chunk().map(|word| u32::from_ne_bytes(*word))?;
-        let known = (1..=LAST).contains(&number).then_some(number)?;
+        let word = |at: usize| -> Option<u32> {
+            let bytes = record[..length].get(at..at + 4)?.first_chunk()?;
+            Some(u32::from_ne_bytes(*bytes))
+        };
+        let known = word(0).filter(|number| (1..=LAST).contains(number))?;
         self.forwarded |= bit(known);
-        Some(known)
+        Some((known, word(8) == Some(SI_KERNEL)))
+    }
+
+    /// Stops the process by a signal; returns when it goes on.
+    pub(crate) fn stop_by(&mut self, signal: u32) {
+        if !(1..=LAST).contains(&signal) {
+            return;
+        }
+        sys::raise(signal);
+        let held = sys::signal_mask(Mask::Unblock, bit(signal));
+        sys::signal_mask(Mask::Set, held);
+        self.forwarded &= !bit(signal);
     }
 
     /// Makes all as it was inherited. Signals that came meanwhile take their course, also those

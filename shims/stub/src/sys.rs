@@ -5,6 +5,8 @@ use core::ffi::{CStr, c_char};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
+use worknode::door::{TERMIOS_BYTES, Termios, Window};
+
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EINTR: i32 = 4;
 pub(crate) const ENOEXEC: i32 = 8;
@@ -132,6 +134,29 @@ pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize, i32> {
     unsafe { call(1, [word(fd), bytes.as_ptr().addr(), bytes.len(), 0, 0, 0]) }
 }
 
+/// Has a pipe hold so many bytes, if it may.
+pub(crate) fn widen(pipe: i32, bytes: usize) {
+    const F_SETPIPE_SZ: usize = 1031;
+    let _ = simple(72, [word(pipe), F_SETPIPE_SZ, bytes]);
+}
+
+/// Tells whether there is something to read.
+pub(crate) fn has_input(fd: i32) -> bool {
+    const FIONREAD: usize = 0x541b;
+    let mut bytes = 0_i32;
+    with(16, [word(fd), FIONREAD], &mut bytes, 0).is_ok() && bytes > 0
+}
+
+/// Reads what is there, and never waits; a pipe that somebody else uses just now is one that has
+/// nothing.
+pub(crate) fn read_now(fd: i32, bytes: &mut [u8]) -> Result<usize, i32> {
+    const RWF_NOWAIT: usize = 8;
+    const HERE: usize = usize::MAX;
+    let part = [bytes.as_mut_ptr().addr(), bytes.len()];
+    // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
+    unsafe { call(327, [word(fd), part.as_ptr().addr(), 1, HERE, HERE, RWF_NOWAIT]) }
+}
+
 /// Writes parts one after the other.
 pub(crate) fn write_parts(fd: i32, parts: &[Part<'_>]) -> Result<usize, i32> {
     // SAFETY: the kernel reads the parts, which live as long as their slices.
@@ -156,9 +181,49 @@ pub(crate) fn fstat(fd: i32) -> Result<Stat, i32> {
     Ok(unsafe { stat.assume_init() })
 }
 
-/// Tells whether the descriptor is a regular file.
-pub(crate) fn is_regular(fd: i32) -> bool {
-    fstat(fd).is_ok_and(|stat| stat.mode & 0o170_000 == 0o100_000)
+/// What can be done with the bytes behind a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// A file: they can be read again.
+    Regular,
+    /// A pipe: they can be copied to another one.
+    Pipe,
+    /// A socket: they can be looked at.
+    Socket,
+    /// Something else: who reads them has taken them.
+    Other,
+}
+
+/// Tells what is behind a descriptor.
+pub(crate) fn sort(fd: i32) -> Sort {
+    match fstat(fd).map_or(0, |stat| stat.mode & 0o170_000) {
+        0o100_000 => Sort::Regular,
+        0o010_000 => Sort::Pipe,
+        0o140_000 => Sort::Socket,
+        _ => Sort::Other,
+    }
+}
+
+/// Makes a pipe: the end to read and the end to write.
+pub(crate) fn pipe() -> Result<[i32; 2], i32> {
+    let mut ends = [-1_i32; 2];
+    // SAFETY: the kernel fills the two numbers.
+    unsafe { call(293, [(&raw mut ends).addr(), O_CLOEXEC, 0, 0, 0, 0]) }?;
+    Ok(ends)
+}
+
+/// Copies what a pipe holds to another one, where it stays as well.
+pub(crate) fn tee(from: i32, to: i32, bytes: usize) -> Result<usize, i32> {
+    const SPLICE_F_NONBLOCK: usize = 2;
+    // SAFETY: the call touches no memory of ours.
+    unsafe { call(276, [word(from), word(to), bytes, SPLICE_F_NONBLOCK, 0, 0]) }
+}
+
+/// Reads from a socket what stays there.
+pub(crate) fn peek(fd: i32, bytes: &mut [u8]) -> Result<usize, i32> {
+    const MSG_PEEK_DONTWAIT: usize = 0x42;
+    // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
+    unsafe { call(45, [word(fd), bytes.as_mut_ptr().addr(), bytes.len(), MSG_PEEK_DONTWAIT, 0, 0]) }
 }
 
 /// Waits until a descriptor is ready.
@@ -178,6 +243,12 @@ pub(crate) fn seek(fd: i32, offset: u64) {
     let offset = usize::try_from(offset).unwrap_or(0);
     // A descriptor without an offset has none to move.
     let _ = simple(8, [word(fd), offset, 0]);
+}
+
+/// Moves the file offset back or forth.
+pub(crate) fn move_offset(fd: i32, by: isize) {
+    const SEEK_CUR: usize = 1;
+    let _ = simple(8, [word(fd), by.cast_unsigned(), SEEK_CUR]);
 }
 
 /// Maps a part of a file, shared, for good; `None` if the kernel has no room.
@@ -227,14 +298,22 @@ pub(crate) fn move_up(fd: i32, least: usize) -> i32 {
     }
 }
 
-/// Tells whether the descriptor is a terminal.
-pub(crate) fn is_terminal(fd: i32) -> bool {
+/// Returns the settings of a terminal; nothing of what is none.
+pub(crate) fn settings(fd: i32) -> Option<Termios> {
     const TCGETS: usize = 0x5401;
-    with(16, [word(fd), TCGETS], &mut [0_u8; 64], 0).is_ok()
+    let mut termios = [0; TERMIOS_BYTES];
+    with(16, [word(fd), TCGETS], &mut termios, 0).ok().map(|_| termios)
+}
+
+/// Changes the settings of a terminal. A process in the background is stopped for that.
+pub(crate) fn set_settings(fd: i32, mut termios: Termios) {
+    const TCSETS: usize = 0x5402;
+    // A terminal that is gone needs none.
+    let _ = with(16, [word(fd), TCSETS], &mut termios, 0);
 }
 
 /// Returns a terminal's rows, columns, and its size in pixels.
-pub(crate) fn window(fd: i32) -> Option<[u16; 4]> {
+pub(crate) fn window(fd: i32) -> Option<Window> {
     const TIOCGWINSZ: usize = 0x5413;
     let mut size = [0_u16; 4];
     with(16, [word(fd), TIOCGWINSZ], &mut size, 0).ok().map(|_| size)

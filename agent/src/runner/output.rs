@@ -1,0 +1,75 @@
+//! What a walk writes: carried to its origin no faster than it is taken there.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::Notify;
+use worknode::door::{DATA_BYTES_MAX, WINDOW_BYTES};
+
+use super::streams::Channel;
+use crate::link::frame::Kind;
+
+/// Bytes that may still be sent.
+#[derive(Debug)]
+pub(super) struct Credit {
+    bytes: Cell<usize>,
+    more: Notify,
+    broken: Cell<bool>,
+}
+
+impl Credit {
+    pub(super) fn new() -> Rc<Self> {
+        let (bytes, broken) = (Cell::new(WINDOW_BYTES), Cell::new(false));
+        Rc::new(Self { bytes, more: Notify::new(), broken })
+    }
+
+    pub(super) fn add(&self, bytes: u32) {
+        self.bytes.set(self.bytes.get() + bytes as usize);
+        self.more.notify_one();
+    }
+
+    pub(super) fn break_off(&self) {
+        self.broken.set(true);
+        self.more.notify_one();
+    }
+
+    pub(super) fn spend(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get().saturating_sub(bytes));
+    }
+
+    /// Waits until something may be sent, and returns how much; nothing if nobody will read it.
+    pub(super) async fn room(&self) -> Option<usize> {
+        while self.bytes.get() == 0 && !self.broken.get() {
+            self.more.notified().await;
+        }
+        (!self.broken.get()).then(|| self.bytes.get().min(DATA_BYTES_MAX))
+    }
+
+    /// Ends when nobody reads any more.
+    pub(super) async fn broken(&self) {
+        while !self.broken.get() {
+            self.more.notified().await;
+        }
+    }
+}
+
+/// Carries what comes out of a pipe.
+pub(super) async fn carry(channel: Channel, mut pipe: Receiver, credit: Rc<Credit>) {
+    let mut buffer = vec![0; DATA_BYTES_MAX];
+    // Dropping the pipe gives the program the EPIPE that it would have got at the origin.
+    while let Some(room) = credit.room().await {
+        let read = tokio::select! {
+            read = pipe.read(&mut buffer[..room]) => read,
+            () = credit.broken() => return,
+        };
+        match read {
+            Ok(0) | Err(_) => return channel.send(Kind::Closed, &[]),
+            Ok(bytes) => {
+                credit.spend(bytes);
+                channel.send(Kind::Data, &buffer[..bytes]);
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The terminal of a walk: the master of its pseudo-terminal, and what goes to and comes from the
+//! real one at the origin, which edits lines and echoes. Input is taken from there only when a
+//! process of the walk waits for it.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use worknode::door::{DATA_BYTES_MAX, Termios, Window};
+
+use super::output::Credit;
+use super::streams::Channel;
+use crate::link::frame::Kind;
+use crate::sys::terminal::{self, Packet};
+
+/// Input asked for at once: the longest line that a terminal gives.
+const LINE_BYTES: u32 = 4096;
+
+/// What a terminal's input waits for.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Bytes that were typed.
+    Typed(Vec<u8>),
+    /// The end of the input was typed.
+    Ended,
+    /// The terminal at the origin has input.
+    Ready,
+    /// Whether a process of the walk waits for input.
+    Reading(bool),
+}
+
+/// A walk's terminal.
+#[derive(Debug)]
+pub(super) struct Terminal {
+    input: Channel,
+    output: Channel,
+    settings: Cell<Termios>,
+    master: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
+    events_tx: mpsc::UnboundedSender<Event>,
+    events_rx: RefCell<Option<mpsc::UnboundedReceiver<Event>>>,
+    pub(super) credit: Rc<Credit>,
+    reads: bool,
+}
+
+impl Terminal {
+    pub(super) fn new(input: Channel, output: Channel, settings: Termios, reads: bool) -> Rc<Self> {
+        let (events_tx, events_rx) = mpsc::unbounded_channel();
+        Rc::new(Self {
+            input,
+            output,
+            settings: Cell::new(settings),
+            master: RefCell::default(),
+            events_tx,
+            events_rx: RefCell::new(Some(events_rx)),
+            credit: Credit::new(),
+            reads,
+        })
+    }
+
+    /// The walk runs, and has the slave. `watch` has somebody look whether it is being read, and
+    /// [`Event::Reading`] say so. Returns what carries the input, and the output until its end.
+    pub(super) fn start<W: Fn() + 'static>(
+        self: &Rc<Self>,
+        master: OwnedFd,
+        watch: W,
+    ) -> std::io::Result<(impl Future<Output = ()> + use<W>, impl Future<Output = ()> + use<W>)>
+    {
+        let master = Rc::new(crate::sys::watch::both(master)?);
+        self.master.replace(Some(Rc::clone(&master)));
+        let input = Rc::clone(self).carry_input(Rc::clone(&master), watch);
+        Ok((input, Rc::clone(self).carry_output(master)))
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        // Whoever does not read needs no events.
+        let _ = self.events_tx.send(event);
+    }
+
+    /// The settings at the origin were changed by somebody else.
+    pub(super) fn set_settings(&self, settings: Termios) {
+        if let Some(master) = self.master.borrow().as_ref() {
+            self.settings.set(settings);
+            // A terminal that is gone needs none.
+            let _ = terminal::set_settings(master.get_ref(), settings);
+        }
+    }
+
+    pub(super) fn set_window(&self, window: Window) {
+        if let Some(master) = self.master.borrow().as_ref() {
+            let _ = terminal::set_window(master.get_ref(), window);
+        }
+    }
+
+    async fn carry_input(
+        self: Rc<Self>,
+        master: Rc<AsyncFd<OwnedFd>>,
+        watch: impl Fn() + 'static,
+    ) {
+        let (Some(mut events), true) = (self.events_rx.take(), self.reads) else { return };
+        let want = |bytes: u32| self.input.send(Kind::Credit, &bytes.to_le_bytes());
+        // The origin has input that nobody waited for yet.
+        let mut ready = false;
+        watch();
+        while let Some(event) = events.recv().await {
+            let settings = self.settings.get();
+            match event {
+                Event::Reading(true) => {
+                    ready = false;
+                    want(LINE_BYTES);
+                }
+                Event::Reading(false) if ready => watch(),
+                Event::Reading(false) => want(0),
+                Event::Ready => {
+                    ready = true;
+                    watch();
+                }
+                // The end of an answer that was full.
+                Event::Typed(bytes) if bytes.is_empty() => {}
+                Event::Typed(bytes) => {
+                    if write(&master, &bytes).await.is_err() {
+                        return;
+                    }
+                    // Who reads key by key reads on.
+                    if terminal::is_canonical(&settings) { watch() } else { want(LINE_BYTES) }
+                }
+                Event::Ended => {
+                    let end = [terminal::eof_character(&settings)];
+                    if !terminal::is_canonical(&settings) || write(&master, &end).await.is_err() {
+                        return;
+                    }
+                    watch();
+                }
+            }
+        }
+    }
+
+    async fn carry_output(self: Rc<Self>, master: Rc<AsyncFd<OwnedFd>>) {
+        let mut buffer = vec![0; 1 + DATA_BYTES_MAX];
+        // The kernel's buffer may end between the two characters of a new line.
+        let mut carriage_return = false;
+        loop {
+            let Some(room) = self.credit.room().await else { return };
+            if carriage_return {
+                // Nothing comes behind it: then it is the program's own.
+                match read_now(&master, &mut buffer[..=room.max(1)]) {
+                    Ok(bytes) => {
+                        self.take(&buffer[..bytes], &mut carriage_return);
+                    }
+                    Err(_) => {
+                        carriage_return = false;
+                        self.show(b"\r");
+                    }
+                }
+                continue;
+            }
+            let Ok(mut ready) = master.readable().await else { return };
+            match read_now(&master, &mut buffer[..=room]) {
+                Ok(0) => return,
+                Ok(bytes) => self.take(&buffer[..bytes], &mut carriage_return),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => ready.clear_ready(),
+                // EIO: all processes that had the slave are gone.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&self, packet: &[u8], carriage_return: &mut bool) {
+        let Some((&first, bytes)) = packet.split_first() else { return };
+        match terminal::packet(first) {
+            Packet::Output if terminal::returns_carriage(&self.settings.get()) => {
+                let bytes = [&b"\r"[..usize::from(*carriage_return)], bytes].concat();
+                let (shown, held) = without_returns(&bytes);
+                *carriage_return = held;
+                self.show(&shown);
+            }
+            Packet::Output => self.show(bytes),
+            Packet::Changed { flushed } => self.tell_settings(flushed),
+            Packet::Other => {}
+        }
+    }
+
+    fn show(&self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.credit.spend(bytes.len());
+            self.output.send(Kind::Data, bytes);
+        }
+    }
+
+    fn tell_settings(&self, flushed: bool) {
+        let master = self.master.borrow();
+        let settings = master.as_ref().and_then(|m| terminal::settings(m.get_ref()).ok());
+        if let Some(settings) = settings.filter(|&now| flushed || now != self.settings.get()) {
+            self.settings.set(settings);
+            self.input.send(Kind::Settings, &[&settings[..], &[u8::from(flushed)]].concat());
+        }
+    }
+}
+
+/// Takes out the carriage returns that the slave has put before new lines: the terminal at the
+/// origin does so too. Tells whether one at the end is left out, as it may be one of them.
+fn without_returns(bytes: &[u8]) -> (Vec<u8>, bool) {
+    let mut shown = Vec::with_capacity(bytes.len());
+    for (at, &byte) in bytes.iter().enumerate() {
+        if byte != b'\r' || !matches!(bytes.get(at + 1), None | Some(b'\n')) {
+            shown.push(byte);
+        }
+    }
+    (shown, bytes.last() == Some(&b'\r'))
+}
+
+fn read_now(master: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> std::io::Result<usize> {
+    Ok(nix::unistd::read(master.get_ref(), buffer)?)
+}
+
+async fn write(master: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let mut ready = master.writable().await?;
+        match ready.try_io(|master| Ok(nix::unistd::write(master.get_ref(), bytes)?)) {
+            Ok(written) => bytes = &bytes[written?..],
+            Err(_would_block) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_terminals_own_returns_are_taken_out() {
+        let shown = |text: &[u8]| without_returns(text);
+        assert_eq!(shown(b"one\r\ntwo\r\n"), (b"one\ntwo\n".to_vec(), false));
+        assert_eq!(shown(b"10%\r20%"), (b"10%\r20%".to_vec(), false));
+        assert_eq!(shown(b"own\r\r\n"), (b"own\r\n".to_vec(), false));
+        assert_eq!(shown(b"half\r"), (b"half".to_vec(), true));
+    }
+}

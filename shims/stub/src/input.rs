@@ -1,0 +1,153 @@
+//! Input of the walk. It is only looked at here, and taken when the walk has read it: what a walk
+//! leaves in a pipe is there for the next process. A terminal alone gives its input once, so it is
+//! read only when the walk waits for it.
+
+use worknode::door::{DATA_BYTES_MAX, Kind};
+
+use crate::door;
+use crate::sys::{self, Sort};
+
+/// Descriptors that the agent may want to read at a time.
+pub(crate) const WANTS_MAX: usize = 64;
+/// What a pipe holds unless it is told otherwise.
+const PIPE_BYTES: usize = 64 * 1024;
+
+#[derive(Debug, Clone, Copy)]
+struct Want {
+    fd: u16,
+    /// 0: the agent wants to know that there are some, no more.
+    bytes: usize,
+}
+
+/// What the agent wants to read.
+#[derive(Debug)]
+pub(crate) struct Input {
+    wants: [Want; WANTS_MAX],
+    count: usize,
+    /// A pipe of our own, for copies of what other pipes hold.
+    copy: Option<[i32; 2]>,
+}
+
+impl Input {
+    pub(crate) fn new() -> Self {
+        Self { wants: [Want { fd: 0, bytes: 0 }; WANTS_MAX], count: 0, copy: None }
+    }
+
+    /// The descriptors to wait for, in the order of [`Input::serve`]'s index.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = i32> {
+        self.wants[..self.count].iter().map(|want| i32::from(want.fd))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Notes a want in place of an earlier one for the descriptor; there may be too many.
+    pub(crate) fn want(&mut self, fd: u16, bytes: u32) -> Option<()> {
+        self.forget(fd);
+        let bytes = usize::try_from(bytes).unwrap_or(DATA_BYTES_MAX);
+        *self.wants.get_mut(self.count)? = Want { fd, bytes };
+        self.count += 1;
+        Some(())
+    }
+
+    pub(crate) fn forget(&mut self, fd: u16) {
+        let wants = &mut self.wants[..self.count];
+        if let Some(index) = wants.iter().position(|want| want.fd == fd) {
+            wants.swap(index, wants.len() - 1);
+            self.count -= 1;
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Gives the agent what it wants of a descriptor that is ready. Tells whether that is gone for
+    /// any other process.
+    pub(crate) fn serve(&mut self, index: usize, door: i32, data: &mut [u8]) -> bool {
+        let Want { fd: about, bytes } = self.wants[index];
+        let fd = i32::from(about);
+        let sort = sys::sort(fd);
+        // That the agent hears nothing any more is noticed where it is listened to.
+        let tell = |kind, payload: &[u8]| drop(door::send(door, kind, about, payload));
+        if bytes == 0 {
+            self.forget(about);
+            tell(Kind::Ready, b"");
+            return false;
+        }
+        let some = bytes.min(data.len());
+        let found = match sort {
+            Sort::Pipe => self.copy(fd, bytes),
+            Sort::Socket => sys::peek(fd, &mut data[..some]),
+            Sort::Regular | Sort::Other => sys::read(fd, &mut data[..some]),
+        };
+        let length = match found {
+            Err(sys::EAGAIN | sys::EINTR) => return false,
+            Ok(length @ 1..) => length,
+            // A descriptor that cannot be read, such as a terminal that hung up, has no more.
+            Ok(0) | Err(_) => {
+                self.forget(about);
+                tell(Kind::Eof, b"");
+                return false;
+            }
+        };
+        self.forget(about);
+        if let (Sort::Pipe, Some([copy, _])) = (sort, self.copy) {
+            let mut left = length;
+            while left > 0 {
+                let room = left.min(data.len());
+                let Ok(length @ 1..) = sys::read(copy, &mut data[..room]) else { break };
+                tell(Kind::Data, &data[..length]);
+                left -= length;
+            }
+        } else {
+            tell(Kind::Data, &data[..length]);
+        }
+        // The end of the answer is a frame that is not full.
+        if length.is_multiple_of(data.len()) {
+            tell(Kind::Data, b"");
+        }
+        if sort == Sort::Regular {
+            sys::move_offset(fd, -isize::try_from(length).unwrap_or(0));
+        }
+        sort == Sort::Other
+    }
+
+    /// Takes what the walk has read.
+    pub(crate) fn take(about: u16, bytes: u32, data: &mut [u8]) {
+        let fd = i32::from(about);
+        let mut left = usize::try_from(bytes).unwrap_or(0);
+        match sys::sort(fd) {
+            Sort::Regular => sys::move_offset(fd, isize::try_from(left).unwrap_or(0)),
+            Sort::Pipe | Sort::Socket => {
+                while left > 0 {
+                    let room = left.min(data.len());
+                    match sys::read_now(fd, &mut data[..room]) {
+                        Ok(length @ 1..) => left -= length,
+                        Err(sys::EINTR | sys::EAGAIN) if sys::has_input(fd) => {}
+                        // Another reader of the same pipe was faster.
+                        Ok(0) | Err(_) => return,
+                    }
+                }
+            }
+            Sort::Other => {}
+        }
+    }
+
+    /// Copies what a pipe holds to our own.
+    fn copy(&mut self, fd: i32, bytes: usize) -> Result<usize, i32> {
+        let to = match self.copy {
+            Some([_, to]) => to,
+            None => {
+                let ends = sys::pipe()?.map(|end| sys::move_up(end, door::LEAST_DESCRIPTOR));
+                self.copy.insert(ends)[1]
+            }
+        };
+        if bytes > PIPE_BYTES {
+            sys::widen(fd, bytes);
+            sys::widen(to, bytes);
+        }
+        sys::tee(fd, to, bytes)
+    }
+}
