@@ -1,11 +1,13 @@
 //! Packets: immutable chunks of file content, named by their BLAKE3 digest, and the manifests that
 //! list the packets of a file.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
+use zstd::bulk::{Compressor, Decompressor};
 
 /// Files up to this size are one packet.
 pub const WHOLE_BYTES_MAX: usize = 64 * 1024;
@@ -138,12 +140,21 @@ pub fn reference(piece: &[u8]) -> PacketRef {
     PacketRef { digest: Digest::of(piece), bytes }
 }
 
+// To make zstd's tables anew costs as much as a small packet does.
+thread_local! {
+    static PACKER: RefCell<io::Result<Compressor<'static>>> =
+        RefCell::new(Compressor::new(ZSTD_LEVEL));
+    static UNPACKER: RefCell<io::Result<Decompressor<'static>>> =
+        RefCell::new(Decompressor::new());
+}
+
 /// A packet's content as it lies on disk and travels: compressed where that saves a tenth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packed {
     /// zstd, or as it is.
     pub compressed: bool,
     /// The bytes.
+    #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
 }
 
@@ -162,7 +173,11 @@ impl Packed {
     /// Packs content.
     #[must_use]
     pub fn pack(content: &[u8]) -> Self {
-        match zstd::bulk::compress(content, ZSTD_LEVEL) {
+        let compressed = PACKER.with_borrow_mut(|packer| match packer {
+            Ok(packer) => packer.compress(content),
+            Err(error) => Err(error.kind().into()),
+        });
+        match compressed {
             Ok(body) if body.len() + content.len() / 10 < content.len() => {
                 Self { compressed: true, body }
             }
@@ -176,8 +191,12 @@ impl Packed {
     /// The body is damaged or is another packet's.
     pub fn unpack(&self, expected: PacketRef) -> Result<Vec<u8>, PacketError> {
         let content = if self.compressed {
-            zstd::bulk::decompress(&self.body, PACKET_BYTES_MAX)
-                .map_err(|_| PacketError::Undecodable(expected.digest))?
+            let bytes = (expected.bytes as usize).min(PACKET_BYTES_MAX);
+            let unpacked = UNPACKER.with_borrow_mut(|unpacker| match unpacker {
+                Ok(unpacker) => unpacker.decompress(&self.body, bytes),
+                Err(error) => Err(error.kind().into()),
+            });
+            unpacked.map_err(|_| PacketError::Undecodable(expected.digest))?
         } else {
             self.body.clone()
         };

@@ -161,10 +161,12 @@ fn kind_of(mode: u32) -> Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The name.
+    #[serde(with = "serde_bytes")]
     pub name: Bytes,
     /// What it names.
     pub attr: Attr,
     /// Where it points, if it is a symbolic link.
+    #[serde(with = "serde_bytes")]
     pub target: Option<Bytes>,
 }
 

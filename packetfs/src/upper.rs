@@ -24,6 +24,8 @@ use crate::xattr;
 /// Files up to this size are read whole; larger ones are split while they are read.
 const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
 
+const STICKY: u32 = 0o1000;
+
 /// What the reader needs to know besides the layer itself.
 pub struct Reading<'a> {
     /// When the walk began, on the runner's clock: a file with an older time was given it.
@@ -134,13 +136,20 @@ fn visit(
             let opaque = overlay_mark(&child, "opaque")?.is_some_and(|value| value == b"y");
             let lower = (reading.lower_attr)(&path).filter(|lower| lower.kind == Kind::Dir);
             let replaces = opaque && lower.is_some();
-            let copied_up = overlay_mark(&child, "origin")?.is_some();
             let mut meta = meta(&child, &attr, reading)?;
-            // The time of a directory that is only on the way to a change is not the walk's doing.
-            if copied_up && lower.is_some_and(|lower| lower.mtime == attr.mtime) {
+            // The time of a directory that is only on the way to a change is not the walk's doing;
+            // that of a sticky one, such as /tmp, is everybody's.
+            let on_the_way = !opaque
+                && lower.is_some_and(|lower| lower.mtime == attr.mtime || attr.mode & STICKY != 0);
+            if on_the_way {
                 meta.mtime = None;
             }
-            found.dirs.push(Op::Dir { path: path.clone(), meta, replaces });
+            let as_before = lower.is_some_and(|lower| {
+                (lower.mode, lower.uid, lower.gid) == (attr.mode, attr.uid, attr.gid)
+            });
+            if !(on_the_way && as_before && meta.xattrs.is_empty()) {
+                found.dirs.push(Op::Dir { path: path.clone(), meta, replaces });
+            }
             walk(&child, &path, reading, found)?;
         }
         Kind::File => {

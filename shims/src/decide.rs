@@ -2,9 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, getegid, geteuid};
 use worknode::page::Page;
 use worknode::reason::Reason;
 
@@ -48,15 +49,49 @@ fn executable(file: &Path) -> bool {
     file.is_file() && access(file, AccessFlags::X_OK).is_ok()
 }
 
+/// Shells that people talk to.
+const SHELLS: [&str; 7] = ["bash", "dash", "fish", "ksh", "sh", "tcsh", "zsh"];
+
 /// Decides whether the command walks. One that was named on the command line does so unless a
-/// rule is against it.
-pub(crate) fn decide(page: &Page<'_>, file: &Path, arguments: &[OsString]) -> Result<(), Reason> {
-    let arguments = arguments.iter().map(|argument| argument.as_bytes());
-    match page.decide(file.as_os_str().as_bytes(), arguments) {
-        Err(Reason::Unlisted) if page.gate() == worknode::page::GATE_OPEN => Ok(()),
+/// rule is against it. A shell is a driver, unless there is somebody at a `terminal` to talk to:
+/// then it is what he wants to have on a node.
+pub(crate) fn decide(
+    page: &Page<'_>,
+    file: &Path,
+    arguments: &[OsString],
+    terminal: bool,
+) -> Result<(), Reason> {
+    let open = page.gate() == worknode::page::GATE_OPEN;
+    let words = arguments.iter().map(|argument| argument.as_bytes());
+    match page.decide(file.as_os_str().as_bytes(), words) {
+        Ok(()) | Err(Reason::Unlisted) if changes_ids(file) => Err(Reason::Privileged),
+        Err(Reason::Driver) if terminal && open && is_interactive_shell(file, arguments) => Ok(()),
+        Err(Reason::Unlisted) if open => Ok(()),
         Err(Reason::Unlisted) => Err(Reason::NoCluster),
         decision => decision,
     }
+}
+
+/// Tells that the file runs with another user's or group's rights, which no runner gives.
+fn changes_ids(file: &Path) -> bool {
+    const SET_USER: u32 = 0o4000;
+    const SET_GROUP: u32 = 0o2010;
+    std::fs::metadata(file).is_ok_and(|metadata| {
+        let (mode, user, group) = (metadata.mode(), geteuid().as_raw(), getegid().as_raw());
+        (mode & SET_USER != 0 && metadata.uid() != user)
+            || (mode & SET_GROUP == SET_GROUP && metadata.gid() != group)
+    })
+}
+
+/// Tells that a shell gets neither a script nor a command.
+fn is_interactive_shell(file: &Path, arguments: &[OsString]) -> bool {
+    let is_shell = SHELLS.iter().any(|&shell| file.file_name().is_some_and(|name| name == shell));
+    let is_option = |word: &OsString| match word.as_bytes() {
+        [b'-', b'-', _, ..] => true,
+        [b'-', letters @ ..] => !letters.is_empty() && !letters.contains(&b'c'),
+        _ => false,
+    };
+    is_shell && arguments.iter().all(is_option)
 }
 
 #[cfg(test)]
@@ -78,6 +113,7 @@ mod tests {
             rules: vec![
                 (b"make".to_vec(), Verdict::Stay(Reason::Driver)),
                 (b"gcc".to_vec(), Verdict::CompilerDriver),
+                (b"bash".to_vec(), Verdict::Stay(Reason::Driver)),
             ],
             tally_bytes: 0,
         }
@@ -90,12 +126,17 @@ mod tests {
         let open = Page::parse(&open).expect("a page");
         let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
         let decide = |page: &Page<'_>, file: &str, line: &str| {
-            super::decide(page, Path::new(file), &words(line))
+            super::decide(page, Path::new(file), &words(line), false)
         };
         assert_eq!(decide(&open, "./my_program", ""), Ok(()));
         assert_eq!(decide(&open, "/usr/bin/make", "-j8"), Err(Reason::Driver));
         assert_eq!(decide(&open, "/usr/bin/gcc", "-c a.c"), Ok(()));
         assert_eq!(decide(&open, "/usr/bin/gcc", "a.o"), Err(Reason::Link));
+        let talk = |line: &str| super::decide(&open, Path::new("/bin/bash"), &words(line), true);
+        assert_eq!(talk("--norc -i"), Ok(()));
+        assert_eq!(talk("-c true"), Err(Reason::Driver));
+        assert_eq!(talk("./build.sh"), Err(Reason::Driver));
+        assert_eq!(decide(&open, "/bin/bash", ""), Err(Reason::Driver));
         let shut = page(GATE_SHUT);
         let shut = Page::parse(&shut).expect("a page");
         assert_eq!(decide(&shut, "./my_program", ""), Err(Reason::NoCluster));

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -162,7 +162,8 @@ fn read_page(path: &Path) -> io::Result<(File, Vec<u8>)> {
 impl Session {
     fn command(&self, file: &Path, words: &[OsString]) -> Command {
         let page = Page::parse(&self.page).expect("parsed when it was read");
-        let mut command = match decide::decide(&page, file, &words[1..]) {
+        let terminal = std::io::stdin().is_terminal();
+        let mut command = match decide::decide(&page, file, &words[1..], terminal) {
             Ok(()) => {
                 let mut stub = Command::new(&self.stub);
                 stub.arg0(&words[0]).args(&words[1..]).env("OSWALK_WALK", file);

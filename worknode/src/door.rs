@@ -171,7 +171,8 @@ pub struct HelloHead {
 }
 
 /// Bytes of a [`HelloHead`].
-pub const HELLO_HEAD_BYTES: usize = 4 + 4 + 8 + 4 + 4 + 8 + 8 + RLIMITS * 16 + TERMIOS_BYTES + 8 + 16;
+pub const HELLO_HEAD_BYTES: usize =
+    4 + 4 + 8 + 4 + 4 + 8 + 8 + RLIMITS * 16 + TERMIOS_BYTES + 8 + 16;
 
 impl HelloHead {
     /// Makes the head of a process of a session that has nothing to say.
@@ -260,7 +261,10 @@ pub fn decode_window(bytes: &[u8; 8]) -> Window {
 #[must_use]
 pub fn encode_window(window: Window) -> [u8; 8] {
     let mut bytes = [0; 8];
-    bytes.chunks_exact_mut(2).zip(window).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
+    bytes
+        .chunks_exact_mut(2)
+        .zip(window)
+        .for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
     bytes
 }
 

@@ -18,14 +18,19 @@ pub struct WalkSpec {
     /// The node whose files it sees.
     pub origin: NodeId,
     /// The program, as it was given to exec: absolute, or relative to the directory.
+    #[serde(with = "serde_bytes")]
     pub path: Bytes,
     /// The arguments, each ended by a NUL, one after the other.
+    #[serde(with = "serde_bytes")]
     pub argv: Bytes,
     /// The environment, likewise.
+    #[serde(with = "serde_bytes")]
     pub env: Bytes,
     /// The working directory.
+    #[serde(with = "serde_bytes")]
     pub cwd: Bytes,
     /// Host name of the origin.
+    #[serde(with = "serde_bytes")]
     pub hostname: Bytes,
     /// The process's identity.
     pub credentials: Credentials,
@@ -101,6 +106,7 @@ pub enum FdKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSpec {
     /// Its settings: a [`crate::door::Termios`].
+    #[serde(with = "serde_bytes")]
     pub termios: Bytes,
     /// Its size.
     pub window: crate::door::Window,

@@ -13,6 +13,7 @@ pub(crate) struct Open {
     /// The attempt that was granted.
     pub(crate) attempt: Attempt,
     /// The encoded [`worknode::spec::WalkSpec`].
+    #[serde(with = "serde_bytes")]
     pub(crate) spec: Vec<u8>,
 }
 

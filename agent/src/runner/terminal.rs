@@ -93,11 +93,7 @@ impl Terminal {
         }
     }
 
-    async fn carry_input(
-        self: Rc<Self>,
-        master: Rc<AsyncFd<OwnedFd>>,
-        watch: impl Fn() + 'static,
-    ) {
+    async fn carry_input(self: Rc<Self>, master: Rc<AsyncFd<OwnedFd>>, watch: impl Fn() + 'static) {
         let (Some(mut events), true) = (self.events_rx.take(), self.reads) else { return };
         let want = |bytes: u32| self.input.send(Kind::Credit, &bytes.to_le_bytes());
         // The origin has input that nobody waited for yet.

@@ -17,10 +17,13 @@ pub(crate) struct Launch {
     /// The walk.
     pub(crate) spec: WalkSpec,
     /// Where the origin's tree is mounted.
+    #[serde(with = "serde_bytes")]
     pub(crate) lower: Bytes,
     /// An empty directory; the walk's own mounts go there, in its own namespace.
+    #[serde(with = "serde_bytes")]
     pub(crate) scratch: Bytes,
     /// The prepared `/dev`.
+    #[serde(with = "serde_bytes")]
     pub(crate) dev: Bytes,
     /// Memory for changed files.
     pub(crate) upper_bytes_max: u64,

@@ -14,9 +14,9 @@ const POLLED_BYTES: usize = 8;
 /// Tells whether anyone but this process waits for input of the terminal with this device number.
 pub(super) fn someone_reads(terminal: u64) -> bool {
     let me = std::process::id();
-    numbers("/proc").filter(|&pid| pid != me).any(|pid| {
-        numbers(&format!("/proc/{pid}/task")).any(|thread| reads(pid, thread, terminal))
-    })
+    numbers("/proc")
+        .filter(|&pid| pid != me)
+        .any(|pid| numbers(&format!("/proc/{pid}/task")).any(|thread| reads(pid, thread, terminal)))
 }
 
 fn numbers(dir: &str) -> impl Iterator<Item = u32> {

@@ -11,7 +11,7 @@ use std::io::{self, Seek};
 use std::iter;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -236,6 +236,10 @@ fn build_root(launch: &Launch) -> Result<OwnedFd, Failure> {
         std::fs::File::open(&upper)
             .map_err(|error| Failure { stage: "open the upper layer".into(), error })?,
     );
+    for dir in [path(&launch.spec.cwd), Path::new("/tmp")] {
+        prepare_dir(lower, &upper, dir)
+            .map_err(|error| Failure { stage: format!("prepare {}", dir.display()), error })?;
+    }
     let layers = format!(
         "lowerdir={},upperdir={},workdir={},redirect_dir=on,metacopy=off,index=off,xino=off,volatile",
         lower.display(),
@@ -280,6 +284,42 @@ fn build_root(launch: &Launch) -> Result<OwnedFd, Failure> {
     nix::unistd::sethostname(OsStr::from_bytes(&launch.spec.hostname))
         .map_err(at("set the host name"))?;
     Ok(upper_fd)
+}
+
+/// Makes a directory in the upper layer, with those above it, as the overlay would when something is
+/// made in it; the overlay asks the lower layer's agent several questions for each.
+fn prepare_dir(lower: &Path, upper: &Path, dir: &Path) -> io::Result<()> {
+    let (mut below, mut above) = (lower.to_owned(), upper.to_owned());
+    for name in dir.components().skip(1) {
+        below.push(name);
+        above.push(name);
+        // A symbolic link on the way: it leads to a directory that is asked for as it is needed.
+        let Ok(metadata) = std::fs::symlink_metadata(&below) else { return Ok(()) };
+        if !metadata.is_dir() {
+            return Ok(());
+        }
+        match std::fs::DirBuilder::new().mode(metadata.mode() & 0o7777).create(&above) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+        }
+        lchown(&above, Some(metadata.uid()), Some(metadata.gid()))?;
+    }
+    // Last, because what is made in a directory moves its time.
+    for (above, below) in above.ancestors().zip(below.ancestors()) {
+        if above == upper {
+            break;
+        }
+        let metadata = std::fs::symlink_metadata(below)?;
+        let time = |seconds, nanos| nix::sys::time::TimeSpec::new(seconds, nanos);
+        let (atime, mtime) = (
+            time(metadata.atime(), metadata.atime_nsec()),
+            time(metadata.mtime(), metadata.mtime_nsec()),
+        );
+        let flags = nix::sys::stat::UtimensatFlags::NoFollowSymlink;
+        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, above, &atime, &mtime, flags)?;
+    }
+    Ok(())
 }
 
 /// Makes what root could change of the whole machine through `/proc` read-only: the kernel checks

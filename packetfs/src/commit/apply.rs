@@ -29,6 +29,9 @@ use crate::packet::{Digest, Manifest};
 use crate::tree::{Attr, Bytes, Kind, Time, names_in, split};
 use crate::xattr;
 
+/// The longest tick of a kernel's clock (100 Hz): file times are those of the last tick.
+const CLOCK_TICK_NANOS_MAX: u64 = 10_000_000;
+
 /// A change that could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {action} {}", String::from_utf8_lossy(path))]
@@ -125,7 +128,11 @@ pub(super) fn apply(
     // Directory times last: every change in a directory moves them.
     for op in commit.changes.ops.iter().rev() {
         if let Op::Dir { path, meta: Meta { mtime: Some(mtime), .. }, .. } = op {
-            set_time(path, all.time(*mtime)).map_err(failed("set the time of", path))?;
+            match set_dir_time(path, *mtime, all) {
+                // Whoever makes something in another's directory moves its time, and cannot set it.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                result => result.map_err(failed("set the time of", path))?,
+            }
         }
     }
     Ok(())
@@ -408,9 +415,14 @@ fn settle_open(file: &OwnedFd, meta: &Meta, all: &Settling<'_>) -> io::Result<()
     Ok(())
 }
 
-fn set_time(path: &[u8], mtime: TimeSpec) -> io::Result<()> {
+/// Sets the time of a directory, unless what was done in it has just moved it.
+fn set_dir_time(path: &[u8], mtime: Mtime, all: &Settling<'_>) -> io::Result<()> {
     let place = Place::of(path)?;
-    let atime = TimeSpec::UTIME_OMIT;
+    let moved = place.attr()?.is_some_and(|now| now.mtime >= all.now.before(CLOCK_TICK_NANOS_MAX));
+    if moved && matches!(mtime, Mtime::Before(_)) {
+        return Ok(());
+    }
+    let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));
     Ok(utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?)
 }
 

@@ -2,9 +2,7 @@
 
 use core::ffi::CStr;
 
-use worknode::door::{
-    HELLO_BYTES_MAX, HELLO_HEAD_BYTES, Header, HelloHead, Kind, TERMIOS_BYTES,
-};
+use worknode::door::{HELLO_BYTES_MAX, HELLO_HEAD_BYTES, Header, HelloHead, Kind, TERMIOS_BYTES};
 use worknode::page::Page;
 use worknode::reason::Reason;
 

@@ -19,11 +19,7 @@ const SIGTTOU: u32 = 22;
 pub(crate) const SIGWINCH: u32 = 28;
 const LAST: u32 = 64;
 
-const LEFT_ALONE: u64 = bit(SIGKILL)
-    | bit(SIGCHLD)
-    | bit(SIGSTOP)
-    | bit(SIGTTIN)
-    | bit(SIGTTOU);
+const LEFT_ALONE: u64 = bit(SIGKILL) | bit(SIGCHLD) | bit(SIGSTOP) | bit(SIGTTIN) | bit(SIGTTOU);
 /// A write to a closed pipe must fail, not kill; whether the walk dies of it is its own affair.
 const HELD_BUT_NOT_FORWARDED: u64 = bit(SIGPIPE);
 /// Bytes of the kernel's `struct signalfd_siginfo`: `u32` number, `i32` error, `i32` code, …
