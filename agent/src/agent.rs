@@ -192,6 +192,9 @@ async fn serve(
     Ok(())
 }
 
+/// Nodes that are named to the broker as warm.
+const PREFERRED_MAX: usize = 4;
+
 impl Agent {
     /// Returns a session.
     pub(crate) fn session(&self, id: SessionId) -> Option<Rc<Session>> {
@@ -346,9 +349,11 @@ impl Agent {
     fn take(self: &Rc<Self>, link: &Rc<Link>, frame: Frame) {
         match frame.kind {
             Kind::Open => {
+                // Without it those that follow cannot be read either.
+                let Some((_, spec)) = link.take_open(&frame.payload) else { return link.close() };
                 let frames = link.accept_stream(frame.stream);
                 let (agent, link) = (Rc::clone(self), Rc::clone(link));
-                tokio::task::spawn_local(runner::execute(agent, link, frame, frames));
+                tokio::task::spawn_local(runner::execute(agent, link, frame.stream, spec, frames));
             }
             Kind::Ask => match postcard::from_bytes(&frame.payload) {
                 Ok(ask) => self.exporter.ask(link.number, frame.stream, ask, link.sender()),
@@ -365,12 +370,11 @@ impl Agent {
                 }
             }
             Kind::Changes => {
-                if let Some(mirror) = self.mirror_of(&link.peer) {
-                    match postcard::from_bytes(&frame.payload) {
-                        Ok(changes) => mirror.take_changes(changes),
-                        // Without them the mirror would be stale: better no link at all.
-                        Err(_) => link.close(),
-                    }
+                match (link.take_changes(&frame.payload), self.mirror_of(&link.peer)) {
+                    (Some(changes), Some(mirror)) => mirror.take_changes(changes),
+                    (Some(_), None) => {}
+                    // Without them the mirror would be stale: better no link at all.
+                    (None, _) => link.close(),
                 }
             }
             _ => link.route(frame),
@@ -391,6 +395,14 @@ impl Agent {
         {
             mirror.unlink();
         }
+    }
+
+    /// Returns the nodes that have much of this machine's tree already, those with most of it first.
+    pub(crate) fn warm_nodes(&self) -> Vec<NodeId> {
+        let links = self.links.borrow();
+        let mut warm: Vec<_> = links.values().filter(|link| !link.is_closed()).collect();
+        warm.sort_by_key(|link| std::cmp::Reverse(link.bytes().0));
+        warm.into_iter().take(PREFERRED_MAX).map(|link| link.peer.clone()).collect()
     }
 
     fn mirror_of(&self, origin: &NodeId) -> Option<Rc<Mirror>> {

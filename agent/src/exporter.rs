@@ -12,6 +12,7 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Answer, Ask};
+use crate::link::squeeze::Squeezer;
 
 /// Packets a reader is known to have; when there are more, all are forgotten and sent again when
 /// asked for.
@@ -74,6 +75,7 @@ struct State {
 
 struct Reader {
     out_tx: UnboundedSender<Frame>,
+    squeezer: Squeezer,
     sent: std::collections::HashSet<Digest>,
 }
 
@@ -83,7 +85,8 @@ impl State {
             match job {
                 Job::Ask { reader, stream, ask, out_tx } => {
                     let sent = std::collections::HashSet::new();
-                    let entry = Reader { out_tx: out_tx.clone(), sent };
+                    let squeezer = Squeezer::default();
+                    let entry = Reader { out_tx: out_tx.clone(), squeezer, sent };
                     self.readers.entry(reader).or_insert(entry);
                     let answer = self.answer(reader, ask);
                     let payload = message::encode(&answer);
@@ -197,8 +200,9 @@ impl State {
             }
         }
         for (reader, changes) in changes {
-            if let Some(reader) = self.readers.get(&reader) {
-                let payload = message::encode(&changes);
+            if let Some(reader) = self.readers.get_mut(&reader) {
+                let squeezed = reader.squeezer.squeeze(&message::encode(&changes));
+                let payload = message::encode(&squeezed);
                 let _ = reader.out_tx.send(Frame { kind: Kind::Changes, stream: 0, payload });
             }
         }

@@ -7,6 +7,7 @@
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod message;
+pub(crate) mod squeeze;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,6 +23,10 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use worknode::id::NodeId;
 
 use frame::{Assembler, Frame, Kind};
+use message::Open;
+use packetfs::tree::Change;
+use squeeze::{Squeezer, Unsqueezer};
+use worknode::id::Attempt;
 
 /// The largest message: one frame of the largest payload, or many small ones.
 const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
@@ -42,6 +47,9 @@ pub(crate) struct Link {
     next_stream: Cell<u32>,
     streams: RefCell<HashMap<u32, mpsc::UnboundedSender<Frame>>>,
     closed_tx: watch::Sender<bool>,
+    squeezer: RefCell<Squeezer>,
+    unsqueezer: RefCell<Unsqueezer>,
+    changes_unsqueezer: RefCell<Unsqueezer>,
     bytes_out: Cell<u64>,
     bytes_in: Cell<u64>,
 }
@@ -50,6 +58,30 @@ impl Link {
     /// Sends a frame; on a link that broke it goes nowhere.
     pub(crate) fn send(&self, kind: Kind, stream: u32, payload: Vec<u8>) {
         let _ = self.out_tx.send(Frame { kind, stream, payload });
+    }
+
+    /// Has the other side execute a walk, on a stream of this side. Returns the bytes that go out.
+    pub(crate) fn send_open(&self, stream: u32, attempt: Attempt, spec: &[u8]) -> usize {
+        let spec = self.squeezer.borrow_mut().squeeze(spec);
+        let payload = message::encode(&Open { attempt, spec });
+        let bytes = payload.len();
+        self.send(Kind::Open, stream, payload);
+        bytes
+    }
+
+    /// Returns the attempt and the spec in a [`Kind::Open`]; nothing if it is damaged. To be called
+    /// for all of them, in their order.
+    pub(crate) fn take_open(&self, payload: &[u8]) -> Option<(Attempt, Vec<u8>)> {
+        let Open { attempt, spec } = postcard::from_bytes(payload).ok()?;
+        Some((attempt, self.unsqueezer.borrow_mut().unsqueeze(spec)?))
+    }
+
+    /// Returns the changes in a [`Kind::Changes`]; nothing if it is damaged. To be called for all of
+    /// them, in their order.
+    pub(crate) fn take_changes(&self, payload: &[u8]) -> Option<Vec<Change>> {
+        let squeezed = postcard::from_bytes(payload).ok()?;
+        let changes = self.changes_unsqueezer.borrow_mut().unsqueeze(squeezed)?;
+        postcard::from_bytes(&changes).ok()
     }
 
     /// Returns where other threads may put frames for this link.
@@ -135,6 +167,9 @@ pub(crate) fn start(
         next_stream: Cell::new(if called { 1 } else { 2 }),
         streams: RefCell::default(),
         closed_tx: watch::Sender::new(false),
+        squeezer: RefCell::default(),
+        unsqueezer: RefCell::default(),
+        changes_unsqueezer: RefCell::default(),
         bytes_out: Cell::new(0),
         bytes_in: Cell::new(0),
     });

@@ -260,7 +260,7 @@ async fn place(
         spec: encoded.to_vec(),
         only: session.on.clone(),
         avoid: failed_nodes.to_vec(),
-        prefer: Vec::new(),
+        prefer: agent.warm_nodes(),
     };
     let after = failed.map_or(Attempt(0), |grant| grant.attempt);
     let submitted = match failed {

@@ -21,7 +21,7 @@ use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 use crate::agent::Agent;
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
-use crate::link::message::{self, Exit, Open, Packets};
+use crate::link::message::{self, Exit, Packets};
 use crate::mirrors::Mirror;
 use crate::sys::fds;
 use crate::sys::launcher::{Event, Launch, Order};
@@ -36,12 +36,12 @@ const PACKETS_FRAME_BYTES: usize = 512 * 1024;
 pub(crate) async fn execute(
     agent: Rc<Agent>,
     link: Rc<Link>,
-    open: Frame,
+    stream: u32,
+    spec: Vec<u8>,
     mut frames: mpsc::UnboundedReceiver<Frame>,
 ) {
-    let stream = open.stream;
     let outcome = tokio::select! {
-        outcome = run(&agent, &link, &open, &mut frames) => outcome,
+        outcome = run(&agent, &link, stream, &spec, &mut frames) => outcome,
         // The origin is gone: what the walk would have changed is nobody's any more.
         () = link.closed() => Err(Fault::Leaving),
     };
@@ -69,18 +69,17 @@ struct Running {
 async fn run(
     agent: &Rc<Agent>,
     link: &Rc<Link>,
-    open: &Frame,
+    stream: u32,
+    spec: &[u8],
     frames: &mut mpsc::UnboundedReceiver<Frame>,
 ) -> Result<Option<Exit>, Fault> {
     let began = Instant::now();
     let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
-    let open_message: Open =
-        postcard::from_bytes(&open.payload).map_err(|error| sandbox(error.into()))?;
-    let spec = WalkSpec::decode(&open_message.spec).map_err(|error| sandbox(error.into()))?;
+    let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
     let mirror = agent.mirror(link).map_err(sandbox)?;
     mirror.settle().await;
     let (began_at, failures) = (now(), mirror.failures());
-    let running = start(agent, link, open.stream, &mirror, spec).map_err(sandbox)?;
+    let running = start(agent, link, stream, &mirror, spec).map_err(sandbox)?;
     let mut upper = None;
     loop {
         tokio::select! {
@@ -93,7 +92,7 @@ async fn run(
                     }
                 }
                 Some((Event::Stopped(signal), _)) => {
-                    link.send(Kind::Stopped, open.stream, signal.to_le_bytes().to_vec());
+                    link.send(Kind::Stopped, stream, signal.to_le_bytes().to_vec());
                 }
                 Some((Event::Reading(read), _)) => running.streams.is_read(read),
                 Some((Event::NotExecuted(errno), _)) => return Err(Fault::NotExecuted(errno)),
@@ -116,7 +115,7 @@ async fn run(
                         return Err(Fault::NotExported(Vec::new()));
                     }
                     let changes =
-                        collect(link, open.stream, &mirror, upper, began_at).await?;
+                        collect(link, stream, &mirror, upper, began_at).await?;
                     return Ok(Some(Exit { outcome: Outcome::Ended(ending), changes, offsets }));
                 }
                 None => return Err(Fault::Sandbox("the walk's first process died".into())),

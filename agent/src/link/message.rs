@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use worknode::id::Attempt;
 use worknode::spec::Outcome;
 
+use super::squeeze::Squeezed;
+
 /// Execute this walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Open {
     /// The attempt that was granted.
     pub(crate) attempt: Attempt,
     /// The encoded [`worknode::spec::WalkSpec`].
-    #[serde(with = "serde_bytes")]
-    pub(crate) spec: Vec<u8>,
+    pub(crate) spec: Squeezed,
 }
 
 /// How a walk ended, and what it changed. Its packets have gone ahead.

@@ -17,7 +17,7 @@ use crate::agent::Agent;
 use crate::cluster::Turn;
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
-use crate::link::message::{self, Exit, Open, Packets};
+use crate::link::message::{Exit, Packets};
 
 /// Output is shown after this time even if the walk goes on.
 const HOLD_MAX: Duration = Duration::from_millis(100);
@@ -70,9 +70,7 @@ pub(super) async fn run(
     // Everything that was changed before this moment goes to the runner ahead of the walk.
     agent.exporter.drain().await;
     let (stream, mut frames) = link.open_stream();
-    let open = Open { attempt: grant.attempt, spec: encoded.to_vec() };
-    link.send(Kind::Open, stream, message::encode(&open));
-    let bytes_out = encoded.len() as u64;
+    let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
     let mut talk =
         Talk { link: &link, stream, spec, packets: Vec::new(), bytes_out, bytes_back: 0 };
     let attempted = tokio::select! {

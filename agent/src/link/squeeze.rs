@@ -1,0 +1,129 @@
+//! Makes messages small that are like those before them: the walks of a build have nearly the same
+//! environment and arguments, so each is compressed with an earlier one as the dictionary.
+
+use serde::{Deserialize, Serialize};
+use zstd::bulk::{Compressor, Decompressor};
+
+/// With a dictionary that was made ready, the fastest level.
+const LEVEL: i32 = 1;
+/// Longest message: the kernel allows 6 MiB of arguments and environment; a directory of a million
+/// names may change at once.
+const MESSAGE_BYTES_MAX: u32 = 256 * 1024 * 1024;
+/// Larger messages are never a dictionary.
+const DICTIONARY_BYTES_MAX: usize = 64 * 1024;
+/// When messages get larger than this, the dictionary is not like them any more …
+const SMALL_BYTES: usize = 128;
+/// … but to make a new one costs as much as to compress some messages.
+const AGE_MIN: u32 = 8;
+
+/// A message on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Squeezed {
+    /// Its bytes; 0 if it is not compressed.
+    bytes: u32,
+    /// It is the dictionary of those that follow.
+    dictionary: bool,
+    #[serde(with = "serde_bytes")]
+    body: Vec<u8>,
+}
+
+/// The sending side.
+#[derive(Default)]
+pub(crate) struct Squeezer {
+    packer: Option<Compressor<'static>>,
+    /// Messages since the dictionary.
+    age: u32,
+}
+
+/// The receiving side.
+#[derive(Default)]
+pub(crate) struct Unsqueezer {
+    unpacker: Option<Decompressor<'static>>,
+}
+
+impl Squeezer {
+    pub(crate) fn squeeze(&mut self, message: &[u8]) -> Squeezed {
+        let packed = self.packer.as_mut().and_then(|packer| packer.compress(message).ok());
+        let packed = packed.filter(|body| body.len() < message.len());
+        self.age += 1;
+        let fits = message.len() <= DICTIONARY_BYTES_MAX;
+        let dictionary = fits
+            && match &packed {
+                Some(body) => self.age >= AGE_MIN && body.len() > SMALL_BYTES,
+                None => self.packer.is_none() || message.len() > SMALL_BYTES,
+            };
+        if dictionary {
+            self.packer = Compressor::with_dictionary(LEVEL, message).ok();
+            self.age = 0;
+        }
+        match (packed, u32::try_from(message.len())) {
+            (Some(body), Ok(bytes)) if bytes > 0 => Squeezed { bytes, dictionary, body },
+            _ => Squeezed { bytes: 0, dictionary, body: message.to_vec() },
+        }
+    }
+}
+
+impl Unsqueezer {
+    /// Returns the message; nothing if it is damaged.
+    pub(crate) fn unsqueeze(&mut self, squeezed: Squeezed) -> Option<Vec<u8>> {
+        let Squeezed { bytes, dictionary, body } = squeezed;
+        let message = match bytes {
+            0 => body,
+            bytes => {
+                let bytes = usize::try_from(bytes.min(MESSAGE_BYTES_MAX)).ok()?;
+                let message = self.unpacker.as_mut()?.decompress(&body, bytes).ok()?;
+                (message.len() == bytes).then_some(message)?
+            }
+        };
+        if dictionary && message.len() <= DICTIONARY_BYTES_MAX {
+            self.unpacker = Decompressor::with_dictionary(&message).ok();
+        }
+        Some(message)
+    }
+}
+
+impl std::fmt::Debug for Squeezer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Squeezer").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Unsqueezer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unsqueezer").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(number: u32, noise: u32) -> Vec<u8> {
+        let environment = (0..200_u32).map(|i| format!("NAME{i}={}\n", i.wrapping_mul(noise)));
+        format!("walk {number} gcc -c file{number}.c\n{}", environment.collect::<String>()).into()
+    }
+
+    #[test]
+    fn specs_that_are_alike_are_small() {
+        let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
+        for (number, noise) in [(1, 7919), (2, 7919), (3, 7919), (4, 104_729), (5, 104_729)] {
+            let spec = spec(number, noise);
+            let squeezed = squeezer.squeeze(&spec);
+            if [2, 3].contains(&number) {
+                assert!(squeezed.body.len() < 100, "{}", squeezed.body.len());
+            }
+            assert_eq!(unsqueezer.unsqueeze(squeezed), Some(spec));
+        }
+    }
+
+    #[test]
+    fn specs_of_any_size_travel() {
+        let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
+        for bytes in [0, 1, 100_000, 3_000_000, 10, 1000, 2000, 1000] {
+            let spec = vec![b'x'; bytes];
+            assert_eq!(unsqueezer.unsqueeze(squeezer.squeeze(&spec)), Some(spec));
+        }
+        let damaged = Squeezed { bytes: 10, dictionary: false, body: vec![1, 2, 3] };
+        assert_eq!(unsqueezer.unsqueeze(damaged), None);
+    }
+}
