@@ -12,7 +12,7 @@ use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::store::Store;
-use packetfs::tree::{Bytes, Change};
+use packetfs::tree::{Bytes, Change, Version};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::link::Link;
@@ -162,6 +162,11 @@ impl Mirror {
     /// Returns what gives the path behind a number of the tree.
     pub(crate) fn paths(&self) -> impl Fn(u64) -> Option<Bytes> + Send + use<> {
         self.mount.paths()
+    }
+
+    /// Returns what gives the version of a file, unless it changes from here on.
+    pub(crate) fn versions(&self) -> impl Fn(&[u8]) -> Option<Version> + Send + use<> {
+        self.mount.versions()
     }
 
     /// Takes in the answer to a question.

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use broker::{Grant, Retried, Submit, Submitted};
+use packetfs::commit::CommitError;
 use tokio::sync::mpsc;
 use worknode::door::{Header, Kind};
 use worknode::id::{Attempt, NodeId, WalkId};
@@ -181,7 +182,8 @@ async fn attempts(
             Attempted::Ended(ended) => {
                 let line = line(spec, &grant, stub, &ended, waited);
                 let offsets = ended.exit.exit.offsets.clone();
-                return match attempt::commit(agent, spec, ended.exit).await {
+                let repeatable = stub.output.is_untouched();
+                return match attempt::commit(agent, spec, ended.exit, repeatable).await {
                     Ok(status) => {
                         session.add_walk(line);
                         for (fd, offset) in offsets {
@@ -193,7 +195,12 @@ async fn attempts(
                     }
                     Err(error) => {
                         tracing::error!(walk = %spec.walk, "{error:#}");
-                        give_up(stub, spec.walk, Reason::CommitFault)
+                        let conflict = error.downcast_ref::<CommitError>();
+                        let reason = match conflict {
+                            Some(CommitError::Conflict(_)) => Reason::Conflict,
+                            _ => Reason::CommitFault,
+                        };
+                        give_up(stub, spec.walk, reason)
                     }
                 };
             }

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use packetfs::change::ChangeSet;
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::tree::{Attr, Time};
+use packetfs::tree::{Attr, Time, Version};
 use packetfs::upper::{self, Reading};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -59,6 +59,15 @@ pub(crate) async fn execute(
     link.close_stream(stream);
 }
 
+/// What was true when a walk began.
+struct Began {
+    at: Time,
+    /// Gives the versions of files that have not changed since.
+    versions: Versions,
+}
+
+type Versions = Box<dyn Fn(&[u8]) -> Option<Version> + Send>;
+
 /// A started walk. Dropping it ends all its processes.
 struct Running {
     control: Rc<AsyncFd<UnixStream>>,
@@ -73,12 +82,13 @@ async fn run(
     spec: &[u8],
     frames: &mut mpsc::UnboundedReceiver<Frame>,
 ) -> Result<Option<Exit>, Fault> {
-    let began = Instant::now();
+    let started = Instant::now();
     let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
     let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
     let mirror = agent.mirror(link).map_err(sandbox)?;
     mirror.settle().await;
-    let (began_at, failures) = (now(), mirror.failures());
+    let (began, failures) =
+        (Began { at: now(), versions: Box::new(mirror.versions()) }, mirror.failures());
     let running = start(agent, link, stream, &mirror, spec).map_err(sandbox)?;
     let mut upper = None;
     loop {
@@ -101,7 +111,7 @@ async fn run(
                     return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
                 }
                 Some((Event::Ended { status, cpu_us, offsets }, _)) => {
-                    let run_us = began.elapsed().as_micros();
+                    let run_us = started.elapsed().as_micros();
                     let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
                     let ending = Ending { status, run_us, cpu_us };
                     // Credit for the rest of the output arrives with the frames.
@@ -115,7 +125,7 @@ async fn run(
                         return Err(Fault::NotExported(Vec::new()));
                     }
                     let changes =
-                        collect(link, stream, &mirror, upper, began_at).await?;
+                        collect(link, stream, &mirror, upper, began).await?;
                     return Ok(Some(Exit { outcome: Outcome::Ended(ending), changes, offsets }));
                 }
                 None => return Err(Fault::Sandbox("the walk's first process died".into())),
@@ -209,7 +219,7 @@ async fn collect(
     stream: u32,
     mirror: &Rc<Mirror>,
     upper: OwnedFd,
-    began: Time,
+    began: Began,
 ) -> Result<ChangeSet, Fault> {
     let lower = mirror.point.clone();
     let (out_tx, paths) = (link.sender(), mirror.paths());
@@ -238,7 +248,8 @@ async fn collect(
             }
         };
         let mut reading = Reading {
-            began,
+            began: began.at,
+            base: &began.versions,
             ended: Time::of(SystemTime::now()),
             lower_attr: &lower_attr,
             lower_path: &paths,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::packet::Manifest;
-use crate::tree::{Bytes, Kind, Time};
+use crate::tree::{Bytes, Kind, Time, Version};
 
 /// Mode, ownership and times of something that a walk made or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +59,10 @@ pub enum Op {
         path: Bytes,
         /// Mode, owner, times.
         meta: Meta,
-        /// Its content.
+        /// Its content, or the part of it that is written.
         manifest: Manifest,
-        /// It is the file the origin has under this name: its inode stays.
-        in_place: bool,
+        /// What becomes of the file that the origin has under this name.
+        placing: Placing,
     },
     /// A symbolic link.
     Symlink {
@@ -91,6 +91,20 @@ pub enum Op {
         /// Mode, owner, times.
         meta: Meta,
     },
+}
+
+/// How a file's content gets to its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Placing {
+    /// As a new file, which replaces what is there.
+    Fresh,
+    /// In the file that is there: its inode stays.
+    Over {
+        /// That file as the walk found it; nothing if it changed while the walk ran.
+        base: Option<Version>,
+    },
+    /// Behind so many bytes of the file that is there.
+    Behind(u64),
 }
 
 /// All changes of a walk, in the order in which they are applied.

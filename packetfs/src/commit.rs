@@ -7,6 +7,7 @@
 mod apply;
 mod identity;
 mod journal;
+mod reconcile;
 
 use std::collections::HashMap;
 use std::io;
@@ -41,6 +42,8 @@ pub struct Commit {
     pub changes: ChangeSet,
     /// The packets that their files consist of.
     pub packets: Vec<(PacketRef, Packed)>,
+    /// What others have changed meanwhile may be overwritten: the walk cannot be repeated.
+    pub last_wins: bool,
 }
 
 /// Why a commit failed.
@@ -57,6 +60,9 @@ pub enum CommitError {
     /// A packet is missing or damaged; nothing was changed.
     #[error("packet {0} of a changed file did not arrive whole")]
     Packet(Digest),
+    /// Somebody else has changed a file that the walk changed; nothing was changed.
+    #[error("{} was changed by somebody else meanwhile", String::from_utf8_lossy(.0))]
+    Conflict(Bytes),
     /// A change could not be made.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -96,7 +102,9 @@ impl Committer {
         if commit.changes.ops.is_empty() {
             return Ok(());
         }
-        let contents = contents(commit)?;
+        let mut contents = contents(commit)?;
+        let reconciled = reconcile::reconcile(commit, &mut contents)?;
+        let commit = reconciled.as_ref().unwrap_or(commit);
         let failed = |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
         apply::check(commit)?;
         self.journal.write(commit).map_err(failed)?;

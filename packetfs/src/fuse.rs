@@ -24,7 +24,7 @@ use fuser::{
 use crate::mirror::{Answer, Invalidation, Mirror, Need};
 use crate::packet::PacketRef;
 use crate::store::Store;
-use crate::tree::{Attr, Bytes, Kind, Time};
+use crate::tree::{Attr, Bytes, Kind, Time, Version};
 
 /// The kernel keeps what it was told until it is told otherwise.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -160,6 +160,14 @@ impl Mount {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.view.counters
+    }
+
+    /// Returns what gives the version of the file at a path, unless it changes from here on; from any
+    /// thread.
+    pub fn versions(&self) -> impl Fn(&[u8]) -> Option<Version> + Send + use<> {
+        let view = Arc::clone(&self.view);
+        let batches = view.mirror().batches();
+        move |path| view.mirror().unchanged_since(batches, path)
     }
 
     /// Returns what gives the path behind a number, from any thread.

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::packet::Manifest;
-use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, join};
+use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, Version, join};
 
 /// The number of a path. The root is 1, as FUSE wants it.
 pub type Node = u64;
@@ -52,6 +52,8 @@ struct Item {
     attr: Option<Attr>,
     target: Option<Bytes>,
     manifest: Option<Arc<Manifest>>,
+    /// When the origin last said that it changed, in batches of changes.
+    changed: u64,
     children: HashMap<Bytes, Node>,
     /// All names of the directory are known.
     listed: bool,
@@ -65,6 +67,8 @@ struct Item {
 pub struct Mirror {
     items: HashMap<Node, Item>,
     next: Node,
+    /// Batches of changes so far.
+    batches: u64,
 }
 
 impl Default for Mirror {
@@ -94,7 +98,7 @@ impl Mirror {
             dev: 0,
         };
         let root = Item { attr: Some(attr), ..Item::new(ROOT, Bytes::new()) };
-        Self { items: HashMap::from([(ROOT, root)]), next: ROOT + 1 }
+        Self { items: HashMap::from([(ROOT, root)]), next: ROOT + 1, batches: 0 }
     }
 
     /// Looks a name up.
@@ -191,6 +195,19 @@ impl Mirror {
             .try_fold(ROOT, |dir, name| self.items.get(&dir)?.children.get(name).copied())
     }
 
+    /// Returns the number of batches of changes so far.
+    #[must_use]
+    pub fn batches(&self) -> u64 {
+        self.batches
+    }
+
+    /// Returns the version of the file at a path, unless it changed after the first `batches`.
+    #[must_use]
+    pub fn unchanged_since(&self, batches: u64, path: &[u8]) -> Option<Version> {
+        let item = self.items.get(&self.node(path)?)?;
+        item.attr.filter(|_| item.changed <= batches).map(|attr| attr.version())
+    }
+
     /// Takes in a directory's listing.
     pub fn take_listing(&mut self, path: &[u8], listing: Listing) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
@@ -232,6 +249,7 @@ impl Mirror {
     /// Takes in what changed at the origin.
     pub fn apply(&mut self, changes: Vec<Change>) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
+        self.batches += 1;
         for change in changes {
             match change {
                 Change::Names { dir, attr, names } => {
@@ -278,6 +296,7 @@ impl Mirror {
                 if let Some(item) = self.items.get_mut(&node) {
                     item.attr = None;
                     item.target = None;
+                    item.changed = self.batches;
                 }
             }
             forget.insert(Invalidation::Entry(dir, name.to_vec()));
@@ -301,9 +320,13 @@ impl Mirror {
             }
             Some(_) => {}
         }
+        let batches = self.batches;
         let item = self.items.get_mut(&node).expect("the node is known or was just added");
         if old.is_none_or(|old| old.version() != entry.attr.version()) {
             item.manifest = None;
+        }
+        if old.is_some_and(|old| old.version() != entry.attr.version()) {
+            item.changed = batches;
         }
         item.set_attr(node, entry.attr, forget);
         item.target = entry.target;
@@ -317,6 +340,7 @@ impl Mirror {
             && item.attr.is_some_and(|attr| attr.kind == Kind::File)
         {
             item.manifest = None;
+            item.changed = self.batches;
             forget.insert(Invalidation::Node(node));
         }
     }
@@ -338,6 +362,7 @@ impl Mirror {
                 let _ = known;
                 item.set_attr(other, attr, forget);
                 item.manifest = None;
+                item.changed = self.batches;
             }
         }
     }
@@ -396,6 +421,7 @@ impl Item {
             attr: None,
             target: None,
             manifest: None,
+            changed: 0,
             children: HashMap::new(),
             listed: false,
             absent: BTreeSet::new(),
@@ -472,6 +498,19 @@ mod tests {
         assert!(forget.contains(&Invalidation::Node(node)));
         assert_eq!(mirror.node(b"/src/a.c"), Some(node));
         assert!(matches!(mirror.manifest(node), Answer::Unknown(_)));
+    }
+
+    #[test]
+    fn what_changed_since_has_no_version() {
+        let mut mirror = mirror();
+        let before = mirror.batches();
+        let version = attr(Kind::File, 4, 10).version();
+        assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), Some(version));
+        mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 4, 11)))));
+        assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), None);
+        let version = attr(Kind::File, 4, 11).version();
+        assert_eq!(mirror.unchanged_since(mirror.batches(), b"/src/a.c"), Some(version));
+        assert!(mirror.unchanged_since(before, b"/src/b.c").is_some());
     }
 
     #[test]

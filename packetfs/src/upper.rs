@@ -16,9 +16,9 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
-use crate::change::{ChangeSet, Meta, Mtime, Op};
+use crate::change::{ChangeSet, Meta, Mtime, Op, Placing};
 use crate::packet::{self, Manifest, Packed, PacketRef, reference};
-use crate::tree::{Attr, Bytes, Kind, Time, join, names_in};
+use crate::tree::{Attr, Bytes, Kind, Time, Version, join, names_in};
 use crate::xattr;
 
 /// Files up to this size are read whole; larger ones are split while they are read.
@@ -36,6 +36,9 @@ pub struct Reading<'a> {
     pub lower_attr: &'a dyn Fn(&[u8]) -> Option<Attr>,
     /// Returns the path of a file of the lower layer, by its number there.
     pub lower_path: &'a dyn Fn(u64) -> Option<Bytes>,
+    /// Returns the version of the file that the origin has at a path, unless it changed since the
+    /// walk began.
+    pub base: &'a dyn Fn(&[u8]) -> Option<Version>,
     /// Takes each packet of the changed files; the second time a packet comes, it is the same.
     pub packet: &'a mut dyn FnMut(PacketRef, Packed),
 }
@@ -53,7 +56,7 @@ impl std::fmt::Debug for Reading<'_> {
 pub fn read(upper: &OwnedFd, reading: &mut Reading<'_>) -> io::Result<ChangeSet> {
     let mut found = Found::default();
     walk(upper, b"/", reading, &mut found)?;
-    Ok(found.into_changes())
+    Ok(found.into_changes(reading.base))
 }
 
 #[derive(Default)]
@@ -79,7 +82,7 @@ struct UpperFile {
 }
 
 impl Found {
-    fn into_changes(self) -> ChangeSet {
+    fn into_changes(self, base: &dyn Fn(&[u8]) -> Option<Version>) -> ChangeSet {
         let Self { removed, dirs, mut others, files, linked } = self;
         let (mut renames, mut links) = (Vec::new(), Vec::new());
         for file in files.into_values() {
@@ -88,10 +91,14 @@ impl Found {
             let kept = lower.as_ref().and_then(|lower| names.iter().position(|n| n == lower));
             let path = names.swap_remove(kept.unwrap_or(0));
             let moved = lower.filter(|lower| kept.is_none() && removed.contains(lower));
-            let in_place = kept.is_some() || moved.is_some();
+            let placing = match (kept, &moved) {
+                (Some(_), _) => Placing::Over { base: base(&path) },
+                (None, Some(from)) => Placing::Over { base: base(from) },
+                (None, None) => Placing::Fresh,
+            };
             renames.extend(moved.map(|from| Op::Rename { from, to: path.clone() }));
             links.extend(names.into_iter().map(|name| Op::Link { path: name, to: path.clone() }));
-            others.push((mtime, Op::File { path, meta, manifest, in_place }));
+            others.push((mtime, Op::File { path, meta, manifest, placing }));
         }
         // Later changes get later times when they are applied in this order.
         others.sort_by_key(|&(mtime, _)| mtime);

@@ -57,11 +57,13 @@ pub enum Reason {
     CommitFault = 25,
     /// The walk changed a file that has several names.
     Linked = 26,
+    /// Somebody else changed a file while the walk was changing it.
+    Conflict = 27,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -88,6 +90,7 @@ impl Reason {
         Self::NotExported,
         Self::CommitFault,
         Self::Linked,
+        Self::Conflict,
     ];
 
     /// Returns the reason with this discriminant.
@@ -126,6 +129,7 @@ impl Reason {
             Self::NotExported => "not-exported",
             Self::CommitFault => "commit-fault",
             Self::Linked => "linked",
+            Self::Conflict => "conflict",
         }
     }
 }
@@ -142,6 +146,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(27), None);
+        assert_eq!(Reason::from_u8(28), None);
     }
 }

@@ -251,16 +251,19 @@ impl Talk<'_> {
     }
 }
 
-/// Applies what a walk changed. Returns its wait status.
+/// Applies what a walk changed. Returns its wait status. Unless it is `repeatable`, it overwrites
+/// what others have changed meanwhile.
 pub(super) async fn commit(
     agent: &Rc<Agent>,
     spec: &WalkSpec,
     ready: Ready,
+    repeatable: bool,
 ) -> anyhow::Result<i32> {
     let who = &spec.credentials;
     vet::changes(&ready.exit.changes, spec, &agent.private_dir)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
-    let commit = Commit { owner, changes: ready.exit.changes, packets: ready.packets };
+    let (changes, packets) = (ready.exit.changes, ready.packets);
+    let commit = Commit { owner, changes, packets, last_wins: !repeatable };
     agent.commits.apply(commit).await.context("failed to commit a walk")?;
     Ok(ready.status)
 }

@@ -60,6 +60,7 @@ fn meta(op: &Op) -> Option<&Meta> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use packetfs::change::Placing;
     use worknode::id::{SessionId, WalkId};
     use worknode::spec::Credentials;
 
@@ -88,7 +89,7 @@ mod tests {
     fn file(path: &str, uid: u32) -> ChangeSet {
         let meta = Meta { mode: 0o644, uid, gid: uid, mtime: None, xattrs: Vec::new() };
         let path = path.as_bytes().to_vec();
-        let op = Op::File { path, meta, manifest: Default::default(), in_place: false };
+        let op = Op::File { path, meta, manifest: Default::default(), placing: Placing::Fresh };
         ChangeSet { ops: vec![op], linked: Vec::new() }
     }
 

@@ -24,8 +24,8 @@ use nix::unistd::{
 
 use super::identity::Identity;
 use super::{Commit, Owner};
-use crate::change::{Meta, Mtime, Op};
-use crate::packet::{Digest, Manifest};
+use crate::change::{Meta, Mtime, Op, Placing};
+use crate::packet::{Digest, Manifest, PacketRef};
 use crate::tree::{Attr, Bytes, Kind, Time, names_in, split};
 use crate::xattr;
 
@@ -112,9 +112,9 @@ pub(super) fn apply(
             Op::Dir { path, meta, replaces } => {
                 make_dir(path, meta, *replaces, all).map_err(failed("make the directory", path))
             }
-            Op::File { path, meta, manifest, in_place } => {
+            Op::File { path, meta, manifest, placing } => {
                 let pieces = Pieces { manifest, contents };
-                write_file(path, meta, &pieces, *in_place, all).map_err(failed("write", path))
+                write_file(path, meta, &pieces, *placing, all).map_err(failed("write", path))
             }
             Op::Symlink { path, target, meta } => {
                 make_symlink(path, target, meta, all).map_err(failed("make the link", path))
@@ -147,6 +147,7 @@ fn belongs_to_others(op: &Op, contents: &HashMap<Digest, Bytes>, begun: Time) ->
         return false;
     }
     match op {
+        Op::File { placing: Placing::Behind(_), .. } => false,
         Op::File { manifest, .. } => {
             let theirs = std::fs::read(OsStr::from_bytes(path)).unwrap_or_default();
             let pieces = manifest.packets.iter().filter_map(|p| contents.get(&p.digest));
@@ -165,13 +166,24 @@ struct Pieces<'a> {
 }
 
 impl Pieces<'_> {
+    fn content(&self, packet: &PacketRef) -> io::Result<&Bytes> {
+        let missing = || io::Error::other(format!("packet {} is missing", packet.digest));
+        self.contents.get(&packet.digest).ok_or_else(missing)
+    }
+
     fn write_to(&self, mut file: &File) -> io::Result<()> {
         for packet in &self.manifest.packets {
-            let content = self
-                .contents
-                .get(&packet.digest)
-                .ok_or_else(|| io::Error::other(format!("packet {} is missing", packet.digest)))?;
+            let content = self.content(packet)?;
             file.write_all(content)?;
+        }
+        Ok(())
+    }
+
+    fn write_behind(&self, file: &File, mut at: u64) -> io::Result<()> {
+        for packet in &self.manifest.packets {
+            let content = self.content(packet)?;
+            file.write_all_at(content, at)?;
+            at += content.len() as u64;
         }
         Ok(())
     }
@@ -181,10 +193,7 @@ impl Pieces<'_> {
         let old_bytes = file.metadata()?.len();
         let mut at = 0;
         for packet in &self.manifest.packets {
-            let content = self
-                .contents
-                .get(&packet.digest)
-                .ok_or_else(|| io::Error::other(format!("packet {} is missing", packet.digest)))?;
+            let content = self.content(packet)?;
             let mut present = vec![0; content.len()];
             let same = file.read_exact_at(&mut present, at).is_ok() && present == *content;
             if !same {
@@ -307,15 +316,18 @@ fn write_file(
     path: &[u8],
     meta: &Meta,
     pieces: &Pieces<'_>,
-    in_place: bool,
+    placing: Placing,
     all: &Settling<'_>,
 ) -> io::Result<()> {
     let place = Place::of(path)?;
     let old = place.attr()?;
     match old {
-        Some(Attr { kind: Kind::File, .. }) if in_place => {
+        Some(Attr { kind: Kind::File, .. }) if placing != Placing::Fresh => {
             let file = File::from(place.open(OFlag::O_RDWR, 0)?);
-            pieces.write_over(&file)?;
+            match placing {
+                Placing::Behind(offset) => pieces.write_behind(&file, offset)?,
+                Placing::Over { .. } | Placing::Fresh => pieces.write_over(&file)?,
+            }
             settle_open(&OwnedFd::from(file), meta, all)
         }
         Some(_) => replace_file(&place, meta, pieces, all),

@@ -5,9 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::change::{Meta, Mtime, Op};
+use crate::change::{Meta, Mtime, Op, Placing};
 use crate::packet::{Manifest, reference, split};
-use crate::tree::{Time, join};
+use crate::tree::{Attr, Time, Version, join};
 
 struct Ground {
     dir: tempfile::TempDir,
@@ -18,7 +18,8 @@ impl Ground {
     fn new() -> Self {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let owner = Owner { uid, gid, groups: Vec::new() };
-        let commit = Commit { owner, changes: ChangeSet::default(), packets: Vec::new() };
+        let commit =
+            Commit { owner, changes: ChangeSet::default(), packets: Vec::new(), last_wins: false };
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("tree")).expect("writable");
         Self { dir, commit }
@@ -42,7 +43,10 @@ impl Ground {
             .packets
             .extend(split(content).map(|piece| (reference(piece), Packed::pack(piece))));
         let manifest = Manifest::of(content);
-        let op = Op::File { path: self.bytes(name), meta: self.meta(0o640), manifest, in_place };
+        let base = std::fs::symlink_metadata(self.file(name)).ok().filter(|_| in_place);
+        let base = base.map(|_| version(&self.file(name)));
+        let placing = if in_place { Placing::Over { base } } else { Placing::Fresh };
+        let op = Op::File { path: self.bytes(name), meta: self.meta(0o640), manifest, placing };
         self.commit.changes.ops.push(op);
     }
 
@@ -53,6 +57,10 @@ impl Ground {
     fn apply(&self) -> Result<(), CommitError> {
         Committer::open(&self.journal())?.commit(&self.commit)
     }
+}
+
+fn version(path: &Path) -> Version {
+    Attr::of(&nix::sys::stat::lstat(path).expect("the file is there")).version()
 }
 
 fn ino(path: &Path) -> u64 {
@@ -158,4 +166,27 @@ fn an_interrupted_commit_is_finished_and_a_torn_one_was_not_begun() {
     std::fs::write(ground.journal(), bytes).expect("writable");
     drop(Committer::open(&ground.journal()).expect("usable"));
     assert!(!ground.file("a").exists(), "a torn commit was not begun");
+}
+
+#[test]
+fn appends_of_others_are_kept() {
+    let mut ground = Ground::new();
+    std::fs::write(ground.file("log"), b"base\n").expect("writable");
+    ground.write("log", b"base\nours\n", true);
+    std::fs::write(ground.file("log"), b"base\ntheirs\n").expect("writable");
+    ground.apply().expect("applicable");
+    assert_eq!(std::fs::read(ground.file("log")).expect("there"), b"base\ntheirs\nours\n");
+}
+
+#[test]
+fn other_changes_of_others_are_a_conflict() {
+    let mut ground = Ground::new();
+    std::fs::write(ground.file("config"), b"a = 1\n").expect("writable");
+    ground.write("config", b"a = 2\n", true);
+    std::fs::write(ground.file("config"), b"a = 3, theirs\n").expect("writable");
+    assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))));
+    assert_eq!(std::fs::read(ground.file("config")).expect("there"), b"a = 3, theirs\n");
+    ground.commit.last_wins = true;
+    ground.apply().expect("applicable");
+    assert_eq!(std::fs::read(ground.file("config")).expect("there"), b"a = 2\n");
 }

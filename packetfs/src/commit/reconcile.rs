@@ -1,0 +1,86 @@
+//! What a walk changed in place, and somebody else too while it ran: appends of both are kept,
+//! anything else is a conflict.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use super::{Commit, CommitError};
+use crate::change::{Op, Placing};
+use crate::packet::{Digest, Manifest, Packed, reference, split};
+use crate::tree::{Attr, Bytes, Version, is_within};
+
+/// Returns the commit as it is to be made now; nothing if that is as it was asked for.
+pub(super) fn reconcile(
+    commit: &Commit,
+    contents: &mut HashMap<Digest, Bytes>,
+) -> Result<Option<Commit>, CommitError> {
+    let mut reconciled: Option<Commit> = None;
+    for (at, op) in commit.changes.ops.iter().enumerate() {
+        let Op::File { path, manifest, placing: Placing::Over { base }, .. } = op else { continue };
+        let now = former_name(&commit.changes.ops[..at], path);
+        let current = version(&now);
+        if current.is_some() && current == *base {
+            continue;
+        }
+        let Some((offset, tail)) = appended(*base, current, &now, &content(manifest, contents))
+        else {
+            if commit.last_wins {
+                tracing::warn!(path = %String::from_utf8_lossy(path), "changed twice: the last wins");
+                continue;
+            }
+            return Err(CommitError::Conflict(path.clone()));
+        };
+        let reconciled = reconciled.get_or_insert_with(|| commit.clone());
+        for piece in split(&tail) {
+            let packet = reference(piece);
+            reconciled.packets.push((packet, Packed::pack(piece)));
+            contents.insert(packet.digest, piece.to_vec());
+        }
+        if let Op::File { manifest, placing, .. } = &mut reconciled.changes.ops[at] {
+            *manifest = Manifest::of(&tail);
+            *placing = Placing::Behind(offset);
+        }
+    }
+    Ok(reconciled)
+}
+
+/// Returns where the walk's addition goes, and the addition, if both sides have only appended to
+/// what the walk had found.
+fn appended(
+    base: Option<Version>,
+    current: Option<Version>,
+    path: &[u8],
+    ours: &[u8],
+) -> Option<(u64, Bytes)> {
+    let (base, current) = (base?, current?);
+    if (base.dev, base.ino) != (current.dev, current.ino) {
+        return None;
+    }
+    let theirs = std::fs::read(OsStr::from_bytes(path)).ok()?;
+    let common = usize::try_from(base.bytes).ok()?;
+    let (before, tail) = ours.split_at_checked(common)?;
+    (theirs.get(..common)? == before).then(|| (theirs.len() as u64, tail.to_vec()))
+}
+
+fn version(path: &[u8]) -> Option<Version> {
+    nix::sys::stat::lstat(OsStr::from_bytes(path)).ok().map(|stat| Attr::of(&stat).version())
+}
+
+fn content(manifest: &Manifest, contents: &HashMap<Digest, Bytes>) -> Bytes {
+    let pieces = manifest.packets.iter().filter_map(|packet| contents.get(&packet.digest));
+    pieces.flatten().copied().collect()
+}
+
+/// Returns the name that a path has as long as none of the renames is made.
+fn former_name(ops: &[Op], path: &[u8]) -> Bytes {
+    let mut name = path.to_vec();
+    for op in ops.iter().rev() {
+        if let Op::Rename { from, to } = op
+            && is_within(&name, to)
+        {
+            name = [from, &name[to.len()..]].concat();
+        }
+    }
+    name
+}
