@@ -53,8 +53,8 @@ fn executable(file: &Path) -> bool {
 const SHELLS: [&str; 7] = ["bash", "dash", "fish", "ksh", "sh", "tcsh", "zsh"];
 
 /// Decides whether the command walks. One that was named on the command line does so unless a
-/// rule is against it. A shell is a driver, unless there is somebody at a `terminal` to talk to:
-/// then it is what he wants to have on a node.
+/// rule is against it. A shell stays, unless there is somebody at a `terminal` to talk to: then it is
+/// what he wants to have on a node.
 pub(crate) fn decide(
     page: &Page<'_>,
     file: &Path,
@@ -65,7 +65,7 @@ pub(crate) fn decide(
     let words = arguments.iter().map(|argument| argument.as_bytes());
     match page.decide(file.as_os_str().as_bytes(), words) {
         Ok(()) | Err(Reason::Unlisted) if changes_ids(file) => Err(Reason::Privileged),
-        Err(Reason::Driver) if terminal && open && is_interactive_shell(file, arguments) => Ok(()),
+        Err(Reason::Shell) if terminal && open && is_interactive_shell(file, arguments) => Ok(()),
         Err(Reason::Unlisted) if open => Ok(()),
         Err(Reason::Unlisted) => Err(Reason::NoCluster),
         decision => decision,
@@ -113,7 +113,7 @@ mod tests {
             rules: vec![
                 (b"make".to_vec(), Verdict::Stay(Reason::Driver)),
                 (b"gcc".to_vec(), Verdict::CompilerDriver),
-                (b"bash".to_vec(), Verdict::Stay(Reason::Driver)),
+                (b"bash".to_vec(), Verdict::Stay(Reason::Shell)),
             ],
             tally_bytes: 0,
         }
@@ -134,9 +134,9 @@ mod tests {
         assert_eq!(decide(&open, "/usr/bin/gcc", "a.o"), Err(Reason::Link));
         let talk = |line: &str| super::decide(&open, Path::new("/bin/bash"), &words(line), true);
         assert_eq!(talk("--norc -i"), Ok(()));
-        assert_eq!(talk("-c true"), Err(Reason::Driver));
-        assert_eq!(talk("./build.sh"), Err(Reason::Driver));
-        assert_eq!(decide(&open, "/bin/bash", ""), Err(Reason::Driver));
+        assert_eq!(talk("-c true"), Err(Reason::Shell));
+        assert_eq!(talk("./build.sh"), Err(Reason::Shell));
+        assert_eq!(decide(&open, "/bin/bash", ""), Err(Reason::Shell));
         let shut = page(GATE_SHUT);
         let shut = Page::parse(&shut).expect("a page");
         assert_eq!(decide(&shut, "./my_program", ""), Err(Reason::NoCluster));

@@ -15,6 +15,7 @@ mod nodes;
 mod outcome;
 mod report;
 mod run;
+mod terminals;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,7 +36,8 @@ fn main() -> ExitCode {
         let name = format!("same::{}", case.name);
         Trial::test(name.clone(), move || Ok(twice(&name, || case.check(&lab))?))
     });
-    let others = [bad_input::ALL, interrupts::ALL, nodes::ALL, coherence::ALL].concat();
+    let others =
+        [bad_input::ALL, interrupts::ALL, nodes::ALL, terminals::ALL, coherence::ALL].concat();
     let others = others.into_iter().map(|(name, test)| {
         let lab = Arc::clone(&lab);
         Trial::test(name, move || Ok(test(&lab)?))

@@ -1,0 +1,272 @@
+//! Programs at a terminal, driven through tmux: what a user sees is the same natively and walked.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Test;
+use crate::lab::{Lab, Up};
+use crate::run::{Run, seconds};
+
+pub(crate) const ALL: &[Test] = &[
+    ("terminals::line_by_line", |lab| same(lab, "line", LINES)),
+    ("terminals::settings_and_size", |lab| same(lab, "settings", SETTINGS)),
+    ("terminals::window_changes", |lab| same(lab, "window", WINDOW)),
+    ("terminals::a_password", |lab| same(lab, "password", PASSWORD)),
+    ("terminals::an_editor_and_a_pager", |lab| same(lab, "editor", EDITOR)),
+    ("terminals::job_control", |lab| same(lab, "jobs", JOBS)),
+    ("terminals::input_is_left_for_the_next", |lab| same(lab, "next", NEXT)),
+    ("terminals::a_shell_on_a_node", shell_on_a_node),
+];
+
+/// Nothing on a screen takes so long.
+const LIMIT: Duration = seconds(15);
+const POLL: Duration = Duration::from_millis(30);
+
+/// What a user does, and what he then sees.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// Types this and a new line.
+    Line(&'static str),
+    /// Presses these keys, by tmux' names.
+    Keys(&'static [&'static str]),
+    /// Sees a line that begins so.
+    See(&'static str),
+    /// Makes the window this wide and high.
+    Resize(u16, u16),
+    /// Waits until nothing more happens.
+    Rest,
+}
+use Step::{Keys, Line, Resize, Rest, See};
+
+const LINES: &[Step] = &[
+    Line("cat"),
+    Rest,
+    Line("hello"),
+    Rest,
+    Line("twice"),
+    Keys(&["C-d"]),
+    Line("sh -c 'printf \"name? \"; read name; echo \"you are $name\"'"),
+    See("name?"),
+    Line("bob"),
+    See("you are bob"),
+    Line("perl -e 'print STDERR \"to the terminal\\n\"; print -t STDIN, -t STDOUT, \"\\n\"'"),
+    See("11"),
+];
+const SETTINGS: &[Step] = &[
+    Line("stty size; tput cols; test -t 0 && test -t 1 && test -t 2 && echo a terminal"),
+    See("a terminal"),
+    Line("stty -echo; echo quiet; stty echo; echo loud"),
+    See("loud"),
+    Line("echo written >/dev/tty; sh -c 'echo asked >/dev/tty'"),
+    See("asked"),
+    Line("printf 'one\\rtwo\\n'; printf 'tab\\tbell\\n'; printf '50%%\\r100%%\\n'"),
+    See("100%"),
+];
+const WINDOW: &[Step] = &[
+    Line("bash -c 'trap \"stty size; exit\" WINCH; echo ready; while :; do sleep 0.1; done'"),
+    See("ready"),
+    Resize(90, 20),
+    See("20 90"),
+    Line("stty size; echo done"),
+    See("done"),
+];
+const PASSWORD: &[Step] = &[
+    Line("/usr/bin/python3 -c 'import getpass; print(len(getpass.getpass()), \"letters\")'"),
+    See("Password:"),
+    Line("secret"),
+    See("6 letters"),
+    Line("echo visible again"),
+    See("visible again"),
+];
+const EDITOR: &[Step] = &[
+    Line("vim -u NONE -i NONE text"),
+    See("~"),
+    Keys(&["i", "f", "i", "r", "s", "t", "Enter", "s", "e", "c", "o", "n", "d", "Escape"]),
+    See("second"),
+    Line(":wq"),
+    Line("cat text; seq 1 100 | less"),
+    See(":"),
+    Keys(&["G"]),
+    See("100"),
+    Keys(&["q"]),
+    Line("clear; top -b -n 1 | head -n 1 | cut -c 1-5; echo after"),
+    See("after"),
+];
+const JOBS: &[Step] = &[
+    Line("sleep 1000"),
+    Keys(&["C-z"]),
+    See("[1]+  Stopped"),
+    Line("jobs; fg"),
+    Keys(&["C-c"]),
+    Line("echo status $?"),
+    See("status 130"),
+    Line(
+        "perl -e '$SIG{INT} = sub { print qq(caught\\n); exit 3 }; $| = 1; print qq(up\\n); sleep 99'",
+    ),
+    See("up"),
+    Keys(&["C-c"]),
+    See("^Ccaught"),
+    Line("echo status $?"),
+    See("status 3"),
+    Line("perl -e '$| = 1; print qq(quit me\\n); sleep 99'"),
+    See("quit me"),
+    Keys(&["C-\\"]),
+    Line("echo status $?"),
+    See("status 131"),
+    Line("{ sleep 1000 & } 2>/dev/null; kill %1; wait %1; echo status $?"),
+    See("status 143"),
+];
+const NEXT: &[Step] = &[
+    Line("while read line; do /bin/echo got $line; /bin/true; done"),
+    Keys(&["a", "Enter", "b", "Enter", "c", "Enter"]),
+    See("got c"),
+    Keys(&["C-d"]),
+    Line("echo end"),
+    See("end"),
+];
+
+/// A terminal with a shell in it.
+struct Screen<'a> {
+    up: &'a Up,
+    socket: PathBuf,
+}
+
+impl<'a> Screen<'a> {
+    fn open(up: &'a Up, dir: &Path, shell: &str) -> Result<Self, String> {
+        let screen = Self { up, socket: dir.join("tmux") };
+        let size = ["-x", "80", "-y", "24"];
+        let start = ["new-session", "-d", "-c"];
+        screen.tmux(&[&start[..], &[&dir.display().to_string()], &size, &[shell]].concat())?;
+        Ok(screen)
+    }
+
+    fn tmux(&self, words: &[&str]) -> Result<String, String> {
+        let mut command = self.up.command("tmux");
+        command.env("TERM", "xterm").env("SHELL", "/bin/bash");
+        command.args(["-f", "/dev/null", "-S"]).arg(&self.socket).args(words);
+        let run = Run::of(command, LIMIT)?;
+        if run.succeeded() { Ok(run.out()) } else { Err(format!("tmux {words:?}: {run}")) }
+    }
+
+    fn lines(&self) -> Result<Vec<String>, String> {
+        let text = self.tmux(&["capture-pane", "-p"])?;
+        Ok(text.lines().map(|line| line.trim_end().to_owned()).collect())
+    }
+
+    fn take(&self, step: Step) -> Result<(), String> {
+        match step {
+            Line(text) => {
+                self.tmux(&["send-keys", "-l", text])?;
+                self.tmux(&["send-keys", "Enter"])?;
+            }
+            Keys(keys) => {
+                // A user sees that a program runs before he presses a key for it.
+                self.settle()?;
+                self.tmux(&[&["send-keys"], keys].concat())?;
+            }
+            See(start) => self.until(start, |line| line.starts_with(start))?,
+            Rest => self.settle()?,
+            Resize(width, height) => {
+                let (width, height) = (width.to_string(), height.to_string());
+                self.tmux(&["resize-window", "-x", &width, "-y", &height])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn until(&self, what: &str, holds: impl Fn(&str) -> bool) -> Result<(), String> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let lines = self.lines()?;
+            if lines.iter().any(|line| holds(line)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("'{what}' is not on the screen:\n{}", lines.join("\n")));
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until nothing more happens: the screen and the process in the foreground stay as they are.
+    fn settle(&self) -> Result<(), String> {
+        let now = || -> Result<_, String> {
+            let process = self.tmux(&["display-message", "-p", "#{pane_current_command}"])?;
+            Ok((self.lines()?, process))
+        };
+        let (mut before, mut steady) = (now()?, 0);
+        while steady < 10 {
+            thread::sleep(POLL);
+            let after = now()?;
+            steady = if after == before { steady + 1 } else { 0 };
+            before = after;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Screen<'_> {
+    fn drop(&mut self) {
+        // Nothing is left to be ended if that fails.
+        let _ = self.tmux(&["kill-server"]);
+    }
+}
+
+/// A shell that looks the same wherever it runs.
+const SHELL: &str = "env PS1='$ ' bash --norc --noprofile";
+
+/// Does the same natively and walked, and compares the screens.
+fn same(lab: &Lab, name: &str, steps: &[Step]) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let screen = |walked: bool| -> Result<String, String> {
+        let dir = up.fresh(&format!("terminal-{name}-{walked}"))?;
+        let exec = "oswalk exec --walk-all --stay bash --stay env -- ";
+        let screen = Screen::open(up, &dir, &format!("{}{SHELL}", if walked { exec } else { "" }))?;
+        screen.until("$", |line| line.starts_with('$'))?;
+        for &step in steps {
+            screen.take(step).map_err(|error| {
+                format!("{} {step:?}: {error}", if walked { "walked," } else { "native," })
+            })?;
+        }
+        screen.settle()?;
+        Ok(screen.lines()?.join("\n"))
+    };
+    let (native, walked) = (screen(false)?, screen(true)?);
+    if native == walked {
+        Ok(())
+    } else {
+        Err(format!("the screens differ; native:\n{native}\nwalked:\n{walked}"))
+    }
+}
+
+/// A shell without a script, at a terminal, runs on a node as a whole.
+fn shell_on_a_node(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let dir = up.fresh("terminal-shell")?;
+    let shell = "PS1='$ ' oswalk exec --report report.json bash --norc --noprofile; sleep 1000";
+    let screen = Screen::open(up, &dir, shell)?;
+    screen.until("$", |line| line.starts_with('$'))?;
+    for step in [
+        Line("echo made here >file; tty; cat file"),
+        See("made here"),
+        Line("sleep 1000"),
+        Keys(&["C-z"]),
+        See("[1]+  Stopped"),
+        Line("fg"),
+        Keys(&["C-c"]),
+        Line("exit 7"),
+    ] {
+        screen.take(step)?;
+    }
+    screen
+        .until("the report", |_| dir.join("report.json").exists() && dir.join("file").exists())?;
+    let report = std::fs::read_to_string(dir.join("report.json")).map_err(|e| e.to_string())?;
+    let report: serde_json::Value = serde_json::from_str(&report).map_err(|e| e.to_string())?;
+    let walk = &report["walks"][0];
+    if walk["argv0"] == "bash" && walk["status"] == 7 {
+        Ok(())
+    } else {
+        Err(format!("the shell did not walk: {report}"))
+    }
+}
