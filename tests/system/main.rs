@@ -30,9 +30,9 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let lab = Arc::new(Lab::new());
-    let cases = cases::all().into_iter().map(|case| {
+    let cases = cases::all().into_iter().map(|(theme, case)| {
         let lab = Arc::clone(&lab);
-        let name = format!("same::{}", case.name);
+        let name = format!("same::{theme}::{}", case.name);
         Trial::test(name.clone(), move || Ok(twice(&name, || case.check(&lab))?))
     });
     let others = [bad_input::ALL, interrupts::ALL, nodes::ALL, coherence::ALL].concat();

@@ -114,22 +114,24 @@ impl Tree {
         differences
     }
 
-    /// Returns pairs of files whose times have another order: make would build what is built.
+    /// Returns two files whose times have another order: make would build what is built.
     fn misordered(&self, walked: &Self) -> Option<String> {
-        let common: Vec<_> = self
+        let mut common: Vec<_> = self
             .mtimes
             .iter()
-            .filter_map(|(name, &time)| Some((name, time, *walked.mtimes.get(name)?)))
+            .filter_map(|(name, &native)| Some((native, *walked.mtimes.get(name)?, name)))
             .collect();
-        common.iter().find_map(|(older, older_native, older_walked)| {
-            let (newer, ..) = common.iter().find(|(_, newer_native, newer_walked)| {
-                newer_native - older_native > TICK_NS && newer_walked < older_walked
-            })?;
-            Some(format!(
-                "natively {} is older than {}, walked it is newer",
-                older.display(),
-                newer.display()
-            ))
+        common.sort_unstable();
+        // Of the files that are older by more than a tick, the one that the walk made newest.
+        let mut newest: Option<(i128, &PathBuf)> = None;
+        let mut older = common.iter().peekable();
+        common.iter().find_map(|(native, walked, name)| {
+            while let Some((_, walked, name)) = older.next_if(|older| native - older.0 > TICK_NS) {
+                newest = newest.max(Some((*walked, *name)));
+            }
+            let (_, older) = newest.filter(|(time, _)| time > walked)?;
+            let (older, newer) = (older.display(), name.display());
+            Some(format!("natively {older} is older than {newer}, walked it is newer"))
         })
     }
 
