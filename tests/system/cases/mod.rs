@@ -4,7 +4,7 @@ mod environment;
 mod exits;
 mod files;
 mod hooks;
-mod programs;
+pub(crate) mod programs;
 mod rules;
 mod streams;
 mod tools;

@@ -189,7 +189,7 @@ fn builds() -> Vec<Case> {
     ]
 }
 
-const CMAKE_PROJECT: &str = r#"cat >CMakeLists.txt <<'END'
+pub(crate) const CMAKE_PROJECT: &str = r#"cat >CMakeLists.txt <<'END'
 cmake_minimum_required(VERSION 3.18)
 project(x C)
 include(CheckIncludeFile)
@@ -223,7 +223,7 @@ fn cargo(options: &'static [&'static str], name: &str, said: &str) -> Case {
 }
 
 const CARGO: &str = "export CARGO_HOME=$PWD/home CARGO_INCREMENTAL=0; cargo build; target/debug/main; echo $?; cargo build; sed -i s/41/42/ two/src/lib.rs; cargo build; target/debug/main; echo $?; echo 'fn main() { two::no() }' >main/src/main.rs; cargo build; echo $?; rm -rf home target/.rustc_info.json target/debug/.fingerprint target/debug/*.d";
-const CARGO_PROJECT: &str = r#"mkdir -p main/src two/src
+pub(crate) const CARGO_PROJECT: &str = r#"mkdir -p main/src two/src
 printf '[workspace]\nresolver = "2"\nmembers = ["main", "two"]\n' >Cargo.toml
 printf '[package]\nname = "main"\nversion = "0.1.0"\nedition = "2021"\n[dependencies]\ntwo = { path = "../two" }\n' >main/Cargo.toml
 printf '[package]\nname = "two"\nversion = "0.1.0"\nedition = "2021"\n' >two/Cargo.toml
