@@ -10,6 +10,7 @@ mod case;
 mod cases;
 mod coherence;
 mod coverage;
+mod faults;
 mod interrupts;
 mod lab;
 mod nodes;
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
         Trial::test(name.clone(), move || Ok(twice(&name, || case.check(&lab))?))
     });
     let others =
-        [bad_input::ALL, interrupts::ALL, nodes::ALL, coherence::ALL, coverage::ALL].concat();
+        [bad_input::ALL, interrupts::ALL, nodes::ALL, coherence::ALL, coverage::ALL, faults::ALL]
+            .concat();
     let trial = |(name, test): Test| {
         let lab = Arc::clone(&lab);
         Trial::test(name, move || Ok(test(&lab)?))

@@ -15,8 +15,9 @@ const TICK_NS: i128 = 10_000_000;
 /// A time before this was set by a program and is compared itself. 2020-01-01.
 const LONG_AGO_NS: i128 = 1_577_836_800 * 1_000_000_000;
 
-/// The files below a directory as they are, held open: no inode number is given to another file
+/// The files below a directory as they are, or nothing; held open: no inode number is given to another file
 /// while one wants to know whether a file is still the same.
+#[derive(Default)]
 pub(crate) struct Before {
     inodes: BTreeMap<PathBuf, (u64, u64)>,
     _held: Vec<File>,
@@ -98,6 +99,13 @@ impl Tree {
 
     /// Returns what differs in the other tree.
     pub(crate) fn differences(&self, walked: &Self) -> Vec<String> {
+        let mut differences = self.different_files(walked);
+        differences.extend(self.misordered(walked));
+        differences
+    }
+
+    /// Returns the files that are others in the other tree.
+    pub(crate) fn different_files(&self, walked: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         let all: std::collections::BTreeSet<_> =
             self.lines.keys().chain(walked.lines.keys()).collect();
@@ -110,7 +118,6 @@ impl Tree {
                 differences.push(format!("{name}\n  native: {native}\n  walked: {walked}"));
             }
         }
-        differences.extend(self.misordered(walked));
         differences
     }
 
