@@ -36,6 +36,7 @@ pub(crate) struct Case {
     runner: Option<&'static str>,
     gap: Option<&'static str>,
     limit: Duration,
+    alone: bool,
 }
 
 impl Case {
@@ -51,6 +52,7 @@ impl Case {
             runner: None,
             gap: None,
             limit: LIMIT,
+            alone: false,
         }
     }
 
@@ -118,9 +120,22 @@ impl Case {
         Self { gap: Some(gap), ..self }
     }
 
+    /// Nothing else runs meanwhile.
+    pub(crate) fn alone(self) -> Self {
+        Self { alone: true, ..self }
+    }
+
     /// Runs it natively and walked.
     pub(crate) fn check(&self, lab: &Lab) -> Result<(), String> {
+        if self.alone {
+            let (up, _alone) = lab.alone()?;
+            return self.compare(up);
+        }
         let (up, _peace) = lab.shared()?;
+        self.compare(up)
+    }
+
+    fn compare(&self, up: &Up) -> Result<(), String> {
         let dir = up.fresh(&self.name)?;
         let native = self.run(up, &dir, None)?;
         let report = dir.with_extension("json");
