@@ -9,7 +9,7 @@ use crate::outcome::{Before, Tree};
 use crate::report::Report;
 use crate::run::{Run, ending, seconds, shown};
 
-/// No case takes a second natively; what takes this long hangs.
+/// Hardly a case takes a second natively; what takes this long hangs.
 const LIMIT: Duration = seconds(20);
 
 /// What of a script walks.
@@ -27,53 +27,68 @@ enum Walking {
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
-    script: &'static str,
+    script: String,
     walking: Walking,
-    setup: &'static str,
+    setup: String,
     stdin: Option<Vec<u8>>,
     walked: &'static [&'static str],
     stayed: &'static [(&'static str, &'static str)],
     runner: Option<&'static str>,
     gap: Option<&'static str>,
+    limit: Duration,
+    alone: bool,
 }
 
 impl Case {
-    fn new(name: String, script: &'static str, walking: Walking) -> Self {
+    fn new(name: String, script: &str, walking: Walking) -> Self {
         Self {
             name,
-            script,
+            script: script.to_owned(),
             walking,
-            setup: "",
+            setup: String::new(),
             stdin: None,
             walked: &[],
             stayed: &[],
             runner: None,
             gap: None,
+            limit: LIMIT,
+            alone: false,
         }
     }
 
     /// Every command of the script walks.
-    pub(crate) fn each(name: &str, script: &'static str) -> Self {
+    pub(crate) fn each(name: &str, script: &str) -> Self {
         Self::new(format!("{name}, each command"), script, Walking::Each)
     }
 
     /// The script walks as a whole.
-    pub(crate) fn whole(name: &str, script: &'static str) -> Self {
+    pub(crate) fn whole(name: &str, script: &str) -> Self {
         Self::new(format!("{name}, as a whole"), script, Walking::Whole).walks(&["sh"])
     }
 
     /// Both ways; with a setup that runs first, natively.
-    pub(crate) fn both(name: &str, setup: &'static str, script: &'static str) -> [Self; 2] {
+    pub(crate) fn both(name: &str, setup: &str, script: &str) -> [Self; 2] {
         [Self::each(name, script).setup(setup), Self::whole(name, script).setup(setup)]
     }
 
     /// The options of `oswalk exec` decide.
-    pub(crate) fn with(options: &'static [&'static str], name: &str, script: &'static str) -> Self {
+    pub(crate) fn with(options: &'static [&'static str], name: &str, script: &str) -> Self {
         Self::new(name.to_owned(), script, Walking::As(options))
     }
 
-    pub(crate) fn setup(self, setup: &'static str) -> Self {
-        Self { setup, ..self }
+    pub(crate) fn setup(self, setup: &str) -> Self {
+        Self { setup: setup.to_owned(), ..self }
+    }
+
+    /// Setup and script begin with this.
+    pub(crate) fn prelude(self, prelude: &str) -> Self {
+        let [setup, script] = [self.setup, self.script].map(|text| format!("{prelude}{text}"));
+        Self { setup, script, ..self }
+    }
+
+    /// The script ends with this.
+    pub(crate) fn epilogue(self, epilogue: &str) -> Self {
+        Self { script: self.script + epilogue, ..self }
     }
 
     pub(crate) fn stdin(self, stdin: Vec<u8>) -> Self {
@@ -95,14 +110,32 @@ impl Case {
         Self { runner: Some(node), ..self }
     }
 
+    /// It may take longer than other cases.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
     /// It is not the same yet, for this reason (see docs/semantics.md). The case fails once it is.
     pub(crate) fn gap(self, gap: &'static str) -> Self {
         Self { gap: Some(gap), ..self }
     }
 
+    /// Nothing else runs meanwhile.
+    pub(crate) fn alone(self) -> Self {
+        Self { alone: true, ..self }
+    }
+
     /// Runs it natively and walked.
     pub(crate) fn check(&self, lab: &Lab) -> Result<(), String> {
+        if self.alone {
+            let (up, _alone) = lab.alone()?;
+            return self.compare(up);
+        }
         let (up, _peace) = lab.shared()?;
+        self.compare(up)
+    }
+
+    fn compare(&self, up: &Up) -> Result<(), String> {
         let dir = up.fresh(&self.name)?;
         let native = self.run(up, &dir, None)?;
         let report = dir.with_extension("json");
@@ -124,7 +157,7 @@ impl Case {
         let began = SystemTime::now();
         let dir = up.fresh(&dir.file_name().expect("named").to_string_lossy())?;
         let mut setup = up.command("/bin/sh");
-        setup.args(["-e", "-c", self.setup]).current_dir(&dir);
+        setup.args(["-e", "-c", &self.setup]).current_dir(&dir);
         let setup = Run::of(setup, LIMIT)?;
         if !setup.succeeded() {
             return Err(format!("the setup failed: {setup}"));
@@ -144,8 +177,8 @@ impl Case {
             }
             None => up.command("sh"),
         };
-        command.args(["-c", self.script]).current_dir(&dir);
-        let run = Run::start(command, self.stdin.clone())?.wait(LIMIT)?;
+        command.args(["-c", &self.script]).current_dir(&dir);
+        let run = Run::start(command, self.stdin.clone())?.wait(self.limit)?;
         let tree = Tree::of(&dir, &before)?;
         if let Some(off) = tree.off_the_clock(began) {
             return Err(off);

@@ -54,11 +54,7 @@ const SIZES: [u64; 6] = [0, 1, 10, 100, 5000, 200_000];
 
 fn no_stale_read(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
-    let number = |name: &str| env::var(name).ok().and_then(|text| text.parse().ok());
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(1, |since| u64::from(since.subsec_nanos()));
-    let seed = number("OSWALK_SEED").unwrap_or(now);
+    let seed = seed();
     let steps = number("OSWALK_STEPS").unwrap_or(STEPS);
     eprintln!("coherence: OSWALK_SEED={seed} OSWALK_STEPS={steps}");
     let dir = up.fresh("coherence")?;
@@ -83,6 +79,19 @@ fn no_stale_read(lab: &Lab) -> Result<(), String> {
     } else {
         Ok(())
     }
+}
+
+/// Returns the number in an environment variable.
+pub(crate) fn number(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
+/// Returns the seed that was asked for, or one that nobody knows.
+pub(crate) fn seed() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |since| u64::from(since.subsec_nanos()));
+    number("OSWALK_SEED").unwrap_or(now)
 }
 
 /// The shells of the sessions, one for each node, and one that never walks.
@@ -233,10 +242,10 @@ impl Shell {
 }
 
 /// A xorshift generator: the same seed, the same run.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

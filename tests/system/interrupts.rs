@@ -35,7 +35,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), String>
 }
 
 /// Returns the processes of this machine, the nodes' included, with this word in their command line.
-fn processes(word: &str) -> Vec<String> {
+pub(crate) fn processes(word: &str) -> Vec<String> {
     let own = std::process::id().to_string();
     let lines = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
         let pid = entry.file_name().to_string_lossy().into_owned();

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -89,6 +90,7 @@ impl Up {
         for program in PROGRAMS {
             up.compile(program)?;
         }
+        up.link_rust()?;
         up.lab(&["up", "--nodes", "3", "--slots", "2"])?;
         Ok(up)
     }
@@ -145,6 +147,14 @@ impl Up {
         }
     }
 
+    /// Puts the toolchain itself into the tests' `PATH`: rustup's proxies ask for a home.
+    fn link_rust(&self) -> Result<(), String> {
+        let bin = Path::new(env!("CARGO")).parent().expect("cargo lies in a directory");
+        ["cargo", "rustc"].into_iter().try_for_each(|name| {
+            symlink(bin.join(name), self.program(name)).map_err(|error| format!("{name}: {error}"))
+        })
+    }
+
     fn compile(&self, program: &str) -> Result<(), String> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("programs/{program}.c"));
         let mut command = Command::new("gcc");
@@ -154,7 +164,7 @@ impl Up {
     }
 }
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
 }
 

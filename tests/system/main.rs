@@ -9,6 +9,8 @@ mod bad_input;
 mod case;
 mod cases;
 mod coherence;
+mod coverage;
+mod faults;
 mod interrupts;
 mod lab;
 mod nodes;
@@ -31,18 +33,28 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let lab = Arc::new(Lab::new());
-    let cases = cases::all().into_iter().map(|case| {
+    let cases = cases::all().into_iter().map(|(theme, case)| {
         let lab = Arc::clone(&lab);
-        let name = format!("same::{}", case.name);
+        let name = format!("same::{theme}::{}", case.name);
         Trial::test(name.clone(), move || Ok(twice(&name, || case.check(&lab))?))
     });
-    let others =
-        [bad_input::ALL, interrupts::ALL, nodes::ALL, terminals::ALL, coherence::ALL].concat();
-    let others = others.into_iter().map(|(name, test)| {
+    let others = [
+        bad_input::ALL,
+        interrupts::ALL,
+        nodes::ALL,
+        terminals::ALL,
+        coherence::ALL,
+        coverage::ALL,
+        faults::ALL,
+    ]
+    .concat();
+    let trial = |(name, test): Test| {
         let lab = Arc::clone(&lab);
         Trial::test(name, move || Ok(test(&lab)?))
-    });
-    let conclusion = libtest_mimic::run(&arguments, cases.chain(others).collect());
+    };
+    let long = coverage::LONG.iter().map(|&test| trial(test).with_ignored_flag(true));
+    let all = cases.chain(others.into_iter().map(trial)).chain(long).collect();
+    let conclusion = libtest_mimic::run(&arguments, all);
     lab.down(conclusion.has_failed());
     conclusion.exit_code()
 }

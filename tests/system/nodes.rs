@@ -65,7 +65,7 @@ fn hurt(lab: &Lab, name: &str, how: &[&str], nodes: &[&str]) -> Result<(), Strin
     let healed = nodes.iter().try_for_each(|node| up.lab(&["heal", node]));
     hurt?;
     healed?;
-    let joined = all_join(up);
+    let joined = all_join(up, &NODES);
     let run = run?;
     if !run.succeeded() || made(&dir) != FILES {
         return Err(format!("{} of {FILES} files: {run}", made(&dir)));
@@ -73,10 +73,10 @@ fn hurt(lab: &Lab, name: &str, how: &[&str], nodes: &[&str]) -> Result<(), Strin
     joined
 }
 
-/// Waits until walks go to every node again.
-fn all_join(up: &Up) -> Result<(), String> {
+/// Waits until walks go to each of these nodes again.
+pub(crate) fn all_join(up: &Up, nodes: &[&str]) -> Result<(), String> {
     let deadline = Instant::now() + seconds(20);
-    for node in NODES {
+    for &node in nodes {
         let report = up.fresh("joins")?.join("report.json");
         loop {
             let mut command = up.exec(&report);
@@ -106,7 +106,7 @@ fn all_are_dead(lab: &Lab) -> Result<(), String> {
     let run = Run::of(build(up, &dir, &report), LIMIT);
     let healed = NODES.iter().try_for_each(|node| up.lab(&["heal", node]));
     healed?;
-    all_join(up)?;
+    all_join(up, &NODES)?;
     let run = run?;
     if !run.succeeded() || made(&dir) != FILES {
         return Err(format!("{} of {FILES} files: {run}", made(&dir)));

@@ -15,8 +15,9 @@ const TICK_NS: i128 = 10_000_000;
 /// A time before this was set by a program and is compared itself. 2020-01-01.
 const LONG_AGO_NS: i128 = 1_577_836_800 * 1_000_000_000;
 
-/// The files below a directory as they are, held open: no inode number is given to another file
+/// The files below a directory as they are, or nothing; held open: no inode number is given to another file
 /// while one wants to know whether a file is still the same.
+#[derive(Default)]
 pub(crate) struct Before {
     inodes: BTreeMap<PathBuf, (u64, u64)>,
     _held: Vec<File>,
@@ -98,6 +99,13 @@ impl Tree {
 
     /// Returns what differs in the other tree.
     pub(crate) fn differences(&self, walked: &Self) -> Vec<String> {
+        let mut differences = self.different_files(walked);
+        differences.extend(self.misordered(walked));
+        differences
+    }
+
+    /// Returns the files that are others in the other tree.
+    pub(crate) fn different_files(&self, walked: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         let all: std::collections::BTreeSet<_> =
             self.lines.keys().chain(walked.lines.keys()).collect();
@@ -110,26 +118,27 @@ impl Tree {
                 differences.push(format!("{name}\n  native: {native}\n  walked: {walked}"));
             }
         }
-        differences.extend(self.misordered(walked));
         differences
     }
 
-    /// Returns pairs of files whose times have another order: make would build what is built.
+    /// Returns two files whose times have another order: make would build what is built.
     fn misordered(&self, walked: &Self) -> Option<String> {
-        let common: Vec<_> = self
+        let mut common: Vec<_> = self
             .mtimes
             .iter()
-            .filter_map(|(name, &time)| Some((name, time, *walked.mtimes.get(name)?)))
+            .filter_map(|(name, &native)| Some((native, *walked.mtimes.get(name)?, name)))
             .collect();
-        common.iter().find_map(|(older, older_native, older_walked)| {
-            let (newer, ..) = common.iter().find(|(_, newer_native, newer_walked)| {
-                newer_native - older_native > TICK_NS && newer_walked < older_walked
-            })?;
-            Some(format!(
-                "natively {} is older than {}, walked it is newer",
-                older.display(),
-                newer.display()
-            ))
+        common.sort_unstable();
+        // Of the files that are older by more than a tick, the one that the walk made newest.
+        let mut newest: Option<(i128, &PathBuf)> = None;
+        let mut older = common.iter().peekable();
+        common.iter().find_map(|(native, walked, name)| {
+            while let Some((_, walked, name)) = older.next_if(|older| native - older.0 > TICK_NS) {
+                newest = newest.max(Some((*walked, *name)));
+            }
+            let (_, older) = newest.filter(|(time, _)| time > walked)?;
+            let (older, newer) = (older.display(), name.display());
+            Some(format!("natively {older} is older than {newer}, walked it is newer"))
         })
     }
 

@@ -1,5 +1,6 @@
 //! What a report says, as far as tests ask.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -29,6 +30,8 @@ pub(crate) struct Report {
     pub(crate) walks: Vec<(String, String, i64)>,
     /// Base names of what stayed, with the reason.
     pub(crate) stays: Vec<(String, String)>,
+    /// How often each of `stays` was counted.
+    counts: Vec<usize>,
 }
 
 impl Report {
@@ -50,7 +53,22 @@ impl Report {
                 .iter()
                 .map(|line| (base(&line["argv0"]), text(&line["reason"])))
                 .collect(),
+            counts: lines("stays")?
+                .iter()
+                .map(|line| line["count"].as_u64().map_or(0, |count| count.try_into().unwrap_or(0)))
+                .collect(),
         })
+    }
+
+    /// Counts walks and stays by base name.
+    pub(crate) fn counted(&self) -> BTreeMap<String, usize> {
+        let walks = self.walks.iter().map(|(argv0, ..)| (argv0, 1));
+        let stays = self.stays.iter().map(|(argv0, _)| argv0).zip(self.counts.iter().copied());
+        let mut counted = BTreeMap::new();
+        for (argv0, count) in walks.chain(stays) {
+            *counted.entry(argv0.clone()).or_default() += count;
+        }
+        counted
     }
 
     pub(crate) fn walked(&self, name: &str) -> bool {

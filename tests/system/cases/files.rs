@@ -249,6 +249,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::with(&["--walk", "cat", "--walk", "ls"], "a directory is replaced at the origin", "mkdir a b; echo 1 >a/f; echo 2 >b/f; cat a/f b/f; mv a c; mv b a; mv c b; cat a/f b/f; ls a; rm -r a; mkdir a; cat a/f; echo 3 >a/f; cat a/f").walks(&["cat"]),
         Case::with(&["--walk", "cat"], "a symbolic link flips between directories", "mkdir a b; echo 1 >a/f; echo 2 >b/f; for i in 1 2 3 4 5 6; do ln -sfn a l; cat l/f; ln -sfn b l; cat l/f; done").walks(&["cat"]),
         Case::with(&["--walk", "cat"], "a file of one size and time changes", "for i in 1 2 3 4 5 6 7 8; do echo $i >f; touch -d @1000000000 f; cat f; done").walks(&["cat"]),
+        Case::each("a hidden file", "perl -e 'open F, q(<), q(.netrc) or exit 9; print <F>'; echo $?; wc -c <.netrc").setup("echo secret >.netrc").stays(&[("perl", "not-exported")]).alone(),
+        Case::each("a hidden file that another walk asks for", "perl -e '$|=1; $SIG{TERM}=sub{exit 4}; print qq(up\n); sleep 20' >out & p=$!; until grep -qs up out; do read -t 0.05 x </dev/null; done 2>/dev/null; perl -e 'open F, q(<), q(.netrc) or exit 9; print <F>'; kill -TERM $p; wait $p; echo $?").setup("echo secret >.netrc").stays(&[("perl", "not-exported")]).on("n1").alone(),
+        Case::each("a hidden directory", "cat .ssh/config; echo $?; ls .ssh").setup("mkdir .ssh; echo secret >.ssh/config").alone(),
         Case::each("on one node", "show a; cat /etc/hostname >f; cat f").on("n2"),
     ]);
     cases

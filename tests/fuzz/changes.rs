@@ -1,0 +1,93 @@
+//! Change sets, and the journal that holds one.
+
+use std::fs;
+
+use packetfs::change::{ChangeSet, Meta, Mtime, Op};
+use packetfs::commit::{Commit, Committer, Owner};
+use packetfs::packet::Digest;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use crate::bytes::{damage, damaged, noise, survives_postcard, word};
+use crate::files::{kinds, manifests, packed, packets, times};
+use crate::memory::bounded;
+use crate::trial::holds;
+
+/// A path that nothing leads to: no journal of these tests may change a file, whatever happens.
+fn paths() -> impl Strategy<Value = Vec<u8>> {
+    word().prop_map(|name| [b"/nonexistent/oswalk-fuzz/", &name[..]].concat())
+}
+
+fn metas() -> impl Strategy<Value = Meta> {
+    let mtime = prop_oneof![times().prop_map(Mtime::Set), any::<u64>().prop_map(Mtime::Before)];
+    (any::<[u32; 3]>(), option::of(mtime), vec((word(), word()), 0..3))
+        .prop_map(|([mode, uid, gid], mtime, xattrs)| Meta { mode, uid, gid, mtime, xattrs })
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        (paths(), paths()).prop_map(|(from, to)| Op::Rename { from, to }),
+        paths().prop_map(|path| Op::Remove { path }),
+        (paths(), metas(), any::<bool>()).prop_map(|(path, meta, replaces)| Op::Dir {
+            path,
+            meta,
+            replaces
+        }),
+        (paths(), metas(), manifests(), any::<bool>()).prop_map(
+            |(path, meta, manifest, in_place)| Op::File { path, meta, manifest, in_place }
+        ),
+        (paths(), word(), metas()).prop_map(|(path, target, meta)| Op::Symlink {
+            path,
+            target,
+            meta
+        }),
+        (paths(), paths()).prop_map(|(path, to)| Op::Link { path, to }),
+        (paths(), kinds(), any::<u64>(), metas())
+            .prop_map(|(path, kind, rdev, meta)| Op::Special { path, kind, rdev, meta }),
+    ]
+}
+
+pub(crate) fn change_sets() -> impl Strategy<Value = ChangeSet> {
+    (vec(ops(), 0..5), vec(paths(), 0..3)).prop_map(|(ops, linked)| ChangeSet { ops, linked })
+}
+
+fn commits() -> impl Strategy<Value = Commit> {
+    let owners = (any::<(u32, u32)>(), vec(any::<u32>(), 0..4))
+        .prop_map(|((uid, gid), groups)| Owner { uid, gid, groups });
+    (owners, change_sets(), vec((packets(), packed()), 0..3))
+        .prop_map(|(owner, changes, packets)| Commit { owner, changes, packets })
+}
+
+#[test]
+fn changes_of_walks() {
+    survives_postcard(change_sets());
+}
+
+#[test]
+fn commits_of_the_journal() {
+    survives_postcard(commits());
+}
+
+/// A journal as it lies on disk.
+fn journal(commit: &Commit) -> Vec<u8> {
+    let body = postcard::to_allocvec(commit).expect("fits a growing buffer");
+    let head = [(body.len() as u64).to_le_bytes(), [0; 8]].concat();
+    [head, Digest::of(&body).0.to_vec(), body].concat()
+}
+
+/// Whatever the file holds: the agent starts, and the next one finds the journal struck.
+#[test]
+fn journals() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("journal");
+    holds(&(commits(), damage(), noise()), |(commit, damages, noise)| {
+        for hostile in [damaged(journal(&commit), &damages), noise, journal(&commit)] {
+            fs::write(&path, &hostile).expect("the file can be written");
+            bounded(&hostile, |_| Committer::open(&path)).expect("any file will do");
+            let again = fs::read(&path).expect("the file is there");
+            let unread = again.len() < 48 || again == hostile;
+            assert!(unread || again[..48].iter().all(|&byte| byte == 0), "not struck");
+        }
+    });
+}

@@ -1,0 +1,112 @@
+//! What agents read from their links. The agent is a program and shows nothing: its decoders are
+//! compiled into this test once more.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::bytes::{damage, damaged, noise, survives_postcard, word};
+use crate::changes::change_sets;
+use crate::files::{contents, listings, packed, packets};
+use crate::memory::bounded;
+use crate::trial::holds;
+use crate::walks::outcomes;
+use frame::{Assembler, Frame, HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX};
+use message::{Answer, Ask, Exit, Open, Packets, encode};
+use worknode::id::Attempt;
+
+#[path = "../../agent/src/link/frame.rs"]
+mod frame;
+#[path = "../../agent/src/link/message.rs"]
+mod message;
+
+fn frames() -> impl Strategy<Value = Frame> {
+    use Kind::{Answer, Ask, Broken, Cancel, Changes, Closed, Credit, Data, Eof};
+    use Kind::{Exit, Open, Packets, Ping, Pong, Signal};
+    let kinds = vec![
+        Open, Data, Eof, Credit, Broken, Signal, Cancel, Closed, Packets, Exit, Ask, Answer,
+        Changes, Ping, Pong,
+    ];
+    let long = (PAYLOAD_BYTES_MAX - 2..2 * PAYLOAD_BYTES_MAX + 3).prop_map(|size| vec![7; size]);
+    let payloads = prop_oneof![9 => noise(), 1 => long];
+    (proptest::sample::select(kinds), any::<u32>(), payloads)
+        .prop_map(|(kind, stream, payload)| Frame { kind, stream, payload })
+}
+
+/// Frames survive, however the sender cut them into messages; damaged ones are errors or other
+/// frames, and never more bytes than came.
+#[test]
+fn frames_of_links() {
+    let values = (vec(frames(), 0..5), any::<bool>(), damage(), noise());
+    holds(&values, |(frames, apart, damages, noise)| {
+        let messages: Vec<Vec<u8>> = if apart {
+            frames.iter().flat_map(pieces).collect()
+        } else {
+            let mut message = Vec::new();
+            frames.iter().for_each(|frame| frame.encode(&mut message));
+            vec![message]
+        };
+        let mut assembler = Assembler::default();
+        let read = |assembler: &mut Assembler, message: &[u8]| {
+            bounded(message, |message| assembler.frames(message))
+        };
+        let whole: Vec<_> = messages
+            .iter()
+            .flat_map(|message| read(&mut assembler, message).expect("just encoded"))
+            .collect();
+        assert_eq!(whole, frames);
+        for hostile in [damaged(messages.concat(), &damages), noise] {
+            if let Ok(frames) = read(&mut assembler, &hostile) {
+                let bytes: usize = frames.iter().map(|frame| frame.payload.len()).sum();
+                assert!(bytes <= hostile.len());
+            }
+            assembler = Assembler::default();
+        }
+    });
+}
+
+/// Each piece of a frame as a message of its own.
+fn pieces(frame: &Frame) -> Vec<Vec<u8>> {
+    let mut message = Vec::new();
+    frame.encode(&mut message);
+    let mut pieces = Vec::new();
+    while message.len() > HEAD_BYTES + PAYLOAD_BYTES_MAX {
+        let rest = message.split_off(HEAD_BYTES + PAYLOAD_BYTES_MAX);
+        pieces.push(std::mem::replace(&mut message, rest));
+    }
+    pieces.push(message);
+    pieces
+}
+
+#[test]
+fn messages_of_walks() {
+    let open = (any::<u32>(), noise())
+        .prop_map(|(attempt, spec)| Open { attempt: Attempt(attempt), spec });
+    let exit = (outcomes(), change_sets(), vec(any::<(u32, u64)>(), 0..4))
+        .prop_map(|(outcome, changes, offsets)| Exit { outcome, changes, offsets });
+    let packets = vec((packets(), packed()), 0..3).prop_map(|packets| Packets { packets });
+    survives_postcard((open, exit, packets));
+}
+
+#[test]
+fn questions_and_answers() {
+    let asks = prop_oneof![
+        word().prop_map(Ask::Listing),
+        word().prop_map(Ask::Content),
+        (word(), vec((any::<u64>(), packets()), 0..4))
+            .prop_map(|(path, packets)| Ask::Packets(path, packets)),
+    ];
+    let answers = prop_oneof![
+        listings().prop_map(Answer::Listing),
+        (contents(), proptest::option::of(packed()))
+            .prop_map(|(content, packed)| Answer::Content(content, packed)),
+        vec((packets(), packed()), 0..3).prop_map(Answer::Packets),
+        any::<i32>().prop_map(Answer::Failed),
+    ];
+    survives_postcard((asks, answers));
+}
+
+#[test]
+fn encoding_is_postcard() {
+    let ask = Ask::Listing(b"/usr".to_vec());
+    assert_eq!(postcard::from_bytes::<Ask>(&encode(&ask)), Ok(ask));
+}

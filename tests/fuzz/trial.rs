@@ -1,0 +1,38 @@
+//! Tries a property with random values until its time is over.
+
+use std::env;
+use std::fmt::Debug;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+/// Long enough for thousands of values, short enough for every run of the tests.
+const TIME: Duration = Duration::from_secs(2);
+/// Values between two looks at the clock.
+const CASES: u32 = 64;
+
+/// Holds `property` against random values.
+pub(crate) fn holds<S: Strategy>(values: &S, property: impl Fn(S::Value))
+where
+    S::Value: Debug,
+{
+    let seed = env::var("OSWALK_SEED").ok().and_then(|text| text.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::from(since.subsec_nanos()) ^ since.as_secs()
+    });
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed.to_le_bytes(); 4].concat());
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let until = Instant::now() + TIME;
+    while Instant::now() < until {
+        let held = runner.run(values, |value| {
+            property(value);
+            Ok(())
+        });
+        if let Err(error) = held {
+            panic!("OSWALK_SEED={seed}: {error}");
+        }
+    }
+}
