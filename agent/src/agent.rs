@@ -286,7 +286,7 @@ impl Agent {
         }
         let call = async {
             let stream = TcpStream::connect(&grant.address).await?;
-            stream.set_nodelay(true)?;
+            link::prepare(&stream)?;
             let url = format!("ws://{}/oswalk", grant.address);
             let config = Some(link::socket_config());
             let (mut socket, _) =
@@ -439,7 +439,7 @@ async fn accept_links(agent: Rc<Agent>, listener: TcpListener) {
         let agent = Rc::clone(&agent);
         tokio::task::spawn_local(async move {
             let greet = async {
-                stream.set_nodelay(true)?;
+                link::prepare(&stream)?;
                 let config = Some(link::socket_config());
                 let mut socket =
                     tokio_tungstenite::accept_async_with_config(stream, config).await?;

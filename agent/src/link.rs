@@ -34,6 +34,7 @@ const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
 /// dead.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const DEAD_AFTER: u32 = 3;
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(4);
 
 /// A link, as its users see it.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub(crate) struct Link {
     changes_unsqueezer: RefCell<Unsqueezer>,
     bytes_out: Cell<u64>,
     bytes_in: Cell<u64>,
+    /// Frames sent that are more than a question whether the other side is there, or its answer.
+    messages_out: Cell<u64>,
 }
 
 impl Link {
@@ -139,6 +142,14 @@ impl Link {
     }
 }
 
+/// Prepares a connection: nothing waits for more to be sent, and what the other side's kernel does
+/// not acknowledge for so long never arrived.
+pub(crate) fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let patience = u32::try_from(UNACKNOWLEDGED_MAX.as_millis()).unwrap_or(u32::MAX);
+    Ok(nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &patience)?)
+}
+
 /// The socket's limits: its defaults buffer far more than a link needs.
 pub(crate) fn socket_config() -> WebSocketConfig {
     WebSocketConfig::default()
@@ -172,6 +183,7 @@ pub(crate) fn start(
         changes_unsqueezer: RefCell::default(),
         bytes_out: Cell::new(0),
         bytes_in: Cell::new(0),
+        messages_out: Cell::new(0),
     });
     let running = Rc::clone(&link);
     tokio::task::spawn_local(async move {
@@ -202,7 +214,7 @@ async fn read(
             Ok(Some(Err(_)) | None) => return,
             Err(_) => {
                 // While a bulk goes out, the answer to a ping waits behind it on either side.
-                let moving = std::mem::replace(&mut sent, link.bytes_out.get()) != sent;
+                let moving = std::mem::replace(&mut sent, link.messages_out.get()) != sent;
                 silence = if moving { 0 } else { silence + 1 };
                 if silence > DEAD_AFTER {
                     tracing::warn!(peer = %link.peer, "the link is silent: dropping it");
@@ -248,6 +260,7 @@ async fn write(
         while let Some(frame) = next {
             // What is waiting goes along: a short walk's output and its end are one message.
             let mut message = Vec::with_capacity(frame.payload.len() + 64);
+            let mut messages = says_something(&frame);
             frame.encode(&mut message);
             next = None;
             while let Ok(frame) = out_rx.try_recv() {
@@ -255,8 +268,10 @@ async fn write(
                     next = Some(frame);
                     break;
                 }
+                messages |= says_something(&frame);
                 frame.encode(&mut message);
             }
+            link.messages_out.set(link.messages_out.get() + u64::from(messages));
             link.bytes_out.set(link.bytes_out.get() + message.len() as u64);
             for part in parts(message) {
                 if socket.feed(Message::Binary(part.into())).await.is_err() {
@@ -268,6 +283,11 @@ async fn write(
             return;
         }
     }
+}
+
+/// Tells whether it is more than a question whether the other side is there, or its answer.
+fn says_something(frame: &Frame) -> bool {
+    !matches!(frame.kind, Kind::Ping | Kind::Pong)
 }
 
 /// Cuts a message at frame borders, so that none is longer than a socket message may be.

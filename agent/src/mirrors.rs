@@ -156,7 +156,12 @@ impl Mirror {
 
     /// Returns how many requests failed because something could not be fetched.
     pub(crate) fn failures(&self) -> u64 {
-        self.mount.counters().failures.load(Ordering::Relaxed)
+        self.mount.failures()
+    }
+
+    /// Tells whether one of a walk's failed after the first `since`; see [`Mount::failed`].
+    pub(crate) fn failed(&self, since: u64, namespace: u64) -> bool {
+        self.mount.failed(since, namespace)
     }
 
     /// Returns what gives the path behind a number of the tree.

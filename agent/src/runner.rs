@@ -90,11 +90,12 @@ async fn run(
     let (began, failures) =
         (Began { at: now(), versions: Box::new(mirror.versions()) }, mirror.failures());
     let running = start(agent, link, stream, &mirror, spec).map_err(sandbox)?;
-    let mut upper = None;
+    let (mut upper, mut namespace) = (None, 0);
     loop {
         tokio::select! {
             event = running.event() => match event {
-                Some((Event::Running, fds)) => {
+                Some((Event::Running { pids }, fds)) => {
+                    namespace = pids;
                     let mut fds = fds.into_iter();
                     upper = fds.next();
                     if let Some(master) = fds.next() {
@@ -120,8 +121,8 @@ async fn run(
                         ended = serve(&running, frames) => ended,
                     };
                     let Some(upper) = upper.filter(|_| ended) else { return Ok(None) };
-                    if mirror.failures() > failures {
-                        // Some walk of this origin saw an error that it would not have seen there.
+                    if mirror.failed(failures, namespace) {
+                        // It saw an error that it would not have seen at the origin.
                         return Err(Fault::NotExported(Vec::new()));
                     }
                     let changes =

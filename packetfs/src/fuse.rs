@@ -5,10 +5,11 @@
 //! [`Mount::invalidate`], from a thread of its own: a notification sent by a thread that also
 //! answers requests can deadlock with the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -40,6 +41,9 @@ const AHEAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// changes between the fetch of its manifest and that of its packets.
 const FETCHES_MAX: u32 = 40;
 
+/// Failures whose processes are remembered.
+const FAILURES_MAX: usize = 1024;
+
 /// What a request lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Ask {
@@ -66,9 +70,35 @@ pub struct Counters {
     pub requests: AtomicU64,
     /// Requests that had to fetch something.
     pub fetches: AtomicU64,
-    /// Requests that failed because something could not be fetched. The error that the program
-    /// saw is not what it would have seen at the origin.
-    pub failures: AtomicU64,
+    /// Requests that failed because something could not be fetched.
+    failures: Mutex<Failures>,
+}
+
+/// Failed requests: the error that the program saw is not what it would have seen at the origin.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    /// The pid namespaces of the last ones, where they are known.
+    namespaces: VecDeque<Option<u64>>,
+}
+
+impl Failures {
+    fn note(&mut self, pid: u32) {
+        let namespace = std::fs::metadata(format!("/proc/{pid}/ns/pid"));
+        self.namespaces.push_back(namespace.ok().map(|metadata| metadata.ino()));
+        if self.namespaces.len() > FAILURES_MAX {
+            self.namespaces.pop_front();
+        }
+        self.count += 1;
+    }
+
+    /// Tells whether one of those after the first `since` may concern a namespace.
+    fn concern(&self, since: u64, namespace: u64) -> bool {
+        let after = usize::try_from(self.count - since.min(self.count)).unwrap_or(usize::MAX);
+        let mut last = self.namespaces.iter().rev().take(after);
+        after > self.namespaces.len()
+            || last.any(|known| known.is_none_or(|known| known == namespace))
+    }
 }
 
 /// A mounted mirror. Unmounts when dropped.
@@ -162,6 +192,19 @@ impl Mount {
         &self.view.counters
     }
 
+    /// Returns how many requests have failed so far.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.view.failures().count
+    }
+
+    /// Tells whether a request after the first `since` failed, as far as is known, for a process in
+    /// the pid namespace with this inode number.
+    #[must_use]
+    pub fn failed(&self, since: u64, namespace: u64) -> bool {
+        self.view.failures().concern(since, namespace)
+    }
+
     /// Returns what gives the version of the file at a path, unless it changes from here on; from any
     /// thread.
     pub fn versions(&self) -> impl Fn(&[u8]) -> Option<Version> + Send + use<> {
@@ -198,18 +241,24 @@ impl View {
         self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        // A count that is one too low is repaired by no one; there is no panic that could cause it.
+        self.counters.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Answers with `attempt`, fetching what it lacks and trying again until it can.
     fn answer<T: Send + 'static>(
         self: &Arc<Self>,
         attempt: impl Fn(&Self) -> Result<T, Lack> + Send + 'static,
         reply: impl FnOnce(Result<T, i32>) + Send + 'static,
+        pid: u32,
         fetches: u32,
     ) {
         match attempt(self) {
             Ok(value) => reply(Ok(value)),
             Err(Lack::Errno(errno)) => reply(Err(errno)),
             Err(Lack::Ask(_)) if fetches == FETCHES_MAX => {
-                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                self.failures().note(pid);
                 reply(Err(libc::EIO));
             }
             Err(Lack::Ask(ask)) => {
@@ -218,9 +267,9 @@ impl View {
                 }
                 let view = Arc::clone(self);
                 let done: Done = Box::new(move |result| match result {
-                    Ok(()) => view.answer(attempt, reply, fetches + 1),
+                    Ok(()) => view.answer(attempt, reply, pid, fetches + 1),
                     Err(errno) => {
-                        view.counters.failures.fetch_add(1, Ordering::Relaxed);
+                        view.failures().note(pid);
                         reply(Err(errno));
                     }
                 });
@@ -299,7 +348,7 @@ impl Filesystem for Handler {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count();
         let name = name.as_bytes().to_vec();
         self.view.answer(
@@ -315,11 +364,12 @@ impl Filesystem for Handler {
                 Ok(None) => reply.entry(&FOR_EVER, &absent(), Generation(0)),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
+            request.pid(),
             0,
         );
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.count();
         self.view.answer(
             move |view| known(view.mirror().attr(ino.0)),
@@ -327,6 +377,7 @@ impl Filesystem for Handler {
                 Ok(attr) => reply.attr(&FOR_EVER, &file_attr(ino.0, &attr)),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
+            request.pid(),
             0,
         );
     }
@@ -351,7 +402,7 @@ impl Filesystem for Handler {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -367,13 +418,14 @@ impl Filesystem for Handler {
                 Ok(data) => reply.data(&data),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
+            request.pid(),
             0,
         );
     }
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -401,6 +453,7 @@ impl Filesystem for Handler {
                 }
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
+            request.pid(),
             0,
         );
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use worknode::id::NodeId;
-use worknode::page::Page;
+use worknode::page::{ASAN_OPTION, Page};
 use worknode::report::Report;
 use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
 
@@ -159,6 +159,16 @@ fn read_page(path: &Path) -> io::Result<(File, Vec<u8>)> {
     }
 }
 
+/// Has AddressSanitizer's runtime not mind that our library comes before it.
+fn with_asan_option(own: Option<OsString>) -> OsString {
+    let mut options = own.filter(|own| !own.is_empty()).map_or_else(OsString::new, |mut own| {
+        own.push(":");
+        own
+    });
+    options.push(ASAN_OPTION);
+    options
+}
+
 impl Session {
     fn command(&self, file: &Path, words: &[OsString]) -> Command {
         let page = Page::parse(&self.page).expect("parsed when it was read");
@@ -177,7 +187,8 @@ impl Session {
         let foreign = std::env::var_os("LD_PRELOAD").unwrap_or_default();
         command
             .env("LD_PRELOAD", with_preload(&self.preload, &foreign))
-            .env("OSWALK_PAGE", &self.page_path);
+            .env("OSWALK_PAGE", &self.page_path)
+            .env("ASAN_OPTIONS", with_asan_option(std::env::var_os("ASAN_OPTIONS")));
         command
     }
 

@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use packetfs::change::{ChangeSet, Meta, Mtime, Op};
+use packetfs::change::{ChangeSet, Meta, Mtime, Op, Placing};
 use packetfs::commit::{Commit, Committer, Owner};
 use packetfs::packet::Digest;
+use packetfs::tree::Version;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -25,6 +26,22 @@ fn metas() -> impl Strategy<Value = Meta> {
         .prop_map(|([mode, uid, gid], mtime, xattrs)| Meta { mode, uid, gid, mtime, xattrs })
 }
 
+fn placings() -> impl Strategy<Value = Placing> {
+    let versions = (any::<[u64; 3]>(), times(), times());
+    let versions = versions.prop_map(|([dev, ino, bytes], mtime, ctime)| Version {
+        dev,
+        ino,
+        bytes,
+        mtime,
+        ctime,
+    });
+    prop_oneof![
+        Just(Placing::Fresh),
+        option::of(versions).prop_map(|base| Placing::Over { base }),
+        any::<u64>().prop_map(Placing::Behind),
+    ]
+}
+
 fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
         (paths(), paths()).prop_map(|(from, to)| Op::Rename { from, to }),
@@ -34,9 +51,9 @@ fn ops() -> impl Strategy<Value = Op> {
             meta,
             replaces
         }),
-        (paths(), metas(), manifests(), any::<bool>()).prop_map(
-            |(path, meta, manifest, in_place)| Op::File { path, meta, manifest, in_place }
-        ),
+        (paths(), metas(), manifests(), placings()).prop_map(|(path, meta, manifest, placing)| {
+            Op::File { path, meta, manifest, placing }
+        }),
         (paths(), word(), metas()).prop_map(|(path, target, meta)| Op::Symlink {
             path,
             target,
@@ -56,7 +73,7 @@ fn commits() -> impl Strategy<Value = Commit> {
     let owners = (any::<(u32, u32)>(), vec(any::<u32>(), 0..4))
         .prop_map(|((uid, gid), groups)| Owner { uid, gid, groups });
     (owners, change_sets(), vec((packets(), packed()), 0..3))
-        .prop_map(|(owner, changes, packets)| Commit { owner, changes, packets })
+        .prop_map(|(owner, changes, packets)| Commit { owner, changes, packets, last_wins: false })
 }
 
 #[test]

@@ -12,19 +12,22 @@ use crate::trial::holds;
 use crate::walks::outcomes;
 use frame::{Assembler, Frame, HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX};
 use message::{Answer, Ask, Exit, Open, Packets, encode};
+use squeeze::{Squeezer, Unsqueezer};
 use worknode::id::Attempt;
 
 #[path = "../../agent/src/link/frame.rs"]
 mod frame;
 #[path = "../../agent/src/link/message.rs"]
 mod message;
+#[path = "../../agent/src/link/squeeze.rs"]
+mod squeeze;
 
 fn frames() -> impl Strategy<Value = Frame> {
     use Kind::{Answer, Ask, Broken, Cancel, Changes, Closed, Credit, Data, Eof};
-    use Kind::{Exit, Open, Packets, Ping, Pong, Signal};
+    use Kind::{Exit, Open, Packets, Ping, Pong, Ready, Resize, Settings, Signal, Stopped, Took};
     let kinds = vec![
         Open, Data, Eof, Credit, Broken, Signal, Cancel, Closed, Packets, Exit, Ask, Answer,
-        Changes, Ping, Pong,
+        Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped,
     ];
     let long = (PAYLOAD_BYTES_MAX - 2..2 * PAYLOAD_BYTES_MAX + 3).prop_map(|size| vec![7; size]);
     let payloads = prop_oneof![9 => noise(), 1 => long];
@@ -79,12 +82,32 @@ fn pieces(frame: &Frame) -> Vec<Vec<u8>> {
 
 #[test]
 fn messages_of_walks() {
-    let open = (any::<u32>(), noise())
-        .prop_map(|(attempt, spec)| Open { attempt: Attempt(attempt), spec });
+    let open = (any::<u32>(), noise()).prop_map(|(attempt, spec)| Open {
+        attempt: Attempt(attempt),
+        spec: Squeezer::default().squeeze(&spec),
+    });
     let exit = (outcomes(), change_sets(), vec(any::<(u32, u64)>(), 0..4))
         .prop_map(|(outcome, changes, offsets)| Exit { outcome, changes, offsets });
     let packets = vec((packets(), packed()), 0..3).prop_map(|packets| Packets { packets });
     survives_postcard((open, exit, packets));
+}
+
+/// What one side squeezes the other gets back; damaged messages are refused or are other ones.
+#[test]
+fn squeezed_messages() {
+    let alike = (noise(), 0..2000_usize, any::<u8>())
+        .prop_map(|(noise, size, byte)| [noise, vec![byte; size]].concat());
+    holds(&(vec(alike, 1..20), damage()), |(messages, damages)| {
+        let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
+        for message in messages {
+            let squeezed = squeezer.squeeze(&message);
+            let hostile = damaged(encode(&squeezed), &damages);
+            assert_eq!(unsqueezer.unsqueeze(squeezed), Some(message));
+            if let Ok(hostile) = postcard::from_bytes(&hostile) {
+                let _ = Unsqueezer::default().unsqueeze(hostile);
+            }
+        }
+    });
 }
 
 #[test]

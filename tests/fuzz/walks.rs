@@ -2,12 +2,13 @@
 
 use proptest::array::uniform16;
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
-use worknode::door::{FdEntry, Header, HelloHead, Kind};
+use worknode::door::{FdEntry, Header, HelloHead, Kind, TERMIOS_BYTES};
 use worknode::id::{Attempt, NodeId, SessionId, WalkId};
 use worknode::page::{Page, PageContents};
 use worknode::policy::Verdict;
-use worknode::spec::{Credentials, Ending, Fault, FdKind, FdSpec, Outcome, WalkSpec};
+use worknode::spec::{Credentials, Ending, Fault, FdKind, FdSpec, Outcome, TerminalSpec, WalkSpec};
 use worknode::tally;
 
 use crate::bytes::{damage, damaged, noise, survives, survives_postcard, word};
@@ -29,8 +30,11 @@ fn headers_of_the_door() {
 #[test]
 fn hellos_of_the_door() {
     let numbers = (any::<[u32; 6]>(), any::<[u64; 3]>(), any::<(u32, i32)>());
-    let heads =
-        (numbers, uniform16(any::<(u64, u64)>())).prop_map(|((a, b, c), rlimits)| HelloHead {
+    let terminal = (vec(any::<u8>(), TERMIOS_BYTES), any::<[u16; 4]>());
+    let heads = (numbers, uniform16(any::<(u64, u64)>()), terminal).prop_map(
+        |((a, b, c), rlimits, (termios, window))| HelloHead {
+            termios: termios.try_into().expect("as many bytes"),
+            window,
             version: a[0],
             fds: a[1],
             session: b[0],
@@ -43,7 +47,8 @@ fn hellos_of_the_door() {
             cwd_bytes: a[3],
             argv_bytes: a[4],
             env_bytes: a[5],
-        });
+        },
+    );
     survives(
         heads,
         |head| head.encode().to_vec(),
@@ -141,14 +146,16 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
     let names = (nodes(), any::<(u64, u32)>(), vec(word(), 5..=5));
     let identity = (any::<(u32, u32)>(), vec(any::<u32>(), 0..5));
     let numbers = (any::<[u32; 2]>(), any::<i32>(), any::<[u64; 2]>(), any::<bool>());
-    let fds = vec((any::<u32>(), fd_kinds()), 0..6);
+    let terminals = (word(), any::<[u16; 4]>(), any::<bool>())
+        .prop_map(|(termios, window, reads)| TerminalSpec { termios, window, reads });
+    let fds = (vec((any::<u32>(), fd_kinds()), 0..6), option::of(terminals));
     let limits = vec(any::<(u64, u64)>(), 0..17);
     (names, identity, numbers, fds, limits).prop_map(
         |(
             (origin, (session, number), words),
             ((uid, gid), groups),
             ([pid, umask], nice, [blocked, ignored], whole_tree),
-            fds,
+            (fds, terminal),
             rlimits,
         )| {
             let [path, argv, env, cwd, hostname] = words.try_into().expect("five words");
@@ -168,6 +175,7 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
                 ignored,
                 rlimits,
                 fds: fds.into_iter().map(|(fd, kind)| FdSpec { fd, kind }).collect(),
+                terminal,
                 whole_tree,
             }
         },

@@ -133,12 +133,12 @@ fn all_or_nothing(lab: &Lab) -> Result<(), String> {
     eprintln!("faults: OSWALK_SEED={seed} OSWALK_FAULTS={faults}");
     let mut random = Random(seed | 1);
     let states = states(up)?;
-    let (mut old, mut lost, mut hit, mut half) = (0, 0, 0, 0);
+    let (mut old, mut lost, mut hit) = (0, 0, 0);
     for number in 0..faults {
         let fault = Fault::at(&mut random);
         // Now and then the walk is over before it is hit.
         let per_mille = 200 + u32::try_from(random.below(900)).expect("is small");
-        // A walk to one node waits for as long as that is cut off (see `cut_off`).
+        // A walk to one node ends with 125 when that is cut off (see `cut_off`).
         let pinned = random.below(2) == 0 && !matches!(fault, Fault::Cut);
         let other = NODES[random.below(NODES.len())];
         let after = states.takes * per_mille / 1000;
@@ -149,11 +149,10 @@ fn all_or_nothing(lab: &Lab) -> Result<(), String> {
         old += u64::from(end.is_old);
         lost += u64::from(end.lost);
         hit += u64::from(end.hit);
-        half += u64::from(end.half);
     }
     eprintln!(
         "faults: {hit} of {faults} hit a running walk, {old} left the files old, {lost} ended with \
-         125, {half} left a directory half removed (a known gap)"
+         125"
     );
     Ok(())
 }
@@ -222,8 +221,6 @@ struct End {
     is_old: bool,
     lost: bool,
     hit: bool,
-    /// A directory that should be gone is still there.
-    half: bool,
 }
 
 fn one(
@@ -255,13 +252,7 @@ fn one(
     gone(up, &word, GONE)?;
     let tree = look(&dir)?;
     let from_old = states.old.different_files(&tree);
-    let mut from_new = states.new.different_files(&tree);
-    // A known gap: a directory whose removal was begun looks changed by others, and stays.
-    let halves = from_new.len();
-    if matches!(fault, Fault::Origin) {
-        from_new.retain(|file| !is_half_removed(file));
-    }
-    let half = from_new.len() < halves && from_new.is_empty();
+    let from_new = states.new.different_files(&tree);
     let (is_old, is_new) = (from_old.is_empty(), from_new.is_empty());
     let lost = run.status.code() == Some(125);
     if !is_old && !is_new {
@@ -280,11 +271,11 @@ fn one(
             return Err(format!("the files are old after {}: {run}", ending(run.status)));
         }
     }
-    Ok(End { is_old, lost, hit, half })
+    Ok(End { is_old, lost, hit })
 }
 
 /// A runner that hears nothing of its origin ends what it runs for it, and a walk to this node alone
-/// is given up. A known gap: pings that a side sends itself count as life, and both go on.
+/// is given up.
 fn cut_off(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("cut-off")?;
@@ -309,16 +300,7 @@ fn cut_off(lab: &Lab) -> Result<(), String> {
     up.lab(&["heal", NODES[0]])?;
     all_join(up, &NODES[..1])?;
     gone(up, &word, GONE)?;
-    match ended.and(left) {
-        Err(_) => Ok(()),
-        Ok(()) => Err("the gap is closed: make it a promise".into()),
-    }
-}
-
-/// Tells whether a difference is a directory that the walk removed with all below it.
-fn is_half_removed(difference: &str) -> bool {
-    let path = difference.lines().next().unwrap_or_default();
-    path.ends_with("/gone") || path.ends_with("/gone/deep")
+    ended.and(left)
 }
 
 /// Waits until neither a process nor a mount of the walk is left.

@@ -31,6 +31,9 @@ pub const GATE_SHUT: u32 = 0;
 pub const WALK_ALL: u32 = 1;
 /// Option: every node has the origin's processor.
 pub const NATIVE_TWIN: u32 = 2;
+/// What a session adds to `ASAN_OPTIONS`: AddressSanitizer's runtime wants to be the first library of
+/// a program, and the session's own is. It is not shipped.
+pub const ASAN_OPTION: &str = "verify_asan_link_order=0";
 /// Option: a walk that cannot be had fails instead of running at the origin.
 pub const NO_FALLBACK: u32 = 4;
 

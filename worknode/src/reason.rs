@@ -59,11 +59,13 @@ pub enum Reason {
     Linked = 26,
     /// Somebody else changed a file while the walk was changing it.
     Conflict = 27,
+    /// The program talks to a process of the origin by System V semaphores or queues (fakeroot).
+    Ipc = 28,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -91,6 +93,7 @@ impl Reason {
         Self::CommitFault,
         Self::Linked,
         Self::Conflict,
+        Self::Ipc,
     ];
 
     /// Returns the reason with this discriminant.
@@ -130,6 +133,7 @@ impl Reason {
             Self::CommitFault => "commit-fault",
             Self::Linked => "linked",
             Self::Conflict => "conflict",
+            Self::Ipc => "ipc",
         }
     }
 }
@@ -146,6 +150,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(28), None);
+        assert_eq!(Reason::from_u8(29), None);
     }
 }

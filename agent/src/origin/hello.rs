@@ -81,6 +81,10 @@ impl Hello {
         if !compiles && self.names_a_channel() {
             return Err(Reason::Descriptor);
         }
+        // Its daemon keeps the owners of files, and is asked for them by semaphores.
+        if strings(&self.env).any(|variable| variable.starts_with(b"FAKEROOTKEY=")) {
+            return Err(Reason::Ipc);
+        }
         let fds = self.descriptors(peer.pid, compiles)?;
         let terminal = fds.iter().any(|fd| fd.kind == FdKind::Terminal).then(|| TerminalSpec {
             termios: self.head.termios.to_vec(),
@@ -93,7 +97,7 @@ impl Hello {
             origin: agent.node.clone(),
             path: self.path,
             argv: self.argv,
-            env: without_secrets(&self.env),
+            env: shipped(&self.env, compiles),
             cwd: self.cwd,
             hostname: agent.hostname.clone(),
             credentials: Credentials { uid: peer.uid, gid: peer.gid, groups },
@@ -232,8 +236,23 @@ fn flag(value: libc::c_int) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }
 
-/// Takes variables out of the environment that give access to something else than files.
-fn without_secrets(env: &[u8]) -> Bytes {
+/// Returns the environment as it is shipped: without secrets, and for a compile step without a
+/// jobserver.
+fn shipped(env: &[u8], compiles: bool) -> Bytes {
+    let mut shipped = Vec::with_capacity(env.len());
+    for variable in strings(env).filter(|variable| !is_secret(variable)) {
+        if compiles {
+            shipped.extend(without_jobserver(variable));
+        } else {
+            shipped.extend(variable);
+        }
+        shipped.push(0);
+    }
+    shipped
+}
+
+/// Tells whether a variable gives access to something else than files.
+fn is_secret(variable: &[u8]) -> bool {
     const NAMES: [&[u8]; 5] = [
         b"SSH_AUTH_SOCK",
         b"GPG_AGENT_INFO",
@@ -243,18 +262,24 @@ fn without_secrets(env: &[u8]) -> Bytes {
     ];
     const PREFIXES: [&[u8]; 3] = [b"AWS_", b"AZURE_", b"GOOGLE_APPLICATION_"];
     const SUFFIXES: [&[u8]; 5] = [b"_TOKEN", b"_PASSWORD", b"_SECRET", b"_SECRET_KEY", b"_API_KEY"];
-    let secret = |variable: &[u8]| {
-        let name = variable.split(|&byte| byte == b'=').next().unwrap_or_default();
-        NAMES.contains(&name)
-            || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-            || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-    };
-    let mut kept = Vec::with_capacity(env.len());
-    for variable in strings(env).filter(|variable| !secret(variable)) {
-        kept.extend(variable);
-        kept.push(0);
+    let name = variable.split(|&byte| byte == b'=').next().unwrap_or_default();
+    NAMES.contains(&name)
+        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// Takes the jobserver's descriptors out of make's flags: they lead to the origin's make.
+fn without_jobserver(variable: &[u8]) -> Bytes {
+    const NAMES: [&[u8]; 3] = [b"MAKEFLAGS=", b"MFLAGS=", b"CARGO_MAKEFLAGS="];
+    if !NAMES.iter().any(|name| variable.starts_with(name)) {
+        return variable.to_vec();
     }
-    kept
+    let words = variable.split(|&byte| byte == b' ');
+    let other = |word: &&[u8]| {
+        let flag = word.rsplit(|&byte| byte == b'=').nth(1).unwrap_or_default();
+        !flag.ends_with(b"--jobserver-auth") && !flag.ends_with(b"--jobserver-fds")
+    };
+    words.filter(other).collect::<Vec<_>>().join(&b' ')
 }
 
 #[cfg(test)]
@@ -277,6 +302,14 @@ mod tests {
     #[test]
     fn secrets_do_not_travel() {
         let env = b"PATH=/bin\0SSH_AUTH_SOCK=/x\0AWS_KEY=1\0GITHUB_TOKEN=2\0A=b=c\0".as_slice();
-        assert_eq!(without_secrets(env), b"PATH=/bin\0A=b=c\0");
+        assert_eq!(shipped(env, false), b"PATH=/bin\0A=b=c\0");
+    }
+
+    #[test]
+    fn compile_steps_have_no_jobserver() {
+        let env = b"MAKEFLAGS= -j4 --jobserver-auth=3,4 -- A=1\0CARGO_MAKEFLAGS=-j --jobserver-fds=6,7 --jobserver-auth=6,7\0";
+        let expected = b"MAKEFLAGS= -j4 -- A=1\0CARGO_MAKEFLAGS=-j\0".as_slice();
+        assert_eq!(shipped(env, true), expected);
+        assert_eq!(shipped(env, false), env);
     }
 }

@@ -37,7 +37,10 @@ pub(crate) struct Launch {
 pub(crate) enum Event {
     /// The sandbox stands and the program runs; a descriptor of the upper layer comes along, and
     /// the master of its terminal if it has one.
-    Running,
+    Running {
+        /// Inode number of its pid namespace.
+        pids: u64,
+    },
     /// The program was stopped by this signal.
     Stopped(i32),
     /// Whether a process waits for input of the terminal.

@@ -99,7 +99,8 @@ fn supervise(
     };
     let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
     let passed: Vec<_> = iter::once(upper.as_fd()).chain(master).collect();
-    tell(control, &Event::Running, &passed);
+    let pids = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
+    tell(control, &Event::Running { pids }, &passed);
     drop(upper);
     let mut walk = Walk { control, program, terminal, watching: None, cpu_us: 0 };
     loop {

@@ -147,6 +147,8 @@ fn belongs_to_others(op: &Op, contents: &HashMap<Digest, Bytes>, begun: Time) ->
         return false;
     }
     match op {
+        // What is half removed is newer too.
+        Op::Remove { path } if now.kind == Kind::Dir => has_newer_files(path, begun),
         Op::File { placing: Placing::Behind(_), .. } => false,
         Op::File { manifest, .. } => {
             let theirs = std::fs::read(OsStr::from_bytes(path)).unwrap_or_default();
@@ -157,6 +159,18 @@ fn belongs_to_others(op: &Op, contents: &HashMap<Digest, Bytes>, begun: Time) ->
         Op::Remove { .. } => true,
         _ => false,
     }
+}
+
+/// Tells whether something below a directory that is no directory itself is newer than a moment.
+fn has_newer_files(dir: &[u8], moment: Time) -> bool {
+    let Ok(entries) = std::fs::read_dir(OsStr::from_bytes(dir)) else { return false };
+    entries.flatten().any(|entry| {
+        let path = entry.path();
+        nix::sys::stat::lstat(&path).is_ok_and(|stat| match Attr::of(&stat) {
+            Attr { kind: Kind::Dir, .. } => has_newer_files(path.as_os_str().as_bytes(), moment),
+            attr => attr.ctime > moment,
+        })
+    })
 }
 
 /// A file's content, piece by piece.

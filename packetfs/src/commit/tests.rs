@@ -190,3 +190,34 @@ fn other_changes_of_others_are_a_conflict() {
     ground.apply().expect("applicable");
     assert_eq!(std::fs::read(ground.file("config")).expect("there"), b"a = 2\n");
 }
+
+#[test]
+fn a_removal_that_was_interrupted_is_finished() {
+    let mut ground = Ground::new();
+    std::fs::create_dir_all(ground.file("gone/deep")).expect("writable");
+    for name in ["gone/one", "gone/deep/two"] {
+        std::fs::write(ground.file(name), b"x").expect("writable");
+    }
+    ground.commit.changes.ops.push(Op::Remove { path: ground.bytes("gone") });
+    let journal = Journal::open(&ground.journal()).expect("writable");
+    let later = || {
+        // The next tick of the clock by which files are dated.
+        let begun = journal.written().expect("written");
+        while version(&ground.dir.path().join("tree")).ctime <= begun {
+            std::fs::write(ground.file("clock"), b"").expect("writable");
+            std::fs::remove_file(ground.file("clock")).expect("there");
+        }
+    };
+    journal.write(&ground.commit).expect("writable");
+    later();
+    std::fs::remove_file(ground.file("gone/one")).expect("there");
+    drop(Committer::open(&ground.journal()).expect("usable"));
+    assert!(!ground.file("gone").exists());
+
+    std::fs::create_dir(ground.file("gone")).expect("writable");
+    journal.write(&ground.commit).expect("writable");
+    later();
+    std::fs::write(ground.file("gone/new"), b"of somebody else").expect("writable");
+    drop(Committer::open(&ground.journal()).expect("usable"));
+    assert!(ground.file("gone/new").exists());
+}

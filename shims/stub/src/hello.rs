@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use worknode::door::{HELLO_BYTES_MAX, HELLO_HEAD_BYTES, Header, HelloHead, Kind, TERMIOS_BYTES};
-use worknode::page::Page;
+use worknode::page::{ASAN_OPTION, Page};
 use worknode::reason::Reason;
 
 use crate::descriptors::Descriptors;
@@ -15,6 +15,7 @@ use crate::sys::{self, Part};
 use crate::walk::{PAGE_VARIABLE, WALK_VARIABLE};
 
 const PRELOAD_VARIABLE: &[u8] = b"LD_PRELOAD=";
+const ASAN_VARIABLE: &[u8] = b"ASAN_OPTIONS=";
 /// An agent that does not take the hello in this time is as good as none.
 const HELLO_SECONDS: u64 = 2;
 /// An agent may be busy, but not for so long without reading its socket.
@@ -105,6 +106,16 @@ fn ship_environment<'a>(process: Process, page: &Page<'a>, parts: &mut Parts<'a>
     for entry in process.environment() {
         let (text, whole) = (entry.to_bytes(), entry.to_bytes_with_nul());
         if text.starts_with(WALK_VARIABLE) || text.starts_with(PAGE_VARIABLE) {
+            continue;
+        }
+        if let Some(others) = text.strip_suffix(ASAN_OPTION.as_bytes())
+            && let Some(options) = others.strip_prefix(ASAN_VARIABLE)
+        {
+            // What was there before, if anything, ends with a colon.
+            if let Some(before) = options.strip_suffix(b":") {
+                parts.push(&text[..ASAN_VARIABLE.len() + before.len()]);
+                parts.push(b"\0");
+            }
             continue;
         }
         match text.strip_prefix(PRELOAD_VARIABLE) {
