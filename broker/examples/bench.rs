@@ -1,5 +1,5 @@
-//! Measures the broker: `cargo run --release -p broker --example bench [URL]`. Without a URL it
-//! starts a private server.
+//! Measures the broker: `cargo run --release -p broker --example bench [--json] [URL]`. Without a
+//! URL it starts a private server. `--json` prints one line, and measures no queue.
 
 #![expect(clippy::print_stdout, reason = "a measuring program prints its results")]
 
@@ -23,7 +23,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     let dir = tempfile::tempdir()?;
-    let (url, _server) = match std::env::args().nth(1) {
+    let (json, url): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|word| word == "--json");
+    let (url, _server) = match url.into_iter().next() {
         Some(url) => (url, None),
         None => {
             let server = PrivateServer::start(dir.path()).await?;
@@ -44,9 +45,22 @@ async fn main() -> Result<(), Failure> {
             }
         });
     }
-    serial(&broker).await?;
-    parallel(&broker).await?;
-    queued(&broker, &mut events).await
+    let (submits, finishes) = serial(&broker).await?;
+    let rate = parallel(&broker).await?;
+    if !json.is_empty() {
+        let micros = |percent| submits.at(percent).as_secs_f64() * 1e6;
+        println!(
+            r#"{{"jobs_per_second":{rate:.0},"submit_grant_p50_us":{:.1},"submit_grant_p99_us":{:.1}}}"#,
+            micros(50),
+            micros(99),
+        );
+        return Ok(());
+    }
+    submits.print("submit -> grant, one at a time");
+    finishes.print("finish -> idle, one at a time");
+    println!("submit + finish, {TASKS} at once: {rate:.0} jobs/s");
+    queued(&broker, &mut events).await?.print("finish -> next grant of a queue");
+    Ok(())
 }
 
 async fn register(broker: &Broker, node: &NodeId) -> Result<(), Failure> {
@@ -61,7 +75,7 @@ async fn register(broker: &Broker, node: &NodeId) -> Result<(), Failure> {
 }
 
 /// One walk after the other, all slots free.
-async fn serial(broker: &Broker) -> Result<(), Failure> {
+async fn serial(broker: &Broker) -> Result<(Times, Times), Failure> {
     let (mut submits, mut finishes) = (Vec::new(), Vec::new());
     for number in 1..=SERIAL {
         let begun = Instant::now();
@@ -73,13 +87,11 @@ async fn serial(broker: &Broker) -> Result<(), Failure> {
         finish(broker, &grant).await?;
         finishes.push(begun.elapsed());
     }
-    print("submit -> grant, one at a time", submits);
-    print("finish -> idle, one at a time", finishes);
-    Ok(())
+    Ok((Times::new(submits), Times::new(finishes)))
 }
 
-/// Many at once, never more than there are slots.
-async fn parallel(broker: &Broker) -> Result<(), Failure> {
+/// Many at once, never more than there are slots. Returns jobs a second.
+async fn parallel(broker: &Broker) -> Result<f64, Failure> {
     let next = Arc::new(AtomicU32::new(1));
     let begun = Instant::now();
     let tasks: Vec<_> = (0..TASKS)
@@ -102,16 +114,14 @@ async fn parallel(broker: &Broker) -> Result<(), Failure> {
     for task in tasks {
         task.await??;
     }
-    let rate = f64::from(PARALLEL) / begun.elapsed().as_secs_f64();
-    println!("submit + finish, {TASKS} at once: {rate:.0} jobs/s");
-    Ok(())
+    Ok(f64::from(PARALLEL) / begun.elapsed().as_secs_f64())
 }
 
 /// All slots taken, a queue of five sessions: each finish grants the next.
 async fn queued(
     broker: &Broker,
     events: &mut tokio::sync::mpsc::UnboundedReceiver<Event>,
-) -> Result<(), Failure> {
+) -> Result<Times, Failure> {
     let mut running = Vec::new();
     for number in 1..=SERIAL {
         match broker.submit(&walk(3 + u64::from(number % 5), number)).await? {
@@ -131,8 +141,7 @@ async fn queued(
             running.push(grant);
         }
     }
-    print("finish -> next grant of a queue", times);
-    Ok(())
+    Ok(Times::new(times))
 }
 
 async fn finish(broker: &Broker, grant: &Grant) -> Result<Option<Grant>, Failure> {
@@ -153,8 +162,20 @@ fn walk(session: u64, number: u32) -> Submit {
     }
 }
 
-fn print(what: &str, mut times: Vec<Duration>) {
-    times.sort_unstable();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-    println!("{what}: p50 {:?}, p99 {:?}, n {}", at(50), at(99), times.len());
+/// Sorted.
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn new(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    fn at(&self, percent: usize) -> Duration {
+        self.0[(self.0.len() - 1) * percent / 100]
+    }
+
+    fn print(&self, what: &str) {
+        println!("{what}: p50 {:?}, p99 {:?}, n {}", self.at(50), self.at(99), self.0.len());
+    }
 }

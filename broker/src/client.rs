@@ -1,6 +1,7 @@
 //! The broker, as an agent sees it.
 
 use std::hash::{BuildHasher, RandomState};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +12,16 @@ use worknode::id::{Attempt, NodeId, SessionId, WalkId};
 
 use crate::error::BrokerError;
 use crate::keeper::{Keeper, Line};
-use crate::model::{
-    Event, Finished, Grant, NodeInfo, NodeState, Registered, Retried, Submit, Submitted,
-};
-use crate::wire::{Address, Value};
+use crate::model::{Event, Finished, NodeInfo, NodeState, Registered, Retried, Submit, Submitted};
+use crate::wire::{Address, Call, Value};
 use crate::{note, url};
 
 /// How long a call waits for a broken connection to come back: a Redis that was killed is there
 /// again after 0.1 s.
 const AWAY_MAX: Duration = Duration::from_secs(1);
+/// Part of every key, raised when the functions read their keys in another way: those of an
+/// earlier version in the log of a private server are not met again.
+const LAYOUT: u32 = 2;
 
 /// A connection to the broker. Clones share it.
 #[derive(Debug, Clone)]
@@ -61,7 +63,7 @@ impl Broker {
         let shown = url::without_password(url);
         let address = Address::parse(url)
             .map_err(|source| BrokerError::Url { url: shown.clone(), source })?;
-        let key = format!("{{{cell}}}");
+        let key = format!("{{{cell}}}{LAYOUT}");
         let (events_tx, events_rx) = mpsc::unbounded_channel();
         let channel = format!("{key}:to:{node}");
         let keeper = Keeper { address, channel, events_tx: events_tx.clone() };
@@ -150,9 +152,8 @@ impl Broker {
     /// # Errors
     /// The broker is away.
     pub async fn nodes(&self) -> Result<Vec<NodeState>, BrokerError> {
-        let answer = self.call("oswalk_nodes", &[]).await?;
-        let nodes = match answer.parts.first() {
-            Some(Value::List(lines)) => lines.iter().map(node_state).collect(),
+        let nodes = match self.send(self.plain("oswalk_nodes", &[])).await? {
+            Value::List(lines) => lines.iter().map(node_state).collect(),
             _ => None,
         };
         nodes.ok_or_else(|| self.garbled("oswalk_nodes"))
@@ -163,21 +164,17 @@ impl Broker {
     /// # Errors
     /// The broker is away.
     pub async fn submit(&self, submit: &Submit) -> Result<Submitted, BrokerError> {
-        let answer = self
-            .call(
-                "oswalk_submit",
-                &[
-                    submit.walk.to_string().as_bytes(),
-                    submit.walk.session.to_string().as_bytes(),
-                    submit.after.0.to_string().as_bytes(),
-                    submit.only.as_ref().map_or("", NodeId::as_str).as_bytes(),
-                    list(&submit.avoid).as_bytes(),
-                    list(&submit.prefer).as_bytes(),
-                    &submit.spec,
-                ],
-            )
-            .await?;
-        answer.submitted().ok_or_else(|| self.garbled("oswalk_submit"))
+        let function = "oswalk_submit";
+        let (walk, after) = (submit.walk.to_string(), submit.after.0.to_string());
+        let only = submit.only.as_ref().map_or("", NodeId::as_str);
+        let (avoid, prefer) = (list(&submit.avoid), list(&submit.prefer));
+        let arguments = [&walk, &after, only, &avoid, &prefer].map(str::as_bytes);
+        let spec_key = format!("{}:spec:{walk}", self.shared.key);
+        let spec = Some((spec_key, &submit.spec[..]));
+        let reply = self.send(Call { spec, ..self.plain(function, &arguments) }).await?;
+        let (answer, events) = Answer::read(reply).ok_or_else(|| self.garbled(function))?;
+        self.deliver(events);
+        answer.submitted().ok_or_else(|| self.garbled(function))
     }
 
     /// Gives up an attempt at a walk of this origin and asks for another, not on `avoid`.
@@ -259,9 +256,8 @@ impl Broker {
     /// The broker is away.
     pub async fn reap(&self) -> Result<Vec<NodeId>, BrokerError> {
         let answer = self.call("oswalk_reap", &[]).await?;
-        let names = 1..answer.parts.len();
-        let nodes: Option<_> = names.map(|index| answer.word(index)?.parse().ok()).collect();
-        nodes.ok_or_else(|| self.garbled("oswalk_reap"))
+        let nodes: Result<_, _> = answer.words().skip(1).map(str::parse).collect();
+        nodes.map_err(|_| self.garbled("oswalk_reap"))
     }
 
     /// Says that the link to a node broke: this origin's walks there are placed anew at once, and
@@ -278,9 +274,9 @@ impl Broker {
     /// # Errors
     /// The broker is away.
     pub async fn spec(&self, walk: WalkId) -> Result<Option<Vec<u8>>, BrokerError> {
-        let answer = self.call("oswalk_spec", &[walk.to_string().as_bytes()]).await?;
-        Ok(match answer.parts.into_iter().next() {
-            Some(Value::Bytes(spec)) => Some(spec),
+        let walk = walk.to_string();
+        Ok(match self.send(self.plain("oswalk_spec", &[walk.as_bytes()])).await? {
+            Value::Bytes(spec) => Some(spec),
             _ => None,
         })
     }
@@ -301,31 +297,29 @@ impl Broker {
         function: &'static str,
         arguments: &[&[u8]],
     ) -> Result<(Answer, Vec<Event>), BrokerError> {
-        let mut all = Vec::with_capacity(arguments.len() + 1);
-        all.push(self.shared.node.as_str().as_bytes());
-        all.extend_from_slice(arguments);
-        let reply = self.send(function, &all).await?;
+        let reply = self.send(self.plain(function, arguments)).await?;
         Answer::read(reply).ok_or_else(|| self.garbled(function))
+    }
+
+    fn plain<'a>(&'a self, function: &'static str, arguments: &'a [&'a [u8]]) -> Call<'a> {
+        let Shared { key, node, .. } = &*self.shared;
+        Call { function, cell: key, caller: node.as_str(), arguments, spec: None }
     }
 
     /// Sends a call, and sends it once more when the connection broke meanwhile: all functions may
     /// be called twice.
-    async fn send(
-        &self,
-        function: &'static str,
-        arguments: &[&[u8]],
-    ) -> Result<Value, BrokerError> {
+    async fn send(&self, call: Call<'_>) -> Result<Value, BrokerError> {
         let deadline = Instant::now() + AWAY_MAX;
         loop {
             let line = self.line(deadline).await?;
-            match line.wire.call(function, &self.shared.key, arguments).await {
+            match line.wire.call(&call).await {
                 Ok(value) => return Ok(value),
                 Err(error) if error.is_loss() => {
                     line.broken.notify_one();
                     self.gone(&line, deadline).await?;
                 }
                 Err(source) => {
-                    let url = self.shared.url.clone();
+                    let (url, function) = (self.shared.url.clone(), call.function);
                     return Err(BrokerError::Refused { url, function, source });
                 }
             }
@@ -372,43 +366,44 @@ impl Broker {
     }
 }
 
-/// What a function answered.
+/// What a function answered: the words of its first line.
 struct Answer {
-    parts: Vec<Value>,
+    text: String,
 }
 
 impl Answer {
     /// Splits a reply into the answer and the events of its notes.
     fn read(reply: Value) -> Option<(Self, Vec<Event>)> {
-        let Value::List(halves) = reply else { return None };
-        let [Value::List(parts), Value::List(notes)] = <[Value; 2]>::try_from(halves).ok()? else {
-            return None;
-        };
-        let event = |value: &Value| match value {
-            Value::Bytes(text) => note::parse(text),
-            _ => None,
-        };
-        let events = notes.iter().map(event).collect::<Option<_>>()?;
-        Some((Self { parts }, events))
+        let Value::Bytes(bytes) = reply else { return None };
+        let mut text = String::from_utf8(bytes).ok()?;
+        let mut events = Vec::new();
+        if let Some(end) = text.find('\n') {
+            let notes = text[end + 1..].split('\n');
+            events = notes.map(note::parse).collect::<Option<_>>()?;
+            text.truncate(end);
+        }
+        Some((Self { text }, events))
+    }
+
+    fn words(&self) -> impl Iterator<Item = &str> {
+        self.text.split(' ')
     }
 
     fn word(&self, index: usize) -> Option<&str> {
-        word(self.parts.get(index)?)
+        self.words().nth(index)
     }
 
-    fn number(&self, index: usize) -> Option<u32> {
-        number(self.parts.get(index)?)
+    fn number<T: FromStr>(&self, index: usize) -> Option<T> {
+        self.word(index)?.parse().ok()
     }
 
     fn submitted(&self) -> Option<Submitted> {
         Some(match self.word(0)? {
-            "g" => Submitted::Granted(Grant {
-                walk: self.word(1)?.parse().ok()?,
-                node: self.word(2)?.parse().ok()?,
-                address: self.word(3)?.to_owned(),
-                attempt: Attempt(self.number(4)?),
-            }),
-            "q" => Submitted::Queued(u64::from(self.number(1)?)),
+            "g" => match note::parse(&self.text)? {
+                Event::Granted(grant) => Submitted::Granted(grant),
+                _ => return None,
+            },
+            "q" => Submitted::Queued(self.number(1)?),
             "busy" => Submitted::Busy,
             "x" => Submitted::Exhausted,
             _ => return None,

@@ -6,8 +6,8 @@ use worknode::id::{Attempt, WalkId};
 use crate::model::{Event, Grant};
 
 /// Reads a note; nothing if another version wrote it.
-pub(crate) fn parse(note: &[u8]) -> Option<Event> {
-    let mut words = std::str::from_utf8(note).ok()?.split(' ');
+pub(crate) fn parse(note: &str) -> Option<Event> {
+    let mut words = note.split(' ');
     let kind = words.next()?;
     let walk: WalkId = words.next()?.parse().ok()?;
     match kind {
@@ -29,15 +29,15 @@ mod tests {
 
     #[test]
     fn reads_what_the_functions_write() {
-        let Some(Event::Granted(grant)) = parse(b"g 000000000000000a-7 n1 10.0.0.1:7 3") else {
+        let Some(Event::Granted(grant)) = parse("g 000000000000000a-7 n1 10.0.0.1:7 3") else {
             panic!("a grant");
         };
         assert_eq!((grant.walk.number, grant.attempt.0), (7, 3));
         assert_eq!((grant.node.as_str(), grant.address.as_str()), ("n1", "10.0.0.1:7"));
-        assert_eq!(parse(b"c a-7"), Some(Event::Cancelled(grant.walk)));
-        assert_eq!(parse(b"x a-7"), Some(Event::Exhausted(grant.walk)));
+        assert_eq!(parse("c a-7"), Some(Event::Cancelled(grant.walk)));
+        assert_eq!(parse("x a-7"), Some(Event::Exhausted(grant.walk)));
         for bad in ["", "g", "g a-7 n1", "z a-7", "g a-7 n1 addr x"] {
-            assert_eq!(parse(bad.as_bytes()), None, "{bad}");
+            assert_eq!(parse(bad), None, "{bad}");
         }
     }
 }

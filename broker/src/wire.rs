@@ -13,6 +13,9 @@ use redis::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A call takes microseconds; one that takes this long is lost.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The end of a walk deletes its spec; this is for the spec of a walk that the broker never heard
+/// of, because the connection broke between the two.
+const SPEC_SECONDS: u32 = 24 * 60 * 60;
 const SOURCE: &str = include_str!("functions.lua");
 
 /// An error of the redis crate.
@@ -77,6 +80,17 @@ pub(crate) enum Value {
     List(Vec<Self>),
 }
 
+/// A call of a function.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) function: &'static str,
+    pub(crate) cell: &'a str,
+    pub(crate) caller: &'a str,
+    pub(crate) arguments: &'a [&'a [u8]],
+    /// Key and value that are stored just before, in the same write.
+    pub(crate) spec: Option<(String, &'a [u8])>,
+}
+
 /// A connection whose server has the functions.
 #[derive(Debug, Clone)]
 pub(crate) struct Wire {
@@ -113,31 +127,30 @@ impl Wire {
         ping.await.is_ok()
     }
 
-    /// Calls a function with the cell's key. Loads the functions once more if the server lost them.
-    pub(crate) async fn call(
-        &self,
-        function: &str,
-        key: &str,
-        arguments: &[&[u8]],
-    ) -> Result<Value, WireError> {
-        match self.call_once(function, key, arguments).await {
+    /// Calls a function. Loads the functions once more if the server lost them.
+    pub(crate) async fn call(&self, call: &Call<'_>) -> Result<Value, WireError> {
+        match self.call_once(call).await {
             Err(error) if error.is_missing_function() => {
                 self.provide_functions().await?;
-                self.call_once(function, key, arguments).await
+                self.call_once(call).await
             }
             outcome => outcome,
         }
     }
 
-    async fn call_once(
-        &self,
-        function: &str,
-        key: &str,
-        arguments: &[&[u8]],
-    ) -> Result<Value, WireError> {
+    async fn call_once(&self, call: &Call<'_>) -> Result<Value, WireError> {
+        let mut connection = self.connection.clone();
         let mut command = redis::cmd("FCALL");
-        command.arg(function).arg(1).arg(key).arg(arguments);
-        let value: redis::Value = command.query_async(&mut self.connection.clone()).await?;
+        command.arg(call.function).arg(1).arg(call.cell).arg(call.caller).arg(call.arguments);
+        let value = match &call.spec {
+            None => command.query_async(&mut connection).await?,
+            Some((key, spec)) => {
+                let mut both = redis::pipe();
+                both.cmd("SET").arg(key).arg(*spec).arg("EX").arg(SPEC_SECONDS).ignore();
+                let (value,) = both.add_command(command).query_async(&mut connection).await?;
+                value
+            }
+        };
         Ok(convert(value))
     }
 

@@ -265,7 +265,10 @@ async fn assert_nothing_left(cell: &Cell, seed: u64) {
     let keys = keys.expect("redis-cli runs").stdout;
     for key in String::from_utf8_lossy(&keys).lines() {
         let kind = key.split(':').nth(1).unwrap_or_default();
-        assert!(matches!(kind, "lease" | "load" | "node" | "count" | "tag"), "SEED={seed}: {key}");
+        assert!(
+            matches!(kind, "lease" | "load" | "node" | "up" | "queued" | "count" | "tag"),
+            "SEED={seed}: {key}"
+        );
     }
 }
 

@@ -64,6 +64,33 @@ async fn only_avoid_and_prefer_are_heard() {
 }
 
 #[tokio::test]
+async fn preferred_nodes_come_first_only_among_equals_that_may_be_used() {
+    let cell = cell().await;
+    let origin = cell.node("origin", 4).await;
+    let _a = cell.node("a", 2).await;
+    let _b = cell.node("b", 4).await;
+    let mut c = cell.node("c", 4).await;
+    let ask = async |number, prefer: &[&str], avoid: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| node(name)).collect::<Vec<_>>();
+        let submit = Submit { prefer: list(prefer), avoid: list(avoid), ..plain(walk(1, number)) };
+        match origin.broker.submit(&submit).await.expect("submits") {
+            Submitted::Granted(grant) => grant.node.to_string(),
+            other => format!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(1, &["nobody", "origin", "c", "b"], &[]).await, "c", "not home, not unknown");
+    assert_eq!(ask(2, &["b"], &["b"]).await, "a", "what is avoided is not preferred");
+    assert_eq!(ask(3, &["c"], &[]).await, "b", "c has more to do");
+    assert_eq!(ask(4, &["c"], &[]).await, "c", "equal to b, and after it in turn");
+    assert_eq!(ask(5, &["a"], &[]).await, "b", "half of a is more than a quarter of b");
+    assert_eq!(ask(6, &["c"], &[]).await, "c", "half of each");
+    c.fall_silent();
+    let other = cell.agent("other").await;
+    other.broker.reap_node(&c.name).await.expect("reaps");
+    assert_eq!(ask(7, &["c", "b"], &[]).await, "b", "c is suspect");
+}
+
+#[tokio::test]
 async fn a_freed_slot_goes_to_the_next_in_the_same_reply_or_is_published() {
     let cell = cell().await;
     let one = cell.node("one", 0).await;
@@ -293,6 +320,42 @@ async fn a_leaving_node_hands_its_walks_on() {
     let moved = origin.next_grant().await;
     assert_eq!((moved.walk, moved.node), (grant.walk, node("b")));
     assert_eq!(origin.running().await, 1);
+}
+
+#[tokio::test]
+async fn the_walks_of_an_origin_that_leaves_end() {
+    let cell = cell().await;
+    let other = cell.node("other", 0).await;
+    let leaver = cell.node("leaver", 0).await;
+    let mut runner = cell.node("r", 1).await;
+    leaver.granted(walk(1, 1)).await;
+    assert_eq!(leaver.submit(walk(1, 2)).await, Submitted::Queued(1));
+    for (number, only) in [(3, "r"), (4, "nobody")] {
+        let submit = Submit { only: Some(node(only)), ..plain(walk(1, number)) };
+        let submitted = leaver.broker.submit(&submit).await.expect("submits");
+        assert_eq!(submitted, Submitted::Queued(1));
+    }
+    leaver.broker.leave(&leaver.name).await.expect("leaves");
+    assert_eq!(runner.event().await, Event::Cancelled(walk(1, 1)));
+    for number in 1..=4 {
+        assert!(!other.broker.cancel(walk(1, number)).await.expect("cancels"), "it is gone");
+        assert_eq!(other.broker.spec(walk(1, number)).await.expect("asks"), None);
+    }
+    assert_eq!(other.granted(walk(2, 1)).await.node, runner.name);
+}
+
+#[tokio::test]
+async fn functions_that_were_lost_are_loaded_again() {
+    let cell = cell().await;
+    let origin = cell.node("origin", 0).await;
+    let _r = cell.node("r", 1).await;
+    let socket = cell.dir.path().join("redis/redis.sock");
+    let mut redis = std::process::Command::new("redis-cli");
+    let flushed = redis.arg("-s").arg(socket).args(["FUNCTION", "FLUSH"]).status();
+    assert!(flushed.expect("redis-cli runs").success());
+    origin.granted(walk(1, 1)).await;
+    let spec = origin.broker.spec(walk(1, 1)).await.expect("asks");
+    assert_eq!(spec, Some(plain(walk(1, 1)).spec));
 }
 
 #[tokio::test]
