@@ -1,0 +1,64 @@
+"""echo KEYS: how long a key takes to a walked program and back, in ms, alone and beside bulk output."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import termios
+import time
+
+KEYS = int(sys.argv[1])
+EXEC = ["oswalk", "exec", "--on", "n1", "--walk-all"]
+
+
+def quantile(values, q):
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
+
+
+def start():
+    """A walked cat behind a raw terminal; returns its side of it once it answers."""
+    master, slave = pty.openpty()
+    settings = termios.tcgetattr(slave)
+    settings[0] = settings[1] = 0
+    settings[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
+    termios.tcsetattr(slave, termios.TCSANOW, settings)
+    cat = subprocess.Popen(EXEC + ["--", "cat"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    os.close(slave)
+    os.write(master, b"x")
+    os.read(master, 1)
+    return master, cat
+
+
+def keys(master):
+    times = []
+    for _ in range(KEYS):
+        start = time.monotonic()
+        os.write(master, b"k")
+        os.read(master, 1)
+        times.append((time.monotonic() - start) * 1e3)
+        time.sleep(0.002)
+    return times
+
+
+master, cat = start()
+quiet = keys(master)
+bulk = subprocess.Popen(EXEC + ["--", "cat", "/dev/zero"], stdout=subprocess.PIPE)
+os.read(bulk.stdout.fileno(), 1)
+drain = subprocess.Popen(["sh", "-c", "cat >/dev/null & echo $!; wait"], stdin=bulk.stdout, stdout=subprocess.PIPE)
+reader = int(drain.stdout.readline())
+# Every byte that is read from the pipe counts.
+taken = lambda: int(next(line for line in open(f"/proc/{reader}/io") if line.startswith("rchar")).split()[1])
+time.sleep(0.5)
+before, began = taken(), time.monotonic()
+busy = keys(master)
+rate = (taken() - before) / (time.monotonic() - began) / 1e6
+bulk.kill()
+cat.kill()
+os.close(master)
+for process in (bulk, cat, drain):
+    process.wait()
+result = {"bulk_mb_s": rate}
+for name, times in (("quiet", quiet), ("busy", busy)):
+    result[f"{name}_p50"], result[f"{name}_p99"] = quantile(times, 0.5), quantile(times, 0.99)
+print(json.dumps(result))

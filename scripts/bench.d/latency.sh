@@ -1,0 +1,75 @@
+# shellcheck shell=bash disable=SC2034,SC2086,SC2153,SC2154 # Part of scripts/bench, which sets what is used here.
+# hello, configure, cold: what a user waits for.
+
+HELLOS=20
+RTTS=(1 20)
+
+# seconds_of KEY COMMAND…: its wall time.
+seconds_of() {
+    local key=$1 start
+    shift
+    start=$(now_ms)
+    "${BOUNDED[@]}" "$@" >"$work/log" 2>&1 </dev/null || { tail -n 20 "$work/log" >&2; return 1; }
+    record "$key" "($(now_ms) - $start) / 1e3"
+}
+
+# One file, one compile, one link: nothing to gain, and something to lose.
+measure_hello() {
+    local run project=$work/hello
+    another_lab $SLOTS
+    mkdir -p "$project"
+    printf '#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n' >"$project/hello.c"
+    printf 'hello: hello.o\n\tgcc -o hello hello.o\nhello.o: hello.c\n\tgcc -O2 -c hello.c\n' >"$project/Makefile"
+    oswalk exec -- make -s -C "$project" >/dev/null
+    for ((run = 0; run < HELLOS; run++)); do
+        rm -f "$project"/hello "$project"/*.o
+        seconds_of hello_native make -s -C "$project"
+        rm -f "$project"/hello "$project"/*.o
+        seconds_of hello oswalk exec -- make -s -C "$project"
+    done
+    row hello "a project of one file" s hello peer native hello_native must over 1.05
+}
+
+measure_configure() {
+    local run source
+    another_lab $SLOTS
+    source=$(awk '$1 == "hello" { print $2 }' <<<"$sources")
+    for ((run = 0; run < runs; run++)); do
+        rm -rf "$work/configure"
+        mkdir "$work/configure"
+        (cd "$work/configure" && seconds_of configure_native "$source/configure" --quiet)
+        rm -rf "$work/configure"
+        mkdir "$work/configure"
+        (cd "$work/configure" && seconds_of configure oswalk exec -- "$source/configure" --quiet)
+    done
+    row configure "./configure of GNU hello" s configure peer native configure_native must over 1.02
+}
+
+# The first compile of a project on a node that knows the toolchain from another one.
+measure_cold() {
+    local rtt run tree
+    for rtt in "${RTTS[@]}"; do
+        another_lab $SLOTS 1 --rtt "$rtt"
+        prepare_redis
+        printf '#include <stdio.h>\nint main(void) { return 0; }\n' >"$work/one.c"
+        for run in 1 2; do
+            "${BOUNDED[@]}" oswalk exec --on n1 -- gcc -O2 -c -o "$work/one.o" "$work/one.c" >/dev/null 2>&1
+        done
+        for ((run = 0; run < runs; run++)); do
+            # A tree under a new name is a project that the node has not seen.
+            tree=$work/cold$rtt-$run
+            cp -a "$redis" "$tree"
+            (cd "$tree/src" && seconds_of "cold_native_$rtt" make ae.o "${REDIS_FLAGS[@]}" CC=gcc)
+            rm -f "$tree/src/ae.o"
+            fetches=$(node_fetches)
+            (cd "$tree/src" && seconds_of "cold_$rtt" oswalk exec --on n1 -- make ae.o "${REDIS_FLAGS[@]}" CC=gcc)
+            record "cold_fetches_$rtt" "$(node_fetches) - $fetches"
+            rm -rf "$tree"
+        done
+        row cold "first compile of a project at $rtt ms" s "cold_$rtt" peer native "cold_native_$rtt" \
+            must over "$([ "$rtt" = 1 ] && echo 2 || echo 3)"
+        row cold "  questions to the origin, at most one round trip each" "" "cold_fetches_$rtt" must own 60
+    done
+}
+
+node_fetches() { OSWALK_STATE=$OSWALK_LAB_DIR/n1 oswalk status --json | jq .fuse.fetches; }
