@@ -154,16 +154,27 @@ pub(crate) async fn beat(agent: Rc<Agent>) {
         let busy = agent.has_sessions();
         let pause = if busy { HEARTBEAT_EVERY } else { IDLE_HEARTBEAT_EVERY };
         tokio::time::sleep(pause).await;
-        match cluster.broker.heartbeat(&cluster.info.node).await {
+        let turn = busy && beats.is_multiple_of(NODES_EVERY);
+        // All at once: to wake up costs more than what is asked.
+        let (alive, (), ()) = tokio::join!(
+            cluster.broker.heartbeat(&cluster.info.node),
+            async {
+                if busy && let Err(error) = cluster.broker.reap().await {
+                    tracing::debug!(%error, "failed to reap");
+                }
+            },
+            async {
+                if turn {
+                    cluster.refresh().await;
+                }
+            },
+        );
+        match alive {
             Ok(Registered::Yes) => {}
             Ok(Registered::No) => cluster.register().await,
             Err(error) => tracing::debug!(%error, "no heartbeat"),
         }
-        if busy && let Err(error) = cluster.broker.reap().await {
-            tracing::debug!(%error, "failed to reap");
-        }
-        if busy && beats.is_multiple_of(NODES_EVERY) {
-            cluster.refresh().await;
+        if turn {
             agent.set_gates();
         }
         beats = beats.wrapping_add(1);

@@ -100,7 +100,7 @@ start_lab() {
     environment=$("$OSWALK_ROOT/scripts/lab" env)
     eval "$environment"
     for member in "${COUNTED[@]}"; do
-        [ "$member" != client ] && [ -e "/run/netns/osw-$OSWALK_LAB-$member" ] || continue
+        [ -e "/run/netns/osw-$OSWALK_LAB-$member" ] || continue
         for pid in $(ip netns pids "osw-$OSWALK_LAB-$member"); do
             echo "$pid" >"$groups/$member/cgroup.procs"
         done

@@ -36,7 +36,11 @@ const PANELS: [Panel; 3] = [
         unit: "ms",
         bars: &[
             ("OS Walk", "a walked true over a native one, p50", "measured"),
-            ("ssh, open connection", "  beside it: by ssh over a connection that is open, p50", "measured"),
+            (
+                "ssh, open connection",
+                "  beside it: by ssh over a connection that is open, p50",
+                "measured",
+            ),
             ("native, at home", "a walked true over a native one, p50", "beside"),
         ],
     },
@@ -56,8 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: chart ROWS.json CHART.svg".into());
     };
     let rows: Value = serde_json::from_slice(&std::fs::read(rows)?)?;
-    let panels: Vec<_> =
-        PANELS.iter().map(|panel| (panel, values(panel, &rows["rows"]))).collect();
+    let panels: Vec<_> = PANELS.iter().map(|panel| (panel, values(panel, &rows["rows"]))).collect();
     let panels: Vec<_> = panels.into_iter().filter(|(_, bars)| !bars.is_empty()).collect();
     let height = |bars: usize| 46 + i32::try_from(bars).unwrap_or(0) * (BAR + GAP);
     let total: i32 = panels.iter().map(|(_, bars)| height(bars.len())).sum();
