@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use broker::{Broker, Event, Grant, NodeInfo, NodeState, Registered};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use worknode::id::{NodeId, SessionId, WalkId};
 
 use crate::agent::Agent;
@@ -36,11 +36,19 @@ pub(crate) struct Cluster {
     pub(crate) broker: Broker,
     pub(crate) nodes: RefCell<Vec<NodeState>>,
     waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
+    /// Told whenever the list of nodes is another one.
+    changed_tx: watch::Sender<()>,
 }
 
 impl Cluster {
     pub(crate) fn new(info: NodeInfo, broker: Broker) -> Self {
-        Self { info, broker, nodes: RefCell::default(), waiting: RefCell::default() }
+        let changed_tx = watch::Sender::new(());
+        Self { info, broker, nodes: RefCell::default(), waiting: RefCell::default(), changed_tx }
+    }
+
+    /// Returns what hears whenever the list of nodes is another one.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed_tx.subscribe()
     }
 
     /// Tells whether a living node besides this one takes walks, those in `failed` not counted; only
@@ -133,7 +141,14 @@ impl Cluster {
     pub(crate) async fn refresh(&self) {
         match self.broker.nodes().await {
             Ok(nodes) => {
-                self.nodes.replace(nodes);
+                let takers = |nodes: &[NodeState]| -> Vec<_> {
+                    let nodes = nodes.iter().filter(|state| state.alive && state.info.slots > 0);
+                    nodes.map(|state| state.info.node.clone()).collect()
+                };
+                let new = takers(&nodes);
+                if takers(&self.nodes.replace(nodes)) != new {
+                    self.changed_tx.send_replace(());
+                }
             }
             Err(error) => tracing::debug!(%error, "failed to list the nodes"),
         }

@@ -31,8 +31,6 @@ use output::Output;
 const ATTEMPTS_MAX: u32 = 3;
 /// How long a stub may take to leave after its last frame: it may still be writing output.
 const FAREWELL_MAX: Duration = Duration::from_secs(600);
-/// How often a waiting walk looks whether there is still anyone to wait for.
-const QUEUE_CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// The walk's process at the origin, as the attempts see it.
 pub(crate) struct Stub {
@@ -290,7 +288,12 @@ async fn place(
             return Placed::Not(Reason::NoBroker);
         }
     }
+    let mut changes = agent.cluster.changes();
     loop {
+        if !agent.cluster.has_runner_for(session.on.as_ref(), failed_nodes) {
+            agent.cluster.cancel(walk);
+            return Placed::Not(Reason::NoCluster);
+        }
         tokio::select! {
             turn = turns.recv() => match turn {
                 Some(Turn::Granted(grant)) if grant.attempt > after => {
@@ -321,12 +324,7 @@ async fn place(
                     Some(_) => {}
                 }
             }
-            () = tokio::time::sleep(QUEUE_CHECK_EVERY) => {
-                if !agent.cluster.has_runner_for(session.on.as_ref(), failed_nodes) {
-                    agent.cluster.cancel(walk);
-                    return Placed::Not(Reason::NoCluster);
-                }
-            }
+            _ = changes.changed() => {}
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) enum Kind {
     Signal = 6,
     /// Origin: give the walk up.
     Cancel = 7,
-    /// Runner: all writers of the descriptor are gone: `u8 fd`.
+    /// Runner: all writers of the descriptor are gone: `u8 fd`. Not sent: the end says so as well.
     Closed = 8,
     /// Runner: packets of changed files, ahead of the exit.
     Packets = 9,

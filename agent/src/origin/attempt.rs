@@ -132,7 +132,7 @@ impl Talk<'_> {
     ) -> Attempted {
         let release = tokio::time::sleep(HOLD_MAX);
         tokio::pin!(release);
-        let mut held = true;
+        let mut held = !stub.output.is_patient();
         loop {
             tokio::select! {
                 frame = stub.frames.recv() => match frame {
@@ -153,7 +153,7 @@ impl Talk<'_> {
                 },
                 () = &mut release, if held => {
                     held = false;
-                    stub.output.release_early();
+                    stub.output.release();
                 }
             }
         }

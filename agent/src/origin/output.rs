@@ -90,11 +90,9 @@ impl Output {
         self.patient.set(true);
     }
 
-    /// Shows what was held back, unless that is to wait for the end.
-    pub(super) fn release_early(&self) {
-        if !self.patient.get() {
-            self.release();
-        }
+    /// Tells whether output is held back until the walk ends.
+    pub(super) fn is_patient(&self) -> bool {
+        self.patient.get()
     }
 
     /// Shows what was held back, and all that comes after it.

@@ -65,7 +65,7 @@ pub(super) async fn carry(channel: Channel, mut pipe: Receiver, credit: Rc<Credi
             () = credit.broken() => return,
         };
         match read {
-            Ok(0) | Err(_) => return channel.send(Kind::Closed, &[]),
+            Ok(0) | Err(_) => return,
             Ok(bytes) => {
                 credit.spend(bytes);
                 channel.send(Kind::Data, &buffer[..bytes]);
