@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use worknode::id::{NodeId, SessionId, WalkId};
 
 use crate::agent::Agent;
+use crate::sys::watch::Timer;
 
 /// A quarter of the lease; a node that does nothing may be noticed a little later.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
@@ -165,10 +166,13 @@ impl Cluster {
 pub(crate) async fn beat(agent: Rc<Agent>) {
     let cluster = &agent.cluster;
     let mut beats: u32 = 0;
+    let timer = match Timer::new() {
+        Ok(timer) => timer,
+        Err(error) => return tracing::error!(%error, "no heartbeat without a timer"),
+    };
     loop {
         let busy = agent.has_sessions();
-        let pause = if busy { HEARTBEAT_EVERY } else { IDLE_HEARTBEAT_EVERY };
-        tokio::time::sleep(pause).await;
+        timer.wait(if busy { HEARTBEAT_EVERY } else { IDLE_HEARTBEAT_EVERY }).await;
         let turn = busy && beats.is_multiple_of(NODES_EVERY);
         // All at once: to wake up costs more than what is asked.
         let (alive, (), ()) = tokio::join!(

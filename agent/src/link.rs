@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
@@ -30,11 +31,14 @@ use worknode::id::Attempt;
 
 /// The largest message: one frame of the largest payload, or many small ones.
 const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
-/// Silence after which a link asks whether the other side is there, and after twice of which it is
-/// dead.
-const PING_EVERY: Duration = Duration::from_secs(1);
+/// Silence after which a link asks whether the other side's agent is awake, and how often it asks in
+/// vain. Whether its machine is there the kernels find out among themselves, sooner and for less.
+const PING_EVERY: Duration = Duration::from_secs(5);
 const DEAD_AFTER: u32 = 3;
+/// The kernel asks after a second of silence, then every second; what is not acknowledged for this
+/// long never arrived.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(4);
+const KEEPALIVE_SECONDS: u32 = 1;
 
 /// A link, as its users see it.
 #[derive(Debug)]
@@ -147,7 +151,10 @@ impl Link {
 pub(crate) fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let patience = u32::try_from(UNACKNOWLEDGED_MAX.as_millis()).unwrap_or(u32::MAX);
-    Ok(nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &patience)?)
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_SECONDS)?;
+    Ok(setsockopt(stream, sockopt::TcpUserTimeout, &patience)?)
 }
 
 /// The socket's limits: its defaults buffer far more than a link needs.
