@@ -121,11 +121,19 @@ async fn carry(
     arrived: Instant,
 ) -> End {
     let cluster = &agent.cluster;
-    let mut turns = cluster.wait_for(spec.walk);
-    let end = attempts(agent, session, stub, spec, arrived, &mut turns).await;
+    let mut errand = Errand {
+        agent,
+        session,
+        spec,
+        encoded: spec.encode(),
+        arrived,
+        turns: cluster.wait_for(spec.walk),
+        failed_nodes: Vec::new(),
+    };
+    let end = errand.attempts(stub).await;
     cluster.forget(spec.walk);
     // A grant that came too late holds a slot.
-    while let Ok(turn) = turns.try_recv() {
+    while let Ok(turn) = errand.turns.try_recv() {
         if let Turn::Granted(grant) = turn {
             cluster.finish(&grant);
         }
@@ -133,98 +141,176 @@ async fn carry(
     end
 }
 
-async fn attempts(
-    agent: &Rc<Agent>,
-    session: &Rc<Session>,
-    stub: &mut Stub,
-    spec: &WalkSpec,
+/// A walk that looks for somebody to execute it.
+struct Errand<'a> {
+    agent: &'a Rc<Agent>,
+    session: &'a Rc<Session>,
+    spec: &'a WalkSpec,
+    encoded: Vec<u8>,
     arrived: Instant,
-    turns: &mut mpsc::UnboundedReceiver<Turn>,
-) -> End {
-    let encoded = spec.encode();
-    let mut failed: Option<(Grant, Reason)> = None;
-    let mut failed_nodes = Vec::new();
-    let mut newer = None;
-    for _ in 0..ATTEMPTS_MAX {
-        let placed = match newer.take() {
-            Some(grant) => Placed::Granted(grant),
-            None => {
-                let failed = failed.as_ref().map(|(grant, _)| grant);
-                place(agent, session, stub, spec, &encoded, failed, &failed_nodes, turns).await
+    /// Where grants arrive that had to be waited for.
+    turns: mpsc::UnboundedReceiver<Turn>,
+    failed_nodes: Vec<NodeId>,
+}
+
+impl Errand<'_> {
+    async fn attempts(&mut self, stub: &mut Stub) -> End {
+        let (agent, session, spec) = (self.agent, self.session, self.spec);
+        let mut failed: Option<(Grant, Reason)> = None;
+        let mut newer = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let placed = match newer.take() {
+                Some(grant) => Placed::Granted(grant),
+                None => self.place(stub, failed.as_ref().map(|(grant, _)| grant)).await,
+            };
+            let grant = match placed {
+                Placed::Granted(grant) => grant,
+                Placed::Not(reason) => {
+                    let reason = failed.map_or(reason, |(_, reason)| reason);
+                    return give_up(stub, spec.walk, reason);
+                }
+                Placed::Gone => {
+                    agent.cluster.cancel(spec.walk);
+                    return End::Gone;
+                }
+            };
+            let waited = self.arrived.elapsed();
+            if grant.node == agent.node {
+                finish_with_process(agent, &grant, stub.pid);
+                return give_up(stub, spec.walk, Reason::GrantedHome);
             }
-        };
-        let grant = match placed {
-            Placed::Granted(grant) => grant,
-            Placed::Not(reason) => {
-                let reason = failed.map_or(reason, |(_, reason)| reason);
-                return give_up(stub, spec.walk, reason);
-            }
-            Placed::Gone => {
-                agent.cluster.cancel(spec.walk);
-                return End::Gone;
-            }
-        };
-        let waited = arrived.elapsed();
-        if grant.node == agent.node {
-            finish_with_process(agent, &grant, stub.pid);
-            return give_up(stub, spec.walk, Reason::GrantedHome);
-        }
-        let attempted = attempt::run(agent, stub, spec, &encoded, &grant, turns).await;
-        let lost = match attempted {
-            Attempted::Ended(ended)
-                if !ended.exit.exit.changes.linked.is_empty() && stub.output.is_untouched() =>
-            {
-                // It would be so on every runner; here it is certain what happens.
-                return give_up(stub, spec.walk, Reason::Linked);
-            }
-            Attempted::Ended(ended) => {
-                let line = line(spec, &grant, stub, &ended, waited);
-                let offsets = ended.exit.exit.offsets.clone();
-                let repeatable = stub.output.is_untouched();
-                return match attempt::commit(agent, spec, ended.exit, repeatable).await {
-                    Ok(status) => {
-                        session.add_walk(line);
-                        for (fd, offset) in offsets {
-                            let fd = u16::try_from(fd).unwrap_or(u16::MAX);
-                            stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
+            let attempted =
+                attempt::run(agent, stub, spec, &self.encoded, &grant, &mut self.turns).await;
+            let lost = match attempted {
+                Attempted::Ended(ended)
+                    if !ended.exit.exit.changes.linked.is_empty() && stub.output.is_untouched() =>
+                {
+                    // It would be so on every runner; here it is certain what happens.
+                    return give_up(stub, spec.walk, Reason::Linked);
+                }
+                Attempted::Ended(ended) => {
+                    let line = line(spec, &grant, stub, &ended, waited);
+                    let offsets = ended.exit.exit.offsets.clone();
+                    let repeatable = stub.output.is_untouched();
+                    return match attempt::commit(agent, spec, ended.exit, repeatable).await {
+                        Ok(status) => {
+                            session.add_walk(line);
+                            for (fd, offset) in offsets {
+                                let fd = u16::try_from(fd).unwrap_or(u16::MAX);
+                                stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
+                            }
+                            stub.output.release();
+                            End::Exit(status)
                         }
-                        stub.output.release();
-                        End::Exit(status)
-                    }
-                    Err(error) => {
-                        tracing::error!(walk = %spec.walk, "{error:#}");
-                        let conflict = error.downcast_ref::<CommitError>();
-                        let reason = match conflict {
-                            Some(CommitError::Conflict(_)) => Reason::Conflict,
-                            _ => Reason::CommitFault,
-                        };
-                        give_up(stub, spec.walk, reason)
-                    }
-                };
+                        Err(error) => {
+                            tracing::error!(walk = %spec.walk, "{error:#}");
+                            let conflict = error.downcast_ref::<CommitError>();
+                            let reason = match conflict {
+                                Some(CommitError::Conflict(_)) => Reason::Conflict,
+                                _ => Reason::CommitFault,
+                            };
+                            give_up(stub, spec.walk, reason)
+                        }
+                    };
+                }
+                Attempted::Failed(reason) => reason,
+                Attempted::Superseded(grant) => {
+                    newer = Some(grant);
+                    Reason::RunnerLost
+                }
+                Attempted::Gone => {
+                    agent.cluster.finish(&grant);
+                    return End::Gone;
+                }
+                Attempted::Declined(reason) => return give_up(stub, spec.walk, reason),
+            };
+            tracing::warn!(walk = %spec.walk, node = %grant.node, reason = lost.name(), "attempt failed");
+            if stub.output.consumed_input() {
+                agent.cluster.cancel(spec.walk);
+                return give_up(stub, spec.walk, lost);
             }
-            Attempted::Failed(reason) => reason,
-            Attempted::Superseded(grant) => {
-                newer = Some(grant);
-                Reason::RunnerLost
-            }
-            Attempted::Gone => {
-                agent.cluster.finish(&grant);
-                return End::Gone;
-            }
-            Attempted::Declined(reason) => return give_up(stub, spec.walk, reason),
-        };
-        tracing::warn!(walk = %spec.walk, node = %grant.node, reason = lost.name(), "attempt failed");
-        if stub.output.consumed_input() {
-            agent.cluster.cancel(spec.walk);
-            return give_up(stub, spec.walk, lost);
+            stub.output.rewind();
+            self.failed_nodes.push(grant.node.clone());
+            failed = Some((grant, lost));
         }
-        stub.output.rewind();
-        failed_nodes.push(grant.node.clone());
-        failed = Some((grant, lost));
+        agent.cluster.cancel(spec.walk);
+        let reason = failed.map_or(Reason::RunnerLost, |(_, reason)| reason);
+        give_up(stub, spec.walk, reason)
     }
-    agent.cluster.cancel(spec.walk);
-    let reason = failed.map_or(Reason::RunnerLost, |(_, reason)| reason);
-    give_up(stub, spec.walk, reason)
+
+    /// Asks the broker for a slot, and waits for it.
+    async fn place(&mut self, stub: &mut Stub, failed: Option<&Grant>) -> Placed {
+        let Self { agent, session, spec, encoded, turns, failed_nodes, .. } = self;
+        let (broker, walk) = (&agent.cluster.broker, spec.walk);
+        let submit = |after: Attempt| Submit {
+            walk,
+            after,
+            spec: encoded.clone(),
+            only: session.on.clone(),
+            avoid: failed_nodes.clone(),
+            prefer: agent.warm_nodes(),
+        };
+        let after = failed.map_or(Attempt(0), |grant| grant.attempt);
+        let submitted = match failed {
+            None => broker.submit(&submit(after)).await,
+            Some(grant) => match broker.retry(walk, grant.attempt, Some(&grant.node)).await {
+                Ok(Retried::Submitted(submitted)) => Ok(submitted),
+                Ok(Retried::NotNeeded) => broker.submit(&submit(after)).await,
+                Err(error) => Err(error),
+            },
+        };
+        match submitted {
+            Ok(Submitted::Granted(grant)) => return Placed::Granted(grant),
+            Ok(Submitted::Queued(_)) => {}
+            Ok(Submitted::Busy) => return Placed::Not(Reason::NoSlot),
+            Ok(Submitted::Exhausted) => return Placed::Not(Reason::RunnerLost),
+            Err(error) => {
+                tracing::warn!(%error, %walk, "failed to submit");
+                // The broker may have heard it all the same.
+                agent.cluster.cancel(walk);
+                return Placed::Not(Reason::NoBroker);
+            }
+        }
+        let mut changes = agent.cluster.changes();
+        loop {
+            if !agent.cluster.has_runner_for(session.on.as_ref(), failed_nodes) {
+                agent.cluster.cancel(walk);
+                return Placed::Not(Reason::NoCluster);
+            }
+            tokio::select! {
+                turn = turns.recv() => match turn {
+                    Some(Turn::Granted(grant)) if grant.attempt > after => {
+                        return Placed::Granted(grant);
+                    }
+                    Some(Turn::Granted(_)) => {}
+                    Some(Turn::Dropped) | None => {
+                        if agent.session(session.id).is_none() {
+                            return Placed::Not(Reason::NoAgent);
+                        }
+                        return match broker.submit(&submit(after)).await {
+                            Ok(Submitted::Granted(grant)) => Placed::Granted(grant),
+                            Ok(Submitted::Queued(_)) => continue,
+                            _ => Placed::Not(Reason::NoBroker),
+                        };
+                    }
+                },
+                frame = stub.frames.recv() => {
+                    // Nothing runs yet: a signal is for the stub itself.
+                    match frame {
+                        None => return Placed::Gone,
+                        Some((header, payload)) if header.kind == Kind::Signal => {
+                            if let Some(status) = deadly(&payload, spec) {
+                                stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());
+                                return Placed::Gone;
+                            }
+                        }
+                        Some(_) => {}
+                    }
+                }
+                _ = changes.changed() => {}
+            }
+        }
+    }
 }
 
 /// No runner will do it: the program is executed here, if nothing of it has been seen yet.
@@ -244,89 +330,6 @@ enum Placed {
     Granted(Grant),
     Not(Reason),
     Gone,
-}
-
-/// Asks the broker for a slot, and waits for it.
-#[expect(clippy::too_many_arguments, reason = "what a walk knows of itself while it waits")]
-async fn place(
-    agent: &Rc<Agent>,
-    session: &Session,
-    stub: &mut Stub,
-    spec: &WalkSpec,
-    encoded: &[u8],
-    failed: Option<&Grant>,
-    failed_nodes: &[NodeId],
-    turns: &mut mpsc::UnboundedReceiver<Turn>,
-) -> Placed {
-    let (broker, walk) = (&agent.cluster.broker, spec.walk);
-    let submit = |after: Attempt| Submit {
-        walk,
-        after,
-        spec: encoded.to_vec(),
-        only: session.on.clone(),
-        avoid: failed_nodes.to_vec(),
-        prefer: agent.warm_nodes(),
-    };
-    let after = failed.map_or(Attempt(0), |grant| grant.attempt);
-    let submitted = match failed {
-        None => broker.submit(&submit(after)).await,
-        Some(grant) => match broker.retry(walk, grant.attempt, Some(&grant.node)).await {
-            Ok(Retried::Submitted(submitted)) => Ok(submitted),
-            Ok(Retried::NotNeeded) => broker.submit(&submit(after)).await,
-            Err(error) => Err(error),
-        },
-    };
-    match submitted {
-        Ok(Submitted::Granted(grant)) => return Placed::Granted(grant),
-        Ok(Submitted::Queued(_)) => {}
-        Ok(Submitted::Busy) => return Placed::Not(Reason::NoSlot),
-        Ok(Submitted::Exhausted) => return Placed::Not(Reason::RunnerLost),
-        Err(error) => {
-            tracing::warn!(%error, %walk, "failed to submit");
-            // The broker may have heard it all the same.
-            agent.cluster.cancel(walk);
-            return Placed::Not(Reason::NoBroker);
-        }
-    }
-    let mut changes = agent.cluster.changes();
-    loop {
-        if !agent.cluster.has_runner_for(session.on.as_ref(), failed_nodes) {
-            agent.cluster.cancel(walk);
-            return Placed::Not(Reason::NoCluster);
-        }
-        tokio::select! {
-            turn = turns.recv() => match turn {
-                Some(Turn::Granted(grant)) if grant.attempt > after => {
-                    return Placed::Granted(grant);
-                }
-                Some(Turn::Granted(_)) => {}
-                Some(Turn::Dropped) | None => {
-                    if agent.session(session.id).is_none() {
-                        return Placed::Not(Reason::NoAgent);
-                    }
-                    return match broker.submit(&submit(after)).await {
-                        Ok(Submitted::Granted(grant)) => Placed::Granted(grant),
-                        Ok(Submitted::Queued(_)) => continue,
-                        _ => Placed::Not(Reason::NoBroker),
-                    };
-                }
-            },
-            frame = stub.frames.recv() => {
-                // Nothing runs yet: a signal is for the stub itself.
-                match frame {
-                    None => return Placed::Gone,
-                    Some((header, payload)) if header.kind == Kind::Signal => {
-                        if let Some(status) = deadly(&payload, spec) {
-                            stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());
-                            return Placed::Gone;
-                        }
-                    }
-                    Some(_) => {}
-                }
-            }
-            _ = changes.changed() => {}
-        }
-    }
 }
 
 /// Returns the wait status of a program that the signal ends before it has begun.

@@ -41,6 +41,11 @@ const AHEAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// changes between the fetch of its manifest and that of its packets.
 const FETCHES_MAX: u32 = 40;
 
+/// The names of a directory are numbered as its files are, behind `.` and `..`.
+const DOTS: u64 = 2;
+/// Names that are looked for at a time: more than one answer holds.
+const LISTED_MAX: usize = 1024;
+
 /// Failures whose processes are remembered.
 const FAILURES_MAX: usize = 1024;
 
@@ -433,19 +438,18 @@ impl Filesystem for Handler {
     ) {
         self.count();
         self.view.answer(
-            move |view| known(view.mirror().list(ino.0)),
+            move |view| known(view.mirror().list(ino.0, offset.saturating_sub(DOTS), LISTED_MAX)),
             move |result| match result {
                 Ok(names) => {
-                    let dots = [(&b"."[..], ino.0), (b"..", ino.0)];
-                    let dots = dots.map(|(name, node)| (name.to_vec(), node, FileType::Directory));
+                    let dots =
+                        [(&b"."[..], 1), (b"..", 2)].into_iter().filter(|&(_, at)| at > offset);
+                    let dots =
+                        dots.map(|(name, at)| (name.to_vec(), ino.0, FileType::Directory, at));
                     let names = names
                         .into_iter()
-                        .map(|(name, node, attr)| (name, node, file_type(attr.kind)));
-                    let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-                    for (next, (name, node, kind)) in
-                        (1..).zip(dots.into_iter().chain(names)).skip(skip)
-                    {
-                        if reply.add(INodeNo(node), next, kind, OsStr::from_bytes(&name)) {
+                        .map(|(name, node, attr)| (name, node, file_type(attr.kind), node + DOTS));
+                    for (name, node, kind, at) in dots.chain(names) {
+                        if reply.add(INodeNo(node), at, kind, OsStr::from_bytes(&name)) {
                             break;
                         }
                     }

@@ -55,6 +55,8 @@ struct Item {
     /// When the origin last said that it changed, in batches of changes.
     changed: u64,
     children: HashMap<Bytes, Node>,
+    /// The same in the order of their numbers, which only grow.
+    order: Vec<Node>,
     /// All names of the directory are known.
     listed: bool,
     /// Absent names the kernel has asked for, kept for the root only: it alone cannot be forgotten
@@ -142,20 +144,19 @@ impl Mirror {
         self.items.get(&node)?.target.clone()
     }
 
-    /// Lists a directory.
+    /// Lists names of a directory, up to `limit` of those with numbers above `after`.
     #[must_use]
-    pub fn list(&self, dir: Node) -> Answer<Vec<(Bytes, Node, Attr)>> {
+    pub fn list(&self, dir: Node, after: Node, limit: usize) -> Answer<Vec<(Bytes, Node, Attr)>> {
         let Some(item) = self.items.get(&dir) else { return Answer::Absent };
         if !item.listed {
             return Answer::Unknown(Need::Listing(self.path(dir)));
         }
-        let mut names: Vec<_> = item
-            .children
-            .iter()
-            .filter_map(|(name, &node)| Some((name.clone(), node, self.items.get(&node)?.attr?)))
-            .collect();
-        names.sort_unstable_by_key(|&(_, node, _)| node);
-        Answer::Known(names)
+        let start = item.order.partition_point(|&node| node <= after);
+        let names = item.order[start..].iter().filter_map(|node| {
+            let item = self.items.get(node)?;
+            Some((item.name.clone(), *node, item.attr?))
+        });
+        Answer::Known(names.take(limit).collect())
     }
 
     /// Returns the packets of a file.
@@ -395,6 +396,7 @@ impl Mirror {
         if let Some(item) = self.items.get_mut(&dir) {
             item.absent.remove(name);
             item.children.insert(name.to_vec(), node);
+            item.order.push(node);
         }
         node
     }
@@ -423,6 +425,7 @@ impl Item {
             manifest: None,
             changed: 0,
             children: HashMap::new(),
+            order: Vec::new(),
             listed: false,
             absent: BTreeSet::new(),
         }
@@ -484,6 +487,23 @@ mod tests {
         assert_eq!(mirror.path(node), b"/src/a.c");
         assert_eq!(mirror.manifest(node), Answer::Unknown(Need::Content(b"/src/a.c".to_vec())));
         assert_eq!(mirror.lookup(src, b"none"), Answer::Absent);
+    }
+
+    #[test]
+    fn directories_are_listed_in_parts() {
+        let mut mirror = mirror();
+        let src = mirror.node(b"/src").expect("listed");
+        mirror.apply(names("/src", "new", Some(entry("new", attr(Kind::File, 7, 1)))));
+        mirror.apply(names("/src", "b.c", None));
+        let mut found = Vec::new();
+        let mut after = 0;
+        while let Answer::Known(part) = mirror.list(src, after, 1)
+            && let Some((name, node, _)) = part.into_iter().next()
+        {
+            found.push(name);
+            after = node;
+        }
+        assert_eq!(found, [b"a.c".to_vec(), b"new".to_vec()]);
     }
 
     #[test]

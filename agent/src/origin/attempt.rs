@@ -19,8 +19,10 @@ use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{Exit, Packets};
 
-/// Output is shown after this time even if the walk goes on.
-const HOLD_MAX: Duration = Duration::from_millis(100);
+/// Output is shown after this time even if the walk goes on: a program in a pipeline can wait …
+const HOLD_MAX: Duration = Duration::from_secs(1);
+/// … a person cannot.
+const HOLD_TERMINAL_MAX: Duration = Duration::from_millis(100);
 
 /// What became of an attempt.
 pub(super) enum Attempted {
@@ -130,7 +132,8 @@ impl Talk<'_> {
         stub: &mut Stub,
         frames: &mut mpsc::UnboundedReceiver<Frame>,
     ) -> Attempted {
-        let release = tokio::time::sleep(HOLD_MAX);
+        let hold = if self.spec.terminal.is_some() { HOLD_TERMINAL_MAX } else { HOLD_MAX };
+        let release = tokio::time::sleep(hold);
         tokio::pin!(release);
         let mut held = !stub.output.is_patient();
         loop {

@@ -66,7 +66,9 @@ impl Output {
     /// Passes on what the runner wants of a descriptor, or has to say of it.
     pub(super) fn to_descriptor(&self, kind: Kind, fd: u16, payload: Vec<u8>) {
         if kind == Kind::Took {
+            // From here on it cannot be repeated: there is nothing to hold output back for.
             self.note_input();
+            self.release();
         }
         self.send(kind, fd, payload);
     }

@@ -38,19 +38,6 @@ const GAPS: [(&str, &str); 14] = [
     ("the size of a new directory, each command", "a new directory has the size of the runner's"),
 ];
 
-/// Walks that change a file with several names are repeated at the origin unless their output was
-/// shown, which is so after 100 ms: on a slow machine these would meet that known difference. Each
-/// of their commands walks in a case of its own.
-const TIMED: [&str; 7] = [
-    "truncate, as a whole",
-    "append, as a whole",
-    "write in place, as a whole",
-    "overwrite as the shell does, as a whole",
-    "replace through a temporary file, as a whole",
-    "delete and create again, as a whole",
-    "sed -i, as a whole",
-];
-
 /// Returns all cases, each with its theme.
 pub(crate) fn all() -> Vec<(&'static str, Case)> {
     let themes = [
@@ -66,7 +53,6 @@ pub(crate) fn all() -> Vec<(&'static str, Case)> {
     themes
         .into_iter()
         .flat_map(|(theme, cases)| cases.into_iter().map(move |case| (theme, case)))
-        .filter(|(_, case)| !TIMED.contains(&case.name.as_str()))
         .map(|(theme, case)| match GAPS.iter().find(|(name, _)| *name == case.name) {
             Some((_, gap)) => (theme, case.gap(gap)),
             None => (theme, case),
