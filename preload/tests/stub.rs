@@ -256,7 +256,10 @@ fn forwards_signals() {
 #[test]
 fn stops_as_the_walk_has_stopped() {
     let agent = Agent::new(0);
-    let (child, _, mut door) = agent.start();
+    let mut command = agent.stub(&programs().path("walker"));
+    // In a group without a parent outside of it nobody is stopped by a terminal.
+    command.process_group(0);
+    let (child, _, mut door) = agent.start_command(&mut command);
     kill(&child, "TSTP");
     let (header, payload) = receive(&mut door).expect("a signal");
     assert_eq!((header.kind, payload[0]), (Kind::Signal, 20));
