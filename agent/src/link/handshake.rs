@@ -145,3 +145,59 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin, T: for<'de> Deserialize<'de>
         Some(Ok(_)) => Err(HandshakeError::Garbled),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    type Socket = WebSocketStream<tokio::io::DuplexStream>;
+
+    /// Lets a caller meet somebody, and returns what both say.
+    fn meet<T>(
+        secret: Secret,
+        other: impl AsyncFn(&mut Socket) -> T,
+    ) -> (Result<NodeId, String>, T) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let (near, far) = tokio::io::duplex(4096);
+            let name = "caller".parse().expect("a node's name");
+            let caller = async {
+                let mut socket = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
+                call(&mut socket, &name, &secret).await.map_err(|error| error.to_string())
+            };
+            let callee = async {
+                let mut socket = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+                other(&mut socket).await
+            };
+            tokio::join!(caller, callee)
+        })
+    }
+
+    #[test]
+    fn agents_that_hold_one_secret_come_together() {
+        let name: NodeId = "callee".parse().expect("a node's name");
+        let secret = || Secret([7; 32]);
+        let (caller, callee) =
+            meet(secret(), async |socket| answer(socket, &name, &secret()).await);
+        assert_eq!(caller, Ok(name));
+        assert_eq!(callee.expect("greeted").as_str(), "caller");
+    }
+
+    #[test]
+    fn another_secret_or_version_is_refused_by_name() {
+        let name: NodeId = "callee".parse().expect("a node's name");
+        let other = Secret([8; 32]);
+        let (caller, callee) =
+            meet(Secret([7; 32]), async |socket| answer(socket, &name, &other).await);
+        assert!(caller.expect_err("refused").contains("--secret"), "names the remedy");
+        assert!(callee.is_err());
+        let (caller, ()) = meet(Secret([7; 32]), async |socket| {
+            let _: Hello = receive(socket).await.expect("a hello");
+            let theirs = Hello { version: "9.9.9".into(), ..hello(&name) };
+            send(socket, &theirs).await.expect("heard");
+        });
+        let said = caller.expect_err("refused");
+        assert!(said.contains("9.9.9") && said.contains("install one version"), "{said}");
+    }
+}
