@@ -45,7 +45,7 @@ master, cat = start()
 quiet = keys(master)
 bulk = subprocess.Popen(EXEC + ["--", "cat", "/dev/zero"], stdout=subprocess.PIPE)
 os.read(bulk.stdout.fileno(), 1)
-drain = subprocess.Popen(["sh", "-c", "cat >/dev/null & echo $!; wait"], stdin=bulk.stdout, stdout=subprocess.PIPE)
+drain = subprocess.Popen(["sh", "-c", "exec 3<&0; cat <&3 >/dev/null & echo $!; wait"], stdin=bulk.stdout, stdout=subprocess.PIPE)
 reader = int(drain.stdout.readline())
 # Every byte that is read from the pipe counts.
 taken = lambda: int(next(line for line in open(f"/proc/{reader}/io") if line.startswith("rchar")).split()[1])

@@ -25,7 +25,7 @@ measure_echo() {
     local run
     another_lab $SLOTS 1
     for ((run = 0; run < runs; run++)); do
-        python3 "$OSWALK_ROOT/scripts/bench.d/echo.py" $ECHO_KEYS >"$work/echo.json"
+        "${BOUNDED[@]}" python3 "$OSWALK_ROOT/scripts/bench.d/echo.py" $ECHO_KEYS >"$work/echo.json"
         for key in quiet_p50 quiet_p99 busy_p50 busy_p99 bulk_mb_s; do
             record "echo_$key" "$(jq ".$key" "$work/echo.json")"
         done
