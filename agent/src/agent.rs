@@ -350,7 +350,7 @@ impl Agent {
         match frame.kind {
             Kind::Open => {
                 // Without it those that follow cannot be read either.
-                let Some((_, spec)) = link.take_open(&frame.payload) else { return link.close() };
+                let Some(spec) = link.take_open(&frame.payload) else { return link.close() };
                 let frames = link.accept_stream(frame.stream);
                 let (agent, link) = (Rc::clone(self), Rc::clone(link));
                 tokio::task::spawn_local(runner::execute(agent, link, frame.stream, spec, frames));

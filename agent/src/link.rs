@@ -76,11 +76,11 @@ impl Link {
         bytes
     }
 
-    /// Returns the attempt and the spec in a [`Kind::Open`]; nothing if it is damaged. To be called
-    /// for all of them, in their order.
-    pub(crate) fn take_open(&self, payload: &[u8]) -> Option<(Attempt, Vec<u8>)> {
-        let Open { attempt, spec } = postcard::from_bytes(payload).ok()?;
-        Some((attempt, self.unsqueezer.borrow_mut().unsqueeze(spec)?))
+    /// Returns the spec in a [`Kind::Open`]; nothing if it is damaged. To be called for all of them,
+    /// in their order.
+    pub(crate) fn take_open(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        let open: Open = postcard::from_bytes(payload).ok()?;
+        self.unsqueezer.borrow_mut().unsqueeze(open.spec)
     }
 
     /// Returns the changes in a [`Kind::Changes`]; nothing if it is damaged. To be called for all of

@@ -56,7 +56,8 @@ pub enum Kind {
     Took = 16,
     /// Stub: the terminal has input.
     Ready = 17,
-    /// Both: the terminal's settings ([`Termios`]).
+    /// Both: the terminal's settings ([`Termios`]); from the agent `u8` 1 behind them if what was
+    /// typed and not read is to be thrown away.
     Settings = 18,
     /// Agent: the walk was stopped by this `u32` signal.
     Stopped = 19,

@@ -53,6 +53,7 @@ impl Squeezer {
                 None => self.packer.is_none() || message.len() > SMALL_BYTES,
             };
         if dictionary {
+            // Without one the next message is sent as it is, and tried as the dictionary.
             self.packer = Compressor::with_dictionary(LEVEL, message).ok();
             self.age = 0;
         }
@@ -76,6 +77,7 @@ impl Unsqueezer {
             }
         };
         if dictionary && message.len() <= DICTIONARY_BYTES_MAX {
+            // Without one the next message cannot be read, and the link is dropped.
             self.unpacker = Decompressor::with_dictionary(&message).ok();
         }
         Some(message)

@@ -1,7 +1,7 @@
 //! The time of the walk: signals and input go to the agent, output comes from it, until it says how
 //! the walk ended.
 
-use worknode::door::{DATA_BYTES_MAX, Header, Kind, Termios, encode_window};
+use worknode::door::{DATA_BYTES_MAX, Header, Kind, TERMIOS_BYTES, Termios, encode_window};
 
 use crate::door::{self, Inbox, Lost};
 use crate::input::{Input, WANTS_MAX};
@@ -123,6 +123,9 @@ impl<'s> Relay<'s> {
                 let before = sys::settings(fd).map(|before| (header.fd, before));
                 self.settings = self.settings.or(before);
                 sys::set_settings(fd, *payload.first_chunk().ok_or(Lost)?);
+                if payload.get(TERMIOS_BYTES) == Some(&1) {
+                    sys::discard_input(fd);
+                }
                 Ok(())
             }
             Kind::Stopped => {

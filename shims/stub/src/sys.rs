@@ -312,6 +312,13 @@ pub(crate) fn set_settings(fd: i32, mut termios: Termios) {
     let _ = with(16, [word(fd), TCSETS], &mut termios, 0);
 }
 
+/// Throws away what was typed at a terminal and not read.
+pub(crate) fn discard_input(fd: i32) {
+    const TCFLSH: usize = 0x540b;
+    const TCIFLUSH: usize = 0;
+    let _ = simple(16, [word(fd), TCFLSH, TCIFLUSH]);
+}
+
 /// Returns a terminal's rows, columns, and its size in pixels.
 pub(crate) fn window(fd: i32) -> Option<Window> {
     const TIOCGWINSZ: usize = 0x5413;
