@@ -29,6 +29,9 @@ fn driver<'a>(arguments: impl Iterator<Item = &'a [u8]>, native_twin: bool) -> R
     let mut compiles = false;
     let mut takes_value = false;
     for argument in arguments {
+        if is_trial(argument) {
+            return Err(Reason::Probe);
+        }
         // The value of an option is no option: `-o -E` names a file.
         if core::mem::take(&mut takes_value) {
             continue;
@@ -66,6 +69,7 @@ fn compiler_proper<'a>(
             b"-E" => return Err(Reason::Preprocess),
             b"-" => return Err(Reason::Stdin),
             b"-version" | b"--version" | b"--help" => return Err(Reason::Probe),
+            _ if is_trial(argument) => return Err(Reason::Probe),
             _ if is_native(argument) && !native_twin => return Err(Reason::NativeCpu),
             _ => {}
         }
@@ -84,6 +88,8 @@ fn assembler<'a>(arguments: impl Iterator<Item = &'a [u8]>) -> Result<(), Reason
             b"-" | b"--" => return Err(Reason::Stdin),
             b"-v" | b"--version" | b"-version" | b"--help" => return Err(Reason::Probe),
             b"-o" | b"-I" | b"--defsym" | b"-MD" | b"--MD" | b"-f" | b"-l" => takes_value = true,
+            // Its driver runs here too, since it links what comes of this, and it is little work.
+            _ if is_drivers_own(argument) => return Err(Reason::Link),
             _ => has_input |= !argument.starts_with(b"-"),
         }
     }
@@ -107,6 +113,28 @@ fn rustc<'a>(arguments: impl Iterator<Item = &'a [u8]>, native_twin: bool) -> Re
         }
     }
     if has_input { Ok(()) } else { Err(Reason::Probe) }
+}
+
+/// Is this a file of a configure script that finds out what the compiler can do? Those compiles are
+/// tiny, one after the other, and their results are of use where they were asked for.
+fn is_trial(argument: &[u8]) -> bool {
+    let file = argument.rsplit(|&byte| byte == b'/').next().unwrap_or(argument);
+    // Autoconf; Python's distutils.
+    if file.starts_with(b"conftest.") || file.starts_with(b"_configtest.") {
+        return true;
+    }
+    // CMake's try_compile; Meson.
+    let dirs: [&[u8]; 4] = [b"CMakeScratch/", b"CMakeTmp/", b"/cmTC_", b"meson-private/"];
+    dirs.iter().any(|dir| argument.windows(dir.len()).any(|window| window == *dir))
+}
+
+/// Is this the assembly that a compiler driver made for itself (`/tmp/ccXXXXXX.s`)?
+fn is_drivers_own(argument: &[u8]) -> bool {
+    let file = argument.rsplit(|&byte| byte == b'/').next().unwrap_or(argument);
+    argument.starts_with(b"/")
+        && file.len() == b"ccXXXXXX.s".len()
+        && file.starts_with(b"cc")
+        && file.ends_with(b".s")
 }
 
 fn is_native(argument: &[u8]) -> bool {
@@ -137,6 +165,17 @@ mod tests {
             ("--version", Err(Reason::Probe)),
             ("-print-file-name=libc.so", Err(Reason::Probe)),
             ("-march=native -c a.c", Err(Reason::NativeCpu)),
+            ("-c -g -O2 conftest.c", Err(Reason::Probe)),
+            ("-o conftest conftest.c", Err(Reason::Probe)),
+            (
+                "-o CMakeFiles/cmTC_0a1b2.dir/t.c.o -c /b/CMakeFiles/CMakeScratch/T/t.c",
+                Err(Reason::Probe),
+            ),
+            (
+                "/b/meson-private/tmpx1/testfile.c -o /b/meson-private/tmpx1/output.obj -c",
+                Err(Reason::Probe),
+            ),
+            ("-c conftester.c", Ok(())),
         ] {
             assert_eq!(decide(Verdict::CompilerDriver, line), expected, "{line}");
         }
