@@ -25,8 +25,9 @@ use crate::link::frame::{Frame, Kind};
 use crate::link::handshake::{self, Secret};
 use crate::link::{self, Link, message};
 use crate::mirrors::Mirror;
+use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
-use crate::sys::launcher::Launcher;
+use crate::sys::launcher::{Launcher, Plan};
 use crate::{door, lock, runner};
 
 /// A link is called, or greeted, within this time or not at all.
@@ -423,7 +424,16 @@ impl Agent {
             }
             return Ok(mirror);
         }
-        let mirror = Mirror::mount(&self.dirs.lower, link, Arc::clone(&self.store))
+        let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        let sandboxes = |point: &Path| {
+            Sandboxes::new(Plan {
+                lower: bytes(point),
+                scratch: bytes(&self.dirs.scratch),
+                dev: bytes(&self.dirs.dev),
+                upper_bytes_max: self.upper_bytes,
+            })
+        };
+        let mirror = Mirror::mount(&self.dirs.lower, link, Arc::clone(&self.store), sandboxes)
             .with_context(|| format!("failed to mount the tree of {}", link.peer))?;
         self.mirrors.borrow_mut().insert(link.peer.clone(), Rc::clone(&mirror));
         Ok(mirror)

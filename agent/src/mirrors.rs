@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::link::Link;
 use crate::link::frame::Kind;
 use crate::link::message::{self, Answer, Ask};
+use crate::runner::sandboxes::Sandboxes;
 
 /// Packets asked for in one question: an answer of about a megabyte.
 const PACKETS_PER_ASK: usize = 16;
@@ -26,6 +27,8 @@ const PACKETS_PER_ASK: usize = 16;
 pub(crate) struct Mirror {
     /// Where it is mounted.
     pub(crate) point: PathBuf,
+    /// For walks on it.
+    pub(crate) sandboxes: Sandboxes,
     mount: Mount,
     store: Arc<Store>,
     link: RefCell<Option<Rc<Link>>>,
@@ -70,6 +73,7 @@ impl Mirror {
         dir: &Path,
         link: &Rc<Link>,
         store: Arc<Store>,
+        sandboxes: impl FnOnce(&Path) -> Sandboxes,
     ) -> anyhow::Result<Rc<Self>> {
         let point = dir.join(link.peer.as_str());
         std::fs::create_dir_all(&point)?;
@@ -77,6 +81,7 @@ impl Mirror {
         let mount =
             Mount::new(&point, link.peer.as_str(), Arc::clone(&store), Box::new(Lacks { tx }))?;
         let mirror = Rc::new(Self {
+            sandboxes: sandboxes(&point),
             point,
             mount,
             store,

@@ -2,10 +2,11 @@
 
 mod input;
 mod output;
+pub(crate) mod sandboxes;
 mod streams;
 mod terminal;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
@@ -95,6 +96,7 @@ async fn run(
         tokio::select! {
             event = running.event() => match event {
                 Some((Event::Running { pids }, fds)) => {
+                    mirror.sandboxes.refill(&agent.launcher);
                     namespace = pids;
                     let mut fds = fds.into_iter();
                     upper = fds.next();
@@ -159,19 +161,9 @@ fn start(
     spec: WalkSpec,
 ) -> anyhow::Result<Running> {
     let (streams, places, descriptors) = Streams::open(link, stream, &spec)?;
-    let (near, far) = UnixStream::pair()?;
-    near.set_nonblocking(true)?;
-    let bytes = |path: &std::path::Path| path.as_os_str().as_encoded_bytes().to_vec();
-    let launch = Launch {
-        spec,
-        lower: bytes(&mirror.point),
-        scratch: bytes(&agent.dirs.scratch),
-        dev: bytes(&agent.dirs.dev),
-        upper_bytes_max: agent.upper_bytes,
-        fds: places,
-    };
-    agent.launcher.launch(&launch, far.as_fd(), &descriptors)?;
-    let control = Rc::new(crate::sys::watch::readable(near)?);
+    let sandbox = mirror.sandboxes.take(&agent.launcher)?;
+    let control = sandbox.launch(&Launch { spec, fds: places }, &descriptors)?;
+    let control = Rc::new(crate::sys::watch::readable(control)?);
     Ok(Running { control, streams })
 }
 

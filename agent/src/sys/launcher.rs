@@ -1,21 +1,20 @@
 //! The launcher: a small single-threaded process, made before the agent has threads, that makes the
-//! processes of walks. Forking it is cheap and safe; forking the agent would be neither.
+//! first processes of walks. Forking it is cheap and safe; forking the agent would be neither.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use worknode::spec::{Bytes, WalkSpec};
 
 use super::process::{self, Side};
 use super::{fds, sandbox};
 
-/// What the launcher needs to start a walk.
+/// What the launcher needs to make a sandbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Launch {
-    /// The walk.
-    pub(crate) spec: WalkSpec,
+pub(crate) struct Plan {
     /// Where the origin's tree is mounted.
     #[serde(with = "serde_bytes")]
     pub(crate) lower: Bytes,
@@ -27,6 +26,13 @@ pub(crate) struct Launch {
     pub(crate) dev: Bytes,
     /// Memory for changed files.
     pub(crate) upper_bytes_max: u64,
+}
+
+/// A walk for a sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    /// The walk.
+    pub(crate) spec: WalkSpec,
     /// Which of the descriptors that come along takes each place in the process: pairs of the
     /// process's descriptor and the index.
     pub(crate) fds: Vec<(u32, u32)>,
@@ -79,7 +85,7 @@ pub(crate) enum Order {
     Watch,
 }
 
-/// The agent's handle to its launcher. Dropping it ends the launcher and all walks.
+/// The agent's handle to its launcher. Dropping it ends the launcher, sandboxes and walks.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     socket: UnixStream,
@@ -108,37 +114,59 @@ impl Launcher {
         }
     }
 
-    /// Starts a walk. `control` is the socket on which the walk tells its [`Event`]s.
+    /// Makes a sandbox, which waits for its walk.
     ///
     /// # Errors
     /// The launcher is gone.
-    pub(crate) fn launch(
-        &self,
-        launch: &Launch,
-        control: BorrowedFd<'_>,
-        descriptors: &[OwnedFd],
-    ) -> io::Result<()> {
+    pub(crate) fn make(&self, plan: &Plan) -> io::Result<Sandbox> {
+        let (near, far) = UnixStream::pair()?;
+        let message = postcard::to_allocvec(plan).map_err(io::Error::other)?;
+        fds::send(&self.socket, &message, &[far.as_fd()])?;
+        Ok(Sandbox { control: near })
+    }
+}
+
+/// A sandbox without a walk. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    control: UnixStream,
+}
+
+impl Sandbox {
+    /// Starts a walk, and returns the socket on which its first process tells its [`Event`]s.
+    ///
+    /// # Errors
+    /// The walk does not fit into a message.
+    pub(crate) fn launch(self, launch: &Launch, descriptors: &[OwnedFd]) -> io::Result<UnixStream> {
         let message = postcard::to_allocvec(launch).map_err(io::Error::other)?;
-        let mut all = vec![control];
-        all.extend(descriptors.iter().map(AsFd::as_fd));
-        fds::send(&self.socket, &message, &all)
+        let all: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        match fds::send(&self.control, &message, &all) {
+            // It could not be made: why, it has told on the socket.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            result => result?,
+        }
+        self.control.set_nonblocking(true)?;
+        Ok(self.control)
+    }
+
+    /// Tells whether it is still there, and nothing has failed so far.
+    pub(crate) fn is_sound(&self) -> bool {
+        let mut polled = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO) == Ok(0)
     }
 }
 
 fn serve(socket: &UnixStream) {
     ignore_children();
     while let Ok(Some((message, mut fds))) = fds::receive(socket) {
-        if fds.is_empty() {
-            continue;
-        }
-        let control = UnixStream::from(fds.remove(0));
-        let Ok(launch) = postcard::from_bytes::<Launch>(&message) else { continue };
+        let Some(control) = fds.pop().map(UnixStream::from) else { continue };
+        let Ok(plan) = postcard::from_bytes::<Plan>(&message) else { continue };
         let namespaces =
             libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         // SAFETY: the launcher never makes a thread.
         match unsafe { process::clone3(namespaces, None) } {
             Ok(Side::Parent(_)) => {}
-            Ok(Side::Child) => sandbox::run(&launch, &control, &fds),
+            Ok(Side::Child) => sandbox::run(&plan, &control),
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
                 tell(&control, &Event::Failed { stage: "make namespaces".into(), errno }, &[]);

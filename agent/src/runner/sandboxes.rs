@@ -1,0 +1,58 @@
+//! Sandboxes made before there is a walk for them: most of what a walk needs on its runner does not
+//! depend on the walk, and takes longer than many a program.
+
+use std::cell::RefCell;
+use std::io;
+
+use crate::sys::launcher::{Launcher, Plan, Sandbox};
+
+/// How many wait for a walk. Programs that start one after the other need one, and another while the
+/// first is being made.
+const READY_MAX: usize = 2;
+
+/// Sandboxes on the tree of one origin.
+#[derive(Debug)]
+pub(crate) struct Sandboxes {
+    plan: Plan,
+    ready: RefCell<Vec<Sandbox>>,
+}
+
+impl Sandboxes {
+    /// None so far: there may never be a walk.
+    pub(crate) fn new(plan: Plan) -> Self {
+        Self { plan, ready: RefCell::default() }
+    }
+
+    /// Returns a sandbox for a walk.
+    ///
+    /// # Errors
+    /// There is none, and the launcher is gone.
+    pub(super) fn take(&self, launcher: &Launcher) -> io::Result<Sandbox> {
+        let sound = |ready: &mut Vec<Sandbox>| {
+            // The oldest first: it is finished.
+            while !ready.is_empty() {
+                let sandbox = ready.remove(0);
+                if sandbox.is_sound() {
+                    return Some(sandbox);
+                }
+            }
+            None
+        };
+        match sound(&mut self.ready.borrow_mut()) {
+            Some(sandbox) => Ok(sandbox),
+            None => launcher.make(&self.plan),
+        }
+    }
+
+    /// Has the next ones made.
+    pub(super) fn refill(&self, launcher: &Launcher) {
+        let mut ready = self.ready.borrow_mut();
+        while ready.len() < READY_MAX {
+            match launcher.make(&self.plan) {
+                Ok(sandbox) => ready.push(sandbox),
+                // The next walk will say it.
+                Err(_) => break,
+            }
+        }
+    }
+}

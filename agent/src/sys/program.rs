@@ -1,0 +1,237 @@
+//! The program of a walk: becomes it, under the identity and with the descriptors, limits and signals
+//! that it has at the origin.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
+use worknode::spec::{FdKind, WalkSpec};
+
+use super::launcher::Launch;
+use super::process::{self, Side};
+use super::sandbox::{Failure, at, path};
+use super::terminal;
+
+/// What root keeps inside a walk: power over the files of its own tree, not over the machine.
+const KEPT_CAPABILITIES: [u32; 9] = [
+    0,  // CHOWN
+    1,  // DAC_OVERRIDE
+    2,  // DAC_READ_SEARCH
+    3,  // FOWNER
+    4,  // FSETID
+    5,  // KILL
+    6,  // SETGID
+    7,  // SETUID
+    31, // SETFCAP
+];
+const CAPABILITIES: u32 = 41;
+
+/// What became of the start.
+pub(super) enum Started {
+    Running(nix::unistd::Pid),
+    NotExecuted(i32),
+}
+
+/// Starts the program and waits until it is executed, or is not.
+pub(super) fn start(
+    launch: &Launch,
+    descriptors: &[OwnedFd],
+    files: &[(u32, File)],
+    terminal: Option<&terminal::Pair>,
+) -> Result<Started, Failure> {
+    let failure = |stage: &str| {
+        let stage = stage.to_owned();
+        move |error| Failure { stage, error }
+    };
+    let program = Program::of(&launch.spec).map_err(failure("read the arguments"))?;
+    // Closed by a successful exec; otherwise it says why there was none.
+    let (verdict, report) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("make a pipe"))?;
+    let above = above(&launch.spec);
+    let report = {
+        let low = report;
+        move_up(low.as_raw_fd(), above).map_err(failure("move a descriptor"))?
+    };
+    let spawn = |pid| {
+        // SAFETY: this process has one thread, like the launcher it was copied from.
+        unsafe { process::clone3(0, pid) }
+    };
+    // The program keeps the pid it has at the origin, unless that is impossible here.
+    let side = match spawn((launch.spec.pid > 1).then_some(launch.spec.pid)) {
+        Ok(side) => side,
+        Err(_) => spawn(None).map_err(failure("make the process"))?,
+    };
+    match side {
+        Side::Child => {
+            let open = Open { descriptors, files, terminal, above };
+            let error = enter(launch, &open, &program);
+            let errno = error.raw_os_error().unwrap_or(libc::EIO).to_le_bytes();
+            let _ = nix::unistd::write(&report, &errno);
+            // SAFETY: as in `run`.
+            unsafe { libc::_exit(127) }
+        }
+        Side::Parent(pid) => {
+            drop(report);
+            let mut errno = [0; 4];
+            match nix::unistd::read(&verdict, &mut errno) {
+                Ok(4) => Ok(Started::NotExecuted(i32::from_le_bytes(errno))),
+                _ => Ok(Started::Running(pid)),
+            }
+        }
+    }
+}
+
+struct Program {
+    path: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Program {
+    fn of(spec: &WalkSpec) -> io::Result<Self> {
+        let argv = spec.arguments().map(CString::new).collect::<Result<_, _>>()?;
+        let env = spec.environment().map(CString::new).collect::<Result<_, _>>()?;
+        Ok(Self { path: CString::new(spec.path.as_slice())?, argv, env })
+    }
+}
+
+/// What the program finds open.
+struct Open<'a> {
+    descriptors: &'a [OwnedFd],
+    files: &'a [(u32, File)],
+    terminal: Option<&'a terminal::Pair>,
+    /// The first descriptor above all places of the program's.
+    above: RawFd,
+}
+
+/// Becomes the program. Returns only if that fails.
+fn enter(launch: &Launch, open: &Open<'_>, program: &Program) -> io::Error {
+    match prepare(launch, open) {
+        Ok(()) => match nix::unistd::execve(&program.path, &program.argv, &program.env) {
+            Ok(never) => match never {},
+            Err(errno) => errno.into(),
+        },
+        Err(error) => error,
+    }
+}
+
+fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
+    let spec = &launch.spec;
+    // A group of its own, which a terminal can stop: it has a parent in another one.
+    nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    if let Some(terminal) = open.terminal {
+        let mut background = SigSet::empty();
+        background.add(Signal::SIGTTOU);
+        background.thread_block()?;
+        terminal.come_to_foreground()?;
+        let owner = nix::unistd::Uid::from_raw(spec.credentials.uid);
+        nix::unistd::fchown(&terminal.slave, Some(owner), None)?;
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(spec.umask));
+    // SAFETY: the call takes plain numbers.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, spec.nice) };
+    assume_identity(spec)?;
+    std::env::set_current_dir(path(&spec.cwd))?;
+    place_descriptors(launch, open)?;
+    // After that: the limit of descriptors may be lower than the ones in use until here.
+    set_limits(spec);
+    set_signals(spec);
+    Ok(())
+}
+
+/// The first descriptor above all places of the program's.
+fn above(spec: &WalkSpec) -> RawFd {
+    let highest = spec.fds.iter().map(|fd| fd.fd).max().unwrap_or(2).max(63);
+    RawFd::try_from(highest + 1).unwrap_or(RawFd::MAX)
+}
+
+/// Duplicates a descriptor to one that is at least `above`.
+fn move_up(fd: RawFd, above: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes plain numbers.
+    let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, above) };
+    if high < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(high) })
+}
+
+/// Puts every descriptor in its place. They are first moved out of the way of the places.
+fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
+    let &Open { descriptors, files, terminal, above } = open;
+    let number = |fd: u32| RawFd::try_from(fd).map_err(io::Error::other);
+    let mut places = Vec::new();
+    for &(place, index) in &launch.fds {
+        let fd = descriptors
+            .get(index as usize)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        places.push((number(place)?, move_up(fd.as_raw_fd(), above)?));
+    }
+    for (place, file) in files {
+        places.push((number(*place)?, move_up(file.as_raw_fd(), above)?));
+    }
+    if let Some(terminal) = terminal {
+        let all = launch.spec.fds.iter().filter(|fd| fd.kind == FdKind::Terminal);
+        for fd in all {
+            places.push((number(fd.fd)?, move_up(terminal.slave.as_raw_fd(), above)?));
+        }
+    }
+    // SAFETY: every descriptor below `above` is either placed anew next or meant to be closed;
+    // nothing in this process uses them any more.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, above - 1, 0) };
+    for (place, fd) in places {
+        // SAFETY: the call takes plain numbers.
+        if unsafe { libc::dup2(fd.as_raw_fd(), place) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+fn set_limits(spec: &WalkSpec) {
+    for (resource, &(soft, hard)) in (0..).zip(&spec.rlimits) {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: the limit lives during the call. One that cannot be set (above our own) stays.
+        unsafe { libc::setrlimit(resource, &raw const limit) };
+    }
+}
+
+fn assume_identity(spec: &WalkSpec) -> io::Result<()> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    let who = &spec.credentials;
+    let groups: Vec<Gid> = who.groups.iter().map(|&group| Gid::from_raw(group)).collect();
+    for capability in (0..CAPABILITIES).filter(|number| !KEPT_CAPABILITIES.contains(number)) {
+        // SAFETY: the call takes plain numbers. A kernel that does not know one refuses it.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+    let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    // SAFETY: the call takes plain numbers.
+    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives the program the dispositions and the mask it would have at the origin.
+fn set_signals(spec: &WalkSpec) {
+    for number in 1..=64 {
+        let ignored = spec.ignored & (1 << (number - 1)) != 0;
+        let action = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: both dispositions are valid for any signal; KILL and STOP are refused.
+        unsafe { libc::signal(number, action) };
+    }
+    // SAFETY: the kernel's mask is these 8 bytes.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const spec.blocked,
+            std::ptr::null_mut::<u64>(),
+            8,
+        )
+    };
+}
