@@ -438,6 +438,15 @@ impl Agent {
         self.mirrors.borrow_mut().insert(link.peer.clone(), Rc::clone(&mirror));
         Ok(mirror)
     }
+
+    /// Prepares for the next walk of the origin on the other side of a link.
+    pub(crate) fn prepare_for(&self, link: &Link) {
+        if let Some((mirror, number)) = self.linked_mirror(&link.peer)
+            && number == link.number
+        {
+            mirror.sandboxes.refill(&self.launcher);
+        }
+    }
 }
 
 async fn accept_links(agent: Rc<Agent>, listener: TcpListener) {

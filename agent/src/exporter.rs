@@ -2,7 +2,9 @@
 //! what a runner is told is in the order in which it was true.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::mpsc;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use packetfs::export::Exporter;
 use packetfs::packet::{Digest, PacketRef};
@@ -13,6 +15,7 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Answer, Ask};
 use crate::link::squeeze::Squeezer;
+use crate::sys::fds;
 
 /// Packets a reader is known to have; when there are more, all are forgotten and sent again when
 /// asked for.
@@ -29,6 +32,25 @@ enum Job {
 #[derive(Debug, Clone)]
 pub(crate) struct ExporterHandle {
     jobs_tx: mpsc::Sender<Job>,
+    quiet: Arc<Quiet>,
+}
+
+/// Whether there is nothing to tell, as can be seen without waiting for the thread.
+#[derive(Debug)]
+struct Quiet {
+    /// What the kernel has told of changes and the thread has not read.
+    queue: OwnedFd,
+    /// The thread is at work, and may have read what it has not passed on yet; or it does not hear of
+    /// all changes.
+    busy: AtomicBool,
+}
+
+impl Quiet {
+    /// In this order: what is not in the queue any more was read by a thread that had said before
+    /// that it is busy.
+    fn holds(&self) -> bool {
+        fds::unread(&self.queue).is_ok_and(|bytes| bytes == 0) && !self.busy.load(Ordering::SeqCst)
+    }
 }
 
 impl ExporterHandle {
@@ -37,9 +59,10 @@ impl ExporterHandle {
         let watcher = Watcher::new()?;
         let (jobs_tx, jobs_rx) = mpsc::channel();
         let exporter = Exporter::new(private);
-        let state = State { exporter, watcher, readers: HashMap::new() };
+        let quiet = Arc::new(Quiet { queue: watcher.queue()?, busy: AtomicBool::new(false) });
+        let state = State { exporter, watcher, readers: HashMap::new(), quiet: Arc::clone(&quiet) };
         std::thread::Builder::new().name("exporter".into()).spawn(move || state.serve(&jobs_rx))?;
-        Ok(Self { jobs_tx })
+        Ok(Self { jobs_tx, quiet })
     }
 
     /// Answers a runner's question, in a frame.
@@ -56,6 +79,9 @@ impl ExporterHandle {
     /// Sends every reader what has changed. When this ends, whatever was changed before it began
     /// is on its way.
     pub(crate) async fn drain(&self) {
+        if self.quiet.holds() {
+            return;
+        }
         let (done_tx, done_rx) = oneshot::channel();
         let _ = self.jobs_tx.send(Job::Drain { done_tx });
         let _ = done_rx.await;
@@ -71,6 +97,7 @@ struct State {
     exporter: Exporter,
     watcher: Watcher,
     readers: HashMap<ReaderId, Reader>,
+    quiet: Arc<Quiet>,
 }
 
 struct Reader {
@@ -82,6 +109,7 @@ struct Reader {
 impl State {
     fn serve(mut self, jobs_rx: &mpsc::Receiver<Job>) {
         while let Ok(job) = jobs_rx.recv() {
+            self.quiet.busy.store(true, Ordering::SeqCst);
             match job {
                 Job::Ask { reader, stream, ask, out_tx } => {
                     let sent = std::collections::HashSet::new();
@@ -101,6 +129,7 @@ impl State {
                     self.watcher.remove_reader(reader);
                 }
             }
+            self.quiet.busy.store(self.watcher.is_blind(), Ordering::SeqCst);
         }
     }
 

@@ -36,8 +36,9 @@ const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(5);
 const DEAD_AFTER: u32 = 3;
 /// The kernel asks after a second of silence, then every second; what is not acknowledged for this
-/// long never arrived.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(4);
+/// long never arrived. What was sent just before the kernel would have given up puts that off once:
+/// a link is dropped after twice this time at most.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 const KEEPALIVE_SECONDS: u32 = 1;
 
 /// A link, as its users see it.

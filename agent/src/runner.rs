@@ -58,6 +58,8 @@ pub(crate) async fn execute(
         link.send(Kind::Exit, stream, message::encode(&exit));
     }
     link.close_stream(stream);
+    // Not before, when it would compete with the walk.
+    agent.prepare_for(&link);
 }
 
 /// What was true when a walk began.
@@ -96,7 +98,6 @@ async fn run(
         tokio::select! {
             event = running.event() => match event {
                 Some((Event::Running { pids }, fds)) => {
-                    mirror.sandboxes.refill(&agent.launcher);
                     namespace = pids;
                     let mut fds = fds.into_iter();
                     upper = fds.next();
@@ -217,7 +218,11 @@ async fn collect(
     let lower = mirror.point.clone();
     let (out_tx, paths) = (link.sender(), mirror.paths());
     let read = move || -> Result<ChangeSet, Fault> {
-        if is_full(&upper) {
+        // To close the last descriptor of a file system that nobody has mounted any more takes a
+        // while, for which nobody is to wait.
+        let upper = Afterwards(Some(upper));
+        let upper = upper.0.as_ref().expect("it is taken when this ends");
+        if is_full(upper) {
             return Err(Fault::Full);
         }
         let mut sending = Vec::new();
@@ -248,7 +253,7 @@ async fn collect(
             lower_path: &paths,
             packet: &mut packet,
         };
-        let changes = upper::read(&upper, &mut reading)
+        let changes = upper::read(upper, &mut reading)
             .map_err(|error| Fault::Sandbox(format!("failed to read the changes: {error}")))?;
         if !sending.is_empty() {
             send(sending);
@@ -258,6 +263,16 @@ async fn collect(
     match tokio::task::spawn_blocking(read).await {
         Ok(result) => result,
         Err(error) => Err(Fault::Sandbox(format!("failed to read the changes: {error}"))),
+    }
+}
+
+/// Closes a descriptor on a thread that nobody waits for.
+struct Afterwards(Option<OwnedFd>);
+
+impl Drop for Afterwards {
+    fn drop(&mut self) {
+        let upper = self.0.take();
+        tokio::task::spawn_blocking(move || drop(upper));
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
@@ -119,6 +121,20 @@ impl Watcher {
         let descriptor = self.inotify.add_watch(OsStr::from_bytes(path), flags)?;
         self.subject(descriptor, Subject::File(path.to_vec()));
         Ok(())
+    }
+
+    /// Tells whether a drain may find something though the kernel has told nothing.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        !self.unwatched.is_empty()
+    }
+
+    /// Returns the queue of what the kernel tells, to see whether there is anything in it.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn queue(&self) -> io::Result<OwnedFd> {
+        self.inotify.as_fd().try_clone_to_owned()
     }
 
     /// Forgets a reader.

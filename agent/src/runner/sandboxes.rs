@@ -8,7 +8,7 @@ use crate::sys::launcher::{Launcher, Plan, Sandbox};
 
 /// How many wait for a walk. Programs that start one after the other need one, and another while the
 /// first is being made.
-const READY_MAX: usize = 2;
+const READY_MAX: usize = 3;
 
 /// Sandboxes on the tree of one origin.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Sandboxes {
     }
 
     /// Has the next ones made.
-    pub(super) fn refill(&self, launcher: &Launcher) {
+    pub(crate) fn refill(&self, launcher: &Launcher) {
         let mut ready = self.ready.borrow_mut();
         while ready.len() < READY_MAX {
             match launcher.make(&self.plan) {

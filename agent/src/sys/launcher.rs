@@ -102,7 +102,7 @@ impl Launcher {
     pub(crate) unsafe fn start() -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
         // SAFETY: the caller vouches for the single thread.
-        match unsafe { process::clone3(0, None) }? {
+        match unsafe { process::fork_into(0) }? {
             Side::Parent(_) => Ok(Self { socket: near }),
             Side::Child => {
                 drop(near);
@@ -164,7 +164,7 @@ fn serve(socket: &UnixStream) {
         let namespaces =
             libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         // SAFETY: the launcher never makes a thread.
-        match unsafe { process::clone3(namespaces, None) } {
+        match unsafe { process::fork_into(namespaces) } {
             Ok(Side::Parent(_)) => {}
             Ok(Side::Child) => sandbox::run(&plan, &control),
             Err(error) => {

@@ -1,4 +1,4 @@
-//! Making processes with the flags that `fork` has not got.
+//! Making processes as `fork` cannot, and what they cost.
 
 use std::io;
 
@@ -13,15 +13,14 @@ pub(crate) enum Side {
     Child,
 }
 
-/// Makes a process in new namespaces, with the given pid in the innermost one, if any.
+/// Makes a process in new namespaces.
 ///
 /// # Errors
-/// The kernel refuses; `EEXIST` if the pid is taken.
+/// The kernel refuses.
 ///
 /// # Safety
 /// The calling process has only one thread.
-pub(crate) unsafe fn clone3(namespaces: libc::c_int, pid: Option<u32>) -> io::Result<Side> {
-    let pids = [pid.and_then(|pid| libc::pid_t::try_from(pid).ok()).unwrap_or(0)];
+pub(crate) unsafe fn fork_into(namespaces: libc::c_int) -> io::Result<Side> {
     let arguments = libc::clone_args {
         flags: u64::try_from(namespaces).map_err(io::Error::other)?,
         pidfd: 0,
@@ -31,8 +30,8 @@ pub(crate) unsafe fn clone3(namespaces: libc::c_int, pid: Option<u32>) -> io::Re
         stack: 0,
         stack_size: 0,
         tls: 0,
-        set_tid: if pid.is_some() { pids.as_ptr() as u64 } else { 0 },
-        set_tid_size: u64::from(pid.is_some()),
+        set_tid: 0,
+        set_tid_size: 0,
         cgroup: 0,
     };
     // SAFETY: the arguments live during the call, and without a stack of its own and CLONE_VM the
@@ -46,6 +45,91 @@ pub(crate) unsafe fn clone3(namespaces: libc::c_int, pid: Option<u32>) -> io::Re
         pid => {
             Ok(Side::Parent(Pid::from_raw(libc::pid_t::try_from(pid).map_err(io::Error::other)?)))
         }
+    }
+}
+
+/// A stack for a [`spawn`]ed process, with a page below it that nobody may touch.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    lowest: *mut libc::c_void,
+}
+
+impl Stack {
+    const BYTES: usize = 128 * 1024;
+    const GUARD_BYTES: usize = 4096;
+
+    /// Makes one.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping overlaps no other.
+        let lowest = unsafe { libc::mmap(std::ptr::null_mut(), Self::BYTES, access, flags, -1, 0) };
+        if lowest == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Self { lowest };
+        // SAFETY: the page belongs to the mapping, and nothing is in it.
+        match unsafe { libc::mprotect(lowest, Self::GUARD_BYTES, libc::PROT_NONE) } {
+            0 => Ok(stack),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn top(&self) -> *mut libc::c_void {
+        self.lowest.wrapping_byte_add(Self::BYTES)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and whoever used it has ended or left it.
+        unsafe { libc::munmap(self.lowest, Self::BYTES) };
+    }
+}
+
+/// Has a new process do `work`, which is to end in another program. Both share their memory, and the
+/// caller stands still until the other has executed a program or has ended: as after `vfork`, there
+/// is nothing to copy.
+///
+/// # Errors
+/// The kernel refuses.
+///
+/// # Safety
+/// The calling process has only one thread. What `work` changes in memory is good for the caller.
+pub(crate) unsafe fn spawn<W: FnMut()>(stack: &mut Stack, mut work: W) -> io::Result<Pid> {
+    extern "C" fn enter<W: FnMut()>(work: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the pointer is the one to the caller's `work`, which stands still meanwhile.
+        let work = unsafe { &mut *work.cast::<W>() };
+        work();
+        // SAFETY: what is to run at an exit belongs to the caller.
+        unsafe { libc::_exit(127) }
+    }
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is large enough and nobody else's; `work` lives until the call returns,
+    // which is after the other has left this memory.
+    let pid = unsafe { libc::clone(enter::<W>, stack.top(), flags, (&raw mut work).cast()) };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(Pid::from_raw(pid)) }
+}
+
+/// Gives the calling process pages of its own, and maps those of its program: what a copy would
+/// otherwise do one by one, when there is a walk that waits. It is no error if that fails.
+pub(crate) fn populate() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    for line in maps.lines() {
+        let Some((range, rest)) = line.split_once(' ') else { continue };
+        let Some((start, end)) = range.split_once('-') else { continue };
+        let number = |text| usize::from_str_radix(text, 16);
+        let (Ok(start), Ok(end)) = (number(start), number(end)) else { continue };
+        let advice = match rest.get(..4) {
+            Some("rw-p") => libc::MADV_POPULATE_WRITE,
+            Some("r-xp" | "r--p") => libc::MADV_POPULATE_READ,
+            _ => continue,
+        };
+        // SAFETY: to populate pages changes nothing in them.
+        unsafe { libc::madvise(std::ptr::without_provenance_mut(start), end - start, advice) };
     }
 }
 

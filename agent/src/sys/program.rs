@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::launcher::Launch;
-use super::process::{self, Side};
-use super::sandbox::{Failure, at, path};
+use super::process::{self, Stack};
+use super::sandbox::{Failure, path};
 use super::terminal;
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine.
@@ -35,53 +35,32 @@ pub(super) enum Started {
     NotExecuted(i32),
 }
 
-/// Starts the program and waits until it is executed, or is not.
+/// Starts the program, and returns when it is executed, or is not.
 pub(super) fn start(
     launch: &Launch,
-    descriptors: &[OwnedFd],
-    files: &[(u32, File)],
-    terminal: Option<&terminal::Pair>,
+    open: &Open<'_>,
+    last_pid: Option<File>,
+    mut stack: Stack,
 ) -> Result<Started, Failure> {
     let failure = |stage: &str| {
         let stage = stage.to_owned();
         move |error| Failure { stage, error }
     };
     let program = Program::of(&launch.spec).map_err(failure("read the arguments"))?;
-    // Closed by a successful exec; otherwise it says why there was none.
-    let (verdict, report) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("make a pipe"))?;
-    let above = above(&launch.spec);
-    let report = {
-        let low = report;
-        move_up(low.as_raw_fd(), above).map_err(failure("move a descriptor"))?
-    };
-    let spawn = |pid| {
-        // SAFETY: this process has one thread, like the launcher it was copied from.
-        unsafe { process::clone3(0, pid) }
-    };
-    // The program keeps the pid it has at the origin, unless that is impossible here.
-    let side = match spawn((launch.spec.pid > 1).then_some(launch.spec.pid)) {
-        Ok(side) => side,
-        Err(_) => spawn(None).map_err(failure("make the process"))?,
-    };
-    match side {
-        Side::Child => {
-            let open = Open { descriptors, files, terminal, above };
-            let error = enter(launch, &open, &program);
-            let errno = error.raw_os_error().unwrap_or(libc::EIO).to_le_bytes();
-            let _ = nix::unistd::write(&report, &errno);
-            // SAFETY: as in `run`.
-            unsafe { libc::_exit(127) }
-        }
-        Side::Parent(pid) => {
-            drop(report);
-            let mut errno = [0; 4];
-            match nix::unistd::read(&verdict, &mut errno) {
-                Ok(4) => Ok(Started::NotExecuted(i32::from_le_bytes(errno))),
-                _ => Ok(Started::Running(pid)),
-            }
-        }
+    // The program keeps the pid it has at the origin, unless that is taken here.
+    if let (Some(mut last_pid), Some(before)) = (last_pid, launch.spec.pid.checked_sub(1)) {
+        let _ = write!(last_pid, "{before}");
     }
+    let mut failed = None;
+    // SAFETY: this process has one thread, like the launcher it was copied from; and an error is all
+    // that is left behind in its memory.
+    let spawned =
+        unsafe { process::spawn(&mut stack, || failed = Some(enter(launch, open, &program))) };
+    let pid = spawned.map_err(failure("make the process"))?;
+    Ok(match failed {
+        Some(error) => Started::NotExecuted(error.raw_os_error().unwrap_or(libc::EIO)),
+        None => Started::Running(pid),
+    })
 }
 
 struct Program {
@@ -99,12 +78,10 @@ impl Program {
 }
 
 /// What the program finds open.
-struct Open<'a> {
-    descriptors: &'a [OwnedFd],
-    files: &'a [(u32, File)],
-    terminal: Option<&'a terminal::Pair>,
-    /// The first descriptor above all places of the program's.
-    above: RawFd,
+pub(super) struct Open<'a> {
+    pub(super) descriptors: &'a [OwnedFd],
+    pub(super) files: &'a [(u32, File)],
+    pub(super) terminal: Option<&'a terminal::Pair>,
 }
 
 /// Becomes the program. Returns only if that fails.
@@ -161,7 +138,8 @@ fn move_up(fd: RawFd, above: RawFd) -> io::Result<OwnedFd> {
 
 /// Puts every descriptor in its place. They are first moved out of the way of the places.
 fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
-    let &Open { descriptors, files, terminal, above } = open;
+    let &Open { descriptors, files, terminal } = open;
+    let above = above(&launch.spec);
     let number = |fd: u32| RawFd::try_from(fd).map_err(io::Error::other);
     let mut places = Vec::new();
     for &(place, index) in &launch.fds {

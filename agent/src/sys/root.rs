@@ -9,6 +9,7 @@
 //! overlay over all of them would cost every walk its cold look-ups.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -33,7 +34,8 @@ const BIND: MsFlags = MsFlags::MS_BIND.union(MsFlags::MS_REC);
 const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
 /// Moves into a root of the walk's own, with everything in it that does not depend on the walk.
-pub(super) fn prepare(plan: &Plan) -> Result<(), Failure> {
+/// Returns the file that says which process number was given last; not every kernel has it.
+pub(super) fn prepare(plan: &Plan) -> Result<Option<File>, Failure> {
     let scratch = path(&plan.scratch);
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .map_err(at("make the mounts private"))?;
@@ -49,17 +51,19 @@ pub(super) fn prepare(plan: &Plan) -> Result<(), Failure> {
     }
     mount(Some(path(&plan.lower)), &scratch.join("lower"), NONE, MsFlags::MS_BIND, NONE)
         .map_err(at("bind the origin's tree"))?;
-    prepare_proc(&scratch.join("proc"))?;
+    let last_pid = prepare_proc(&scratch.join("proc"))?;
     prepare_dev(path(&plan.dev), &scratch.join("dev"))?;
     std::env::set_current_dir(scratch)
         .map_err(|error| Failure { stage: "enter the first root".into(), error })?;
     nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
-    umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the machine's root"))
+    umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the machine's root"))?;
+    Ok(last_pid)
 }
 
-fn prepare_proc(proc: &Path) -> Result<(), Failure> {
+fn prepare_proc(proc: &Path) -> Result<Option<File>, Failure> {
     mount(Some("proc"), proc, Some("proc"), NO_DEVICES | MsFlags::MS_NOEXEC, NONE)
         .map_err(at("mount /proc"))?;
+    let last_pid = File::options().write(true).open(proc.join("sys/kernel/ns_last_pid")).ok();
     for name in PROTECTED {
         let path = proc.join(name);
         if !path.exists() {
@@ -69,7 +73,7 @@ fn prepare_proc(proc: &Path) -> Result<(), Failure> {
         mount(Some(&path), &path, NONE, MsFlags::MS_BIND, NONE).map_err(failed())?;
         mount(NONE, &path, NONE, READ_ONLY, NONE).map_err(failed())?;
     }
-    Ok(())
+    Ok(last_pid)
 }
 
 /// The devices are common to all walks: one may use them, not replace them.
@@ -89,7 +93,7 @@ fn prepare_dev(devices: &Path, dev: &Path) -> Result<(), Failure> {
 pub(super) fn enter(spec: &WalkSpec) -> Result<OwnedFd, Failure> {
     let (lower, upper, root) = (Path::new("/lower"), Path::new("/upper"), Path::new("/root"));
     let upper_fd = OwnedFd::from(
-        std::fs::File::open(upper)
+        File::open(upper)
             .map_err(|error| Failure { stage: "open the upper layer".into(), error })?,
     );
     for dir in [path(&spec.cwd), Path::new("/tmp")] {

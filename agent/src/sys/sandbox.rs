@@ -18,7 +18,8 @@ use nix::unistd::{Pid, Whence, lseek};
 use worknode::spec::{FdKind, TerminalSpec, WalkSpec};
 
 use super::launcher::{Event, Launch, Order, Plan, tell};
-use super::program::{self, Started};
+use super::process::Stack;
+use super::program::{self, Open, Started};
 use super::{fds, process, readers, root, terminal};
 
 /// The first look whether a terminal is being read comes after so long; each pause is twice the one
@@ -65,7 +66,13 @@ fn supervise(plan: &Plan, control: &UnixStream) -> Result<Option<Event>, Failure
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(at("make a signalfd"))?;
     nix::unistd::setsid().map_err(at("begin a session"))?;
-    root::prepare(plan)?;
+    let last_pid = root::prepare(plan)?;
+    let failed = |stage: &str| {
+        let stage = stage.to_owned();
+        move |error| Failure { stage, error }
+    };
+    let stack = Stack::new().map_err(failed("make a stack"))?;
+    process::populate();
 
     let received = fds::receive(control);
     let received = received.map_err(|error| Failure { stage: "receive the walk".into(), error })?;
@@ -77,7 +84,8 @@ fn supervise(plan: &Plan, control: &UnixStream) -> Result<Option<Event>, Failure
     let upper = root::enter(&launch.spec)?;
     let files = open_files(&launch.spec)?;
     let terminal = launch.spec.terminal.as_ref().map(open_terminal).transpose()?;
-    let program = match program::start(&launch, &descriptors, &files, terminal.as_ref())? {
+    let open = Open { descriptors: &descriptors, files: &files, terminal: terminal.as_ref() };
+    let program = match program::start(&launch, &open, last_pid, stack)? {
         Started::Running(pid) => pid,
         Started::NotExecuted(errno) => return Ok(Some(Event::NotExecuted(errno))),
     };
