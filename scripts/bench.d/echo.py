@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -43,7 +44,7 @@ def keys(master):
 
 master, cat = start()
 quiet = keys(master)
-bulk = subprocess.Popen(EXEC + ["--", "cat", "/dev/zero"], stdout=subprocess.PIPE)
+bulk = subprocess.Popen(EXEC + ["--", "cat", "/dev/zero"], stdout=subprocess.PIPE, start_new_session=True)
 os.read(bulk.stdout.fileno(), 1)
 drain = subprocess.Popen(["sh", "-c", "exec 3<&0; cat <&3 >/dev/null & echo $!; wait"], stdin=bulk.stdout, stdout=subprocess.PIPE)
 reader = int(drain.stdout.readline())
@@ -53,8 +54,9 @@ time.sleep(0.5)
 before, began = taken(), time.monotonic()
 busy = keys(master)
 rate = (taken() - before) / (time.monotonic() - began) / 1e6
-bulk.kill()
-cat.kill()
+# All of each session: oswalk is only the parent of what is measured.
+for process in (bulk, cat):
+    os.killpg(process.pid, signal.SIGKILL)
 os.close(master)
 for process in (bulk, cat, drain):
     process.wait()
