@@ -20,7 +20,7 @@ use worknode::request::{FuseCounts, NodeStatus, Status};
 use crate::cluster::{self, Cluster};
 use crate::commits::Commits;
 use crate::config::Config;
-use crate::exporter::ExporterHandle;
+use crate::exporter::{ExporterHandle, Question};
 use crate::link::frame::{Frame, Kind};
 use crate::link::handshake::{self, Secret};
 use crate::link::{self, Link, message};
@@ -357,7 +357,10 @@ impl Agent {
                 tokio::task::spawn_local(runner::execute(agent, link, frame.stream, spec, frames));
             }
             Kind::Ask => match postcard::from_bytes(&frame.payload) {
-                Ok(ask) => self.exporter.ask(link.number, frame.stream, ask, link.sender()),
+                Ok(ask) => {
+                    let question = Question { stream: frame.stream, ask, walks: link.walks() };
+                    self.exporter.ask(link.number, question, link.sender());
+                }
                 Err(_) => {
                     let answer = message::Answer::Failed(libc::EPROTO);
                     link.send(Kind::Answer, frame.stream, message::encode(&answer));
@@ -370,6 +373,12 @@ impl Agent {
                     mirror.take_answer(frame.stream, answer);
                 }
             }
+            Kind::Told => match (postcard::from_bytes(&frame.payload), self.mirror(link)) {
+                (Ok(told), Ok(mirror)) => mirror.take_told(told),
+                // It will ask.
+                (Err(error), _) => tracing::warn!(%error, "an origin told nothing readable"),
+                (_, Err(error)) => tracing::warn!("{error:#}"),
+            },
             Kind::Changes => {
                 match (link.take_changes(&frame.payload), self.mirror_of(&link.peer)) {
                     (Some(changes), Some(mirror)) => mirror.take_changes(changes),

@@ -1,6 +1,8 @@
 //! The thread that shows this machine's files to runners. It alone lists, reads and watches, so
 //! what a runner is told is in the order in which it was true.
 
+pub(crate) mod profile;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +12,11 @@ use packetfs::export::Exporter;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::tree::{Attr, Bytes, Change, Kind as FileKind, Listing, join, split};
 use packetfs::watch::{Drained, ReaderId, Watcher};
+use profile::{Facts, Known, Likeness, Profiles};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use crate::link::frame::{Frame, Kind};
-use crate::link::message::{self, Answer, Ask};
+use crate::link::message::{self, Answer, Ask, Told};
 use crate::link::squeeze::Squeezer;
 use crate::sys::fds;
 
@@ -21,11 +24,37 @@ use crate::sys::fds;
 /// asked for.
 const SENT_MAX: usize = 500_000;
 
+/// What a reader is told ahead of a walk at most, and in one frame.
+const TOLD_BYTES_MAX: usize = 4 * 1024 * 1024;
+const TOLD_FRAME_BYTES: usize = 256 * 1024;
+
+/// A reader's question.
+pub(crate) struct Question {
+    pub(crate) stream: u32,
+    pub(crate) ask: Ask,
+    /// The walks that run for it, any of which may have asked.
+    pub(crate) walks: Vec<Arc<Likeness>>,
+}
+
 /// What the thread is asked to do.
 enum Job {
-    Ask { reader: ReaderId, stream: u32, ask: Ask, out_tx: UnboundedSender<Frame> },
-    Drain { done_tx: oneshot::Sender<()> },
-    Forget { reader: ReaderId },
+    Ask {
+        reader: ReaderId,
+        question: Question,
+        out_tx: UnboundedSender<Frame>,
+    },
+    Foretell {
+        reader: ReaderId,
+        walk: Arc<Likeness>,
+        out_tx: UnboundedSender<Frame>,
+        done_tx: oneshot::Sender<()>,
+    },
+    Drain {
+        done_tx: oneshot::Sender<()>,
+    },
+    Forget {
+        reader: ReaderId,
+    },
 }
 
 /// The handle to the thread.
@@ -60,20 +89,32 @@ impl ExporterHandle {
         let (jobs_tx, jobs_rx) = mpsc::channel();
         let exporter = Exporter::new(private);
         let quiet = Arc::new(Quiet { queue: watcher.queue()?, busy: AtomicBool::new(false) });
-        let state = State { exporter, watcher, readers: HashMap::new(), quiet: Arc::clone(&quiet) };
+        let state = State {
+            exporter,
+            watcher,
+            readers: HashMap::new(),
+            profiles: Profiles::default(),
+            quiet: Arc::clone(&quiet),
+        };
         std::thread::Builder::new().name("exporter".into()).spawn(move || state.serve(&jobs_rx))?;
         Ok(Self { jobs_tx, quiet })
     }
 
     /// Answers a runner's question, in a frame.
-    pub(crate) fn ask(
+    pub(crate) fn ask(&self, reader: ReaderId, question: Question, out_tx: UnboundedSender<Frame>) {
+        let _ = self.jobs_tx.send(Job::Ask { reader, question, out_tx });
+    }
+
+    /// Tells a reader what walks like this one asked for elsewhere. When this ends, it is on its way.
+    pub(crate) async fn foretell(
         &self,
         reader: ReaderId,
-        stream: u32,
-        ask: Ask,
+        walk: Arc<Likeness>,
         out_tx: UnboundedSender<Frame>,
     ) {
-        let _ = self.jobs_tx.send(Job::Ask { reader, stream, ask, out_tx });
+        let (done_tx, done_rx) = oneshot::channel();
+        let _ = self.jobs_tx.send(Job::Foretell { reader, walk, out_tx, done_tx });
+        let _ = done_rx.await;
     }
 
     /// Sends every reader what has changed. When this ends, whatever was changed before it began
@@ -97,6 +138,7 @@ struct State {
     exporter: Exporter,
     watcher: Watcher,
     readers: HashMap<ReaderId, Reader>,
+    profiles: Profiles,
     quiet: Arc<Quiet>,
 }
 
@@ -104,6 +146,8 @@ struct Reader {
     out_tx: UnboundedSender<Frame>,
     squeezer: Squeezer,
     sent: std::collections::HashSet<Digest>,
+    /// What it knows of this tree, as far as it was not taken back.
+    told: Known,
 }
 
 impl State {
@@ -111,14 +155,17 @@ impl State {
         while let Ok(job) = jobs_rx.recv() {
             self.quiet.busy.store(true, Ordering::SeqCst);
             match job {
-                Job::Ask { reader, stream, ask, out_tx } => {
-                    let sent = std::collections::HashSet::new();
-                    let squeezer = Squeezer::default();
-                    let entry = Reader { out_tx: out_tx.clone(), squeezer, sent };
-                    self.readers.entry(reader).or_insert(entry);
+                Job::Ask { reader, question: Question { stream, ask, walks }, out_tx } => {
+                    self.join(reader, &out_tx);
+                    self.note(reader, &walks, &ask);
                     let answer = self.answer(reader, ask);
                     let payload = message::encode(&answer);
                     let _ = out_tx.send(Frame { kind: Kind::Answer, stream, payload });
+                }
+                Job::Foretell { reader, walk, out_tx, done_tx } => {
+                    self.join(reader, &out_tx);
+                    self.foretell(reader, &walk, &out_tx);
+                    let _ = done_tx.send(());
                 }
                 Job::Drain { done_tx } => {
                     self.drain();
@@ -131,6 +178,99 @@ impl State {
             }
             self.quiet.busy.store(self.watcher.is_blind(), Ordering::SeqCst);
         }
+    }
+
+    fn join(&mut self, reader: ReaderId, out_tx: &UnboundedSender<Frame>) {
+        self.readers.entry(reader).or_insert_with(|| Reader {
+            out_tx: out_tx.clone(),
+            squeezer: Squeezer::default(),
+            sent: std::collections::HashSet::new(),
+            told: Known::default(),
+        });
+    }
+
+    /// Notes what was asked: for other nodes that will want it, and that this one has got it.
+    fn note(&mut self, reader: ReaderId, walks: &[Arc<Likeness>], ask: &Ask) {
+        let add = |facts: &mut Facts| match ask {
+            Ask::Listing(_) => facts.listing = true,
+            Ask::Content(_) => facts.content = true,
+            Ask::Packets(_, packets) => {
+                facts.packets.extend(packets.iter().map(|&(offset, _)| offset));
+            }
+        };
+        let (Ask::Listing(path) | Ask::Content(path) | Ask::Packets(path, _)) = ask;
+        self.profiles.note(walks, path, add);
+        if let Some(reader) = self.readers.get_mut(&reader) {
+            add(reader.told.of(path));
+        }
+    }
+
+    fn foretell(&mut self, reader: ReaderId, walk: &Likeness, out_tx: &UnboundedSender<Frame>) {
+        let Some(wanted) = self.profiles.of(walk) else { return };
+        let (mut bytes, mut frame) = (0, Vec::new());
+        let mut frame_bytes = 0;
+        for (path, facts) in wanted.iter() {
+            for ask in self.untold(reader, path, facts) {
+                let told = match self.answer(reader, ask.clone()) {
+                    Answer::Failed(_) => continue,
+                    answer => Told { ask, answer },
+                };
+                self.note(reader, &[], &told.ask);
+                frame_bytes += told.bytes();
+                frame.push(told);
+                if frame_bytes > TOLD_FRAME_BYTES {
+                    bytes += std::mem::take(&mut frame_bytes);
+                    send_told(out_tx, std::mem::take(&mut frame));
+                }
+            }
+            if bytes > TOLD_BYTES_MAX {
+                break;
+            }
+        }
+        if !frame.is_empty() {
+            send_told(out_tx, frame);
+        }
+    }
+
+    /// Returns what a reader would have to ask for to know this about a path.
+    fn untold(&mut self, reader: ReaderId, path: &[u8], facts: &Facts) -> Vec<Ask> {
+        let Some(reader) = self.readers.get(&reader) else { return Vec::new() };
+        let mut asks = Vec::new();
+        // It looks paths up from the root.
+        let mut above = Vec::new();
+        let mut rest = path;
+        while let Some((dir, _)) = split(rest) {
+            above.push(dir);
+            rest = dir;
+        }
+        let listed = |dir: &[u8]| reader.told.get(dir).is_some_and(|facts| facts.listing);
+        asks.extend(
+            above
+                .into_iter()
+                .rev()
+                .filter(|dir| !listed(dir))
+                .map(|dir| Ask::Listing(dir.to_vec())),
+        );
+        if facts.listing && !listed(path) {
+            asks.push(Ask::Listing(path.to_vec()));
+        }
+        let told = reader.told.get(path).cloned().unwrap_or_default();
+        if facts.content && !told.content {
+            asks.push(Ask::Content(path.to_vec()));
+        }
+        let offsets: Vec<_> = facts.packets.difference(&told.packets).copied().collect();
+        if !offsets.is_empty()
+            && let Ok(exported) = self.exporter.content(path, false)
+        {
+            let mut at = 0;
+            let packets = exported.content.manifest.packets.iter().filter_map(|&packet| {
+                let offset = at;
+                at += u64::from(packet.bytes);
+                offsets.contains(&offset).then_some((offset, packet))
+            });
+            asks.push(Ask::Packets(path.to_vec(), packets.collect()));
+        }
+        asks
     }
 
     fn answer(&mut self, reader: ReaderId, ask: Ask) -> Answer {
@@ -230,12 +370,25 @@ impl State {
         }
         for (reader, changes) in changes {
             if let Some(reader) = self.readers.get_mut(&reader) {
+                for change in &changes {
+                    match change {
+                        Change::Names { dir, names, .. } => {
+                            names.iter().for_each(|(name, _)| reader.told.forget(&join(dir, name)));
+                        }
+                        Change::Forget { dir } => reader.told.forget(dir),
+                    }
+                }
                 let squeezed = reader.squeezer.squeeze(&message::encode(&changes));
                 let payload = message::encode(&squeezed);
                 let _ = reader.out_tx.send(Frame { kind: Kind::Changes, stream: 0, payload });
             }
         }
     }
+}
+
+fn send_told(out_tx: &UnboundedSender<Frame>, told: Vec<Told>) {
+    let payload = message::encode(&told);
+    let _ = out_tx.send(Frame { kind: Kind::Told, stream: 0, payload });
 }
 
 /// Tells whether a file has other names, through which it may change unseen by its directory.

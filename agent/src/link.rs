@@ -10,8 +10,9 @@ pub(crate) mod message;
 pub(crate) mod squeeze;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -23,6 +24,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use worknode::id::NodeId;
 
+use crate::exporter::profile::Likeness;
 use frame::{Assembler, Frame, Kind};
 use message::Open;
 use packetfs::tree::Change;
@@ -40,6 +42,8 @@ const DEAD_AFTER: u32 = 3;
 /// a link is dropped after twice this time at most.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 const KEEPALIVE_SECONDS: u32 = 1;
+/// Kinds of walks remembered; when there are more, the other side is told once more.
+const FORETOLD_MAX: usize = 1000;
 
 /// A link, as its users see it.
 #[derive(Debug)]
@@ -52,6 +56,10 @@ pub(crate) struct Link {
     /// The caller's streams are odd, the callee's even.
     next_stream: Cell<u32>,
     streams: RefCell<HashMap<u32, mpsc::UnboundedSender<Frame>>>,
+    /// Walks of this side that run on the other, by stream.
+    walks: RefCell<HashMap<u32, Arc<Likeness>>>,
+    /// What the other side was told ahead of the first walk of its kind.
+    foretold: RefCell<HashSet<Arc<Likeness>>>,
     closed_tx: watch::Sender<bool>,
     squeezer: RefCell<Squeezer>,
     unsqueezer: RefCell<Unsqueezer>,
@@ -111,9 +119,31 @@ impl Link {
         rx
     }
 
+    /// Notes a walk of this side on a stream; true if it is the first of its kind.
+    pub(crate) fn note_walk(&self, stream: u32, walk: &Arc<Likeness>) -> bool {
+        self.walks.borrow_mut().insert(stream, Arc::clone(walk));
+        let mut foretold = self.foretold.borrow_mut();
+        if foretold.len() >= FORETOLD_MAX {
+            foretold.clear();
+        }
+        foretold.insert(Arc::clone(walk))
+    }
+
+    /// Returns the kinds of walks of this side that run on the other.
+    pub(crate) fn walks(&self) -> Vec<Arc<Likeness>> {
+        let mut kinds: Vec<Arc<Likeness>> = Vec::new();
+        for walk in self.walks.borrow().values() {
+            if !kinds.contains(walk) {
+                kinds.push(Arc::clone(walk));
+            }
+        }
+        kinds
+    }
+
     /// Ends this side's part in a stream: later frames of it are dropped.
     pub(crate) fn close_stream(&self, stream: u32) {
         self.streams.borrow_mut().remove(&stream);
+        self.walks.borrow_mut().remove(&stream);
     }
 
     /// Hands a frame to whoever takes part in its stream.
@@ -185,6 +215,8 @@ pub(crate) fn start(
         out_tx,
         next_stream: Cell::new(if called { 1 } else { 2 }),
         streams: RefCell::default(),
+        walks: RefCell::default(),
+        foretold: RefCell::default(),
         closed_tx: watch::Sender::new(false),
         squeezer: RefCell::default(),
         unsqueezer: RefCell::default(),

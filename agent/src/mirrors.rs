@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::link::Link;
 use crate::link::frame::Kind;
-use crate::link::message::{self, Answer, Ask};
+use crate::link::message::{self, Answer, Ask, Told};
 use crate::runner::sandboxes::Sandboxes;
 
 /// Packets asked for in one question: an answer of about a megabyte.
@@ -189,6 +189,21 @@ impl Mirror {
                 waiting.into_iter().for_each(|done| done(result));
             }
             Asked::Packets(packets) => self.take_packets(&packets, answer),
+        }
+    }
+
+    /// Takes in the answers to questions that were not asked yet.
+    pub(crate) fn take_told(&self, told: Vec<Told>) {
+        for Told { ask, answer } in told {
+            match ask {
+                // What cannot be learned will be asked for.
+                Ask::Listing(path) => drop(self.learn(&Need::Listing(path), answer)),
+                Ask::Content(path) => drop(self.learn(&Need::Content(path), answer)),
+                Ask::Packets(_, packets) => {
+                    let packets: Vec<_> = packets.into_iter().map(|(_, packet)| packet).collect();
+                    self.take_packets(&packets, answer);
+                }
+            }
         }
     }
 

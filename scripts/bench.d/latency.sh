@@ -45,34 +45,39 @@ measure_configure() {
     row configure "./configure of GNU hello" s configure peer native configure_native must over 1.02
 }
 
-# The first compile of a project on a node that knows the toolchain from another one.
+# The first compile of a project on a node that knows the toolchain from another one; then on a second such
+# node, which is told what the first one asked for.
 measure_cold() {
-    local rtt run tree
+    local rtt run tree node
     for rtt in "${RTTS[@]}"; do
-        another_lab $SLOTS 1 --rtt "$rtt"
+        another_lab $SLOTS 2 --rtt "$rtt"
         prepare_redis
         printf '#include <stdio.h>\nint main(void) { return 0; }\n' >"$work/one.c"
-        for run in 1 2; do
-            "${BOUNDED[@]}" oswalk exec --on n1 -- gcc -O2 -c -o "$work/one.o" "$work/one.c" >/dev/null 2>&1
+        for node in n1 n2 n1 n2; do
+            "${BOUNDED[@]}" oswalk exec --on $node -- gcc -O2 -c -o "$work/one.o" "$work/one.c" >/dev/null 2>&1
         done
         for ((run = 0; run < runs; run++)); do
-            # A tree under a new name is a project that the node has not seen.
+            # A tree under a new name is a project that the nodes have not seen.
             tree=$work/cold$rtt-$run
             cp -a "$redis" "$tree"
             # Its first make notes the settings and builds what it depends on.
             (cd "$tree/src" && make ae.o "${REDIS_FLAGS[@]}" CC=gcc) >"$work/log" 2>&1
             rm -f "$tree/src/ae.o"
             (cd "$tree/src" && seconds_of "cold_native_$rtt" make ae.o "${REDIS_FLAGS[@]}" CC=gcc)
-            rm -f "$tree/src/ae.o"
-            fetches=$(node_fetches)
-            (cd "$tree/src" && seconds_of "cold_$rtt" oswalk exec --on n1 -- make ae.o "${REDIS_FLAGS[@]}" CC=gcc)
-            record "cold_fetches_$rtt" "$(node_fetches) - $fetches"
+            for node in n1 n2; do
+                rm -f "$tree/src/ae.o"
+                fetches=$(node_fetches $node)
+                (cd "$tree/src" && seconds_of "cold_${node}_$rtt" oswalk exec --on $node -- make ae.o "${REDIS_FLAGS[@]}" CC=gcc)
+                record "cold_fetches_${node}_$rtt" "$(node_fetches $node) - $fetches"
+            done
             rm -rf "$tree"
         done
-        row cold "first compile of a project at $rtt ms" s "cold_$rtt" peer native "cold_native_$rtt" \
+        row cold "first compile of a project at $rtt ms" s "cold_n1_$rtt" peer native "cold_native_$rtt" \
             must over "$([ "$rtt" = 1 ] && echo 2 || echo 3)"
-        row cold "  questions to the origin, at most one round trip each" "" "cold_fetches_$rtt" must own 60
+        row cold "  questions to the origin, at most one round trip each" "" "cold_fetches_n1_$rtt" must own 60
+        row cold "the same on a second node" s "cold_n2_$rtt" peer native "cold_native_$rtt"
+        row cold "  questions to the origin" "" "cold_fetches_n2_$rtt" must own 5
     done
 }
 
-node_fetches() { OSWALK_STATE=$OSWALK_LAB_DIR/n1 oswalk status --json | jq .fuse.fetches; }
+node_fetches() { OSWALK_STATE=$OSWALK_LAB_DIR/$1 oswalk status --json | jq .fuse.fetches; }

@@ -11,7 +11,7 @@ use crate::memory::bounded;
 use crate::trial::holds;
 use crate::walks::outcomes;
 use frame::{Assembler, Frame, HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX};
-use message::{Answer, Ask, Exit, Open, Packets, encode};
+use message::{Answer, Ask, Exit, Open, Packets, Told, encode};
 use squeeze::{Squeezer, Unsqueezer};
 use worknode::id::Attempt;
 
@@ -24,10 +24,11 @@ mod squeeze;
 
 fn frames() -> impl Strategy<Value = Frame> {
     use Kind::{Answer, Ask, Broken, Cancel, Changes, Closed, Credit, Data, Eof};
-    use Kind::{Exit, Open, Packets, Ping, Pong, Ready, Resize, Settings, Signal, Stopped, Took};
+    use Kind::{Exit, Open, Packets, Ping, Pong, Ready, Resize, Settings, Signal, Stopped};
+    use Kind::{Told, Took};
     let kinds = vec![
         Open, Data, Eof, Credit, Broken, Signal, Cancel, Closed, Packets, Exit, Ask, Answer,
-        Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped,
+        Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped, Told,
     ];
     let long = (PAYLOAD_BYTES_MAX - 2..2 * PAYLOAD_BYTES_MAX + 3).prop_map(|size| vec![7; size]);
     let payloads = prop_oneof![9 => noise(), 1 => long];
@@ -125,7 +126,11 @@ fn questions_and_answers() {
         vec((packets(), packed()), 0..3).prop_map(Answer::Packets),
         any::<i32>().prop_map(Answer::Failed),
     ];
-    survives_postcard((asks, answers));
+    survives_postcard((asks, answers).prop_map(|(ask, answer)| {
+        let told = Told { ask, answer };
+        assert!(told.bytes() < 1 << 24, "what is to be sent is not much");
+        vec![told]
+    }));
 }
 
 #[test]

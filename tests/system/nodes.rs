@@ -16,6 +16,7 @@ pub(crate) const ALL: &[Test] = &[
     ("nodes::all_die_in_the_middle", |lab| hurt(lab, "all-die", &["kill"], &NODES)),
     ("nodes::the_broker_dies_in_the_middle", |lab| hurt(lab, "broker", &["kill"], &["broker"])),
     ("nodes::all_are_dead", all_are_dead),
+    ("nodes::a_second_one_is_told_what_the_first_one_asked", second_is_told),
 ];
 
 /// Files of the build; each takes its program a tenth of a second.
@@ -112,4 +113,60 @@ fn all_are_dead(lab: &Lab) -> Result<(), String> {
         return Err(format!("{} of {FILES} files: {run}", made(&dir)));
     }
     if run.took > seconds(10) { Err(format!("too slow: {run}")) } else { Ok(()) }
+}
+
+/// A walk that another node has run before asks for nearly nothing, and sees all as it is now.
+fn second_is_told(lab: &Lab) -> Result<(), String> {
+    const FILES: usize = 12;
+    /// A page of names, a page of answers: what may still be asked for.
+    const ASKED_MAX: u64 = 5;
+    let (up, _alone) = lab.alone()?;
+    let (known, dir) = (up.fresh("knows-cat")?, up.fresh("told")?);
+    let failed = |error: std::io::Error| error.to_string();
+    for i in 0..FILES {
+        fs::create_dir(dir.join(format!("d{i}"))).map_err(failed)?;
+        fs::write(dir.join(format!("d{i}/f")), format!("file {i}\n")).map_err(failed)?;
+    }
+    let cat = |node: &str, dir: &Path| -> Result<(u64, String), String> {
+        let before = fetches(up, node)?;
+        let mut command = up.exec(&known.join("report.json"));
+        command.args(["--on", node, "--walk", "cat", "--", "sh", "-c", "cat d*/f; :"]);
+        command.current_dir(dir);
+        let run = Run::of(command, LIMIT)?;
+        Report::read(&known.join("report.json"))?
+            .walked("cat")
+            .then_some(())
+            .ok_or_else(|| format!("cat did not walk: {run}"))?;
+        Ok((fetches(up, node)? - before, run.out()))
+    };
+    // The program and what it needs itself.
+    cat("n1", &known)?;
+    cat("n2", &known)?;
+    let (asked, _) = cat("n1", &dir)?;
+    fs::write(dir.join("d3/f"), "another\n").map_err(failed)?;
+    let (told, said) = cat("n2", &dir)?;
+    let expected: String = (0..FILES)
+        .map(|i| if i == 3 { "another\n".to_owned() } else { format!("file {i}\n") })
+        .collect();
+    let sorted = |text: &str| {
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    if sorted(&said) != sorted(&expected) {
+        return Err(format!("it reads {said:?}"));
+    }
+    if asked < FILES as u64 || told > ASKED_MAX {
+        return Err(format!("the first node asked {asked} questions, the second {told}"));
+    }
+    Ok(())
+}
+
+fn fetches(up: &Up, node: &str) -> Result<u64, String> {
+    let mut command = up.command("oswalk");
+    command.args(["status", "--json"]).env("OSWALK_STATE", up.state(node));
+    let run = Run::of(command, LIMIT)?;
+    let status: serde_json::Value = serde_json::from_slice(&run.stdout)
+        .map_err(|error| format!("oswalk status --json: {error}: {run}"))?;
+    status["fuse"]["fetches"].as_u64().ok_or_else(|| format!("no count of questions: {status}"))
 }

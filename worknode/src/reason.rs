@@ -17,7 +17,7 @@ pub enum Reason {
     Link = 5,
     /// A compiler command that only preprocesses.
     Preprocess = 6,
-    /// A question to the tool itself: `--version`, `-dumpmachine`, `-###` …
+    /// A question to the tool itself: `--version`, `-dumpmachine`, `-###`, a configure script's trial …
     Probe = 7,
     /// `-march=native` and its like: the result depends on this very processor.
     NativeCpu = 8,

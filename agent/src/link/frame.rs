@@ -56,17 +56,19 @@ pub(crate) enum Kind {
     Resize = 19,
     /// Runner: the walk was stopped by this `u32` signal.
     Stopped = 20,
+    /// Origin: answers to questions that a walk will ask, ahead of it ([`super::message::Told`]).
+    Told = 21,
 }
 
 impl Kind {
     fn from_u8(value: u8) -> Option<Self> {
         use Kind::{
             Answer, Ask, Broken, Cancel, Changes, Closed, Credit, Data, Eof, Exit, Open, Packets,
-            Ping, Pong, Ready, Resize, Settings, Signal, Stopped, Took,
+            Ping, Pong, Ready, Resize, Settings, Signal, Stopped, Told, Took,
         };
-        const ALL: [Kind; 20] = [
+        const ALL: [Kind; 21] = [
             Open, Data, Eof, Credit, Broken, Signal, Cancel, Closed, Packets, Exit, Ask, Answer,
-            Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped,
+            Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped, Told,
         ];
         ALL.get(usize::from(value).checked_sub(1)?).copied()
     }

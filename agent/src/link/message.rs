@@ -60,6 +60,31 @@ pub(crate) enum Answer {
     Failed(i32),
 }
 
+/// The answer to a question that a runner would ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    /// The question.
+    pub(crate) ask: Ask,
+    /// The answer.
+    pub(crate) answer: Answer,
+}
+
+impl Told {
+    /// Returns about how much there is to send.
+    pub(crate) fn bytes(&self) -> usize {
+        const ENTRY_BYTES: usize = 64;
+        match &self.answer {
+            Answer::Listing(listing) => listing.entries.len() * ENTRY_BYTES,
+            Answer::Content(content, inline) => {
+                let inline = inline.as_ref().map_or(0, |packed| packed.body.len());
+                inline + content.manifest.packets.len() * ENTRY_BYTES
+            }
+            Answer::Packets(packets) => packets.iter().map(|(_, packed)| packed.body.len()).sum(),
+            Answer::Failed(_) => 0,
+        }
+    }
+}
+
 /// Encodes a message.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     postcard::to_allocvec(message).expect("a message fits a growing buffer")

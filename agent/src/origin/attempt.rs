@@ -1,6 +1,7 @@
 //! One attempt at a walk: the conversation between its stub and its runner.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,6 +16,7 @@ use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 use super::{Stub, vet};
 use crate::agent::Agent;
 use crate::cluster::Turn;
+use crate::exporter::profile::Likeness;
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{Exit, Packets};
@@ -69,9 +71,13 @@ pub(super) async fn run(
             return lost(agent, grant);
         }
     };
+    let (stream, mut frames) = link.open_stream();
+    let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
+    if link.note_walk(stream, &likeness) {
+        agent.exporter.foretell(link.number, likeness, link.sender()).await;
+    }
     // Everything that was changed before this moment goes to the runner ahead of the walk.
     agent.exporter.drain().await;
-    let (stream, mut frames) = link.open_stream();
     let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
     let mut talk =
         Talk { link: &link, stream, spec, packets: Vec::new(), bytes_out, bytes_back: 0 };

@@ -1,0 +1,156 @@
+//! Access profiles: what walks like this one have asked for. A node that has not seen a project yet is
+//! told all of it in one go, where it would ask for one thing after the other.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use packetfs::tree::{Bytes, is_within};
+
+/// Profiles kept; the one that was not used for the longest time goes first.
+const PROFILES_MAX: usize = 64;
+/// Paths in one of them.
+const PATHS_MAX: usize = 1000;
+
+/// Walks of one program in one directory read much the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Likeness {
+    /// The program.
+    pub(crate) program: Bytes,
+    /// Its working directory.
+    pub(crate) cwd: Bytes,
+}
+
+/// What there is to know about a path.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The names in it.
+    pub(super) listing: bool,
+    /// The packets it consists of.
+    pub(super) content: bool,
+    /// The packets at these offsets.
+    pub(super) packets: BTreeSet<u64>,
+}
+
+/// Paths with what was asked or told of them. Directories come before what is in them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known(BTreeMap<Bytes, Facts>);
+
+impl Known {
+    /// Returns what is known of a path, to add to it.
+    pub(super) fn of(&mut self, path: &[u8]) -> &mut Facts {
+        self.0.entry(path.to_vec()).or_default()
+    }
+
+    /// Returns what is known of a path.
+    pub(super) fn get(&self, path: &[u8]) -> Option<&Facts> {
+        self.0.get(path)
+    }
+
+    /// Forgets a path, and all below it.
+    pub(super) fn forget(&mut self, path: &[u8]) {
+        let gone: Vec<Bytes> = self
+            .0
+            .range(path.to_vec()..)
+            .map(|(known, _)| known)
+            // Names that only begin alike, as `a.c` does with `a`, may lie between.
+            .take_while(|known| known.starts_with(path))
+            .filter(|known| is_within(known, path))
+            .cloned()
+            .collect();
+        for path in gone {
+            self.0.remove(&path);
+        }
+    }
+
+    /// Returns everything.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Facts)> {
+        self.0.iter()
+    }
+}
+
+/// The profiles.
+#[derive(Debug, Default)]
+pub(super) struct Profiles {
+    profiles: HashMap<Arc<Likeness>, Profile>,
+    /// Counts uses, to tell which is the oldest.
+    uses: u64,
+}
+
+#[derive(Debug, Default)]
+struct Profile {
+    known: Known,
+    used: u64,
+}
+
+impl Profiles {
+    /// Notes what a walk asked for, or one of several that run at the same time.
+    pub(super) fn note(&mut self, walks: &[Arc<Likeness>], path: &[u8], add: impl Fn(&mut Facts)) {
+        for walk in walks {
+            self.uses += 1;
+            let used = self.uses;
+            if !self.profiles.contains_key(walk) && self.profiles.len() >= PROFILES_MAX {
+                let oldest = self.profiles.iter().min_by_key(|(_, profile)| profile.used);
+                if let Some(oldest) = oldest.map(|(walk, _)| Arc::clone(walk)) {
+                    self.profiles.remove(&oldest);
+                }
+            }
+            let profile = self.profiles.entry(Arc::clone(walk)).or_default();
+            profile.used = used;
+            if profile.known.0.len() < PATHS_MAX || profile.known.get(path).is_some() {
+                add(profile.known.of(path));
+            }
+        }
+    }
+
+    /// Returns what walks like this one asked for.
+    pub(super) fn of(&mut self, walk: &Likeness) -> Option<Known> {
+        self.uses += 1;
+        let profile = self.profiles.get_mut(walk)?;
+        profile.used = self.uses;
+        Some(profile.known.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn like(name: &str) -> Arc<Likeness> {
+        Arc::new(Likeness { program: b"/usr/bin/gcc".to_vec(), cwd: name.as_bytes().to_vec() })
+    }
+
+    #[test]
+    fn what_is_below_a_path_is_forgotten_with_it() {
+        let mut known = Known::default();
+        for path in ["/a", "/a.c", "/a/b", "/a/b/c", "/ab", "/b"] {
+            known.of(path.as_bytes()).listing = true;
+        }
+        known.forget(b"/a");
+        let left: Vec<_> = known.iter().map(|(path, _)| path.as_slice()).collect();
+        assert_eq!(left, [b"/a.c".as_slice(), b"/ab", b"/b"]);
+    }
+
+    #[test]
+    fn the_oldest_profile_goes_first() {
+        let mut profiles = Profiles::default();
+        let all: Vec<_> = (0..=PROFILES_MAX).map(|number| like(&number.to_string())).collect();
+        for walk in &all[..PROFILES_MAX] {
+            profiles.note(std::slice::from_ref(walk), b"/a", |facts| facts.content = true);
+        }
+        assert!(profiles.of(&all[0]).is_some());
+        profiles.note(&all[PROFILES_MAX..], b"/a", |facts| facts.content = true);
+        assert!(profiles.of(&all[0]).is_some(), "it was just used");
+        assert!(profiles.of(&all[1]).is_none());
+    }
+
+    #[test]
+    fn a_profile_is_bounded() {
+        let (mut profiles, walk) = (Profiles::default(), like("x"));
+        for number in 0..2 * PATHS_MAX {
+            let path = format!("/{number}");
+            profiles
+                .note(std::slice::from_ref(&walk), path.as_bytes(), |facts| facts.listing = true);
+        }
+        assert_eq!(profiles.of(&walk).expect("it was noted").iter().count(), PATHS_MAX);
+    }
+}
