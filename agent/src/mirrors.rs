@@ -169,8 +169,8 @@ impl Mirror {
         self.mount.failed(since, namespace)
     }
 
-    /// Returns what gives the path behind a number of the tree.
-    pub(crate) fn paths(&self) -> impl Fn(u64) -> Option<Bytes> + Send + use<> {
+    /// Returns what gives the paths behind a number of the tree.
+    pub(crate) fn paths(&self) -> impl Fn(u64) -> Vec<Bytes> + Send + use<> {
         self.mount.paths()
     }
 

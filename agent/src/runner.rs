@@ -93,14 +93,15 @@ async fn run(
     let (began, failures) =
         (Began { at: now(), versions: Box::new(mirror.versions()) }, mirror.failures());
     let running = start(agent, link, stream, &mirror, spec).map_err(sandbox)?;
-    let (mut upper, mut namespace) = (None, 0);
+    let (mut upper, mut index, mut namespace) = (None, None, 0);
     loop {
         tokio::select! {
             event = running.event() => match event {
-                Some((Event::Running { pids }, fds)) => {
+                Some((Event::Running { pids, indexed }, fds)) => {
                     namespace = pids;
                     let mut fds = fds.into_iter();
                     upper = fds.next();
+                    index = if indexed { fds.next() } else { None };
                     if let Some(master) = fds.next() {
                         running.start_terminal(master).map_err(|error| sandbox(error.into()))?;
                     }
@@ -128,8 +129,8 @@ async fn run(
                         // It saw an error that it would not have seen at the origin.
                         return Err(Fault::NotExported(Vec::new()));
                     }
-                    let changes =
-                        collect(link, stream, &mirror, upper, began).await?;
+                    let layers = (upper, index);
+                    let changes = collect(link, stream, &mirror, layers, began).await?;
                     return Ok(Some(Exit { outcome: Outcome::Ended(ending), changes, offsets }));
                 }
                 None => return Err(Fault::Sandbox("the walk's first process died".into())),
@@ -207,12 +208,12 @@ fn order(control: &AsyncFd<UnixStream>, order: Order) {
     let _ = fds::send(control.get_ref(), &message::encode(&order), &[]);
 }
 
-/// Reads the upper layer and sends its packets.
+/// Reads the upper layer, and the overlay's index, and sends their packets.
 async fn collect(
     link: &Rc<Link>,
     stream: u32,
     mirror: &Rc<Mirror>,
-    upper: OwnedFd,
+    (upper, index): (OwnedFd, Option<OwnedFd>),
     began: Began,
 ) -> Result<ChangeSet, Fault> {
     let lower = mirror.point.clone();
@@ -220,8 +221,8 @@ async fn collect(
     let read = move || -> Result<ChangeSet, Fault> {
         // To close the last descriptor of a file system that nobody has mounted any more takes a
         // while, for which nobody is to wait.
-        let upper = Afterwards(Some(upper));
-        let upper = upper.0.as_ref().expect("it is taken when this ends");
+        let layers = Afterwards(Some((upper, index)));
+        let (upper, index) = layers.0.as_ref().expect("they are taken when this ends");
         if is_full(upper) {
             return Err(Fault::Full);
         }
@@ -250,10 +251,10 @@ async fn collect(
             base: &began.versions,
             ended: Time::of(SystemTime::now()),
             lower_attr: &lower_attr,
-            lower_path: &paths,
+            lower_paths: &paths,
             packet: &mut packet,
         };
-        let changes = upper::read(upper, &mut reading)
+        let changes = upper::read(upper, index.as_ref(), &mut reading)
             .map_err(|error| Fault::Sandbox(format!("failed to read the changes: {error}")))?;
         if !sending.is_empty() {
             send(sending);
@@ -266,13 +267,13 @@ async fn collect(
     }
 }
 
-/// Closes a descriptor on a thread that nobody waits for.
-struct Afterwards(Option<OwnedFd>);
+/// Closes the descriptors of layers on a thread that nobody waits for.
+struct Afterwards(Option<(OwnedFd, Option<OwnedFd>)>);
 
 impl Drop for Afterwards {
     fn drop(&mut self) {
-        let upper = self.0.take();
-        tokio::task::spawn_blocking(move || drop(upper));
+        let layers = self.0.take();
+        tokio::task::spawn_blocking(move || drop(layers));
     }
 }
 

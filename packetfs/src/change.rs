@@ -73,7 +73,7 @@ pub enum Op {
         /// Owner and times.
         meta: Meta,
     },
-    /// Another name of a file of this change set.
+    /// Another name of a file, which is of this change set unless nothing else of it changed.
     Link {
         /// The name.
         path: Bytes,

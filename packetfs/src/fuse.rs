@@ -22,7 +22,7 @@ use fuser::{
     SessionACL,
 };
 
-use crate::mirror::{Answer, Invalidation, Mirror, Need};
+use crate::mirror::{Answer, Invalidation, Mirror, Name, Need};
 use crate::packet::PacketRef;
 use crate::store::Store;
 use crate::tree::{Attr, Bytes, Kind, Time, Version};
@@ -218,10 +218,10 @@ impl Mount {
         move |path| view.mirror().unchanged_since(batches, path)
     }
 
-    /// Returns what gives the path behind a number, from any thread.
-    pub fn paths(&self) -> impl Fn(u64) -> Option<Bytes> + Send + use<> {
+    /// Returns what gives the paths behind a number, from any thread.
+    pub fn paths(&self) -> impl Fn(u64) -> Vec<Bytes> + Send + use<> {
         let view = Arc::clone(&self.view);
-        move |node| view.mirror().known_path(node)
+        move |node| view.mirror().known_paths(node)
     }
 }
 
@@ -344,6 +344,7 @@ impl Filesystem for Handler {
             InitFlags::FUSE_NO_OPENDIR_SUPPORT,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_ABORT_ERROR,
+            InitFlags::FUSE_EXPORT_SUPPORT,
         ] {
             // A kernel without one of them is slower, not wrong.
             let _ = config.add_capabilities(capability);
@@ -445,9 +446,9 @@ impl Filesystem for Handler {
                         [(&b"."[..], 1), (b"..", 2)].into_iter().filter(|&(_, at)| at > offset);
                     let dots =
                         dots.map(|(name, at)| (name.to_vec(), ino.0, FileType::Directory, at));
-                    let names = names
-                        .into_iter()
-                        .map(|(name, node, attr)| (name, node, file_type(attr.kind), node + DOTS));
+                    let names = names.into_iter().map(|Name { name, node, place, attr }| {
+                        (name, node, file_type(attr.kind), place + DOTS)
+                    });
                     for (name, node, kind, at) in dots.chain(names) {
                         if reply.add(INodeNo(node), at, kind, OsStr::from_bytes(&name)) {
                             break;

@@ -1,16 +1,20 @@
 //! The tree of an origin as one of its runners knows it: directories that were fetched whole, the
-//! manifests of files that were read, and a number for each path that stays the same.
+//! manifests of files that were read, and a number for each path that stays the same. The names of
+//! a file that has several share a number.
 //!
 //! The mirror is pure: it says what it knows or what must be fetched, takes in what was fetched and
 //! what changed, and says what the kernel has to forget.
+
+mod links;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::packet::Manifest;
 use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, Version, join};
+use links::Links;
 
-/// The number of a path. The root is 1, as FUSE wants it.
+/// The number of a path, or of a file with several. The root is 1, as FUSE wants it.
 pub type Node = u64;
 /// The number of `/`.
 pub const ROOT: Node = 1;
@@ -44,6 +48,19 @@ pub enum Invalidation {
     Node(Node),
 }
 
+/// A name of a directory, as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// The name.
+    pub name: Bytes,
+    /// What it names.
+    pub node: Node,
+    /// Its place in the listing: those of later names are larger.
+    pub place: Node,
+    /// The attributes of what it names.
+    pub attr: Attr,
+}
+
 #[derive(Debug)]
 struct Item {
     parent: Node,
@@ -67,7 +84,9 @@ struct Item {
 /// An origin's tree.
 #[derive(Debug)]
 pub struct Mirror {
+    /// By path.
     items: HashMap<Node, Item>,
+    links: Links,
     next: Node,
     /// Batches of changes so far.
     batches: u64,
@@ -100,11 +119,19 @@ impl Mirror {
             dev: 0,
         };
         let root = Item { attr: Some(attr), ..Item::new(ROOT, Bytes::new()) };
-        Self { items: HashMap::from([(ROOT, root)]), next: ROOT + 1, batches: 0 }
+        let (items, links) = (HashMap::from([(ROOT, root)]), Links::default());
+        Self { items, links, next: ROOT + 1, batches: 0 }
     }
 
-    /// Looks a name up.
+    /// Looks a name up; by the name `.` what a number stands for, which may be no directory.
     pub fn lookup(&mut self, dir: Node, name: &[u8]) -> Answer<(Node, Attr)> {
+        if name == b"." {
+            return match self.attr(dir) {
+                Answer::Known(attr) => Answer::Known((dir, attr)),
+                Answer::Absent => Answer::Absent,
+                Answer::Unknown(need) => Answer::Unknown(need),
+            };
+        }
         let Some(item) = self.items.get_mut(&dir) else { return Answer::Absent };
         if !item.listed {
             return Answer::Unknown(Need::Listing(self.path(dir)));
@@ -116,7 +143,7 @@ impl Mirror {
             return Answer::Absent;
         };
         match self.attr(node) {
-            Answer::Known(attr) => Answer::Known((node, attr)),
+            Answer::Known(attr) => Answer::Known((self.links.shown(node), attr)),
             Answer::Absent => Answer::Absent,
             Answer::Unknown(need) => Answer::Unknown(need),
         }
@@ -126,7 +153,7 @@ impl Mirror {
     /// what happens in a directory changes its times, and only its own readers hear of it.
     #[must_use]
     pub fn attr(&self, node: Node) -> Answer<Attr> {
-        match self.items.get(&node) {
+        match self.items.get(&self.one_path(node)) {
             Some(Item { attr: Some(attr), listed, .. }) => {
                 if attr.kind == Kind::Dir && !listed {
                     Answer::Unknown(Need::Listing(self.path(node)))
@@ -141,20 +168,21 @@ impl Mirror {
     /// Returns where a symbolic link points.
     #[must_use]
     pub fn target(&self, node: Node) -> Option<Bytes> {
-        self.items.get(&node)?.target.clone()
+        self.items.get(&self.one_path(node))?.target.clone()
     }
 
-    /// Lists names of a directory, up to `limit` of those with numbers above `after`.
+    /// Lists names of a directory, up to `limit` of those whose places are behind `after`.
     #[must_use]
-    pub fn list(&self, dir: Node, after: Node, limit: usize) -> Answer<Vec<(Bytes, Node, Attr)>> {
+    pub fn list(&self, dir: Node, after: Node, limit: usize) -> Answer<Vec<Name>> {
         let Some(item) = self.items.get(&dir) else { return Answer::Absent };
         if !item.listed {
             return Answer::Unknown(Need::Listing(self.path(dir)));
         }
         let start = item.order.partition_point(|&node| node <= after);
-        let names = item.order[start..].iter().filter_map(|node| {
-            let item = self.items.get(node)?;
-            Some((item.name.clone(), *node, item.attr?))
+        let names = item.order[start..].iter().filter_map(|&place| {
+            let item = self.items.get(&place)?;
+            let (node, attr) = (self.links.shown(place), item.attr?);
+            Some(Name { name: item.name.clone(), node, place, attr })
         });
         Answer::Known(names.take(limit).collect())
     }
@@ -162,18 +190,18 @@ impl Mirror {
     /// Returns the packets of a file.
     #[must_use]
     pub fn manifest(&self, node: Node) -> Answer<Arc<Manifest>> {
-        match self.items.get(&node) {
+        match self.items.get(&self.one_path(node)) {
             Some(Item { attr: None, .. }) | None => Answer::Absent,
             Some(Item { manifest: Some(manifest), .. }) => Answer::Known(Arc::clone(manifest)),
             Some(_) => Answer::Unknown(Need::Content(self.path(node))),
         }
     }
 
-    /// Returns the path behind a number.
+    /// Returns the path behind a number; one of them, if there are several.
     #[must_use]
     pub fn path(&self, node: Node) -> Bytes {
         let mut names = Vec::new();
-        let mut at = node;
+        let mut at = self.one_path(node);
         while at != ROOT {
             let Some(item) = self.items.get(&at) else { break };
             names.push(item.name.as_slice());
@@ -182,10 +210,30 @@ impl Mirror {
         names.iter().rev().fold(b"/".to_vec(), |path, name| join(&path, name))
     }
 
-    /// Returns the path behind a number, if there is one.
+    /// Returns the paths behind a number: none where there is no such file. Of the names of a file
+    /// with several those that are listed: what is known of the others may be old.
     #[must_use]
-    pub fn known_path(&self, node: Node) -> Option<Bytes> {
-        self.items.contains_key(&node).then(|| self.path(node))
+    pub fn known_paths(&self, node: Node) -> Vec<Bytes> {
+        match self.links.sharing(node) {
+            Some(paths) => {
+                let listed = paths.iter().filter(|&&path| self.is_listed(path));
+                listed.map(|&path| self.path(path)).collect()
+            }
+            None => self.items.get(&node).map(|_| self.path(node)).into_iter().collect(),
+        }
+    }
+
+    /// Returns the number of a path behind a number: of several one that is listed, if any is.
+    fn one_path(&self, node: Node) -> Node {
+        let Some(paths) = self.links.sharing(node) else { return node };
+        let listed = paths.iter().find(|&&path| self.is_listed(path));
+        listed.or(paths.first()).copied().unwrap_or(node)
+    }
+
+    /// Tells whether a path is one that its directory is known to have.
+    fn is_listed(&self, path: Node) -> bool {
+        let dir = self.items.get(&path).and_then(|item| self.items.get(&item.parent));
+        dir.is_some_and(|dir| dir.listed)
     }
 
     /// Returns the number of the path, if it has been seen.
@@ -228,7 +276,7 @@ impl Mirror {
         }
         // What was never listed, or was forgotten, has no names in the kernel.
         if self.items.get(&dir).is_some_and(|item| !item.listed) {
-            forget.retain(|invalidation| matches!(invalidation, Invalidation::Node(_)));
+            forget.retain(|it| !matches!(it, Invalidation::Entry(parent, _) if *parent == dir));
         }
         if let Some(item) = self.items.get_mut(&dir) {
             item.set_attr(dir, listing.attr, &mut forget);
@@ -241,9 +289,12 @@ impl Mirror {
     pub fn take_content(&mut self, path: &[u8], content: Content) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         let Some(node) = self.node(path) else { return forget };
-        let Some(item) = self.items.get_mut(&node) else { return forget };
-        item.set_attr(node, content.attr, &mut forget);
-        item.manifest = Some(Arc::new(content.manifest));
+        let (shown, manifest) = (self.links.shown(node), Arc::new(content.manifest));
+        for name in self.links.others(node).into_iter().chain([node]) {
+            let Some(item) = self.items.get_mut(&name) else { continue };
+            item.set_attr(shown, content.attr, &mut forget);
+            item.manifest = Some(Arc::clone(&manifest));
+        }
         forget
     }
 
@@ -261,7 +312,6 @@ impl Mirror {
                     for (name, entry) in names {
                         self.set_name(node, &name, entry, &mut forget);
                         self.unread(node, &name, &mut forget);
-                        self.recount(node, &name, &mut forget);
                     }
                     match attr {
                         Some(attr) => {
@@ -294,6 +344,7 @@ impl Mirror {
         let Some(entry) = entry else {
             if let Some(node) = known {
                 self.forget(node, forget);
+                self.relink(node, None, forget);
                 if let Some(item) = self.items.get_mut(&node) {
                     item.attr = None;
                     item.target = None;
@@ -321,49 +372,50 @@ impl Mirror {
             }
             Some(_) => {}
         }
-        let batches = self.batches;
+        self.relink(node, Some(&entry.attr), forget);
+        for name in self.links.others(node).into_iter().chain([node]) {
+            self.learn(name, &entry.attr, forget);
+        }
         let item = self.items.get_mut(&node).expect("the node is known or was just added");
-        if old.is_none_or(|old| old.version() != entry.attr.version()) {
+        item.target = entry.target;
+    }
+
+    /// Notes which file a path names now. Paths that get another number by that, and the file that
+    /// it named before, are forgotten by the kernel.
+    fn relink(&mut self, node: Node, new: Option<&Attr>, forget: &mut BTreeSet<Invalidation>) {
+        let before = self.links.shown(node);
+        let old = self.items.get(&node).and_then(|item| item.attr);
+        for path in self.links.set(node, old.as_ref(), new, &mut self.next) {
+            let Some(item) = self.items.get(&path) else { continue };
+            forget.insert(Invalidation::Entry(item.parent, item.name.clone()));
+            forget.extend([before, path, self.links.shown(path)].map(Invalidation::Node));
+        }
+    }
+
+    /// Sets the attributes of a path, and unlearns its content if that is another one now.
+    fn learn(&mut self, node: Node, attr: &Attr, forget: &mut BTreeSet<Invalidation>) {
+        let (shown, batches) = (self.links.shown(node), self.batches);
+        let Some(item) = self.items.get_mut(&node) else { return };
+        if item.attr.is_none_or(|old| old.version() != attr.version()) {
             item.manifest = None;
         }
-        if old.is_some_and(|old| old.version() != entry.attr.version()) {
+        if item.attr.is_some_and(|old| old.version() != attr.version()) {
             item.changed = batches;
         }
-        item.set_attr(node, entry.attr, forget);
-        item.target = entry.target;
+        item.set_attr(shown, *attr, forget);
     }
 
     /// Unlearns a file's content. That a change was noticed proves that there was one, even where
     /// size and times are what they were: a clock tick is longer than a write.
     fn unread(&mut self, dir: Node, name: &[u8], forget: &mut BTreeSet<Invalidation>) {
         let node = self.items.get(&dir).and_then(|item| item.children.get(name).copied());
-        if let Some((node, item)) = node.and_then(|node| Some((node, self.items.get_mut(&node)?)))
-            && item.attr.is_some_and(|attr| attr.kind == Kind::File)
-        {
-            item.manifest = None;
-            item.changed = self.batches;
-            forget.insert(Invalidation::Node(node));
-        }
-    }
-
-    /// Gives the other names of a file the number of links that this one has. Of a name that comes
-    /// or goes only its own directory hears.
-    fn recount(&mut self, dir: Node, name: &[u8], forget: &mut BTreeSet<Invalidation>) {
-        let node = self.items.get(&dir).and_then(|item| item.children.get(name).copied());
-        let Some(attr) = node.and_then(|node| self.items.get(&node)?.attr) else { return };
-        if attr.kind == Kind::Dir || attr.links < 2 {
-            return;
-        }
-        for (&other, item) in &mut self.items {
-            if let Some(known) = item
-                .attr
-                .as_mut()
-                .filter(|known| (known.dev, known.ino) == (attr.dev, attr.ino) && **known != attr)
-            {
-                let _ = known;
-                item.set_attr(other, attr, forget);
+        let Some(node) = node else { return };
+        for name in self.links.others(node).into_iter().chain([node]) {
+            let Some(item) = self.items.get_mut(&name) else { continue };
+            if item.attr.is_some_and(|attr| attr.kind == Kind::File) {
                 item.manifest = None;
                 item.changed = self.batches;
+                forget.insert(Invalidation::Node(self.links.shown(node)));
             }
         }
     }
@@ -374,7 +426,7 @@ impl Mirror {
         item.manifest = None;
         let was_listed = std::mem::take(&mut item.listed);
         let absent = std::mem::take(&mut item.absent);
-        forget.insert(Invalidation::Node(node));
+        forget.insert(Invalidation::Node(self.links.shown(node)));
         if node == ROOT {
             forget.extend(absent.into_iter().map(|name| Invalidation::Entry(ROOT, name)));
         } else {
@@ -404,14 +456,14 @@ impl Mirror {
 
 impl Item {
     /// Sets the attributes, and says what of the old ones the kernel has to forget.
-    fn set_attr(&mut self, node: Node, attr: Attr, forget: &mut BTreeSet<Invalidation>) {
+    fn set_attr(&mut self, shown: Node, attr: Attr, forget: &mut BTreeSet<Invalidation>) {
         let old = self.attr.replace(attr);
         if old.is_some_and(|old| old != attr) {
-            forget.insert(Invalidation::Node(node));
+            forget.insert(Invalidation::Node(shown));
         }
         // An overlay checks permissions by what its lower inode said when the name was looked up.
         let rights = |attr: Attr| (attr.mode, attr.uid, attr.gid);
-        if node != ROOT && old.is_some_and(|old| rights(old) != rights(attr)) {
+        if shown != ROOT && old.is_some_and(|old| rights(old) != rights(attr)) {
             forget.insert(Invalidation::Entry(self.parent, self.name.clone()));
         }
     }
@@ -433,135 +485,4 @@ impl Item {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attr(kind: Kind, ino: u64, bytes: u64) -> Attr {
-        let time = Time { seconds: i64::try_from(ino).unwrap_or(0), nanos: 0 };
-        Attr {
-            kind,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            bytes,
-            links: 1,
-            rdev: 0,
-            mtime: time,
-            ctime: time,
-            ino,
-            dev: 1,
-        }
-    }
-
-    fn entry(name: &str, attr: Attr) -> Entry {
-        Entry { name: name.into(), attr, target: None }
-    }
-
-    fn listing(ino: u64, entries: Vec<Entry>) -> Listing {
-        Listing { attr: attr(Kind::Dir, ino, 0), entries }
-    }
-
-    fn mirror() -> Mirror {
-        let mut mirror = Mirror::new();
-        mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
-        let files =
-            vec![entry("a.c", attr(Kind::File, 4, 10)), entry("b.c", attr(Kind::File, 5, 1))];
-        mirror.take_listing(b"/src", listing(3, files));
-        mirror
-    }
-
-    fn names(dir: &str, name: &str, entry: Option<Entry>) -> Vec<Change> {
-        let names = vec![(name.into(), entry)];
-        vec![Change::Names { dir: dir.into(), attr: Some(attr(Kind::Dir, 3, 0)), names }]
-    }
-
-    #[test]
-    fn asks_for_what_it_does_not_know() {
-        let mut mirror = Mirror::new();
-        assert_eq!(mirror.lookup(ROOT, b"src"), Answer::Unknown(Need::Listing(b"/".to_vec())));
-        mirror = self::mirror();
-        mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
-        let src = mirror.node(b"/src").expect("listed");
-        let Answer::Known((node, found)) = mirror.lookup(src, b"a.c") else { panic!("listed") };
-        assert_eq!(found.bytes, 10);
-        assert_eq!(mirror.path(node), b"/src/a.c");
-        assert_eq!(mirror.manifest(node), Answer::Unknown(Need::Content(b"/src/a.c".to_vec())));
-        assert_eq!(mirror.lookup(src, b"none"), Answer::Absent);
-    }
-
-    #[test]
-    fn directories_are_listed_in_parts() {
-        let mut mirror = mirror();
-        let src = mirror.node(b"/src").expect("listed");
-        mirror.apply(names("/src", "new", Some(entry("new", attr(Kind::File, 7, 1)))));
-        mirror.apply(names("/src", "b.c", None));
-        let mut found = Vec::new();
-        let mut after = 0;
-        while let Answer::Known(part) = mirror.list(src, after, 1)
-            && let Some((name, node, _)) = part.into_iter().next()
-        {
-            found.push(name);
-            after = node;
-        }
-        assert_eq!(found, [b"a.c".to_vec(), b"new".to_vec()]);
-    }
-
-    #[test]
-    fn numbers_survive_replacement_and_content_does_not() {
-        let mut mirror = mirror();
-        let node = mirror.node(b"/src/a.c").expect("listed");
-        let content = Content { attr: attr(Kind::File, 4, 10), manifest: Manifest::default() };
-        assert!(mirror.take_content(b"/src/a.c", content).is_empty());
-        assert!(matches!(mirror.manifest(node), Answer::Known(_)));
-        let forget =
-            mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 10)))));
-        assert!(forget.contains(&Invalidation::Node(node)));
-        assert_eq!(mirror.node(b"/src/a.c"), Some(node));
-        assert!(matches!(mirror.manifest(node), Answer::Unknown(_)));
-    }
-
-    #[test]
-    fn what_changed_since_has_no_version() {
-        let mut mirror = mirror();
-        let before = mirror.batches();
-        let version = attr(Kind::File, 4, 10).version();
-        assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), Some(version));
-        mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 4, 11)))));
-        assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), None);
-        let version = attr(Kind::File, 4, 11).version();
-        assert_eq!(mirror.unchanged_since(mirror.batches(), b"/src/a.c"), Some(version));
-        assert!(mirror.unchanged_since(before, b"/src/b.c").is_some());
-    }
-
-    #[test]
-    fn created_and_deleted_names() {
-        let mut mirror = mirror();
-        let src = mirror.node(b"/src").expect("listed");
-        let forget = mirror.apply(names("/src", "new", Some(entry("new", attr(Kind::File, 7, 1)))));
-        assert!(forget.contains(&Invalidation::Entry(src, b"new".to_vec())));
-        assert!(matches!(mirror.lookup(src, b"new"), Answer::Known(_)));
-        let forget = mirror.apply(names("/src", "new", None));
-        assert!(forget.contains(&Invalidation::Entry(src, b"new".to_vec())));
-        assert_eq!(mirror.lookup(src, b"new"), Answer::Absent);
-    }
-
-    #[test]
-    fn a_replaced_directory_is_listed_again() {
-        let mut mirror = mirror();
-        let src = mirror.node(b"/src").expect("listed");
-        let change = names("/", "src", Some(entry("src", attr(Kind::Dir, 33, 0))));
-        let forget = mirror.apply(change);
-        assert!(forget.contains(&Invalidation::Entry(ROOT, b"src".to_vec())));
-        assert!(matches!(mirror.lookup(src, b"a.c"), Answer::Unknown(_)));
-    }
-
-    #[test]
-    fn an_overflow_unlearns_all() {
-        let mut mirror = mirror();
-        assert_eq!(mirror.lookup(ROOT, b"absent"), Answer::Absent);
-        let forget = mirror.apply(vec![Change::Forget { dir: b"/".to_vec() }]);
-        assert!(forget.contains(&Invalidation::Entry(ROOT, b"absent".to_vec())));
-        assert!(forget.contains(&Invalidation::Entry(ROOT, b"src".to_vec())));
-        assert!(matches!(mirror.lookup(ROOT, b"src"), Answer::Unknown(_)));
-    }
-}
+mod tests;

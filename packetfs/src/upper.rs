@@ -3,9 +3,12 @@
 //! overlayfs marks a deleted name with a 0/0 character device, a directory that hides the lower one
 //! with `trusted.overlay.opaque`, a renamed directory with `trusted.overlay.redirect`, and
 //! everything that it copied up with `trusted.overlay.origin`. The last mark is what tells a file
-//! that was written in place from one that was replaced.
+//! that was written in place from one that was replaced. A file that has several names below is in
+//! the overlay's index, too, and perhaps only there: it can be written through one name, which is
+//! removed, and is seen through another.
 
-use std::collections::{HashMap, HashSet};
+mod found;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -16,10 +19,11 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
-use crate::change::{ChangeSet, Meta, Mtime, Op, Placing};
+use crate::change::{ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, Manifest, Packed, PacketRef, reference};
 use crate::tree::{Attr, Bytes, Kind, Time, Version, join, names_in};
 use crate::xattr;
+use found::{Body, Found, Node};
 
 /// Files up to this size are read whole; larger ones are split while they are read.
 const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
@@ -34,8 +38,8 @@ pub struct Reading<'a> {
     pub ended: Time,
     /// Returns what the lower layer has at a path.
     pub lower_attr: &'a dyn Fn(&[u8]) -> Option<Attr>,
-    /// Returns the path of a file of the lower layer, by its number there.
-    pub lower_path: &'a dyn Fn(u64) -> Option<Bytes>,
+    /// Returns the paths of a file of the lower layer, by its number there.
+    pub lower_paths: &'a dyn Fn(u64) -> Vec<Bytes>,
     /// Returns the version of the file that the origin has at a path, unless it changed since the
     /// walk began.
     pub base: &'a dyn Fn(&[u8]) -> Option<Version>,
@@ -49,152 +53,171 @@ impl std::fmt::Debug for Reading<'_> {
     }
 }
 
-/// Reads all changes from the upper layer's directory.
+/// Reads all changes from the upper layer's directory, and from that of the overlay's index if it
+/// keeps one.
 ///
 /// # Errors
 /// The layer cannot be read.
-pub fn read(upper: &OwnedFd, reading: &mut Reading<'_>) -> io::Result<ChangeSet> {
+pub fn read(
+    upper: &OwnedFd,
+    index: Option<&OwnedFd>,
+    reading: &mut Reading<'_>,
+) -> io::Result<ChangeSet> {
     let mut found = Found::default();
-    walk(upper, b"/", reading, &mut found)?;
-    Ok(found.into_changes(reading.base))
-}
-
-#[derive(Default)]
-struct Found {
-    removed: HashSet<Bytes>,
-    /// Directories, and where they were before if they were renamed: parents first.
-    dirs: Vec<Op>,
-    /// What is no directory, with its time.
-    others: Vec<(Time, Op)>,
-    /// Regular files, by inode of the upper layer.
-    files: HashMap<u64, UpperFile>,
-    linked: Vec<Bytes>,
-}
-
-/// A regular file of the upper layer.
-struct UpperFile {
-    names: Vec<Bytes>,
-    mtime: Time,
-    meta: Meta,
-    manifest: Manifest,
-    /// The name that the file had in the lower layer, if it was copied up from there.
-    lower: Option<Bytes>,
-}
-
-impl Found {
-    fn into_changes(self, base: &dyn Fn(&[u8]) -> Option<Version>) -> ChangeSet {
-        let Self { removed, dirs, mut others, files, linked } = self;
-        let (mut renames, mut links) = (Vec::new(), Vec::new());
-        for file in files.into_values() {
-            let UpperFile { mut names, mtime, meta, manifest, lower } = file;
-            // A file keeps its inode if it still has its name, or lost it to another one.
-            let kept = lower.as_ref().and_then(|lower| names.iter().position(|n| n == lower));
-            let path = names.swap_remove(kept.unwrap_or(0));
-            let moved = lower.filter(|lower| kept.is_none() && removed.contains(lower));
-            let placing = match (kept, &moved) {
-                (Some(_), _) => Placing::Over { base: base(&path) },
-                (None, Some(from)) => Placing::Over { base: base(from) },
-                (None, None) => Placing::Fresh,
-            };
-            renames.extend(moved.map(|from| Op::Rename { from, to: path.clone() }));
-            links.extend(names.into_iter().map(|name| Op::Link { path: name, to: path.clone() }));
-            others.push((mtime, Op::File { path, meta, manifest, placing }));
-        }
-        // Later changes get later times when they are applied in this order.
-        others.sort_by_key(|&(mtime, _)| mtime);
-        let removes = removed.into_iter().map(|path| Op::Remove { path });
-        let ops = dirs.into_iter().chain(renames).chain(removes);
-        let ops = ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect();
-        ChangeSet { ops, linked }
+    walk(upper, b"/", index.is_some(), reading, &mut found)?;
+    if let Some(index) = index {
+        read_index(index, reading, &mut found)?;
     }
+    Ok(found.into_changes(reading.base))
 }
 
 fn walk(
     dir: &OwnedFd,
     path: &[u8],
+    indexed: bool,
     reading: &mut Reading<'_>,
     found: &mut Found,
 ) -> io::Result<()> {
     for name in names_in(dir)? {
         let attr = Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
-        visit(dir, &name, join(path, &name), attr, reading, found)?;
+        let path = join(path, &name);
+        match attr.kind {
+            Kind::Char if attr.rdev == 0 => found.remove(path),
+            Kind::Dir => {
+                let child = open(dir, &name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+                visit_dir(&child, &path, &attr, reading, found)?;
+                walk(&child, &path, indexed, reading, found)?;
+            }
+            _ => visit(dir, &name, path, &attr, indexed, reading, found)?,
+        }
     }
     Ok(())
 }
 
+fn visit_dir(
+    dir: &OwnedFd,
+    path: &[u8],
+    attr: &Attr,
+    reading: &Reading<'_>,
+    found: &mut Found,
+) -> io::Result<()> {
+    if let Some(from) = overlay_mark(dir, "redirect")? {
+        found.dirs.push(Op::Rename { from: redirected(path, &from), to: path.to_vec() });
+    }
+    let opaque = overlay_mark(dir, "opaque")?.is_some_and(|value| value == b"y");
+    let lower = (reading.lower_attr)(path).filter(|lower| lower.kind == Kind::Dir);
+    let replaces = opaque && lower.is_some();
+    let mut meta = meta(dir, attr, reading)?;
+    // The time of a directory that is only on the way to a change is not the walk's doing;
+    // that of a sticky one, such as /tmp, is everybody's.
+    let on_the_way =
+        !opaque && lower.is_some_and(|lower| lower.mtime == attr.mtime || attr.mode & STICKY != 0);
+    if on_the_way {
+        meta.mtime = None;
+    }
+    let as_before = lower
+        .is_some_and(|lower| (lower.mode, lower.uid, lower.gid) == (attr.mode, attr.uid, attr.gid));
+    if replaces {
+        found.cover(path.to_vec());
+    }
+    if !(on_the_way && as_before && meta.xattrs.is_empty()) {
+        found.dirs.push(Op::Dir { path: path.to_vec(), meta, replaces });
+    }
+    Ok(())
+}
+
+/// Takes in a name of something that is no directory.
 fn visit(
     dir: &OwnedFd,
     name: &[u8],
     path: Bytes,
-    attr: Attr,
+    attr: &Attr,
+    indexed: bool,
     reading: &mut Reading<'_>,
     found: &mut Found,
 ) -> io::Result<()> {
+    let mark = xattr::get_at(dir, name, b"trusted.overlay.origin")?;
+    // Without an index overlayfs leaves no mark on a copied file with several names.
+    let unmarked = !indexed
+        && mark.is_none()
+        && attr.kind == Kind::File
+        && (reading.lower_attr)(&path)
+            .is_some_and(|below| below.kind == Kind::File && below.links > 1);
+    if unmarked {
+        found.linked.push(path.clone());
+    }
+    let below = match mark {
+        Some(handle) => below(&handle, reading),
+        None => unmarked.then(|| path.clone()).into_iter().collect(),
+    };
+    found.cover(path.clone());
+    if let Some(known) = found.nodes.get_mut(&attr.ino) {
+        if known.below.is_empty() {
+            known.below = below;
+        }
+        known.names.push(path);
+        return Ok(());
+    }
+    let (body, meta) = content(dir, name, attr, reading)?;
+    let unchanged = attr.kind != Kind::File && is_as_below(&below, attr, reading);
+    let names = vec![path];
+    found.nodes.insert(attr.ino, Node { names, below, mtime: attr.mtime, body, meta, unchanged });
+    Ok(())
+}
+
+/// Takes in the files that the walk changed through a name that is gone.
+fn read_index(index: &OwnedFd, reading: &mut Reading<'_>, found: &mut Found) -> io::Result<()> {
+    for name in names_in(index)? {
+        let attr =
+            Attr::of(&fstatat(index, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
+        if attr.kind != Kind::File || found.nodes.contains_key(&attr.ino) {
+            continue;
+        }
+        let mark = xattr::get_at(index, &name, b"trusted.overlay.origin")?;
+        let below = mark.map(|handle| below(&handle, reading)).unwrap_or_default();
+        // The removal of a name copies the file, too.
+        if is_as_below(&below, &attr, reading) {
+            continue;
+        }
+        let (body, meta) = content(index, &name, &attr, reading)?;
+        let (names, mtime) = (Vec::new(), attr.mtime);
+        let node = Node { names, below, mtime, body, meta, unchanged: false };
+        found.nodes.insert(attr.ino, node);
+    }
+    Ok(())
+}
+
+/// Returns the paths in the lower layer of what has this mark.
+fn below(mark: &[u8], reading: &Reading<'_>) -> Vec<Bytes> {
+    node_of(mark).map(|node| (reading.lower_paths)(node)).unwrap_or_default()
+}
+
+/// Tells whether something that was copied up has the attributes that it had below.
+fn is_as_below(below: &[Bytes], attr: &Attr, reading: &Reading<'_>) -> bool {
+    let lower = below.first().and_then(|path| (reading.lower_attr)(path));
+    let told = |attr: &Attr| (attr.kind, attr.mode, attr.uid, attr.gid, attr.bytes, attr.mtime);
+    lower.is_some_and(|lower| told(&lower) == told(attr))
+}
+
+fn content(
+    dir: &OwnedFd,
+    name: &[u8],
+    attr: &Attr,
+    reading: &mut Reading<'_>,
+) -> io::Result<(Body, Meta)> {
     match attr.kind {
-        Kind::Char if attr.rdev == 0 => {
-            found.removed.insert(path);
-        }
-        Kind::Dir => {
-            let child = open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-            if let Some(from) = overlay_mark(&child, "redirect")? {
-                let from = redirected(&path, &from);
-                found.dirs.push(Op::Rename { from, to: path.clone() });
-            }
-            let opaque = overlay_mark(&child, "opaque")?.is_some_and(|value| value == b"y");
-            let lower = (reading.lower_attr)(&path).filter(|lower| lower.kind == Kind::Dir);
-            let replaces = opaque && lower.is_some();
-            let mut meta = meta(&child, &attr, reading)?;
-            // The time of a directory that is only on the way to a change is not the walk's doing;
-            // that of a sticky one, such as /tmp, is everybody's.
-            let on_the_way = !opaque
-                && lower.is_some_and(|lower| lower.mtime == attr.mtime || attr.mode & STICKY != 0);
-            if on_the_way {
-                meta.mtime = None;
-            }
-            let as_before = lower.is_some_and(|lower| {
-                (lower.mode, lower.uid, lower.gid) == (attr.mode, attr.uid, attr.gid)
-            });
-            if !(on_the_way && as_before && meta.xattrs.is_empty()) {
-                found.dirs.push(Op::Dir { path: path.clone(), meta, replaces });
-            }
-            walk(&child, &path, reading, found)?;
-        }
         Kind::File => {
             let file = open(dir, name, OFlag::O_RDONLY)?;
-            let mark = overlay_mark(&file, "origin")?;
-            // overlayfs leaves no mark on a copied file with several names.
-            let linked = mark.is_none()
-                && (reading.lower_attr)(&path)
-                    .is_some_and(|below| below.kind == Kind::File && below.links > 1);
-            if linked {
-                found.linked.push(path.clone());
-            }
-            let lower = match mark {
-                Some(handle) => node_of(&handle).and_then(|node| (reading.lower_path)(node)),
-                None => linked.then(|| path.clone()),
-            };
-            if let Some(known) = found.files.get_mut(&attr.ino) {
-                known.lower = known.lower.take().or(lower);
-                known.names.push(path);
-                return Ok(());
-            }
-            let meta = meta(&file, &attr, reading)?;
+            let meta = meta(&file, attr, reading)?;
             let manifest = pack(File::from(file), attr.bytes, reading.packet)?;
-            let names = vec![path];
-            let file = UpperFile { names, mtime: attr.mtime, meta, manifest, lower };
-            found.files.insert(attr.ino, file);
+            Ok((Body::File(manifest), meta))
         }
         Kind::Symlink => {
             let target = readlinkat(dir.as_fd(), OsStr::from_bytes(name))?.as_bytes().to_vec();
-            let meta = meta_without_xattrs(&attr, reading);
-            found.others.push((attr.mtime, Op::Symlink { path, target, meta }));
+            Ok((Body::Symlink(target), meta_without_xattrs(attr, reading)))
         }
-        kind => {
-            let meta = meta_without_xattrs(&attr, reading);
-            found.others.push((attr.mtime, Op::Special { path, kind, rdev: attr.rdev, meta }));
-        }
+        kind => Ok((Body::Special(kind, attr.rdev), meta_without_xattrs(attr, reading))),
     }
-    Ok(())
 }
 
 /// Returns the number of the lower file in an overlay's origin mark: `u8 version, u8 magic, u8

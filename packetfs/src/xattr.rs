@@ -27,13 +27,38 @@ pub(crate) fn list(file: &OwnedFd) -> io::Result<Vec<Bytes>> {
 /// Returns the value of an attribute, if there is one.
 pub(crate) fn get(file: &OwnedFd, name: &[u8]) -> io::Result<Option<Bytes>> {
     let name = CString::new(name)?;
+    value(|value| {
+        // SAFETY: the name ends with a NUL, and the buffer is as long as it is said to be.
+        unsafe {
+            libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+        }
+    })
+}
+
+/// Returns the value of an attribute of what a name in a directory names, which may be a symbolic
+/// link, if there is one.
+pub(crate) fn get_at(dir: &OwnedFd, file: &[u8], name: &[u8]) -> io::Result<Option<Bytes>> {
+    let (path, name) = (path_in(dir, file)?, CString::new(name)?);
+    value(|value| {
+        // SAFETY: path and name end with a NUL, and the buffer is as long as it is said to be.
+        unsafe {
+            libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+        }
+    })
+}
+
+/// Names a file in an open directory as a path of this process.
+fn path_in(dir: &OwnedFd, file: &[u8]) -> io::Result<CString> {
+    let dir = format!("/proc/self/fd/{}/", dir.as_raw_fd());
+    Ok(CString::new([dir.as_bytes(), file].concat())?)
+}
+
+/// Reads a value with `read`, which returns its length.
+fn value(read: impl Fn(&mut [u8]) -> isize) -> io::Result<Option<Bytes>> {
     // Most values are short: a small buffer first.
     for bytes in [256, XATTR_BYTES_MAX] {
         let mut value = vec![0_u8; bytes];
-        // SAFETY: the name ends with a NUL, and the buffer is as long as it is said to be.
-        let length = unsafe {
-            libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
-        };
+        let length = read(&mut value);
         if let Ok(length) = usize::try_from(length) {
             value.truncate(length);
             return Ok(Some(value));

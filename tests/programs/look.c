@@ -42,6 +42,19 @@ static void names(const char *path) {
     }
 }
 
+/* Files that were seen, to tell which names are one file. */
+static struct { dev_t dev; ino_t ino; char path[4096]; } seen[256];
+static int seen_count;
+
+static void names_of_one(const char *path, const struct stat *is) {
+    for (int i = 0; i < seen_count; i++)
+        if (seen[i].dev == is->st_dev && seen[i].ino == is->st_ino && strcmp(seen[i].path, path)) { printf(" is %s", seen[i].path); return; }
+    if (seen_count == 256) return;
+    seen[seen_count].dev = is->st_dev;
+    seen[seen_count].ino = is->st_ino;
+    snprintf(seen[seen_count++].path, 4096, "%s", path);
+}
+
 static void look(const char *path) {
     struct stat is;
     printf("%s:", path);
@@ -58,6 +71,7 @@ static void look(const char *path) {
         putchar('\n');
     } else if (S_ISREG(is.st_mode)) {
         printf(" size %lld", (long long)is.st_size);
+        names_of_one(path, &is);
         content(path);
         putchar('\n');
     } else if (S_ISDIR(is.st_mode)) names(path);

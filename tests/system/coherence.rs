@@ -29,7 +29,7 @@ const NAMES: [&str; 14] = [
     "a", "b", "c", "d1", "d2", "d1/a", "d1/b", "d1/f0", "d2/a", "d2/f1", "d1/e", "d1/e/a", "l1",
     "l2",
 ];
-const CHANGES: [&str; 18] = [
+const CHANGES: [&str; 20] = [
     "write",
     "write",
     "append",
@@ -46,6 +46,8 @@ const CHANGES: [&str; 18] = [
     "rename",
     "exchange",
     "symlink",
+    "link",
+    "link",
     "chmod",
     "utimes",
 ];

@@ -20,9 +20,8 @@ const BY_RULE: [&str; 10] = [
     "rule",
 ];
 
-/// Reasons that are right wherever they come: the other end of a channel is at the origin, and so
-/// is the knowledge of a file's other names.
-const RIGHTLY: [&str; 2] = ["descriptor", "linked"];
+/// Reasons that are right wherever they come: the other end of a channel is at the origin.
+const RIGHTLY: [&str; 1] = ["descriptor"];
 
 /// A report of `oswalk exec`.
 pub(crate) struct Report {

@@ -41,11 +41,13 @@ pub(crate) struct Launch {
 /// What the walk's first process tells over the control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// The sandbox stands and the program runs; a descriptor of the upper layer comes along, and
-    /// the master of its terminal if it has one.
+    /// The sandbox stands and the program runs; a descriptor of the upper layer comes along, one of
+    /// the overlay's index if there is one, and the master of its terminal if it has one.
     Running {
         /// Inode number of its pid namespace.
         pids: u64,
+        /// There is a descriptor of the index.
+        indexed: bool,
     },
     /// The program was stopped by this signal.
     Stopped(i32),

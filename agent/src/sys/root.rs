@@ -33,6 +33,13 @@ const READ_ONLY: MsFlags = MsFlags::MS_REMOUNT.union(MsFlags::MS_BIND).union(MsF
 const BIND: MsFlags = MsFlags::MS_BIND.union(MsFlags::MS_REC);
 const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
+/// What the agent reads when the walk has ended.
+pub(super) struct Layers {
+    pub(super) upper: OwnedFd,
+    /// Files with several names that the walk has changed, if the kernel keeps account of them.
+    pub(super) index: Option<OwnedFd>,
+}
+
 /// Moves into a root of the walk's own, with everything in it that does not depend on the walk.
 /// Returns the file that says which process number was given last; not every kernel has it.
 pub(super) fn prepare(plan: &Plan) -> Result<Option<File>, Failure> {
@@ -89,8 +96,8 @@ fn prepare_dev(devices: &Path, dev: &Path) -> Result<(), Failure> {
         .map_err(at("mount /dev/pts"))
 }
 
-/// Lays the overlay over the origin's tree and makes it the root. Returns the upper layer.
-pub(super) fn enter(spec: &WalkSpec) -> Result<OwnedFd, Failure> {
+/// Lays the overlay over the origin's tree and makes it the root.
+pub(super) fn enter(spec: &WalkSpec) -> Result<Layers, Failure> {
     let (lower, upper, root) = (Path::new("/lower"), Path::new("/upper"), Path::new("/root"));
     let upper_fd = OwnedFd::from(
         File::open(upper)
@@ -101,9 +108,11 @@ pub(super) fn enter(spec: &WalkSpec) -> Result<OwnedFd, Failure> {
             .map_err(|error| Failure { stage: format!("prepare {}", dir.display()), error })?;
     }
     let layers = "lowerdir=/lower,upperdir=/upper,workdir=/work,\
-                  redirect_dir=on,metacopy=off,index=off,xino=off,volatile";
+                  redirect_dir=on,metacopy=off,index=on,xino=off,volatile";
     mount(Some("oswalk"), root, Some("overlay"), NO_DEVICES, Some(layers))
         .map_err(at("mount the overlay"))?;
+    // A kernel that cannot index mounts all the same.
+    let index = File::open("/work/index").ok().map(OwnedFd::from);
     if !spec.whole_tree {
         for dir in SYSTEM_DIRS {
             let (from, to) = (lower.join(dir), root.join(dir));
@@ -126,7 +135,7 @@ pub(super) fn enter(spec: &WalkSpec) -> Result<OwnedFd, Failure> {
     mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).map_err(at("move the root"))?;
     nix::unistd::chroot(".").map_err(at("change the root"))?;
     nix::unistd::sethostname(OsStr::from_bytes(&spec.hostname)).map_err(at("set the host name"))?;
-    Ok(upper_fd)
+    Ok(Layers { upper: upper_fd, index })
 }
 
 /// Makes a directory in the upper layer, with those above it, as the overlay would when something is

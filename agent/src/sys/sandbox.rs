@@ -20,6 +20,7 @@ use worknode::spec::{FdKind, TerminalSpec, WalkSpec};
 use super::launcher::{Event, Launch, Order, Plan, tell};
 use super::process::Stack;
 use super::program::{self, Open, Started};
+use super::root::Layers;
 use super::{fds, process, readers, root, terminal};
 
 /// The first look whether a terminal is being read comes after so long; each pause is twice the one
@@ -81,7 +82,7 @@ fn supervise(plan: &Plan, control: &UnixStream) -> Result<Option<Event>, Failure
         stage: "read the walk".into(),
         error: io::Error::other(error),
     })?;
-    let upper = root::enter(&launch.spec)?;
+    let Layers { upper, index } = root::enter(&launch.spec)?;
     let files = open_files(&launch.spec)?;
     let terminal = launch.spec.terminal.as_ref().map(open_terminal).transpose()?;
     let open = Open { descriptors: &descriptors, files: &files, terminal: terminal.as_ref() };
@@ -90,10 +91,12 @@ fn supervise(plan: &Plan, control: &UnixStream) -> Result<Option<Event>, Failure
         Started::NotExecuted(errno) => return Ok(Some(Event::NotExecuted(errno))),
     };
     let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
-    let passed: Vec<_> = iter::once(upper.as_fd()).chain(master).collect();
+    let indexed = index.is_some();
+    let passed: Vec<_> =
+        iter::once(upper.as_fd()).chain(index.iter().map(AsFd::as_fd)).chain(master).collect();
     let pids = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
-    tell(control, &Event::Running { pids }, &passed);
-    drop(upper);
+    tell(control, &Event::Running { pids, indexed }, &passed);
+    drop((upper, index));
     let mut walk = Walk { control, program, terminal, watching: None, cpu_us: 0 };
     loop {
         let mut polled = [

@@ -49,6 +49,16 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         ("hard links of new files", "", "cp /etc/hostname a; ln a b; mkdir d; ln a d/c; rm a"),
         (
+            "names of one file",
+            "echo a >a; ln a b; mkdir d; ln a d/c; ln -s x l; ln l m",
+            "stat -c %h a b d/c; test a -ef d/c; echo $?; perl -e 'open F, q(>>), q(a); print F q(b)'; cat b d/c; perl -e 'open F, q(+<), q(d/c); print F q(c)'; cat a; rm a; stat -c %h b; cat b; mv b e; echo f | dd of=e conv=notrunc,fsync oflag=append 2>/dev/null; cat d/c; chmod 600 d/c; stat -c '%a %h' e; ln l n; mv m d/m; test n -ef d/m; echo $?; cp /etc/hostname h; ln h i; ln -f h e; cat e; stat -c %h d/c e l",
+        ),
+        (
+            "written under a name that is gone",
+            "echo a >a; ln a b; ln a c; mkdir d; echo d >d/a; ln d/a d/b",
+            "perl -e 'open F, q(+<), q(a); print F q(X); close F; unlink q(a)'; cat b c; perl -e 'rename q(d), q(e); open F, q(>>), q(e/a); print F 1; close F; rename q(e/a), q(f); unlink q(e/b); open F, q(>>), q(f); print F 2'; cat f; ls . e; rm -f b; cat c",
+        ),
+        (
             "symbolic links",
             "echo a >a",
             "ln -s a l; cat l; ln -s /nonexistent broken; cat broken; ln -sfn . l; readlink l; ln -s loop loop; cat loop; echo $?",

@@ -1,0 +1,207 @@
+//! What a mirror knows, and what it has the kernel forget.
+
+use super::*;
+
+fn attr(kind: Kind, ino: u64, bytes: u64) -> Attr {
+    let time = Time { seconds: i64::try_from(ino).unwrap_or(0), nanos: 0 };
+    Attr {
+        kind,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        bytes,
+        links: 1,
+        rdev: 0,
+        mtime: time,
+        ctime: time,
+        ino,
+        dev: 1,
+    }
+}
+
+fn entry(name: &str, attr: Attr) -> Entry {
+    Entry { name: name.into(), attr, target: None }
+}
+
+fn listing(ino: u64, entries: Vec<Entry>) -> Listing {
+    Listing { attr: attr(Kind::Dir, ino, 0), entries }
+}
+
+fn mirror() -> Mirror {
+    let mut mirror = Mirror::new();
+    mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
+    let files = vec![entry("a.c", attr(Kind::File, 4, 10)), entry("b.c", attr(Kind::File, 5, 1))];
+    mirror.take_listing(b"/src", listing(3, files));
+    mirror
+}
+
+fn names(dir: &str, name: &str, entry: Option<Entry>) -> Vec<Change> {
+    let names = vec![(name.into(), entry)];
+    vec![Change::Names { dir: dir.into(), attr: Some(attr(Kind::Dir, 3, 0)), names }]
+}
+
+#[test]
+fn asks_for_what_it_does_not_know() {
+    let mut mirror = Mirror::new();
+    assert_eq!(mirror.lookup(ROOT, b"src"), Answer::Unknown(Need::Listing(b"/".to_vec())));
+    mirror = self::mirror();
+    mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
+    let src = mirror.node(b"/src").expect("listed");
+    let Answer::Known((node, found)) = mirror.lookup(src, b"a.c") else { panic!("listed") };
+    assert_eq!(found.bytes, 10);
+    assert_eq!(mirror.path(node), b"/src/a.c");
+    assert_eq!(mirror.manifest(node), Answer::Unknown(Need::Content(b"/src/a.c".to_vec())));
+    assert_eq!(mirror.lookup(src, b"none"), Answer::Absent);
+}
+
+#[test]
+fn directories_are_listed_in_parts() {
+    let mut mirror = mirror();
+    let src = mirror.node(b"/src").expect("listed");
+    mirror.apply(names("/src", "new", Some(entry("new", attr(Kind::File, 7, 1)))));
+    mirror.apply(names("/src", "b.c", None));
+    let mut found = Vec::new();
+    let mut after = 0;
+    while let Answer::Known(part) = mirror.list(src, after, 1)
+        && let Some(Name { name, place, .. }) = part.into_iter().next()
+    {
+        found.push(name);
+        after = place;
+    }
+    assert_eq!(found, [b"a.c".to_vec(), b"new".to_vec()]);
+}
+
+#[test]
+fn numbers_survive_replacement_and_content_does_not() {
+    let mut mirror = mirror();
+    let node = mirror.node(b"/src/a.c").expect("listed");
+    let content = Content { attr: attr(Kind::File, 4, 10), manifest: Manifest::default() };
+    assert!(mirror.take_content(b"/src/a.c", content).is_empty());
+    assert!(matches!(mirror.manifest(node), Answer::Known(_)));
+    let forget = mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 10)))));
+    assert!(forget.contains(&Invalidation::Node(node)));
+    assert_eq!(mirror.node(b"/src/a.c"), Some(node));
+    assert!(matches!(mirror.manifest(node), Answer::Unknown(_)));
+}
+
+#[test]
+fn what_changed_since_has_no_version() {
+    let mut mirror = mirror();
+    let before = mirror.batches();
+    let version = attr(Kind::File, 4, 10).version();
+    assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), Some(version));
+    mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 4, 11)))));
+    assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), None);
+    let version = attr(Kind::File, 4, 11).version();
+    assert_eq!(mirror.unchanged_since(mirror.batches(), b"/src/a.c"), Some(version));
+    assert!(mirror.unchanged_since(before, b"/src/b.c").is_some());
+}
+
+#[test]
+fn created_and_deleted_names() {
+    let mut mirror = mirror();
+    let src = mirror.node(b"/src").expect("listed");
+    let forget = mirror.apply(names("/src", "new", Some(entry("new", attr(Kind::File, 7, 1)))));
+    assert!(forget.contains(&Invalidation::Entry(src, b"new".to_vec())));
+    assert!(matches!(mirror.lookup(src, b"new"), Answer::Known(_)));
+    let forget = mirror.apply(names("/src", "new", None));
+    assert!(forget.contains(&Invalidation::Entry(src, b"new".to_vec())));
+    assert_eq!(mirror.lookup(src, b"new"), Answer::Absent);
+}
+
+#[test]
+fn a_replaced_directory_is_listed_again() {
+    let mut mirror = mirror();
+    let src = mirror.node(b"/src").expect("listed");
+    let change = names("/", "src", Some(entry("src", attr(Kind::Dir, 33, 0))));
+    let forget = mirror.apply(change);
+    assert!(forget.contains(&Invalidation::Entry(ROOT, b"src".to_vec())));
+    assert!(matches!(mirror.lookup(src, b"a.c"), Answer::Unknown(_)));
+}
+
+#[test]
+fn an_overflow_unlearns_all() {
+    let mut mirror = mirror();
+    assert_eq!(mirror.lookup(ROOT, b"absent"), Answer::Absent);
+    let forget = mirror.apply(vec![Change::Forget { dir: b"/".to_vec() }]);
+    assert!(forget.contains(&Invalidation::Entry(ROOT, b"absent".to_vec())));
+    assert!(forget.contains(&Invalidation::Entry(ROOT, b"src".to_vec())));
+    assert!(matches!(mirror.lookup(ROOT, b"src"), Answer::Unknown(_)));
+}
+
+fn linked(ino: u64, links: u32) -> Attr {
+    Attr { links, ..attr(Kind::File, ino, 10) }
+}
+
+/// Returns what a name of `/src` shows.
+fn shown(mirror: &mut Mirror, name: &str) -> Node {
+    let src = mirror.node(b"/src").expect("listed");
+    match mirror.lookup(src, name.as_bytes()) {
+        Answer::Known((node, _)) => node,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[test]
+fn names_of_one_file_share_a_number() {
+    let mut mirror = mirror();
+    let src = mirror.node(b"/src").expect("listed");
+    let alone = shown(&mut mirror, "a.c");
+    // A second name: the first one is another number from now on.
+    let mut forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
+    forget.append(&mut mirror.apply(names("/src", "a.c", Some(entry("a.c", linked(4, 2))))));
+    assert!(forget.contains(&Invalidation::Entry(src, b"a.c".to_vec())));
+    assert!(forget.contains(&Invalidation::Node(alone)));
+    let shared = shown(&mut mirror, "l");
+    assert_eq!(shown(&mut mirror, "a.c"), shared);
+    assert_eq!(mirror.known_paths(shared), [b"/src/a.c".to_vec(), b"/src/l".to_vec()]);
+    assert_eq!(mirror.lookup(shared, b"."), Answer::Known((shared, linked(4, 2))));
+
+    // A change that is noticed under one name is one of the other, too.
+    let content = Content { attr: linked(4, 2), manifest: Manifest::default() };
+    mirror.take_content(b"/src/l", content);
+    assert!(matches!(mirror.manifest(shared), Answer::Known(_)));
+    let before = mirror.batches();
+    let forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
+    assert!(forget.contains(&Invalidation::Node(shared)));
+    assert!(matches!(mirror.manifest(shared), Answer::Unknown(_)));
+    assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), None);
+}
+
+#[test]
+fn names_that_part_have_numbers_of_their_own() {
+    let mut mirror = mirror();
+    let src = mirror.node(b"/src").expect("listed");
+    let own = shown(&mut mirror, "a.c");
+    mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
+    let shared = shown(&mut mirror, "l");
+    // The name is replaced by another file; the file has its other name still.
+    let forget = mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 1)))));
+    assert!(forget.contains(&Invalidation::Entry(src, b"a.c".to_vec())));
+    assert_eq!((shown(&mut mirror, "a.c"), shown(&mut mirror, "l")), (own, shared));
+    let forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 1)))));
+    assert!(forget.contains(&Invalidation::Node(shared)));
+    assert_eq!(mirror.known_paths(shared), [b"/src/l".to_vec()]);
+    mirror.apply(names("/src", "l", None));
+    assert_eq!(mirror.attr(shared), Answer::Absent);
+    // The inode number is used again.
+    mirror.apply(names("/src", "m", Some(entry("m", linked(4, 2)))));
+    assert_ne!(shown(&mut mirror, "m"), shared);
+}
+
+#[test]
+fn names_in_other_directories_join_when_they_are_listed() {
+    let mut mirror = mirror();
+    mirror.apply(names("/", "other", Some(entry("other", attr(Kind::Dir, 8, 0)))));
+    let alone = shown(&mut mirror, "a.c");
+    let src = mirror.node(b"/src").expect("listed");
+    let forget = mirror.take_listing(b"/other", listing(8, vec![entry("l", linked(4, 2))]));
+    assert!(forget.contains(&Invalidation::Entry(src, b"a.c".to_vec())));
+    let shared = shown(&mut mirror, "a.c");
+    assert_ne!(shared, alone);
+    assert_eq!(mirror.attr(shared), Answer::Known(linked(4, 2)));
+    // Content is asked for under a name that is known to be there.
+    mirror.apply(vec![Change::Forget { dir: b"/src".to_vec() }]);
+    assert_eq!(mirror.known_paths(shared), [b"/other/l".to_vec()]);
+    assert_eq!(mirror.manifest(shared), Answer::Unknown(Need::Content(b"/other/l".to_vec())));
+}

@@ -1,0 +1,208 @@
+//! What was found in an upper layer, and the changes it stands for: which name of a file keeps its
+//! inode at the origin, and what the other names become.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::change::{ChangeSet, Meta, Op, Placing};
+use crate::packet::Manifest;
+use crate::tree::{Bytes, Kind, Time, Version, is_within, split};
+
+/// All that an upper layer holds.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    removed: HashSet<Bytes>,
+    /// Where nothing of the lower layer is seen any more: removed names, and those that something
+    /// else has now.
+    covered: HashSet<Bytes>,
+    /// Directories, and where they were before if they were renamed: parents first.
+    pub(super) dirs: Vec<Op>,
+    /// What is no directory, by inode of the upper layer.
+    pub(super) nodes: HashMap<u64, Node>,
+    pub(super) linked: Vec<Bytes>,
+}
+
+/// Something that is no directory.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Its names in the upper layer; none if it is seen through one of the lower layer only.
+    pub(super) names: Vec<Bytes>,
+    /// The names that it had in the lower layer, if it was copied up from there.
+    pub(super) below: Vec<Bytes>,
+    pub(super) mtime: Time,
+    pub(super) body: Body,
+    pub(super) meta: Meta,
+    /// It is what it was below.
+    pub(super) unchanged: bool,
+}
+
+/// What makes it what it is.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// A regular file.
+    File(Manifest),
+    /// A symbolic link, and where it leads.
+    Symlink(Bytes),
+    /// Anything else, and its device number.
+    Special(Kind, u64),
+}
+
+/// Where something goes at the origin.
+#[derive(Debug, PartialEq, Eq)]
+struct Home {
+    path: Bytes,
+    /// The name before the walk of the inode that stays.
+    was: Option<Bytes>,
+    /// It is to be renamed from there first.
+    from: Option<Bytes>,
+}
+
+impl Found {
+    /// Takes in that a name is gone.
+    pub(super) fn remove(&mut self, path: Bytes) {
+        self.covered.insert(path.clone());
+        self.removed.insert(path);
+    }
+
+    /// Takes in that a name stands for something else than in the lower layer.
+    pub(super) fn cover(&mut self, path: Bytes) {
+        self.covered.insert(path);
+    }
+
+    /// Returns what is to be done at the origin.
+    pub(super) fn into_changes(mut self, base: &dyn Fn(&[u8]) -> Option<Version>) -> ChangeSet {
+        let (mut renames, mut others, mut links) = (Vec::new(), Vec::new(), Vec::new());
+        for node in std::mem::take(&mut self.nodes).into_values() {
+            let Some(Home { path, was, from }) = self.home(&node) else { continue };
+            let further = node.names.into_iter().filter(|name| *name != path);
+            links.extend(further.map(|name| Op::Link { path: name, to: path.clone() }));
+            let stays = was.is_some();
+            renames.extend(from.map(|from| Op::Rename { from, to: path.clone() }));
+            let meta = node.meta;
+            let op = match node.body {
+                _ if node.unchanged && stays => continue,
+                Body::File(manifest) => {
+                    let over = was.map(|was| Placing::Over { base: base(&was) });
+                    Op::File { path, meta, manifest, placing: over.unwrap_or(Placing::Fresh) }
+                }
+                Body::Symlink(target) => Op::Symlink { path, target, meta },
+                Body::Special(kind, rdev) => Op::Special { path, kind, rdev, meta },
+            };
+            others.push((node.mtime, op));
+        }
+        // Later changes get later times when they are applied in this order.
+        others.sort_by_key(|&(mtime, _)| mtime);
+        let removes = self.removed.into_iter().map(|path| Op::Remove { path });
+        let ops = self.dirs.into_iter().chain(renames).chain(removes);
+        let ops = ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect();
+        ChangeSet { ops, linked: self.linked }
+    }
+
+    /// Finds where something goes: it keeps its inode if it still has one of its names, or lost one
+    /// to another. Nothing, if none of its names is left.
+    fn home(&self, node: &Node) -> Option<Home> {
+        let below: Vec<_> = node.below.iter().map(|was| (was, self.renamed(was))).collect();
+        let home = |(was, path): &(&Bytes, Bytes)| Home {
+            path: path.clone(),
+            was: Some((*was).clone()),
+            from: None,
+        };
+        let kept = below.iter().find(|(_, now)| node.names.contains(now));
+        let seen = || below.iter().find(|(_, now)| !self.is_covered(now));
+        if let Some(kept) = kept.or_else(seen) {
+            return Some(home(kept));
+        }
+        let path = node.names.first()?.clone();
+        let lost = below.into_iter().find(|(_, now)| self.removed.contains(now));
+        Some(match lost {
+            Some((was, from)) => Home { path, was: Some(was.clone()), from: Some(from) },
+            None => Home { path, was: None, from: None },
+        })
+    }
+
+    /// Returns the name that something has after the renames of directories.
+    fn renamed(&self, path: &[u8]) -> Bytes {
+        let mut path = path.to_vec();
+        for op in &self.dirs {
+            if let Op::Rename { from, to } = op
+                && is_within(&path, from)
+            {
+                path = [to, &path[from.len()..]].concat();
+            }
+        }
+        path
+    }
+
+    fn is_covered(&self, path: &[u8]) -> bool {
+        let mut path = Some(path);
+        while let Some(at) = path {
+            if self.covered.contains(at) {
+                return true;
+            }
+            path = split(at).map(|(dir, _)| dir);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(names: &[&str], below: &[&str]) -> Node {
+        let all = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: None, xattrs: Vec::new() };
+        let mtime = Time { seconds: 0, nanos: 0 };
+        let body = Body::File(Manifest::default());
+        Node { names: all(names), below: all(below), mtime, body, meta, unchanged: false }
+    }
+
+    fn found(removed: &[&str], covered: &[&str]) -> Found {
+        let mut found = Found::default();
+        removed.iter().for_each(|path| found.remove(path.as_bytes().to_vec()));
+        covered.iter().for_each(|path| found.cover(path.as_bytes().to_vec()));
+        found
+    }
+
+    fn home(found: &Found, node: &Node) -> Option<(String, Option<String>, Option<String>)> {
+        let text = |bytes: Bytes| String::from_utf8(bytes).expect("names of the tests");
+        found.home(node).map(|home| (text(home.path), home.was.map(text), home.from.map(text)))
+    }
+
+    fn at(
+        path: &str,
+        was: Option<&str>,
+        from: Option<&str>,
+    ) -> Option<(String, Option<String>, Option<String>)> {
+        Some((path.into(), was.map(Into::into), from.map(Into::into)))
+    }
+
+    #[test]
+    fn a_file_keeps_its_inode_where_a_name_is_left() {
+        let written = node(&["/f"], &["/f", "/g"]);
+        assert_eq!(home(&found(&[], &["/f"]), &written), at("/f", Some("/f"), None));
+        let linked_anew = node(&["/d/h"], &["/f", "/g"]);
+        let covered = found(&["/f"], &["/d/h"]);
+        assert_eq!(home(&covered, &linked_anew), at("/g", Some("/g"), None));
+        let seen_below_only = node(&[], &["/f", "/g"]);
+        assert_eq!(home(&found(&["/f"], &[]), &seen_below_only), at("/g", Some("/g"), None));
+        assert_eq!(home(&found(&["/f", "/g"], &[]), &seen_below_only), None);
+    }
+
+    #[test]
+    fn a_file_that_lost_its_names_is_renamed_or_new() {
+        let moved = node(&["/h"], &["/f"]);
+        assert_eq!(home(&found(&["/f"], &["/h"]), &moved), at("/h", Some("/f"), Some("/f")));
+        // Renames of files are not ordered: one whose name is taken again is made anew.
+        assert_eq!(home(&found(&[], &["/f", "/h"]), &moved), at("/h", None, None));
+        let fresh = node(&["/h"], &[]);
+        assert_eq!(home(&found(&[], &["/h"]), &fresh), at("/h", None, None));
+    }
+
+    #[test]
+    fn names_below_follow_their_directories() {
+        let mut found = found(&["/d"], &[]);
+        found.dirs.push(Op::Rename { from: b"/d".to_vec(), to: b"/e".to_vec() });
+        let written = node(&["/e/f"], &["/d/f", "/g"]);
+        assert_eq!(home(&found, &written), at("/e/f", Some("/d/f"), None));
+    }
+}
