@@ -453,7 +453,7 @@ impl Agent {
         if let Some((mirror, number)) = self.linked_mirror(&link.peer)
             && number == link.number
         {
-            mirror.sandboxes.refill(&self.launcher);
+            mirror.prepare(&self.launcher);
         }
     }
 }

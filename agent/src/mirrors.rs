@@ -12,23 +12,41 @@ use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::store::Store;
-use packetfs::tree::{Bytes, Change, Version};
+use packetfs::tree::{Bytes, Change, Version, Xattr};
 use tokio::sync::{mpsc, oneshot};
+use worknode::spec::WalkSpec;
 
 use crate::link::Link;
 use crate::link::frame::Kind;
 use crate::link::message::{self, Answer, Ask, Told};
 use crate::runner::sandboxes::Sandboxes;
+use crate::sys::launcher::Launcher;
 
 /// Packets asked for in one question: an answer of about a megabyte.
 const PACKETS_PER_ASK: usize = 16;
 
-/// An origin's tree on this node.
-pub(crate) struct Mirror {
-    /// Where it is mounted.
+/// What had been noted of requests at some time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Since {
+    failures: u64,
+    missed: u64,
+}
+
+/// What lies under a walk.
+pub(crate) struct Lower {
+    /// Where the mirror is mounted.
     pub(crate) point: PathBuf,
     /// For walks on it.
     pub(crate) sandboxes: Sandboxes,
+    /// It shows extended attributes.
+    pub(crate) xattrs: bool,
+}
+
+/// An origin's tree on this node.
+pub(crate) struct Mirror {
+    plain: Rc<Lower>,
+    /// The mount with extended attributes, once a walk has needed that.
+    with_xattrs: RefCell<Option<Rc<Lower>>>,
     mount: Mount,
     store: Arc<Store>,
     link: RefCell<Option<Rc<Link>>>,
@@ -63,7 +81,7 @@ impl Source for Lacks {
 
 impl std::fmt::Debug for Mirror {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mirror").field("point", &self.point).finish_non_exhaustive()
+        f.debug_struct("Mirror").field("point", &self.plain.point).finish_non_exhaustive()
     }
 }
 
@@ -81,8 +99,8 @@ impl Mirror {
         let mount =
             Mount::new(&point, link.peer.as_str(), Arc::clone(&store), Box::new(Lacks { tx }))?;
         let mirror = Rc::new(Self {
-            sandboxes: sandboxes(&point),
-            point,
+            plain: Rc::new(Lower { sandboxes: sandboxes(&point), point, xattrs: false }),
+            with_xattrs: RefCell::default(),
             mount,
             store,
             link: RefCell::new(Some(Rc::clone(link))),
@@ -103,6 +121,61 @@ impl Mirror {
             }
         });
         Ok(mirror)
+    }
+
+    /// Returns the mount for a walk: that with extended attributes, if anything in the tree has some.
+    /// They cost a request for each file that a walk opens, so most compile steps do without.
+    pub(crate) async fn lower(&self, spec: &WalkSpec) -> Rc<Lower> {
+        if !spec.compiles {
+            self.know(&spec.cwd).await;
+        }
+        let (marks, root) = (self.mount.marks(), spec.credentials.uid == 0);
+        let wanted = if spec.compiles { marks.acls && !root } else { marks.xattrs };
+        let mounted = wanted.then(|| self.lower_with_xattrs()).and_then(|mounted| {
+            mounted.inspect_err(|error| tracing::error!(%error, "failed to show attributes")).ok()
+        });
+        mounted.unwrap_or_else(|| Rc::clone(&self.plain))
+    }
+
+    fn lower_with_xattrs(&self) -> std::io::Result<Rc<Lower>> {
+        if let Some(lower) = self.with_xattrs.borrow().as_ref() {
+            return Ok(Rc::clone(lower));
+        }
+        let name = self.plain.point.file_name().unwrap_or_default().to_string_lossy();
+        let point = self.plain.point.with_file_name(format!("{name}+xattrs"));
+        std::fs::create_dir_all(&point)?;
+        self.mount.mount_with_xattrs(&point, &name)?;
+        let sandboxes = self.plain.sandboxes.on(&point);
+        let lower = Rc::new(Lower { point, sandboxes, xattrs: true });
+        self.with_xattrs.replace(Some(Rc::clone(&lower)));
+        Ok(lower)
+    }
+
+    /// Has sandboxes made for the next walks.
+    pub(crate) fn prepare(&self, launcher: &Launcher) {
+        self.plain.sandboxes.refill(launcher);
+        if let Some(lower) = self.with_xattrs.borrow().as_ref() {
+            lower.sandboxes.refill(launcher);
+        }
+    }
+
+    /// Fetches all listings on the way to a directory, which the walk would do itself.
+    async fn know(&self, dir: &[u8]) {
+        while let Some(need) = self.mount.lacks(dir) {
+            let (tx, rx) = oneshot::channel();
+            let done: Done = Box::new(move |result| {
+                let _ = tx.send(result);
+            });
+            self.fetch_need(need, done);
+            if !matches!(rx.await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    /// Returns what gives the extended attributes of a path.
+    pub(crate) fn xattrs(&self) -> impl Fn(&[u8]) -> Vec<Xattr> + Send + use<> {
+        self.mount.xattrs()
     }
 
     /// Goes on over a new link. What changed meanwhile is not known: everything is asked for again.
@@ -159,14 +232,21 @@ impl Mirror {
         (count(&counters.requests), count(&counters.fetches))
     }
 
-    /// Returns how many requests failed because something could not be fetched.
-    pub(crate) fn failures(&self) -> u64 {
-        self.mount.failures()
+    /// Returns what has been noted of requests so far.
+    pub(crate) fn noted(&self) -> Since {
+        let counters = self.mount.counters();
+        Since { failures: counters.failures.count(), missed: counters.missed.count() }
     }
 
-    /// Tells whether one of a walk's failed after the first `since`; see [`Mount::failed`].
-    pub(crate) fn failed(&self, since: u64, namespace: u64) -> bool {
-        self.mount.failed(since, namespace)
+    /// Tells whether a request of a walk failed because something could not be fetched, as far as is
+    /// known. The walk is that in the pid namespace with this number.
+    pub(crate) fn failed(&self, since: Since, namespace: u64) -> bool {
+        self.mount.counters().failures.concern(since.failures, namespace)
+    }
+
+    /// Tells whether a walk has found something whose extended attributes it was not shown.
+    pub(crate) fn missed_xattrs(&self, since: Since, namespace: u64) -> bool {
+        self.mount.counters().missed.concern(since.missed, namespace)
     }
 
     /// Returns what gives the paths behind a number of the tree.

@@ -23,6 +23,7 @@ use worknode::spec::WalkSpec;
 use crate::agent::Agent;
 use crate::cluster::Turn;
 use crate::door::{Peer, Reader, Writer};
+use crate::link::message::Exit;
 use crate::session::{Session, ms};
 use attempt::{Attempted, Ended};
 use output::Output;
@@ -183,10 +184,11 @@ impl Errand<'_> {
                 attempt::run(agent, stub, spec, &self.encoded, &grant, &mut self.turns).await;
             let lost = match attempted {
                 Attempted::Ended(ended)
-                    if !ended.exit.exit.changes.linked.is_empty() && stub.output.is_untouched() =>
+                    if doubt(&ended.exit.exit).is_some() && stub.output.is_untouched() =>
                 {
                     // It would be so on every runner; here it is certain what happens.
-                    return give_up(stub, spec.walk, Reason::Linked);
+                    let reason = doubt(&ended.exit.exit).unwrap_or(Reason::NotExported);
+                    return give_up(stub, spec.walk, reason);
                 }
                 Attempted::Ended(ended) => {
                     let line = line(spec, &grant, stub, &ended, waited);
@@ -311,6 +313,12 @@ impl Errand<'_> {
             }
         }
     }
+}
+
+/// Returns why a walk is not believed as long as it can be repeated.
+fn doubt(exit: &Exit) -> Option<Reason> {
+    let linked = (!exit.changes.linked.is_empty()).then_some(Reason::Linked);
+    linked.or(exit.doubtful.then_some(Reason::NotExported))
 }
 
 /// No runner will do it: the program is executed here, if nothing of it has been seen yet.

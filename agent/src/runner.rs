@@ -23,7 +23,7 @@ use crate::agent::Agent;
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Exit, Packets};
-use crate::mirrors::Mirror;
+use crate::mirrors::{Lower, Mirror};
 use crate::sys::fds;
 use crate::sys::launcher::{Event, Launch, Order};
 use streams::Streams;
@@ -52,6 +52,7 @@ pub(crate) async fn execute(
             outcome: Outcome::Fault(fault),
             changes: ChangeSet::default(),
             offsets: Vec::new(),
+            doubtful: false,
         }),
     };
     if let Some(exit) = exit {
@@ -89,10 +90,11 @@ async fn run(
     let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
     let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
     let mirror = agent.mirror(link).map_err(sandbox)?;
+    let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
     mirror.settle().await;
-    let (began, failures) =
-        (Began { at: now(), versions: Box::new(mirror.versions()) }, mirror.failures());
-    let running = start(agent, link, stream, &mirror, spec).map_err(sandbox)?;
+    let (began, since) =
+        (Began { at: now(), versions: Box::new(mirror.versions()) }, mirror.noted());
+    let running = start(agent, link, stream, &lower, spec).map_err(sandbox)?;
     let (mut upper, mut index, mut namespace) = (None, None, 0);
     loop {
         tokio::select! {
@@ -125,13 +127,15 @@ async fn run(
                         ended = serve(&running, frames) => ended,
                     };
                     let Some(upper) = upper.filter(|_| ended) else { return Ok(None) };
-                    if mirror.failed(failures, namespace) {
+                    if mirror.failed(since, namespace) {
                         // It saw an error that it would not have seen at the origin.
                         return Err(Fault::NotExported(Vec::new()));
                     }
                     let layers = (upper, index);
-                    let changes = collect(link, stream, &mirror, layers, began).await?;
-                    return Ok(Some(Exit { outcome: Outcome::Ended(ending), changes, offsets }));
+                    let doubtful = !compiles && mirror.missed_xattrs(since, namespace);
+                    let changes = collect(link, stream, (&mirror, &lower), layers, began).await?;
+                    let outcome = Outcome::Ended(ending);
+                    return Ok(Some(Exit { outcome, changes, offsets, doubtful }));
                 }
                 None => return Err(Fault::Sandbox("the walk's first process died".into())),
             },
@@ -159,12 +163,13 @@ fn start(
     agent: &Rc<Agent>,
     link: &Rc<Link>,
     stream: u32,
-    mirror: &Mirror,
+    lower: &Lower,
     spec: WalkSpec,
 ) -> anyhow::Result<Running> {
     let (streams, places, descriptors) = Streams::open(link, stream, &spec)?;
-    let sandbox = mirror.sandboxes.take(&agent.launcher)?;
-    let control = sandbox.launch(&Launch { spec, fds: places }, &descriptors)?;
+    let sandbox = lower.sandboxes.take(&agent.launcher)?;
+    let launch = Launch { spec, xattrs: lower.xattrs, fds: places };
+    let control = sandbox.launch(&launch, &descriptors)?;
     let control = Rc::new(crate::sys::watch::readable(control)?);
     Ok(Running { control, streams })
 }
@@ -212,12 +217,13 @@ fn order(control: &AsyncFd<UnixStream>, order: Order) {
 async fn collect(
     link: &Rc<Link>,
     stream: u32,
-    mirror: &Rc<Mirror>,
+    (mirror, shown): (&Rc<Mirror>, &Lower),
     (upper, index): (OwnedFd, Option<OwnedFd>),
     began: Began,
 ) -> Result<ChangeSet, Fault> {
-    let lower = mirror.point.clone();
+    let lower = shown.point.clone();
     let (out_tx, paths) = (link.sender(), mirror.paths());
+    let xattrs = shown.xattrs.then(|| mirror.xattrs());
     let read = move || -> Result<ChangeSet, Fault> {
         // To close the last descriptor of a file system that nobody has mounted any more takes a
         // while, for which nobody is to wait.
@@ -238,6 +244,8 @@ async fn collect(
                 lower.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
             nix::sys::stat::lstat(&path).ok().map(|stat| Attr::of(&stat))
         };
+        let lower_xattrs =
+            |path: &[u8]| xattrs.as_ref().map(|xattrs| xattrs(path)).unwrap_or_default();
         let mut packet = |reference, packed: Packed| {
             bytes += packed.body.len();
             sending.push((reference, packed));
@@ -252,6 +260,7 @@ async fn collect(
             ended: Time::of(SystemTime::now()),
             lower_attr: &lower_attr,
             lower_paths: &paths,
+            lower_xattrs: &lower_xattrs,
             packet: &mut packet,
         };
         let changes = upper::read(upper, index.as_ref(), &mut reading)

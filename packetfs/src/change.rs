@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::packet::Manifest;
-use crate::tree::{Bytes, Kind, Time, Version};
+use crate::tree::{Bytes, Kind, Time, Version, Xattr};
 
 /// Mode, ownership and times of something that a walk made or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,8 +16,10 @@ pub struct Meta {
     pub gid: u32,
     /// The modification time; nothing for a directory whose time follows from what happens in it.
     pub mtime: Option<Mtime>,
-    /// Extended attributes.
-    pub xattrs: Vec<(Bytes, Bytes)>,
+    /// Extended attributes that the walk set, access control lists among them.
+    pub xattrs: Vec<Xattr>,
+    /// Names of those that it removed.
+    pub without: Vec<Bytes>,
 }
 
 /// A modification time.

@@ -18,6 +18,7 @@ use crate::packet::{
     self, Manifest, PACKET_BYTES_MAX, Packed, PacketRef, WHOLE_BYTES_MAX, reference,
 };
 use crate::tree::{Attr, Bytes, Content, Entry, Kind, Listing, Version, is_within, split};
+use crate::xattr;
 
 /// Manifests that are remembered; when there are more, all are forgotten and made again on demand.
 const MANIFESTS_MAX: usize = 200_000;
@@ -253,7 +254,9 @@ fn entry(dir: &OwnedFd, name: Bytes) -> Option<Entry> {
         Kind::Symlink => Some(nix::fcntl::readlinkat(dir.as_fd(), path).ok()?.as_bytes().to_vec()),
         _ => None,
     };
-    Some(Entry { name, attr, target })
+    // What cannot be read is shown without attributes, as by a file system that has none.
+    let xattrs = xattr::shown_at(dir, &name).unwrap_or_default();
+    Some(Entry { name, attr, target, xattrs })
 }
 
 /// Splits a file from its start, as the packets' module does.

@@ -1,31 +1,38 @@
-//! Mounts a mirror, read-only. The one place that names fuser.
+//! Mounts a mirror, read-only. The one room that names fuser.
+//!
+//! A mirror has a second mount where something has extended attributes or access control lists. The
+//! first one shows none of them: it says so once, and costs no question more.
 //!
 //! The kernel may keep everything for ever: names, absent names, attributes, pages. `open` and
 //! `opendir` are answered once, with `ENOSYS`, and never asked again. What changes is taken back by
 //! [`Mount::invalidate`], from a thread of its own: a notification sent by a thread that also
 //! answers requests can deadlock with the kernel.
 
-use std::collections::{BTreeSet, VecDeque};
+mod noted;
+mod reply;
+
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, ReplyAttr,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    BackgroundSession, Config, Errno, FileHandle, FileType, Filesystem, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, ReplyAttr, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
     SessionACL,
 };
 
-use crate::mirror::{Answer, Invalidation, Mirror, Name, Need};
+use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
 use crate::packet::PacketRef;
 use crate::store::Store;
-use crate::tree::{Attr, Bytes, Kind, Time, Version};
+use crate::tree::{Bytes, Version, Xattr};
+pub use noted::Noted;
+use reply::{absent, file_attr, file_type};
 
 /// The kernel keeps what it was told until it is told otherwise.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -45,9 +52,6 @@ const FETCHES_MAX: u32 = 40;
 const DOTS: u64 = 2;
 /// Names that are looked for at a time: more than one answer holds.
 const LISTED_MAX: usize = 1024;
-
-/// Failures whose processes are remembered.
-const FAILURES_MAX: usize = 1024;
 
 /// What a request lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,48 +80,26 @@ pub struct Counters {
     /// Requests that had to fetch something.
     pub fetches: AtomicU64,
     /// Requests that failed because something could not be fetched.
-    failures: Mutex<Failures>,
-}
-
-/// Failed requests: the error that the program saw is not what it would have seen at the origin.
-#[derive(Debug, Default)]
-struct Failures {
-    count: u64,
-    /// The pid namespaces of the last ones, where they are known.
-    namespaces: VecDeque<Option<u64>>,
-}
-
-impl Failures {
-    fn note(&mut self, pid: u32) {
-        let namespace = std::fs::metadata(format!("/proc/{pid}/ns/pid"));
-        self.namespaces.push_back(namespace.ok().map(|metadata| metadata.ino()));
-        if self.namespaces.len() > FAILURES_MAX {
-            self.namespaces.pop_front();
-        }
-        self.count += 1;
-    }
-
-    /// Tells whether one of those after the first `since` may concern a namespace.
-    fn concern(&self, since: u64, namespace: u64) -> bool {
-        let after = usize::try_from(self.count - since.min(self.count)).unwrap_or(usize::MAX);
-        let mut last = self.namespaces.iter().rev().take(after);
-        after > self.namespaces.len()
-            || last.any(|known| known.is_none_or(|known| known == namespace))
-    }
+    pub failures: Noted,
+    /// Requests that found something whose extended attributes they were not shown.
+    pub missed: Noted,
 }
 
 /// A mounted mirror. Unmounts when dropped.
 #[derive(Debug)]
 pub struct Mount {
-    /// Holds the mount; dropping it unmounts.
-    _session: BackgroundSession,
+    /// Hold the mounts; dropping one unmounts.
+    sessions: Mutex<Vec<BackgroundSession>>,
     notices: mpsc::Sender<Notice>,
     view: Arc<View>,
 }
 
-struct Notice {
-    forget: BTreeSet<Invalidation>,
-    done: Box<dyn FnOnce() + Send>,
+/// What the thread that talks to the kernel is told.
+enum Notice {
+    /// Have all mounts forget, then call.
+    Forget(BTreeSet<Invalidation>, Box<dyn FnOnce() + Send>),
+    /// There is a further mount.
+    Mounted(Notifier),
 }
 
 /// What the handlers share.
@@ -151,6 +133,22 @@ impl Mount {
             source,
             counters: Counters::default(),
         });
+        let (notices, receiver) = mpsc::channel();
+        std::thread::Builder::new().name("fuse-notify".into()).spawn(move || notify(&receiver))?;
+        let mount = Self { sessions: Mutex::default(), notices, view };
+        mount.mount(point, name, false)?;
+        Ok(mount)
+    }
+
+    /// Mounts the mirror once more, at `point`, with the extended attributes of files.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub fn mount_with_xattrs(&self, point: &Path, name: &str) -> io::Result<()> {
+        self.mount(point, name, true)
+    }
+
+    fn mount(&self, point: &Path, name: &str, xattrs: bool) -> io::Result<()> {
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::RO,
@@ -164,14 +162,13 @@ impl Mount {
         config.acl = SessionACL::All;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         config.n_threads = Some(cpus.min(THREADS_MAX));
-        let session = fuser::Session::new(Handler { view: Arc::clone(&view) }, point, &config)?;
-        let notifier = session.notifier();
-        let session = session.spawn()?;
-        let (notices, receiver) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("fuse-notify".into())
-            .spawn(move || notify(&notifier, &receiver))?;
-        Ok(Self { _session: session, notices, view })
+        let handler = Handler { view: Arc::clone(&self.view), xattrs };
+        let session = fuser::Session::new(handler, point, &config)?;
+        // Before anybody looks at it.
+        let _ = self.notices.send(Notice::Mounted(session.notifier()));
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.push(session.spawn()?);
+        Ok(())
     }
 
     /// Runs `change` on the mirror and has the kernel forget what it returns. Then calls `done`,
@@ -188,26 +185,13 @@ impl Mount {
     /// Has the kernel forget, then calls `done`.
     pub fn invalidate(&self, forget: BTreeSet<Invalidation>, done: Box<dyn FnOnce() + Send>) {
         // The thread ends only with this mount.
-        let _ = self.notices.send(Notice { forget, done });
+        let _ = self.notices.send(Notice::Forget(forget, done));
     }
 
     /// Returns the counts so far.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.view.counters
-    }
-
-    /// Returns how many requests have failed so far.
-    #[must_use]
-    pub fn failures(&self) -> u64 {
-        self.view.failures().count
-    }
-
-    /// Tells whether a request after the first `since` failed, as far as is known, for a process in
-    /// the pid namespace with this inode number.
-    #[must_use]
-    pub fn failed(&self, since: u64, namespace: u64) -> bool {
-        self.view.failures().concern(since, namespace)
     }
 
     /// Returns what gives the version of the file at a path, unless it changes from here on; from any
@@ -218,6 +202,27 @@ impl Mount {
         move |path| view.mirror().unchanged_since(batches, path)
     }
 
+    /// Tells whether anything that is known of the tree has extended attributes.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        self.view.mirror().marks()
+    }
+
+    /// Returns what gives the extended attributes of a path, from any thread.
+    pub fn xattrs(&self) -> impl Fn(&[u8]) -> Vec<Xattr> + Send + use<> {
+        let view = Arc::clone(&self.view);
+        move |path| {
+            let mirror = view.mirror();
+            mirror.node(path).map(|node| mirror.xattrs(node).to_vec()).unwrap_or_default()
+        }
+    }
+
+    /// Tells what must be fetched before a directory can be entered; nothing, if all is known.
+    #[must_use]
+    pub fn lacks(&self, dir: &[u8]) -> Option<Need> {
+        self.view.mirror().lacks(dir)
+    }
+
     /// Returns what gives the paths behind a number, from any thread.
     pub fn paths(&self) -> impl Fn(u64) -> Vec<Bytes> + Send + use<> {
         let view = Arc::clone(&self.view);
@@ -225,30 +230,35 @@ impl Mount {
     }
 }
 
-fn notify(notifier: &Notifier, receiver: &mpsc::Receiver<Notice>) {
+fn notify(receiver: &mpsc::Receiver<Notice>) {
+    let mut notifiers = Vec::new();
     while let Ok(notice) = receiver.recv() {
-        for invalidation in notice.forget {
-            // ENOENT: the kernel did not know it.
-            let _ = match invalidation {
-                Invalidation::Entry(dir, name) => {
-                    notifier.inval_entry(INodeNo(dir), OsStr::from_bytes(&name))
+        match notice {
+            Notice::Mounted(notifier) => notifiers.push(notifier),
+            Notice::Forget(forget, done) => {
+                for notifier in &notifiers {
+                    forget.iter().for_each(|invalidation| invalidate(notifier, invalidation));
                 }
-                Invalidation::Node(node) => notifier.inval_inode(INodeNo(node), 0, 0),
-            };
+                done();
+            }
         }
-        (notice.done)();
     }
+}
+
+fn invalidate(notifier: &Notifier, invalidation: &Invalidation) {
+    // ENOENT: the kernel did not know it.
+    let _ = match invalidation {
+        Invalidation::Entry(dir, name) => {
+            notifier.inval_entry(INodeNo(*dir), OsStr::from_bytes(name))
+        }
+        Invalidation::Node(node) => notifier.inval_inode(INodeNo(*node), 0, 0),
+    };
 }
 
 impl View {
     fn mirror(&self) -> MutexGuard<'_, Mirror> {
         // The mirror is never left half changed: its methods do not panic between changes.
         self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn failures(&self) -> MutexGuard<'_, Failures> {
-        // A count that is one too low is repaired by no one; there is no panic that could cause it.
-        self.counters.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers with `attempt`, fetching what it lacks and trying again until it can.
@@ -263,7 +273,7 @@ impl View {
             Ok(value) => reply(Ok(value)),
             Err(Lack::Errno(errno)) => reply(Err(errno)),
             Err(Lack::Ask(_)) if fetches == FETCHES_MAX => {
-                self.failures().note(pid);
+                self.counters.failures.note(pid);
                 reply(Err(libc::EIO));
             }
             Err(Lack::Ask(ask)) => {
@@ -274,7 +284,7 @@ impl View {
                 let done: Done = Box::new(move |result| match result {
                     Ok(()) => view.answer(attempt, reply, pid, fetches + 1),
                     Err(errno) => {
-                        view.failures().note(pid);
+                        view.counters.failures.note(pid);
                         reply(Err(errno));
                     }
                 });
@@ -327,6 +337,8 @@ fn known<T>(answer: Answer<T>) -> Result<T, Lack> {
 
 struct Handler {
     view: Arc<View>,
+    /// Extended attributes are shown.
+    xattrs: bool,
 }
 
 impl Handler {
@@ -349,6 +361,11 @@ impl Filesystem for Handler {
             // A kernel without one of them is slower, not wrong.
             let _ = config.add_capabilities(capability);
         }
+        if self.xattrs {
+            // Without it the access control lists would be seen, and not be obeyed.
+            let refused = |_| io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+            config.add_capabilities(InitFlags::FUSE_POSIX_ACL).map_err(refused)?;
+        }
         let _ = config.set_max_readahead(READAHEAD_BYTES);
         let _ = config.set_max_background(BACKGROUND_MAX);
         Ok(())
@@ -356,21 +373,28 @@ impl Filesystem for Handler {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count();
-        let name = name.as_bytes().to_vec();
+        let (name, pid, xattrs) = (name.as_bytes().to_vec(), request.pid(), self.xattrs);
         self.view.answer(
-            move |view| match view.mirror().lookup(parent.0, &name) {
-                // A node of number 0 makes the kernel remember that the name is absent.
-                Answer::Absent => Ok(None),
-                answer => known(answer).map(Some),
+            move |view| {
+                let mut mirror = view.mirror();
+                let (node, attr) = match mirror.lookup(parent.0, &name) {
+                    // A node of number 0 makes the kernel remember that the name is absent.
+                    Answer::Absent => return Ok((absent(), FOR_EVER)),
+                    answer => known(answer)?,
+                };
+                if xattrs || mirror.xattrs(node).is_empty() {
+                    return Ok((file_attr(node, &attr), FOR_EVER));
+                }
+                drop(mirror);
+                view.counters.missed.note(pid);
+                // Whoever finds it next is noted, too.
+                Ok((file_attr(node, &attr), Duration::ZERO))
             },
             |result| match result {
-                Ok(Some((node, attr))) => {
-                    reply.entry(&FOR_EVER, &file_attr(node, &attr), Generation(0));
-                }
-                Ok(None) => reply.entry(&FOR_EVER, &absent(), Generation(0)),
+                Ok((attr, valid)) => reply.entry(&valid, &attr, Generation(0)),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
-            request.pid(),
+            pid,
             0,
         );
     }
@@ -471,19 +495,27 @@ impl Filesystem for Handler {
     fn getxattr(
         &self,
         _request: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _size: u32,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
         reply: ReplyXattr,
     ) {
         self.count();
-        // ENOSYS: the kernel does not ask again.
-        reply.error(Errno::ENOSYS);
+        if self.xattrs {
+            reply::xattr(reply, self.view.mirror().xattrs(ino.0), name.as_bytes(), size);
+        } else {
+            // The kernel does not ask again.
+            reply.error(Errno::ENOSYS);
+        }
     }
 
-    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.count();
-        reply.error(Errno::ENOSYS);
+        if self.xattrs {
+            reply::xattr_names(reply, self.view.mirror().xattrs(ino.0), size);
+        } else {
+            reply.error(Errno::ENOSYS);
+        }
     }
 
     fn flush(
@@ -496,63 +528,5 @@ impl Filesystem for Handler {
     ) {
         self.count();
         reply.error(Errno::ENOSYS);
-    }
-}
-
-fn file_attr(node: u64, attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(node),
-        size: attr.bytes,
-        blocks: attr.bytes.div_ceil(4096) * 8,
-        atime: system_time(attr.mtime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: u16::try_from(attr.mode & 0o7777).unwrap_or(0),
-        nlink: attr.links,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: u32::try_from(attr.rdev).unwrap_or(0),
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-fn absent() -> FileAttr {
-    let time = Time { seconds: 0, nanos: 0 };
-    let attr = Attr {
-        kind: Kind::File,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        bytes: 0,
-        links: 0,
-        rdev: 0,
-        mtime: time,
-        ctime: time,
-        ino: 0,
-        dev: 0,
-    };
-    file_attr(0, &attr)
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::Char => FileType::CharDevice,
-        Kind::Block => FileType::BlockDevice,
-    }
-}
-
-fn system_time(time: Time) -> SystemTime {
-    let nanos = Duration::from_nanos(u64::from(time.nanos));
-    match u64::try_from(time.seconds) {
-        Ok(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + nanos,
-        Err(_) => SystemTime::UNIX_EPOCH - Duration::from_secs(time.seconds.unsigned_abs()) + nanos,
     }
 }

@@ -22,4 +22,4 @@ pub mod change;
 pub mod commit;
 pub mod upper;
 
-mod xattr;
+pub mod xattr;

@@ -11,7 +11,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::packet::Manifest;
-use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, Version, join};
+use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, Version, Xattr, join};
+use crate::xattr;
 use links::Links;
 
 /// The number of a path, or of a file with several. The root is 1, as FUSE wants it.
@@ -68,6 +69,7 @@ struct Item {
     /// Nothing while the name is absent.
     attr: Option<Attr>,
     target: Option<Bytes>,
+    xattrs: Vec<Xattr>,
     manifest: Option<Arc<Manifest>>,
     /// When the origin last said that it changed, in batches of changes.
     changed: u64,
@@ -90,6 +92,16 @@ pub struct Mirror {
     next: Node,
     /// Batches of changes so far.
     batches: u64,
+    marks: Marks,
+}
+
+/// Whether anything in a tree has, or had, what only a mount with extended attributes shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Extended attributes.
+    pub xattrs: bool,
+    /// Access control lists.
+    pub acls: bool,
 }
 
 impl Default for Mirror {
@@ -120,7 +132,7 @@ impl Mirror {
         };
         let root = Item { attr: Some(attr), ..Item::new(ROOT, Bytes::new()) };
         let (items, links) = (HashMap::from([(ROOT, root)]), Links::default());
-        Self { items, links, next: ROOT + 1, batches: 0 }
+        Self { items, links, next: ROOT + 1, batches: 0, marks: Marks::default() }
     }
 
     /// Looks a name up; by the name `.` what a number stands for, which may be no directory.
@@ -169,6 +181,18 @@ impl Mirror {
     #[must_use]
     pub fn target(&self, node: Node) -> Option<Bytes> {
         self.items.get(&self.one_path(node))?.target.clone()
+    }
+
+    /// Returns the extended attributes of a path. Nobody asks before it was looked up.
+    #[must_use]
+    pub fn xattrs(&self, node: Node) -> &[Xattr] {
+        self.items.get(&self.one_path(node)).map_or(&[], |item| &item.xattrs)
+    }
+
+    /// Tells whether anything that was listed so far has extended attributes.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        self.marks
     }
 
     /// Lists names of a directory, up to `limit` of those whose places are behind `after`.
@@ -242,6 +266,21 @@ impl Mirror {
         path.split(|&byte| byte == b'/')
             .filter(|name| !name.is_empty())
             .try_fold(ROOT, |dir, name| self.items.get(&dir)?.children.get(name).copied())
+    }
+
+    /// Returns the first listing on the way to a directory that is not known, its own among them.
+    #[must_use]
+    pub fn lacks(&self, dir: &[u8]) -> Option<Need> {
+        let mut node = ROOT;
+        let mut names = dir.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
+        loop {
+            let item = self.items.get(&node)?;
+            item.attr.filter(|attr| attr.kind == Kind::Dir)?;
+            if !item.listed {
+                return Some(Need::Listing(self.path(node)));
+            }
+            node = *item.children.get(names.next()?)?;
+        }
     }
 
     /// Returns the number of batches of changes so far.
@@ -348,6 +387,7 @@ impl Mirror {
                 if let Some(item) = self.items.get_mut(&node) {
                     item.attr = None;
                     item.target = None;
+                    item.xattrs = Vec::new();
                     item.changed = self.batches;
                 }
             }
@@ -374,8 +414,10 @@ impl Mirror {
         }
         self.relink(node, Some(&entry.attr), forget);
         for name in self.links.others(node).into_iter().chain([node]) {
-            self.learn(name, &entry.attr, forget);
+            self.learn(name, &entry.attr, &entry.xattrs, forget);
         }
+        self.marks.xattrs |= !entry.xattrs.is_empty();
+        self.marks.acls |= entry.xattrs.iter().any(|(name, _)| xattr::is_acl(name));
         let item = self.items.get_mut(&node).expect("the node is known or was just added");
         item.target = entry.target;
     }
@@ -393,7 +435,13 @@ impl Mirror {
     }
 
     /// Sets the attributes of a path, and unlearns its content if that is another one now.
-    fn learn(&mut self, node: Node, attr: &Attr, forget: &mut BTreeSet<Invalidation>) {
+    fn learn(
+        &mut self,
+        node: Node,
+        attr: &Attr,
+        xattrs: &[Xattr],
+        forget: &mut BTreeSet<Invalidation>,
+    ) {
         let (shown, batches) = (self.links.shown(node), self.batches);
         let Some(item) = self.items.get_mut(&node) else { return };
         if item.attr.is_none_or(|old| old.version() != attr.version()) {
@@ -401,6 +449,12 @@ impl Mirror {
         }
         if item.attr.is_some_and(|old| old.version() != attr.version()) {
             item.changed = batches;
+        }
+        if item.xattrs != xattrs {
+            // The kernel keeps access control lists with the attributes.
+            item.xattrs = xattrs.to_vec();
+            forget.insert(Invalidation::Node(shown));
+            forget.insert(Invalidation::Entry(item.parent, item.name.clone()));
         }
         item.set_attr(shown, *attr, forget);
     }
@@ -474,6 +528,7 @@ impl Item {
             name,
             attr: None,
             target: None,
+            xattrs: Vec::new(),
             manifest: None,
             changed: 0,
             children: HashMap::new(),

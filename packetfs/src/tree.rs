@@ -157,6 +157,9 @@ fn kind_of(mode: u32) -> Kind {
     }
 }
 
+/// An extended attribute: its name and its value.
+pub type Xattr = (Bytes, Bytes);
+
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -168,6 +171,8 @@ pub struct Entry {
     /// Where it points, if it is a symbolic link.
     #[serde(with = "serde_bytes")]
     pub target: Option<Bytes>,
+    /// Its extended attributes, as far as walks are shown them.
+    pub xattrs: Vec<Xattr>,
 }
 
 /// A directory, whole.

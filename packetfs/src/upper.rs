@@ -21,9 +21,9 @@ use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, Manifest, Packed, PacketRef, reference};
-use crate::tree::{Attr, Bytes, Kind, Time, Version, join, names_in};
+use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, join, names_in};
 use crate::xattr;
-use found::{Body, Found, Node};
+use found::{Body, Found, Node, leave_out};
 
 /// Files up to this size are read whole; larger ones are split while they are read.
 const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
@@ -43,6 +43,9 @@ pub struct Reading<'a> {
     /// Returns the version of the file that the origin has at a path, unless it changed since the
     /// walk began.
     pub base: &'a dyn Fn(&[u8]) -> Option<Version>,
+    /// Returns the extended attributes of the file that the lower layer has at a path, as far as the
+    /// walk saw them.
+    pub lower_xattrs: &'a dyn Fn(&[u8]) -> Vec<Xattr>,
     /// Takes each packet of the changed files; the second time a packet comes, it is the same.
     pub packet: &'a mut dyn FnMut(PacketRef, Packed),
 }
@@ -101,9 +104,9 @@ fn visit_dir(
     reading: &Reading<'_>,
     found: &mut Found,
 ) -> io::Result<()> {
-    if let Some(from) = overlay_mark(dir, "redirect")? {
-        found.dirs.push(Op::Rename { from: redirected(path, &from), to: path.to_vec() });
-    }
+    let from = overlay_mark(dir, "redirect")?.map(|mark| redirected(path, &mark));
+    let before = from.clone().unwrap_or_else(|| path.to_vec());
+    found.dirs.extend(from.map(|from| Op::Rename { from, to: path.to_vec() }));
     let opaque = overlay_mark(dir, "opaque")?.is_some_and(|value| value == b"y");
     let lower = (reading.lower_attr)(path).filter(|lower| lower.kind == Kind::Dir);
     let replaces = opaque && lower.is_some();
@@ -119,8 +122,10 @@ fn visit_dir(
         .is_some_and(|lower| (lower.mode, lower.uid, lower.gid) == (attr.mode, attr.uid, attr.gid));
     if replaces {
         found.cover(path.to_vec());
+    } else {
+        leave_out(&mut meta, &(reading.lower_xattrs)(&before));
     }
-    if !(on_the_way && as_before && meta.xattrs.is_empty()) {
+    if !(on_the_way && as_before && meta.xattrs.is_empty() && meta.without.is_empty()) {
         found.dirs.push(Op::Dir { path: path.to_vec(), meta, replaces });
     }
     Ok(())
@@ -160,8 +165,10 @@ fn visit(
     }
     let (body, meta) = content(dir, name, attr, reading)?;
     let unchanged = attr.kind != Kind::File && is_as_below(&below, attr, reading);
-    let names = vec![path];
-    found.nodes.insert(attr.ino, Node { names, below, mtime: attr.mtime, body, meta, unchanged });
+    let xattrs_below = xattrs_below(&below, reading);
+    let (names, mtime) = (vec![path], attr.mtime);
+    let node = Node { names, below, xattrs_below, mtime, body, meta, unchanged };
+    found.nodes.insert(attr.ino, node);
     Ok(())
 }
 
@@ -180,8 +187,9 @@ fn read_index(index: &OwnedFd, reading: &mut Reading<'_>, found: &mut Found) -> 
             continue;
         }
         let (body, meta) = content(index, &name, &attr, reading)?;
+        let xattrs_below = xattrs_below(&below, reading);
         let (names, mtime) = (Vec::new(), attr.mtime);
-        let node = Node { names, below, mtime, body, meta, unchanged: false };
+        let node = Node { names, below, xattrs_below, mtime, body, meta, unchanged: false };
         found.nodes.insert(attr.ino, node);
     }
     Ok(())
@@ -190,6 +198,10 @@ fn read_index(index: &OwnedFd, reading: &mut Reading<'_>, found: &mut Found) -> 
 /// Returns the paths in the lower layer of what has this mark.
 fn below(mark: &[u8], reading: &Reading<'_>) -> Vec<Bytes> {
     node_of(mark).map(|node| (reading.lower_paths)(node)).unwrap_or_default()
+}
+
+fn xattrs_below(below: &[Bytes], reading: &Reading<'_>) -> Vec<Xattr> {
+    below.first().map(|path| (reading.lower_xattrs)(path)).unwrap_or_default()
 }
 
 /// Tells whether something that was copied up has the attributes that it had below.
@@ -269,7 +281,8 @@ fn meta_without_xattrs(attr: &Attr, reading: &Reading<'_>) -> Meta {
         Some(nanos) if during => Mtime::Before(nanos),
         _ => Mtime::Set(attr.mtime),
     };
-    Meta { mode: attr.mode, uid: attr.uid, gid: attr.gid, mtime: Some(mtime), xattrs: Vec::new() }
+    let (mode, uid, gid, mtime) = (attr.mode, attr.uid, attr.gid, Some(mtime));
+    Meta { mode, uid, gid, mtime, xattrs: Vec::new(), without: Vec::new() }
 }
 
 fn overlay_mark(node: &OwnedFd, mark: &str) -> io::Result<Option<Bytes>> {

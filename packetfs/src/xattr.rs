@@ -4,18 +4,72 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::tree::Bytes;
+use crate::tree::{Bytes, Xattr};
 
 /// The kernel's limit of a value and of a list of names (`XATTR_SIZE_MAX`).
 const XATTR_BYTES_MAX: usize = 65_536;
 
+/// Tells whether walks are shown an attribute: what users set, and access control lists. Those of the
+/// kernel's security modules, and those for administrators only, mean something on their own
+/// machine.
+fn is_shown(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || is_acl(name)
+}
+
+/// Tells whether an attribute is an access control list.
+pub(crate) fn is_acl(name: &[u8]) -> bool {
+    matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default")
+}
+
+/// Returns the attributes of what a name in a directory names that walks are shown.
+pub(crate) fn shown_at(dir: &OwnedFd, file: &[u8]) -> io::Result<Vec<Xattr>> {
+    let path = path_in(dir, file)?;
+    // Hardly a file has attributes: the first question is for their number alone.
+    // SAFETY: the path ends with a NUL, and a buffer of no bytes is not written.
+    if unsafe { libc::llistxattr(path.as_ptr(), std::ptr::null_mut(), 0) } <= 0 {
+        return Ok(Vec::new());
+    }
+    let names = names(|names| {
+        // SAFETY: the path ends with a NUL, and the buffer is as long as it is said to be.
+        unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) }
+    })?;
+    let mut shown = Vec::new();
+    for name in names.into_iter().filter(|name| is_shown(name)) {
+        if let Some(value) = get_at(dir, file, &name)? {
+            shown.push((name, value));
+        }
+    }
+    Ok(shown)
+}
+
+/// Gives a file or directory the attributes of another, as far as its file system has such.
+///
+/// # Errors
+/// One of them cannot be read or set.
+pub fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+    for name in list(from)? {
+        if let Some(value) = get(from, &name)? {
+            match set(to, &name, &value) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOTSUP) => {}
+                result => result?,
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Returns the names of all attributes; none where the file system has no such thing.
 pub(crate) fn list(file: &OwnedFd) -> io::Result<Vec<Bytes>> {
+    names(|names| {
+        // SAFETY: the buffer is as long as it is said to be.
+        unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) }
+    })
+}
+
+/// Reads a list of names with `read`, which returns its length.
+fn names(read: impl Fn(&mut [u8]) -> isize) -> io::Result<Vec<Bytes>> {
     let mut names = vec![0_u8; XATTR_BYTES_MAX];
-    // SAFETY: the buffer is as long as it is said to be.
-    let length =
-        unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
-    match usize::try_from(length) {
+    match usize::try_from(read(&mut names)) {
         Ok(length) => {
             let names = names[..length].split(|&byte| byte == 0);
             Ok(names.filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
@@ -78,6 +132,14 @@ pub(crate) fn set(file: &OwnedFd, name: &[u8], value: &[u8]) -> io::Result<()> {
         libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Removes an attribute; one that is not there is as good as removed.
+pub(crate) fn remove(file: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    let name = CString::new(name)?;
+    // SAFETY: the name ends with a NUL.
+    let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
+    if result == 0 { Ok(()) } else { absent_as(()) }
 }
 
 fn absent_as<T>(nothing: T) -> io::Result<T> {

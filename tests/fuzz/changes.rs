@@ -22,8 +22,17 @@ fn paths() -> impl Strategy<Value = Vec<u8>> {
 
 fn metas() -> impl Strategy<Value = Meta> {
     let mtime = prop_oneof![times().prop_map(Mtime::Set), any::<u64>().prop_map(Mtime::Before)];
-    (any::<[u32; 3]>(), option::of(mtime), vec((word(), word()), 0..3))
-        .prop_map(|([mode, uid, gid], mtime, xattrs)| Meta { mode, uid, gid, mtime, xattrs })
+    let xattrs = (vec((word(), word()), 0..3), vec(word(), 0..3));
+    (any::<[u32; 3]>(), option::of(mtime), xattrs).prop_map(
+        |([mode, uid, gid], mtime, (xattrs, without))| Meta {
+            mode,
+            uid,
+            gid,
+            mtime,
+            xattrs,
+            without,
+        },
+    )
 }
 
 fn placings() -> impl Strategy<Value = Placing> {

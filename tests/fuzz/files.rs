@@ -50,11 +50,8 @@ fn attrs() -> impl Strategy<Value = Attr> {
 }
 
 fn entries() -> impl Strategy<Value = Entry> {
-    (word(), attrs(), option::of(word())).prop_map(|(name, attr, target)| Entry {
-        name,
-        attr,
-        target,
-    })
+    (word(), attrs(), option::of(word()), vec((word(), word()), 0..3))
+        .prop_map(|(name, attr, target, xattrs)| Entry { name, attr, target, xattrs })
 }
 
 pub(crate) fn listings() -> impl Strategy<Value = Listing> {

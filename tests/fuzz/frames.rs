@@ -87,8 +87,9 @@ fn messages_of_walks() {
         attempt: Attempt(attempt),
         spec: Squeezer::default().squeeze(&spec),
     });
-    let exit = (outcomes(), change_sets(), vec(any::<(u32, u64)>(), 0..4))
-        .prop_map(|(outcome, changes, offsets)| Exit { outcome, changes, offsets });
+    let exit = (outcomes(), change_sets(), vec(any::<(u32, u64)>(), 0..4), any::<bool>()).prop_map(
+        |(outcome, changes, offsets, doubtful)| Exit { outcome, changes, offsets, doubtful },
+    );
     let packets = vec((packets(), packed()), 0..3).prop_map(|packets| Packets { packets });
     survives_postcard((open, exit, packets));
 }

@@ -145,7 +145,7 @@ fn fd_kinds() -> impl Strategy<Value = FdKind> {
 fn specs() -> impl Strategy<Value = WalkSpec> {
     let names = (nodes(), any::<(u64, u32)>(), vec(word(), 5..=5));
     let identity = (any::<(u32, u32)>(), vec(any::<u32>(), 0..5));
-    let numbers = (any::<[u32; 2]>(), any::<i32>(), any::<[u64; 2]>(), any::<bool>());
+    let numbers = (any::<[u32; 2]>(), any::<i32>(), any::<[u64; 2]>(), any::<[bool; 2]>());
     let terminals = (word(), any::<[u16; 4]>(), any::<bool>())
         .prop_map(|(termios, window, reads)| TerminalSpec { termios, window, reads });
     let fds = (vec((any::<u32>(), fd_kinds()), 0..6), option::of(terminals));
@@ -154,7 +154,7 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
         |(
             (origin, (session, number), words),
             ((uid, gid), groups),
-            ([pid, umask], nice, [blocked, ignored], whole_tree),
+            ([pid, umask], nice, [blocked, ignored], [whole_tree, compiles]),
             (fds, terminal),
             rlimits,
         )| {
@@ -177,6 +177,7 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
                 fds: fds.into_iter().map(|(fd, kind)| FdSpec { fd, kind }).collect(),
                 terminal,
                 whole_tree,
+                compiles,
             }
         },
     )

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Attempt, NodeId, WalkId};
 
 /// Leads every encoded spec; another version is refused by name.
-pub const SPEC_VERSION: u8 = 2;
+pub const SPEC_VERSION: u8 = 3;
 
 /// A byte string that is not necessarily UTF-8: a path, an argument.
 pub type Bytes = Vec<u8>;
@@ -52,6 +52,8 @@ pub struct WalkSpec {
     pub terminal: Option<TerminalSpec>,
     /// The system directories may change too: the overlay covers all of the tree.
     pub whole_tree: bool,
+    /// It is a compile step: it looks at no extended attributes.
+    pub compiles: bool,
 }
 
 /// Who a process is.
@@ -248,6 +250,7 @@ mod tests {
             fds: vec![FdSpec { fd: 0, kind: FdKind::Input }],
             terminal: None,
             whole_tree: false,
+            compiles: false,
         }
     }
 

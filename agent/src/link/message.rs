@@ -27,6 +27,9 @@ pub(crate) struct Exit {
     pub(crate) changes: ChangeSet,
     /// Where reading stands in the files that were open at the start, by descriptor.
     pub(crate) offsets: Vec<(u32, u64)>,
+    /// It may have looked at something that is not what it was shown: it is not to be believed where
+    /// it can be repeated.
+    pub(crate) doubtful: bool,
 }
 
 /// Packets of changed files.

@@ -110,6 +110,7 @@ impl Hello {
             fds,
             terminal,
             whole_tree,
+            compiles,
         })
     }
 

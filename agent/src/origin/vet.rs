@@ -83,11 +83,19 @@ mod tests {
             fds: Vec::new(),
             terminal: None,
             whole_tree,
+            compiles: false,
         }
     }
 
     fn file(path: &str, uid: u32) -> ChangeSet {
-        let meta = Meta { mode: 0o644, uid, gid: uid, mtime: None, xattrs: Vec::new() };
+        let meta = Meta {
+            mode: 0o644,
+            uid,
+            gid: uid,
+            mtime: None,
+            xattrs: Vec::new(),
+            without: Vec::new(),
+        };
         let path = path.as_bytes().to_vec();
         let op = Op::File { path, meta, manifest: Default::default(), placing: Placing::Fresh };
         ChangeSet { ops: vec![op], linked: Vec::new() }

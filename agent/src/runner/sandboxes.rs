@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::path::Path;
 
 use crate::sys::launcher::{Launcher, Plan, Sandbox};
 
@@ -21,6 +22,12 @@ impl Sandboxes {
     /// None so far: there may never be a walk.
     pub(crate) fn new(plan: Plan) -> Self {
         Self { plan, ready: RefCell::default() }
+    }
+
+    /// None so far, on another mount of the tree.
+    pub(crate) fn on(&self, point: &Path) -> Self {
+        let lower = point.as_os_str().as_encoded_bytes().to_vec();
+        Self::new(Plan { lower, ..self.plan.clone() })
     }
 
     /// Returns a sandbox for a walk.

@@ -33,6 +33,8 @@ pub(crate) struct Plan {
 pub(crate) struct Launch {
     /// The walk.
     pub(crate) spec: WalkSpec,
+    /// The origin's tree shows extended attributes.
+    pub(crate) xattrs: bool,
     /// Which of the descriptors that come along takes each place in the process: pairs of the
     /// process's descriptor and the index.
     pub(crate) fds: Vec<(u32, u32)>,

@@ -17,9 +17,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use worknode::spec::WalkSpec;
 
-use super::launcher::Plan;
+use super::launcher::{Launch, Plan};
 use super::sandbox::{Failure, at, path};
 
 const NONE: Option<&str> = None;
@@ -97,14 +96,15 @@ fn prepare_dev(devices: &Path, dev: &Path) -> Result<(), Failure> {
 }
 
 /// Lays the overlay over the origin's tree and makes it the root.
-pub(super) fn enter(spec: &WalkSpec) -> Result<Layers, Failure> {
+pub(super) fn enter(launch: &Launch) -> Result<Layers, Failure> {
+    let spec = &launch.spec;
     let (lower, upper, root) = (Path::new("/lower"), Path::new("/upper"), Path::new("/root"));
     let upper_fd = OwnedFd::from(
         File::open(upper)
             .map_err(|error| Failure { stage: "open the upper layer".into(), error })?,
     );
     for dir in [path(&spec.cwd), Path::new("/tmp")] {
-        prepare_dir(lower, upper, dir)
+        prepare_dir(lower, upper, dir, launch.xattrs)
             .map_err(|error| Failure { stage: format!("prepare {}", dir.display()), error })?;
     }
     let layers = "lowerdir=/lower,upperdir=/upper,workdir=/work,\
@@ -140,7 +140,7 @@ pub(super) fn enter(spec: &WalkSpec) -> Result<Layers, Failure> {
 
 /// Makes a directory in the upper layer, with those above it, as the overlay would when something is
 /// made in it; the overlay asks the lower layer's agent several questions for each.
-fn prepare_dir(lower: &Path, upper: &Path, dir: &Path) -> io::Result<()> {
+fn prepare_dir(lower: &Path, upper: &Path, dir: &Path, xattrs: bool) -> io::Result<()> {
     let (mut below, mut above) = (lower.to_owned(), upper.to_owned());
     for name in dir.components().skip(1) {
         below.push(name);
@@ -156,6 +156,10 @@ fn prepare_dir(lower: &Path, upper: &Path, dir: &Path) -> io::Result<()> {
             Err(error) => return Err(error),
         }
         lchown(&above, Some(metadata.uid()), Some(metadata.gid()))?;
+        if xattrs {
+            let [below, above] = [&below, &above].map(File::open);
+            packetfs::xattr::copy(&below?.into(), &above?.into())?;
+        }
     }
     // Last, because what is made in a directory moves its time.
     for (above, below) in above.ancestors().zip(below.ancestors()) {

@@ -82,7 +82,7 @@ fn supervise(plan: &Plan, control: &UnixStream) -> Result<Option<Event>, Failure
         stage: "read the walk".into(),
         error: io::Error::other(error),
     })?;
-    let Layers { upper, index } = root::enter(&launch.spec)?;
+    let Layers { upper, index } = root::enter(&launch)?;
     let files = open_files(&launch.spec)?;
     let terminal = launch.spec.terminal.as_ref().map(open_terminal).transpose()?;
     let open = Open { descriptors: &descriptors, files: &files, terminal: terminal.as_ref() };

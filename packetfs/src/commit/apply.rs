@@ -319,7 +319,7 @@ fn make_dir(path: &[u8], meta: &Meta, replaces: bool, all: &Settling<'_>) -> io:
     };
     let unchanged =
         old.is_some_and(|old| (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid));
-    if unchanged && meta.xattrs.is_empty() {
+    if unchanged && meta.xattrs.is_empty() && meta.without.is_empty() {
         return Ok(());
     }
     let dir = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
@@ -424,6 +424,10 @@ fn make_special(
 
 /// Gives an open file its owner, mode, attributes and time, where they are not so already.
 fn settle_open(file: &OwnedFd, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
+    // Lists that are gone first: they decide what a mode means.
+    for name in &meta.without {
+        xattr::remove(file, name)?;
+    }
     let now = Attr::of(&fstat(file)?);
     if (now.uid, now.gid) != (meta.uid, meta.gid) {
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));

@@ -35,7 +35,7 @@ impl Ground {
 
     fn meta(&self, mode: u32) -> Meta {
         let Owner { uid, gid, .. } = self.commit.owner;
-        Meta { mode, uid, gid, mtime: None, xattrs: Vec::new() }
+        Meta { mode, uid, gid, mtime: None, xattrs: Vec::new(), without: Vec::new() }
     }
 
     fn write(&mut self, name: &str, content: &[u8], in_place: bool) {
@@ -220,4 +220,19 @@ fn a_removal_that_was_interrupted_is_finished() {
     std::fs::write(ground.file("gone/new"), b"of somebody else").expect("writable");
     drop(Committer::open(&ground.journal()).expect("usable"));
     assert!(ground.file("gone/new").exists());
+}
+
+#[test]
+fn attributes_are_set_and_removed() {
+    let mut ground = Ground::new();
+    std::fs::write(ground.file("file"), b"old").expect("writable");
+    let file = std::os::fd::OwnedFd::from(std::fs::File::open(ground.file("file")).expect("there"));
+    crate::xattr::set(&file, b"user.gone", b"1").expect("the file system has attributes");
+    ground.write("file", b"new", true);
+    let Some(Op::File { meta, .. }) = ground.commit.changes.ops.last_mut() else { panic!("added") };
+    meta.xattrs = vec![(b"user.new".to_vec(), b"2".to_vec())];
+    meta.without = vec![b"user.gone".to_vec(), b"user.never".to_vec()];
+    ground.apply().expect("applicable");
+    assert_eq!(crate::xattr::get(&file, b"user.gone").expect("readable"), None);
+    assert_eq!(crate::xattr::get(&file, b"user.new").expect("readable"), Some(b"2".to_vec()));
 }

@@ -20,7 +20,7 @@ fn attr(kind: Kind, ino: u64, bytes: u64) -> Attr {
 }
 
 fn entry(name: &str, attr: Attr) -> Entry {
-    Entry { name: name.into(), attr, target: None }
+    Entry { name: name.into(), attr, target: None, xattrs: Vec::new() }
 }
 
 fn listing(ino: u64, entries: Vec<Entry>) -> Listing {
@@ -204,4 +204,31 @@ fn names_in_other_directories_join_when_they_are_listed() {
     mirror.apply(vec![Change::Forget { dir: b"/src".to_vec() }]);
     assert_eq!(mirror.known_paths(shared), [b"/other/l".to_vec()]);
     assert_eq!(mirror.manifest(shared), Answer::Unknown(Need::Content(b"/other/l".to_vec())));
+}
+
+#[test]
+fn attributes_are_marked_and_forgotten() {
+    let mut mirror = mirror();
+    assert_eq!(mirror.marks(), Marks::default());
+    let node = shown(&mut mirror, "a.c");
+    let xattrs = vec![(b"user.x".to_vec(), b"1".to_vec())];
+    let entry = Entry { xattrs: xattrs.clone(), ..entry("a.c", attr(Kind::File, 4, 10)) };
+    let forget = mirror.apply(names("/src", "a.c", Some(entry)));
+    // Whoever was told that there are none looks again.
+    let src = mirror.node(b"/src").expect("listed");
+    assert!(forget.contains(&Invalidation::Entry(src, b"a.c".to_vec())));
+    assert_eq!(mirror.xattrs(node), xattrs);
+    assert_eq!(mirror.marks(), Marks { xattrs: true, acls: false });
+    mirror.apply(names("/src", "a.c", None));
+    assert!(mirror.xattrs(node).is_empty());
+}
+
+#[test]
+fn says_what_is_lacking_on_the_way_to_a_directory() {
+    let mut mirror = Mirror::new();
+    assert_eq!(mirror.lacks(b"/src/x"), Some(Need::Listing(b"/".to_vec())));
+    mirror = self::mirror();
+    assert_eq!((mirror.lacks(b"/src"), mirror.lacks(b"/src/a.c")), (None, None));
+    mirror.apply(vec![Change::Forget { dir: b"/src".to_vec() }]);
+    assert_eq!(mirror.lacks(b"/src/x"), Some(Need::Listing(b"/src".to_vec())));
 }

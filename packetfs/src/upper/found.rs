@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::change::{ChangeSet, Meta, Op, Placing};
 use crate::packet::Manifest;
-use crate::tree::{Bytes, Kind, Time, Version, is_within, split};
+use crate::tree::{Bytes, Kind, Time, Version, Xattr, is_within, split};
 
 /// All that an upper layer holds.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub(super) struct Node {
     pub(super) names: Vec<Bytes>,
     /// The names that it had in the lower layer, if it was copied up from there.
     pub(super) below: Vec<Bytes>,
+    /// The extended attributes that the walk saw there.
+    pub(super) xattrs_below: Vec<Xattr>,
     pub(super) mtime: Time,
     pub(super) body: Body,
     pub(super) meta: Meta,
@@ -77,7 +79,10 @@ impl Found {
             links.extend(further.map(|name| Op::Link { path: name, to: path.clone() }));
             let stays = was.is_some();
             renames.extend(from.map(|from| Op::Rename { from, to: path.clone() }));
-            let meta = node.meta;
+            let mut meta = node.meta;
+            if stays {
+                leave_out(&mut meta, &node.xattrs_below);
+            }
             let op = match node.body {
                 _ if node.unchanged && stays => continue,
                 Body::File(manifest) => {
@@ -144,16 +149,33 @@ impl Found {
     }
 }
 
+/// Leaves out of what is to be set the attributes that were there before, and adds those that are
+/// to go. Only what changed is set: not everybody who may write a file may set its attributes.
+pub(super) fn leave_out(meta: &mut Meta, before: &[Xattr]) {
+    let gone =
+        before.iter().filter(|(name, _)| !meta.xattrs.iter().any(|(known, _)| known == name));
+    meta.without = gone.map(|(name, _)| name.clone()).collect();
+    meta.xattrs.retain(|xattr| !before.contains(xattr));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn node(names: &[&str], below: &[&str]) -> Node {
         let all = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: None, xattrs: Vec::new() };
+        let meta = Meta {
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: None,
+            xattrs: Vec::new(),
+            without: Vec::new(),
+        };
         let mtime = Time { seconds: 0, nanos: 0 };
         let body = Body::File(Manifest::default());
-        Node { names: all(names), below: all(below), mtime, body, meta, unchanged: false }
+        let (names, below, xattrs_below) = (all(names), all(below), Vec::new());
+        Node { names, below, xattrs_below, mtime, body, meta, unchanged: false }
     }
 
     fn found(removed: &[&str], covered: &[&str]) -> Found {
@@ -196,6 +218,17 @@ mod tests {
         assert_eq!(home(&found(&[], &["/f", "/h"]), &moved), at("/h", None, None));
         let fresh = node(&["/h"], &[]);
         assert_eq!(home(&found(&[], &["/h"]), &fresh), at("/h", None, None));
+    }
+
+    #[test]
+    fn only_attributes_that_changed_are_set() {
+        let xattr = |name: &str, value: &str| (name.into(), value.into());
+        let before = [xattr("user.kept", "1"), xattr("user.new", "1"), xattr("user.gone", "1")];
+        let mut meta = node(&[], &[]).meta;
+        meta.xattrs = vec![xattr("user.kept", "1"), xattr("user.new", "2")];
+        leave_out(&mut meta, &before);
+        assert_eq!(meta.xattrs, [xattr("user.new", "2")]);
+        assert_eq!(meta.without, [b"user.gone".to_vec()]);
     }
 
     #[test]

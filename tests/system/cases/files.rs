@@ -147,6 +147,34 @@ pub(crate) fn cases() -> Vec<Case> {
             "python3 -c 'import os; print(os.getxattr(\"a\", \"user.x\"))'; echo y >>a; perl -e 'open F, q(>>), q(a); print F 1'",
         ),
         (
+            "extended attributes change",
+            "mkdir d; touch a d/b; ln a c; python3 -c 'import os; [os.setxattr(f, \"user.x\", b\"1\") for f in (\"a\", \"d\", \"d/b\")]; os.setxattr(\"a\", \"user.y\", b\"2\")'",
+            "python3 -c 'import os; print(sorted(os.listxattr(\"c\"))); os.removexattr(\"a\", \"user.y\"); os.setxattr(\"d/b\", \"user.x\", b\"3\"); os.removexattr(\"d\", \"user.x\"); os.setxattr(\".\", \"user.here\", b\"4\")'; python3 -c 'import os; print([(f, sorted((n, os.getxattr(f, n)) for n in os.listxattr(f))) for f in (\".\", \"a\", \"c\", \"d\", \"d/b\")])'; mv d e; cp -a e f; python3 -c 'import os; print(os.getxattr(\"f/b\", \"user.x\"), os.listxattr(\"f\"))'; touch a; rm e/b; python3 -c 'import os; os.removexattr(\".\", \"user.here\")'",
+        ),
+        (
+            "access control lists",
+            r#"mkdir d p; echo a >a; echo b >p/b; chmod 600 a; chmod 700 p; cat >acl.py <<'END'
+import os, struct, sys
+def acl(*entries): return struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *e) for e in entries)
+NO = 0xffffffff
+def user(uid, perm, mask): return acl((1, 7, NO), (2, perm, uid), (4, 0, NO), (0x10, mask, NO), (0x20, 0, NO))
+def show(*files):
+    for f in files: print(f, oct(os.stat(f).st_mode), [(n, os.getxattr(f, n).hex()) for n in sorted(os.listxattr(f))])
+def can(uid, *files):
+    print(*(os.waitpid(p, 0)[1] >> 8 for p in [os.fork()] if p or os._exit(go(uid, files))))
+def go(uid, files):
+    os.setgroups([]); os.setgid(uid); os.setuid(uid)
+    try: return sum(1 << i for i, f in enumerate(files) if can_open(f))
+    finally: pass
+def can_open(f):
+    try: open(f).read(); return True
+    except OSError: return False
+exec(sys.argv[1])
+END
+python3 acl.py 'os.setxattr("a", "system.posix_acl_access", user(1234, 4, 4)); os.setxattr("p", "system.posix_acl_access", user(1234, 1, 1)); os.setxattr("d", "system.posix_acl_default", user(1234, 6, 6))'; rm -rf __pycache__"#,
+            r#"python3 acl.py 'show("a", "p", "d"); can(1234, "a", "p/b"); can(1235, "a", "p/b")'; python3 acl.py 'open("d/new", "w").write("x"); os.mkdir("d/sub"); show("d/new", "d/sub"); os.chmod("a", 0o640); os.setxattr("p", "system.posix_acl_access", user(1235, 1, 1))'; python3 acl.py 'show("d/new", "d/sub", "a", "p"); can(1234, "a", "p/b", "d/new"); can(1235, "a", "p/b"); os.removexattr("a", "system.posix_acl_access")'; python3 acl.py 'show("a"); can(1234, "a")'"#,
+        ),
+        (
             "1,000 entries",
             "",
             "mkdir d; cd d; seq 1 1000 | xargs touch; ls | wc -l; rm $(seq 1 2 1000); ls | md5sum",

@@ -12,16 +12,13 @@ mod tools;
 use crate::case::Case;
 
 /// What is not yet as it is natively (docs/semantics.md says more), by case.
-const GAPS: [(&str, &str); 10] = [
+const GAPS: [(&str, &str); 7] = [
     (
         "rename a directory, as a whole",
         "a renamed directory cannot be renamed into its own successor",
     ),
     ("sparse file, each command", "holes come back filled"),
     ("sparse file, as a whole", "holes come back filled"),
-    ("extended attributes, each command", "runners do not see extended attributes"),
-    ("extended attributes that are there, each command", "runners do not see extended attributes"),
-    ("extended attributes that are there, as a whole", "runners do not see extended attributes"),
     (
         "a hidden directory, each command",
         "it is empty, and the walk that has seen it so is believed",

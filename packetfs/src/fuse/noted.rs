@@ -1,0 +1,77 @@
+//! Requests whose answer is not what the program would have had at the origin, and for whom they
+//! were: a walk that was answered so is not believed.
+
+use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Requests whose processes are remembered.
+const NOTED_MAX: usize = 1024;
+
+/// Requests of one kind, so far.
+#[derive(Debug, Default)]
+pub struct Noted {
+    last: Mutex<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    count: u64,
+    /// The pid namespaces of the last ones, where they are known.
+    namespaces: VecDeque<Option<u64>>,
+}
+
+impl Noted {
+    /// Notes a request of a process.
+    pub(super) fn note(&self, pid: u32) {
+        let namespace = std::fs::metadata(format!("/proc/{pid}/ns/pid"));
+        let mut last = self.last();
+        last.namespaces.push_back(namespace.ok().map(|metadata| metadata.ino()));
+        if last.namespaces.len() > NOTED_MAX {
+            last.namespaces.pop_front();
+        }
+        last.count += 1;
+    }
+
+    /// Returns how many there were so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.last().count
+    }
+
+    /// Tells whether one after the first `since` was, as far as is known, for a process in the pid
+    /// namespace with this inode number.
+    #[must_use]
+    pub fn concern(&self, since: u64, namespace: u64) -> bool {
+        let last = self.last();
+        let after = usize::try_from(last.count - since.min(last.count)).unwrap_or(usize::MAX);
+        let mut concerned = last.namespaces.iter().rev().take(after);
+        after > last.namespaces.len()
+            || concerned.any(|known| known.is_none_or(|known| known == namespace))
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        // A count that is one too low is repaired by no one; there is no panic that could cause it.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn concerns_the_namespace_of_the_process_and_what_is_not_known() {
+        let noted = Noted::default();
+        let own = std::fs::metadata("/proc/self/ns/pid").expect("a namespace").ino();
+        noted.note(std::process::id());
+        assert_eq!((noted.count(), noted.concern(0, own)), (1, true));
+        assert!(!noted.concern(0, own + 1));
+        assert!(!noted.concern(1, own));
+        // There is no such process any more.
+        noted.note(u32::MAX);
+        assert!(noted.concern(1, own + 1));
+        (0..NOTED_MAX).for_each(|_| noted.note(std::process::id()));
+        assert!(noted.concern(0, own + 1), "those that are forgotten may concern anybody");
+    }
+}

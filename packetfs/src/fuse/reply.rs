@@ -1,0 +1,89 @@
+//! What a mirror knows, in the words of the kernel.
+
+use std::time::{Duration, SystemTime};
+
+use fuser::{Errno, FileAttr, FileType, INodeNo, ReplyXattr};
+
+use crate::tree::{Attr, Kind, Time, Xattr};
+
+/// Answers a question for the value of an attribute.
+pub(super) fn xattr(reply: ReplyXattr, xattrs: &[Xattr], name: &[u8], room: u32) {
+    match xattrs.iter().find(|(known, _)| known == name) {
+        Some((_, value)) => bytes(reply, value, room),
+        None => reply.error(Errno::ENODATA),
+    }
+}
+
+/// Answers a question for the names of all attributes.
+pub(super) fn xattr_names(reply: ReplyXattr, xattrs: &[Xattr], room: u32) {
+    let names = xattrs.iter().flat_map(|(name, _)| name.iter().chain([&0]));
+    bytes(reply, &names.copied().collect::<Vec<_>>(), room);
+}
+
+/// Answers with some bytes, or with their number to who has no room yet.
+fn bytes(reply: ReplyXattr, bytes: &[u8], room: u32) {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    match room {
+        0 => reply.size(length),
+        _ if length > room => reply.error(Errno::ERANGE),
+        _ => reply.data(bytes),
+    }
+}
+
+pub(super) fn file_attr(node: u64, attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(node),
+        size: attr.bytes,
+        blocks: attr.bytes.div_ceil(4096) * 8,
+        atime: system_time(attr.mtime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: u16::try_from(attr.mode & 0o7777).unwrap_or(0),
+        nlink: attr.links,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: u32::try_from(attr.rdev).unwrap_or(0),
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+pub(super) fn absent() -> FileAttr {
+    let time = Time { seconds: 0, nanos: 0 };
+    let attr = Attr {
+        kind: Kind::File,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        bytes: 0,
+        links: 0,
+        rdev: 0,
+        mtime: time,
+        ctime: time,
+        ino: 0,
+        dev: 0,
+    };
+    file_attr(0, &attr)
+}
+
+pub(super) fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::Char => FileType::CharDevice,
+        Kind::Block => FileType::BlockDevice,
+    }
+}
+
+fn system_time(time: Time) -> SystemTime {
+    let nanos = Duration::from_nanos(u64::from(time.nanos));
+    match u64::try_from(time.seconds) {
+        Ok(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + nanos,
+        Err(_) => SystemTime::UNIX_EPOCH - Duration::from_secs(time.seconds.unsigned_abs()) + nanos,
+    }
+}
