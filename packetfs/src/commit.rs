@@ -7,6 +7,7 @@
 mod apply;
 mod identity;
 mod journal;
+mod pieces;
 mod reconcile;
 
 use std::collections::HashMap;

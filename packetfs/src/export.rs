@@ -22,8 +22,6 @@ use crate::xattr;
 
 /// Manifests that are remembered; when there are more, all are forgotten and made again on demand.
 const MANIFESTS_MAX: usize = 200_000;
-/// Files up to this size are read whole; larger ones are split while they are read.
-const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
 /// A file that changes while it is read is read again this often.
 const READS_MAX: u32 = 5;
 
@@ -124,13 +122,12 @@ impl Exporter {
                 return Ok(Exported { content: Content { attr, manifest }, inline: None });
             }
             let mut inline = None;
-            let mut manifest = Manifest::default();
-            split_file(&file, attr.bytes, |piece| {
-                manifest.packets.push(reference(piece));
+            let manifest = packet::split_file(&file, attr.bytes, attr.blocks, |_, piece| {
                 if small && want_inline {
                     inline = Some(Packed::pack(piece));
                 }
-            })?;
+            });
+            let manifest = manifest.map_err(errno)?;
             if Attr::of(&fstat(&file)?).version() != attr.version()
                 || manifest.bytes() != attr.bytes
             {
@@ -259,13 +256,8 @@ fn entry(dir: &OwnedFd, name: Bytes) -> Option<Entry> {
     Some(Entry { name, attr, target, xattrs })
 }
 
-/// Splits a file from its start, as the packets' module does.
-fn split_file(file: &File, bytes: u64, piece: impl FnMut(&[u8])) -> Result<(), Errno> {
-    let failed = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-    // The descriptor is read again when the file changed meanwhile.
-    nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekSet)?;
-    let reader = file.try_clone().map_err(failed)?;
-    packet::split_file(reader, bytes, WHOLE_READ_BYTES, piece).map_err(failed)
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 #[cfg(test)]

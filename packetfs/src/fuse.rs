@@ -23,8 +23,8 @@ use std::time::Duration;
 use fuser::{
     BackgroundSession, Config, Errno, FileHandle, FileType, Filesystem, Generation, INodeNo,
     InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, ReplyAttr, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
-    SessionACL,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr,
+    Request, SessionACL,
 };
 
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
@@ -295,8 +295,9 @@ impl View {
 
     fn read(&self, node: u64, offset: u64, bytes: u64) -> Result<Vec<u8>, Lack> {
         let manifest = known(self.mirror().manifest(node))?;
-        let end = (offset + bytes).min(manifest.bytes());
-        let mut data = Vec::with_capacity(usize::try_from(end.saturating_sub(offset)).unwrap_or(0));
+        let end = offset.saturating_add(bytes).min(manifest.bytes());
+        // Holes stay zeros.
+        let mut data = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or(0)];
         let mut missing = Vec::new();
         for (at, packet) in manifest.covering(offset, end) {
             match self.store.get(packet) {
@@ -305,7 +306,10 @@ impl View {
                         let within = position.saturating_sub(at).min(content.len() as u64);
                         usize::try_from(within).unwrap_or(0)
                     };
-                    data.extend(&content[clip(offset)..clip(end)]);
+                    let content = &content[clip(offset)..clip(end)];
+                    let from = usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX);
+                    let place = data.get_mut(from..).unwrap_or_default();
+                    place.iter_mut().zip(content).for_each(|(byte, known)| *byte = *known);
                 }
                 Some(_) => {}
                 None => missing.push((at, packet)),
@@ -315,9 +319,28 @@ impl View {
             return Ok(data);
         }
         // Who reads one part of a large file soon reads the rest: fetch all of it that is missing.
-        let rest = manifest.covering(end, end + AHEAD_BYTES_MAX);
+        let rest = manifest.covering(end, end.saturating_add(AHEAD_BYTES_MAX));
         let ahead = rest.filter(|(_, packet)| !self.store.has(&packet.digest)).collect();
         Err(Lack::Ask(Ask::Packets(self.mirror().path(node), missing, ahead)))
+    }
+}
+
+impl View {
+    /// Returns where data or a hole begins.
+    fn seek(&self, node: u64, from: u64, whence: i32) -> Result<u64, Lack> {
+        let attr = known(self.mirror().attr(node))?;
+        let found = if attr.blocks.saturating_mul(512) >= attr.bytes {
+            // A file without holes need not be read for that.
+            let at = if whence == libc::SEEK_DATA { from } else { attr.bytes };
+            (from < attr.bytes).then_some(at)
+        } else {
+            let manifest = known(self.mirror().manifest(node))?;
+            match whence {
+                libc::SEEK_DATA => manifest.data_from(from),
+                _ => manifest.hole_from(from),
+            }
+        };
+        found.ok_or(Lack::Errno(libc::ENXIO))
     }
 }
 
@@ -480,6 +503,29 @@ impl Filesystem for Handler {
                     }
                     reply.ok();
                 }
+                Err(errno) => reply.error(Errno::from_i32(errno)),
+            },
+            request.pid(),
+            0,
+        );
+    }
+
+    fn lseek(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.count();
+        let from = u64::try_from(offset).unwrap_or(u64::MAX);
+        self.view.answer(
+            move |view| view.seek(ino.0, from, whence),
+            |result| match result.map(i64::try_from) {
+                Ok(Ok(at)) => reply.offset(at),
+                Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
             request.pid(),

@@ -123,6 +123,7 @@ impl Mirror {
             uid: 0,
             gid: 0,
             bytes: 0,
+            blocks: 0,
             links: 2,
             rdev: 0,
             mtime: time,

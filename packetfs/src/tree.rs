@@ -80,6 +80,8 @@ pub struct Attr {
     pub gid: u32,
     /// Size in bytes.
     pub bytes: u64,
+    /// Size on disk, in blocks of 512 bytes.
+    pub blocks: u64,
     /// Number of names.
     pub links: u32,
     /// Device number, for device nodes.
@@ -104,6 +106,7 @@ impl Attr {
             uid: stat.st_uid,
             gid: stat.st_gid,
             bytes: u64::try_from(stat.st_size).unwrap_or(0),
+            blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
             links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
             rdev: stat.st_rdev,
             mtime: time(stat.st_mtime, stat.st_mtime_nsec),

@@ -20,13 +20,10 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{ChangeSet, Meta, Mtime, Op};
-use crate::packet::{self, Manifest, Packed, PacketRef, reference};
+use crate::packet::{self, Packed, PacketRef};
 use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, join, names_in};
 use crate::xattr;
 use found::{Body, Found, Node, leave_out};
-
-/// Files up to this size are read whole; larger ones are split while they are read.
-const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
 
 const STICKY: u32 = 0o1000;
 
@@ -221,7 +218,11 @@ fn content(
         Kind::File => {
             let file = open(dir, name, OFlag::O_RDONLY)?;
             let meta = meta(&file, attr, reading)?;
-            let manifest = pack(File::from(file), attr.bytes, reading.packet)?;
+            let (file, packet) = (File::from(file), &mut reading.packet);
+            let manifest =
+                packet::split_file(&file, attr.bytes, attr.blocks, |reference, piece| {
+                    packet(reference, Packed::pack(piece));
+                })?;
             Ok((Body::File(manifest), meta))
         }
         Kind::Symlink => {
@@ -250,16 +251,6 @@ fn redirected(path: &[u8], mark: &[u8]) -> Bytes {
     }
     let parent = crate::tree::split(path).map_or(b"/".as_slice(), |(parent, _)| parent);
     join(parent, mark)
-}
-
-fn pack(file: File, bytes: u64, packet: &mut dyn FnMut(PacketRef, Packed)) -> io::Result<Manifest> {
-    let mut manifest = Manifest::default();
-    packet::split_file(file, bytes, WHOLE_READ_BYTES, |piece| {
-        let reference = reference(piece);
-        packet(reference, Packed::pack(piece));
-        manifest.packets.push(reference);
-    })?;
-    Ok(manifest)
 }
 
 fn meta(node: &OwnedFd, attr: &Attr, reading: &Reading<'_>) -> io::Result<Meta> {

@@ -1,6 +1,6 @@
 //! What PacketFS sends: packets, manifests, listings, changes of the origin's tree.
 
-use packetfs::packet::{Digest, Manifest, Packed, PacketRef, reference};
+use packetfs::packet::{Digest, Hole, Manifest, Packed, PacketRef, reference};
 use packetfs::tree::{Attr, Change, Content, Entry, Kind, Listing, Time};
 use proptest::collection::vec;
 use proptest::option;
@@ -15,7 +15,8 @@ pub(crate) fn packets() -> impl Strategy<Value = PacketRef> {
 }
 
 pub(crate) fn manifests() -> impl Strategy<Value = Manifest> {
-    vec(packets(), 0..6).prop_map(|packets| Manifest { packets })
+    let hole = any::<(u64, u64)>().prop_map(|(at, bytes)| Hole { at, bytes });
+    (vec(packets(), 0..6), vec(hole, 0..3)).prop_map(|(packets, holes)| Manifest { packets, holes })
 }
 
 pub(crate) fn packed() -> impl Strategy<Value = Packed> {
@@ -32,13 +33,14 @@ pub(crate) fn times() -> impl Strategy<Value = Time> {
 }
 
 fn attrs() -> impl Strategy<Value = Attr> {
-    (kinds(), any::<[u32; 4]>(), any::<[u64; 4]>(), times(), times()).prop_map(
-        |(kind, [mode, uid, gid, links], [bytes, rdev, ino, dev], mtime, ctime)| Attr {
+    (kinds(), any::<[u32; 4]>(), any::<[u64; 5]>(), times(), times()).prop_map(
+        |(kind, [mode, uid, gid, links], [bytes, blocks, rdev, ino, dev], mtime, ctime)| Attr {
             kind,
             mode,
             uid,
             gid,
             bytes,
+            blocks,
             links,
             rdev,
             mtime,

@@ -4,10 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
@@ -23,9 +22,10 @@ use nix::unistd::{
 };
 
 use super::identity::Identity;
+use super::pieces::Pieces;
 use super::{Commit, Owner};
 use crate::change::{Meta, Mtime, Op, Placing};
-use crate::packet::{Digest, Manifest, PacketRef};
+use crate::packet::Digest;
 use crate::tree::{Attr, Bytes, Kind, Time, names_in, split};
 use crate::xattr;
 
@@ -56,7 +56,7 @@ pub(super) fn check(commit: &Commit) -> Result<(), ApplyError> {
     for op in &commit.changes.ops {
         let path = path_of(op);
         if let Op::File { manifest, .. } = op {
-            bytes += manifest.bytes();
+            bytes += manifest.data_bytes();
         }
         let Some((dir, _)) = split(path) else { continue };
         // A directory is in the change set because something below it changed: what counts is
@@ -151,10 +151,8 @@ fn belongs_to_others(op: &Op, contents: &HashMap<Digest, Bytes>, begun: Time) ->
         Op::Remove { path } if now.kind == Kind::Dir => has_newer_files(path, begun),
         Op::File { placing: Placing::Behind(_), .. } => false,
         Op::File { manifest, .. } => {
-            let theirs = std::fs::read(OsStr::from_bytes(path)).unwrap_or_default();
-            let pieces = manifest.packets.iter().filter_map(|p| contents.get(&p.digest));
-            let ours: Vec<u8> = pieces.flatten().copied().collect();
-            !ours.starts_with(&theirs)
+            let pieces = Pieces { manifest, contents };
+            !File::open(OsStr::from_bytes(path)).is_ok_and(|file| pieces.begin_with(&file))
         }
         Op::Remove { .. } => true,
         _ => false,
@@ -171,52 +169,6 @@ fn has_newer_files(dir: &[u8], moment: Time) -> bool {
             attr => attr.ctime > moment,
         })
     })
-}
-
-/// A file's content, piece by piece.
-struct Pieces<'a> {
-    manifest: &'a Manifest,
-    contents: &'a HashMap<Digest, Bytes>,
-}
-
-impl Pieces<'_> {
-    fn content(&self, packet: &PacketRef) -> io::Result<&Bytes> {
-        let missing = || io::Error::other(format!("packet {} is missing", packet.digest));
-        self.contents.get(&packet.digest).ok_or_else(missing)
-    }
-
-    fn write_to(&self, mut file: &File) -> io::Result<()> {
-        for packet in &self.manifest.packets {
-            let content = self.content(packet)?;
-            file.write_all(content)?;
-        }
-        Ok(())
-    }
-
-    fn write_behind(&self, file: &File, mut at: u64) -> io::Result<()> {
-        for packet in &self.manifest.packets {
-            let content = self.content(packet)?;
-            file.write_all_at(content, at)?;
-            at += content.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// Writes what differs from what the file has. A file that was appended to is only appended to.
-    fn write_over(&self, file: &File) -> io::Result<()> {
-        let old_bytes = file.metadata()?.len();
-        let mut at = 0;
-        for packet in &self.manifest.packets {
-            let content = self.content(packet)?;
-            let mut present = vec![0; content.len()];
-            let same = file.read_exact_at(&mut present, at).is_ok() && present == *content;
-            if !same {
-                file.write_all_at(content, at)?;
-            }
-            at += content.len() as u64;
-        }
-        if old_bytes > at { file.set_len(at) } else { Ok(()) }
-    }
 }
 
 /// What all changes of a commit have in common.

@@ -23,7 +23,9 @@ pub(super) fn reconcile(
         if current.is_some() && current == *base {
             continue;
         }
-        let Some((offset, tail)) = appended(*base, current, &now, &content(manifest, contents))
+        // One with holes may be too large for memory.
+        let ours = manifest.holes.is_empty().then(|| content(manifest, contents));
+        let Some((offset, tail)) = ours.and_then(|ours| appended(*base, current, &now, &ours))
         else {
             if commit.last_wins {
                 tracing::warn!(path = %String::from_utf8_lossy(path), "changed twice: the last wins");

@@ -236,3 +236,27 @@ fn attributes_are_set_and_removed() {
     assert_eq!(crate::xattr::get(&file, b"user.gone").expect("readable"), None);
     assert_eq!(crate::xattr::get(&file, b"user.new").expect("readable"), Some(b"2".to_vec()));
 }
+
+#[test]
+fn holes_stay_holes() {
+    let mut ground = Ground::new();
+    let blocks = |path: &Path| std::fs::metadata(path).expect("the file is there").blocks();
+    std::fs::write(ground.file("filled"), vec![b'x'; 1_000_000]).expect("writable");
+    let hole = |at, bytes| crate::packet::Hole { at, bytes };
+    for (name, in_place) in [("new", false), ("filled", true)] {
+        ground.write(name, b"content", in_place);
+        let Some(Op::File { manifest, .. }) = ground.commit.changes.ops.last_mut() else {
+            panic!("just added")
+        };
+        manifest.holes = vec![hole(0, 409_600), hole(409_607, 1 << 40)];
+    }
+    ground.apply().expect("applicable");
+    for name in ["new", "filled"] {
+        let file = std::fs::File::open(ground.file(name)).expect("readable");
+        assert_eq!(file.metadata().expect("open").len(), 409_607 + (1 << 40));
+        let mut read = [1; 9];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut read, 409_599).expect("readable");
+        assert_eq!(&read, b"\0content\0", "{name}");
+        assert!(blocks(&ground.file(name)) <= 16, "{name}");
+    }
+}

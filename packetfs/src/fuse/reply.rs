@@ -34,7 +34,7 @@ pub(super) fn file_attr(node: u64, attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(node),
         size: attr.bytes,
-        blocks: attr.bytes.div_ceil(4096) * 8,
+        blocks: attr.blocks,
         atime: system_time(attr.mtime),
         mtime: system_time(attr.mtime),
         ctime: system_time(attr.ctime),
@@ -58,6 +58,7 @@ pub(super) fn absent() -> FileAttr {
         uid: 0,
         gid: 0,
         bytes: 0,
+        blocks: 0,
         links: 0,
         rdev: 0,
         mtime: time,

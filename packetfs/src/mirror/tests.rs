@@ -10,6 +10,7 @@ fn attr(kind: Kind, ino: u64, bytes: u64) -> Attr {
         uid: 0,
         gid: 0,
         bytes,
+        blocks: 8,
         links: 1,
         rdev: 0,
         mtime: time,

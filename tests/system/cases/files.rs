@@ -131,6 +131,11 @@ pub(crate) fn cases() -> Vec<Case> {
             "truncate -s 10M s; printf x | dd of=s bs=1 seek=5000000 conv=notrunc 2>/dev/null; cp --sparse=always s t; cmp s t; echo $?",
         ),
         (
+            "a sparse file of a terabyte",
+            "truncate -s 1T s; printf x | dd of=s bs=1 seek=500000000000 conv=notrunc 2>/dev/null; truncate -s 20M t; ln t u; truncate -s 3000 v",
+            "stat -c '%s %b' s t v; python3 -c 'import os; f = os.open(\"s\", os.O_RDONLY); d = os.lseek(f, 0, os.SEEK_DATA); print(d, os.lseek(f, d, os.SEEK_HOLE))'; printf y | dd of=s bs=1 seek=700000000000 conv=notrunc 2>/dev/null; stat -c %s s; tail -c 5 s | od -c; python3 -c 'import os; f = os.open(\"s\", os.O_RDONLY); print(os.pread(f, 2, 500000000000), os.pread(f, 2, 700000000000))'; rm s; printf z | dd of=u bs=1 seek=8000000 conv=notrunc 2>/dev/null; cp --sparse=never t full; cp t w; printf a | dd of=full bs=1 seek=100 conv=notrunc 2>/dev/null; fallocate -p -o 4096 -l 16000000 full; stat -c '%s %b' full w; cmp t u",
+        ),
+        (
             "sparse file in place",
             "truncate -s 10M s",
             "printf x | dd of=s bs=1 seek=9000000 conv=notrunc 2>/dev/null; wc -c s",

@@ -12,13 +12,11 @@ mod tools;
 use crate::case::Case;
 
 /// What is not yet as it is natively (docs/semantics.md says more), by case.
-const GAPS: [(&str, &str); 7] = [
+const GAPS: [(&str, &str); 5] = [
     (
         "rename a directory, as a whole",
         "a renamed directory cannot be renamed into its own successor",
     ),
-    ("sparse file, each command", "holes come back filled"),
-    ("sparse file, as a whole", "holes come back filled"),
     (
         "a hidden directory, each command",
         "it is empty, and the walk that has seen it so is believed",
