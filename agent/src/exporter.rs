@@ -297,11 +297,11 @@ impl State {
                 self.exporter.list(path).map(Answer::Listing)
             }
             Ok(listing) => Ok(Answer::Listing(listing)),
-            // A hidden directory looks empty, so that who walks a tree is not stopped by it.
+            // Who looks into a hidden directory is refused; everybody may know that it is there.
             Err(nix::errno::Errno::EACCES) if self.exporter.is_hidden(path) => {
                 let (dir, name) = split(path).ok_or(nix::errno::Errno::EACCES)?;
                 let attr = self.exporter.entry(dir, name).ok_or(nix::errno::Errno::ENOENT)?.attr;
-                Ok(Answer::Listing(Listing { attr, entries: Vec::new() }))
+                Ok(Answer::Listing(Listing { attr, entries: Vec::new(), hidden: true }))
             }
             Err(errno) => Err(errno),
         }

@@ -30,6 +30,7 @@ const PACKETS_PER_ASK: usize = 16;
 pub(crate) struct Since {
     failures: u64,
     missed: u64,
+    hidden: u64,
 }
 
 /// What lies under a walk.
@@ -235,7 +236,11 @@ impl Mirror {
     /// Returns what has been noted of requests so far.
     pub(crate) fn noted(&self) -> Since {
         let counters = self.mount.counters();
-        Since { failures: counters.failures.count(), missed: counters.missed.count() }
+        Since {
+            failures: counters.failures.count(),
+            missed: counters.missed.count(),
+            hidden: counters.hidden.count(),
+        }
     }
 
     /// Tells whether a request of a walk failed because something could not be fetched, as far as is
@@ -244,9 +249,12 @@ impl Mirror {
         self.mount.counters().failures.concern(since.failures, namespace)
     }
 
-    /// Tells whether a walk has found something whose extended attributes it was not shown.
-    pub(crate) fn missed_xattrs(&self, since: Since, namespace: u64) -> bool {
-        self.mount.counters().missed.concern(since.missed, namespace)
+    /// Tells whether a walk has looked into a hidden directory, or has found something whose extended
+    /// attributes it was not shown; a compile step does not want them.
+    pub(crate) fn was_shown_less(&self, since: Since, namespace: u64, compiles: bool) -> bool {
+        let counters = self.mount.counters();
+        counters.hidden.concern(since.hidden, namespace)
+            || !compiles && counters.missed.concern(since.missed, namespace)
     }
 
     /// Returns what gives the paths behind a number of the tree.

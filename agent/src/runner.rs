@@ -132,7 +132,7 @@ async fn run(
                         return Err(Fault::NotExported(Vec::new()));
                     }
                     let layers = (upper, index);
-                    let doubtful = !compiles && mirror.missed_xattrs(since, namespace);
+                    let doubtful = mirror.was_shown_less(since, namespace, compiles);
                     let changes = collect(link, stream, (&mirror, &lower), layers, began).await?;
                     let outcome = Outcome::Ended(ending);
                     return Ok(Some(Exit { outcome, changes, offsets, doubtful }));

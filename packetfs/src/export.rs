@@ -59,7 +59,7 @@ impl Exporter {
         let dir = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         let attr = Attr::of(&fstat(&dir)?);
         if is_kernels(path) {
-            return Ok(Listing { attr, entries: Vec::new() });
+            return Ok(Listing { attr, entries: Vec::new(), hidden: false });
         }
         let mut reader = Dir::from_fd(dir.try_clone().map_err(|_| Errno::EMFILE)?)?;
         let mut entries = Vec::new();
@@ -71,7 +71,7 @@ impl Exporter {
             // A name that vanished meanwhile is simply not listed.
             entries.extend(entry(&dir, name));
         }
-        Ok(Listing { attr, entries })
+        Ok(Listing { attr, entries, hidden: false })
     }
 
     /// Returns what a name of a directory names now, if anything.

@@ -83,6 +83,8 @@ pub struct Counters {
     pub failures: Noted,
     /// Requests that found something whose extended attributes they were not shown.
     pub missed: Noted,
+    /// Requests that were refused because they looked into a hidden directory.
+    pub hidden: Noted,
 }
 
 /// A mounted mirror. Unmounts when dropped.
@@ -272,6 +274,10 @@ impl View {
         match attempt(self) {
             Ok(value) => reply(Ok(value)),
             Err(Lack::Errno(errno)) => reply(Err(errno)),
+            Err(Lack::Hidden) => {
+                self.counters.hidden.note(pid);
+                reply(Err(libc::EACCES));
+            }
             Err(Lack::Ask(_)) if fetches == FETCHES_MAX => {
                 self.counters.failures.note(pid);
                 reply(Err(libc::EIO));
@@ -348,6 +354,7 @@ impl View {
 enum Lack {
     Ask(Ask),
     Errno(i32),
+    Hidden,
 }
 
 fn known<T>(answer: Answer<T>) -> Result<T, Lack> {
@@ -355,6 +362,7 @@ fn known<T>(answer: Answer<T>) -> Result<T, Lack> {
         Answer::Known(value) => Ok(value),
         Answer::Absent => Err(Lack::Errno(libc::ENOENT)),
         Answer::Unknown(need) => Err(Lack::Ask(Ask::Need(need))),
+        Answer::Hidden => Err(Lack::Hidden),
     }
 }
 

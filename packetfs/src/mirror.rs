@@ -38,6 +38,8 @@ pub enum Answer<T> {
     Absent,
     /// It is not known.
     Unknown(Need),
+    /// It is in a directory that is not shown.
+    Hidden,
 }
 
 /// What the kernel has to forget.
@@ -78,6 +80,8 @@ struct Item {
     order: Vec<Node>,
     /// All names of the directory are known.
     listed: bool,
+    /// It is a directory whose names are not shown.
+    hidden: bool,
     /// Absent names the kernel has asked for, kept for the root only: it alone cannot be forgotten
     /// as a whole.
     absent: BTreeSet<Bytes>,
@@ -143,11 +147,15 @@ impl Mirror {
                 Answer::Known(attr) => Answer::Known((dir, attr)),
                 Answer::Absent => Answer::Absent,
                 Answer::Unknown(need) => Answer::Unknown(need),
+                Answer::Hidden => Answer::Hidden,
             };
         }
         let Some(item) = self.items.get_mut(&dir) else { return Answer::Absent };
         if !item.listed {
             return Answer::Unknown(Need::Listing(self.path(dir)));
+        }
+        if item.hidden {
+            return Answer::Hidden;
         }
         let Some(&node) = item.children.get(name) else {
             if dir == ROOT {
@@ -159,6 +167,7 @@ impl Mirror {
             Answer::Known(attr) => Answer::Known((self.links.shown(node), attr)),
             Answer::Absent => Answer::Absent,
             Answer::Unknown(need) => Answer::Unknown(need),
+            Answer::Hidden => Answer::Hidden,
         }
     }
 
@@ -202,6 +211,9 @@ impl Mirror {
         let Some(item) = self.items.get(&dir) else { return Answer::Absent };
         if !item.listed {
             return Answer::Unknown(Need::Listing(self.path(dir)));
+        }
+        if item.hidden {
+            return Answer::Hidden;
         }
         let start = item.order.partition_point(|&node| node <= after);
         let names = item.order[start..].iter().filter_map(|&place| {
@@ -321,6 +333,7 @@ impl Mirror {
         if let Some(item) = self.items.get_mut(&dir) {
             item.set_attr(dir, listing.attr, &mut forget);
             item.listed = true;
+            item.hidden = listing.hidden;
         }
         forget
     }
@@ -535,6 +548,7 @@ impl Item {
             children: HashMap::new(),
             order: Vec::new(),
             listed: false,
+            hidden: false,
             absent: BTreeSet::new(),
         }
     }

@@ -185,6 +185,8 @@ pub struct Listing {
     pub attr: Attr,
     /// All its names.
     pub entries: Vec<Entry>,
+    /// Its names are not shown: who looks into it is refused.
+    pub hidden: bool,
 }
 
 /// A file's content at one moment.

@@ -57,7 +57,11 @@ fn entries() -> impl Strategy<Value = Entry> {
 }
 
 pub(crate) fn listings() -> impl Strategy<Value = Listing> {
-    (attrs(), vec(entries(), 0..5)).prop_map(|(attr, entries)| Listing { attr, entries })
+    (attrs(), vec(entries(), 0..5), any::<bool>()).prop_map(|(attr, entries, hidden)| Listing {
+        attr,
+        entries,
+        hidden,
+    })
 }
 
 pub(crate) fn contents() -> impl Strategy<Value = Content> {

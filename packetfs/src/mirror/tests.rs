@@ -25,7 +25,7 @@ fn entry(name: &str, attr: Attr) -> Entry {
 }
 
 fn listing(ino: u64, entries: Vec<Entry>) -> Listing {
-    Listing { attr: attr(Kind::Dir, ino, 0), entries }
+    Listing { attr: attr(Kind::Dir, ino, 0), entries, hidden: false }
 }
 
 fn mirror() -> Mirror {
@@ -232,4 +232,16 @@ fn says_what_is_lacking_on_the_way_to_a_directory() {
     assert_eq!((mirror.lacks(b"/src"), mirror.lacks(b"/src/a.c")), (None, None));
     mirror.apply(vec![Change::Forget { dir: b"/src".to_vec() }]);
     assert_eq!(mirror.lacks(b"/src/x"), Some(Need::Listing(b"/src".to_vec())));
+}
+
+#[test]
+fn who_looks_into_a_hidden_directory_is_refused() {
+    let mut mirror = mirror();
+    let src = mirror.node(b"/src").expect("listed");
+    let listing = Listing { hidden: true, ..listing(3, Vec::new()) };
+    mirror.take_listing(b"/src", listing);
+    assert!(matches!(mirror.attr(src), Answer::Known(_)));
+    assert_eq!(mirror.lookup(src, b"a.c"), Answer::Hidden);
+    assert_eq!(mirror.list(src, 0, 1), Answer::Hidden);
+    assert!(matches!(mirror.lookup(ROOT, b"src"), Answer::Known(_)));
 }
