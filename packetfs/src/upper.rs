@@ -103,6 +103,7 @@ fn visit_dir(
 ) -> io::Result<()> {
     let from = overlay_mark(dir, "redirect")?.map(|mark| redirected(path, &mark));
     let before = from.clone().unwrap_or_else(|| path.to_vec());
+    let is_renamed = from.is_some();
     found.dirs.extend(from.map(|from| Op::Rename { from, to: path.to_vec() }));
     let opaque = overlay_mark(dir, "opaque")?.is_some_and(|value| value == b"y");
     let lower = (reading.lower_attr)(path).filter(|lower| lower.kind == Kind::Dir);
@@ -112,8 +113,12 @@ fn visit_dir(
     // that of a sticky one, such as /tmp, is everybody's.
     let on_the_way =
         !opaque && lower.is_some_and(|lower| lower.mtime == attr.mtime || attr.mode & STICKY != 0);
+    let was_still = lower.is_some_and(|lower| lower.mtime == attr.mtime && attr.mode & STICKY == 0);
     if on_the_way {
         meta.mtime = None;
+    }
+    if replaces || is_renamed || lower.is_none() {
+        found.stir(path);
     }
     let as_before = lower
         .is_some_and(|lower| (lower.mode, lower.uid, lower.gid) == (attr.mode, attr.uid, attr.gid));
@@ -121,6 +126,10 @@ fn visit_dir(
         found.cover(path.to_vec());
     } else {
         leave_out(&mut meta, &(reading.lower_xattrs)(&before));
+        if was_still {
+            let mtime = Some(Mtime::Set(attr.mtime));
+            found.still.push((path.to_vec(), Meta { mtime, ..meta.clone() }));
+        }
     }
     if !(on_the_way && as_before && meta.xattrs.is_empty() && meta.without.is_empty()) {
         found.dirs.push(Op::Dir { path: path.to_vec(), meta, replaces });

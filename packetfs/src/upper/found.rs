@@ -16,6 +16,10 @@ pub(super) struct Found {
     covered: HashSet<Bytes>,
     /// Directories, and where they were before if they were renamed: parents first.
     pub(super) dirs: Vec<Op>,
+    /// Directories that have the time they had before, and what they are.
+    pub(super) still: Vec<(Bytes, Meta)>,
+    /// Directories in which names came or went.
+    stirred: HashSet<Bytes>,
     /// What is no directory, by inode of the upper layer.
     pub(super) nodes: HashMap<u64, Node>,
     pub(super) linked: Vec<Bytes>,
@@ -61,8 +65,14 @@ struct Home {
 impl Found {
     /// Takes in that a name is gone.
     pub(super) fn remove(&mut self, path: Bytes) {
+        self.stir(&path);
         self.covered.insert(path.clone());
         self.removed.insert(path);
+    }
+
+    /// Takes in that a name is another one, or was not there before.
+    pub(super) fn stir(&mut self, path: &[u8]) {
+        self.stirred.extend(split(path).map(|(dir, _)| dir.to_vec()));
     }
 
     /// Takes in that a name stands for something else than in the lower layer.
@@ -75,6 +85,10 @@ impl Found {
         let (mut renames, mut others, mut links) = (Vec::new(), Vec::new(), Vec::new());
         for node in std::mem::take(&mut self.nodes).into_values() {
             let Some(Home { path, was, from }) = self.home(&node) else { continue };
+            for name in node.names.iter().filter(|&name| *name != path || was.is_none()) {
+                self.stir(name);
+            }
+            self.stirred.extend(from.as_ref().and(split(&path)).map(|(dir, _)| dir.to_vec()));
             let further = node.names.into_iter().filter(|name| *name != path);
             links.extend(further.map(|name| Op::Link { path: name, to: path.clone() }));
             let stays = was.is_some();
@@ -96,10 +110,29 @@ impl Found {
         }
         // Later changes get later times when they are applied in this order.
         others.sort_by_key(|&(mtime, _)| mtime);
+        self.settle();
         let removes = self.removed.into_iter().map(|path| Op::Remove { path });
         let ops = self.dirs.into_iter().chain(renames).chain(removes);
         let ops = ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect();
         ChangeSet { ops, linked: self.linked }
+    }
+
+    /// Gives directories their time in which names came or went, and which have the time they had
+    /// before: somebody has set it.
+    fn settle(&mut self) {
+        for (path, meta) in std::mem::take(&mut self.still) {
+            if !self.stirred.contains(&path) {
+                continue;
+            }
+            let listed = self.dirs.iter_mut().find_map(|op| match op {
+                Op::Dir { path: listed, meta, .. } if *listed == path => Some(meta),
+                _ => None,
+            });
+            match listed {
+                Some(listed) => listed.mtime = meta.mtime,
+                None => self.dirs.push(Op::Dir { path, meta, replaces: false }),
+            }
+        }
     }
 
     /// Finds where something goes: it keeps its inode if it still has one of its names, or lost one
@@ -161,6 +194,7 @@ pub(super) fn leave_out(meta: &mut Meta, before: &[Xattr]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::Mtime;
 
     fn node(names: &[&str], below: &[&str]) -> Node {
         let all = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -229,6 +263,23 @@ mod tests {
         leave_out(&mut meta, &before);
         assert_eq!(meta.xattrs, [xattr("user.new", "2")]);
         assert_eq!(meta.without, [b"user.gone".to_vec()]);
+    }
+
+    #[test]
+    fn a_directory_in_which_names_came_keeps_the_time_that_it_was_given() {
+        let time = Mtime::Set(Time { seconds: 9, nanos: 0 });
+        let still = |dir: &str| (dir.into(), Meta { mtime: Some(time), ..node(&[], &[]).meta });
+        let mut found = found(&["/gone/f"], &["/new/f", "/written/f"]);
+        found.still = ["/gone", "/new", "/written"].map(still).to_vec();
+        found.nodes.insert(1, node(&["/new/f"], &[]));
+        found.nodes.insert(2, node(&["/written/f"], &["/written/f"]));
+        let ops = found.into_changes(&|_| None).ops;
+        let given = ops.iter().filter_map(|op| match op {
+            Op::Dir { path, meta, .. } => Some((path.as_slice(), meta.mtime)),
+            _ => None,
+        });
+        let given: Vec<_> = given.collect();
+        assert_eq!(given, [(b"/gone".as_slice(), Some(time)), (b"/new", Some(time))]);
     }
 
     #[test]
