@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use packetfs::commit::{Commit, CommitError, Committer};
+use packetfs::tree::Bytes;
 use tokio::sync::oneshot;
 
-type Job = (Commit, oneshot::Sender<Result<(), CommitError>>);
+type Job = (Commit, oneshot::Sender<Result<Vec<Bytes>, CommitError>>);
 
 /// The handle to the thread.
 #[derive(Debug, Clone)]
@@ -35,14 +36,14 @@ impl Commits {
         Ok(Self { jobs_tx })
     }
 
-    /// Applies a commit.
-    pub(crate) async fn apply(&self, commit: Commit) -> Result<(), CommitError> {
+    /// Applies a commit; see [`Committer::commit`].
+    pub(crate) async fn apply(&self, commit: Commit) -> Result<Vec<Bytes>, CommitError> {
         let (done_tx, done_rx) = oneshot::channel();
         if commit.changes.ops.is_empty() || self.jobs_tx.send((commit, done_tx)).is_err() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         // The thread ends only with the agent.
-        done_rx.await.unwrap_or(Ok(()))
+        done_rx.await.unwrap_or_else(|_| Ok(Vec::new()))
     }
 }
 

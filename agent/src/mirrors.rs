@@ -18,7 +18,7 @@ use worknode::spec::WalkSpec;
 
 use crate::link::Link;
 use crate::link::frame::Kind;
-use crate::link::message::{self, Answer, Ask, Told};
+use crate::link::message::{self, Answer, Ask, Doubt, Told};
 use crate::runner::sandboxes::Sandboxes;
 use crate::sys::launcher::Launcher;
 
@@ -31,6 +31,7 @@ pub(crate) struct Since {
     failures: u64,
     missed: u64,
     hidden: u64,
+    torn: u64,
 }
 
 /// What lies under a walk.
@@ -240,6 +241,7 @@ impl Mirror {
             failures: counters.failures.count(),
             missed: counters.missed.count(),
             hidden: counters.hidden.count(),
+            torn: counters.torn.count(),
         }
     }
 
@@ -249,12 +251,15 @@ impl Mirror {
         self.mount.counters().failures.concern(since.failures, namespace)
     }
 
-    /// Tells whether a walk has looked into a hidden directory, or has found something whose extended
-    /// attributes it was not shown; a compile step does not want them.
-    pub(crate) fn was_shown_less(&self, since: Since, namespace: u64, compiles: bool) -> bool {
+    /// Returns why a walk is not to be believed. It has read a file while that was changed; or has
+    /// looked into a hidden directory; or has found something whose extended attributes it was not
+    /// shown, which a compile step does not want.
+    pub(crate) fn doubt(&self, since: Since, namespace: u64, compiles: bool) -> Option<Doubt> {
         let counters = self.mount.counters();
-        counters.hidden.concern(since.hidden, namespace)
-            || !compiles && counters.missed.concern(since.missed, namespace)
+        let less = counters.hidden.concern(since.hidden, namespace)
+            || !compiles && counters.missed.concern(since.missed, namespace);
+        let torn = counters.torn.concern(since.torn, namespace);
+        if torn { Some(Doubt::Torn) } else { less.then_some(Doubt::ShownLess) }
     }
 
     /// Returns what gives the paths behind a number of the tree.

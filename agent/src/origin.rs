@@ -23,7 +23,7 @@ use worknode::spec::WalkSpec;
 use crate::agent::Agent;
 use crate::cluster::Turn;
 use crate::door::{Peer, Reader, Writer};
-use crate::link::message::Exit;
+use crate::link::message::{Doubt, Exit};
 use crate::session::{Session, ms};
 use attempt::{Attempted, Ended};
 use output::Output;
@@ -156,10 +156,10 @@ struct Errand<'a> {
 
 impl Errand<'_> {
     async fn attempts(&mut self, stub: &mut Stub) -> End {
-        let (agent, session, spec) = (self.agent, self.session, self.spec);
+        let (agent, spec) = (self.agent, self.spec);
         let mut failed: Option<(Grant, Reason)> = None;
         let mut newer = None;
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 1..=ATTEMPTS_MAX {
             let placed = match newer.take() {
                 Some(grant) => Placed::Granted(grant),
                 None => self.place(stub, failed.as_ref().map(|(grant, _)| grant)).await,
@@ -192,28 +192,15 @@ impl Errand<'_> {
                 }
                 Attempted::Ended(ended) => {
                     let line = line(spec, &grant, stub, &ended, waited);
-                    let offsets = ended.exit.exit.offsets.clone();
-                    let repeatable = stub.output.is_untouched();
-                    return match attempt::commit(agent, spec, ended.exit, repeatable).await {
-                        Ok(status) => {
-                            session.add_walk(line);
-                            for (fd, offset) in offsets {
-                                let fd = u16::try_from(fd).unwrap_or(u16::MAX);
-                                stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
-                            }
-                            stub.output.release();
-                            End::Exit(status)
+                    let last = stub.output.consumed_input() || attempt == ATTEMPTS_MAX;
+                    match self.commit(stub, ended, line, last).await {
+                        Committed::Done(end) => return end,
+                        Committed::Conflict => {
+                            // As on any other node, once more: what was shown is not shown again.
+                            stub.output.rewind();
+                            continue;
                         }
-                        Err(error) => {
-                            tracing::error!(walk = %spec.walk, "{error:#}");
-                            let conflict = error.downcast_ref::<CommitError>();
-                            let reason = match conflict {
-                                Some(CommitError::Conflict(_)) => Reason::Conflict,
-                                _ => Reason::CommitFault,
-                            };
-                            give_up(stub, spec.walk, reason)
-                        }
-                    };
+                    }
                 }
                 Attempted::Failed(reason) => reason,
                 Attempted::Superseded(grant) => {
@@ -238,6 +225,35 @@ impl Errand<'_> {
         agent.cluster.cancel(spec.walk);
         let reason = failed.map_or(Reason::RunnerLost, |(_, reason)| reason);
         give_up(stub, spec.walk, reason)
+    }
+
+    /// Applies what a program that ended has changed; if that is the `last` chance, over what others
+    /// have changed meanwhile.
+    async fn commit(&self, stub: &Stub, ended: Ended, mut line: WalkLine, last: bool) -> Committed {
+        let (agent, session, spec) = (self.agent, self.session, self.spec);
+        let offsets = ended.exit.exit.offsets.clone();
+        match attempt::commit(agent, spec, ended.exit, last).await {
+            Ok((status, overwrote)) => {
+                line.overwrote.extend(overwrote.iter().map(|path| text(path)));
+                session.add_walk(line);
+                for (fd, offset) in offsets {
+                    let fd = u16::try_from(fd).unwrap_or(u16::MAX);
+                    stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
+                }
+                stub.output.release();
+                Committed::Done(End::Exit(status))
+            }
+            Err(error) => {
+                tracing::error!(walk = %spec.walk, "{error:#}");
+                let conflict =
+                    matches!(error.downcast_ref::<CommitError>(), Some(CommitError::Conflict(_)));
+                if conflict && !stub.output.is_untouched() {
+                    return Committed::Conflict;
+                }
+                let reason = if conflict { Reason::Conflict } else { Reason::CommitFault };
+                Committed::Done(give_up(stub, spec.walk, reason))
+            }
+        }
     }
 
     /// Asks the broker for a slot, and waits for it.
@@ -318,7 +334,10 @@ impl Errand<'_> {
 /// Returns why a walk is not believed as long as it can be repeated.
 fn doubt(exit: &Exit) -> Option<Reason> {
     let linked = (!exit.changes.linked.is_empty()).then_some(Reason::Linked);
-    linked.or(exit.doubtful.then_some(Reason::NotExported))
+    linked.or(exit.doubt.map(|doubt| match doubt {
+        Doubt::ShownLess => Reason::NotExported,
+        Doubt::Torn => Reason::Conflict,
+    }))
 }
 
 /// No runner will do it: the program is executed here, if nothing of it has been seen yet.
@@ -332,6 +351,13 @@ fn give_up(stub: &Stub, walk: WalkId, reason: Reason) -> End {
             reason.name()
         ))
     }
+}
+
+/// What became of a commit.
+enum Committed {
+    Done(End),
+    /// Somebody else has changed the same, and some of the program's output was shown.
+    Conflict,
 }
 
 enum Placed {
@@ -363,7 +389,6 @@ fn finish_with_process(agent: &Rc<Agent>, grant: &Grant, pid: u32) {
 }
 
 fn line(spec: &WalkSpec, grant: &Grant, stub: &Stub, ended: &Ended, waited: Duration) -> WalkLine {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     WalkLine {
         argv0: text(spec.arguments().next().unwrap_or_default()),
         cwd: text(&spec.cwd),
@@ -376,7 +401,12 @@ fn line(spec: &WalkSpec, grant: &Grant, stub: &Stub, ended: &Ended, waited: Dura
         bytes_out: ended.bytes_out,
         bytes_back: ended.bytes_back,
         status: shell_status(ended.ending.status),
+        overwrote: Vec::new(),
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Returns a wait status as a shell shows it.

@@ -52,7 +52,7 @@ pub(crate) async fn execute(
             outcome: Outcome::Fault(fault),
             changes: ChangeSet::default(),
             offsets: Vec::new(),
-            doubtful: false,
+            doubt: None,
         }),
     };
     if let Some(exit) = exit {
@@ -132,10 +132,10 @@ async fn run(
                         return Err(Fault::NotExported(Vec::new()));
                     }
                     let layers = (upper, index);
-                    let doubtful = mirror.was_shown_less(since, namespace, compiles);
+                    let doubt = mirror.doubt(since, namespace, compiles);
                     let changes = collect(link, stream, (&mirror, &lower), layers, began).await?;
                     let outcome = Outcome::Ended(ending);
-                    return Ok(Some(Exit { outcome, changes, offsets, doubtful }));
+                    return Ok(Some(Exit { outcome, changes, offsets, doubt }));
                 }
                 None => return Err(Fault::Sandbox("the walk's first process died".into())),
             },

@@ -95,17 +95,18 @@ impl Committer {
         Ok(Self { journal })
     }
 
-    /// Applies a commit.
+    /// Applies a commit. Returns the files that others have changed meanwhile and that are overwritten
+    /// now.
     ///
     /// # Errors
     /// See [`CommitError`].
-    pub fn commit(&self, commit: &Commit) -> Result<(), CommitError> {
+    pub fn commit(&self, commit: &Commit) -> Result<Vec<Bytes>, CommitError> {
         if commit.changes.ops.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut contents = contents(commit)?;
         let reconciled = reconcile::reconcile(commit, &mut contents)?;
-        let commit = reconciled.as_ref().unwrap_or(commit);
+        let commit = reconciled.commit.as_ref().unwrap_or(commit);
         let failed = |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
         apply::check(commit)?;
         self.journal.write(commit).map_err(failed)?;
@@ -114,7 +115,8 @@ impl Committer {
         if let Err(error) = self.journal.strike() {
             tracing::error!(%error, "failed to strike the journal");
         }
-        Ok(result?)
+        result?;
+        Ok(reconciled.overwritten)
     }
 }
 

@@ -85,6 +85,9 @@ pub struct Counters {
     pub missed: Noted,
     /// Requests that were refused because they looked into a hidden directory.
     pub hidden: Noted,
+    /// Requests whose file turned out to be another one than the kernel still believed: what was read
+    /// of it may fit to what was known before.
+    pub torn: Noted,
 }
 
 /// A mounted mirror. Unmounts when dropped.
@@ -473,13 +476,20 @@ impl Filesystem for Handler {
         reply: ReplyData,
     ) {
         self.count();
+        let (view, pid) = (Arc::clone(&self.view), request.pid());
+        let before = view.mirror().version(ino.0);
         self.view.answer(
             move |view| view.read(ino.0, offset, u64::from(size)),
-            |result| match result {
-                Ok(data) => reply.data(&data),
-                Err(errno) => reply.error(Errno::from_i32(errno)),
+            move |result| {
+                if view.mirror().version(ino.0) != before {
+                    view.counters.torn.note(pid);
+                }
+                match result {
+                    Ok(data) => reply.data(&data),
+                    Err(errno) => reply.error(Errno::from_i32(errno)),
+                }
             },
-            request.pid(),
+            pid,
             0,
         );
     }

@@ -302,6 +302,12 @@ impl Mirror {
         self.batches
     }
 
+    /// Returns the version of a file, as far as it is known.
+    #[must_use]
+    pub fn version(&self, node: Node) -> Option<Version> {
+        self.items.get(&self.one_path(node))?.attr.map(|attr| attr.version())
+    }
+
     /// Returns the version of the file at a path, unless it changed after the first `batches`.
     #[must_use]
     pub fn unchanged_since(&self, batches: u64, path: &[u8]) -> Option<Version> {
@@ -343,10 +349,17 @@ impl Mirror {
         let mut forget = BTreeSet::new();
         let Some(node) = self.node(path) else { return forget };
         let (shown, manifest) = (self.links.shown(node), Arc::new(content.manifest));
+        // It is another one than a running walk was told of, if nobody has heard of the change yet.
+        let known = self.items.get(&node).and_then(|item| item.attr);
+        let changed = known.is_none_or(|known| known.version() != content.attr.version());
+        self.batches += u64::from(changed);
         for name in self.links.others(node).into_iter().chain([node]) {
             let Some(item) = self.items.get_mut(&name) else { continue };
             item.set_attr(shown, content.attr, &mut forget);
             item.manifest = Some(Arc::clone(&manifest));
+            if changed {
+                item.changed = self.batches;
+            }
         }
         forget
     }

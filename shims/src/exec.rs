@@ -239,6 +239,14 @@ fn finish(options: &Options, report: Report, wall: Duration) {
     {
         eprintln!("oswalk: failed to write the report {}: {error}", path.display());
     }
+    for walk in &report.walks {
+        for path in &walk.overwrote {
+            eprintln!(
+                "oswalk: {} has overwritten {path}, which was changed by something else while it ran",
+                walk.argv0
+            );
+        }
+    }
     if options.summary {
         eprintln!("{}", summary(&report, wall));
     }

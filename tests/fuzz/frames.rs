@@ -11,7 +11,7 @@ use crate::memory::bounded;
 use crate::trial::holds;
 use crate::walks::outcomes;
 use frame::{Assembler, Frame, HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX};
-use message::{Answer, Ask, Exit, Open, Packets, Told, encode};
+use message::{Answer, Ask, Doubt, Exit, Open, Packets, Told, encode};
 use squeeze::{Squeezer, Unsqueezer};
 use worknode::id::Attempt;
 
@@ -87,9 +87,13 @@ fn messages_of_walks() {
         attempt: Attempt(attempt),
         spec: Squeezer::default().squeeze(&spec),
     });
-    let exit = (outcomes(), change_sets(), vec(any::<(u32, u64)>(), 0..4), any::<bool>()).prop_map(
-        |(outcome, changes, offsets, doubtful)| Exit { outcome, changes, offsets, doubtful },
-    );
+    let exit = (outcomes(), change_sets(), vec(any::<(u32, u64)>(), 0..4), any::<Option<bool>>());
+    let exit = exit.prop_map(|(outcome, changes, offsets, doubt)| Exit {
+        outcome,
+        changes,
+        offsets,
+        doubt: doubt.map(|torn| if torn { Doubt::Torn } else { Doubt::ShownLess }),
+    });
     let packets = vec((packets(), packed()), 0..3).prop_map(|packets| Packets { packets });
     survives_postcard((open, exit, packets));
 }

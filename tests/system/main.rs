@@ -9,6 +9,7 @@ mod bad_input;
 mod case;
 mod cases;
 mod coherence;
+mod conflicts;
 mod coverage;
 mod faults;
 mod interrupts;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         nodes::ALL,
         terminals::ALL,
         coherence::ALL,
+        conflicts::ALL,
         coverage::ALL,
         faults::ALL,
     ]

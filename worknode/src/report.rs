@@ -38,6 +38,10 @@ pub struct WalkLine {
     pub bytes_back: u64,
     /// Exit status as a shell gives it: the code, or 128 and the signal.
     pub status: i32,
+    /// Files that somebody else had changed meanwhile and that it overwrote, since it could not be
+    /// repeated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overwrote: Vec<String>,
 }
 
 /// One program that stayed for one reason.

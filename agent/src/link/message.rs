@@ -27,9 +27,17 @@ pub(crate) struct Exit {
     pub(crate) changes: ChangeSet,
     /// Where reading stands in the files that were open at the start, by descriptor.
     pub(crate) offsets: Vec<(u32, u64)>,
-    /// It may have looked at something that is not what it was shown: it is not to be believed where
-    /// it can be repeated.
-    pub(crate) doubtful: bool,
+    /// Why it is not to be believed where it can be repeated.
+    pub(crate) doubt: Option<Doubt>,
+}
+
+/// What a walk saw that is not as it is at the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Doubt {
+    /// There is more than it was shown.
+    ShownLess,
+    /// A file that was changed while it was read.
+    Torn,
 }
 
 /// Packets of changed files.

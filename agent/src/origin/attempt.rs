@@ -8,6 +8,7 @@ use anyhow::Context;
 use broker::Grant;
 use packetfs::commit::{Commit, Owner};
 use packetfs::packet::{Packed, PacketRef};
+use packetfs::tree::Bytes;
 use tokio::sync::mpsc;
 use worknode::door;
 use worknode::reason::Reason;
@@ -260,19 +261,19 @@ impl Talk<'_> {
     }
 }
 
-/// Applies what a walk changed. Returns its wait status. Unless it is `repeatable`, it overwrites
-/// what others have changed meanwhile.
+/// Applies what a walk changed. Returns its wait status, and the files of others that it overwrote:
+/// with `last_wins`, because it cannot be repeated.
 pub(super) async fn commit(
     agent: &Rc<Agent>,
     spec: &WalkSpec,
     ready: Ready,
-    repeatable: bool,
-) -> anyhow::Result<i32> {
+    last_wins: bool,
+) -> anyhow::Result<(i32, Vec<Bytes>)> {
     let who = &spec.credentials;
     vet::changes(&ready.exit.changes, spec, &agent.private_dir)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let (changes, packets) = (ready.exit.changes, ready.packets);
-    let commit = Commit { owner, changes, packets, last_wins: !repeatable };
-    agent.commits.apply(commit).await.context("failed to commit a walk")?;
-    Ok(ready.status)
+    let commit = Commit { owner, changes, packets, last_wins };
+    let overwrote = agent.commits.apply(commit).await.context("failed to commit a walk")?;
+    Ok((ready.status, overwrote))
 }

@@ -10,12 +10,21 @@ use crate::change::{Op, Placing};
 use crate::packet::{Digest, Manifest, Packed, reference, split};
 use crate::tree::{Attr, Bytes, Version, is_within};
 
-/// Returns the commit as it is to be made now; nothing if that is as it was asked for.
+/// A commit, held against what others have changed.
+pub(super) struct Reconciled {
+    /// The commit as it is to be made now; nothing if that is as it was asked for.
+    pub(super) commit: Option<Commit>,
+    /// What others have changed, and what will be overwritten.
+    pub(super) overwritten: Vec<Bytes>,
+}
+
+/// Holds a commit against what others have changed.
 pub(super) fn reconcile(
     commit: &Commit,
     contents: &mut HashMap<Digest, Bytes>,
-) -> Result<Option<Commit>, CommitError> {
+) -> Result<Reconciled, CommitError> {
     let mut reconciled: Option<Commit> = None;
+    let mut overwritten = Vec::new();
     for (at, op) in commit.changes.ops.iter().enumerate() {
         let Op::File { path, manifest, placing: Placing::Over { base }, .. } = op else { continue };
         let now = former_name(&commit.changes.ops[..at], path);
@@ -28,7 +37,7 @@ pub(super) fn reconcile(
         let Some((offset, tail)) = ours.and_then(|ours| appended(*base, current, &now, &ours))
         else {
             if commit.last_wins {
-                tracing::warn!(path = %String::from_utf8_lossy(path), "changed twice: the last wins");
+                overwritten.push(path.clone());
                 continue;
             }
             return Err(CommitError::Conflict(path.clone()));
@@ -44,7 +53,7 @@ pub(super) fn reconcile(
             *placing = Placing::Behind(offset);
         }
     }
-    Ok(reconciled)
+    Ok(Reconciled { commit: reconciled, overwritten })
 }
 
 /// Returns where the walk's addition goes, and the addition, if both sides have only appended to

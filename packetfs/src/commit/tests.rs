@@ -54,7 +54,7 @@ impl Ground {
         self.dir.path().join("journal")
     }
 
-    fn apply(&self) -> Result<(), CommitError> {
+    fn apply(&self) -> Result<Vec<Bytes>, CommitError> {
         Committer::open(&self.journal())?.commit(&self.commit)
     }
 }
@@ -187,7 +187,9 @@ fn other_changes_of_others_are_a_conflict() {
     assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))));
     assert_eq!(std::fs::read(ground.file("config")).expect("there"), b"a = 3, theirs\n");
     ground.commit.last_wins = true;
-    ground.apply().expect("applicable");
+    let overwritten = ground.apply().expect("applicable");
+    let config = ground.file("config").into_os_string().into_encoded_bytes();
+    assert_eq!(overwritten, [config], "nothing is lost without a word");
     assert_eq!(std::fs::read(ground.file("config")).expect("there"), b"a = 2\n");
 }
 
