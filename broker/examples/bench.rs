@@ -1,5 +1,6 @@
 //! Measures the broker: `cargo run --release -p broker --example bench [--json] [URL]`. Without a
-//! URL it starts a private server. `--json` prints one line, and measures no queue.
+//! URL it starts a private server, and tells what processor time a job costs it. `--json` prints
+//! one line, and measures no queue.
 
 #![expect(clippy::print_stdout, reason = "a measuring program prints its results")]
 
@@ -24,7 +25,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 async fn main() -> Result<(), Failure> {
     let dir = tempfile::tempdir()?;
     let (json, url): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|word| word == "--json");
-    let (url, _server) = match url.into_iter().next() {
+    let (url, server) = match url.into_iter().next() {
         Some(url) => (url, None),
         None => {
             let server = PrivateServer::start(dir.path()).await?;
@@ -45,20 +46,31 @@ async fn main() -> Result<(), Failure> {
             }
         });
     }
+    let redis = server.as_ref().and_then(PrivateServer::pid);
+    let begun = Cpu::now(redis);
     let (submits, finishes) = serial(&broker).await?;
+    let alone = begun.per_job(redis, SERIAL);
+    let begun = Cpu::now(redis);
     let rate = parallel(&broker).await?;
+    let together = begun.per_job(redis, PARALLEL);
     if !json.is_empty() {
         let micros = |percent| submits.at(percent).as_secs_f64() * 1e6;
         println!(
-            r#"{{"jobs_per_second":{rate:.0},"submit_grant_p50_us":{:.1},"submit_grant_p99_us":{:.1}}}"#,
+            r#"{{"jobs_per_second":{rate:.0},"submit_grant_p50_us":{:.1},"submit_grant_p99_us":{:.1},"redis_us":{:.1},"client_us":{:.1},"redis_alone_us":{:.1},"client_alone_us":{:.1}}}"#,
             micros(50),
             micros(99),
+            together.redis_us,
+            together.client_us,
+            alone.redis_us,
+            alone.client_us,
         );
         return Ok(());
     }
     submits.print("submit -> grant, one at a time");
     finishes.print("finish -> idle, one at a time");
+    alone.print("one at a time");
     println!("submit + finish, {TASKS} at once: {rate:.0} jobs/s");
+    together.print("many at once");
     queued(&broker, &mut events).await?.print("finish -> next grant of a queue");
     Ok(())
 }
@@ -159,6 +171,44 @@ fn walk(session: u64, number: u32) -> Submit {
         only: None,
         avoid: Vec::new(),
         prefer: Vec::new(),
+    }
+}
+
+/// Processor time, of which there is no more when others use the machine too.
+#[derive(Clone, Copy)]
+struct Cpu {
+    redis_us: f64,
+    client_us: f64,
+}
+
+impl Cpu {
+    fn now(redis: Option<u32>) -> Self {
+        let of = |pid: &str| {
+            // Time on a processor in ns, of each thread.
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+            let times = threads.flatten().filter_map(|thread| {
+                let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+                stat.split(' ').next()?.parse::<f64>().ok()
+            });
+            times.sum::<f64>() / 1e3
+        };
+        let redis_us = redis.map_or(f64::NAN, |pid| of(&pid.to_string()));
+        Self { redis_us, client_us: of("self") }
+    }
+
+    fn per_job(self, redis: Option<u32>, jobs: u32) -> Self {
+        let (now, jobs) = (Self::now(redis), f64::from(jobs));
+        Self {
+            redis_us: (now.redis_us - self.redis_us) / jobs,
+            client_us: (now.client_us - self.client_us) / jobs,
+        }
+    }
+
+    fn print(self, when: &str) {
+        let Self { redis_us, client_us } = self;
+        println!(
+            "processor time of a job, {when}: Redis {redis_us:.1} us, client {client_us:.1} us"
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use worknode::id::NodeId;
 use crate::wire::WireError;
 
 /// A failed call.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
     /// The URL makes no sense.
     #[error("'{url}' is no broker URL: write redis://[:password@]host:port/ or redis+unix:///path")]

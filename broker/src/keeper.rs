@@ -36,11 +36,15 @@ impl Keeper {
         let (events_tx, bell) = (self.events_tx.clone(), Arc::clone(&broken));
         let on_push = move |push| match push {
             Push::Closed => bell.notify_one(),
-            Push::Note(text) => match std::str::from_utf8(&text).ok().and_then(note::parse) {
-                // A closed receiver is an agent that ends.
-                Some(event) => drop(events_tx.send(event)),
-                None => tracing::warn!(?text, "the broker sent an unknown note"),
-            },
+            Push::Notes(text) => {
+                for text in String::from_utf8_lossy(&text).split('\n') {
+                    match note::parse(text) {
+                        // A closed receiver is an agent that ends.
+                        Some(event) => drop(events_tx.send(event)),
+                        None => tracing::warn!(?text, "the broker sent an unknown note"),
+                    }
+                }
+            }
         };
         Ok(Line { wire: Wire::open(&self.address, &self.channel, on_push).await?, broken })
     }

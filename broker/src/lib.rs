@@ -6,10 +6,12 @@
 #![deny(unsafe_code)]
 
 mod client;
+mod courier;
 mod error;
 mod keeper;
 mod model;
 mod note;
+mod office;
 mod server;
 mod url;
 mod wire;

@@ -40,6 +40,12 @@ impl WireError {
         self.0.kind() == ErrorKind::RESP3NotSupported || self.says("unknown command")
     }
 
+    /// What a function said of one of many things that it was to do.
+    pub(crate) fn said(words: &str) -> Self {
+        let kind = ErrorKind::Extension;
+        Self(RedisError::from((kind, "the function failed", words.to_owned())))
+    }
+
     fn is_missing_function(&self) -> bool {
         self.says("Function not found")
     }
@@ -52,8 +58,8 @@ impl WireError {
 /// What comes over a connection without being asked for.
 #[derive(Debug)]
 pub(crate) enum Push {
-    /// A message of the node's channel.
-    Note(Vec<u8>),
+    /// A message of the node's channel: a note in each line.
+    Notes(Vec<u8>),
     /// The connection is closed.
     Closed,
 }
@@ -80,6 +86,15 @@ pub(crate) enum Value {
     List(Vec<Self>),
 }
 
+impl Value {
+    pub(crate) fn bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
 /// A call of a function.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
@@ -87,8 +102,8 @@ pub(crate) struct Call<'a> {
     pub(crate) cell: &'a str,
     pub(crate) caller: &'a str,
     pub(crate) arguments: &'a [&'a [u8]],
-    /// Key and value that are stored just before, in the same write.
-    pub(crate) spec: Option<(String, &'a [u8])>,
+    /// Keys and values that are stored just before, in the same write.
+    pub(crate) specs: &'a [(&'a str, &'a [u8])],
 }
 
 /// A connection whose server has the functions.
@@ -142,15 +157,14 @@ impl Wire {
         let mut connection = self.connection.clone();
         let mut command = redis::cmd("FCALL");
         command.arg(call.function).arg(1).arg(call.cell).arg(call.caller).arg(call.arguments);
-        let value = match &call.spec {
-            None => command.query_async(&mut connection).await?,
-            Some((key, spec)) => {
-                let mut both = redis::pipe();
-                both.cmd("SET").arg(key).arg(*spec).arg("EX").arg(SPEC_SECONDS).ignore();
-                let (value,) = both.add_command(command).query_async(&mut connection).await?;
-                value
-            }
-        };
+        if call.specs.is_empty() {
+            return Ok(convert(command.query_async(&mut connection).await?));
+        }
+        let mut all = redis::Pipeline::with_capacity(call.specs.len() + 1);
+        for (key, spec) in call.specs {
+            all.cmd("SET").arg(key).arg(spec).arg("EX").arg(SPEC_SECONDS).ignore();
+        }
+        let (value,) = all.add_command(command).query_async(&mut connection).await?;
         Ok(convert(value))
     }
 
@@ -181,8 +195,8 @@ impl<F: Fn(Push) + Send + Sync + 'static> AsyncPushSender for Pushes<F> {
             PushKind::Disconnection => self.0(Push::Closed),
             PushKind::Message => {
                 // A message is its channel and its payload.
-                if let Some(redis::Value::BulkString(note)) = push.data.into_iter().nth(1) {
-                    self.0(Push::Note(note));
+                if let Some(redis::Value::BulkString(notes)) = push.data.into_iter().nth(1) {
+                    self.0(Push::Notes(notes));
                 }
             }
             _ => {}
