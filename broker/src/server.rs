@@ -157,6 +157,10 @@ impl Plan {
             .args(["--no-appendfsync-on-rewrite", "yes"])
             // Each costs a tenth of a call: a histogram that nobody reads, and scores as text.
             .args(["--latency-tracking", "no", "--zset-max-listpack-entries", "0"])
+            // Ten times a second, which is usual, costs an idle machine 2.4 ms of processor time a
+            // second. What Redis does then, it does here with its calls. When they cease, the last
+            // of them are forced to disk half a second later than otherwise.
+            .args(["--hz", "2"])
             .arg("--dir")
             .arg(&self.dir)
             .arg("--unixsocket")
