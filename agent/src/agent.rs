@@ -448,6 +448,11 @@ impl Agent {
         Ok(mirror)
     }
 
+    /// Gives up what no walk has needed for a long time.
+    pub(crate) fn rest(&self) {
+        self.mirrors.borrow().values().for_each(|mirror| mirror.rest());
+    }
+
     /// Prepares for the next walk of the origin on the other side of a link.
     pub(crate) fn prepare_for(&self, link: &Link) {
         if let Some((mirror, number)) = self.linked_mirror(&link.peer)

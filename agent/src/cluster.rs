@@ -196,6 +196,7 @@ pub(crate) async fn beat(agent: Rc<Agent>) {
         if turn {
             agent.set_gates();
         }
+        agent.rest();
         beats = beats.wrapping_add(1);
     }
 }

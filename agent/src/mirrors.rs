@@ -161,6 +161,14 @@ impl Mirror {
         }
     }
 
+    /// Gives up what was made for walks that do not come.
+    pub(crate) fn rest(&self) {
+        self.plain.sandboxes.rest();
+        if let Some(lower) = self.with_xattrs.borrow().as_ref() {
+            lower.sandboxes.rest();
+        }
+    }
+
     /// Fetches all listings on the way to a directory, which the walk would do itself.
     async fn know(&self, dir: &[u8]) {
         while let Some(need) = self.mount.lacks(dir) {

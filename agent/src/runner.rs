@@ -193,7 +193,7 @@ impl Running {
 
     fn start_terminal(&self, master: OwnedFd) -> std::io::Result<()> {
         let control = Rc::clone(&self.control);
-        self.streams.start_terminal(master, move || order(&control, Order::Watch))
+        self.streams.start_terminal(master, move |what| order(&control, what))
     }
 
     fn take(&self, frame: Frame) {

@@ -36,8 +36,11 @@ enum Step {
     Resize(u16, u16),
     /// Waits until nothing more happens.
     Rest,
+    /// Sees that the shell waits for the next command: what is typed before is echoed wherever the
+    /// terminal stands just then.
+    Prompt,
 }
-use Step::{Keys, Line, Resize, Rest, See};
+use Step::{Keys, Line, Prompt, Resize, Rest, See};
 
 const LINES: &[Step] = &[
     Line("cat"),
@@ -46,20 +49,25 @@ const LINES: &[Step] = &[
     Rest,
     Line("twice"),
     Keys(&["C-d"]),
+    Prompt,
     Line("sh -c 'printf \"name? \"; read name; echo \"you are $name\"'"),
     See("name?"),
     Line("bob"),
     See("you are bob"),
+    Prompt,
     Line("perl -e 'print STDERR \"to the terminal\\n\"; print -t STDIN, -t STDOUT, \"\\n\"'"),
     See("11"),
 ];
 const SETTINGS: &[Step] = &[
     Line("stty size; tput cols; test -t 0 && test -t 1 && test -t 2 && echo a terminal"),
     See("a terminal"),
+    Prompt,
     Line("stty -echo; echo quiet; stty echo; echo loud"),
     See("loud"),
+    Prompt,
     Line("echo written >/dev/tty; sh -c 'echo asked >/dev/tty'"),
     See("asked"),
+    Prompt,
     Line("printf 'one\\rtwo\\n'; printf 'tab\\tbell\\n'; printf '50%%\\r100%%\\n'"),
     See("100%"),
 ];
@@ -68,6 +76,7 @@ const WINDOW: &[Step] = &[
     See("ready"),
     Resize(90, 20),
     See("20 90"),
+    Prompt,
     Line("stty size; echo done"),
     See("done"),
 ];
@@ -76,6 +85,7 @@ const PASSWORD: &[Step] = &[
     See("Password:"),
     Line("secret"),
     See("6 letters"),
+    Prompt,
     Line("echo visible again"),
     See("visible again"),
 ];
@@ -85,11 +95,13 @@ const EDITOR: &[Step] = &[
     Keys(&["i", "f", "i", "r", "s", "t", "Enter", "s", "e", "c", "o", "n", "d", "Escape"]),
     See("second"),
     Line(":wq"),
+    Prompt,
     Line("cat text; seq 1 100 | less"),
     See(":"),
     Keys(&["G"]),
     See("100"),
     Keys(&["q"]),
+    Prompt,
     Line("clear; top -b -n 1 | head -n 1 | cut -c 1-5; echo after"),
     See("after"),
 ];
@@ -97,26 +109,30 @@ const JOBS: &[Step] = &[
     Line("sleep 1000"),
     Keys(&["C-z"]),
     See("[1]+  Stopped"),
+    Prompt,
     Line("jobs; fg"),
     Keys(&["C-c"]),
-    Rest,
+    Prompt,
     Line("echo status $?"),
     See("status 130"),
+    Prompt,
     Line(
         "perl -e '$SIG{INT} = sub { print qq(caught\\n); exit 3 }; $| = 1; print qq(up\\n); sleep 99'",
     ),
     See("up"),
     Keys(&["C-c"]),
     See("^Ccaught"),
-    Rest,
+    Prompt,
     Line("echo status $?"),
     See("status 3"),
+    Prompt,
     Line("perl -e '$| = 1; print qq(quit me\\n); sleep 99'"),
     See("quit me"),
     Keys(&["C-\\"]),
-    Rest,
+    Prompt,
     Line("echo status $?"),
     See("status 131"),
+    Prompt,
     Line("{ sleep 1000 & } 2>/dev/null; kill %1; wait %1; echo status $?"),
     See("status 143"),
 ];
@@ -125,6 +141,7 @@ const NEXT: &[Step] = &[
     Keys(&["a", "Enter", "b", "Enter", "c", "Enter"]),
     See("got c"),
     Keys(&["C-d"]),
+    Prompt,
     Line("echo end"),
     See("end"),
 ];
@@ -169,6 +186,7 @@ impl<'a> Screen<'a> {
                 self.tmux(&[&["send-keys"], keys].concat())?;
             }
             See(start) => self.until(start, |line| line.starts_with(start))?,
+            Prompt => self.until_prompt()?,
             Rest => self.settle()?,
             Resize(width, height) => {
                 let (width, height) = (width.to_string(), height.to_string());
@@ -179,10 +197,20 @@ impl<'a> Screen<'a> {
     }
 
     fn until(&self, what: &str, holds: impl Fn(&str) -> bool) -> Result<(), String> {
+        self.until_screen(what, |lines| lines.iter().any(|line| holds(line)))
+    }
+
+    fn until_prompt(&self) -> Result<(), String> {
+        self.until_screen("the prompt", |lines| {
+            lines.iter().rfind(|line| !line.is_empty()).is_some_and(|line| line == "$")
+        })
+    }
+
+    fn until_screen(&self, what: &str, holds: impl Fn(&[String]) -> bool) -> Result<(), String> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let lines = self.lines()?;
-            if lines.iter().any(|line| holds(line)) {
+            if holds(&lines) {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -253,11 +281,14 @@ fn shell_on_a_node(lab: &Lab) -> Result<(), String> {
     for step in [
         Line("echo made here >file; tty; cat file"),
         See("made here"),
+        Prompt,
         Line("sleep 1000"),
         Keys(&["C-z"]),
         See("[1]+  Stopped"),
+        Prompt,
         Line("fg"),
         Keys(&["C-c"]),
+        Prompt,
         Line("exit 7"),
     ] {
         screen.take(step)?;

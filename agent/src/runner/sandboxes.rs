@@ -1,9 +1,10 @@
 //! Sandboxes made before there is a walk for them: most of what a walk needs on its runner does not
 //! depend on the walk, and takes longer than many a program.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::sys::launcher::{Launcher, Plan, Sandbox};
 
@@ -11,17 +12,21 @@ use crate::sys::launcher::{Launcher, Plan, Sandbox};
 /// first is being made.
 const READY_MAX: usize = 3;
 
+/// After so long without a walk they are given up.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// Sandboxes on the tree of one origin.
 #[derive(Debug)]
 pub(crate) struct Sandboxes {
     plan: Plan,
     ready: RefCell<Vec<Sandbox>>,
+    used: Cell<Instant>,
 }
 
 impl Sandboxes {
     /// None so far: there may never be a walk.
     pub(crate) fn new(plan: Plan) -> Self {
-        Self { plan, ready: RefCell::default() }
+        Self { plan, ready: RefCell::default(), used: Cell::new(Instant::now()) }
     }
 
     /// None so far, on another mount of the tree.
@@ -51,8 +56,16 @@ impl Sandboxes {
         }
     }
 
+    /// Gives them up if no walk has come for a long time.
+    pub(crate) fn rest(&self) {
+        if self.used.get().elapsed() > IDLE_MAX {
+            self.ready.borrow_mut().clear();
+        }
+    }
+
     /// Has the next ones made.
     pub(crate) fn refill(&self, launcher: &Launcher) {
+        self.used.set(Instant::now());
         let mut ready = self.ready.borrow_mut();
         while ready.len() < READY_MAX {
             match launcher.make(&self.plan) {

@@ -18,6 +18,7 @@ use super::output::{self, Credit};
 use super::terminal::{Event, Terminal};
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
+use crate::sys::launcher::Order;
 
 /// Where descriptors go: pairs of the process's number and the index of what is passed.
 pub(super) type Places = Vec<(u32, u32)>;
@@ -103,10 +104,10 @@ impl Streams {
     pub(super) fn start_terminal(
         &self,
         master: OwnedFd,
-        watch: impl Fn() + 'static,
+        order: impl Fn(Order) + 'static,
     ) -> std::io::Result<()> {
         if let Some(terminal) = &self.terminal {
-            let (input, output) = terminal.start(master, watch)?;
+            let (input, output) = terminal.start(master, order)?;
             self.carriers.borrow_mut().push(tokio::task::spawn_local(input));
             self.outputs.borrow_mut().push(tokio::task::spawn_local(output));
         }

@@ -13,6 +13,7 @@ use worknode::door::{DATA_BYTES_MAX, Termios, Window};
 use super::output::Credit;
 use super::streams::Channel;
 use crate::link::frame::Kind;
+use crate::sys::launcher::Order;
 use crate::sys::terminal::{self, Packet};
 
 /// Input asked for at once: the longest line that a terminal gives.
@@ -59,17 +60,17 @@ impl Terminal {
         })
     }
 
-    /// The walk runs, and has the slave. `watch` has somebody look whether it is being read, and
-    /// [`Event::Reading`] say so. Returns what carries the input, and the output until its end.
-    pub(super) fn start<W: Fn() + 'static>(
+    /// The walk runs, and has the slave. `order` reaches its first process, which looks whether it is
+    /// being read; [`Event::Reading`] says so. Returns what carries the input, and the output until its end.
+    pub(super) fn start<W: Fn(Order) + 'static>(
         self: &Rc<Self>,
         master: OwnedFd,
-        watch: W,
+        order: W,
     ) -> std::io::Result<(impl Future<Output = ()> + use<W>, impl Future<Output = ()> + use<W>)>
     {
         let master = Rc::new(crate::sys::watch::both(master)?);
         self.master.replace(Some(Rc::clone(&master)));
-        let input = Rc::clone(self).carry_input(Rc::clone(&master), watch);
+        let input = Rc::clone(self).carry_input(Rc::clone(&master), order);
         Ok((input, Rc::clone(self).carry_output(master)))
     }
 
@@ -93,12 +94,16 @@ impl Terminal {
         }
     }
 
-    async fn carry_input(self: Rc<Self>, master: Rc<AsyncFd<OwnedFd>>, watch: impl Fn() + 'static) {
+    async fn carry_input(
+        self: Rc<Self>,
+        master: Rc<AsyncFd<OwnedFd>>,
+        order: impl Fn(Order) + 'static,
+    ) {
         let (Some(mut events), true) = (self.events_rx.take(), self.reads) else { return };
         let want = |bytes: u32| self.input.send(Kind::Credit, &bytes.to_le_bytes());
         // The origin has input that nobody waited for yet.
         let mut ready = false;
-        watch();
+        order(Order::Watch);
         while let Some(event) = events.recv().await {
             let settings = self.settings.get();
             match event {
@@ -106,11 +111,11 @@ impl Terminal {
                     ready = false;
                     want(LINE_BYTES);
                 }
-                Event::Reading(false) if ready => watch(),
+                Event::Reading(false) if ready => order(Order::Watch),
                 Event::Reading(false) => want(0),
                 Event::Ready => {
                     ready = true;
-                    watch();
+                    order(Order::Watch);
                 }
                 // The end of an answer that was full.
                 Event::Typed(bytes) if bytes.is_empty() => {}
@@ -119,14 +124,22 @@ impl Terminal {
                         return;
                     }
                     // Who reads key by key reads on.
-                    if terminal::is_canonical(&settings) { watch() } else { want(LINE_BYTES) }
+                    if terminal::is_canonical(&settings) {
+                        order(Order::Watch)
+                    } else {
+                        want(LINE_BYTES)
+                    }
                 }
                 Event::Ended => {
                     let end = [terminal::eof_character(&settings)];
-                    if !terminal::is_canonical(&settings) || write(&master, &end).await.is_err() {
+                    if !terminal::is_canonical(&settings) {
+                        // No key can say that.
+                        return order(Order::HangUp);
+                    }
+                    if write(&master, &end).await.is_err() {
                         return;
                     }
-                    watch();
+                    order(Order::Watch);
                 }
             }
         }

@@ -87,6 +87,8 @@ pub(crate) enum Order {
     },
     /// Look for a moment whether a process waits for input of the terminal.
     Watch,
+    /// The terminal at the origin is gone: whoever reads this one finds its end.
+    HangUp,
 }
 
 /// The agent's handle to its launcher. Dropping it ends the launcher, sandboxes and walks.

@@ -114,8 +114,8 @@ pub(crate) unsafe fn spawn<W: FnMut()>(stack: &mut Stack, mut work: W) -> io::Re
     if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(Pid::from_raw(pid)) }
 }
 
-/// Gives the calling process pages of its own, and maps those of its program: what a copy would
-/// otherwise do one by one, when there is a walk that waits. It is no error if that fails.
+/// Gives the calling process pages of its own for what it may write: a copy gets them one by one
+/// otherwise, when there is a walk that waits. It is no error if that fails.
 pub(crate) fn populate() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     for line in maps.lines() {
@@ -123,13 +123,12 @@ pub(crate) fn populate() {
         let Some((start, end)) = range.split_once('-') else { continue };
         let number = |text| usize::from_str_radix(text, 16);
         let (Ok(start), Ok(end)) = (number(start), number(end)) else { continue };
-        let advice = match rest.get(..4) {
-            Some("rw-p") => libc::MADV_POPULATE_WRITE,
-            Some("r-xp" | "r--p") => libc::MADV_POPULATE_READ,
-            _ => continue,
-        };
+        if !rest.starts_with("rw-p") {
+            continue;
+        }
+        let (start, advice) = (std::ptr::without_provenance_mut(start), libc::MADV_POPULATE_WRITE);
         // SAFETY: to populate pages changes nothing in them.
-        unsafe { libc::madvise(std::ptr::without_provenance_mut(start), end - start, advice) };
+        unsafe { libc::madvise(start, end - start.addr(), advice) };
     }
 }
 

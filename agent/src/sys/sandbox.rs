@@ -171,6 +171,11 @@ impl Walk<'_> {
                     unsafe { libc::kill(target, number) };
                 }
                 Ok(Order::Watch) => self.watching = Some(WATCH_FIRST_MS),
+                Ok(Order::HangUp) => {
+                    if let Some(terminal) = &self.terminal {
+                        terminal.hang_up();
+                    }
+                }
                 Err(_) => {}
             },
             // The agent is gone or has given the walk up: this process's end ends all.

@@ -55,6 +55,12 @@ impl Pair {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// Takes the terminal away from all who have it: they read its end.
+    pub(super) fn hang_up(&self) {
+        // SAFETY: the call takes plain numbers.
+        unsafe { libc::ioctl(self.slave.as_raw_fd(), libc::TIOCVHANGUP) };
+    }
+
     /// Puts the calling process's group into the foreground.
     pub(super) fn come_to_foreground(&self) -> io::Result<()> {
         control(&self.slave, libc::TIOCSPGRP, &mut nix::unistd::getpgrp().as_raw())

@@ -257,6 +257,7 @@ fn loaders() -> Vec<Case> {
         Case::whole("fakeroot", FAKEROOT).setup("touch f"),
         Case::with(&[], "compile steps under fakeroot", "fakeroot sh -c 'timeout 3 gcc -c a.c; echo $?; chown 5:6 a.c; stat -c \"%u %g\" a.c'; ls").setup("echo 'int a;' >a.c").stays(&[("gcc", "ipc"), ("cc1", "ipc"), ("as", "link")]),
         Case::with(&[], "compile steps with an allocator", "export LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2; gcc -c a.c; echo $?; ls").setup("echo 'int a;' >a.c").walks(&["gcc"]),
+        Case::with(&["--walk-all", "--stay", "python3*"], "a terminal that hangs up", HANG_UP).walks(&["cat"]),
         Case::each("chroot", CHROOT).setup(JAIL),
         Case::with(&["--walk-all", "--stay", "chroot"], "chroot that stays", CHROOT).setup(JAIL).stays(&[("chroot", "rule")]),
     ]);
@@ -267,6 +268,18 @@ fn loaders() -> Vec<Case> {
 }
 
 const FAKEROOT: &str = r#"fakeroot sh -c 'chown 5:6 f; mknod d c 1 3; mkdir x; chmod 700 x; stat -c "%u %g %F" f d; tar cf t.tar --mtime=@0 f x; ls -n t.tar | cut -c1-10; id -u'; stat -c %u f; tar tvf t.tar; fakeroot sh -c 'exit 4'; echo $?; rm -f d"#;
+
+const HANG_UP: &str = r#"/usr/bin/python3 -c '
+import os, pty, subprocess, tty
+master, slave = pty.openpty()
+tty.setraw(slave)
+cat = subprocess.Popen(["cat"], stdin=slave, stdout=slave, stderr=subprocess.DEVNULL)
+os.close(slave)
+os.write(master, b"x")
+print(os.read(master, 1))
+os.close(master)
+print(cat.wait(timeout=9))
+'"#;
 
 const SANITIZED: &str = r#"echo 'int main(void) { return 5; }' >fine.c
 echo '#include <stdlib.h>
