@@ -1,6 +1,7 @@
 //! The thread that shows this machine's files to runners. It alone lists, reads and watches, so
 //! what a runner is told is in the order in which it was true.
 
+mod foretell;
 pub(crate) mod profile;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,21 +13,17 @@ use packetfs::export::Exporter;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::tree::{Attr, Bytes, Change, Kind as FileKind, Listing, join, split};
 use packetfs::watch::{Drained, ReaderId, Watcher};
-use profile::{Facts, Known, Likeness, Profiles};
+use profile::{Known, Likeness, Profiles};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use crate::link::frame::{Frame, Kind};
-use crate::link::message::{self, Answer, Ask, Told};
+use crate::link::message::{self, Answer, Ask};
 use crate::link::squeeze::Squeezer;
 use crate::sys::fds;
 
 /// Packets a reader is known to have; when there are more, all are forgotten and sent again when
 /// asked for.
 const SENT_MAX: usize = 500_000;
-
-/// What a reader is told ahead of a walk at most, and in one frame.
-const TOLD_BYTES_MAX: usize = 4 * 1024 * 1024;
-const TOLD_FRAME_BYTES: usize = 256 * 1024;
 
 /// A reader's question.
 pub(crate) struct Question {
@@ -189,90 +186,6 @@ impl State {
         });
     }
 
-    /// Notes what was asked: for other nodes that will want it, and that this one has got it.
-    fn note(&mut self, reader: ReaderId, walks: &[Arc<Likeness>], ask: &Ask) {
-        let add = |facts: &mut Facts| match ask {
-            Ask::Listing(_) => facts.listing = true,
-            Ask::Content(_) => facts.content = true,
-            Ask::Packets(_, packets) => {
-                facts.packets.extend(packets.iter().map(|&(offset, _)| offset));
-            }
-        };
-        let (Ask::Listing(path) | Ask::Content(path) | Ask::Packets(path, _)) = ask;
-        self.profiles.note(walks, path, add);
-        if let Some(reader) = self.readers.get_mut(&reader) {
-            add(reader.told.of(path));
-        }
-    }
-
-    fn foretell(&mut self, reader: ReaderId, walk: &Likeness, out_tx: &UnboundedSender<Frame>) {
-        let Some(wanted) = self.profiles.of(walk) else { return };
-        let (mut bytes, mut frame) = (0, Vec::new());
-        let mut frame_bytes = 0;
-        for (path, facts) in wanted.iter() {
-            for ask in self.untold(reader, path, facts) {
-                let told = match self.answer(reader, ask.clone()) {
-                    Answer::Failed(_) => continue,
-                    answer => Told { ask, answer },
-                };
-                self.note(reader, &[], &told.ask);
-                frame_bytes += told.bytes();
-                frame.push(told);
-                if frame_bytes > TOLD_FRAME_BYTES {
-                    bytes += std::mem::take(&mut frame_bytes);
-                    send_told(out_tx, std::mem::take(&mut frame));
-                }
-            }
-            if bytes > TOLD_BYTES_MAX {
-                break;
-            }
-        }
-        if !frame.is_empty() {
-            send_told(out_tx, frame);
-        }
-    }
-
-    /// Returns what a reader would have to ask for to know this about a path.
-    fn untold(&mut self, reader: ReaderId, path: &[u8], facts: &Facts) -> Vec<Ask> {
-        let Some(reader) = self.readers.get(&reader) else { return Vec::new() };
-        let mut asks = Vec::new();
-        // It looks paths up from the root.
-        let mut above = Vec::new();
-        let mut rest = path;
-        while let Some((dir, _)) = split(rest) {
-            above.push(dir);
-            rest = dir;
-        }
-        let listed = |dir: &[u8]| reader.told.get(dir).is_some_and(|facts| facts.listing);
-        asks.extend(
-            above
-                .into_iter()
-                .rev()
-                .filter(|dir| !listed(dir))
-                .map(|dir| Ask::Listing(dir.to_vec())),
-        );
-        if facts.listing && !listed(path) {
-            asks.push(Ask::Listing(path.to_vec()));
-        }
-        let told = reader.told.get(path).cloned().unwrap_or_default();
-        if facts.content && !told.content {
-            asks.push(Ask::Content(path.to_vec()));
-        }
-        let offsets: Vec<_> = facts.packets.difference(&told.packets).copied().collect();
-        if !offsets.is_empty()
-            && let Ok(exported) = self.exporter.content(path, false)
-        {
-            let mut at = 0;
-            let packets = exported.content.manifest.packets.iter().filter_map(|&packet| {
-                let offset = at;
-                at += u64::from(packet.bytes);
-                offsets.contains(&offset).then_some((offset, packet))
-            });
-            asks.push(Ask::Packets(path.to_vec(), packets.collect()));
-        }
-        asks
-    }
-
     fn answer(&mut self, reader: ReaderId, ask: Ask) -> Answer {
         let answered = match ask {
             Ask::Listing(path) => self.list(reader, &path),
@@ -384,11 +297,6 @@ impl State {
             }
         }
     }
-}
-
-fn send_told(out_tx: &UnboundedSender<Frame>, told: Vec<Told>) {
-    let payload = message::encode(&told);
-    let _ = out_tx.send(Frame { kind: Kind::Told, stream: 0, payload });
 }
 
 /// Tells whether a file has other names, through which it may change unseen by its directory.

@@ -33,6 +33,8 @@ use worknode::id::Attempt;
 
 /// The largest message: one frame of the largest payload, or many small ones.
 const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
+/// Packets asked for in one question: an answer of about a megabyte.
+pub(crate) const PACKETS_PER_ASK: usize = 16;
 /// Silence after which a link asks whether the other side's agent is awake, and how often it asks in
 /// vain. Whether its machine is there the kernels find out among themselves, sooner and for less.
 const PING_EVERY: Duration = Duration::from_secs(5);

@@ -16,14 +16,11 @@ use packetfs::tree::{Bytes, Change, Version, Xattr};
 use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
 
-use crate::link::Link;
 use crate::link::frame::Kind;
 use crate::link::message::{self, Answer, Ask, Doubt, Told};
+use crate::link::{Link, PACKETS_PER_ASK};
 use crate::runner::sandboxes::Sandboxes;
 use crate::sys::launcher::Launcher;
-
-/// Packets asked for in one question: an answer of about a megabyte.
-const PACKETS_PER_ASK: usize = 16;
 
 /// What had been noted of requests at some time.
 #[derive(Debug, Clone, Copy)]

@@ -183,14 +183,13 @@ impl Errand<'_> {
             let attempted =
                 attempt::run(agent, stub, spec, &self.encoded, &grant, &mut self.turns).await;
             let lost = match attempted {
-                Attempted::Ended(ended)
-                    if doubt(&ended.exit.exit).is_some() && stub.output.is_untouched() =>
-                {
-                    // It would be so on every runner; here it is certain what happens.
-                    let reason = doubt(&ended.exit.exit).unwrap_or(Reason::NotExported);
-                    return give_up(stub, spec.walk, reason);
-                }
                 Attempted::Ended(ended) => {
+                    if let Some(reason) = doubt(&ended.exit.exit)
+                        && stub.output.is_untouched()
+                    {
+                        // It would be so on every runner; here it is certain what happens.
+                        return give_up(stub, spec.walk, reason);
+                    }
                     let line = line(spec, &grant, stub, &ended, waited);
                     let last = stub.output.consumed_input() || attempt == ATTEMPTS_MAX;
                     match self.commit(stub, ended, line, last).await {

@@ -5,15 +5,20 @@ mod support;
 
 use std::collections::HashSet;
 use std::process::Command;
+use std::time::Duration;
 
 use broker::{Finished, Grant, Submit, Submitted};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Agent, Cell, cell, node, plain, walk};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use worknode::id::{Attempt, WalkId};
 
 const KEY: &str = "{w}3";
+
+/// How long it may take until a server that was killed is there again.
+const RESTART_MAX: Duration = Duration::from_secs(9);
 
 /// One call that says `words`; returns the lines of the reply.
 fn say(cell: &Cell, caller: &str, words: &[&str]) -> Vec<String> {
@@ -254,7 +259,13 @@ async fn every_walk_of_a_broken_batch_ends_once() {
             tokio::task::yield_now().await;
             let pid = cell.server.pid().expect("the server runs");
             kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("the server runs");
-            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+            // Until there is another, as there is no server to speak to.
+            let another = async {
+                while cell.server.pid().is_none_or(|now| now == pid) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(RESTART_MAX, another).await.expect("the server is started again");
         }
     }
     assert_eq!(tasks.join_all().await.len(), 1000);

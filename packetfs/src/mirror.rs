@@ -42,6 +42,17 @@ pub enum Answer<T> {
     Hidden,
 }
 
+impl<T> Answer<T> {
+    fn map<U>(self, make: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Known(value) => Answer::Known(make(value)),
+            Self::Absent => Answer::Absent,
+            Self::Unknown(need) => Answer::Unknown(need),
+            Self::Hidden => Answer::Hidden,
+        }
+    }
+}
+
 /// What the kernel has to forget.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invalidation {
@@ -143,12 +154,7 @@ impl Mirror {
     /// Looks a name up; by the name `.` what a number stands for, which may be no directory.
     pub fn lookup(&mut self, dir: Node, name: &[u8]) -> Answer<(Node, Attr)> {
         if name == b"." {
-            return match self.attr(dir) {
-                Answer::Known(attr) => Answer::Known((dir, attr)),
-                Answer::Absent => Answer::Absent,
-                Answer::Unknown(need) => Answer::Unknown(need),
-                Answer::Hidden => Answer::Hidden,
-            };
+            return self.attr(dir).map(|attr| (dir, attr));
         }
         let Some(item) = self.items.get_mut(&dir) else { return Answer::Absent };
         if !item.listed {
@@ -163,12 +169,7 @@ impl Mirror {
             }
             return Answer::Absent;
         };
-        match self.attr(node) {
-            Answer::Known(attr) => Answer::Known((self.links.shown(node), attr)),
-            Answer::Absent => Answer::Absent,
-            Answer::Unknown(need) => Answer::Unknown(need),
-            Answer::Hidden => Answer::Hidden,
-        }
+        self.attr(node).map(|attr| (self.links.shown(node), attr))
     }
 
     /// Returns the attributes of a path. Those of a directory are known only while its listing is:

@@ -1,10 +1,9 @@
 //! Two change one file at the same time: nothing is lost without a word.
 
 use std::fs;
-use std::thread;
-use std::time::Instant;
 
 use crate::Test;
+use crate::interrupts::{processes, wait_until};
 use crate::lab::Lab;
 use crate::report::Report;
 use crate::run::{Run, seconds};
@@ -14,9 +13,9 @@ pub(crate) const ALL: &[Test] = &[
     ("conflicts::a_program_that_has_spoken_runs_again_on_a_node", spoken),
 ];
 
-/// Says `up` if it is to, waits for longer than output is held back, and writes the file's content in
+/// Names itself after its second argument, says `up` if it is to, waits for longer than output is held back, and writes the file's content in
 /// capital letters over it.
-const SHOUT: &str = "$| = 1; print qq(up\\n) if $ARGV[0]; \
+const SHOUT: &str = "$0 = qq($ARGV[1]-runs); $| = 1; print qq(up\\n) if $ARGV[0]; \
     select undef, undef, undef, 1.6; open F, '+<', 'f'; local $/; $_ = <F>; seek F, 0, 0; print F uc";
 
 fn silent(lab: &Lab) -> Result<(), String> {
@@ -46,14 +45,22 @@ fn disturb(lab: &Lab, name: &str, speaks: &str) -> Result<Report, String> {
     fs::write(&file, "first\n").map_err(failed)?;
     let report = dir.join("report.json");
     let mut command = up.exec(&report);
-    command.args(["--walk", "perl", "--", "sh", "-c", "perl -e \"$1\" $2; :", "sh", SHOUT, speaks]);
+    command.args([
+        "--walk",
+        "perl",
+        "--",
+        "sh",
+        "-c",
+        "perl -e \"$1\" $2 $3; :",
+        "sh",
+        SHOUT,
+        speaks,
+        name,
+    ]);
     command.current_dir(&dir);
     let walk = Run::start(command, None)?;
-    let began = Instant::now();
-    // The walk shows nothing before its end; it certainly runs by then, and waits.
-    while began.elapsed() < seconds(1) {
-        thread::sleep(seconds(1).saturating_sub(began.elapsed()));
-    }
+    let runs = format!("{name}-runs");
+    wait_until("the walk runs", || !processes(&runs).is_empty())?;
     fs::write(&file, "second\n").map_err(failed)?;
     let run = walk.wait(seconds(30))?;
     let content = fs::read_to_string(&file).map_err(failed)?;

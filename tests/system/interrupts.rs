@@ -23,7 +23,7 @@ const LIMIT: Duration = seconds(10);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Waits until something holds.
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), String> {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), String> {
     let deadline = Instant::now() + LIMIT;
     while !holds() {
         if Instant::now() > deadline {

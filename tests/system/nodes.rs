@@ -118,7 +118,7 @@ fn all_are_dead(lab: &Lab) -> Result<(), String> {
 /// A walk that another node has run before asks for nearly nothing, and sees all as it is now.
 fn second_is_told(lab: &Lab) -> Result<(), String> {
     const FILES: usize = 12;
-    /// A page of names, a page of answers: what may still be asked for.
+    /// What may still be asked for.
     const ASKED_MAX: u64 = 5;
     let (up, _alone) = lab.alone()?;
     let (known, dir) = (up.fresh("knows-cat")?, up.fresh("told")?);

@@ -62,6 +62,16 @@ impl Known {
         }
     }
 
+    /// Returns how many paths something is known of.
+    pub(super) fn paths(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// Returns everything.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Facts)> {
         self.0.iter()
@@ -96,7 +106,7 @@ impl Profiles {
             }
             let profile = self.profiles.entry(Arc::clone(walk)).or_default();
             profile.used = used;
-            if profile.known.0.len() < PATHS_MAX || profile.known.get(path).is_some() {
+            if profile.known.paths() < PATHS_MAX || profile.known.get(path).is_some() {
                 add(profile.known.of(path));
             }
         }

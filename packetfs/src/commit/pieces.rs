@@ -55,8 +55,8 @@ impl Pieces<'_> {
         let Ok(bytes) = file.metadata().map(|metadata| metadata.len()) else { return false };
         let has_all = self.manifest.covering(0, bytes).all(|(at, packet)| {
             let length = usize::try_from(bytes - at).unwrap_or(usize::MAX);
-            let content = self.content(packet).unwrap_or_default();
-            has(file, at, &content[..length.min(content.len())])
+            self.content(packet)
+                .is_ok_and(|content| has(file, at, &content[..length.min(content.len())]))
         });
         bytes <= self.manifest.bytes() && has_all
     }

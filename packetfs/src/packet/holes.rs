@@ -99,12 +99,18 @@ impl Manifest {
         if self.hole_over(from).is_some() {
             return Some(from);
         }
-        let next = self.holes.iter().find(|hole| hole.at > from);
+        let next = self.holes.get(self.holes_up_to(from));
         Some(next.map_or(self.bytes(), |hole| hole.at))
     }
 
     fn hole_over(&self, offset: u64) -> Option<&Hole> {
-        self.holes.iter().find(|hole| hole.at <= offset && offset < hole.end())
+        let last = self.holes_up_to(offset).checked_sub(1)?;
+        self.holes.get(last).filter(|hole| offset < hole.end())
+    }
+
+    /// Returns how many holes begin at this offset or before it. They are in the order of the file.
+    fn holes_up_to(&self, offset: u64) -> usize {
+        self.holes.partition_point(|hole| hole.at <= offset)
     }
 }
 

@@ -1,0 +1,127 @@
+//! Telling a runner ahead of a walk what walks like it asked for elsewhere.
+
+use std::sync::Arc;
+
+use packetfs::packet::PacketRef;
+use packetfs::tree::split;
+use packetfs::watch::ReaderId;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::State;
+use super::profile::{Facts, Likeness};
+use crate::link::PACKETS_PER_ASK;
+use crate::link::frame::{Frame, Kind};
+use crate::link::message::{self, Answer, Ask, Told};
+
+/// What a reader is told ahead of a walk at most, and in one frame.
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+const FRAME_BYTES: usize = 256 * 1024;
+
+/// Paths of which is noted what a reader knows; when there are more, all are forgotten, and it may be
+/// told again what it knows.
+const KNOWN_MAX: usize = 100_000;
+
+/// What is being told.
+struct Telling<'a> {
+    out_tx: &'a UnboundedSender<Frame>,
+    frame: Vec<Told>,
+    frame_bytes: usize,
+    /// In this frame and those before it.
+    bytes: usize,
+}
+
+impl Telling<'_> {
+    fn add(&mut self, told: Told) {
+        let bytes = told.bytes();
+        self.bytes += bytes;
+        self.frame_bytes += bytes;
+        self.frame.push(told);
+        if self.frame_bytes > FRAME_BYTES {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if !self.frame.is_empty() {
+            let payload = message::encode(&std::mem::take(&mut self.frame));
+            self.frame_bytes = 0;
+            let _ = self.out_tx.send(Frame { kind: Kind::Told, stream: 0, payload });
+        }
+    }
+}
+
+impl State {
+    /// Notes what was asked: for other nodes that will want it, and that this one has got it.
+    pub(super) fn note(&mut self, reader: ReaderId, walks: &[Arc<Likeness>], ask: &Ask) {
+        let add = |facts: &mut Facts| match ask {
+            Ask::Listing(_) => facts.listing = true,
+            Ask::Content(_) => facts.content = true,
+            Ask::Packets(_, packets) => {
+                facts.packets.extend(packets.iter().map(|&(offset, _)| offset));
+            }
+        };
+        let (Ask::Listing(path) | Ask::Content(path) | Ask::Packets(path, _)) = ask;
+        self.profiles.note(walks, path, add);
+        if let Some(reader) = self.readers.get_mut(&reader) {
+            if reader.told.paths() >= KNOWN_MAX {
+                reader.told.clear();
+            }
+            add(reader.told.of(path));
+        }
+    }
+
+    /// Tells a reader what walks like this one asked for, as far as it does not know it.
+    pub(super) fn foretell(
+        &mut self,
+        reader: ReaderId,
+        walk: &Likeness,
+        out_tx: &UnboundedSender<Frame>,
+    ) {
+        let Some(wanted) = self.profiles.of(walk) else { return };
+        let mut telling = Telling { out_tx, frame: Vec::new(), frame_bytes: 0, bytes: 0 };
+        'paths: for (path, facts) in wanted.iter() {
+            for ask in self.untold(reader, path, facts) {
+                if telling.bytes > BYTES_MAX {
+                    break 'paths;
+                }
+                let told = match self.answer(reader, ask.clone()) {
+                    Answer::Failed(_) => continue,
+                    answer => Told { ask, answer },
+                };
+                self.note(reader, &[], &told.ask);
+                telling.add(told);
+            }
+        }
+        telling.send();
+    }
+
+    /// Returns what a reader would have to ask for to know this about a path.
+    fn untold(&mut self, reader: ReaderId, path: &[u8], facts: &Facts) -> Vec<Ask> {
+        let Some(reader) = self.readers.get(&reader) else { return Vec::new() };
+        let mut asks = Vec::new();
+        let listed = |dir: &[u8]| reader.told.get(dir).is_some_and(|facts| facts.listing);
+        // It looks paths up from the root.
+        let above: Vec<_> =
+            std::iter::successors(split(path), |(dir, _)| split(dir)).map(|(dir, _)| dir).collect();
+        let unlisted = above.into_iter().rev().filter(|dir| !listed(dir));
+        asks.extend(unlisted.map(|dir| Ask::Listing(dir.to_vec())));
+        if facts.listing && !listed(path) {
+            asks.push(Ask::Listing(path.to_vec()));
+        }
+        let told = reader.told.get(path).cloned().unwrap_or_default();
+        if facts.content && !told.content {
+            asks.push(Ask::Content(path.to_vec()));
+        }
+        if !facts.packets.is_subset(&told.packets)
+            && let Ok(exported) = self.exporter.content(path, false)
+        {
+            let lacks =
+                |offset: &u64| facts.packets.contains(offset) && !told.packets.contains(offset);
+            let all = exported.content.manifest.covering(0, u64::MAX);
+            let packets: Vec<(u64, PacketRef)> = all.filter(|(offset, _)| lacks(offset)).collect();
+            let parts = packets.chunks(PACKETS_PER_ASK);
+            asks.extend(parts.map(|part| Ask::Packets(path.to_vec(), part.to_vec())));
+        }
+        asks
+    }
+}
