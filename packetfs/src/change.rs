@@ -34,7 +34,7 @@ pub enum Mtime {
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// A directory got another name.
+    /// Something got another name. Renames come before other changes, and happen all at once.
     Rename {
         /// Its name before the walk.
         from: Bytes,

@@ -7,6 +7,7 @@
 mod apply;
 mod identity;
 mod journal;
+mod moves;
 mod pieces;
 mod reconcile;
 
@@ -85,8 +86,9 @@ impl Committer {
         let journal = Journal::open(path).map_err(failed)?;
         if let Some(commit) = journal.pending().map_err(failed)? {
             tracing::warn!(ops = commit.changes.ops.len(), "finishing an interrupted commit");
-            let begun = journal.written().map_err(failed)?;
-            let finish = |contents| Ok(apply::apply(&commit, &contents, Some(begun))?);
+            let begun = journal.begun().map_err(failed)?;
+            let cleared = || journal.note_cleared();
+            let finish = |contents| Ok(apply::apply(&commit, &contents, Some(begun), &cleared)?);
             if let Err(error) = contents(&commit).and_then(finish) {
                 tracing::error!(%error, "an interrupted commit cannot be finished");
             }
@@ -110,7 +112,7 @@ impl Committer {
         let failed = |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
         apply::check(commit)?;
         self.journal.write(commit).map_err(failed)?;
-        let result = apply::apply(commit, &contents, None);
+        let result = apply::apply(commit, &contents, None, &|| self.journal.note_cleared());
         // A journal that cannot be struck is struck, or applied once more, by the next agent.
         if let Err(error) = self.journal.strike() {
             tracing::error!(%error, "failed to strike the journal");

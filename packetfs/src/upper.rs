@@ -21,7 +21,7 @@ use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, Packed, PacketRef};
-use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, join, names_in};
+use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, join, names_in, split};
 use crate::xattr;
 use found::{Body, Found, Node, leave_out};
 
@@ -64,29 +64,38 @@ pub fn read(
     reading: &mut Reading<'_>,
 ) -> io::Result<ChangeSet> {
     let mut found = Found::default();
-    walk(upper, b"/", index.is_some(), reading, &mut found)?;
+    let root = Dir { path: b"/", before: Some(b"/") };
+    walk(upper, &root, index.is_some(), reading, &mut found)?;
     if let Some(index) = index {
         read_index(index, reading, &mut found)?;
     }
     Ok(found.into_changes(reading.base))
 }
 
+/// The names of a directory.
+struct Dir<'a> {
+    path: &'a [u8],
+    /// That of the directory of the lower layer which is seen through it, if there is one.
+    before: Option<&'a [u8]>,
+}
+
 fn walk(
     dir: &OwnedFd,
-    path: &[u8],
+    names: &Dir<'_>,
     indexed: bool,
     reading: &mut Reading<'_>,
     found: &mut Found,
 ) -> io::Result<()> {
     for name in names_in(dir)? {
         let attr = Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
-        let path = join(path, &name);
+        let path = join(names.path, &name);
         match attr.kind {
             Kind::Char if attr.rdev == 0 => found.remove(path),
             Kind::Dir => {
                 let child = open(dir, &name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-                visit_dir(&child, &path, &attr, reading, found)?;
-                walk(&child, &path, indexed, reading, found)?;
+                let before = visit_dir(&child, &path, names.before, &attr, reading, found)?;
+                let names = Dir { path: &path, before: before.as_deref() };
+                walk(&child, &names, indexed, reading, found)?;
             }
             _ => visit(dir, &name, path, &attr, indexed, reading, found)?,
         }
@@ -94,15 +103,18 @@ fn walk(
     Ok(())
 }
 
+/// Takes in a directory, below one that was `above` before; returns its own name before.
 fn visit_dir(
     dir: &OwnedFd,
     path: &[u8],
+    above: Option<&[u8]>,
     attr: &Attr,
     reading: &Reading<'_>,
     found: &mut Found,
-) -> io::Result<()> {
-    let from = overlay_mark(dir, "redirect")?.map(|mark| redirected(path, &mark));
-    let before = from.clone().unwrap_or_else(|| path.to_vec());
+) -> io::Result<Option<Bytes>> {
+    let from = overlay_mark(dir, "redirect")?.and_then(|mark| redirected(above, &mark));
+    let name = split(path).map_or(b"".as_slice(), |(_, name)| name);
+    let before = from.clone().or_else(|| Some(join(above?, name)));
     let is_renamed = from.is_some();
     found.dirs.extend(from.map(|from| Op::Rename { from, to: path.to_vec() }));
     let opaque = overlay_mark(dir, "opaque")?.is_some_and(|value| value == b"y");
@@ -125,7 +137,8 @@ fn visit_dir(
     if replaces {
         found.cover(path.to_vec());
     } else {
-        leave_out(&mut meta, &(reading.lower_xattrs)(&before));
+        let xattrs = before.as_deref().map(|before| (reading.lower_xattrs)(before));
+        leave_out(&mut meta, &xattrs.unwrap_or_default());
         if was_still {
             let mtime = Some(Mtime::Set(attr.mtime));
             found.still.push((path.to_vec(), Meta { mtime, ..meta.clone() }));
@@ -134,7 +147,7 @@ fn visit_dir(
     if !(on_the_way && as_before && meta.xattrs.is_empty() && meta.without.is_empty()) {
         found.dirs.push(Op::Dir { path: path.to_vec(), meta, replaces });
     }
-    Ok(())
+    Ok(before.filter(|_| !opaque))
 }
 
 /// Takes in a name of something that is no directory.
@@ -253,13 +266,9 @@ fn node_of(handle: &[u8]) -> Option<u64> {
     Some(word(0)? << 32 | word(4)?)
 }
 
-/// Where a renamed directory was: the mark is an absolute path, or a name beside the new one.
-fn redirected(path: &[u8], mark: &[u8]) -> Bytes {
-    if mark.starts_with(b"/") {
-        return mark.to_vec();
-    }
-    let parent = crate::tree::split(path).map_or(b"/".as_slice(), |(parent, _)| parent);
-    join(parent, mark)
+/// Where a renamed directory was: the mark is an absolute path, or a name in what its directory was.
+fn redirected(above: Option<&[u8]>, mark: &[u8]) -> Option<Bytes> {
+    if mark.starts_with(b"/") { Some(mark.to_vec()) } else { Some(join(above?, mark)) }
 }
 
 fn meta(node: &OwnedFd, attr: &Attr, reading: &Reading<'_>) -> io::Result<Meta> {

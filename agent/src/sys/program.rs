@@ -15,8 +15,9 @@ use super::process::{self, Stack};
 use super::sandbox::{Failure, path};
 use super::terminal;
 
-/// What root keeps inside a walk: power over the files of its own tree, not over the machine.
-const KEPT_CAPABILITIES: [u32; 9] = [
+/// What root keeps inside a walk: power over the files of its own tree, not over the machine. Who
+/// leaves a changed root finds the layers that the walk's own is made of, and nothing else.
+const KEPT_CAPABILITIES: [u32; 10] = [
     0,  // CHOWN
     1,  // DAC_OVERRIDE
     2,  // DAC_READ_SEARCH
@@ -25,6 +26,7 @@ const KEPT_CAPABILITIES: [u32; 9] = [
     5,  // KILL
     6,  // SETGID
     7,  // SETUID
+    18, // SYS_CHROOT
     31, // SETFCAP
 ];
 const CAPABILITIES: u32 = 41;

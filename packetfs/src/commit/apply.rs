@@ -22,6 +22,7 @@ use nix::unistd::{
 };
 
 use super::identity::Identity;
+use super::moves::Moves;
 use super::pieces::Pieces;
 use super::{Commit, Owner};
 use crate::change::{Meta, Mtime, Op, Placing};
@@ -88,15 +89,41 @@ fn path_of(op: &Op) -> &[u8] {
     }
 }
 
-/// Makes all changes. If they were begun before, at `begun`, what somebody else has changed since
-/// is left alone.
+/// A commit that was interrupted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    /// When.
+    pub(super) at: Time,
+    /// Whether all that had to be was taken aside by then.
+    pub(super) is_cleared: bool,
+}
+
+/// Makes all changes. If they were begun before, what somebody else has changed since is left alone.
+/// Calls `cleared` when everything is taken aside that has to be.
 pub(super) fn apply(
     commit: &Commit,
     contents: &HashMap<Digest, Bytes>,
-    begun: Option<Time>,
+    begun: Option<Begun>,
+    cleared: &dyn Fn() -> io::Result<()>,
 ) -> Result<(), ApplyError> {
     let _identity =
         Identity::assume(&commit.owner).map_err(failed("assume the owner's identity for", b"/"))?;
+    let moves = Moves::of(&commit.changes.ops);
+    if !moves.is_empty() && !begun.is_some_and(|begun| begun.is_cleared) {
+        let take = || moves.take_aside().and_then(|()| cleared().inspect_err(|_| moves.put_back()));
+        take().map_err(failed("rename what is in", b"/"))?;
+    }
+    let changed = change(commit, contents, &moves, begun.map(|begun| begun.at));
+    changed.inspect_err(|_| moves.put_back())?;
+    moves.remove_rest().map_err(failed("remove what was replaced in", b"/"))
+}
+
+fn change(
+    commit: &Commit,
+    contents: &HashMap<Digest, Bytes>,
+    moves: &Moves,
+    begun: Option<Time>,
+) -> Result<(), ApplyError> {
     let all = &Settling { owner: &commit.owner, now: Time::of(SystemTime::now()) };
     for op in &commit.changes.ops {
         if begun.is_some_and(|begun| belongs_to_others(op, contents, begun)) {
@@ -107,10 +134,10 @@ pub(super) fn apply(
             continue;
         }
         match op {
-            Op::Rename { from, to } => rename(from, to).map_err(failed("rename", from)),
+            Op::Rename { from, to } => rename(moves.now(from), to).map_err(failed("rename", from)),
             Op::Remove { path } => remove(path).map_err(failed("remove", path)),
-            Op::Dir { path, meta, replaces } => {
-                make_dir(path, meta, *replaces, all).map_err(failed("make the directory", path))
+            Op::Dir { path, meta, replaces: _ } => {
+                make_dir(path, meta, all).map_err(failed("make the directory", path))
             }
             Op::File { path, meta, manifest, placing } => {
                 let pieces = Pieces { manifest, contents };
@@ -190,14 +217,14 @@ impl Settling<'_> {
 }
 
 /// A name in an open directory.
-struct Place<'a> {
-    dir: OwnedFd,
-    name: &'a OsStr,
+pub(super) struct Place<'a> {
+    pub(super) dir: OwnedFd,
+    pub(super) name: &'a OsStr,
 }
 
 impl<'a> Place<'a> {
     /// Opens the directory of `path`, following no symbolic link: the runner saw real directories.
-    fn of(path: &'a [u8]) -> io::Result<Self> {
+    pub(super) fn of(path: &'a [u8]) -> io::Result<Self> {
         let (dir, name) = split(path).ok_or(io::ErrorKind::InvalidInput)?;
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
@@ -206,7 +233,7 @@ impl<'a> Place<'a> {
         Ok(Self { dir, name: OsStr::from_bytes(name) })
     }
 
-    fn attr(&self) -> io::Result<Option<Attr>> {
+    pub(super) fn attr(&self) -> io::Result<Option<Attr>> {
         match fstatat(&self.dir, self.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Attr::of(&stat))),
             Err(Errno::ENOENT) => Ok(None),
@@ -220,7 +247,7 @@ impl<'a> Place<'a> {
     }
 
     /// Removes what is there, if anything.
-    fn clear(&self) -> io::Result<()> {
+    pub(super) fn clear(&self) -> io::Result<()> {
         match self.attr()? {
             None => Ok(()),
             Some(Attr { kind: Kind::Dir, .. }) => remove_tree(&self.dir, self.name),
@@ -243,11 +270,22 @@ impl<'a> Place<'a> {
 }
 
 fn rename(from: &[u8], to: &[u8]) -> io::Result<()> {
-    let (from, to) = (Place::of(from)?, Place::of(to)?);
-    match renameat(&from.dir, from.name, &to.dir, to.name) {
+    let to = Place::of(to)?;
+    let found = Place::of(from).and_then(|from| {
+        let attr = from.attr()?.ok_or(io::ErrorKind::NotFound)?;
+        Ok((from, attr))
+    });
+    match found {
+        Ok((from, attr)) => {
+            // No file may be where a directory goes; one that goes over another replaces it.
+            if attr.kind == Kind::Dir {
+                to.clear()?;
+            }
+            Ok(renameat(&from.dir, from.name, &to.dir, to.name)?)
+        }
         // Done before the commit was interrupted.
-        Err(Errno::ENOENT) if to.attr()?.is_some() => Ok(()),
-        result => Ok(result?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && to.attr()?.is_some() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -258,10 +296,10 @@ fn remove(path: &[u8]) -> io::Result<()> {
     }
 }
 
-fn make_dir(path: &[u8], meta: &Meta, replaces: bool, all: &Settling<'_>) -> io::Result<()> {
+fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     let place = Place::of(path)?;
     let old = place.attr()?;
-    if replaces || old.is_some_and(|old| old.kind != Kind::Dir) {
+    if old.is_some_and(|old| old.kind != Kind::Dir) {
         place.clear()?;
     }
     let old = match mkdirat(&place.dir, place.name, Mode::from_bits_truncate(meta.mode)) {

@@ -83,15 +83,12 @@ fn content(manifest: &Manifest, contents: &HashMap<Digest, Bytes>) -> Bytes {
     pieces.flatten().copied().collect()
 }
 
-/// Returns the name that a path has as long as none of the renames is made.
+/// Returns the name that a path had before the renames.
 fn former_name(ops: &[Op], path: &[u8]) -> Bytes {
-    let mut name = path.to_vec();
-    for op in ops.iter().rev() {
-        if let Op::Rename { from, to } = op
-            && is_within(&name, to)
-        {
-            name = [from, &name[to.len()..]].concat();
-        }
-    }
-    name
+    let renames = ops.iter().filter_map(|op| match op {
+        Op::Rename { from, to } if is_within(path, to) => Some((from, to)),
+        _ => None,
+    });
+    let nearest = renames.max_by_key(|(_, to)| to.len());
+    nearest.map_or_else(|| path.to_vec(), |(from, to)| [from, &path[to.len()..]].concat())
 }

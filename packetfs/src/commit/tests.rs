@@ -54,6 +54,14 @@ impl Ground {
         self.dir.path().join("journal")
     }
 
+    /// Makes a commit that was interrupted at its very end.
+    fn apply_once_more(&self) {
+        let journal = Journal::open(&self.journal()).expect("writable");
+        journal.write(&self.commit).expect("writable");
+        journal.note_cleared().expect("writable");
+        drop(Committer::open(&self.journal()).expect("usable"));
+    }
+
     fn apply(&self) -> Result<Vec<Bytes>, CommitError> {
         Committer::open(&self.journal())?.commit(&self.commit)
     }
@@ -115,8 +123,12 @@ fn directories_links_and_removals() {
         Op::Special { path: ground.bytes("fifo"), kind: crate::tree::Kind::Fifo, rdev: 0, meta },
         Op::Link { path: ground.bytes("second"), to: ground.bytes("file") },
     ]);
-    for _ in 0..2 {
-        ground.apply().expect("applicable, and again");
+    for interrupted in [false, true] {
+        if interrupted {
+            ground.apply_once_more();
+        } else {
+            ground.apply().expect("applicable");
+        }
         assert!(!ground.file("gone").exists());
         assert!(ground.file("is/inside").is_dir());
         assert_eq!(ino(&ground.file("second")), ino(&ground.file("file")));
@@ -125,6 +137,45 @@ fn directories_links_and_removals() {
         let dir = std::fs::metadata(ground.file("dir")).expect("made");
         assert_eq!((dir.mtime(), dir.mode() & 0o7777), (1_000_000_000, 0o750));
     }
+}
+
+#[test]
+fn renames_are_made_all_at_once() {
+    const NOW: [&str; 5] = ["a", "b", "d/e", "d/e/inner", "full"];
+    let mut ground = Ground::new();
+    for dir in ["a", "b", "d", "outer/inner", "outer", "full"] {
+        std::fs::create_dir_all(ground.file(dir)).expect("writable");
+        std::fs::write(ground.file(dir).join("was"), dir).expect("writable");
+    }
+    let (path, meta) = (ground.bytes("d"), ground.meta(0o755));
+    let pairs =
+        [("a", "b"), ("b", "a"), ("d", "d/e"), ("outer", "full"), ("outer/inner", "d/e/inner")];
+    let rename = |(from, to)| Op::Rename { from: ground.bytes(from), to: ground.bytes(to) };
+    ground.commit.changes.ops = pairs.map(rename).to_vec();
+    ground.commit.changes.ops.insert(0, Op::Dir { path, meta, replaces: true });
+    let holds = || {
+        let was = |name| std::fs::read_to_string(ground.file(name).join("was")).expect("moved");
+        assert_eq!(NOW.map(was), ["b", "a", "d", "outer/inner", "outer"]);
+        let left = std::fs::read_dir(ground.dir.path().join("tree")).expect("listable").count();
+        assert_eq!(left, 4, "nothing is left aside");
+    };
+    ground.apply().expect("applicable");
+    holds();
+    ground.apply_once_more();
+    holds();
+}
+
+#[test]
+fn what_was_taken_aside_comes_back_when_a_commit_fails() {
+    let mut ground = Ground::new();
+    std::fs::create_dir_all(ground.file("d/deep")).expect("writable");
+    let ops = [
+        Op::Dir { path: ground.bytes("d"), meta: ground.meta(0o755), replaces: true },
+        Op::Rename { from: ground.bytes("never/was"), to: ground.bytes("x") },
+    ];
+    ground.commit.changes.ops.extend(ops);
+    assert!(matches!(ground.apply(), Err(CommitError::Apply(_))));
+    assert!(ground.file("d/deep").is_dir());
 }
 
 #[test]
@@ -204,7 +255,7 @@ fn a_removal_that_was_interrupted_is_finished() {
     let journal = Journal::open(&ground.journal()).expect("writable");
     let later = || {
         // The next tick of the clock by which files are dated.
-        let begun = journal.written().expect("written");
+        let begun = journal.begun().expect("written").at;
         while version(&ground.dir.path().join("tree")).ctime <= begun {
             std::fs::write(ground.file("clock"), b"").expect("writable");
             std::fs::remove_file(ground.file("clock")).expect("there");

@@ -152,22 +152,19 @@ impl Found {
         let path = node.names.first()?.clone();
         let lost = below.into_iter().find(|(_, now)| self.removed.contains(now));
         Some(match lost {
-            Some((was, from)) => Home { path, was: Some(was.clone()), from: Some(from) },
+            Some((was, _)) => Home { path, was: Some(was.clone()), from: Some(was.clone()) },
             None => Home { path, was: None, from: None },
         })
     }
 
     /// Returns the name that something has after the renames of directories.
     fn renamed(&self, path: &[u8]) -> Bytes {
-        let mut path = path.to_vec();
-        for op in &self.dirs {
-            if let Op::Rename { from, to } = op
-                && is_within(&path, from)
-            {
-                path = [to, &path[from.len()..]].concat();
-            }
-        }
-        path
+        let renames = self.dirs.iter().filter_map(|op| match op {
+            Op::Rename { from, to } if is_within(path, from) => Some((from, to)),
+            _ => None,
+        });
+        let nearest = renames.max_by_key(|(from, _)| from.len());
+        nearest.map_or_else(|| path.to_vec(), |(from, to)| [to, &path[from.len()..]].concat())
     }
 
     fn is_covered(&self, path: &[u8]) -> bool {

@@ -79,6 +79,16 @@ pub(crate) fn cases() -> Vec<Case> {
             "mv d moved; cat moved/e/f; mkdir d; ls d moved; mv moved d/; cat d/moved/g",
         ),
         (
+            "swap two directories, and what is in them",
+            "mkdir -p a/x b/x c; echo a >a/x/f; echo b >b/x/f; echo c >c/f",
+            "mv a t; mv b a; mv t b; cat a/x/f b/x/f; mv a/x t; mv b/x a/; mv t b/x; cat a/x/f b/x/f; rm -r c; mv a/x c; rmdir a; mv b a; ls; cat c/f a/x/f",
+        ),
+        (
+            "a directory that replaces its own parent",
+            "mkdir -p d/e/g; echo f >d/e/f; echo h >d/h",
+            "mv d old; mv old/e d; cat d/f; ls old d; mkdir old/e; mv d/g old/e/; ls old/e",
+        ),
+        (
             "rename a directory that a walk made",
             "",
             "mkdir a; touch a/f; mv a b; mkdir a; touch a/g; ls a b",

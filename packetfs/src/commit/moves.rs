@@ -1,0 +1,214 @@
+//! What leaves its name before anything else of a commit is done: directories that something else
+//! replaces, and what would be in the way of another change under its old name. It is taken aside, to
+//! temporary names, and from there renamed or removed. So all renames of a commit are as if made at
+//! once, and a commit that fails can give everything its name again.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{RenameFlags, renameat2};
+
+use super::apply::Place;
+use crate::change::Op;
+use crate::packet::Digest;
+use crate::tree::{Attr, Bytes, Kind, is_within, join, split};
+
+/// What is taken aside. What is below another comes before it.
+#[derive(Debug)]
+pub(super) struct Moves(Vec<Move>);
+
+#[derive(Debug)]
+struct Move {
+    /// The name before the walk.
+    from: Bytes,
+    temporary: Bytes,
+    /// It is renamed; otherwise, if it is a directory, it makes room for something else.
+    stays: bool,
+}
+
+impl Moves {
+    /// Finds what has to be taken aside. The temporary names of a change set are always the same.
+    pub(super) fn of(ops: &[Op]) -> Self {
+        let renames: Vec<_> = ops.iter().filter_map(as_rename).collect();
+        let old: HashSet<_> = renames.iter().map(|&(from, _)| from).collect();
+        // Names under which there will be something else.
+        let mut new: HashSet<_> = renames.iter().map(|&(_, to)| to).collect();
+        new.extend(ops.iter().filter_map(|op| match op {
+            Op::Dir { path, replaces: true, .. } => Some(path.as_slice()),
+            _ => None,
+        }));
+        if new.is_empty() {
+            return Self(Vec::new());
+        }
+        let goes = |path: &&[u8]| old.contains(path) || new.contains(path);
+        let mut aside: HashSet<_> =
+            new.iter().copied().filter(|path| !old.contains(path)).collect();
+        for &(from, to) in &renames {
+            aside.extend(above(from).filter(|dir| old.contains(dir)));
+            if new.contains(from) || is_within(to, from) || above(from).any(|dir| goes(&dir)) {
+                aside.insert(from);
+            }
+        }
+        let mut aside: Vec<_> = aside.into_iter().collect();
+        aside.sort_unstable_by(|a, b| b.cmp(a));
+        let names: Vec<_> = renames.iter().flat_map(|&(from, to)| [from, b"/", to, b"/"]).collect();
+        let set = Digest::of(&[names.concat(), aside.join(&b'/')].concat()).to_string();
+        let moved = |(number, from): (usize, &[u8])| {
+            // Beside the outermost thing that goes: nothing happens to that directory.
+            let outermost = above(from).filter(goes).last().unwrap_or(from);
+            let dir = split(outermost).map_or(b"/".as_slice(), |(dir, _)| dir);
+            let temporary = join(dir, format!(".oswalk-{}-{number}", &set[..16]).as_bytes());
+            Move { from: from.to_vec(), temporary, stays: old.contains(from) }
+        };
+        Self(aside.into_iter().enumerate().map(moved).collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the name under which something is found that had this name before the walk.
+    pub(super) fn now<'a>(&'a self, from: &'a [u8]) -> &'a [u8] {
+        let moved = self.0.iter().find(|moved| moved.from == from);
+        moved.map_or(from, |moved| &moved.temporary)
+    }
+
+    /// Takes aside what has to be; what was taken aside before an interruption is left there.
+    ///
+    /// # Errors
+    /// Something cannot be renamed. Then everything has its name again.
+    pub(super) fn take_aside(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(Move::take_aside).inspect_err(|_| self.put_back())
+    }
+
+    /// Gives everything that is still aside its name again, where that is free.
+    pub(super) fn put_back(&self) {
+        for Move { from, temporary, .. } in self.0.iter().rev() {
+            let Ok(Some(_)) = Place::of(temporary).and_then(|place| place.attr()) else { continue };
+            // What took its place goes if there is nothing in it yet.
+            let _ = std::fs::remove_dir(OsStr::from_bytes(from));
+            if let Err(error) = rename_to_nothing(temporary, from) {
+                let [path, now] = [from, temporary].map(|path| String::from_utf8_lossy(path));
+                tracing::error!(%path, %now, %error, "a commit failed: this was moved");
+            }
+        }
+    }
+
+    /// Removes what made room for something else.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub(super) fn remove_rest(&self) -> io::Result<()> {
+        let mut rest = self.0.iter().filter(|moved| !moved.stays);
+        rest.try_for_each(|Move { temporary, .. }| Place::of(temporary)?.clear())
+    }
+}
+
+impl Move {
+    fn take_aside(&self) -> io::Result<()> {
+        let attr = match Place::of(&self.from).and_then(|place| place.attr()) {
+            // Whatever is below that name is new.
+            Err(error) if !self.stays && is_absent(&error) => None,
+            attr => attr?,
+        };
+        match attr {
+            Some(Attr { kind: Kind::Dir, .. }) => {}
+            Some(_) if self.stays => {}
+            None if self.stays && Place::of(&self.temporary)?.attr()?.is_none() => {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            // Nothing is in the way; or it was taken aside before.
+            _ => return Ok(()),
+        }
+        rename_to_nothing(&self.from, &self.temporary)
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    [Errno::ENOENT, Errno::ENOTDIR].iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
+}
+
+fn as_rename(op: &Op) -> Option<(&[u8], &[u8])> {
+    match op {
+        Op::Rename { from, to } => Some((from, to)),
+        _ => None,
+    }
+}
+
+/// Returns the directories above a path, from the nearest on.
+fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let dir = |path| split(path).map(|(dir, _)| dir);
+    std::iter::successors(dir(path), move |&path| dir(path))
+}
+
+fn rename_to_nothing(from: &[u8], to: &[u8]) -> io::Result<()> {
+    let (from, to) = (Place::of(from)?, Place::of(to)?);
+    Ok(renameat2(&from.dir, from.name, &to.dir, to.name, RenameFlags::RENAME_NOREPLACE)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Meta;
+
+    fn rename(from: &str, to: &str) -> Op {
+        Op::Rename { from: from.into(), to: to.into() }
+    }
+
+    /// Returns what is taken aside because it is renamed, each with the directory it is put in.
+    fn aside(ops: &[Op]) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("names of the tests");
+        let dir = |path: &[u8]| text(split(path).expect("not the root").0);
+        let renamed = Moves::of(ops).0.into_iter().filter(|moved| moved.stays);
+        renamed.map(|moved| (text(&moved.from), dir(&moved.temporary))).collect()
+    }
+
+    fn expected(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|&(from, dir)| (from.into(), dir.into())).collect()
+    }
+
+    #[test]
+    fn what_is_in_nobodys_way_is_renamed_at_once() {
+        let ops = [rename("/a/b", "/a/c"), rename("/a/bc", "/x/bc"), rename("/d", "/a/d")];
+        assert_eq!(aside(&ops), expected(&[]));
+    }
+
+    #[test]
+    fn a_swap_goes_by_temporary_names() {
+        let ops = [rename("/x/a", "/x/b"), rename("/x/b", "/x/a")];
+        assert_eq!(aside(&ops), expected(&[("/x/b", "/x"), ("/x/a", "/x")]));
+    }
+
+    #[test]
+    fn what_goes_below_its_own_name_is_taken_aside() {
+        assert_eq!(aside(&[rename("/x/d", "/x/d/e")]), expected(&[("/x/d", "/x")]));
+    }
+
+    #[test]
+    fn what_is_below_another_goes_first_and_out_of_it() {
+        let ops = [rename("/p", "/q"), rename("/p/c", "/z"), rename("/p/c/d/e", "/p")];
+        let all = [("/p/c/d/e", "/"), ("/p/c", "/"), ("/p", "/")];
+        assert_eq!(aside(&ops), expected(&all));
+    }
+
+    #[test]
+    fn what_leaves_a_directory_that_is_replaced_is_taken_out_of_it() {
+        let meta = Meta {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: None,
+            xattrs: Vec::new(),
+            without: Vec::new(),
+        };
+        let replaced = Op::Dir { path: b"/x/d".to_vec(), meta, replaces: true };
+        let ops = [replaced, rename("/x/d/e", "/y")];
+        assert_eq!(aside(&ops), expected(&[("/x/d/e", "/x")]));
+        let room: Vec<_> = Moves::of(&ops).0.into_iter().filter(|moved| !moved.stays).collect();
+        let names: Vec<_> = room.iter().map(|moved| moved.from.as_slice()).collect();
+        assert_eq!(names, [b"/y".as_slice(), b"/x/d"]);
+    }
+}
