@@ -169,7 +169,8 @@ impl Mirror {
             }
             return Answer::Absent;
         };
-        self.attr(node).map(|attr| (self.links.shown(node), attr))
+        let node = self.links.shown(node);
+        self.attr(node).map(|attr| (node, attr))
     }
 
     /// Returns the attributes of a path. Those of a directory are known only while its listing is:
@@ -238,8 +239,12 @@ impl Mirror {
     /// Returns the path behind a number; one of them, if there are several.
     #[must_use]
     pub fn path(&self, node: Node) -> Bytes {
+        self.path_at(self.one_path(node))
+    }
+
+    fn path_at(&self, place: Node) -> Bytes {
         let mut names = Vec::new();
-        let mut at = self.one_path(node);
+        let mut at = place;
         while at != ROOT {
             let Some(item) = self.items.get(&at) else { break };
             names.push(item.name.as_slice());
@@ -255,9 +260,12 @@ impl Mirror {
         match self.links.sharing(node) {
             Some(paths) => {
                 let listed = paths.iter().filter(|&&path| self.is_listed(path));
-                listed.map(|&path| self.path(path)).collect()
+                listed.map(|&path| self.path_at(path)).collect()
             }
-            None => self.items.get(&node).map(|_| self.path(node)).into_iter().collect(),
+            None => {
+                let place = self.one_path(node);
+                self.items.get(&place).map(|_| self.path_at(place)).into_iter().collect()
+            }
         }
     }
 
@@ -274,9 +282,14 @@ impl Mirror {
         dir.is_some_and(|dir| dir.listed)
     }
 
-    /// Returns the number of the path, if it has been seen.
+    /// Returns the number that a path shows, if it has been seen.
     #[must_use]
     pub fn node(&self, path: &[u8]) -> Option<Node> {
+        self.place(path).map(|place| self.links.shown(place))
+    }
+
+    /// Returns the path's own number, if it has been seen.
+    fn place(&self, path: &[u8]) -> Option<Node> {
         path.split(|&byte| byte == b'/')
             .filter(|name| !name.is_empty())
             .try_fold(ROOT, |dir, name| self.items.get(&dir)?.children.get(name).copied())
@@ -312,14 +325,14 @@ impl Mirror {
     /// Returns the version of the file at a path, unless it changed after the first `batches`.
     #[must_use]
     pub fn unchanged_since(&self, batches: u64, path: &[u8]) -> Option<Version> {
-        let item = self.items.get(&self.node(path)?)?;
+        let item = self.items.get(&self.place(path)?)?;
         item.attr.filter(|_| item.changed <= batches).map(|attr| attr.version())
     }
 
     /// Takes in a directory's listing.
     pub fn take_listing(&mut self, path: &[u8], listing: Listing) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
-        let Some(dir) = self.node(path) else { return forget };
+        let Some(dir) = self.place(path) else { return forget };
         let gone: Vec<Bytes> = {
             let named: BTreeSet<&[u8]> =
                 listing.entries.iter().map(|entry| entry.name.as_slice()).collect();
@@ -348,7 +361,9 @@ impl Mirror {
     /// Takes in a file's content.
     pub fn take_content(&mut self, path: &[u8], content: Content) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
-        let Some(node) = self.node(path) else { return forget };
+        let Some(node) = self.place(path) else { return forget };
+        // The name may be another file's by now, of which nobody has heard yet.
+        self.relink(node, Some(&content.attr), &mut forget);
         let (shown, manifest) = (self.links.shown(node), Arc::new(content.manifest));
         // It is another one than a running walk was told of, if nobody has heard of the change yet.
         let known = self.items.get(&node).and_then(|item| item.attr);
@@ -372,7 +387,7 @@ impl Mirror {
         for change in changes {
             match change {
                 Change::Names { dir, attr, names } => {
-                    let Some(node) = self.node(&dir) else { continue };
+                    let Some(node) = self.place(&dir) else { continue };
                     if !self.items.get(&node).is_some_and(|item| item.listed) {
                         continue;
                     }
@@ -390,7 +405,7 @@ impl Mirror {
                     }
                 }
                 Change::Forget { dir } => {
-                    if let Some(node) = self.node(&dir) {
+                    if let Some(node) = self.place(&dir) {
                         self.forget(node, &mut forget);
                     }
                 }

@@ -1,5 +1,6 @@
-//! Which paths of a mirror are names of one file. Files with several names have a number of their
-//! own, which all their paths show; every other path shows its own number.
+//! Which paths of a mirror are names of one file, and therefore show one number: that of the path which
+//! was known first, so that a file keeps its number when another of its names is found. When that
+//! path is gone or names another file, it shows its number alone again, and the others a fresh one.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,11 +13,11 @@ type Inode = (u64, u64);
 /// The files of a mirror, and what their paths show. A path is given by its number.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// Each known file: the path that names it, or the number that its paths share.
+    /// Each known file: its number.
     files: HashMap<Inode, Node>,
-    /// The paths behind shared numbers. None of these sets is empty.
+    /// The paths behind numbers that are, or were, those of several. None of these sets is empty.
     paths: HashMap<Node, BTreeSet<Node>>,
-    /// The shared number that a path shows, if it shows one.
+    /// The number that a path behind one of those shows.
     shown: HashMap<Node, Node>,
 }
 
@@ -46,25 +47,17 @@ impl Links {
         new: Option<&Attr>,
         next: &mut Node,
     ) -> BTreeSet<Node> {
-        let mut moved = BTreeSet::new();
         let (old, inode) = (old.and_then(inode_of), new.and_then(inode_of));
-        if let Some(old) = old.filter(|old| Some(*old) != inode)
-            && self.leave(path, old)
-        {
-            moved.insert(path);
-        }
+        let left = old.filter(|old| Some(*old) != inode);
+        let mut moved = left.map(|old| self.leave(path, old, next)).unwrap_or_default();
         let (Some(inode), Some(attr)) = (inode, new) else { return moved };
-        let known = self.files.get(&inode).copied();
-        match known {
+        match self.files.get(&inode).copied() {
             Some(number) if self.paths.contains_key(&number) => {
                 moved.extend(self.share(path, number));
             }
-            _ if attr.links > 1 => {
-                let number = *next;
-                *next += 1;
-                self.files.insert(inode, number);
-                let all = known.into_iter().chain([path]);
-                moved.extend(all.filter_map(|path| self.share(path, number)));
+            // The other path may have been told of before there were two.
+            Some(first) if first != path && attr.links > 1 => {
+                moved.extend([first, path].into_iter().filter_map(|path| self.share(path, first)));
             }
             _ => {
                 self.files.insert(inode, path);
@@ -75,24 +68,32 @@ impl Links {
 
     /// Makes a path show a shared number; returns the path if it did not.
     fn share(&mut self, path: Node, number: Node) -> Option<Node> {
+        let before = self.shown(path);
         self.paths.entry(number).or_default().insert(path);
-        (self.shown.insert(path, number) != Some(number)).then_some(path)
+        self.shown.insert(path, number);
+        (before != number).then_some(path)
     }
 
-    /// Takes a path away from the file that it named; tells whether that had a shared number.
-    fn leave(&mut self, path: Node, inode: Inode) -> bool {
+    /// Takes a path away from the file that it named. Returns the paths that show another number now.
+    fn leave(&mut self, path: Node, inode: Inode, next: &mut Node) -> BTreeSet<Node> {
         let Some(number) = self.shown.remove(&path) else {
             self.unfile(inode, path);
-            return false;
+            return BTreeSet::new();
         };
-        if let Some(paths) = self.paths.get_mut(&number) {
-            paths.remove(&path);
-            if paths.is_empty() {
-                self.paths.remove(&number);
-                self.unfile(inode, number);
-            }
+        let mut moved = BTreeSet::from([path]);
+        let mut rest = self.paths.remove(&number).unwrap_or_default();
+        rest.remove(&path);
+        if rest.is_empty() {
+            self.unfile(inode, number);
+        } else if number == path {
+            let fresh = *next;
+            *next += 1;
+            self.files.insert(inode, fresh);
+            moved.extend(rest.into_iter().filter_map(|other| self.share(other, fresh)));
+        } else {
+            self.paths.insert(number, rest);
         }
-        true
+        moved
     }
 
     /// Forgets a file, unless another path or number has taken it over.
