@@ -46,21 +46,30 @@ pub(crate) async fn execute(
         // The origin is gone: what the walk would have changed is nobody's any more.
         () = link.closed() => Err(Fault::Leaving),
     };
-    let exit = match outcome {
-        Ok(exit) => exit,
-        Err(fault) => Some(Exit {
-            outcome: Outcome::Fault(fault),
-            changes: ChangeSet::default(),
-            offsets: Vec::new(),
-            doubt: None,
-        }),
+    let (exit, served) = match outcome {
+        Ok(Some(Ended { exit, served })) => (Some(exit), served),
+        Ok(None) => (None, None),
+        Err(fault) => {
+            let (outcome, changes) = (Outcome::Fault(fault), ChangeSet::default());
+            (Some(Exit { outcome, changes, offsets: Vec::new(), doubt: None }), None)
+        }
     };
     if let Some(exit) = exit {
         link.send(Kind::Exit, stream, message::encode(&exit));
     }
     link.close_stream(stream);
     // Not before, when it would compete with the walk.
+    if let Some((lower, control)) = served {
+        lower.sandboxes.take_back(control);
+    }
     agent.prepare_for(&link);
+}
+
+/// A walk that has ended.
+struct Ended {
+    exit: Exit,
+    /// Its sandbox, which can serve another walk on the same tree.
+    served: Option<(Rc<Lower>, UnixStream)>,
 }
 
 /// What was true when a walk began.
@@ -85,7 +94,7 @@ async fn run(
     stream: u32,
     spec: &[u8],
     frames: &mut mpsc::UnboundedReceiver<Frame>,
-) -> Result<Option<Exit>, Fault> {
+) -> Result<Option<Ended>, Fault> {
     let started = Instant::now();
     let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
     let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
@@ -135,7 +144,9 @@ async fn run(
                     let doubt = mirror.doubt(since, namespace, compiles);
                     let changes = collect(link, stream, (&mirror, &lower), layers, began).await?;
                     let outcome = Outcome::Ended(ending);
-                    return Ok(Some(Exit { outcome, changes, offsets, doubt }));
+                    let exit = Exit { outcome, changes, offsets, doubt };
+                    let served = running.into_control().map(|control| (lower, control));
+                    return Ok(Some(Ended { exit, served }));
                 }
                 None => return Err(Fault::Sandbox("the walk's first process died".into())),
             },
@@ -189,6 +200,13 @@ impl Running {
                 Ok(None) | Err(_) => return None,
             }
         }
+    }
+
+    /// Returns the socket of a walk that has ended; nothing if others use it, as a terminal does.
+    fn into_control(self) -> Option<UnixStream> {
+        let Self { control, streams } = self;
+        drop(streams);
+        Rc::into_inner(control).map(AsyncFd::into_inner)
     }
 
     fn start_terminal(&self, master: OwnedFd) -> std::io::Result<()> {

@@ -18,6 +18,7 @@ mod nodes;
 mod outcome;
 mod report;
 mod run;
+mod sandboxes;
 mod terminals;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         bad_input::ALL,
         interrupts::ALL,
         nodes::ALL,
+        sandboxes::ALL,
         terminals::ALL,
         coherence::ALL,
         conflicts::ALL,

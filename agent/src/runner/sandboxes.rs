@@ -3,14 +3,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::sys::launcher::{Launcher, Plan, Sandbox};
 
-/// How many wait for a walk. Programs that start one after the other need one, and another while the
-/// first is being made.
-const READY_MAX: usize = 3;
+/// How many are made to wait for a walk. Programs that start one after the other need one, and another
+/// while the first is made ready again.
+const READY_MIN: usize = 3;
+
+/// How many wait for a walk at most, with those that have served one.
+const READY_MAX: usize = 16;
 
 /// After so long without a walk they are given up.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -63,11 +67,20 @@ impl Sandboxes {
         }
     }
 
+    /// Takes back the sandbox of a walk that has ended.
+    pub(super) fn take_back(&self, control: UnixStream) {
+        let mut ready = self.ready.borrow_mut();
+        if ready.len() < READY_MAX {
+            // One that is gone is none.
+            ready.extend(Sandbox::again(control));
+        }
+    }
+
     /// Has the next ones made.
     pub(crate) fn refill(&self, launcher: &Launcher) {
         self.used.set(Instant::now());
         let mut ready = self.ready.borrow_mut();
-        while ready.len() < READY_MAX {
+        while ready.len() < READY_MIN {
             match launcher.make(&self.plan) {
                 Ok(sandbox) => ready.push(sandbox),
                 // The next walk will say it.

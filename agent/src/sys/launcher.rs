@@ -89,6 +89,8 @@ pub(crate) enum Order {
     Watch,
     /// The terminal at the origin is gone: whoever reads this one finds its end.
     HangUp,
+    /// What the ended walk changed is read: be ready for another.
+    ServeAgain,
 }
 
 /// The agent's handle to its launcher. Dropping it ends the launcher, sandboxes and walks.
@@ -139,6 +141,17 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
+    /// Has the sandbox of a walk that has ended serve another; `control` is that walk's socket.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(crate) fn again(control: UnixStream) -> io::Result<Self> {
+        let message = postcard::to_allocvec(&Order::ServeAgain).map_err(io::Error::other)?;
+        fds::send(&control, &message, &[])?;
+        control.set_nonblocking(false)?;
+        Ok(Self { control })
+    }
+
     /// Starts a walk, and returns the socket on which its first process tells its [`Event`]s.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
@@ -41,8 +41,8 @@ pub(super) enum Started {
 pub(super) fn start(
     launch: &Launch,
     open: &Open<'_>,
-    last_pid: Option<File>,
-    mut stack: Stack,
+    last_pid: Option<&File>,
+    stack: &mut Stack,
 ) -> Result<Started, Failure> {
     let failure = |stage: &str| {
         let stage = stage.to_owned();
@@ -56,8 +56,7 @@ pub(super) fn start(
     let mut failed = None;
     // SAFETY: this process has one thread, like the launcher it was copied from; and an error is all
     // that is left behind in its memory.
-    let spawned =
-        unsafe { process::spawn(&mut stack, || failed = Some(enter(launch, open, &program))) };
+    let spawned = unsafe { process::spawn(stack, || failed = Some(enter(launch, open, &program))) };
     let pid = spawned.map_err(failure("make the process"))?;
     Ok(match failed {
         Some(error) => Started::NotExecuted(error.raw_os_error().unwrap_or(libc::EIO)),
@@ -81,6 +80,8 @@ impl Program {
 
 /// What the program finds open.
 pub(super) struct Open<'a> {
+    /// Where it begins: its root.
+    pub(super) root: BorrowedFd<'a>,
     pub(super) descriptors: &'a [OwnedFd],
     pub(super) files: &'a [(u32, File)],
     pub(super) terminal: Option<&'a terminal::Pair>,
@@ -97,8 +98,23 @@ fn enter(launch: &Launch, open: &Open<'_>, program: &Program) -> io::Error {
     }
 }
 
+/// Bounds what programs may get by being executed. What the calling process may, it may still.
+pub(super) fn bound_capabilities() {
+    for capability in (0..CAPABILITIES).filter(|number| !KEPT_CAPABILITIES.contains(number)) {
+        // SAFETY: the call takes plain numbers. A kernel that does not know one refuses it.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+}
+
+/// Makes an open directory the root of the calling process.
+pub(super) fn change_root(root: BorrowedFd<'_>) -> nix::Result<()> {
+    nix::unistd::fchdir(root)?;
+    nix::unistd::chroot(".")
+}
+
 fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
     let spec = &launch.spec;
+    change_root(open.root)?;
     // A group of its own, which a terminal can stop: it has a parent in another one.
     nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     if let Some(terminal) = open.terminal {
@@ -140,7 +156,7 @@ fn move_up(fd: RawFd, above: RawFd) -> io::Result<OwnedFd> {
 
 /// Puts every descriptor in its place. They are first moved out of the way of the places.
 fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
-    let &Open { descriptors, files, terminal } = open;
+    let &Open { descriptors, files, terminal, .. } = open;
     let above = above(&launch.spec);
     let number = |fd: u32| RawFd::try_from(fd).map_err(io::Error::other);
     let mut places = Vec::new();
@@ -183,10 +199,6 @@ fn assume_identity(spec: &WalkSpec) -> io::Result<()> {
     use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
     let who = &spec.credentials;
     let groups: Vec<Gid> = who.groups.iter().map(|&group| Gid::from_raw(group)).collect();
-    for capability in (0..CAPABILITIES).filter(|number| !KEPT_CAPABILITIES.contains(number)) {
-        // SAFETY: the call takes plain numbers. A kernel that does not know one refuses it.
-        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
-    }
     let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));
     setgroups(&groups)?;
     setresgid(gid, gid, gid)?;

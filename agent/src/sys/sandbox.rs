@@ -1,16 +1,17 @@
 //! The first process of a walk's namespaces: prepares a root, waits for a walk, starts its program,
-//! passes signals on, and leaves no process behind.
+//! passes signals on, and leaves no process behind. Then it may serve another walk.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::iter;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -20,8 +21,8 @@ use worknode::spec::{FdKind, TerminalSpec, WalkSpec};
 use super::launcher::{Event, Launch, Order, Plan, tell};
 use super::process::Stack;
 use super::program::{self, Open, Started};
-use super::root::Layers;
-use super::{fds, process, readers, root, terminal};
+use super::root::{Layers, Root};
+use super::{fds, process, readers, terminal};
 
 /// The first look whether a terminal is being read comes after so long; each pause is twice the one
 /// before, as long as that is a number of 8 bits.
@@ -39,24 +40,20 @@ pub(super) fn at(stage: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> 
     move |errno| Failure { stage, error: errno.into() }
 }
 
-/// Runs a walk from the first mount to the last child. Never returns.
+/// Runs walks, one after the other, each from the first mount to the last child. Never returns.
 pub(super) fn run(plan: &Plan, control: &UnixStream) -> ! {
     process::die_with_parent();
     process::set_name(c"oswalk-walk");
-    match supervise(plan, control) {
-        Ok(Some(event)) => tell(control, &event, &[]),
-        Ok(None) => {}
-        Err(failure) => {
-            let errno = failure.error.raw_os_error().unwrap_or(libc::EIO);
-            tell(control, &Event::Failed { stage: failure.stage, errno }, &[]);
-        }
+    if let Err(failure) = serve(plan, control) {
+        let errno = failure.error.raw_os_error().unwrap_or(libc::EIO);
+        tell(control, &Event::Failed { stage: failure.stage, errno }, &[]);
     }
     // SAFETY: nothing of this copy of the launcher is to run its destructors.
     unsafe { libc::_exit(0) }
 }
 
-/// Returns the last event; nothing if no walk came.
-fn supervise(plan: &Plan, control: &UnixStream) -> Result<Option<Event>, Failure> {
+/// Serves walks until there are no more.
+fn serve(plan: &Plan, control: &UnixStream) -> Result<(), Failure> {
     // The modes of the walk's mounts are those of its origin; the agent's own mask is stricter.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // SAFETY: the disposition is valid; the launcher ignored its children, this process waits.
@@ -67,64 +64,90 @@ fn supervise(plan: &Plan, control: &UnixStream) -> Result<Option<Event>, Failure
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(at("make a signalfd"))?;
     nix::unistd::setsid().map_err(at("begin a session"))?;
-    let last_pid = root::prepare(plan)?;
-    let failed = |stage: &str| {
-        let stage = stage.to_owned();
-        move |error| Failure { stage, error }
-    };
-    let stack = Stack::new().map_err(failed("make a stack"))?;
-    process::populate();
-
-    let received = fds::receive(control);
-    let received = received.map_err(|error| Failure { stage: "receive the walk".into(), error })?;
-    let Some((message, descriptors)) = received else { return Ok(None) };
-    let launch: Launch = postcard::from_bytes(&message).map_err(|error| Failure {
-        stage: "read the walk".into(),
-        error: io::Error::other(error),
-    })?;
-    let Layers { upper, index } = root::enter(&launch)?;
-    let files = open_files(&launch.spec)?;
-    let terminal = launch.spec.terminal.as_ref().map(open_terminal).transpose()?;
-    let open = Open { descriptors: &descriptors, files: &files, terminal: terminal.as_ref() };
-    let program = match program::start(&launch, &open, last_pid, stack)? {
-        Started::Running(pid) => pid,
-        Started::NotExecuted(errno) => return Ok(Some(Event::NotExecuted(errno))),
-    };
-    let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
-    let indexed = index.is_some();
-    let passed: Vec<_> =
-        iter::once(upper.as_fd()).chain(index.iter().map(AsFd::as_fd)).chain(master).collect();
+    program::bound_capabilities();
+    let root = Root::prepare(plan)?;
     let pids = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
-    tell(control, &Event::Running { pids, indexed }, &passed);
-    drop((upper, index));
-    let mut walk = Walk { control, program, terminal, watching: None, cpu_us: 0 };
+    let made = Stack::new();
+    let stack = made.map_err(|error| Failure { stage: "make a stack".into(), error })?;
+    process::populate();
+    let mut sandbox = Sandbox { control, signals, root, pids, stack };
     loop {
-        let mut polled = [
-            PollFd::new(control.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        ];
-        let timeout = walk.watching.map_or(PollTimeout::NONE, PollTimeout::from);
-        let found = poll(&mut polled, timeout);
-        let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        let (ordered, changed) = (ready(&polled[0]), ready(&polled[1]));
-        if found == Ok(0) {
-            walk.look();
+        let layers = sandbox.root.lay()?;
+        let received = fds::receive(control);
+        let received =
+            received.map_err(|error| Failure { stage: "receive the walk".into(), error })?;
+        let Some((message, descriptors)) = received else { return Ok(()) };
+        let launch: Launch = postcard::from_bytes(&message).map_err(|error| Failure {
+            stage: "read the walk".into(),
+            error: io::Error::other(error),
+        })?;
+        let last = sandbox.supervise(&launch, descriptors, &layers)?;
+        tell(control, &last, &[]);
+        let may_serve = matches!(last, Event::Ended { .. }) && launch.spec.terminal.is_none();
+        if !may_serve || !is_wanted_again(control) {
+            return Ok(());
         }
-        if changed {
-            while signals.read_signal().is_ok_and(|signal| signal.is_some()) {}
-            if let Some(status) = walk.reap() {
-                walk.cpu_us += end_all();
-                let offset = |file: &File| lseek(file, 0, Whence::SeekCur).ok();
-                let offsets = files
-                    .iter()
-                    .filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
-                let offsets = offsets.collect();
-                return Ok(Some(Event::Ended { status, cpu_us: walk.cpu_us, offsets }));
-            }
+        sandbox.root.take_away(layers)?;
+    }
+}
+
+/// Waits until the agent has read what the walk changed.
+fn is_wanted_again(control: &UnixStream) -> bool {
+    // Other orders are for the walk that has ended.
+    while let Ok(Some((message, _))) = fds::receive(control) {
+        if matches!(postcard::from_bytes(&message), Ok(Order::ServeAgain)) {
+            return true;
         }
-        if ordered {
-            walk.obey();
-        }
+    }
+    false
+}
+
+/// What serves one walk after the other.
+struct Sandbox<'a> {
+    control: &'a UnixStream,
+    signals: SignalFd,
+    root: Root,
+    /// The inode number of its pid namespace.
+    pids: u64,
+    stack: Stack,
+}
+
+impl Sandbox<'_> {
+    /// Sees a walk through, and returns its last event.
+    fn supervise(
+        &mut self,
+        launch: &Launch,
+        descriptors: Vec<OwnedFd>,
+        layers: &Layers,
+    ) -> Result<Event, Failure> {
+        Root::suit(launch, layers)?;
+        let top = layers.top.as_fd();
+        let files = open_files(&launch.spec, top)?;
+        let terminal = launch.spec.terminal.as_ref().map(|spec| open_terminal(spec, top));
+        let terminal = terminal.transpose()?;
+        let open = Open {
+            root: top,
+            descriptors: &descriptors,
+            files: &files,
+            terminal: terminal.as_ref(),
+        };
+        let started = program::start(launch, &open, self.root.last_pid.as_ref(), &mut self.stack)?;
+        let program = match started {
+            Started::Running(pid) => pid,
+            Started::NotExecuted(errno) => return Ok(Event::NotExecuted(errno)),
+        };
+        let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
+        let (upper, index) = (layers.upper.as_fd(), layers.index.as_ref().map(AsFd::as_fd));
+        let passed: Vec<_> = iter::once(upper).chain(index).chain(master).collect();
+        let running = Event::Running { pids: self.pids, indexed: index.is_some() };
+        tell(self.control, &running, &passed);
+        let mut walk = Walk { control: self.control, program, terminal, watching: None, cpu_us: 0 };
+        let status = walk.watch(&self.signals);
+        walk.cpu_us += end_all();
+        let offset = |file: &File| lseek(file, 0, Whence::SeekCur).ok();
+        let offsets =
+            files.iter().filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
+        Ok(Event::Ended { status, cpu_us: walk.cpu_us, offsets: offsets.collect() })
     }
 }
 
@@ -139,6 +162,33 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Does what there is to do while the program runs; returns its wait status.
+    fn watch(&mut self, signals: &SignalFd) -> i32 {
+        let control = self.control;
+        loop {
+            let mut polled = [
+                PollFd::new(control.as_fd(), PollFlags::POLLIN),
+                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            ];
+            let timeout = self.watching.map_or(PollTimeout::NONE, PollTimeout::from);
+            let found = poll(&mut polled, timeout);
+            let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+            let (ordered, changed) = (ready(&polled[0]), ready(&polled[1]));
+            if found == Ok(0) {
+                self.look();
+            }
+            if changed {
+                while signals.read_signal().is_ok_and(|signal| signal.is_some()) {}
+                if let Some(status) = self.reap() {
+                    return status;
+                }
+            }
+            if ordered {
+                self.obey();
+            }
+        }
+    }
+
     /// Takes in what became of children; returns the program's wait status when it ended.
     fn reap(&mut self) -> Option<i32> {
         while let Some((pid, status, cpu)) = process::wait_any(false) {
@@ -176,7 +226,7 @@ impl Walk<'_> {
                         terminal.hang_up();
                     }
                 }
-                Err(_) => {}
+                Ok(Order::ServeAgain) | Err(_) => {}
             },
             // The agent is gone or has given the walk up: this process's end ends all.
             // SAFETY: as in `run`.
@@ -197,7 +247,9 @@ impl Walk<'_> {
     }
 }
 
-fn open_terminal(spec: &TerminalSpec) -> Result<terminal::Pair, Failure> {
+/// Makes the walk's terminal, in its root: this process stays there, and serves no other walk.
+fn open_terminal(spec: &TerminalSpec, root: BorrowedFd<'_>) -> Result<terminal::Pair, Failure> {
+    program::change_root(root).map_err(at("change the root"))?;
     let failed = |error| Failure { stage: "make a terminal".into(), error };
     let pair = terminal::Pair::open(spec).map_err(failed)?;
     pair.take_control().map_err(failed)?;
@@ -217,13 +269,16 @@ fn end_all() -> u64 {
 
 /// Opens the files that the process had open for reading, and goes on where it stood. They stay
 /// open here as well, to tell how far the program has read.
-fn open_files(spec: &WalkSpec) -> Result<Vec<(u32, File)>, Failure> {
+fn open_files(spec: &WalkSpec, root: BorrowedFd<'_>) -> Result<Vec<(u32, File)>, Failure> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
     let mut files = Vec::new();
     for fd in &spec.fds {
         if let FdKind::File { path: name, offset } = &fd.kind {
             let stage = || format!("open {}", path(name).display());
             let open = || -> io::Result<File> {
-                let mut file = File::open(path(name))?;
+                let mut file = File::from(openat2(root, path(name), how)?);
                 file.seek(io::SeekFrom::Start(*offset))?;
                 Ok(file)
             };

@@ -1,0 +1,49 @@
+//! Sandboxes serve one walk after the other: nothing of one is left to the next.
+
+use crate::Test;
+use crate::lab::Lab;
+use crate::report::Report;
+use crate::run::{Run, seconds};
+
+pub(crate) const ALL: &[Test] =
+    &[("sandboxes::nothing_of_a_walk_is_left_to_the_next", nothing_is_left)];
+
+/// Says what there is of others, and leaves all that outlives a program.
+const LEAVE: &str = r#"
+use IPC::SysV qw(IPC_PRIVATE IPC_CREAT); $| = 1;
+sub names { opendir my $d, $_[0]; join ' ', sort grep !/^\.\.?$/, readdir $d }
+sub rows { open my $f, '<', "/proc/sysvipc/$_[0]"; my @l = <$f>; @l - 1 }
+my @others = grep { /^\d+$/ && $_ != $$ && $_ != 1 } split ' ', names('/proc');
+my $queue = syscall(240, my $name = 'left', 0302, 0600, 0) < 0 ? "no queue: $!" : 'a queue of its own';
+print join('|', names('/dev/shm'), names('/dev/pts'), rows('shm'), rows('sem'), rows('msg'), scalar @others,
+    $queue, (stat '/dev/shm')[2] & 07777), "\n";
+for my $id (shmget(IPC_PRIVATE, 100, 0600), semget(IPC_PRIVATE, 1, 0600), msgget(IPC_PRIVATE, 0600)) { die unless defined $id }
+open F, ">", "/dev/shm/left" or die; close F;
+chmod 0700, '/dev/shm';
+exit if fork; close STDOUT; close STDERR; sleep 100;
+"#;
+
+fn nothing_is_left(lab: &Lab) -> Result<(), String> {
+    const WALKS: usize = 8;
+    let (up, _shared) = lab.shared()?;
+    let dir = up.fresh("sandboxes")?;
+    let script = dir.join("leave.pl");
+    std::fs::write(&script, LEAVE).map_err(|error| error.to_string())?;
+    let report = dir.join("report.json");
+    let mut command = up.exec(&report);
+    let each = "for i in $(seq \"$1\"); do perl leave.pl; done";
+    command.args(["--on", "n1", "--walk", "perl", "--", "sh", "-c", each, "sh"]);
+    command.arg(WALKS.to_string()).current_dir(&dir);
+    let run = Run::of(command, seconds(60))?;
+    if !run.succeeded() || !Report::read(&report)?.walked("perl") {
+        return Err(format!("not all walked: {run}"));
+    }
+    let said = run.out();
+    let lines: Vec<_> = said.lines().collect();
+    let expected = "|ptmx|0|0|0|0|a queue of its own|1023";
+    if lines.len() == WALKS && lines.iter().all(|&line| line == expected) {
+        Ok(())
+    } else {
+        Err(format!("found, where it should be {expected:?}: {lines:#?}"))
+    }
+}
