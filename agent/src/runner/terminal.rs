@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use worknode::door::{DATA_BYTES_MAX, Termios, Window};
 
 use super::output::Credit;
@@ -39,6 +39,8 @@ pub(super) struct Terminal {
     output: Channel,
     settings: Cell<Termios>,
     master: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
+    /// The terminal at the origin is gone: the master is to be closed.
+    hung_up: Notify,
     events_tx: mpsc::UnboundedSender<Event>,
     events_rx: RefCell<Option<mpsc::UnboundedReceiver<Event>>>,
     pub(super) credit: Rc<Credit>,
@@ -53,6 +55,7 @@ impl Terminal {
             output,
             settings: Cell::new(settings),
             master: RefCell::default(),
+            hung_up: Notify::new(),
             events_tx,
             events_rx: RefCell::new(Some(events_rx)),
             credit: Credit::new(),
@@ -134,6 +137,8 @@ impl Terminal {
                     let end = [terminal::eof_character(&settings)];
                     if !terminal::is_canonical(&settings) {
                         // No key can say that.
+                        self.master.replace(None);
+                        self.hung_up.notify_one();
                         return order(Order::HangUp);
                     }
                     if write(&master, &end).await.is_err() {
@@ -150,7 +155,11 @@ impl Terminal {
         // The kernel's buffer may end between the two characters of a new line.
         let mut carriage_return = false;
         loop {
-            let Some(room) = self.credit.room().await else { return };
+            let room = tokio::select! {
+                room = self.credit.room() => room,
+                () = self.hung_up.notified() => None,
+            };
+            let Some(room) = room else { return };
             if carriage_return {
                 // Nothing comes behind it: then it is the program's own.
                 match read_now(&master, &mut buffer[..=room.max(1)]) {
@@ -164,7 +173,11 @@ impl Terminal {
                 }
                 continue;
             }
-            let Ok(mut ready) = master.readable().await else { return };
+            let ready = tokio::select! {
+                ready = master.readable() => ready.ok(),
+                () = self.hung_up.notified() => None,
+            };
+            let Some(mut ready) = ready else { return };
             match read_now(&master, &mut buffer[..=room]) {
                 Ok(0) => return,
                 Ok(bytes) => self.take(&buffer[..bytes], &mut carriage_return),

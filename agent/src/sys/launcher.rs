@@ -87,7 +87,7 @@ pub(crate) enum Order {
     },
     /// Look for a moment whether a process waits for input of the terminal.
     Watch,
-    /// The terminal at the origin is gone: whoever reads this one finds its end.
+    /// The terminal at the origin is gone: close this one's master, as the agent does.
     HangUp,
     /// What the ended walk changed is read: be ready for another.
     ServeAgain,

@@ -136,7 +136,8 @@ impl Sandbox<'_> {
             Started::Running(pid) => pid,
             Started::NotExecuted(errno) => return Ok(Event::NotExecuted(errno)),
         };
-        let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
+        let master =
+            terminal.as_ref().and_then(|terminal| terminal.master.as_ref()).map(AsFd::as_fd);
         let (upper, index) = (layers.upper.as_fd(), layers.index.as_ref().map(AsFd::as_fd));
         let passed: Vec<_> = iter::once(upper).chain(index).chain(master).collect();
         let running = Event::Running { pids: self.pids, indexed: index.is_some() };
@@ -222,7 +223,7 @@ impl Walk<'_> {
                 }
                 Ok(Order::Watch) => self.watching = Some(WATCH_FIRST_MS),
                 Ok(Order::HangUp) => {
-                    if let Some(terminal) = &self.terminal {
+                    if let Some(terminal) = &mut self.terminal {
                         terminal.hang_up();
                     }
                 }

@@ -24,7 +24,8 @@ const PACKET_FLUSHED: u8 = 1;
 /// Both ends of a pseudo-terminal.
 #[derive(Debug)]
 pub(super) struct Pair {
-    pub(super) master: OwnedFd,
+    /// Nothing once it is hung up.
+    pub(super) master: Option<OwnedFd>,
     pub(super) slave: OwnedFd,
 }
 
@@ -45,7 +46,7 @@ impl Pair {
         let termios = spec.termios.as_slice().try_into().map_err(io::Error::other)?;
         set_settings(&master, termios)?;
         set_window(&master, spec.window)?;
-        Ok(Self { master, slave })
+        Ok(Self { master: Some(master), slave })
     }
 
     /// Makes it the terminal of the calling process's session.
@@ -55,10 +56,10 @@ impl Pair {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Takes the terminal away from all who have it: they read its end.
-    pub(super) fn hang_up(&self) {
-        // SAFETY: the call takes plain numbers.
-        unsafe { libc::ioctl(self.slave.as_raw_fd(), libc::TIOCVHANGUP) };
+    /// Closes the master: when its last descriptor is closed, all who have the slave find its end, as
+    /// when the window of a terminal is closed.
+    pub(super) fn hang_up(&mut self) {
+        self.master = None;
     }
 
     /// Puts the calling process's group into the foreground.
