@@ -22,8 +22,9 @@ const CHUNK_BYTES_AVERAGE: usize = 64 * 1024;
 pub const PACKET_BYTES_MAX: usize = 256 * 1024;
 /// Parts of files up to this size are read whole; larger ones are split while they are read.
 const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
-/// zstd's fastest level: on headers it reaches 4.6:1 at 367 MB/s; level 3 gains 4 %.
-const ZSTD_LEVEL: i32 = 1;
+/// On a compiler, level 2 of zstd leaves 3.7 % less than level 1, for a sixth more time; level 3 would
+/// leave another 1.5 % less, for as much.
+const ZSTD_LEVEL: i32 = 2;
 
 /// The name of a packet: the BLAKE3 digest of its content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -237,8 +237,12 @@ fn flag(value: libc::c_int) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }
 
+/// Where a compile step puts temporary files, unless it is told: nobody else has names there that it
+/// would have to look up.
+const TEMPORARY: &[u8] = b"TMPDIR=/dev/shm\0";
+
 /// Returns the environment as it is shipped: without secrets, and for a compile step without a
-/// jobserver.
+/// jobserver, and with a place for temporary files.
 fn shipped(env: &[u8], compiles: bool) -> Bytes {
     let mut shipped = Vec::with_capacity(env.len());
     for variable in strings(env).filter(|variable| !is_secret(variable)) {
@@ -248,6 +252,12 @@ fn shipped(env: &[u8], compiles: bool) -> Bytes {
             shipped.extend(variable);
         }
         shipped.push(0);
+    }
+    let told = |variable: &[u8]| {
+        [b"TMPDIR=".as_slice(), b"TMP=", b"TEMP="].iter().any(|name| variable.starts_with(name))
+    };
+    if compiles && !strings(env).any(told) {
+        shipped.extend(TEMPORARY);
     }
     shipped
 }
@@ -310,7 +320,15 @@ mod tests {
     fn compile_steps_have_no_jobserver() {
         let env = b"MAKEFLAGS= -j4 --jobserver-auth=3,4 -- A=1\0CARGO_MAKEFLAGS=-j --jobserver-fds=6,7 --jobserver-auth=6,7\0";
         let expected = b"MAKEFLAGS= -j4 -- A=1\0CARGO_MAKEFLAGS=-j\0".as_slice();
-        assert_eq!(shipped(env, true), expected);
+        assert_eq!(shipped(env, true), [expected, TEMPORARY].concat());
         assert_eq!(shipped(env, false), env);
+    }
+
+    #[test]
+    fn compile_steps_keep_the_place_for_temporary_files_that_they_are_given() {
+        for env in [b"TMPDIR=/x\0".as_slice(), b"A=1\0TEMP=/x\0"] {
+            assert_eq!(shipped(env, true), env);
+        }
+        assert_eq!(shipped(b"", false), b"");
     }
 }

@@ -44,6 +44,8 @@ const SHM_MODE: u32 = 0o1777;
 /// The root that walks have in common.
 pub(super) struct Root {
     upper_bytes_max: u64,
+    /// How `/dev/shm` is mounted.
+    shm: String,
     /// The file that says which process number was given last; not every kernel has it.
     pub(super) last_pid: Option<File>,
 }
@@ -69,14 +71,15 @@ impl Root {
             make_dir(&scratch.join(dir))?;
         }
         mount_queues(&scratch.join("queues"))?;
+        let shm = format!("size={},mode={SHM_MODE:o}", plan.upper_bytes_max);
         mount(Some(path(&plan.lower)), &scratch.join("lower"), NONE, MsFlags::MS_BIND, NONE)
             .map_err(at("bind the origin's tree"))?;
         let last_pid = prepare_proc(&scratch.join("proc"))?;
-        prepare_dev(path(&plan.dev), &scratch.join("dev"))?;
+        prepare_dev(path(&plan.dev), &scratch.join("dev"), &shm)?;
         std::env::set_current_dir(scratch).map_err(failed("enter the first root"))?;
         nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
         umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the machine's root"))?;
-        Ok(Self { upper_bytes_max: plan.upper_bytes_max, last_pid })
+        Ok(Self { upper_bytes_max: plan.upper_bytes_max, shm, last_pid })
     }
 
     /// Lays a fresh overlay over the origin's tree, on top of this root.
@@ -108,7 +111,10 @@ impl Root {
     pub(super) fn suit(launch: &Launch, layers: &Layers) -> Result<(), Failure> {
         let spec = &launch.spec;
         let lower = Path::new("/lower");
-        for dir in [path(&spec.cwd), Path::new("/tmp")] {
+        // What has a place of its own for temporary files hardly makes them in this one.
+        let elsewhere = spec.environment().any(|variable| variable.starts_with(b"TMPDIR="));
+        let tmp = (!elsewhere).then_some(Path::new("/tmp"));
+        for dir in [path(&spec.cwd)].into_iter().chain(tmp) {
             prepare_dir(lower, Path::new(UPPER), dir, launch.xattrs)
                 .map_err(failed(format!("prepare {}", dir.display())))?;
         }
@@ -144,7 +150,7 @@ impl Root {
             && std::fs::read_dir(SHM).is_ok_and(|mut entries| entries.next().is_none());
         if !is_fresh {
             umount2(SHM, MntFlags::MNT_DETACH).map_err(at("detach /dev/shm"))?;
-            mount_memory(Path::new(SHM), &format!("mode={SHM_MODE:o}"))?;
+            mount_memory(Path::new(SHM), &self.shm)?;
         }
         if has_ipc() {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)
@@ -209,11 +215,11 @@ fn prepare_proc(proc: &Path) -> Result<Option<File>, Failure> {
 }
 
 /// The devices are common to all walks: one may use them, not replace them.
-fn prepare_dev(devices: &Path, dev: &Path) -> Result<(), Failure> {
+fn prepare_dev(devices: &Path, dev: &Path, shm: &str) -> Result<(), Failure> {
     mount(Some(devices), dev, NONE, BIND, NONE).map_err(at("bind /dev"))?;
     mount(NONE, dev, NONE, READ_ONLY | MsFlags::MS_NOSUID, NONE)
         .map_err(at("make /dev read-only"))?;
-    mount_memory(&dev.join("shm"), &format!("mode={SHM_MODE:o}"))?;
+    mount_memory(&dev.join("shm"), shm)?;
     let terminals = Some("newinstance,ptmxmode=0666,mode=0620,gid=5");
     let no_exec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount(Some("devpts"), &dev.join("pts"), Some("devpts"), no_exec, terminals)
