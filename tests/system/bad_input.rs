@@ -73,6 +73,7 @@ pub(crate) const ALL: &[Test] = &[
     ("bad_input::stub_without_a_session", stub_without_a_session),
     ("bad_input::page_is_damaged", page_is_damaged),
     ("bad_input::runner_disk_full", runner_disk_full),
+    ("bad_input::an_origin_without_room_executes_the_program_itself", origin_has_no_room),
 ];
 
 /// Nothing may take longer to say that it cannot.
@@ -298,15 +299,50 @@ fn runner_disk_full(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.alone()?;
     let dir = up.fresh("disk-full")?;
     let (broker, state) = (dir.join("a"), dir.join("b"));
-    let started = two_agents(up, &broker, &state);
+    let started = two_agents(up, &broker, &state, ["0", "1"]);
     let checked = started.and_then(|()| fills(up, &dir, &broker));
     down(up, &state);
     down(up, &broker);
     checked
 }
 
-/// Starts an origin with a private broker, and a small runner beside it.
-fn two_agents(up: &Up, origin: &Path, runner: &Path) -> Result<(), String> {
+/// An origin with room for 1 MiB of changes sends a walk out that writes 8.
+fn origin_has_no_room(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let dir = up.fresh("no-room")?;
+    let (broker, state) = (dir.join("a"), dir.join("b"));
+    let started = two_agents(up, &broker, &state, ["1", "0"]);
+    let checked = started.and_then(|()| overflows(up, &dir, &state));
+    down(up, &state);
+    down(up, &broker);
+    checked
+}
+
+fn overflows(up: &Up, dir: &Path, origin: &Path) -> Result<(), String> {
+    let report = dir.join("report.json");
+    let mut command = up.exec(&report);
+    command.env("OSWALK_STATE", origin).args(["--walk-all", "--", "sh", "-c"]);
+    command.arg("show >small; dd if=/dev/urandom of=big bs=1M count=8 && echo fine >>small");
+    command.current_dir(dir);
+    let run = Run::of(command, LIMIT)?;
+    expect(&run, 0, &[])?;
+    let bytes = fs::metadata(dir.join("big")).map_or(0, |is| is.len());
+    let report = Report::read(&report)?;
+    let as_said = report.walked("show") && report.stayed("dd", "commit-fault");
+    if bytes == 8 << 20 && as_said {
+        Ok(())
+    } else {
+        Err(format!("{bytes} bytes, walks {:?}, stays {:?}: {run}", report.walks, report.stays))
+    }
+}
+
+/// Starts a large agent with a private broker, and a small one beside it, with so many slots.
+fn two_agents(
+    up: &Up,
+    origin: &Path,
+    runner: &Path,
+    [large_slots, small_slots]: [&str; 2],
+) -> Result<(), String> {
     let secret = origin.with_file_name("secret");
     fs::write(&secret, "x".repeat(64)).map_err(|error| error.to_string())?;
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))
@@ -314,7 +350,7 @@ fn two_agents(up: &Up, origin: &Path, runner: &Path) -> Result<(), String> {
     let secret = secret.to_string_lossy();
     let common = ["--secret", &secret];
     let first = Run::of(
-        up_on(up, origin, &[&common[..], &["--name", "big", "--slots", "0"]].concat()),
+        up_on(up, origin, &[&common[..], &["--name", "big", "--slots", large_slots]].concat()),
         LIMIT,
     )?;
     expect(&first, 0, &[])?;
@@ -323,7 +359,7 @@ fn two_agents(up: &Up, origin: &Path, runner: &Path) -> Result<(), String> {
     let mut command = Command::new("setsid");
     command.arg("-f").arg(up.dist.join("oswalkd")).arg("--state").arg(runner).args(common);
     command
-        .args(["--name", "small", "--slots", "1", "--upper-bytes", "1048576", "--broker"])
+        .args(["--name", "small", "--slots", small_slots, "--upper-bytes", "1048576", "--broker"])
         .arg(broker);
     command
         .stdout(fs::File::create(runner.with_extension("log")).map_err(|error| error.to_string())?);

@@ -80,8 +80,8 @@ pub(super) async fn run(
     // Everything that was changed before this moment goes to the runner ahead of the walk.
     agent.exporter.drain().await;
     let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
-    let mut talk =
-        Talk { link: &link, stream, spec, packets: Vec::new(), bytes_out, bytes_back: 0 };
+    let (packets, room) = (Vec::new(), agent.upper_bytes);
+    let mut talk = Talk { link: &link, stream, spec, packets, room, bytes_out, bytes_back: 0 };
     let attempted = tokio::select! {
         attempted = talk.run(stub, &mut frames) => attempted,
         newer = superseded(turns, grant) => Attempted::Superseded(newer),
@@ -129,6 +129,8 @@ struct Talk<'a> {
     stream: u32,
     spec: &'a WalkSpec,
     packets: Vec<(PacketRef, Packed)>,
+    /// Bytes of changed files that there still is memory for.
+    room: u64,
     bytes_out: u64,
     bytes_back: u64,
 }
@@ -226,10 +228,7 @@ impl Talk<'_> {
                 None
             }
             Kind::Packets => match postcard::from_bytes::<Packets>(&frame.payload) {
-                Ok(packets) => {
-                    self.packets.extend(packets.packets);
-                    None
-                }
+                Ok(packets) => self.take_packets(packets),
                 Err(_) => garbled(),
             },
             Kind::Exit => match postcard::from_bytes::<Exit>(&frame.payload) {
@@ -238,6 +237,18 @@ impl Talk<'_> {
             },
             _ => None,
         }
+    }
+
+    fn take_packets(&mut self, Packets { packets }: Packets) -> Option<Attempted> {
+        let bytes = packets.iter().map(|(packet, _)| u64::from(packet.bytes)).sum();
+        let Some(room) = self.room.checked_sub(bytes) else {
+            tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
+            self.link.send(Kind::Cancel, self.stream, Vec::new());
+            return Some(Attempted::Declined(Reason::CommitFault));
+        };
+        self.room = room;
+        self.packets.extend(packets);
+        None
     }
 
     fn ended(&mut self, exit: Exit) -> Attempted {
