@@ -14,10 +14,12 @@ measure_sleep() {
     "${BOUNDED[@]}" oswalk exec --walk sleep -- make -s -j$SLEEP_JOBS -f "$work/sleep.mk" j1 j2 j3 j4 >/dev/null
     for ((run = 0; run < runs; run++)); do
         record sleep_ideal "$SLEEPS * 0.25 / $SLEEP_JOBS"
+        seconds_of sleep_native make -s -j$SLEEP_JOBS -f "$work/sleep.mk"
         seconds_of sleep oswalk exec --walk sleep --report "$work/sleep.json" -- make -s -j$SLEEP_JOBS -f "$work/sleep.mk"
         [ "$(jq '.walks | length' "$work/sleep.json")" = $SLEEPS ] || say "bench: not every sleep walked"
     done
     row sleep "$SLEEPS x sleep 0.25 by make -j$SLEEP_JOBS, 64 slots" s sleep peer ideal sleep_ideal must over 1.15
+    row sleep "  the same natively" s sleep_native peer ideal sleep_ideal
 }
 
 # Keys that a walked cat gives back, while another walk of the same node writes as fast as it can.

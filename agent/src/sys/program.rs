@@ -16,7 +16,7 @@ use super::sandbox::{Failure, path};
 use super::terminal;
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine. Who
-/// leaves a changed root finds the layers that the walk's own is made of, and nothing else.
+/// leaves a changed root is back in the walk's.
 const KEPT_CAPABILITIES: [u32; 10] = [
     0,  // CHOWN
     1,  // DAC_OVERRIDE
