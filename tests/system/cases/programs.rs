@@ -257,6 +257,7 @@ fn loaders() -> Vec<Case> {
         Case::with(&[], "compile steps with an allocator", "export LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2; gcc -c a.c; echo $?; ls").setup("echo 'int a;' >a.c").walks(&["gcc"]),
         Case::with(&["--walk-all", "--stay", "python3*"], "a terminal that hangs up", HANG_UP).walks(&["cat"]),
         Case::each("chroot", CHROOT).setup(JAIL),
+        Case::each("out of a changed root", LEAVE_ROOT),
         Case::with(&["--walk-all", "--stay", "chroot"], "chroot that stays", CHROOT).setup(JAIL).stays(&[("chroot", "rule")]),
     ]);
     if Path::new(JEMALLOC).exists() {
@@ -290,6 +291,8 @@ gcc -g -fsanitize=undefined undefined.c -o undefined"#;
 
 const CHROOT: &str =
     "chroot jail /bin/sh -c 'echo inside; echo /*; echo new >/made; exit 3'; echo $?; ls jail";
+/// Root gets out of a root that it has changed: to the one that it had before, not to its runner's.
+const LEAVE_ROOT: &str = "perl -MCwd -e '$here = getcwd; mkdir q(in); opendir $d, q(/); chroot q(in) or die; chdir $d; chdir q(..) for 1..20; chroot q(.); print -d qq($here/in) ? qq(back\n) : qq(lost\n); print -e q(/lower) || -e q(/layers) ? qq(layers\n) : qq(none\n)'";
 const JAIL: &str = "mkdir jail; for f in /bin/sh $(ldd /bin/sh | grep -o '/[^ ]*'); do mkdir -p jail${f%/*}; cp -L $f jail$f; done";
 
 fn limits() -> Vec<Case> {
