@@ -7,9 +7,8 @@ fn main() {
         "-Wl,-Bsymbolic",
         // No code that only C++ and profilers need, and no names of it to look up.
         "-nostartfiles",
-        // Two parts to map in place of four: what is executed and read, and what is written.
+        // One part to map in place of two: nothing that is written becomes read-only afterwards.
         "-Wl,-z,norelro",
-        "-Wl,-z,noseparate-code",
     ] {
         println!("cargo:rustc-cdylib-link-arg={argument}");
     }

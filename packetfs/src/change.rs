@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::packet::Manifest;
-use crate::tree::{Bytes, Kind, Time, Version, Xattr};
+use crate::tree::{Bytes, Kind, Time, Version, Xattr, is_within};
 
 /// Mode, ownership and times of something that a walk made or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +93,27 @@ pub enum Op {
         /// Mode, owner, times.
         meta: Meta,
     },
+}
+
+impl Op {
+    /// Returns the names before and after, if this is a rename.
+    pub(crate) fn as_rename(&self) -> Option<(&[u8], &[u8])> {
+        match self {
+            Self::Rename { from, to } => Some((from, to)),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the name that a path gets by renames, each from one name to another and all made at once:
+/// it goes with the nearest thing above it.
+pub(crate) fn renamed<'a>(
+    path: &[u8],
+    renames: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+) -> Bytes {
+    let nearest =
+        renames.filter(|(from, _)| is_within(path, from)).max_by_key(|(from, _)| from.len());
+    nearest.map_or_else(|| path.to_vec(), |(from, to)| [to, &path[from.len()..]].concat())
 }
 
 /// How a file's content gets to its place.

@@ -249,6 +249,12 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     (!name.is_empty()).then_some((dir, name))
 }
 
+/// Returns the directories above a path, from the nearest on.
+pub fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let dir = |path| split(path).map(|(dir, _)| dir);
+    std::iter::successors(dir(path), move |&path| dir(path))
+}
+
 /// Tells whether `path` is `dir` or lies below it.
 #[must_use]
 pub fn is_within(path: &[u8], dir: &[u8]) -> bool {

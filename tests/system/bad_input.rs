@@ -300,7 +300,11 @@ fn runner_disk_full(lab: &Lab) -> Result<(), String> {
     let dir = up.fresh("disk-full")?;
     let (broker, state) = (dir.join("a"), dir.join("b"));
     let started = two_agents(up, &broker, &state, ["0", "1"]);
-    let checked = started.and_then(|()| fills(up, &dir, &broker));
+    let checked = started.and_then(|()| {
+        let commands = "show >small; head -c 8000000 /dev/zero >shell; \
+            dd if=/dev/zero of=big bs=1M count=8 && echo fine >>small";
+        dd_comes_home(up, &dir, &broker, commands, "runner-fault")
+    });
     down(up, &state);
     down(up, &broker);
     checked
@@ -312,28 +316,13 @@ fn origin_has_no_room(lab: &Lab) -> Result<(), String> {
     let dir = up.fresh("no-room")?;
     let (broker, state) = (dir.join("a"), dir.join("b"));
     let started = two_agents(up, &broker, &state, ["1", "0"]);
-    let checked = started.and_then(|()| overflows(up, &dir, &state));
+    let checked = started.and_then(|()| {
+        let commands = "show >small; dd if=/dev/urandom of=big bs=1M count=8 && echo fine >>small";
+        dd_comes_home(up, &dir, &state, commands, "commit-fault")
+    });
     down(up, &state);
     down(up, &broker);
     checked
-}
-
-fn overflows(up: &Up, dir: &Path, origin: &Path) -> Result<(), String> {
-    let report = dir.join("report.json");
-    let mut command = up.exec(&report);
-    command.env("OSWALK_STATE", origin).args(["--walk-all", "--", "sh", "-c"]);
-    command.arg("show >small; dd if=/dev/urandom of=big bs=1M count=8 && echo fine >>small");
-    command.current_dir(dir);
-    let run = Run::of(command, LIMIT)?;
-    expect(&run, 0, &[])?;
-    let bytes = fs::metadata(dir.join("big")).map_or(0, |is| is.len());
-    let report = Report::read(&report)?;
-    let as_said = report.walked("show") && report.stayed("dd", "commit-fault");
-    if bytes == 8 << 20 && as_said {
-        Ok(())
-    } else {
-        Err(format!("{bytes} bytes, walks {:?}, stays {:?}: {run}", report.walks, report.stays))
-    }
 }
 
 /// Starts a large agent with a private broker, and a small one beside it, with so many slots.
@@ -398,11 +387,17 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|is| is.file_type().is_socket())
 }
 
-fn fills(up: &Up, dir: &Path, origin: &Path) -> Result<(), String> {
+/// Executes commands, among them a `dd` that walks in vain, for this reason.
+fn dd_comes_home(
+    up: &Up,
+    dir: &Path,
+    origin: &Path,
+    commands: &str,
+    reason: &str,
+) -> Result<(), String> {
     let report = dir.join("report.json");
     let mut command = up.exec(&report);
-    command.env("OSWALK_STATE", origin).args(["--walk-all", "--", "sh", "-c"]);
-    command.arg("show >small; head -c 8000000 /dev/zero >shell; dd if=/dev/zero of=big bs=1M count=8 && echo fine >>small");
+    command.env("OSWALK_STATE", origin).args(["--walk-all", "--", "sh", "-c", commands]);
     command.current_dir(dir);
     let run = Run::of(command, LIMIT)?;
     expect(&run, 0, &[])?;
@@ -411,7 +406,7 @@ fn fills(up: &Up, dir: &Path, origin: &Path) -> Result<(), String> {
     if bytes != 8 << 20 {
         return Err(format!("big has {bytes} bytes: {run}"));
     }
-    if !report.walked("show") || !report.stayed("dd", "runner-fault") {
+    if !report.walked("show") || !report.stayed("dd", reason) {
         return Err(format!("walks {:?}, stays {:?}", report.walks, report.stays));
     }
     Ok(())

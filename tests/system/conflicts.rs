@@ -13,8 +13,8 @@ pub(crate) const ALL: &[Test] = &[
     ("conflicts::a_program_that_has_spoken_runs_again_on_a_node", spoken),
 ];
 
-/// Names itself after its second argument, says `up` if it is to, waits for longer than output is held back, and writes the file's content in
-/// capital letters over it.
+/// Names itself after its second argument, says `up` if it is to, waits for longer than output is
+/// held back, and writes the file's content in capital letters over it.
 const SHOUT: &str = "$0 = qq($ARGV[1]-runs); $| = 1; print qq(up\\n) if $ARGV[0]; \
     select undef, undef, undef, 1.6; open F, '+<', 'f'; local $/; $_ = <F>; seek F, 0, 0; print F uc";
 
@@ -45,18 +45,8 @@ fn disturb(lab: &Lab, name: &str, speaks: &str) -> Result<Report, String> {
     fs::write(&file, "first\n").map_err(failed)?;
     let report = dir.join("report.json");
     let mut command = up.exec(&report);
-    command.args([
-        "--walk",
-        "perl",
-        "--",
-        "sh",
-        "-c",
-        "perl -e \"$1\" $2 $3; :",
-        "sh",
-        SHOUT,
-        speaks,
-        name,
-    ]);
+    command.args(["--walk", "perl", "--", "sh", "-c", "perl -e \"$1\" $2 $3; :", "sh"]);
+    command.args([SHOUT, speaks, name]);
     command.current_dir(&dir);
     let walk = Run::start(command, None)?;
     let runs = format!("{name}-runs");

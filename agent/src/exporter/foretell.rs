@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use packetfs::packet::PacketRef;
-use packetfs::tree::split;
+use packetfs::tree::above;
 use packetfs::watch::ReaderId;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -101,8 +101,7 @@ impl State {
         let mut asks = Vec::new();
         let listed = |dir: &[u8]| reader.told.get(dir).is_some_and(|facts| facts.listing);
         // It looks paths up from the root.
-        let above: Vec<_> =
-            std::iter::successors(split(path), |(dir, _)| split(dir)).map(|(dir, _)| dir).collect();
+        let above: Vec<_> = above(path).collect();
         let unlisted = above.into_iter().rev().filter(|dir| !listed(dir));
         asks.extend(unlisted.map(|dir| Ask::Listing(dir.to_vec())));
         if facts.listing && !listed(path) {

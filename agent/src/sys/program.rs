@@ -12,7 +12,7 @@ use worknode::spec::{FdKind, WalkSpec};
 
 use super::launcher::Launch;
 use super::process::{self, Stack};
-use super::sandbox::{Failure, path};
+use super::sandbox::{Failure, at, path};
 use super::terminal;
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine. Who
@@ -44,11 +44,7 @@ pub(super) fn start(
     last_pid: Option<&File>,
     stack: &mut Stack,
 ) -> Result<Started, Failure> {
-    let failure = |stage: &str| {
-        let stage = stage.to_owned();
-        move |error| Failure { stage, error }
-    };
-    let program = Program::of(&launch.spec).map_err(failure("read the arguments"))?;
+    let program = Program::of(&launch.spec).map_err(at("read the arguments"))?;
     // The program keeps the pid it has at the origin, unless that is taken here.
     if let (Some(mut last_pid), Some(before)) = (last_pid, launch.spec.pid.checked_sub(1)) {
         let _ = write!(last_pid, "{before}");
@@ -57,7 +53,7 @@ pub(super) fn start(
     // SAFETY: this process has one thread, like the launcher it was copied from; and an error is all
     // that is left behind in its memory.
     let spawned = unsafe { process::spawn(stack, || failed = Some(enter(launch, open, &program))) };
-    let pid = spawned.map_err(failure("make the process"))?;
+    let pid = spawned.map_err(at("make the process"))?;
     Ok(match failed {
         Some(error) => Started::NotExecuted(error.raw_os_error().unwrap_or(libc::EIO)),
         None => Started::Running(pid),

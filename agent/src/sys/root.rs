@@ -76,7 +76,7 @@ impl Root {
             .map_err(at("bind the origin's tree"))?;
         let last_pid = prepare_proc(&scratch.join("proc"))?;
         prepare_dev(path(&plan.dev), &scratch.join("dev"), &shm)?;
-        std::env::set_current_dir(scratch).map_err(failed("enter the first root"))?;
+        std::env::set_current_dir(scratch).map_err(at("enter the first root"))?;
         nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
         umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the machine's root"))?;
         Ok(Self { upper_bytes_max: plan.upper_bytes_max, shm, last_pid })
@@ -88,22 +88,22 @@ impl Root {
         for dir in [UPPER, "/layers/work"] {
             make_dir(Path::new(dir))?;
         }
-        let upper = OwnedFd::from(File::open(UPPER).map_err(failed("open the upper layer"))?);
+        let upper = OwnedFd::from(File::open(UPPER).map_err(at("open the upper layer"))?);
         let layers = "lowerdir=/lower,upperdir=/layers/upper,workdir=/layers/work,\
                       redirect_dir=on,metacopy=off,index=on,xino=off,volatile";
         mount(Some("oswalk"), "/root", Some("overlay"), NO_DEVICES, Some(layers))
             .map_err(at("mount the overlay"))?;
         // A kernel that cannot index mounts all the same.
         let index = File::open("/layers/work/index").ok().map(OwnedFd::from);
-        std::env::set_current_dir("/root").map_err(failed("enter the overlay"))?;
+        std::env::set_current_dir("/root").map_err(at("enter the overlay"))?;
         for (from, to) in [("/proc", "proc"), ("/dev", "dev")] {
             mount(Some(from), to, NONE, MsFlags::MS_MOVE, NONE)
                 .map_err(at(format!("move {from}")))?;
         }
         // Over this root, so that for the kernel the program's root is not a changed one.
         mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).map_err(at("move the overlay"))?;
-        let top = OwnedFd::from(File::open(".").map_err(failed("open the overlay"))?);
-        std::env::set_current_dir("/").map_err(failed("go back to the first root"))?;
+        let top = OwnedFd::from(File::open(".").map_err(at("open the overlay"))?);
+        std::env::set_current_dir("/").map_err(at("go back to the first root"))?;
         Ok(Layers { top, upper, index })
     }
 
@@ -116,7 +116,7 @@ impl Root {
         let tmp = (!elsewhere).then_some(Path::new("/tmp"));
         for dir in [path(&spec.cwd)].into_iter().chain(tmp) {
             prepare_dir(lower, Path::new(UPPER), dir, launch.xattrs)
-                .map_err(failed(format!("prepare {}", dir.display())))?;
+                .map_err(at(format!("prepare {}", dir.display())))?;
         }
         if !spec.whole_tree {
             nix::unistd::fchdir(&layers.top).map_err(at("enter the overlay"))?;
@@ -129,7 +129,7 @@ impl Root {
                 mount(Some(&from), dir, NONE, BIND, NONE)
                     .map_err(at(format!("bind {}", from.display())))?;
             }
-            std::env::set_current_dir("/").map_err(failed("go back to the first root"))?;
+            std::env::set_current_dir("/").map_err(at("go back to the first root"))?;
         }
         nix::unistd::sethostname(OsStr::from_bytes(&spec.hostname)).map_err(at("set the host name"))
     }
@@ -142,10 +142,10 @@ impl Root {
                 .map_err(at(format!("move {to}")))?;
         }
         umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the overlay"))?;
-        std::env::set_current_dir("/").map_err(failed("go back to the first root"))?;
+        std::env::set_current_dir("/").map_err(at("go back to the first root"))?;
         drop(layers);
         umount2(LAYERS, MntFlags::MNT_DETACH).map_err(at("detach the layers"))?;
-        let shm = std::fs::metadata(SHM).map_err(failed("look at /dev/shm"))?;
+        let shm = std::fs::metadata(SHM).map_err(at("look at /dev/shm"))?;
         let is_fresh = (shm.mode() & 0o7777, shm.uid(), shm.gid()) == (SHM_MODE, 0, 0)
             && std::fs::read_dir(SHM).is_ok_and(|mut entries| entries.next().is_none());
         if !is_fresh {
@@ -161,11 +161,6 @@ impl Root {
         }
         Ok(())
     }
-}
-
-fn failed(stage: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
-    let stage = stage.into();
-    move |error| Failure { stage, error }
 }
 
 fn mount_memory(on: &Path, options: &str) -> Result<(), Failure> {
@@ -195,7 +190,7 @@ fn has_ipc() -> bool {
 
 fn make_dir(dir: &Path) -> Result<(), Failure> {
     let made = std::fs::DirBuilder::new().mode(0o755).create(dir);
-    made.map_err(failed(format!("make {}", dir.display())))
+    made.map_err(at(format!("make {}", dir.display())))
 }
 
 fn prepare_proc(proc: &Path) -> Result<Option<File>, Failure> {

@@ -35,9 +35,9 @@ pub(super) struct Failure {
 }
 
 /// Says what failed with an error number.
-pub(super) fn at(stage: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Failure {
+pub(super) fn at<E: Into<io::Error>>(stage: impl Into<String>) -> impl FnOnce(E) -> Failure {
     let stage = stage.into();
-    move |errno| Failure { stage, error: errno.into() }
+    move |error| Failure { stage, error: error.into() }
 }
 
 /// Runs walks, one after the other, each from the first mount to the last child. Never returns.
@@ -67,20 +67,15 @@ fn serve(plan: &Plan, control: &UnixStream) -> Result<(), Failure> {
     program::bound_capabilities();
     let root = Root::prepare(plan)?;
     let pids = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
-    let made = Stack::new();
-    let stack = made.map_err(|error| Failure { stage: "make a stack".into(), error })?;
+    let stack = Stack::new().map_err(at("make a stack"))?;
     process::populate();
     let mut sandbox = Sandbox { control, signals, root, pids, stack };
     loop {
         let layers = sandbox.root.lay()?;
-        let received = fds::receive(control);
-        let received =
-            received.map_err(|error| Failure { stage: "receive the walk".into(), error })?;
+        let received = fds::receive(control).map_err(at("receive the walk"))?;
         let Some((message, descriptors)) = received else { return Ok(()) };
-        let launch: Launch = postcard::from_bytes(&message).map_err(|error| Failure {
-            stage: "read the walk".into(),
-            error: io::Error::other(error),
-        })?;
+        let launch = postcard::from_bytes::<Launch>(&message).map_err(io::Error::other);
+        let launch = launch.map_err(at("read the walk"))?;
         let last = sandbox.supervise(&launch, descriptors, &layers)?;
         tell(control, &last, &[]);
         let may_serve = matches!(last, Event::Ended { .. }) && launch.spec.terminal.is_none();
@@ -251,9 +246,8 @@ impl Walk<'_> {
 /// Makes the walk's terminal, in its root: this process stays there, and serves no other walk.
 fn open_terminal(spec: &TerminalSpec, root: BorrowedFd<'_>) -> Result<terminal::Pair, Failure> {
     program::change_root(root).map_err(at("change the root"))?;
-    let failed = |error| Failure { stage: "make a terminal".into(), error };
-    let pair = terminal::Pair::open(spec).map_err(failed)?;
-    pair.take_control().map_err(failed)?;
+    let pair = terminal::Pair::open(spec).map_err(at("make a terminal"))?;
+    pair.take_control().map_err(at("make a terminal"))?;
     Ok(pair)
 }
 
@@ -277,13 +271,12 @@ fn open_files(spec: &WalkSpec, root: BorrowedFd<'_>) -> Result<Vec<(u32, File)>,
     let mut files = Vec::new();
     for fd in &spec.fds {
         if let FdKind::File { path: name, offset } = &fd.kind {
-            let stage = || format!("open {}", path(name).display());
             let open = || -> io::Result<File> {
                 let mut file = File::from(openat2(root, path(name), how)?);
                 file.seek(io::SeekFrom::Start(*offset))?;
                 Ok(file)
             };
-            files.push((fd.fd, open().map_err(|error| Failure { stage: stage(), error })?));
+            files.push((fd.fd, open().map_err(at(format!("open {}", path(name).display())))?));
         }
     }
     Ok(files)

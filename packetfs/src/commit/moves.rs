@@ -14,9 +14,9 @@ use nix::fcntl::{RenameFlags, renameat2};
 use super::apply::Place;
 use crate::change::Op;
 use crate::packet::Digest;
-use crate::tree::{Attr, Bytes, Kind, is_within, join, split};
+use crate::tree::{Attr, Bytes, Kind, above, is_within, join, split};
 
-/// What is taken aside. What is below another comes before it.
+/// What is taken aside, the last name first: what is below another comes before it.
 #[derive(Debug)]
 pub(super) struct Moves(Vec<Move>);
 
@@ -32,7 +32,7 @@ struct Move {
 impl Moves {
     /// Finds what has to be taken aside. The temporary names of a change set are always the same.
     pub(super) fn of(ops: &[Op]) -> Self {
-        let renames: Vec<_> = ops.iter().filter_map(as_rename).collect();
+        let renames: Vec<_> = ops.iter().filter_map(Op::as_rename).collect();
         let old: HashSet<_> = renames.iter().map(|&(from, _)| from).collect();
         // Names under which there will be something else.
         let mut new: HashSet<_> = renames.iter().map(|&(_, to)| to).collect();
@@ -72,8 +72,8 @@ impl Moves {
 
     /// Returns the name under which something is found that had this name before the walk.
     pub(super) fn now<'a>(&'a self, from: &'a [u8]) -> &'a [u8] {
-        let moved = self.0.iter().find(|moved| moved.from == from);
-        moved.map_or(from, |moved| &moved.temporary)
+        let found = self.0.binary_search_by(|moved| from.cmp(&moved.from));
+        found.map_or(from, |at| &self.0[at].temporary)
     }
 
     /// Takes aside what has to be; what was taken aside before an interruption is left there.
@@ -129,19 +129,6 @@ impl Move {
 
 fn is_absent(error: &io::Error) -> bool {
     [Errno::ENOENT, Errno::ENOTDIR].iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
-}
-
-fn as_rename(op: &Op) -> Option<(&[u8], &[u8])> {
-    match op {
-        Op::Rename { from, to } => Some((from, to)),
-        _ => None,
-    }
-}
-
-/// Returns the directories above a path, from the nearest on.
-fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let dir = |path| split(path).map(|(dir, _)| dir);
-    std::iter::successors(dir(path), move |&path| dir(path))
 }
 
 fn rename_to_nothing(from: &[u8], to: &[u8]) -> io::Result<()> {

@@ -6,9 +6,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::{Commit, CommitError};
-use crate::change::{Op, Placing};
+use crate::change::{Op, Placing, renamed};
 use crate::packet::{Digest, Manifest, Packed, reference, split};
-use crate::tree::{Attr, Bytes, Version, is_within};
+use crate::tree::{Attr, Bytes, Version};
 
 /// A commit, held against what others have changed.
 pub(super) struct Reconciled {
@@ -85,10 +85,5 @@ fn content(manifest: &Manifest, contents: &HashMap<Digest, Bytes>) -> Bytes {
 
 /// Returns the name that a path had before the renames.
 fn former_name(ops: &[Op], path: &[u8]) -> Bytes {
-    let renames = ops.iter().filter_map(|op| match op {
-        Op::Rename { from, to } if is_within(path, to) => Some((from, to)),
-        _ => None,
-    });
-    let nearest = renames.max_by_key(|(_, to)| to.len());
-    nearest.map_or_else(|| path.to_vec(), |(from, to)| [from, &path[to.len()..]].concat())
+    renamed(path, ops.iter().filter_map(Op::as_rename).map(|(from, to)| (to, from)))
 }

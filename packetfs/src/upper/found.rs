@@ -3,9 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::change::{ChangeSet, Meta, Op, Placing};
+use crate::change::{ChangeSet, Meta, Op, Placing, renamed};
 use crate::packet::Manifest;
-use crate::tree::{Bytes, Kind, Time, Version, Xattr, is_within, split};
+use crate::tree::{Bytes, Kind, Time, Version, Xattr, above, split};
 
 /// All that an upper layer holds.
 #[derive(Debug, Default)]
@@ -151,31 +151,17 @@ impl Found {
         }
         let path = node.names.first()?.clone();
         let lost = below.into_iter().find(|(_, now)| self.removed.contains(now));
-        Some(match lost {
-            Some((was, _)) => Home { path, was: Some(was.clone()), from: Some(was.clone()) },
-            None => Home { path, was: None, from: None },
-        })
+        let was = lost.map(|(was, _)| was.clone());
+        Some(Home { path, from: was.clone(), was })
     }
 
     /// Returns the name that something has after the renames of directories.
     fn renamed(&self, path: &[u8]) -> Bytes {
-        let renames = self.dirs.iter().filter_map(|op| match op {
-            Op::Rename { from, to } if is_within(path, from) => Some((from, to)),
-            _ => None,
-        });
-        let nearest = renames.max_by_key(|(from, _)| from.len());
-        nearest.map_or_else(|| path.to_vec(), |(from, to)| [to, &path[from.len()..]].concat())
+        renamed(path, self.dirs.iter().filter_map(Op::as_rename))
     }
 
     fn is_covered(&self, path: &[u8]) -> bool {
-        let mut path = Some(path);
-        while let Some(at) = path {
-            if self.covered.contains(at) {
-                return true;
-            }
-            path = split(at).map(|(dir, _)| dir);
-        }
-        false
+        self.covered.contains(path) || above(path).any(|dir| self.covered.contains(dir))
     }
 }
 
