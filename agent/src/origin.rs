@@ -6,6 +6,7 @@
 mod attempt;
 mod hello;
 mod output;
+mod stops;
 mod vet;
 
 use std::rc::Rc;
@@ -27,6 +28,7 @@ use crate::link::message::{Doubt, Exit};
 use crate::session::{Session, ms};
 use attempt::{Attempted, Ended};
 use output::Output;
+use stops::Stops;
 
 /// Attempts on runners before the program is executed here.
 const ATTEMPTS_MAX: u32 = 3;
@@ -39,6 +41,7 @@ pub(crate) struct Stub {
     frames: mpsc::UnboundedReceiver<(Header, Vec<u8>)>,
     /// What the stub gets; written by a task of its own.
     output: Output,
+    stops: Stops,
     pid: u32,
 }
 
@@ -75,14 +78,19 @@ pub(crate) async fn walk(
         return output.finish().await;
     };
     let (frames_tx, frames) = mpsc::unbounded_channel();
+    let stops = Stops::new(peer.pid);
+    let goes_on = stops.noter();
     // What the stub sends is bounded: input by what it was asked for, the rest is small.
     let pump = tokio::task::spawn_local(async move {
         while let Some(frame) = reader.next().await {
+            if signal(&frame.0, &frame.1) == Some(libc::SIGCONT) {
+                goes_on();
+            }
             // Who waits for the stub to leave hears no frames any more.
             let _ = frames_tx.send(frame);
         }
     });
-    let mut stub = Stub { frames, output, pid: peer.pid };
+    let mut stub = Stub { frames, output, stops, pid: peer.pid };
     if hello.compiles(&session) {
         stub.output.be_patient();
     }
@@ -182,6 +190,7 @@ impl Errand<'_> {
             }
             let attempted =
                 attempt::run(agent, stub, spec, &self.encoded, &grant, &mut self.turns).await;
+            stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
             let lost = match attempted {
                 Attempted::Ended(ended) => {
                     if let Some(reason) = doubt(&ended.exit.exit)
@@ -315,13 +324,14 @@ impl Errand<'_> {
                     // Nothing runs yet: a signal is for the stub itself.
                     match frame {
                         None => return Placed::Gone,
-                        Some((header, payload)) if header.kind == Kind::Signal => {
-                            if let Some(status) = deadly(&payload, spec) {
+                        Some((header, payload)) => {
+                            let deadly = signal(&header, &payload)
+                                .filter(|&signal| is_deadly(signal, spec));
+                            if let Some(status) = deadly {
                                 stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());
                                 return Placed::Gone;
                             }
                         }
-                        Some(_) => {}
                     }
                 }
                 _ = changes.changed() => {}
@@ -365,12 +375,17 @@ enum Placed {
     Gone,
 }
 
-/// Returns the wait status of a program that the signal ends before it has begun.
-fn deadly(payload: &[u8], spec: &WalkSpec) -> Option<i32> {
-    let signal = i32::from_le_bytes(*payload.first_chunk()?);
+/// Returns the signal that a frame of the stub forwards.
+fn signal(header: &Header, payload: &[u8]) -> Option<i32> {
+    let word = (header.kind == Kind::Signal).then(|| payload.first_chunk())?;
+    word.map(|word| i32::from_le_bytes(*word))
+}
+
+/// Tells whether the signal ends a program that has not begun; it is its wait status, too.
+fn is_deadly(signal: i32, spec: &WalkSpec) -> bool {
     let harmless = [libc::SIGCONT, libc::SIGWINCH, libc::SIGURG, libc::SIGCHLD];
     let unheard = (spec.ignored | spec.blocked) & (1 << (signal - 1).clamp(0, 63)) != 0;
-    (!harmless.contains(&signal) && !unheard).then_some(signal)
+    !harmless.contains(&signal) && !unheard
 }
 
 /// Gives the origin's own slot back when the process that took it ends.

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Test;
+use crate::interrupts::{processes, wait_until};
 use crate::lab::{Lab, NODES, Up};
 use crate::report::Report;
 use crate::run::{Run, seconds};
@@ -16,6 +17,7 @@ pub(crate) const ALL: &[Test] = &[
     ("nodes::all_die_in_the_middle", |lab| hurt(lab, "all-die", &["kill"], &NODES)),
     ("nodes::the_broker_dies_in_the_middle", |lab| hurt(lab, "broker", &["kill"], &["broker"])),
     ("nodes::all_are_dead", all_are_dead),
+    ("nodes::one_dies_under_a_program_that_is_stopped", dies_while_stopped),
     ("nodes::a_second_one_is_told_what_the_first_one_asked", second_is_told),
 ];
 
@@ -113,6 +115,32 @@ fn all_are_dead(lab: &Lab) -> Result<(), String> {
         return Err(format!("{} of {FILES} files: {run}", made(&dir)));
     }
     if run.took > seconds(10) { Err(format!("too slow: {run}")) } else { Ok(()) }
+}
+
+/// A program that stands still is begun anew when its node dies, and goes on: it has not stopped.
+fn dies_while_stopped(lab: &Lab) -> Result<(), String> {
+    const STOPS: &str = "-e 'go' or kill STOP => $$; print 'went on'";
+    let (up, _alone) = lab.alone()?;
+    let dir = up.fresh("stopped")?;
+    let mut command = up.exec(&dir.join("report.json"));
+    command.args(["--walk-all", "--", "perl", "-e", STOPS]).current_dir(&dir);
+    let started = Run::start(command, None)?;
+    let stopped = || processes(STOPS).iter().any(|line| is_stopped_child(line, started.id()));
+    wait_until("the stub is stopped", stopped)?;
+    fs::write(dir.join("go"), "").map_err(|error| error.to_string())?;
+    NODES.iter().try_for_each(|node| up.lab(&["kill", node]))?;
+    let run = started.wait(LIMIT);
+    NODES.iter().try_for_each(|node| up.lab(&["heal", node]))?;
+    all_join(up, &NODES)?;
+    let run = run?;
+    if run.out() == "went on" { Ok(()) } else { Err(run.to_string()) }
+}
+
+/// Tells whether the process of a line that begins with its number is a stopped child of `parent`.
+fn is_stopped_child(line: &str, parent: u32) -> bool {
+    let pid = line.split(' ').next().unwrap_or_default();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.contains("\nState:\tT") && status.contains(&format!("\nPPid:\t{parent}\n"))
 }
 
 /// A walk that another node has run before asks for nearly nothing, and sees all as it is now.

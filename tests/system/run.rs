@@ -90,6 +90,11 @@ impl Started {
         }
     }
 
+    /// Returns the number of the command's process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the end.
     pub(crate) fn wait(mut self, limit: Duration) -> Result<Run, String> {
         let deadline = self.began + limit;
@@ -105,12 +110,13 @@ impl Started {
                 return Ok(Run { status, stdout, stderr, took });
             }
             if Instant::now() >= deadline {
+                let left = standing(self.child.id());
                 self.signal(Signal::KILL);
                 let _ = self.child.wait();
                 let said = |output: &Receiver<_>| output.recv_timeout(OUTPUT).unwrap_or_default();
                 let said = [said(&self.stdout), said(&self.stderr)].concat();
                 return Err(format!(
-                    "{} hangs: killed after {limit:?}\n{}",
+                    "{} hangs: killed after {limit:?}\n{}{left}",
                     self.shown,
                     shown(&said)
                 ));
@@ -118,6 +124,26 @@ impl Started {
             thread::sleep(POLL);
         }
     }
+}
+
+/// Returns a line for each process of a group, with the system call that it waits in.
+fn standing(group: u32) -> String {
+    let read = |pid: &str, name: &str| {
+        std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
+    };
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = pids.filter_map(|entry| entry.file_name().into_string().ok());
+    let line = |pid: String| {
+        let stat = read(&pid, "stat");
+        // Name, state, parent, group.
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(1);
+        let parent = fields.next()?;
+        (fields.next()? == group.to_string()).then(|| {
+            let (command, call) = (read(&pid, "cmdline").replace('\0', " "), read(&pid, "syscall"));
+            format!("{pid} (child of {parent}) {command}: {} {call}", read(&pid, "wchan"))
+        })
+    };
+    names.filter_map(line).collect()
 }
 
 /// Returns a status in words that are the same for the same ending.

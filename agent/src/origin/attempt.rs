@@ -10,11 +10,13 @@ use packetfs::commit::{Commit, Owner};
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::tree::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
-use super::{Stub, vet};
+use super::stops::LOOK_EVERY;
+use super::{Stub, signal, vet};
 use crate::agent::Agent;
 use crate::cluster::Turn;
 use crate::exporter::profile::Likeness;
@@ -81,7 +83,16 @@ pub(super) async fn run(
     agent.exporter.drain().await;
     let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
     let (packets, room) = (Vec::new(), agent.upper_bytes);
-    let mut talk = Talk { link: &link, stream, spec, packets, room, bytes_out, bytes_back: 0 };
+    let mut talk = Talk {
+        link: &link,
+        stream,
+        spec,
+        packets,
+        room,
+        stopped: Stopped::No,
+        bytes_out,
+        bytes_back: 0,
+    };
     let attempted = tokio::select! {
         attempted = talk.run(stub, &mut frames) => attempted,
         newer = superseded(turns, grant) => Attempted::Superseded(newer),
@@ -131,8 +142,19 @@ struct Talk<'a> {
     packets: Vec<(PacketRef, Packed)>,
     /// Bytes of changed files that there still is memory for.
     room: u64,
+    /// Whether the walk was stopped because its stub is.
+    stopped: Stopped,
     bytes_out: u64,
     bytes_back: u64,
+}
+
+/// What a walk knows of its stub's being stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    No,
+    /// It was sent the signal, and has not said yet that it has stopped.
+    Told,
+    Yes,
 }
 
 impl Talk<'_> {
@@ -144,6 +166,7 @@ impl Talk<'_> {
         let hold = if self.spec.terminal.is_some() { HOLD_TERMINAL_MAX } else { HOLD_MAX };
         let release = tokio::time::sleep(hold);
         tokio::pin!(release);
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         let mut held = !stub.output.is_patient();
         loop {
             tokio::select! {
@@ -167,13 +190,26 @@ impl Talk<'_> {
                     held = false;
                     stub.output.release();
                 }
+                _ = look.tick() => self.stop_with(stub),
             }
+        }
+    }
+
+    /// Stops the walk if its stub was stopped by what cannot be held back. A signal has it go on.
+    fn stop_with(&mut self, stub: &Stub) {
+        if self.stopped == Stopped::No && stub.stops.is_stopped_itself() {
+            self.stopped = Stopped::Told;
+            let stop = [libc::SIGSTOP.to_le_bytes(), [0; 4]].concat();
+            self.link.send(Kind::Signal, self.stream, stop);
         }
     }
 
     fn take_from_stub(&mut self, stub: &Stub, header: door::Header, payload: &[u8]) {
         if stub.output.is_stale(header.kind) {
             return;
+        }
+        if signal(&header, payload) == Some(libc::SIGCONT) {
+            self.stopped = Stopped::No;
         }
         let fd = u8::try_from(header.fd).unwrap_or(u8::MAX);
         let tagged = || [&[fd], payload].concat();
@@ -224,7 +260,13 @@ impl Talk<'_> {
                 None
             }
             Kind::Stopped => {
-                stub.output.send(door::Kind::Stopped, 0, frame.payload);
+                let Some(&word) = frame.payload.first_chunk() else { return garbled() };
+                if self.stopped == Stopped::Told {
+                    self.stopped = Stopped::Yes;
+                } else {
+                    stub.stops.note_told(i32::from_le_bytes(word));
+                    stub.output.send(door::Kind::Stopped, 0, frame.payload);
+                }
                 None
             }
             Kind::Packets => match postcard::from_bytes::<Packets>(&frame.payload) {

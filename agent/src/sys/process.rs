@@ -207,3 +207,10 @@ pub(crate) fn cpu_ns_of(pid: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
     text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0)
 }
+
+/// Tells whether a process is stopped, as by SIGSTOP.
+#[must_use]
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    text.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T"))
+}
