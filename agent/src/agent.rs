@@ -215,11 +215,17 @@ impl Agent {
     }
 
     /// Ends a session: its waiting walks are taken out of the queue.
-    pub(crate) async fn end_session(&self, id: SessionId) {
+    pub(crate) fn end_session(&self, id: SessionId) {
         let ended = self.sessions.borrow_mut().remove(&id).is_some();
         self.cluster.drop_session(id);
-        if ended && let Err(error) = self.cluster.broker.cancel_session(id).await {
-            tracing::debug!(%error, "failed to cancel a session");
+        if ended {
+            // Nobody waits for it.
+            let cluster = Rc::clone(&self.cluster);
+            tokio::task::spawn_local(async move {
+                if let Err(error) = cluster.broker.cancel_session(id).await {
+                    tracing::debug!(%error, "failed to cancel a session");
+                }
+            });
         }
     }
 

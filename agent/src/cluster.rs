@@ -1,12 +1,12 @@
 //! What this agent knows of its cluster, through the broker: who is there, and whose turn it is.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use broker::{Broker, Event, Grant, NodeInfo, NodeState, Registered};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use worknode::id::{NodeId, SessionId, WalkId};
 
 use crate::agent::Agent;
@@ -18,8 +18,6 @@ const IDLE_HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
 /// What the broker did not hear while it was away is repeated, for an hour.
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
 const REPEATS_MAX: u32 = 7200;
-/// How often the list of nodes is fetched while there are sessions, in heartbeats.
-const NODES_EVERY: u32 = 4;
 
 /// What a waiting walk is told.
 #[derive(Debug)]
@@ -30,26 +28,50 @@ pub(crate) enum Turn {
     Dropped,
 }
 
+/// A granted slot that is given back when this is dropped.
+pub(crate) struct Slot {
+    cluster: Rc<Cluster>,
+    grant: Grant,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.cluster.finish(&self.grant);
+    }
+}
+
 /// The agent's view of its cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) info: NodeInfo,
     pub(crate) broker: Broker,
     pub(crate) nodes: RefCell<Vec<NodeState>>,
+    /// The number of the list of nodes that was fetched last.
+    list: Cell<Option<u64>>,
     waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
     /// Told whenever the list of nodes is another one.
     changed_tx: watch::Sender<()>,
+    /// Told at every other heartbeat.
+    beaten: Notify,
 }
 
 impl Cluster {
     pub(crate) fn new(info: NodeInfo, broker: Broker) -> Self {
         let changed_tx = watch::Sender::new(());
-        Self { info, broker, nodes: RefCell::default(), waiting: RefCell::default(), changed_tx }
+        let (nodes, waiting) = (RefCell::default(), RefCell::default());
+        let (list, beaten) = (Cell::default(), Notify::new());
+        Self { info, broker, nodes, list, waiting, changed_tx, beaten }
     }
 
     /// Returns what hears whenever the list of nodes is another one.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed_tx.subscribe()
+    }
+
+    /// Returns about half a second later, or sooner: for what has to be looked at, with no timer of
+    /// its own.
+    pub(crate) async fn beaten(&self) {
+        self.beaten.notified().await;
     }
 
     /// Tells whether a living node besides this one takes walks, those in `failed` not counted; only
@@ -89,6 +111,11 @@ impl Cluster {
         if let Some(grant) = refused {
             self.finish(&grant);
         }
+    }
+
+    /// Returns the slot of a grant.
+    pub(crate) fn slot(self: &Rc<Self>, grant: &Grant) -> Slot {
+        Slot { cluster: Rc::clone(self), grant: grant.clone() }
     }
 
     /// Ends a walk's attempt at the broker, without waiting for it. While the broker is away it is
@@ -138,8 +165,8 @@ impl Cluster {
         }
     }
 
-    /// Fetches the list of nodes.
-    pub(crate) async fn refresh(&self) {
+    /// Fetches the list of nodes; tells whether it could.
+    pub(crate) async fn refresh(&self) -> bool {
         match self.broker.nodes().await {
             Ok(nodes) => {
                 let takers = |nodes: &[NodeState]| -> Vec<_> {
@@ -150,8 +177,12 @@ impl Cluster {
                 if takers(&self.nodes.replace(nodes)) != new {
                     self.changed_tx.send_replace(());
                 }
+                true
             }
-            Err(error) => tracing::debug!(%error, "failed to list the nodes"),
+            Err(error) => {
+                tracing::debug!(%error, "failed to list the nodes");
+                false
+            }
         }
     }
 
@@ -173,28 +204,23 @@ pub(crate) async fn beat(agent: Rc<Agent>) {
     loop {
         let busy = agent.has_sessions();
         timer.wait(if busy { HEARTBEAT_EVERY } else { IDLE_HEARTBEAT_EVERY }).await;
-        let turn = busy && beats.is_multiple_of(NODES_EVERY);
-        // All at once: to wake up costs more than what is asked.
-        let (alive, (), ()) = tokio::join!(
-            cluster.broker.heartbeat(&cluster.info.node),
-            async {
-                if busy && let Err(error) = cluster.broker.reap().await {
-                    tracing::debug!(%error, "failed to reap");
-                }
-            },
-            async {
-                if turn {
-                    cluster.refresh().await;
-                }
-            },
-        );
-        match alive {
-            Ok(Registered::Yes) => {}
+        let registered = match cluster.broker.heard_lately() {
+            // It went with what a walk had to say.
+            Some(registered) => Ok(registered),
+            None => cluster.broker.heartbeat().await,
+        };
+        match registered {
+            Ok(Registered::Yes { list }) if cluster.list.get() == Some(list) => {}
+            Ok(Registered::Yes { list }) => {
+                // What changes while the list is fetched has another number again.
+                cluster.list.set(cluster.refresh().await.then_some(list));
+                agent.set_gates();
+            }
             Ok(Registered::No) => cluster.register().await,
             Err(error) => tracing::debug!(%error, "no heartbeat"),
         }
-        if turn {
-            agent.set_gates();
+        if beats.is_multiple_of(2) {
+            cluster.beaten.notify_waiters();
         }
         agent.rest();
         beats = beats.wrapping_add(1);

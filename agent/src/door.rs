@@ -124,7 +124,7 @@ async fn talk(
         next = if sent { reader.next().await.map(|(_, payload)| payload) } else { None };
     }
     if let Some(session) = opened.take() {
-        agent.end_session(session).await;
+        agent.end_session(session);
     }
 }
 
@@ -137,7 +137,10 @@ async fn answer(
     match request {
         Request::OpenSession(options) => {
             anyhow::ensure!(opened.get().is_none(), "this connection has a session already");
-            agent.cluster.refresh().await;
+            if !agent.cluster.has_runner_for(options.on.as_ref(), &[]) {
+                // Somebody may have come since the last heartbeat.
+                agent.cluster.refresh().await;
+            }
             let session = open_session(agent, peer, &options)?;
             opened.set(Some(session.id));
             let page = session.page_path().as_os_str().as_encoded_bytes().to_vec();
@@ -147,7 +150,7 @@ async fn answer(
             let id =
                 opened.take().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
             let report = agent.session(id).map(|session| session.report(agent.usage()));
-            agent.end_session(id).await;
+            agent.end_session(id);
             Ok(Reply::Report(report.unwrap_or_default()))
         }
         Request::Status => Ok(Reply::Status(agent.status().await)),

@@ -22,7 +22,7 @@ use worknode::report::WalkLine;
 use worknode::spec::WalkSpec;
 
 use crate::agent::Agent;
-use crate::cluster::Turn;
+use crate::cluster::{Slot, Turn};
 use crate::door::{Peer, Reader, Writer};
 use crate::link::message::{Doubt, Exit};
 use crate::session::{Session, ms};
@@ -32,6 +32,9 @@ use stops::Stops;
 
 /// Attempts on runners before the program is executed here.
 const ATTEMPTS_MAX: u32 = 3;
+/// How long a slot that is not needed any more may wait for its stub to leave. To give it back is
+/// work for the broker, and who started the program waits for the stub.
+const KEPT_MAX: Duration = Duration::from_millis(2);
 /// How long a stub may take to leave after its last frame: it may still be writing output.
 const FAREWELL_MAX: Duration = Duration::from_secs(600);
 
@@ -47,8 +50,8 @@ pub(crate) struct Stub {
 
 /// How it ended for the stub.
 enum End {
-    /// With this wait status.
-    Exit(i32),
+    /// With this wait status. The slot is given back when the stub has left.
+    Exit(i32, Option<Slot>),
     /// The program is to be executed here.
     Here(Reason),
     /// It cannot go on; a sentence for the user.
@@ -81,7 +84,7 @@ pub(crate) async fn walk(
     let stops = Stops::new(peer.pid);
     let goes_on = stops.noter();
     // What the stub sends is bounded: input by what it was asked for, the rest is small.
-    let pump = tokio::task::spawn_local(async move {
+    let mut pump = tokio::task::spawn_local(async move {
         while let Some(frame) = reader.next().await {
             if signal(&frame.0, &frame.1) == Some(libc::SIGCONT) {
                 goes_on();
@@ -99,8 +102,12 @@ pub(crate) async fn walk(
         Ok(spec) => carry(&agent, &session, &mut stub, &spec, arrived).await,
         Err(reason) => End::Here(reason),
     };
+    let mut slot = None;
     match end {
-        End::Exit(status) => stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec()),
+        End::Exit(status, kept) => {
+            slot = kept;
+            stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());
+        }
         End::Here(reason) => {
             session.add_stay(&argv0, reason);
             if session.no_fallback && reason != Reason::GrantedHome {
@@ -117,8 +124,14 @@ pub(crate) async fn walk(
         End::Gone => {}
     }
     stub.output.finish().await;
+    if slot.is_some() {
+        let _ = tokio::time::timeout(KEPT_MAX, &mut pump).await;
+        drop(slot);
+    }
     // The stub leaves when it has read its last frame. Closing first would cut it off.
-    let _ = tokio::time::timeout(FAREWELL_MAX, pump).await;
+    if !pump.is_finished() {
+        let _ = tokio::time::timeout(FAREWELL_MAX, pump).await;
+    }
 }
 
 /// Carries a walk through its attempts.
@@ -193,6 +206,9 @@ impl Errand<'_> {
             stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
             let lost = match attempted {
                 Attempted::Ended(ended) => {
+                    let slot = agent.cluster.slot(&grant);
+                    // While it is committed another walk may have it.
+                    let slot = ended.exit.is_empty().then_some(slot);
                     if let Some(reason) = doubt(&ended.exit.exit)
                         && stub.output.is_untouched()
                     {
@@ -202,7 +218,8 @@ impl Errand<'_> {
                     let line = line(spec, &grant, stub, &ended, waited);
                     let last = stub.output.consumed_input() || attempt == ATTEMPTS_MAX;
                     match self.commit(stub, ended, line, last).await {
-                        Committed::Done(end) => return end,
+                        Committed::Done(status) => return End::Exit(status, slot),
+                        Committed::Not(reason) => return give_up(stub, spec.walk, reason),
                         Committed::Conflict => {
                             // As on any other node, once more: what was shown is not shown again.
                             stub.output.rewind();
@@ -249,7 +266,7 @@ impl Errand<'_> {
                     stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
                 }
                 stub.output.release();
-                Committed::Done(End::Exit(status))
+                Committed::Done(status)
             }
             Err(error) => {
                 tracing::error!(walk = %spec.walk, "{error:#}");
@@ -259,7 +276,7 @@ impl Errand<'_> {
                     return Committed::Conflict;
                 }
                 let reason = if conflict { Reason::Conflict } else { Reason::CommitFault };
-                Committed::Done(give_up(stub, spec.walk, reason))
+                Committed::Not(reason)
             }
         }
     }
@@ -364,7 +381,9 @@ fn give_up(stub: &Stub, walk: WalkId, reason: Reason) -> End {
 
 /// What became of a commit.
 enum Committed {
-    Done(End),
+    /// The program ended with this wait status.
+    Done(i32),
+    Not(Reason),
     /// Somebody else has changed the same, and some of the program's output was shown.
     Conflict,
 }

@@ -37,12 +37,13 @@ async fn main() -> Result<(), Failure> {
     let (broker, mut events) = Broker::connect(&url, &cell, &origin).await?;
     for index in 0..NODES {
         let node: NodeId = format!("n{index}").parse()?;
+        let (broker, mut events) = Broker::connect(&url, &cell, &node).await?;
         register(&broker, &node).await?;
-        let broker = broker.clone();
+        tokio::spawn(async move { while events.recv().await.is_some() {} });
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(LEASE / 4).await;
-                let _ = broker.heartbeat(&node).await;
+                let _ = broker.heartbeat().await;
             }
         });
     }

@@ -14,6 +14,7 @@ use crate::error::BrokerError;
 use crate::keeper::Keeper;
 use crate::model::{Event, Finished, NodeInfo, NodeState, Registered, Retried, Submit, Submitted};
 use crate::office::{Answer, Office};
+use crate::pulse::Pulse;
 use crate::wire::{Address, Value};
 use crate::{note, url};
 
@@ -31,8 +32,6 @@ pub struct Broker {
 struct Shared {
     office: Arc<Office>,
     courier: Courier,
-    /// Tells this agent from an earlier one of the same name.
-    incarnation: String,
     /// Aborted when the last clone is dropped; that closes the connection.
     keeper: AbortHandle,
 }
@@ -71,10 +70,11 @@ impl Broker {
         let (line_tx, line_rx) = watch::channel(Some(line.clone()));
         let keeper = tokio::spawn(keeper.keep(line, line_tx)).abort_handle();
         let incarnation = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
-        let office = Office { url: shown, key, node: node.clone(), line_rx, events_tx };
+        let pulse = Pulse::new(incarnation);
+        let office = Office { url: shown, key, node: node.clone(), line_rx, pulse, events_tx };
         let office = Arc::new(office);
         let courier = Courier::start(Arc::clone(&office));
-        let shared = Shared { office, courier, incarnation, keeper };
+        let shared = Shared { office, courier, keeper };
         Ok((Self { shared: Arc::new(shared) }, events_rx))
     }
 
@@ -99,7 +99,7 @@ impl Broker {
         let slots = info.slots.to_string();
         let arguments = [
             info.node.as_str(),
-            &self.shared.incarnation,
+            &self.shared.office.pulse.incarnation,
             &info.address,
             &info.version,
             &slots,
@@ -118,17 +118,22 @@ impl Broker {
         }
     }
 
-    /// Extends the node's lease.
+    /// Extends the lease of this agent's node, and places the walks of nodes whose lease ended anew.
+    /// After the first one a heartbeat also goes with what is said anyway (see
+    /// [`Broker::heard_lately`]).
     ///
     /// # Errors
     /// The broker is away.
-    pub async fn heartbeat(&self, node: &NodeId) -> Result<Registered, BrokerError> {
-        let words = vec![node.to_string(), self.shared.incarnation.clone()];
-        match self.say("heartbeat", words).await?.word(0) {
-            Some("ok") => Ok(Registered::Yes),
-            Some("unknown") => Ok(Registered::No),
-            _ => Err(self.garbled("heartbeat")),
-        }
+    pub async fn heartbeat(&self) -> Result<Registered, BrokerError> {
+        let office = &self.shared.office;
+        office.say(&[], deadline()).await?;
+        office.pulse.heard_lately(Instant::now()).ok_or_else(|| self.garbled("heartbeat"))
+    }
+
+    /// Returns what the last heartbeat said if that is not long ago: then no other is needed yet.
+    #[must_use]
+    pub fn heard_lately(&self) -> Option<Registered> {
+        self.shared.office.pulse.heard_lately(Instant::now())
     }
 
     /// Takes a node out of the cluster: its walks are placed anew, those it is the origin of are
@@ -230,17 +235,6 @@ impl Broker {
         let session = session.to_string();
         while self.say("cancel-session", vec![session.clone()]).await?.word(0) == Some("more") {}
         Ok(())
-    }
-
-    /// Places the walks of nodes whose lease ended anew, and returns these nodes. Every agent calls
-    /// this five times a second; who comes first does the work.
-    ///
-    /// # Errors
-    /// The broker is away.
-    pub async fn reap(&self) -> Result<Vec<NodeId>, BrokerError> {
-        let answer = self.say("reap", Vec::new()).await?;
-        let nodes: Result<_, _> = answer.words().skip(1).map(str::parse).collect();
-        nodes.map_err(|_| self.garbled("reap"))
     }
 
     /// Says that the link to a node broke: this origin's walks there are placed anew at once, and

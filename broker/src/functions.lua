@@ -23,7 +23,7 @@
 --   w:tag:<lane>      string virtual time at which an emptied lane goes on
 --   w:gone            set    sessions whose walks are to be cancelled
 --   w:queued          string number of waiting walks
---   w:count           hash   clock reaped grace
+--   w:count           hash   clock reaped grace, and list: how often the list of nodes has changed
 -- Channel w:to:<node> carries what a node must hear and did not ask for.
 --
 -- KEYS[1] is w, ARGV[1] the calling node. A reply is a text: the results, a line each, then notes,
@@ -825,10 +825,16 @@ local function condemn(c, lane, session)
   call('SADD', c.w .. ':gone', session)
 end
 
+-- Who is there is not as it was.
+local function count_list(c)
+  call('HINCRBY', c.w .. ':count', 'list', 1)
+end
+
 -- Nodes are gone: their walks go elsewhere, and those they were the origin of end.
 local function bury(c, nodes)
   local dead, lost = {}, {}
   flush(c)
+  count_list(c)
   for _, node in ipairs(nodes) do
     dead[node] = true
     call('ZREM', c.w .. ':lease', node)
@@ -873,6 +879,7 @@ local function keep(c, node, up)
   else
     call('SET', c.up .. node.name, up, 'PXAT', deadline)
     set_up(node, up)
+    count_list(c)
   end
 end
 
@@ -992,6 +999,10 @@ local function cancel_session(c, session)
   return sweep(c) and 'more' or 'ok'
 end
 
+local function beaten(c)
+  return 'ok ' .. (call('HGET', c.w .. ':count', 'list') or 0)
+end
+
 local function heartbeat(c, name, incarnation)
   local node = node_of(c, name)
   local up = usable(c, node)
@@ -1005,7 +1016,7 @@ local function heartbeat(c, name, incarnation)
     if serve(c, node, FILL_MAX) > 0 or seems ~= math.min(node.used, node.slots) then
       settle(c, node)
     end
-    return 'ok'
+    return beaten(c)
   end
   local info = call('HMGET', c.w .. ':node:' .. name, 'incarnation', 'slots', 'address')
   if info[1] ~= incarnation then
@@ -1014,7 +1025,7 @@ local function heartbeat(c, name, incarnation)
   keep(c, node, info[2] .. ' ' .. incarnation .. ' ' .. info[3])
   node.used = count_used(c, name)
   fill(c, node, FILL_MAX)
-  return 'ok'
+  return beaten(c)
 end
 
 local function leave(c, node)
@@ -1051,6 +1062,7 @@ end
 local function reap_node(c, name)
   local node = node_of(c, name)
   call('DEL', c.up .. name)
+  count_list(c)
   set_up(node, false)
   set_score(c, node, false)
   for _, held in ipairs(holders_of(c, name)) do
@@ -1199,6 +1211,7 @@ local function register(keys, args)
   local node = node_of(c, name)
   keep(c, node, slots .. ' ' .. incarnation .. ' ' .. address)
   node.used = count_used(c, name)
+  count_list(c)
   fill(c, node, FILL_MAX)
   return reply(c, 'ok')
 end

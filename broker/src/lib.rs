@@ -12,6 +12,7 @@ mod keeper;
 mod model;
 mod note;
 mod office;
+mod pulse;
 mod server;
 mod url;
 mod wire;

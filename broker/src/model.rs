@@ -66,8 +66,11 @@ pub struct NodeState {
 /// Whether the broker knows the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
-    /// It does; the lease was extended.
-    Yes,
+    /// It does; the lease was extended. The list of nodes is another one when the number is.
+    Yes {
+        /// How often the list of nodes has changed so far.
+        list: u64,
+    },
     /// It does not, or no longer: register.
     No,
 }

@@ -11,9 +11,13 @@ use worknode::id::NodeId;
 use crate::courier::Word;
 use crate::error::BrokerError;
 use crate::keeper::Line;
-use crate::model::{Event, Submitted};
+use crate::model::{Event, Registered, Submitted};
 use crate::note;
+use crate::pulse::Pulse;
 use crate::wire::{Call, Value, WireError};
+
+/// Texts of a heartbeat in a call.
+const HEARTBEAT_TEXTS: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Office {
@@ -23,32 +27,46 @@ pub(crate) struct Office {
     pub(crate) node: NodeId,
     /// keeper --line--> calls
     pub(crate) line_rx: watch::Receiver<Option<Line>>,
+    pub(crate) pulse: Pulse,
     /// calls --events--> agent
     pub(crate) events_tx: mpsc::UnboundedSender<Event>,
 }
 
 impl Office {
-    /// Says everything in one call. An error is that of the call; each word has a result of its own.
+    /// Says everything in one call, and the node's heartbeat with it if that is due. An error is that
+    /// of the call; each word has a result of its own.
     pub(crate) async fn say(
         &self,
         words: &[&Word<'_>],
         deadline: Instant,
     ) -> Result<Vec<Result<Answer, BrokerError>>, BrokerError> {
-        let mut texts = Vec::with_capacity(words.len() * 6);
+        let mut texts = Vec::with_capacity(words.len() * 6 + HEARTBEAT_TEXTS);
         for word in words {
             texts.push(word.kind.as_bytes());
             texts.extend(word.words.iter().map(String::as_bytes));
+        }
+        let beats = words.is_empty() || self.pulse.is_due(Instant::now());
+        if beats {
+            let Self { node, pulse, .. } = self;
+            let heartbeat = ["heartbeat", node.as_str(), &pulse.incarnation, "reap"];
+            texts.extend(heartbeat.map(str::as_bytes));
         }
         let specs = words.iter().filter_map(|word| word.spec.as_ref());
         let specs: Vec<_> = specs.map(|(key, spec)| (key.as_str(), &spec[..])).collect();
         let call = Call { specs: &specs, ..self.plain("oswalk_say", &texts) };
         let reply = self.send(call, deadline).await?;
-        let garbled = || self.garbled(words[0].kind);
+        let garbled = || self.garbled(words.first().map_or("heartbeat", |word| word.kind));
         let text = String::from_utf8(reply.bytes().ok_or_else(garbled)?).map_err(|_| garbled())?;
         let mut lines = text.split('\n');
         let results: Vec<_> = lines.by_ref().take(words.len()).collect();
         if results.len() < words.len() {
             return Err(garbled());
+        }
+        if beats {
+            let registered = lines.next().and_then(registered).ok_or_else(garbled)?;
+            self.pulse.hear(registered, Instant::now());
+            // Who was buried is nobody's concern here: the list of nodes is another one then.
+            lines.next().ok_or_else(garbled)?;
         }
         self.deliver(lines).ok_or_else(garbled)?;
         let answers = results.into_iter().zip(words).map(|(result, word)| {
@@ -149,6 +167,14 @@ impl Office {
 
     fn refused(&self, function: &'static str, source: WireError) -> BrokerError {
         BrokerError::Refused { url: self.url.clone(), function, source }
+    }
+}
+
+/// Reads what is replied to a heartbeat.
+fn registered(result: &str) -> Option<Registered> {
+    match result.strip_prefix("ok ") {
+        Some(list) => Some(Registered::Yes { list: list.parse().ok()? }),
+        None => (result == "unknown").then_some(Registered::No),
     }
 }
 

@@ -80,11 +80,10 @@ async fn runner(agent: Agent, mut random: Random, over: Arc<AtomicBool>, deaths:
             tokio::time::sleep(LEASE + LEASE / 2).await;
         }
         tokio::time::sleep(LEASE / 10).await;
-        if let Ok(Registered::No) = agent.broker.heartbeat(&agent.name).await {
+        if let Ok(Registered::No) = agent.broker.heartbeat().await {
             deaths.fetch_add(1, Ordering::Relaxed);
             agent.register(slots).await;
         }
-        let _ = agent.broker.reap().await;
     }
 }
 

@@ -10,15 +10,13 @@ use packetfs::commit::{Commit, Owner};
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::tree::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
-use super::stops::LOOK_EVERY;
 use super::{Stub, signal, vet};
 use crate::agent::Agent;
-use crate::cluster::Turn;
+use crate::cluster::{Cluster, Turn};
 use crate::exporter::profile::Likeness;
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
@@ -94,7 +92,7 @@ pub(super) async fn run(
         bytes_back: 0,
     };
     let attempted = tokio::select! {
-        attempted = talk.run(stub, &mut frames) => attempted,
+        attempted = talk.run(&agent.cluster, stub, &mut frames) => attempted,
         newer = superseded(turns, grant) => Attempted::Superseded(newer),
     };
     if matches!(attempted, Attempted::Superseded(_)) {
@@ -103,7 +101,7 @@ pub(super) async fn run(
     link.close_stream(stream);
     match attempted {
         Attempted::Failed(Reason::RunnerLost) => lost(agent, grant),
-        Attempted::Ended(_) | Attempted::Declined(_) => {
+        Attempted::Declined(_) => {
             agent.cluster.finish(grant);
             attempted
         }
@@ -157,16 +155,23 @@ enum Stopped {
     Yes,
 }
 
+impl Ready {
+    /// Tells whether there is nothing to commit.
+    pub(super) fn is_empty(&self) -> bool {
+        self.exit.changes.ops.is_empty()
+    }
+}
+
 impl Talk<'_> {
     async fn run(
         &mut self,
+        cluster: &Cluster,
         stub: &mut Stub,
         frames: &mut mpsc::UnboundedReceiver<Frame>,
     ) -> Attempted {
         let hold = if self.spec.terminal.is_some() { HOLD_TERMINAL_MAX } else { HOLD_MAX };
         let release = tokio::time::sleep(hold);
         tokio::pin!(release);
-        let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         let mut held = !stub.output.is_patient();
         loop {
             tokio::select! {
@@ -190,12 +195,13 @@ impl Talk<'_> {
                     held = false;
                     stub.output.release();
                 }
-                _ = look.tick() => self.stop_with(stub),
+                () = cluster.beaten() => self.stop_with(stub),
             }
         }
     }
 
-    /// Stops the walk if its stub was stopped by what cannot be held back. A signal has it go on.
+    /// Stops the walk if its stub was stopped by what cannot be held back: nobody is told of that, so
+    /// it is looked at from time to time. A signal has it go on.
     fn stop_with(&mut self, stub: &Stub) {
         if self.stopped == Stopped::No && stub.stops.is_stopped_itself() {
             self.stopped = Stopped::Told;

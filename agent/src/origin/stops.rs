@@ -9,8 +9,6 @@ use nix::unistd::Pid;
 
 use crate::sys::{process, watch};
 
-/// How often it is looked whether a stub has stopped: nobody is told.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a stub is looked at that is about to stop, and is not to.
 const RESUME_EVERY: Duration = Duration::from_millis(20);
 

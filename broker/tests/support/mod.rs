@@ -41,11 +41,11 @@ impl Cell {
     pub async fn node(&self, name: &str, slots: u32) -> Agent {
         let mut agent = self.agent(name).await;
         agent.register(slots).await;
-        let (broker, name) = (agent.broker.clone(), agent.name.clone());
+        let broker = agent.broker.clone();
         let beat = async move {
             loop {
                 tokio::time::sleep(LEASE / 4).await;
-                let _ = broker.heartbeat(&name).await;
+                let _ = broker.heartbeat().await;
             }
         };
         agent.heart = Some(tokio::spawn(beat).abort_handle());

@@ -1,0 +1,84 @@
+//! The node's heartbeat: it goes with whatever is said once it is due, and alone when nothing is.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::{LEASE, Registered};
+
+/// A heartbeat is due so long after the last one.
+const DUE: Duration = LEASE.checked_div(7).expect("seven is not zero");
+/// One that is so old does not stand for another.
+const LATELY: Duration = LEASE.checked_div(5).expect("five is not zero");
+
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    /// Tells this agent from an earlier one of the same name.
+    pub(crate) incarnation: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct State {
+    sent: Option<Instant>,
+    heard: Option<(Instant, Registered)>,
+}
+
+impl Pulse {
+    pub(crate) fn new(incarnation: String) -> Self {
+        Self { incarnation, state: Mutex::default() }
+    }
+
+    /// Tells whether a heartbeat is to go with what is said now; if so, it is on its way. A node that
+    /// is not registered, or has lost its lease, does that alone.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeps = |(at, registered): (Instant, Registered)| {
+            registered != Registered::No && now - at > DUE && now - at < LEASE
+        };
+        let due = state.heard.is_some_and(keeps) && state.sent.is_none_or(|at| now - at > DUE);
+        if due {
+            state.sent = Some(now);
+        }
+        due
+    }
+
+    pub(crate) fn hear(&self, registered: Registered, now: Instant) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.heard = Some((now, registered));
+    }
+
+    /// Returns what was heard of the last heartbeat, if that is not long ago.
+    pub(crate) fn heard_lately(&self, now: Instant) -> Option<Registered> {
+        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.heard.filter(|(at, _)| now - *at < LATELY).map(|(_, registered)| registered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goes_along_when_it_is_due_and_only_once() {
+        let pulse = Pulse::new("1".to_owned());
+        let due = DUE + Duration::from_millis(1);
+        let mut now = Instant::now();
+        assert!(!pulse.is_due(now), "it has not registered");
+        pulse.hear(Registered::Yes { list: 1 }, now);
+        assert_eq!(pulse.heard_lately(now), Some(Registered::Yes { list: 1 }));
+        assert!(!pulse.is_due(now), "one was heard just now");
+        now += due;
+        assert_eq!((pulse.is_due(now), pulse.is_due(now)), (true, false));
+        now += due;
+        assert_eq!(pulse.heard_lately(now), None);
+        assert!(pulse.is_due(now), "the answer to the other one was lost");
+        pulse.hear(Registered::No, now);
+        now += due;
+        assert!(!pulse.is_due(now), "it must register");
+        pulse.hear(Registered::Yes { list: 2 }, now);
+        now += LEASE;
+        assert!(!pulse.is_due(now), "the lease is over");
+    }
+}
