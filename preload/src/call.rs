@@ -5,6 +5,7 @@
 use core::ffi::{CStr, c_int};
 
 use worknode::page::Page;
+use worknode::policy;
 use worknode::reason::Reason;
 
 use crate::environment::{self, Need, Replacement};
@@ -94,8 +95,10 @@ impl Call<'_> {
 
     fn stay(&self, session: &Session, path: &[u8], reason: Reason) -> c_int {
         session.count(path, reason);
-        // A loader complains of a library that it cannot use, and nothing of ours may be heard.
-        let usable = reason != Reason::Foreign && session.is_reachable();
+        // A loader complains of a library that it cannot use, and nothing of ours may be heard. To load
+        // it for nothing costs more than all else.
+        let usable =
+            reason != Reason::Foreign && session.is_reachable() && !policy::executes_nothing(path);
         let need = if usable { Need::Preload } else { Need::NoPreload };
         let original = |environment| self.original(environment);
         match environment::with(session, self.envp, need, &original) {

@@ -19,6 +19,23 @@ fn static_programs_walk_by_rule() {
 }
 
 #[test]
+fn programs_that_execute_nothing_are_spared() {
+    let session = session();
+    let mut command = session.command("/bin/sh".as_ref());
+    command
+        .args(["-c", "cat /proc/self/maps; cp /proc/self/environ there; sed 1q /proc/self/maps"]);
+    command.current_dir(session.directory.path());
+    let output = command.output().expect("the shell runs");
+    assert!(output.status.success(), "{output:?}");
+    let maps = String::from_utf8_lossy(&output.stdout);
+    assert!(!maps.contains("liboswalk_preload"), "{maps}");
+    let environment = fs::read(session.directory.path().join("there")).expect("a copy");
+    assert!(!String::from_utf8_lossy(&environment).contains("liboswalk_preload"));
+    let unlisted = |name: &str| (name.to_owned(), Reason::Unlisted, 1);
+    assert_eq!(session.tally(), ["cat", "cp", "sed"].map(unlisted));
+}
+
+#[test]
 fn other_c_libraries_are_spared() {
     let session = session();
     for how in ["execve", "private"] {

@@ -78,6 +78,79 @@ pub fn base_name(path: &[u8]) -> &[u8] {
     }
 }
 
+/// Tells whether the program at `path` is one of the system's own that never execute another: there is
+/// nothing in it to watch for.
+#[must_use]
+pub fn executes_nothing(path: &[u8]) -> bool {
+    match path.strip_prefix(b"/usr").unwrap_or(path) {
+        [b'/', b'b', b'i', b'n', b'/', name @ ..] => matches!(
+            name,
+            b"[" | b"as"
+                | b"basename"
+                | b"cat"
+                | b"chgrp"
+                | b"chmod"
+                | b"chown"
+                | b"cksum"
+                | b"cmp"
+                | b"comm"
+                | b"cp"
+                | b"cut"
+                | b"date"
+                | b"dd"
+                | b"dirname"
+                | b"echo"
+                | b"expr"
+                | b"false"
+                | b"grep"
+                | b"head"
+                | b"hostname"
+                | b"id"
+                | b"join"
+                | b"ln"
+                | b"logname"
+                | b"ls"
+                | b"md5sum"
+                | b"mkdir"
+                | b"mkfifo"
+                | b"mktemp"
+                | b"mv"
+                | b"nl"
+                | b"od"
+                | b"paste"
+                | b"printf"
+                | b"pwd"
+                | b"readlink"
+                | b"realpath"
+                | b"rm"
+                | b"rmdir"
+                | b"seq"
+                | b"sha1sum"
+                | b"sha256sum"
+                | b"sleep"
+                | b"stat"
+                | b"sync"
+                | b"tail"
+                | b"tee"
+                | b"test"
+                | b"touch"
+                | b"tr"
+                | b"true"
+                | b"truncate"
+                | b"tty"
+                | b"uname"
+                | b"uniq"
+                | b"wc"
+                | b"whoami"
+                | b"x86_64-linux-gnu-as"
+                | b"yes"
+        ),
+        // Parts of a compiler; a plug-in may do anything, but cc1 itself executes nothing.
+        [b'/', b'l', b'i', b'b', ..] => matches!(base_name(path), b"cc1" | b"cc1plus"),
+        _ => false,
+    }
+}
+
 /// The table that holds unless a policy file or an option says otherwise.
 pub const BUILT_IN: &[(&str, Verdict)] = &[
     ("make", Verdict::Stay(Reason::Driver)),
@@ -190,6 +263,20 @@ mod tests {
         assert_eq!(built_in("/usr/bin/gcc-ar"), Some(Verdict::Stay(Reason::Link)));
         assert_eq!(built_in("/usr/lib/gcc/x86_64-linux-gnu/12/cc1"), Some(Verdict::Compiler));
         assert_eq!(built_in("/bin/true"), None);
+    }
+
+    #[test]
+    fn only_the_systems_own_execute_nothing() {
+        for path in
+            ["/bin/rm", "/usr/bin/cat", "/usr/bin/[", "/usr/lib/gcc/x86_64-linux-gnu/12/cc1"]
+        {
+            assert!(executes_nothing(path.as_bytes()), "{path}");
+        }
+        for path in
+            ["rm", "./rm", "/usr/local/bin/rm", "/usr/bin/sed", "/usr/bin/env", "/home/lib/cc1", ""]
+        {
+            assert!(!executes_nothing(path.as_bytes()), "{path}");
+        }
     }
 
     #[test]
