@@ -14,35 +14,55 @@ seconds_of() {
 }
 
 # One file, one compile, one link: nothing to gain, and something to lose.
+# by_turns COUNT FUNCTION: without a session and within one, so many times; what comes first changes,
+# because machines become slower and faster meanwhile.
+by_turns() {
+    local run
+    for ((run = 0; run < $1; run++)); do
+        if [ $((run % 2)) = 0 ]; then
+            "$2" "$2_native"
+            "$2" "$2" oswalk exec --
+        else
+            "$2" "$2" oswalk exec --
+            "$2" "$2_native"
+        fi
+    done
+}
+
+# one_hello KEY [PREFIX…]
+one_hello() {
+    local key=$1
+    shift
+    rm -f "$work"/hello/hello "$work"/hello/*.o
+    seconds_of "$key" "$@" make -s -C "$work/hello"
+}
+
 measure_hello() {
-    local run project=$work/hello
+    local project=$work/hello
     another_lab $SLOTS
     mkdir -p "$project"
     printf '#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n' >"$project/hello.c"
     printf 'hello: hello.o\n\tgcc -o hello hello.o\nhello.o: hello.c\n\tgcc -O2 -c hello.c\n' >"$project/Makefile"
     oswalk exec -- make -s -C "$project" >/dev/null
-    for ((run = 0; run < HELLOS; run++)); do
-        rm -f "$project"/hello "$project"/*.o
-        seconds_of hello_native make -s -C "$project"
-        rm -f "$project"/hello "$project"/*.o
-        seconds_of hello oswalk exec -- make -s -C "$project"
-    done
-    row hello "a project of one file" s hello peer native hello_native must over 1.05
+    by_turns $HELLOS one_hello
+    row hello "a project of one file" s one_hello peer native one_hello_native must over 1.05
 }
 
 measure_configure() {
-    local run source
     another_lab $SLOTS
+    # What one takes varies by a tenth.
+    by_turns $((runs * 2)) one_configure
+    row configure "./configure of GNU hello" s one_configure peer native one_configure_native must over 1.02
+}
+
+# one_configure KEY [PREFIX…]
+one_configure() {
+    local key=$1 source
+    shift
     source=$(awk '$1 == "hello" { print $2 }' <<<"$sources")
-    for ((run = 0; run < runs; run++)); do
-        rm -rf "$work/configure"
-        mkdir "$work/configure"
-        (cd "$work/configure" && seconds_of configure_native "$source/configure" --quiet)
-        rm -rf "$work/configure"
-        mkdir "$work/configure"
-        (cd "$work/configure" && seconds_of configure oswalk exec -- "$source/configure" --quiet)
-    done
-    row configure "./configure of GNU hello" s configure peer native configure_native must over 1.02
+    rm -rf "$work/configure"
+    mkdir "$work/configure"
+    (cd "$work/configure" && seconds_of "$key" "$@" "$source/configure" --quiet)
 }
 
 # The first compile of a project on a node that knows the toolchain from another one; then on a second such
