@@ -92,6 +92,7 @@ pub(crate) async fn walk(
             // Who waits for the stub to leave hears no frames any more.
             let _ = frames_tx.send(frame);
         }
+        goes_on();
     });
     let mut stub = Stub { frames, output, stops, pid: peer.pid };
     if hello.compiles(&session) {

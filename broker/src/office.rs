@@ -63,8 +63,10 @@ impl Office {
             return Err(garbled());
         }
         if beats {
-            let registered = lines.next().and_then(registered).ok_or_else(garbled)?;
-            self.pulse.hear(registered, Instant::now());
+            // One that failed is said again soon, and is no reason for the others to fail.
+            if let Some(registered) = registered(lines.next().ok_or_else(garbled)?) {
+                self.pulse.hear(registered, Instant::now());
+            }
             // Who was buried is nobody's concern here: the list of nodes is another one then.
             lines.next().ok_or_else(garbled)?;
         }

@@ -248,6 +248,26 @@ async fn walks_of_a_silent_node_go_elsewhere() {
 }
 
 #[tokio::test]
+async fn who_says_something_needs_no_heartbeat() {
+    let cell = cell().await;
+    let watcher = cell.node("watcher", 0).await;
+    let talker = cell.agent("talker").await;
+    talker.register(1).await;
+    talker.broker.heartbeat().await.expect("beats");
+    let is_alive = async || {
+        let nodes = watcher.broker.nodes().await.expect("lists");
+        nodes.iter().any(|state| state.info.node == talker.name && state.alive)
+    };
+    let started = Instant::now();
+    while started.elapsed() < LEASE * 2 {
+        tokio::time::sleep(LEASE / 10).await;
+        talker.broker.cancel(walk(1, 1)).await.expect("says something");
+        assert!(is_alive().await, "its lease ended after {:?}", started.elapsed());
+    }
+    assert!(talker.broker.heard_lately().is_some());
+}
+
+#[tokio::test]
 async fn a_broken_link_moves_the_callers_walks_at_once() {
     let cell = cell().await;
     let mut one = cell.node("one", 0).await;
