@@ -23,12 +23,12 @@ mod message;
 mod squeeze;
 
 fn frames() -> impl Strategy<Value = Frame> {
-    use Kind::{Answer, Ask, Broken, Cancel, Changes, Closed, Credit, Data, Eof};
+    use Kind::{Answer, Ask, Broken, Cancel, Changes, Credit, Data, Eof};
     use Kind::{Exit, Open, Packets, Ping, Pong, Ready, Resize, Settings, Signal, Stopped};
     use Kind::{Told, Took};
     let kinds = vec![
-        Open, Data, Eof, Credit, Broken, Signal, Cancel, Closed, Packets, Exit, Ask, Answer,
-        Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped, Told,
+        Open, Data, Eof, Credit, Broken, Signal, Cancel, Told, Packets, Exit, Ask, Answer, Changes,
+        Ping, Pong, Took, Ready, Settings, Resize, Stopped,
     ];
     let long = (PAYLOAD_BYTES_MAX - 2..2 * PAYLOAD_BYTES_MAX + 3).prop_map(|size| vec![7; size]);
     let payloads = prop_oneof![9 => noise(), 1 => long];

@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use worknode::door::{FdEntry, Header, HelloHead, Kind, TERMIOS_BYTES};
-use worknode::id::{Attempt, NodeId, SessionId, WalkId};
+use worknode::id::{NodeId, SessionId, WalkId};
 use worknode::page::{Page, PageContents};
 use worknode::policy::Verdict;
 use worknode::spec::{Credentials, Ending, Fault, FdKind, FdSpec, Outcome, TerminalSpec, WalkSpec};
@@ -200,7 +200,6 @@ pub(crate) fn outcomes() -> impl Strategy<Value = Outcome> {
         any::<i32>().prop_map(Fault::NotExecuted),
         Just(Fault::Full),
         word().prop_map(Fault::NotExported),
-        any::<u32>().prop_map(|attempt| Fault::Fenced(Attempt(attempt))),
         Just(Fault::Leaving),
     ];
     prop_oneof![ending, faults.prop_map(Outcome::Fault)]

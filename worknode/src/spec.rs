@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Attempt, NodeId, WalkId};
+use crate::id::{NodeId, WalkId};
 
 /// Leads every encoded spec; another version is refused by name.
 pub const SPEC_VERSION: u8 = 3;
@@ -147,8 +147,6 @@ pub enum Fault {
     Full,
     /// The origin refused a path that the walk asked for.
     NotExported(Bytes),
-    /// The attempt is not the newest.
-    Fenced(Attempt),
     /// The runner is shutting down or lost its lease.
     Leaving,
 }

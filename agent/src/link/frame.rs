@@ -30,8 +30,8 @@ pub(crate) enum Kind {
     Signal = 6,
     /// Origin: give the walk up.
     Cancel = 7,
-    /// Runner: all writers of the descriptor are gone: `u8 fd`. Not sent: the end says so as well.
-    Closed = 8,
+    /// Origin: answers to questions that a walk will ask, ahead of it ([`super::message::Told`]).
+    Told = 8,
     /// Runner: packets of changed files, ahead of the exit.
     Packets = 9,
     /// Runner: the walk ended ([`super::message::Exit`]).
@@ -56,19 +56,17 @@ pub(crate) enum Kind {
     Resize = 19,
     /// Runner: the walk was stopped by this `u32` signal.
     Stopped = 20,
-    /// Origin: answers to questions that a walk will ask, ahead of it ([`super::message::Told`]).
-    Told = 21,
 }
 
 impl Kind {
     fn from_u8(value: u8) -> Option<Self> {
         use Kind::{
-            Answer, Ask, Broken, Cancel, Changes, Closed, Credit, Data, Eof, Exit, Open, Packets,
-            Ping, Pong, Ready, Resize, Settings, Signal, Stopped, Told, Took,
+            Answer, Ask, Broken, Cancel, Changes, Credit, Data, Eof, Exit, Open, Packets, Ping,
+            Pong, Ready, Resize, Settings, Signal, Stopped, Told, Took,
         };
-        const ALL: [Kind; 21] = [
-            Open, Data, Eof, Credit, Broken, Signal, Cancel, Closed, Packets, Exit, Ask, Answer,
-            Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped, Told,
+        const ALL: [Kind; 20] = [
+            Open, Data, Eof, Credit, Broken, Signal, Cancel, Told, Packets, Exit, Ask, Answer,
+            Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped,
         ];
         ALL.get(usize::from(value).checked_sub(1)?).copied()
     }
