@@ -9,6 +9,7 @@ mod identity;
 mod journal;
 mod moves;
 mod pieces;
+mod place;
 mod reconcile;
 
 use std::collections::HashMap;

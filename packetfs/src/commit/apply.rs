@@ -10,24 +10,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, renameat};
 use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens,
-    mkdirat, mknodat, utimensat,
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, futimens, mkdirat,
+    mknodat, utimensat,
 };
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
-use nix::unistd::{
-    AccessFlags, Gid, Uid, UnlinkatFlags, faccessat, fchownat, linkat, symlinkat, unlinkat,
-};
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, fchownat, linkat, symlinkat};
 
 use super::identity::Identity;
 use super::moves::Moves;
 use super::pieces::Pieces;
+use super::place::Place;
 use super::{Commit, Owner};
 use crate::change::{Meta, Mtime, Op, Placing};
 use crate::packet::Digest;
-use crate::tree::{Attr, Bytes, Kind, Time, names_in, split};
+use crate::tree::{Attr, Bytes, Kind, Time, split};
 use crate::xattr;
 
 /// The longest tick of a kernel's clock (100 Hz): file times are those of the last tick.
@@ -216,57 +215,17 @@ impl Settling<'_> {
     }
 }
 
-/// A name in an open directory.
-pub(super) struct Place<'a> {
-    pub(super) dir: OwnedFd,
-    pub(super) name: &'a OsStr,
-}
-
-impl<'a> Place<'a> {
-    /// Opens the directory of `path`, following no symbolic link: the runner saw real directories.
-    pub(super) fn of(path: &'a [u8]) -> io::Result<Self> {
-        let (dir, name) = split(path).ok_or(io::ErrorKind::InvalidInput)?;
-        let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        let dir = nix::fcntl::openat2(AT_FDCWD, OsStr::from_bytes(dir), how)?;
-        Ok(Self { dir, name: OsStr::from_bytes(name) })
+/// Sets owner and time of something that is no open file.
+fn settle(place: &Place<'_>, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
+    if (meta.uid, meta.gid) != (all.owner.uid, all.owner.gid) {
+        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        fchownat(&place.dir, place.name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
     }
-
-    pub(super) fn attr(&self) -> io::Result<Option<Attr>> {
-        match fstatat(&self.dir, self.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Attr::of(&stat))),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
+    if let Some(mtime) = meta.mtime {
+        let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));
+        utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?;
     }
-
-    fn open(&self, flags: OFlag, mode: u32) -> io::Result<OwnedFd> {
-        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        Ok(openat(&self.dir, self.name, flags, Mode::from_bits_truncate(mode))?)
-    }
-
-    /// Removes what is there, if anything.
-    pub(super) fn clear(&self) -> io::Result<()> {
-        match self.attr()? {
-            None => Ok(()),
-            Some(Attr { kind: Kind::Dir, .. }) => remove_tree(&self.dir, self.name),
-            Some(_) => Ok(unlinkat(&self.dir, self.name, UnlinkatFlags::NoRemoveDir)?),
-        }
-    }
-
-    /// Sets owner and time of something that is no open file.
-    fn settle(&self, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
-        if (meta.uid, meta.gid) != (all.owner.uid, all.owner.gid) {
-            let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-            fchownat(&self.dir, self.name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        }
-        if let Some(mtime) = meta.mtime {
-            let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));
-            utimensat(&self.dir, self.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 fn rename(from: &[u8], to: &[u8]) -> io::Result<()> {
@@ -376,7 +335,7 @@ fn make_symlink(path: &[u8], target: &[u8], meta: &Meta, all: &Settling<'_>) -> 
     let place = Place::of(path)?;
     place.clear()?;
     symlinkat(OsStr::from_bytes(target), &place.dir, place.name)?;
-    place.settle(meta, all)
+    settle(&place, meta, all)
 }
 
 fn link(path: &[u8], to: &[u8]) -> io::Result<()> {
@@ -409,7 +368,7 @@ fn make_special(
     let mode = Mode::from_bits_truncate(meta.mode);
     mknodat(&place.dir, place.name, kind, mode, rdev)?;
     fchmodat(&place.dir, place.name, mode, FchmodatFlags::FollowSymlink)?;
-    place.settle(meta, all)
+    settle(&place, meta, all)
 }
 
 /// Gives an open file its owner, mode, attributes and time, where they are not so already.
@@ -444,13 +403,4 @@ fn set_dir_time(path: &[u8], mtime: Mtime, all: &Settling<'_>) -> io::Result<()>
     }
     let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));
     Ok(utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?)
-}
-
-fn remove_tree(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let child = openat(dir, name, flags, Mode::empty())?;
-    for name in names_in(&child)? {
-        Place { dir: child.try_clone()?, name: OsStr::from_bytes(&name) }.clear()?;
-    }
-    Ok(unlinkat(dir, name, UnlinkatFlags::RemoveDir)?)
 }

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
 
-use super::apply::Place;
+use super::place::Place;
 use crate::change::Op;
 use crate::packet::Digest;
 use crate::tree::{Attr, Bytes, Kind, above, is_within, join, split};
