@@ -19,6 +19,8 @@ use links::Links;
 pub type Node = u64;
 /// The number of `/`.
 pub const ROOT: Node = 1;
+/// The number of no path.
+const NOWHERE: Node = 0;
 
 /// What must be fetched before a question can be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -163,13 +165,17 @@ impl Mirror {
         if item.hidden {
             return Answer::Hidden;
         }
-        let Some(&node) = item.children.get(name) else {
+        let Some(&place) = item.children.get(name) else {
             if dir == ROOT {
                 item.absent.insert(name.to_vec());
             }
             return Answer::Absent;
         };
-        let node = self.links.shown(node);
+        // The number of a name that is gone may be that of a file which it named once.
+        if self.items.get(&place).is_none_or(|item| item.attr.is_none()) {
+            return Answer::Absent;
+        }
+        let node = self.links.shown(place);
         self.attr(node).map(|attr| (node, attr))
     }
 
@@ -269,9 +275,12 @@ impl Mirror {
         }
     }
 
-    /// Returns the number of a path behind a number: of several one that is listed, if any is.
+    /// Returns the number of a path behind a number: of several one that is listed, if any is. The path
+    /// whose own number it is may show another one by now.
     fn one_path(&self, node: Node) -> Node {
-        let Some(paths) = self.links.sharing(node) else { return node };
+        let Some(paths) = self.links.sharing(node) else {
+            return if self.links.shown(node) == node { node } else { NOWHERE };
+        };
         let listed = paths.iter().find(|&&path| self.is_listed(path));
         listed.or(paths.first()).copied().unwrap_or(node)
     }
@@ -282,10 +291,12 @@ impl Mirror {
         dir.is_some_and(|dir| dir.listed)
     }
 
-    /// Returns the number that a path shows, if it has been seen.
+    /// Returns the number that a path shows, if it has been seen and is not gone.
     #[must_use]
     pub fn node(&self, path: &[u8]) -> Option<Node> {
-        self.place(path).map(|place| self.links.shown(place))
+        let place = self.place(path)?;
+        self.items.get(&place)?.attr?;
+        Some(self.links.shown(place))
     }
 
     /// Returns the path's own number, if it has been seen.

@@ -1,6 +1,7 @@
 //! Which paths of a mirror are names of one file, and therefore show one number: that of the path which
-//! was known first, so that a file keeps its number when another of its names is found. When that
-//! path is gone or names another file, it shows its number alone again, and the others a fresh one.
+//! was known first. A file keeps its number when another of its names is found, and also when the path
+//! of that number comes to name another file: that one shows a fresh number. Only a directory shows
+//! its path's own in any case.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -49,8 +50,12 @@ impl Links {
     ) -> BTreeSet<Node> {
         let (old, inode) = (old.and_then(inode_of), new.and_then(inode_of));
         let left = old.filter(|old| Some(*old) != inode);
-        let mut moved = left.map(|old| self.leave(path, old, next)).unwrap_or_default();
-        let (Some(inode), Some(attr)) = (inode, new) else { return moved };
+        let mut moved = left.map(|old| self.leave(path, old)).unwrap_or_default();
+        let Some(attr) = new else { return moved };
+        let Some(inode) = inode else {
+            moved.extend(self.vacate(path, next));
+            return moved;
+        };
         match self.files.get(&inode).copied() {
             Some(number) if self.paths.contains_key(&number) => {
                 moved.extend(self.share(path, number));
@@ -58,6 +63,11 @@ impl Links {
             // The other path may have been told of before there were two.
             Some(first) if first != path && attr.links > 1 => {
                 moved.extend([first, path].into_iter().filter_map(|path| self.share(path, first)));
+            }
+            _ if self.paths.contains_key(&path) => {
+                let fresh = take(next);
+                self.files.insert(inode, fresh);
+                moved.extend(self.share(path, fresh));
             }
             _ => {
                 self.files.insert(inode, path);
@@ -75,25 +85,27 @@ impl Links {
     }
 
     /// Takes a path away from the file that it named. Returns the paths that show another number now.
-    fn leave(&mut self, path: Node, inode: Inode, next: &mut Node) -> BTreeSet<Node> {
+    fn leave(&mut self, path: Node, inode: Inode) -> BTreeSet<Node> {
         let Some(number) = self.shown.remove(&path) else {
             self.unfile(inode, path);
             return BTreeSet::new();
         };
-        let mut moved = BTreeSet::from([path]);
         let mut rest = self.paths.remove(&number).unwrap_or_default();
         rest.remove(&path);
         if rest.is_empty() {
             self.unfile(inode, number);
-        } else if number == path {
-            let fresh = *next;
-            *next += 1;
-            self.files.insert(inode, fresh);
-            moved.extend(rest.into_iter().filter_map(|other| self.share(other, fresh)));
         } else {
             self.paths.insert(number, rest);
         }
-        moved
+        BTreeSet::from([path])
+    }
+
+    /// Gives a fresh number to the file that shows the number of this path, which it is not a name of.
+    fn vacate(&mut self, path: Node, next: &mut Node) -> BTreeSet<Node> {
+        let Some(paths) = self.paths.remove(&path) else { return BTreeSet::new() };
+        let fresh = take(next);
+        self.files.values_mut().filter(|number| **number == path).for_each(|it| *it = fresh);
+        paths.into_iter().filter_map(|other| self.share(other, fresh)).collect()
     }
 
     /// Forgets a file, unless another path or number has taken it over.
@@ -102,6 +114,13 @@ impl Links {
             self.files.remove(&inode);
         }
     }
+}
+
+/// Takes a fresh number.
+fn take(next: &mut Node) -> Node {
+    let fresh = *next;
+    *next += 1;
+    fresh
 }
 
 /// Directories have one name each.

@@ -178,15 +178,20 @@ fn names_that_part_have_numbers_of_their_own() {
     // The name is replaced by another file; the file has its other name still.
     let forget = mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 1)))));
     assert!(forget.contains(&Invalidation::Entry(src, b"a.c".to_vec())));
-    assert!(forget.contains(&Invalidation::Entry(src, b"l".to_vec())));
-    assert_eq!((own, shown(&mut mirror, "a.c")), (shared, own));
-    let shared = shown(&mut mirror, "l");
-    assert_ne!(own, shared);
+    // Who has seen the file under its other name must not find that number under this one.
+    assert!(!forget.contains(&Invalidation::Entry(src, b"l".to_vec())));
+    assert_eq!((own, shown(&mut mirror, "l")), (shared, shared));
+    let fresh = shown(&mut mirror, "a.c");
+    assert_ne!(fresh, shared);
+    assert_eq!(mirror.known_paths(fresh), [b"/src/a.c".to_vec()]);
     let forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 1)))));
     assert!(forget.contains(&Invalidation::Node(shared)));
     assert_eq!(mirror.known_paths(shared), [b"/src/l".to_vec()]);
     mirror.apply(names("/src", "l", None));
+    // A program that has it open must not read the other file.
     assert_eq!(mirror.attr(shared), Answer::Absent);
+    assert_eq!(mirror.manifest(shared), Answer::Absent);
+    assert!(matches!(mirror.attr(fresh), Answer::Known(_)));
     // The inode number is used again.
     mirror.apply(names("/src", "m", Some(entry("m", linked(4, 2)))));
     assert_ne!(shown(&mut mirror, "m"), shared);
