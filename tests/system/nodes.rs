@@ -17,7 +17,7 @@ pub(crate) const ALL: &[Test] = &[
     ("nodes::all_die_in_the_middle", |lab| hurt(lab, "all-die", &["kill"], &NODES)),
     ("nodes::the_broker_dies_in_the_middle", |lab| hurt(lab, "broker", &["kill"], &["broker"])),
     ("nodes::all_are_dead", all_are_dead),
-    ("nodes::one_dies_under_a_program_that_is_stopped", dies_while_stopped),
+    ("nodes::all_die_under_a_program_that_is_stopped", dies_while_stopped),
     ("nodes::a_second_one_is_told_what_the_first_one_asked", second_is_told),
 ];
 
@@ -117,7 +117,7 @@ fn all_are_dead(lab: &Lab) -> Result<(), String> {
     if run.took > seconds(10) { Err(format!("too slow: {run}")) } else { Ok(()) }
 }
 
-/// A program that stands still is begun anew when its node dies, and goes on: it has not stopped.
+/// A program that stands still is begun anew when its node dies with all others, and goes on: it has not stopped.
 fn dies_while_stopped(lab: &Lab) -> Result<(), String> {
     const STOPS: &str = "-e 'go' or kill STOP => $$; print 'went on'";
     let (up, _alone) = lab.alone()?;
