@@ -1,5 +1,7 @@
 //! What this agent knows of its cluster, through the broker: who is there, and whose turn it is.
 
+mod slots;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -11,6 +13,8 @@ use worknode::id::{NodeId, SessionId, WalkId};
 
 use crate::agent::Agent;
 use crate::sys::watch::Timer;
+pub(crate) use slots::Slot;
+use slots::Slots;
 
 /// A quarter of the lease; a node that does nothing may be noticed a little later.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
@@ -22,22 +26,12 @@ const REPEATS_MAX: u32 = 7200;
 /// What a waiting walk is told.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// It has a slot.
+    /// The broker has granted it a slot.
     Granted(Grant),
-    /// It will not get one.
+    /// Another walk needs its slot no more.
+    Passed(Slot),
+    /// It will not get one, unless it asks the broker once more.
     Dropped,
-}
-
-/// A granted slot that is given back when this is dropped.
-pub(crate) struct Slot {
-    cluster: Rc<Cluster>,
-    grant: Grant,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.cluster.finish(&self.grant);
-    }
 }
 
 /// The agent's view of its cluster.
@@ -49,6 +43,9 @@ pub(crate) struct Cluster {
     /// The number of the list of nodes that was fetched last.
     list: Cell<Option<u64>>,
     waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
+    slots: Slots,
+    /// Walks of other origins wait at the broker, as it said last.
+    others_wait: Cell<bool>,
     /// Told whenever the list of nodes is another one.
     changed_tx: watch::Sender<()>,
     /// Told at every other heartbeat.
@@ -59,8 +56,9 @@ impl Cluster {
     pub(crate) fn new(info: NodeInfo, broker: Broker) -> Self {
         let changed_tx = watch::Sender::new(());
         let (nodes, waiting) = (RefCell::default(), RefCell::default());
+        let (slots, others_wait) = (Slots::default(), Cell::default());
         let (list, beaten) = (Cell::default(), Notify::new());
-        Self { info, broker, nodes, list, waiting, changed_tx, beaten }
+        Self { info, broker, nodes, list, waiting, slots, others_wait, changed_tx, beaten }
     }
 
     /// Returns what hears whenever the list of nodes is another one.
@@ -104,18 +102,13 @@ impl Cluster {
         let refused = match waiting {
             Some(tx) => tx.send(Turn::Granted(grant)).err().and_then(|error| match error.0 {
                 Turn::Granted(grant) => Some(grant),
-                Turn::Dropped => None,
+                Turn::Passed(_) | Turn::Dropped => None,
             }),
             None => Some(grant),
         };
         if let Some(grant) = refused {
             self.finish(&grant);
         }
-    }
-
-    /// Returns the slot of a grant.
-    pub(crate) fn slot(self: &Rc<Self>, grant: &Grant) -> Slot {
-        Slot { cluster: Rc::clone(self), grant: grant.clone() }
     }
 
     /// Ends a walk's attempt at the broker, without waiting for it. While the broker is away it is
@@ -154,6 +147,7 @@ impl Cluster {
 
     /// Wakes all waiting walks of a session that ended.
     pub(crate) fn drop_session(&self, session: SessionId) {
+        self.slots.give_back(session);
         for (_, tx) in self.waiting.borrow().iter().filter(|(walk, _)| walk.session == session) {
             let _ = tx.send(Turn::Dropped);
         }
@@ -177,6 +171,7 @@ impl Cluster {
                 if takers(&self.nodes.replace(nodes)) != new {
                     self.changed_tx.send_replace(());
                 }
+                self.look_at_line();
                 true
             }
             Err(error) => {
@@ -210,11 +205,14 @@ pub(crate) async fn beat(agent: Rc<Agent>) {
             None => cluster.broker.heartbeat().await,
         };
         match registered {
-            Ok(Registered::Yes { list }) if cluster.list.get() == Some(list) => {}
-            Ok(Registered::Yes { list }) => {
-                // What changes while the list is fetched has another number again.
-                cluster.list.set(cluster.refresh().await.then_some(list));
-                agent.set_gates();
+            Ok(Registered::Yes { list, others_wait }) => {
+                cluster.others_wait.set(others_wait);
+                if cluster.list.get() != Some(list) {
+                    // What changes while the list is fetched has another number again.
+                    cluster.list.set(cluster.refresh().await.then_some(list));
+                    agent.set_gates();
+                }
+                cluster.look_at_line();
             }
             Ok(Registered::No) => cluster.register().await,
             Err(error) => tracing::debug!(%error, "no heartbeat"),

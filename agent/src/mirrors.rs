@@ -12,7 +12,7 @@ use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::store::Store;
-use packetfs::tree::{Bytes, Change, Version, Xattr};
+use packetfs::tree::{Attr, Bytes, Change, Version, Xattr};
 use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
 
@@ -265,6 +265,11 @@ impl Mirror {
             || !compiles && counters.missed.concern(since.missed, namespace);
         let torn = counters.torn.concern(since.torn, namespace);
         if torn { Some(Doubt::Torn) } else { less.then_some(Doubt::ShownLess) }
+    }
+
+    /// Returns what gives the attributes of what a path names, as far as they are known.
+    pub(crate) fn attrs(&self) -> impl Fn(&[u8]) -> packetfs::mirror::Answer<Attr> + Send + use<> {
+        self.mount.attrs()
     }
 
     /// Returns what gives the paths behind a number of the tree.

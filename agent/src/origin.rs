@@ -32,9 +32,6 @@ use stops::Stops;
 
 /// Attempts on runners before the program is executed here.
 const ATTEMPTS_MAX: u32 = 3;
-/// How long a slot that is not needed any more may wait for its stub to leave. To give it back is
-/// work for the broker, and who started the program waits for the stub.
-const KEPT_MAX: Duration = Duration::from_millis(2);
 /// How long a stub may take to leave after its last frame: it may still be writing output.
 const FAREWELL_MAX: Duration = Duration::from_secs(600);
 
@@ -50,7 +47,7 @@ pub(crate) struct Stub {
 
 /// How it ended for the stub.
 enum End {
-    /// With this wait status. The slot is given back when the stub has left.
+    /// With this wait status. The slot may go to another walk.
     Exit(i32, Option<Slot>),
     /// The program is to be executed here.
     Here(Reason),
@@ -84,7 +81,7 @@ pub(crate) async fn walk(
     let stops = Stops::new(peer.pid);
     let goes_on = stops.noter();
     // What the stub sends is bounded: input by what it was asked for, the rest is small.
-    let mut pump = tokio::task::spawn_local(async move {
+    let pump = tokio::task::spawn_local(async move {
         while let Some(frame) = reader.next().await {
             if signal(&frame.0, &frame.1) == Some(libc::SIGCONT) {
                 goes_on();
@@ -103,11 +100,12 @@ pub(crate) async fn walk(
         Ok(spec) => carry(&agent, &session, &mut stub, &spec, arrived).await,
         Err(reason) => End::Here(reason),
     };
-    let mut slot = None;
     match end {
-        End::Exit(status, kept) => {
-            slot = kept;
+        End::Exit(status, slot) => {
             stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());
+            if let Some(slot) = slot {
+                agent.cluster.pass_on(slot, session.id);
+            }
         }
         End::Here(reason) => {
             session.add_stay(&argv0, reason);
@@ -125,10 +123,6 @@ pub(crate) async fn walk(
         End::Gone => {}
     }
     stub.output.finish().await;
-    if slot.is_some() {
-        let _ = tokio::time::timeout(KEPT_MAX, &mut pump).await;
-        drop(slot);
-    }
     // The stub leaves when it has read its last frame. Closing first would cut it off.
     if !pump.is_finished() {
         let _ = tokio::time::timeout(FAREWELL_MAX, pump).await;
@@ -155,7 +149,7 @@ async fn carry(
     };
     let end = errand.attempts(stub).await;
     cluster.forget(spec.walk);
-    // A grant that came too late holds a slot.
+    // A grant that came too late holds a slot; a passed one is given back when it is dropped.
     while let Ok(turn) = errand.turns.try_recv() {
         if let Turn::Granted(grant) = turn {
             cluster.finish(&grant);
@@ -179,78 +173,87 @@ struct Errand<'a> {
 impl Errand<'_> {
     async fn attempts(&mut self, stub: &mut Stub) -> End {
         let (agent, spec) = (self.agent, self.spec);
-        let mut failed: Option<(Grant, Reason)> = None;
+        // The attempt at the broker that failed, and why the last one did
+        let (mut failed, mut why) = (None, None);
         let mut newer = None;
         for attempt in 1..=ATTEMPTS_MAX {
             let placed = match newer.take() {
-                Some(grant) => Placed::Granted(grant),
-                None => self.place(stub, failed.as_ref().map(|(grant, _)| grant)).await,
+                Some(slot) => Placed::Granted(slot),
+                None => self.place(stub, failed.as_ref()).await,
             };
-            let grant = match placed {
-                Placed::Granted(grant) => grant,
-                Placed::Not(reason) => {
-                    let reason = failed.map_or(reason, |(_, reason)| reason);
-                    return give_up(stub, spec.walk, reason);
-                }
+            let slot = match placed {
+                Placed::Granted(slot) => slot,
+                Placed::Not(reason) => return give_up(stub, spec.walk, why.unwrap_or(reason)),
                 Placed::Gone => {
                     agent.cluster.cancel(spec.walk);
                     return End::Gone;
                 }
             };
-            let waited = self.arrived.elapsed();
+            let (waited, grant) = (self.arrived.elapsed(), slot.grant().clone());
             if grant.node == agent.node {
-                finish_with_process(agent, &grant, stub.pid);
+                hold_with_process(slot, stub.pid);
                 return give_up(stub, spec.walk, Reason::GrantedHome);
             }
+            agent.cluster.adopt(&slot, spec.walk);
             let attempted =
                 attempt::run(agent, stub, spec, &self.encoded, &grant, &mut self.turns).await;
+            agent.cluster.disown(&slot, spec.walk);
             stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
             let lost = match attempted {
                 Attempted::Ended(ended) => {
-                    let slot = agent.cluster.slot(&grant);
-                    // While it is committed another walk may have it.
-                    let slot = ended.exit.is_empty().then_some(slot);
+                    // While it is committed somebody who waits may have the slot.
+                    let keeps = ended.exit.is_empty() || agent.cluster.may_pass_on();
+                    let slot = keeps.then_some(slot);
                     if let Some(reason) = doubt(&ended.exit.exit)
                         && stub.output.is_untouched()
                     {
                         // It would be so on every runner; here it is certain what happens.
                         return give_up(stub, spec.walk, reason);
                     }
-                    let line = line(spec, &grant, stub, &ended, waited);
+                    let line = line(spec, &grant, attempt, stub, &ended, waited);
                     let last = stub.output.consumed_input() || attempt == ATTEMPTS_MAX;
                     match self.commit(stub, ended, line, last).await {
                         Committed::Done(status) => return End::Exit(status, slot),
                         Committed::Not(reason) => return give_up(stub, spec.walk, reason),
                         Committed::Conflict => {
-                            // As on any other node, once more: what was shown is not shown again.
+                            // Once more, here or on any other node: what was shown is not shown again.
                             stub.output.rewind();
+                            newer = slot;
                             continue;
                         }
                     }
                 }
                 Attempted::Failed(reason) => reason,
                 Attempted::Superseded(grant) => {
-                    newer = Some(grant);
+                    newer = Some(Slot::new(&agent.cluster, grant));
                     Reason::RunnerLost
                 }
-                Attempted::Gone => {
-                    agent.cluster.finish(&grant);
-                    return End::Gone;
-                }
+                Attempted::Gone => return End::Gone,
                 Attempted::Declined(reason) => return give_up(stub, spec.walk, reason),
             };
             tracing::warn!(walk = %spec.walk, node = %grant.node, reason = lost.name(), "attempt failed");
+            let is_own = grant.walk == spec.walk;
             if stub.output.consumed_input() {
-                agent.cluster.cancel(spec.walk);
+                if is_own {
+                    agent.cluster.cancel(spec.walk);
+                    slot.forget();
+                }
                 return give_up(stub, spec.walk, lost);
             }
             stub.output.rewind();
             self.failed_nodes.push(grant.node.clone());
-            failed = Some((grant, lost));
+            failed = None;
+            if newer.is_some() {
+                slot.forget();
+            } else if is_own {
+                // To ask for another one is to give this one back.
+                slot.forget();
+                failed = Some(grant);
+            }
+            why = Some(lost);
         }
         agent.cluster.cancel(spec.walk);
-        let reason = failed.map_or(Reason::RunnerLost, |(_, reason)| reason);
-        give_up(stub, spec.walk, reason)
+        give_up(stub, spec.walk, why.unwrap_or(Reason::RunnerLost))
     }
 
     /// Applies what a program that ended has changed; if that is the `last` chance, over what others
@@ -282,10 +285,17 @@ impl Errand<'_> {
         }
     }
 
-    /// Asks the broker for a slot, and waits for it.
+    /// Finds a slot: one that this origin has, or one of the broker's, for which the walk may wait.
     async fn place(&mut self, stub: &mut Stub, failed: Option<&Grant>) -> Placed {
         let Self { agent, session, spec, encoded, turns, failed_nodes, .. } = self;
-        let (broker, walk) = (&agent.cluster.broker, spec.walk);
+        let (cluster, walk) = (&agent.cluster, spec.walk);
+        let mut waits_in_line = false;
+        if failed_nodes.is_empty() {
+            if let Some(slot) = cluster.kept_slot(session.id, session.on.as_ref()) {
+                return Placed::Granted(slot);
+            }
+            waits_in_line = session.on.is_none() && cluster.wait_in_line(walk);
+        }
         let submit = |after: Attempt| Submit {
             walk,
             after,
@@ -295,66 +305,80 @@ impl Errand<'_> {
             prefer: agent.warm_nodes(),
         };
         let after = failed.map_or(Attempt(0), |grant| grant.attempt);
-        let submitted = match failed {
-            None => broker.submit(&submit(after)).await,
-            Some(grant) => match broker.retry(walk, grant.attempt, Some(&grant.node)).await {
-                Ok(Retried::Submitted(submitted)) => Ok(submitted),
-                Ok(Retried::NotNeeded) => broker.submit(&submit(after)).await,
-                Err(error) => Err(error),
-            },
-        };
-        match submitted {
-            Ok(Submitted::Granted(grant)) => return Placed::Granted(grant),
-            Ok(Submitted::Queued(_)) => {}
-            Ok(Submitted::Busy) => return Placed::Not(Reason::NoSlot),
-            Ok(Submitted::Exhausted) => return Placed::Not(Reason::RunnerLost),
-            Err(error) => {
-                tracing::warn!(%error, %walk, "failed to submit");
-                // The broker may have heard it all the same.
-                agent.cluster.cancel(walk);
-                return Placed::Not(Reason::NoBroker);
+        let broker = &cluster.broker;
+        let mut queued = None;
+        if !waits_in_line {
+            let submitted = match failed {
+                None => broker.submit(&submit(after)).await,
+                Some(grant) => match broker.retry(walk, grant.attempt, Some(&grant.node)).await {
+                    Ok(Retried::Submitted(submitted)) => Ok(submitted),
+                    Ok(Retried::NotNeeded) => broker.submit(&submit(after)).await,
+                    Err(error) => Err(error),
+                },
+            };
+            match submitted {
+                Ok(Submitted::Granted(grant)) => {
+                    return Placed::Granted(Slot::new(cluster, grant));
+                }
+                Ok(Submitted::Queued(_)) => queued = Some(cluster.note_queued()),
+                Ok(Submitted::Busy) => return Placed::Not(Reason::NoSlot),
+                Ok(Submitted::Exhausted) => return Placed::Not(Reason::RunnerLost),
+                Err(error) => {
+                    tracing::warn!(%error, %walk, "failed to submit");
+                    // The broker may have heard it all the same.
+                    cluster.cancel(walk);
+                    return Placed::Not(Reason::NoBroker);
+                }
             }
         }
-        let mut changes = agent.cluster.changes();
-        loop {
-            if !agent.cluster.has_runner_for(session.on.as_ref(), failed_nodes) {
-                agent.cluster.cancel(walk);
-                return Placed::Not(Reason::NoCluster);
+        let mut changes = cluster.changes();
+        let placed = loop {
+            if !cluster.has_runner_for(session.on.as_ref(), failed_nodes) {
+                cluster.cancel(walk);
+                break Placed::Not(Reason::NoCluster);
             }
             tokio::select! {
                 turn = turns.recv() => match turn {
                     Some(Turn::Granted(grant)) if grant.attempt > after => {
-                        return Placed::Granted(grant);
+                        break Placed::Granted(Slot::new(cluster, grant));
                     }
                     Some(Turn::Granted(_)) => {}
+                    Some(Turn::Passed(slot)) => break Placed::Granted(slot),
                     Some(Turn::Dropped) | None => {
                         if agent.session(session.id).is_none() {
-                            return Placed::Not(Reason::NoAgent);
+                            break Placed::Not(Reason::NoAgent);
                         }
-                        return match broker.submit(&submit(after)).await {
-                            Ok(Submitted::Granted(grant)) => Placed::Granted(grant),
-                            Ok(Submitted::Queued(_)) => continue,
-                            _ => Placed::Not(Reason::NoBroker),
-                        };
+                        cluster.leave_line(walk);
+                        match broker.submit(&submit(after)).await {
+                            Ok(Submitted::Granted(grant)) => {
+                                break Placed::Granted(Slot::new(cluster, grant));
+                            }
+                            Ok(Submitted::Queued(_)) => {
+                                queued.get_or_insert_with(|| cluster.note_queued());
+                            }
+                            _ => break Placed::Not(Reason::NoBroker),
+                        }
                     }
                 },
                 frame = stub.frames.recv() => {
                     // Nothing runs yet: a signal is for the stub itself.
                     match frame {
-                        None => return Placed::Gone,
+                        None => break Placed::Gone,
                         Some((header, payload)) => {
                             let deadly = signal(&header, &payload)
                                 .filter(|&signal| is_deadly(signal, spec));
                             if let Some(status) = deadly {
                                 stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());
-                                return Placed::Gone;
+                                break Placed::Gone;
                             }
                         }
                     }
                 }
                 _ = changes.changed() => {}
             }
-        }
+        };
+        cluster.leave_line(walk);
+        placed
     }
 }
 
@@ -390,7 +414,7 @@ enum Committed {
 }
 
 enum Placed {
-    Granted(Grant),
+    Granted(Slot),
     Not(Reason),
     Gone,
 }
@@ -409,8 +433,7 @@ fn is_deadly(signal: i32, spec: &WalkSpec) -> bool {
 }
 
 /// Gives the origin's own slot back when the process that took it ends.
-fn finish_with_process(agent: &Rc<Agent>, grant: &Grant, pid: u32) {
-    let (agent, grant) = (Rc::clone(agent), grant.clone());
+fn hold_with_process(slot: Slot, pid: u32) {
     tokio::task::spawn_local(async move {
         if let Ok(process) = crate::sys::process::open(pid)
             && let Ok(process) = crate::sys::watch::readable(process)
@@ -418,16 +441,23 @@ fn finish_with_process(agent: &Rc<Agent>, grant: &Grant, pid: u32) {
             // An error means that the process is gone, too.
             let _ = process.readable().await;
         }
-        agent.cluster.finish(&grant);
+        drop(slot);
     });
 }
 
-fn line(spec: &WalkSpec, grant: &Grant, stub: &Stub, ended: &Ended, waited: Duration) -> WalkLine {
+fn line(
+    spec: &WalkSpec,
+    grant: &Grant,
+    attempt: u32,
+    stub: &Stub,
+    ended: &Ended,
+    waited: Duration,
+) -> WalkLine {
     WalkLine {
         argv0: text(spec.arguments().next().unwrap_or_default()),
         cwd: text(&spec.cwd),
         runner: grant.node.to_string(),
-        attempt: grant.attempt.0,
+        attempt,
         wait_ms: waited.as_secs_f64() * 1e3,
         run_ms: ms(ended.ending.run_us),
         origin_cpu_ms: crate::sys::process::cpu_ns_of(stub.pid) / 1e6,

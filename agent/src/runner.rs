@@ -1,19 +1,23 @@
 //! A walk on its runner: from the grant to the change set.
 
+mod ahead;
 mod input;
 mod output;
 pub(crate) mod sandboxes;
 mod streams;
 mod terminal;
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use packetfs::change::ChangeSet;
+use packetfs::mirror::Answer;
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::tree::{Attr, Time, Version};
+use packetfs::tree::{Attr, Bytes, Time, Version};
 use packetfs::upper::{self, Reading};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -25,7 +29,7 @@ use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Exit, Packets};
 use crate::mirrors::{Lower, Mirror};
 use crate::sys::fds;
-use crate::sys::launcher::{Event, Launch, Order};
+use crate::sys::launcher::{Ahead, Event, Launch, Order};
 use streams::Streams;
 
 /// The longest tick of a kernel's clock (100 Hz).
@@ -77,6 +81,8 @@ struct Began {
     at: Time,
     /// Gives the versions of files that have not changed since.
     versions: Versions,
+    /// Names that were absent and were marked so in the upper layer.
+    absent: Vec<Bytes>,
 }
 
 type Versions = Box<dyn Fn(&[u8]) -> Option<Version> + Send>;
@@ -101,9 +107,10 @@ async fn run(
     let mirror = agent.mirror(link).map_err(sandbox)?;
     let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
     mirror.settle().await;
-    let (began, since) =
-        (Began { at: now(), versions: Box::new(mirror.versions()) }, mirror.noted());
-    let running = start(agent, link, stream, &lower, spec).map_err(sandbox)?;
+    let (ahead, since) = (ahead::of(&spec, mirror.attrs()), mirror.noted());
+    let (versions, absent) = (Box::new(mirror.versions()), ahead.absent.clone());
+    let began = Began { at: now(), versions, absent };
+    let running = start(agent, link, stream, &lower, spec, ahead).map_err(sandbox)?;
     let (mut upper, mut index, mut namespace) = (None, None, 0);
     loop {
         tokio::select! {
@@ -176,10 +183,11 @@ fn start(
     stream: u32,
     lower: &Lower,
     spec: WalkSpec,
+    ahead: Ahead,
 ) -> anyhow::Result<Running> {
     let (streams, places, descriptors) = Streams::open(link, stream, &spec)?;
     let sandbox = lower.sandboxes.take(&agent.launcher)?;
-    let launch = Launch { spec, xattrs: lower.xattrs, fds: places };
+    let launch = Launch { spec, ahead, xattrs: lower.xattrs, fds: places };
     let control = sandbox.launch(&launch, &descriptors)?;
     let control = Rc::new(crate::sys::watch::readable(control)?);
     Ok(Running { control, streams })
@@ -240,7 +248,7 @@ async fn collect(
     began: Began,
 ) -> Result<ChangeSet, Fault> {
     let lower = shown.point.clone();
-    let (out_tx, paths) = (link.sender(), mirror.paths());
+    let (out_tx, paths, attrs) = (link.sender(), mirror.paths(), mirror.attrs());
     let xattrs = shown.xattrs.then(|| mirror.xattrs());
     let read = move || -> Result<ChangeSet, Fault> {
         // To close the last descriptor of a file system that nobody has mounted any more takes a
@@ -256,11 +264,13 @@ async fn collect(
             let payload = message::encode(&Packets { packets });
             let _ = out_tx.send(Frame { kind: Kind::Packets, stream, payload });
         };
-        let lower_attr = |path: &[u8]| {
-            let path = path.strip_prefix(b"/").unwrap_or(path);
-            let path =
-                lower.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
-            nix::sys::stat::lstat(&path).ok().map(|stat| Attr::of(&stat))
+        let lower_attr = |path: &[u8]| match attrs(path) {
+            Answer::Known(attr) => Some(attr),
+            Answer::Absent => None,
+            Answer::Unknown(_) | Answer::Hidden => {
+                let path = lower.join(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)));
+                nix::sys::stat::lstat(&path).ok().map(|stat| Attr::of(&stat))
+            }
         };
         let lower_xattrs =
             |path: &[u8]| xattrs.as_ref().map(|xattrs| xattrs(path)).unwrap_or_default();
@@ -279,6 +289,7 @@ async fn collect(
             lower_attr: &lower_attr,
             lower_paths: &paths,
             lower_xattrs: &lower_xattrs,
+            absent: &began.absent,
             packet: &mut packet,
         };
         let changes = upper::read(upper, index.as_ref(), &mut reading)

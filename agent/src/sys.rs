@@ -1,6 +1,7 @@
 //! \[unsafe\] The agent's dealings with the kernel that no library wraps: the launcher process, the
 //! sandbox of a walk, descriptors passed over sockets.
 
+mod above;
 pub(crate) mod fds;
 pub(crate) mod launcher;
 pub(crate) mod peer;

@@ -999,8 +999,15 @@ local function cancel_session(c, session)
   return sweep(c) and 'more' or 'ok'
 end
 
+-- Number of the list of nodes, and whether walks of other origins wait.
 local function beaten(c)
-  return 'ok ' .. (call('HGET', c.w .. ':count', 'list') or 0)
+  local others = 0
+  for _, origin in ipairs(call('HVALS', c.w .. ':lanes')) do
+    if origin ~= c.caller then
+      others = 1
+    end
+  end
+  return 'ok ' .. (call('HGET', c.w .. ':count', 'list') or 0) .. ' ' .. others
 end
 
 local function heartbeat(c, name, incarnation)

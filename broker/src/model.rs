@@ -70,6 +70,8 @@ pub enum Registered {
     Yes {
         /// How often the list of nodes has changed so far.
         list: u64,
+        /// Walks of other origins wait for a slot.
+        others_wait: bool,
     },
     /// It does not, or no longer: register.
     No,

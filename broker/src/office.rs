@@ -175,7 +175,10 @@ impl Office {
 /// Reads what is replied to a heartbeat.
 fn registered(result: &str) -> Option<Registered> {
     match result.strip_prefix("ok ") {
-        Some(list) => Some(Registered::Yes { list: list.parse().ok()? }),
+        Some(said) => {
+            let (list, others_wait) = said.split_once(' ')?;
+            Some(Registered::Yes { list: list.parse().ok()?, others_wait: others_wait != "0" })
+        }
         None => (result == "unknown").then_some(Registered::No),
     }
 }

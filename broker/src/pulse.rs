@@ -66,8 +66,8 @@ mod tests {
         let due = DUE + Duration::from_millis(1);
         let mut now = Instant::now();
         assert!(!pulse.is_due(now), "it has not registered");
-        pulse.hear(Registered::Yes { list: 1 }, now);
-        assert_eq!(pulse.heard_lately(now), Some(Registered::Yes { list: 1 }));
+        pulse.hear(Registered::Yes { list: 1, others_wait: false }, now);
+        assert_eq!(pulse.heard_lately(now), Some(Registered::Yes { list: 1, others_wait: false }));
         assert!(!pulse.is_due(now), "one was heard just now");
         now += due;
         assert_eq!((pulse.is_due(now), pulse.is_due(now)), (true, false));
@@ -77,7 +77,7 @@ mod tests {
         pulse.hear(Registered::No, now);
         now += due;
         assert!(!pulse.is_due(now), "it must register");
-        pulse.hear(Registered::Yes { list: 2 }, now);
+        pulse.hear(Registered::Yes { list: 2, others_wait: true }, now);
         now += LEASE;
         assert!(!pulse.is_due(now), "the lease is over");
     }

@@ -268,6 +268,26 @@ async fn who_says_something_needs_no_heartbeat() {
 }
 
 #[tokio::test]
+async fn a_heartbeat_says_whether_others_wait() {
+    let cell = cell().await;
+    let (hog, other) = (cell.node("hog", 0).await, cell.node("other", 0).await);
+    let _runner = cell.node("runner", 1).await;
+    let others_wait = async |agent: &support::Agent| match agent.broker.heartbeat().await {
+        Ok(Registered::Yes { others_wait, .. }) => others_wait,
+        answer => panic!("no heartbeat: {answer:?}"),
+    };
+    let grant = hog.granted(walk(1, 1)).await;
+    assert_eq!(hog.submit(walk(1, 2)).await, Submitted::Queued(1));
+    assert!(!others_wait(&hog).await, "its own walk waits");
+    assert!(others_wait(&other).await);
+    hog.broker.cancel(walk(1, 2)).await.expect("cancels");
+    assert_eq!(other.submit(walk(2, 1)).await, Submitted::Queued(1));
+    assert!(others_wait(&hog).await);
+    hog.broker.finish(grant.walk, &grant.node, grant.attempt).await.expect("finishes");
+    assert!(!others_wait(&hog).await, "it has its slot");
+}
+
+#[tokio::test]
 async fn a_broken_link_moves_the_callers_walks_at_once() {
     let cell = cell().await;
     let mut one = cell.node("one", 0).await;

@@ -30,7 +30,7 @@ use fuser::{
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
 use crate::packet::PacketRef;
 use crate::store::Store;
-use crate::tree::{Bytes, Version, Xattr};
+use crate::tree::{Attr, Bytes, Version, Xattr};
 pub use noted::Noted;
 use reply::{absent, file_attr, file_type};
 
@@ -220,6 +220,12 @@ impl Mount {
             let mirror = view.mirror();
             mirror.node(path).map(|node| mirror.xattrs(node).to_vec()).unwrap_or_default()
         }
+    }
+
+    /// Returns what gives the attributes of what a path names, as far as they are known; from any thread.
+    pub fn attrs(&self) -> impl Fn(&[u8]) -> Answer<Attr> + Send + use<> {
+        let view = Arc::clone(&self.view);
+        move |path| view.mirror().attr_at(path)
     }
 
     /// Tells what must be fetched before a directory can be entered; nothing, if all is known.

@@ -195,6 +195,30 @@ impl Mirror {
         }
     }
 
+    /// Returns the attributes of what a path names; no symbolic link is followed.
+    #[must_use]
+    pub fn attr_at(&self, path: &[u8]) -> Answer<Attr> {
+        let mut node = ROOT;
+        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+            let Some(dir) = self.items.get(&node) else { return Answer::Absent };
+            if dir.attr.is_none_or(|attr| attr.kind != Kind::Dir) {
+                return Answer::Absent;
+            }
+            if !dir.listed {
+                return Answer::Unknown(Need::Listing(self.path_at(node)));
+            }
+            if dir.hidden {
+                return Answer::Hidden;
+            }
+            let Some(&place) = dir.children.get(name) else { return Answer::Absent };
+            node = place;
+        }
+        match self.items.get(&node).and_then(|item| item.attr) {
+            Some(_) => self.attr(self.links.shown(node)),
+            None => Answer::Absent,
+        }
+    }
+
     /// Returns where a symbolic link points.
     #[must_use]
     pub fn target(&self, node: Node) -> Option<Bytes> {

@@ -43,6 +43,8 @@ pub struct Reading<'a> {
     /// Returns the extended attributes of the file that the lower layer has at a path, as far as the
     /// walk saw them.
     pub lower_xattrs: &'a dyn Fn(&[u8]) -> Vec<Xattr>,
+    /// Names that were absent and were marked so beforehand: no such mark says that the walk removed one.
+    pub absent: &'a [Bytes],
     /// Takes each packet of the changed files; the second time a packet comes, it is the same.
     pub packet: &'a mut dyn FnMut(PacketRef, Packed),
 }
@@ -90,7 +92,12 @@ fn walk(
         let attr = Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
         let path = join(names.path, &name);
         match attr.kind {
-            Kind::Char if attr.rdev == 0 => found.remove(path),
+            Kind::Char if attr.rdev == 0 => {
+                let before = names.before.map(|dir| join(dir, &name));
+                if before.is_none_or(|before| !reading.absent.contains(&before)) {
+                    found.remove(path);
+                }
+            }
             Kind::Dir => {
                 let child = open(dir, &name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
                 let before = visit_dir(&child, &path, names.before, &attr, reading, found)?;

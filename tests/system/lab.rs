@@ -125,6 +125,25 @@ impl Up {
         command
     }
 
+    /// Returns a command of the broker's Redis.
+    pub(crate) fn redis(&self, arguments: &[&str]) -> Result<Command, String> {
+        let dir = self.state("broker");
+        let read = |path: &Path| {
+            fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let settings = read(&dir.join("redis.conf"))?;
+        let setting = |name: &str| {
+            let found = settings.lines().find_map(|line| line.strip_prefix(name));
+            found.map(str::trim).ok_or_else(|| format!("no {name}in {}", dir.display()))
+        };
+        let net = format!("--net=/run/netns/osw-{}-broker", self.id);
+        let mut command = Command::new("nsenter");
+        command.args([&net, "redis-cli", "-h", setting("bind ")?, "-p", setting("port ")?]);
+        // In the environment, because everybody may read a command line.
+        command.args(arguments).env("REDISCLI_AUTH", setting("requirepass ")?);
+        Ok(command)
+    }
+
     /// Returns `oswalk exec` with a report.
     pub(crate) fn exec(&self, report: &Path) -> Command {
         let mut command = self.command(self.dist.join("oswalk"));

@@ -19,6 +19,7 @@ mod outcome;
 mod report;
 mod run;
 mod sandboxes;
+mod slots;
 mod terminals;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         interrupts::ALL,
         nodes::ALL,
         sandboxes::ALL,
+        slots::ALL,
         terminals::ALL,
         coherence::ALL,
         conflicts::ALL,

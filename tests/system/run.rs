@@ -95,6 +95,10 @@ impl Started {
         self.child.id()
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Waits for the end.
     pub(crate) fn wait(mut self, limit: Duration) -> Result<Run, String> {
         let deadline = self.began + limit;

@@ -101,10 +101,6 @@ pub(super) async fn run(
     link.close_stream(stream);
     match attempted {
         Attempted::Failed(Reason::RunnerLost) => lost(agent, grant),
-        Attempted::Declined(_) => {
-            agent.cluster.finish(grant);
-            attempted
-        }
         attempted => {
             tracing::debug!(walk = %spec.walk, "attempt over");
             attempted
@@ -126,7 +122,11 @@ fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
 async fn superseded(turns: &mut mpsc::UnboundedReceiver<Turn>, grant: &Grant) -> Grant {
     loop {
         match turns.recv().await {
-            Some(Turn::Granted(newer)) if newer.attempt > grant.attempt => return newer,
+            Some(Turn::Granted(newer))
+                if newer.walk == grant.walk && newer.attempt > grant.attempt =>
+            {
+                return newer;
+            }
             Some(_) => {}
             None => std::future::pending().await,
         }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use packetfs::tree::Attr;
 use serde::{Deserialize, Serialize};
 use worknode::spec::{Bytes, WalkSpec};
 
@@ -28,11 +29,24 @@ pub(crate) struct Plan {
     pub(crate) upper_bytes_max: u64,
 }
 
+/// What is made in a walk's upper layer before it begins, so that the overlay need not ask for it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Ahead {
+    /// Directories in which something will be made.
+    pub(crate) dirs: Vec<Bytes>,
+    /// What is known of them, and of those above them.
+    pub(crate) known: Vec<(Bytes, Attr)>,
+    /// Names in them that are absent, and will be looked for.
+    pub(crate) absent: Vec<Bytes>,
+}
+
 /// A walk for a sandbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Launch {
     /// The walk.
     pub(crate) spec: WalkSpec,
+    /// What it will need.
+    pub(crate) ahead: Ahead,
     /// The origin's tree shows extended attributes.
     pub(crate) xattrs: bool,
     /// Which of the descriptors that come along takes each place in the process: pairs of the

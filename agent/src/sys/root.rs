@@ -11,14 +11,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::above::Above;
 use super::launcher::{Launch, Plan};
 use super::sandbox::{Failure, at, path};
 
@@ -111,13 +111,8 @@ impl Root {
     pub(super) fn suit(launch: &Launch, layers: &Layers) -> Result<(), Failure> {
         let spec = &launch.spec;
         let lower = Path::new("/lower");
-        // What has a place of its own for temporary files hardly makes them in this one.
-        let elsewhere = spec.environment().any(|variable| variable.starts_with(b"TMPDIR="));
-        let tmp = (!elsewhere).then_some(Path::new("/tmp"));
-        for dir in [path(&spec.cwd)].into_iter().chain(tmp) {
-            prepare_dir(lower, Path::new(UPPER), dir, launch.xattrs)
-                .map_err(at(format!("prepare {}", dir.display())))?;
-        }
+        let above = Above { lower, upper: Path::new(UPPER), xattrs: launch.xattrs };
+        above.prepare(&launch.ahead).map_err(at("prepare the upper layer"))?;
         if !spec.whole_tree {
             nix::unistd::fchdir(&layers.top).map_err(at("enter the overlay"))?;
             for dir in SYSTEM_DIRS {
@@ -219,44 +214,4 @@ fn prepare_dev(devices: &Path, dev: &Path, shm: &str) -> Result<(), Failure> {
     let no_exec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount(Some("devpts"), &dev.join("pts"), Some("devpts"), no_exec, terminals)
         .map_err(at("mount /dev/pts"))
-}
-
-/// Makes a directory in the upper layer, with those above it, as the overlay would when something is
-/// made in it; the overlay asks the lower layer's agent several questions for each.
-fn prepare_dir(lower: &Path, upper: &Path, dir: &Path, xattrs: bool) -> io::Result<()> {
-    let (mut below, mut above) = (lower.to_owned(), upper.to_owned());
-    for name in dir.components().skip(1) {
-        below.push(name);
-        above.push(name);
-        // A symbolic link on the way: it leads to a directory that is asked for as it is needed.
-        let Ok(metadata) = std::fs::symlink_metadata(&below) else { return Ok(()) };
-        if !metadata.is_dir() {
-            return Ok(());
-        }
-        match std::fs::DirBuilder::new().mode(metadata.mode() & 0o7777).create(&above) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-            Err(error) => return Err(error),
-        }
-        lchown(&above, Some(metadata.uid()), Some(metadata.gid()))?;
-        if xattrs {
-            let [below, above] = [&below, &above].map(File::open);
-            packetfs::xattr::copy(&below?.into(), &above?.into())?;
-        }
-    }
-    // Last, because what is made in a directory moves its time.
-    for (above, below) in above.ancestors().zip(below.ancestors()) {
-        if above == upper {
-            break;
-        }
-        let metadata = std::fs::symlink_metadata(below)?;
-        let time = |seconds, nanos| nix::sys::time::TimeSpec::new(seconds, nanos);
-        let (atime, mtime) = (
-            time(metadata.atime(), metadata.atime_nsec()),
-            time(metadata.mtime(), metadata.mtime_nsec()),
-        );
-        let flags = nix::sys::stat::UtimensatFlags::NoFollowSymlink;
-        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, above, &atime, &mtime, flags)?;
-    }
-    Ok(())
 }

@@ -53,6 +53,16 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         ("response file", "echo '-O1 -Iinc -c a.c' >args; gcc @args -o a.o -c; echo $?", &["gcc"]),
         (
+            "outputs elsewhere",
+            "mkdir -p obj/x; ln -s obj link; gcc -MMD -Iinc -c a.c -o obj/x/a.o; gcc -MMD -Iinc -c a.c -o ./obj/../obj/x/b.o; gcc -Iinc -c a.c -o link/c.o; gcc -c broken.c -o obj/broken.o; echo $?; gcc -Iinc -MD -c a.c -o obj/x; echo $?; ls obj/x",
+            &["gcc"],
+        ),
+        (
+            "outputs in directories with special bits",
+            "mkdir group sticky; chgrp 7 group; chmod 2775 group; chmod 3777 sticky; gcc -Iinc -c a.c -o group/a.o; cd group; gcc -I../inc -MMD -c ../a.c -o b.o; gcc -c ../broken.c; cd ../sticky; gcc -I../inc -c ../a.c; stat -c '%a %g' . ../group ../group/*",
+            &["gcc"],
+        ),
+        (
             "read-only output",
             "mkdir ro; touch ro/a.o; chmod 444 ro/a.o; gcc -Iinc -c a.c -o ro/a.o; echo $?; gcc -Iinc -c a.c -o no/a.o; echo $?",
             &["gcc"],

@@ -1,0 +1,89 @@
+//! What is made in the upper layer before a walk begins, as the overlay would make it when the walk
+//! first changes something there; the overlay would ask the lower layer's agent several questions for each.
+
+use std::collections::BTreeMap;
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, lstat, mknod, utimensat};
+use nix::sys::time::TimeSpec;
+use packetfs::tree::{Attr, Kind, Time};
+
+use super::launcher::Ahead;
+use super::sandbox::path;
+
+/// Set-user-id and set-group-id.
+const SPECIAL_BITS: u32 = 0o6000;
+
+/// The two layers of an overlay, side by side.
+pub(super) struct Above<'a> {
+    pub(super) lower: &'a Path,
+    pub(super) upper: &'a Path,
+    /// Extended attributes are shown.
+    pub(super) xattrs: bool,
+}
+
+impl Above<'_> {
+    /// Makes it all.
+    pub(super) fn prepare(&self, ahead: &Ahead) -> io::Result<()> {
+        let mut made = BTreeMap::new();
+        for dir in &ahead.dirs {
+            self.make_dir(path(dir), ahead, &mut made)?;
+        }
+        for name in &ahead.absent {
+            // Where its directory is not there, nothing needs the mark.
+            let mark = self.upper.join(relative(path(name)));
+            match mknod(&mark, SFlag::S_IFCHR, Mode::empty(), 0) {
+                Ok(()) | Err(nix::Error::ENOENT | nix::Error::ENOTDIR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // Last, because what is made in a directory moves its time; those below come first.
+        for (dir, mtime) in made.into_iter().rev() {
+            let time = TimeSpec::new(mtime.seconds, i64::from(mtime.nanos));
+            let dir = self.upper.join(relative(&dir));
+            utimensat(AT_FDCWD, &dir, &time, &time, UtimensatFlags::NoFollowSymlink)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a directory with those above it; notes the times that they are to have.
+    fn make_dir(
+        &self,
+        dir: &Path,
+        ahead: &Ahead,
+        made: &mut BTreeMap<PathBuf, Time>,
+    ) -> io::Result<()> {
+        let all: Vec<_> = dir.ancestors().filter(|dir| dir.parent().is_some()).collect();
+        for dir in all.into_iter().rev() {
+            if made.contains_key(dir) {
+                continue;
+            }
+            let (below, above) = (self.lower.join(relative(dir)), self.upper.join(relative(dir)));
+            let known = ahead.known.iter().find(|(known, _)| path(known) == dir);
+            let attr =
+                known.map(|(_, attr)| *attr).or_else(|| Some(Attr::of(&lstat(&below).ok()?)));
+            // A symbolic link on the way: it leads to a directory that is asked for as it is needed.
+            let Some(attr) = attr.filter(|attr| attr.kind == Kind::Dir) else { break };
+            std::fs::DirBuilder::new().mode(attr.mode).create(&above)?;
+            lchown(&above, Some(attr.uid), Some(attr.gid))?;
+            if attr.mode & SPECIAL_BITS != 0 {
+                // `mkdir` and `chown` do without them.
+                std::fs::set_permissions(&above, Permissions::from_mode(attr.mode))?;
+            }
+            if self.xattrs {
+                let [below, above] = [&below, &above].map(File::open);
+                packetfs::xattr::copy(&below?.into(), &above?.into())?;
+            }
+            made.insert(dir.to_owned(), attr.mtime);
+        }
+        Ok(())
+    }
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}

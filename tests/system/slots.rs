@@ -1,0 +1,86 @@
+//! Slots go from one walk of an origin to the next without the broker, unless others wait for them.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::Test;
+use crate::lab::{Lab, Up};
+use crate::report::Report;
+use crate::run::{Run, seconds};
+
+pub(crate) const ALL: &[Test] =
+    &[("slots::go_from_walk_to_walk", go_on), ("slots::go_to_others_who_wait", go_to_others)];
+
+/// Twice as many at once as the lab has slots.
+const WALKS: usize = 120;
+const AT_ONCE: &str = "12";
+
+/// Programs that walk and take a while.
+fn many(up: &Up, dir: &Path, report: &Path, count: usize) -> Command {
+    let mut command = up.exec(report);
+    let each = format!("seq {count} | xargs -P {AT_ONCE} -I X sh -c 'sleep 0.1; : >begun'");
+    command.args(["--walk", "sleep", "--", "sh", "-c", &each]).current_dir(dir);
+    command
+}
+
+/// Returns how many calls the broker has answered.
+fn calls(up: &Up) -> Result<usize, String> {
+    let run = Run::of(up.redis(&["info", "commandstats"])?, seconds(10))?;
+    let said = run.out();
+    let calls = said.lines().find_map(|line| line.strip_prefix("cmdstat_fcall:calls="));
+    let calls = calls.and_then(|rest| rest.split(',').next()?.parse().ok());
+    calls.ok_or_else(|| format!("no count of calls: {run}"))
+}
+
+fn go_on(lab: &Lab) -> Result<(), String> {
+    let (up, _alone) = lab.alone()?;
+    let dir = up.fresh("slots go on")?;
+    let report = dir.join("report.json");
+    let before = calls(up)?;
+    let run = Run::of(many(up, &dir, &report, WALKS), seconds(60))?;
+    let asked = calls(up)? - before;
+    let walks = Report::read(&report)?.walks.len();
+    if !run.succeeded() || walks != WALKS {
+        return Err(format!("{walks} of {WALKS} walked: {run}"));
+    }
+    // Each of them was submitted and finished otherwise.
+    if asked > WALKS {
+        return Err(format!("{asked} calls of the broker for {WALKS} walks: {run}"));
+    }
+    Ok(())
+}
+
+fn go_to_others(lab: &Lab) -> Result<(), String> {
+    let (up, _alone) = lab.alone()?;
+    let dir = up.fresh("slots of others")?;
+    let report = dir.join("report.json");
+    let mut hog = Run::start(many(up, &dir, &report, 10 * WALKS), None)?;
+    let deadline = Instant::now() + seconds(20);
+    while !dir.join("begun").exists() {
+        if Instant::now() > deadline {
+            return Err("none of them ends".to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let other = dir.join("other.json");
+    for turn in 0..5 {
+        let mut command = up.exec(&other);
+        command.env("OSWALK_STATE", up.state("n1")).current_dir(&dir);
+        command.args(["--on", "n2", "--no-fallback", "--walk", "sleep", "--", "sleep", "0.1"]);
+        let run = Run::of(command, seconds(20))?;
+        if !run.succeeded() || !Report::read(&other)?.walked("sleep") {
+            return Err(format!("turn {turn} of another origin: {run}"));
+        }
+    }
+    if !hog.is_running() {
+        return Err("the others had to wait for its end".to_owned());
+    }
+    let run = hog.wait(seconds(120))?;
+    let walks = Report::read(&report)?.walks.len();
+    if run.succeeded() && walks == 10 * WALKS {
+        Ok(())
+    } else {
+        Err(format!("{walks} of {} walked: {run}", 10 * WALKS))
+    }
+}
