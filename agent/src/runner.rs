@@ -111,16 +111,13 @@ async fn run(
     let (versions, absent) = (Box::new(mirror.versions()), ahead.absent.clone());
     let began = Began { at: now(), versions, absent };
     let running = start(agent, link, stream, &lower, spec, ahead).map_err(sandbox)?;
-    let (mut upper, mut index, mut namespace) = (None, None, 0);
+    let mut namespace = 0;
     loop {
         tokio::select! {
             event = running.event() => match event {
-                Some((Event::Running { pids, indexed }, fds)) => {
+                Some((Event::Running { pids }, fds)) => {
                     namespace = pids;
-                    let mut fds = fds.into_iter();
-                    upper = fds.next();
-                    index = if indexed { fds.next() } else { None };
-                    if let Some(master) = fds.next() {
+                    if let Some(master) = fds.into_iter().next() {
                         running.start_terminal(master).map_err(|error| sandbox(error.into()))?;
                     }
                 }
@@ -133,7 +130,7 @@ async fn run(
                     let error = std::io::Error::from_raw_os_error(errno);
                     return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
                 }
-                Some((Event::Ended { status, cpu_us, offsets }, _)) => {
+                Some((Event::Ended { status, cpu_us, offsets }, fds)) => {
                     let run_us = started.elapsed().as_micros();
                     let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
                     let ending = Ending { status, run_us, cpu_us };
@@ -142,14 +139,22 @@ async fn run(
                         () = running.streams.finish() => true,
                         ended = serve(&running, frames) => ended,
                     };
-                    let Some(upper) = upper.filter(|_| ended) else { return Ok(None) };
+                    if !ended {
+                        return Ok(None);
+                    }
                     if mirror.failed(since, namespace) {
                         // It saw an error that it would not have seen at the origin.
                         return Err(Fault::NotExported(Vec::new()));
                     }
-                    let layers = (upper, index);
                     let doubt = mirror.doubt(since, namespace, compiles);
-                    let changes = collect(link, stream, (&mirror, &lower), layers, began).await?;
+                    let mut fds = fds.into_iter();
+                    let changes = match fds.next() {
+                        Some(upper) => {
+                            let layers = (upper, fds.next());
+                            collect(link, stream, (&mirror, &lower), layers, began).await?
+                        }
+                        None => ChangeSet::default(),
+                    };
                     let outcome = Outcome::Ended(ending);
                     let exit = Exit { outcome, changes, offsets, doubt };
                     let served = running.into_control().map(|control| (lower, control));

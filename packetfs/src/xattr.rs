@@ -59,7 +59,10 @@ pub fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
 }
 
 /// Returns the names of all attributes; none where the file system has no such thing.
-pub(crate) fn list(file: &OwnedFd) -> io::Result<Vec<Bytes>> {
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn list(file: &OwnedFd) -> io::Result<Vec<Bytes>> {
     names(|names| {
         // SAFETY: the buffer is as long as it is said to be.
         unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) }

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, lstat, mknod, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, lstat, mknod, utimensat};
 use nix::sys::time::TimeSpec;
-use packetfs::tree::{Attr, Kind, Time};
+use packetfs::tree::{Attr, Bytes, Kind, Time};
 
 use super::launcher::Ahead;
 use super::sandbox::path;
@@ -26,9 +27,39 @@ pub(super) struct Above<'a> {
     pub(super) xattrs: bool,
 }
 
+/// What the upper layer was like before the walk.
+pub(super) struct Before {
+    /// Its directories.
+    dirs: Vec<(PathBuf, Mark)>,
+    /// They may have extended attributes, whose values nobody has looked at.
+    xattrs: bool,
+}
+
+/// What anything that is done in or to a directory changes.
+#[derive(Debug, PartialEq, Eq)]
+struct Mark {
+    attr: Attr,
+    xattrs: Vec<Bytes>,
+}
+
+impl Mark {
+    fn of(dir: &Path) -> io::Result<Self> {
+        let file = OwnedFd::from(File::open(dir)?);
+        Ok(Self { attr: Attr::of(&fstat(&file)?), xattrs: packetfs::xattr::list(&file)? })
+    }
+}
+
+impl Before {
+    /// Tells whether the walk has changed anything, as far as can be told at a glance.
+    pub(super) fn has_changed(&self) -> bool {
+        let is_same = |(dir, mark): &(PathBuf, Mark)| Mark::of(dir).is_ok_and(|now| now == *mark);
+        self.xattrs || !self.dirs.iter().all(is_same)
+    }
+}
+
 impl Above<'_> {
     /// Makes it all.
-    pub(super) fn prepare(&self, ahead: &Ahead) -> io::Result<()> {
+    pub(super) fn prepare(&self, ahead: &Ahead) -> io::Result<Before> {
         let mut made = BTreeMap::new();
         for dir in &ahead.dirs {
             self.make_dir(path(dir), ahead, &mut made)?;
@@ -42,12 +73,17 @@ impl Above<'_> {
             }
         }
         // Last, because what is made in a directory moves its time; those below come first.
+        let mut dirs = Vec::with_capacity(made.len() + 2);
         for (dir, mtime) in made.into_iter().rev() {
             let time = TimeSpec::new(mtime.seconds, i64::from(mtime.nanos));
             let dir = self.upper.join(relative(&dir));
             utimensat(AT_FDCWD, &dir, &time, &time, UtimensatFlags::NoFollowSymlink)?;
+            dirs.push(dir);
         }
-        Ok(())
+        dirs.push(self.upper.to_owned());
+        let mark = |dir: PathBuf| Mark::of(&dir).map(|mark| (dir, mark));
+        let dirs = dirs.into_iter().map(mark).collect::<io::Result<_>>()?;
+        Ok(Before { dirs, xattrs: self.xattrs })
     }
 
     /// Makes a directory with those above it; notes the times that they are to have.

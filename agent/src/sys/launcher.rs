@@ -57,13 +57,10 @@ pub(crate) struct Launch {
 /// What the walk's first process tells over the control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// The sandbox stands and the program runs; a descriptor of the upper layer comes along, one of
-    /// the overlay's index if there is one, and the master of its terminal if it has one.
+    /// The sandbox stands and the program runs; the master of its terminal comes along if it has one.
     Running {
         /// Inode number of its pid namespace.
         pids: u64,
-        /// There is a descriptor of the index.
-        indexed: bool,
     },
     /// The program was stopped by this signal.
     Stopped(i32),
@@ -78,7 +75,8 @@ pub(crate) enum Event {
         /// `errno`.
         errno: i32,
     },
-    /// The program ended, and all that it left behind was ended.
+    /// The program ended, and all that it left behind was ended. If it may have changed anything, a
+    /// descriptor of the upper layer comes along, and one of the overlay's index if there is one.
     Ended {
         /// Wait status.
         status: i32,

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::above::Above;
+use super::above::{Above, Before};
 use super::launcher::{Launch, Plan};
 use super::sandbox::{Failure, at, path};
 
@@ -108,11 +108,11 @@ impl Root {
     }
 
     /// Suits the root to a walk.
-    pub(super) fn suit(launch: &Launch, layers: &Layers) -> Result<(), Failure> {
+    pub(super) fn suit(launch: &Launch, layers: &Layers) -> Result<Before, Failure> {
         let spec = &launch.spec;
         let lower = Path::new("/lower");
         let above = Above { lower, upper: Path::new(UPPER), xattrs: launch.xattrs };
-        above.prepare(&launch.ahead).map_err(at("prepare the upper layer"))?;
+        let before = above.prepare(&launch.ahead).map_err(at("prepare the upper layer"))?;
         if !spec.whole_tree {
             nix::unistd::fchdir(&layers.top).map_err(at("enter the overlay"))?;
             for dir in SYSTEM_DIRS {
@@ -126,7 +126,9 @@ impl Root {
             }
             std::env::set_current_dir("/").map_err(at("go back to the first root"))?;
         }
-        nix::unistd::sethostname(OsStr::from_bytes(&spec.hostname)).map_err(at("set the host name"))
+        nix::unistd::sethostname(OsStr::from_bytes(&spec.hostname))
+            .map_err(at("set the host name"))?;
+        Ok(before)
     }
 
     /// Takes away all that was one walk's own. None of its processes is left.

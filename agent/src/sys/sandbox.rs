@@ -76,8 +76,8 @@ fn serve(plan: &Plan, control: &UnixStream) -> Result<(), Failure> {
         let Some((message, descriptors)) = received else { return Ok(()) };
         let launch = postcard::from_bytes::<Launch>(&message).map_err(io::Error::other);
         let launch = launch.map_err(at("read the walk"))?;
-        let last = sandbox.supervise(&launch, descriptors, &layers)?;
-        tell(control, &last, &[]);
+        let (last, changes) = sandbox.supervise(&launch, descriptors, &layers)?;
+        tell(control, &last, &changes);
         let may_serve = matches!(last, Event::Ended { .. }) && launch.spec.terminal.is_none();
         if !may_serve || !is_wanted_again(control) {
             return Ok(());
@@ -108,14 +108,14 @@ struct Sandbox<'a> {
 }
 
 impl Sandbox<'_> {
-    /// Sees a walk through, and returns its last event.
-    fn supervise(
+    /// Sees a walk through, and returns its last event with what comes along.
+    fn supervise<'a>(
         &mut self,
         launch: &Launch,
         descriptors: Vec<OwnedFd>,
-        layers: &Layers,
-    ) -> Result<Event, Failure> {
-        Root::suit(launch, layers)?;
+        layers: &'a Layers,
+    ) -> Result<(Event, Vec<BorrowedFd<'a>>), Failure> {
+        let before = Root::suit(launch, layers)?;
         let top = layers.top.as_fd();
         let files = open_files(&launch.spec, top)?;
         let terminal = launch.spec.terminal.as_ref().map(|spec| open_terminal(spec, top));
@@ -129,21 +129,21 @@ impl Sandbox<'_> {
         let started = program::start(launch, &open, self.root.last_pid.as_ref(), &mut self.stack)?;
         let program = match started {
             Started::Running(pid) => pid,
-            Started::NotExecuted(errno) => return Ok(Event::NotExecuted(errno)),
+            Started::NotExecuted(errno) => return Ok((Event::NotExecuted(errno), Vec::new())),
         };
         let master =
             terminal.as_ref().and_then(|terminal| terminal.master.as_ref()).map(AsFd::as_fd);
-        let (upper, index) = (layers.upper.as_fd(), layers.index.as_ref().map(AsFd::as_fd));
-        let passed: Vec<_> = iter::once(upper).chain(index).chain(master).collect();
-        let running = Event::Running { pids: self.pids, indexed: index.is_some() };
-        tell(self.control, &running, &passed);
+        tell(self.control, &Event::Running { pids: self.pids }, master.as_slice());
         let mut walk = Walk { control: self.control, program, terminal, watching: None, cpu_us: 0 };
         let status = walk.watch(&self.signals);
         walk.cpu_us += end_all();
         let offset = |file: &File| lseek(file, 0, Whence::SeekCur).ok();
         let offsets =
             files.iter().filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
-        Ok(Event::Ended { status, cpu_us: walk.cpu_us, offsets: offsets.collect() })
+        let ended = Event::Ended { status, cpu_us: walk.cpu_us, offsets: offsets.collect() };
+        let (upper, index) = (layers.upper.as_fd(), layers.index.as_ref().map(AsFd::as_fd));
+        let changes = before.has_changed().then(|| iter::once(upper).chain(index).collect());
+        Ok((ended, changes.unwrap_or_default()))
     }
 }
 
