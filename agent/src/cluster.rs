@@ -84,6 +84,13 @@ impl Cluster {
         })
     }
 
+    /// Tells whether all nodes that take walks have this node's processor.
+    pub(crate) fn is_of_one_kind(&self) -> bool {
+        let nodes = self.nodes.borrow();
+        let mut runners = nodes.iter().filter(|state| state.alive && state.info.slots > 0);
+        runners.all(|state| state.info.cpu == self.info.cpu)
+    }
+
     /// Returns where the grants of a walk will arrive.
     pub(crate) fn wait_for(&self, walk: WalkId) -> mpsc::UnboundedReceiver<Turn> {
         let (tx, rx) = mpsc::unbounded_channel();

@@ -187,13 +187,7 @@ fn open_session(
     };
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
-    let session = Session::open(
-        &agent.sessions_dir,
-        &agent.door_path,
-        options,
-        peer.uid,
-        gate,
-        agent.usage(),
-    )?;
+    let session =
+        Session::open(&agent.sessions_dir, &agent.door_path, options, peer, gate, agent.usage())?;
     Ok(agent.add_session(session))
 }

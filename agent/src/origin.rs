@@ -3,6 +3,7 @@
 //! Everything up to the commit may fail without harm: the walk is tried on another runner, or the
 //! stub executes the program here. After the commit only the exit is left.
 
+mod alone;
 mod attempt;
 mod hello;
 mod output;
@@ -97,7 +98,14 @@ pub(crate) async fn walk(
     }
     let argv0 = hello.argv0();
     let end = match hello.spec(&agent, &session, peer, groups) {
-        Ok(spec) => carry(&agent, &session, &mut stub, &spec, arrived).await,
+        Ok(spec) if spec.compiles && alone::is_alone(&agent, &session, peer) => {
+            drop_with_process(session.note_under_way(), stub.pid);
+            End::Here(Reason::Alone)
+        }
+        Ok(spec) => {
+            let _under_way = session.note_under_way();
+            carry(&agent, &session, &mut stub, &spec, arrived).await
+        }
         Err(reason) => End::Here(reason),
     };
     match end {
@@ -191,7 +199,7 @@ impl Errand<'_> {
             };
             let (waited, grant) = (self.arrived.elapsed(), slot.grant().clone());
             if grant.node == agent.node {
-                hold_with_process(slot, stub.pid);
+                drop_with_process(slot, stub.pid);
                 return give_up(stub, spec.walk, Reason::GrantedHome);
             }
             agent.cluster.adopt(&slot, spec.walk);
@@ -432,8 +440,8 @@ fn is_deadly(signal: i32, spec: &WalkSpec) -> bool {
     !harmless.contains(&signal) && !unheard
 }
 
-/// Gives the origin's own slot back when the process that took it ends.
-fn hold_with_process(slot: Slot, pid: u32) {
+/// Drops what a process that is executed here holds, such as a slot of the origin's own, when it ends.
+fn drop_with_process(held: impl Sized + 'static, pid: u32) {
     tokio::task::spawn_local(async move {
         if let Ok(process) = crate::sys::process::open(pid)
             && let Ok(process) = crate::sys::watch::readable(process)
@@ -441,7 +449,7 @@ fn hold_with_process(slot: Slot, pid: u32) {
             // An error means that the process is gone, too.
             let _ = process.readable().await;
         }
-        drop(slot);
+        drop(held);
     });
 }
 

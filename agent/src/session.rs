@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -17,6 +18,8 @@ use worknode::report::{Report, StayLine, Totals, WalkLine};
 use worknode::request::{Action, SessionOptions};
 use worknode::tally;
 
+use crate::door::Peer;
+
 /// An open session.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -27,6 +30,12 @@ pub(crate) struct Session {
     pub(crate) on: Option<NodeId>,
     /// A walk that cannot be had fails.
     pub(crate) no_fallback: bool,
+    /// Who opened it.
+    pub(crate) owner: u32,
+    /// A compile step that is alone may stay.
+    pub(crate) keeps_lone: bool,
+    /// Processes that walk, or are left here because they are alone.
+    under_way: Rc<Cell<usize>>,
     page_path: PathBuf,
     page_file: File,
     page_bytes: u64,
@@ -47,13 +56,23 @@ pub(crate) struct Usage {
     pub(crate) bytes_in: u64,
 }
 
+/// A process that is under way.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Rc<Cell<usize>>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 impl Session {
-    /// Opens a session whose page lies in `dir` and may be used by `uid`.
+    /// Opens a session whose page lies in `dir` and may be used by the user of `peer`.
     pub(crate) fn open(
         dir: &Path,
         door: &Path,
         options: &SessionOptions,
-        uid: u32,
+        peer: Peer,
         gate: u32,
         before: Usage,
     ) -> anyhow::Result<Self> {
@@ -83,16 +102,22 @@ impl Session {
             file.write_all_at(&page, 0)?;
             file.set_len(page.len() as u64 + u64::from(contents.tally_bytes))?;
             file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-            std::os::unix::fs::fchown(&file, Some(uid), None)?;
+            std::os::unix::fs::fchown(&file, Some(peer.uid), None)?;
             Ok(file)
         };
         let page_file = create()
             .with_context(|| format!("failed to write the policy page {}", page_path.display()))?;
         Ok(Self {
             id,
-            uid,
+            uid: peer.uid,
             on: options.on.clone(),
             no_fallback: options.no_fallback,
+            owner: peer.pid,
+            keeps_lone: !(options.lone_walks
+                || options.walk_all
+                || options.no_fallback
+                || options.on.is_some()),
+            under_way: Rc::default(),
             page_path: page_path.clone(),
             page_file,
             page_bytes: page.len() as u64,
@@ -124,6 +149,17 @@ impl Session {
         let number = self.next_walk.get();
         self.next_walk.set(number + 1);
         WalkId { session: self.id, number }
+    }
+
+    /// Returns the number of its processes that walk, or are left here because they are alone.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.get()
+    }
+
+    /// Counts a process that is under way, until what is returned is dropped.
+    pub(crate) fn note_under_way(&self) -> UnderWay {
+        self.under_way.set(self.under_way.get() + 1);
+        UnderWay(Rc::clone(&self.under_way))
     }
 
     /// Returns what the rules say of the program at `path`.

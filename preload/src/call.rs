@@ -54,7 +54,7 @@ impl Call<'_> {
         let Some(session) = session::current() else { return self.original(None) };
         let mut buffer = PathBuffer::new();
         match self.find(&mut buffer) {
-            Behind::Path(path) => match decide(&session.page, path, self.argv) {
+            Behind::Path(path) => match decide(&session.page, path, self.argv, self.envp) {
                 Decision::Leave => self.original(None),
                 Decision::Stay(reason) => self.stay(&session, path.to_bytes(), reason),
                 Decision::Walk => self.walk(&session, path),
@@ -164,7 +164,7 @@ impl Call<'_> {
 }
 
 /// Decides from the rules and from what the file is.
-fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>) -> Decision {
+fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) -> Decision {
     let arguments = argv.iter().skip(1).map(CStr::to_bytes);
     let by_rule = page.decide(path.to_bytes(), arguments);
     match (by_rule, target::look(path)) {
@@ -174,6 +174,9 @@ fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>) -> Decision {
         (Err(reason), _) => Decision::Stay(reason),
         (Ok(()), Some(Target::Unreadable)) => Decision::Stay(Reason::NotExported),
         (Ok(()), Some(Target::Unknown)) => Decision::Stay(Reason::NotExecutable),
+        (Ok(()), Some(Target::Native)) if environment::is_alone(envp) => {
+            Decision::Stay(Reason::Alone)
+        }
         (Ok(()), Some(Target::Native)) => Decision::Walk,
     }
 }

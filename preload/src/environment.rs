@@ -54,6 +54,12 @@ pub(crate) fn is_complete(session: &Session, envp: Strings<'_>) -> bool {
         || (page.is_some() && lists(envp.variable(PRELOAD), session.preload()))
 }
 
+/// Tells whether the calling program was left here with all that it executes: it has kept what was meant
+/// for the stub.
+pub(crate) fn is_alone(envp: Strings<'_>) -> bool {
+    envp.variable(WALK).is_some()
+}
+
 /// Returns the value that `LD_PRELOAD` needs: this library before those the program wants.
 pub(crate) fn preload_list<'a>(session: &Session, envp: Strings<'a>) -> [&'a [u8]; 3] {
     match envp.variable(PRELOAD).filter(|list| !list.is_empty()) {

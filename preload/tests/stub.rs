@@ -333,6 +333,16 @@ fn runs_here_with_signals_as_they_were() {
 }
 
 #[test]
+fn what_is_alone_is_told_by_what_it_executes() {
+    let agent = Agent::new(0);
+    let (child, _, mut door) = agent.start();
+    send(&mut door, Kind::RunHere, 0, &[Reason::Alone as u8]);
+    let record = common::Record::of(&finish(child));
+    assert_eq!(record.one("who=").as_deref(), Some("native"));
+    assert!(record.one("env=OSWALK_WALK=").is_some());
+}
+
+#[test]
 fn an_agent_that_is_gone_before_anything_happened() {
     let agent = Agent::new(0);
     let (child, _, door) = agent.start();

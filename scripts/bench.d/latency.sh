@@ -45,6 +45,11 @@ measure_hello() {
     printf 'hello: hello.o\n\tgcc -o hello hello.o\nhello.o: hello.c\n\tgcc -O2 -c hello.c\n' >"$project/Makefile"
     oswalk exec -- make -s -C "$project" >/dev/null
     by_turns $HELLOS one_hello
+    row hello "a project of one file, whose compile walks" s one_hello peer native one_hello_native
+    # As it is without a policy: what is alone stays.
+    rm "$work"/values/one_hello*
+    unset OSWALK_POLICY
+    by_turns $HELLOS one_hello
     row hello "a project of one file" s one_hello peer native one_hello_native must over 1.05
 }
 

@@ -18,8 +18,9 @@ use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
 use crate::door::{Door, DoorError};
 use crate::error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
 use crate::places::{self, PRELOAD, Places};
+use crate::policy_file::{self, Alone, Policy};
 use crate::process::{self, Ending};
-use crate::{decide, policy_file, tally};
+use crate::{decide, tally};
 
 /// Run a command; its processes may execute on other machines
 ///
@@ -72,10 +73,10 @@ struct Session {
 }
 
 pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
-    let rules = rules(options)?;
+    let policy = policy(options)?;
     let file = decide::find(&options.command[0], std::env::var_os("PATH").as_deref())?;
     let started = Instant::now();
-    let session = match open(options, rules, places) {
+    let session = match open(options, policy, places) {
         Ok(session) => Some(session),
         Err(failure) if options.no_fallback => return Err(failure.0),
         Err(failure) => {
@@ -100,7 +101,8 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     })
 }
 
-fn rules(options: &Options) -> Result<Vec<UserRule>, Failure> {
+/// Returns what options and file say; the options count more.
+fn policy(options: &Options) -> Result<Policy, Failure> {
     let of = |patterns: &[String], action| {
         let rule = move |pattern: &String| UserRule { pattern: pattern.clone(), action };
         patterns.iter().map(rule).collect::<Vec<_>>()
@@ -108,21 +110,19 @@ fn rules(options: &Options) -> Result<Vec<UserRule>, Failure> {
     let mut rules = of(&options.stay, Action::Stay);
     rules.extend(of(&options.walk, Action::Walk));
     let file = policy_file::load(options.policy.as_deref());
-    rules.extend(file.map_err(|error| Failure::from_error(&error))?);
-    Ok(rules)
+    let file = file.map_err(|error| Failure::from_error(&error))?;
+    rules.extend(file.rules);
+    Ok(Policy { rules, ..file })
 }
 
 /// Opens a session, or returns the failure and the short form of it.
-fn open(
-    options: &Options,
-    rules: Vec<UserRule>,
-    places: &Places,
-) -> Result<Session, (Failure, String)> {
+fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (Failure, String)> {
     let (preload, stub) =
         places::shim().map_err(|failure| (failure, format!("{PRELOAD} or the stub is missing")))?;
     let request = Request::OpenSession(SessionOptions {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        rules,
+        rules: policy.rules,
+        lone_walks: policy.alone == Alone::Walk,
         walk_all: options.walk_all,
         on: options.on.clone(),
         no_fallback: options.no_fallback,

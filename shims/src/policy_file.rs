@@ -18,6 +18,25 @@ struct PolicyFile {
     stay: Vec<String>,
     #[serde(default)]
     compilers: Vec<String>,
+    #[serde(default)]
+    alone: Alone,
+}
+
+/// What becomes of a compile step that is the only thing under way.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Alone {
+    /// It stays if this machine is idle, and no slower than others.
+    #[default]
+    Stay,
+    Walk,
+}
+
+/// What the file says.
+#[derive(Debug, Default)]
+pub(crate) struct Policy {
+    pub(crate) rules: Vec<UserRule>,
+    pub(crate) alone: Alone,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +56,7 @@ fn key_part(key: &Option<String>) -> String {
 }
 
 /// Reads the rules of the file that was named, or of the usual one if it is there.
-pub(crate) fn load(named: Option<&Path>) -> Result<Vec<UserRule>, PolicyFileError> {
+pub(crate) fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
     let named = named.map(Path::to_owned).or_else(|| variable("OSWALK_POLICY").map(PathBuf::from));
     let usual = || {
@@ -47,15 +66,17 @@ pub(crate) fn load(named: Option<&Path>) -> Result<Vec<UserRule>, PolicyFileErro
         Some(config.join("oswalk/policy.toml"))
     };
     let must_exist = named.is_some();
-    let Some(path) = named.or_else(usual) else { return Ok(Vec::new()) };
+    let Some(path) = named.or_else(usual) else { return Ok(Policy::default()) };
     match fs::read_to_string(&path) {
         Ok(text) => parse(&path, &text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => {
+            Ok(Policy::default())
+        }
         Err(source) => Err(PolicyFileError::Read { path, source }),
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<UserRule>, PolicyFileError> {
+fn parse(path: &Path, text: &str) -> Result<Policy, PolicyFileError> {
     let file: PolicyFile = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
@@ -65,10 +86,10 @@ fn parse(path: &Path, text: &str) -> Result<Vec<UserRule>, PolicyFileError> {
     let rules = |patterns: Vec<String>, action| {
         patterns.into_iter().map(move |pattern| UserRule { pattern, action })
     };
-    Ok(rules(file.stay, Action::Stay)
+    let rules = rules(file.stay, Action::Stay)
         .chain(rules(file.compilers, Action::Compiler))
-        .chain(rules(file.walk, Action::Walk))
-        .collect())
+        .chain(rules(file.walk, Action::Walk));
+    Ok(Policy { rules: rules.collect(), alone: file.alone })
 }
 
 /// Returns the key whose value reaches into the line.
@@ -88,10 +109,11 @@ mod tests {
 
     #[test]
     fn rules_come_in_order_of_weight() {
-        let rules =
+        let policy =
             parse(Path::new("p"), "walk = ['a', 'b']\nstay = ['c']\ncompilers = ['my-cc']\n")
                 .expect("a sound file");
-        let shown: Vec<_> = rules.iter().map(|rule| (rule.pattern.as_str(), rule.action)).collect();
+        let shown: Vec<_> =
+            policy.rules.iter().map(|rule| (rule.pattern.as_str(), rule.action)).collect();
         assert_eq!(
             shown,
             [
@@ -101,7 +123,9 @@ mod tests {
                 ("b", Action::Walk)
             ]
         );
-        assert!(parse(Path::new("p"), "").expect("an empty file is sound").is_empty());
+        let parse = |text| parse(Path::new("p"), text).expect("a sound file");
+        assert!(parse("").rules.is_empty());
+        assert_eq!([parse("").alone, parse("alone = 'walk'").alone], [Alone::Stay, Alone::Walk]);
     }
 
     #[test]
@@ -109,7 +133,7 @@ mod tests {
         assert_eq!(
             error("walk = []\nwakl = ['x']\n"),
             "failed to read policy file /p.toml: line 2, key 'wakl': unknown field `wakl`, \
-             expected one of `walk`, `stay`, `compilers`"
+             expected one of `walk`, `stay`, `compilers`, `alone`"
         );
         assert_eq!(
             error("walk = []\n\nstay = 7\n"),

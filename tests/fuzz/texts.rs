@@ -99,15 +99,24 @@ fn requests() {
     let options = (
         ".{0,8}",
         vec(rules(), 0..4),
-        any::<(bool, bool)>(),
+        any::<(bool, bool, bool)>(),
         proptest::option::of(nodes()),
         (noise(), noise()),
     )
-        .prop_map(|(version, rules, (walk_all, no_fallback), on, (preload, stub))| {
-            let options =
-                SessionOptions { version, rules, walk_all, on, no_fallback, preload, stub };
-            Request::OpenSession(options)
-        });
+        .prop_map(
+            |(version, rules, (walk_all, no_fallback, lone_walks), on, (preload, stub))| {
+                Request::OpenSession(SessionOptions {
+                    version,
+                    rules,
+                    walk_all,
+                    on,
+                    no_fallback,
+                    lone_walks,
+                    preload,
+                    stub,
+                })
+            },
+        );
     survives_json(prop_oneof![
         options,
         Just(Request::CloseSession),
@@ -135,7 +144,7 @@ fn policy_files() {
         };
         rules.sort_by_key(weight);
         let text = toml_of(&rules);
-        assert_eq!(load(text.as_bytes()).expect("just written"), rules);
+        assert_eq!(load(text.as_bytes()).expect("just written").rules, rules);
         for hostile in [damaged(text.into_bytes(), &damages), noise] {
             if let Err(error) = load(&hostile) {
                 assert!(error.to_string().contains("policy.toml"), "{error}");

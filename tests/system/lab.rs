@@ -122,6 +122,7 @@ impl Up {
         let path = env::join_paths(path).expect("no colon in these paths");
         command.env_clear().env("PATH", path).env("HOME", "/nonexistent").env("LC_ALL", "C");
         command.env("OSWALK_STATE", self.state("origin")).stdin(Stdio::null());
+        command.env("OSWALK_POLICY", self.dir.join("lab/policy.toml"));
         command
     }
 

@@ -61,11 +61,13 @@ pub enum Reason {
     Conflict = 27,
     /// The program talks to a process of the origin by System V semaphores or queues (fakeroot).
     Ipc = 28,
+    /// Nothing else of the session is under way, and the origin is idle and as fast as its runners.
+    Alone = 29,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -94,6 +96,7 @@ impl Reason {
         Self::Linked,
         Self::Conflict,
         Self::Ipc,
+        Self::Alone,
     ];
 
     /// Returns the reason with this discriminant.
@@ -134,6 +137,7 @@ impl Reason {
             Self::Linked => "linked",
             Self::Conflict => "conflict",
             Self::Ipc => "ipc",
+            Self::Alone => "alone",
         }
     }
 }
@@ -150,6 +154,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(29), None);
+        assert_eq!(Reason::from_u8(30), None);
     }
 }

@@ -33,6 +33,9 @@ pub struct SessionOptions {
     pub on: Option<NodeId>,
     /// A walk that cannot be had fails instead of running at the origin.
     pub no_fallback: bool,
+    /// A compile step walks even if nothing else of the session is under way.
+    #[serde(default)]
+    pub lone_walks: bool,
     /// Absolute path of the preload library.
     pub preload: Vec<u8>,
     /// Absolute path of the stub.

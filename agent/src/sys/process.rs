@@ -211,6 +211,17 @@ pub(crate) fn cpu_ns_of(pid: u32) -> f64 {
 /// Tells whether a process is stopped, as by SIGSTOP.
 #[must_use]
 pub(crate) fn is_stopped(pid: u32) -> bool {
+    status_of(pid).starts_with('T')
+}
+
+/// Returns the parent of a process.
+#[must_use]
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
+    status_of(pid).split(' ').nth(1)?.parse().ok()
+}
+
+/// What `/proc` says of a process, from its state on; nothing if it is gone.
+fn status_of(pid: u32) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    text.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T"))
+    text.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default()
 }

@@ -23,13 +23,17 @@ const NOT_EXECUTABLE: i32 = 126;
 pub(crate) struct Home {
     pub(crate) process: Process,
     pub(crate) path: &'static CStr,
+    /// What it executes is to stay, too.
+    pub(crate) alone: bool,
 }
 
 impl Home {
     /// Executes the program with everything as the stub got it. The stub's own descriptors close
     /// by themselves.
     pub(crate) fn run(self, signals: Option<Signals>) -> ! {
-        self.process.remove_variable(WALK_VARIABLE);
+        if !self.alone {
+            self.process.remove_variable(WALK_VARIABLE);
+        }
         if let Some(signals) = signals {
             signals.restore();
         }

@@ -2,6 +2,7 @@
 //! the walk ended.
 
 use worknode::door::{DATA_BYTES_MAX, Header, Kind, TERMIOS_BYTES, Termios, encode_window};
+use worknode::reason::Reason;
 
 use crate::door::{self, Inbox, Lost};
 use crate::input::{Input, WANTS_MAX};
@@ -23,8 +24,8 @@ pub(crate) enum End {
     Exit(i32),
     /// By the user, who was tired of an agent that did not answer.
     Killed(u32),
-    /// The program is to be run here.
-    Here,
+    /// The program is to be run here, with all that it executes if it is `alone`.
+    Here { alone: bool },
     /// Not at all, and the agent's reason was shown.
     Refused,
     /// The agent is gone.
@@ -138,7 +139,10 @@ impl<'s> Relay<'s> {
                 Ok(())
             }
             Kind::Exit => Err(End::Exit(number(payload)?.cast_signed())),
-            Kind::RunHere => Err(End::Here),
+            Kind::RunHere => {
+                let alone = payload.first().is_some_and(|&reason| reason == Reason::Alone as u8);
+                Err(End::Here { alone })
+            }
             Kind::Refused | Kind::Failed => {
                 output::complain(&[payload.strip_suffix(b"\n").unwrap_or(payload)]);
                 Err(End::Refused)

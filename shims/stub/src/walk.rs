@@ -26,7 +26,7 @@ pub(crate) fn run(process: Process) -> ! {
         sys::exit(home::NOT_FOUND);
     };
     set_name(path);
-    let home = Home { process, path };
+    let home = Home { process, path, alone: false };
     let Some(page) = process.variable(PAGE_VARIABLE).and_then(open) else { home.run(None) };
     // From here on no signal is lost: it is forwarded, or meets the program that runs here.
     let mut signals = Signals::take();
@@ -39,7 +39,7 @@ pub(crate) fn run(process: Process) -> ! {
     match end {
         End::Exit(status) => leave::like(status),
         End::Killed(signal) => leave::by_signal(signal, false),
-        End::Here => home.run(Some(signals)),
+        End::Here { alone } => Home { alone, ..home }.run(Some(signals)),
         End::Refused => sys::exit(leave::FAILED),
         End::Lost if untouched => stay(home, &page, signals, Reason::NoAgent),
         End::Lost => {

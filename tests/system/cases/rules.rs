@@ -46,6 +46,16 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::with(&["--stay", "gcc"], "--stay over the table", "gcc -c a.c")
             .setup(C)
             .stays(&[("gcc", "rule")]),
+        // Several times: the machine is not always idle.
+        Case::with(&["--policy", "/dev/null"], "a compile step that is alone stays", "for i in 1 2 3 4 5 6; do gcc -c a.c; done; gcc a.o -o a; ./a")
+            .setup(C)
+            .stays(&[("gcc", "alone"), ("cc1", "alone"), ("as", "link")])
+            .alone(),
+        Case::with(&["--policy", "/dev/null"], "one that is not alone walks", "for i in 1 2 3 4 5 6; do gcc -O2 -c big.c & perl -e 'select undef, undef, undef, 0.05'; gcc -c a.c; wait; done; ls")
+            .setup("for i in $(seq 800); do echo \"int f$i(int x) { return x * $i; }\"; done >big.c; echo 'int a;' >a.c")
+            .walks(&["gcc"])
+            .stays(&[("gcc", "alone"), ("cc1", "alone"), ("as", "link")])
+            .alone(),
         Case::with(&["--walk", "*/sho?"], "--walk with a path pattern", "show").walks(&["show"]),
         Case::each("a static program stays", "gcc -static a.c -o s && ./s; echo $?").setup(C),
         Case::each(

@@ -1,0 +1,42 @@
+//! A compile step that is alone: nothing else of its session is under way, and this machine has a
+//! processor to spare which is no slower than the runners'. There is nothing to gain elsewhere.
+
+use crate::agent::Agent;
+use crate::door::Peer;
+use crate::session::Session;
+use crate::sys::process;
+
+/// Tells whether a compile step is better off here. Who named a node, or forbids to fall back, wants
+/// it elsewhere; and so does who gave the step itself to `oswalk exec`.
+pub(super) fn is_alone(agent: &Agent, session: &Session, peer: Peer) -> bool {
+    session.keeps_lone
+        && session.under_way() == 0
+        && agent.cluster.is_of_one_kind()
+        && process::parent_of(peer.pid).is_some_and(|parent| parent != session.owner)
+        && is_idle(&std::fs::read_to_string("/proc/loadavg").unwrap_or_default(), processors())
+}
+
+/// Reads `/proc/loadavg`: is a processor free as soon as this thread and the stub wait?
+fn is_idle(loadavg: &str, processors: usize) -> bool {
+    let running = loadavg.split(' ').nth(3).and_then(|tasks| tasks.split_once('/'));
+    running
+        .and_then(|(running, _)| running.parse().ok())
+        .is_some_and(|running: usize| running < processors + 2)
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_is_free() {
+        assert!(is_idle("0.41 2.08 2.12 2/230 4711\n", 1));
+        assert!(!is_idle("0.41 2.08 2.12 3/230 4711\n", 1));
+        assert!(is_idle("9.99 2.08 2.12 3/230 4711\n", 2));
+        assert!(!is_idle("", 8));
+    }
+}
