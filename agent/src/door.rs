@@ -150,7 +150,9 @@ async fn answer(
             let id =
                 opened.take().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
             let report = agent.session(id).map(|session| session.report(agent.usage()));
-            agent.end_session(id);
+            let agent = Rc::clone(agent);
+            // After the answer, for which somebody waits.
+            tokio::task::spawn_local(async move { agent.end_session(id) });
             Ok(Reply::Report(report.unwrap_or_default()))
         }
         Request::Status => Ok(Reply::Status(agent.status().await)),

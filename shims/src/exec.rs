@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ use crate::places::{self, PRELOAD, Places};
 use crate::policy_file::{self, Alone, Policy};
 use crate::process::{self, Ending};
 use crate::{decide, tally};
+
+/// Policy pages are multiples of this.
+const PAGE_BYTES_MIN: u64 = 4096;
 
 /// Run a command; its processes may execute on other machines
 ///
@@ -148,11 +151,16 @@ fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (
     Ok(Session { door, page_path, page_file, page, preload, stub })
 }
 
-/// Reads the page; the file is writable if the tally may be.
+/// Reads the page, not the tally behind it; the file is writable if that may be.
 fn read_page(path: &Path) -> io::Result<(File, Vec<u8>)> {
     let file =
         OpenOptions::new().read(true).write(true).open(path).or_else(|_| File::open(path))?;
-    let page = std::fs::read(path)?;
+    let mut page = Vec::new();
+    (&file).take(PAGE_BYTES_MIN).read_to_end(&mut page)?;
+    if Page::parse(&page).is_none() {
+        // It is longer.
+        (&file).read_to_end(&mut page)?;
+    }
     match Page::parse(&page) {
         Some(_) => Ok((file, page)),
         None => Err(io::Error::new(io::ErrorKind::InvalidData, "it is damaged")),

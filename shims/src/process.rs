@@ -4,7 +4,9 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{
@@ -25,12 +27,34 @@ const FROM_TERMINAL: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
 /// Signals that were sent to us, but are meant for the child.
 const FORWARDED: [Signal; 2] = [Signal::SIGTERM, Signal::SIGHUP];
 
+/// The disposition of SIGPIPE that this process was started with: Rust's own start changes it.
+static NATURAL_SIGPIPE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
+
+/// Called before `main`.
+extern "C" fn note_sigpipe() {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: nothing is changed, and what the kernel fills has room.
+    if unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr()) } == 0 {
+        // SAFETY: the kernel has filled it.
+        let action = unsafe { action.assume_init() };
+        NATURAL_SIGPIPE.store(action.sa_sigaction, Ordering::Relaxed);
+    }
+}
+
 /// Runs the command to its end.
 pub(crate) fn run(command: &mut Command) -> io::Result<Ending> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // An inherited "ignore" would make the kernel reap the child before we see its status.
-    let mut natural = vec![(Signal::SIGCHLD, act(Signal::SIGCHLD, &default)?)];
+    let sigpipe = NATURAL_SIGPIPE.load(Ordering::Relaxed);
+    let mut natural = vec![
+        (Signal::SIGCHLD, act(Signal::SIGCHLD, &default)?),
+        (Signal::SIGPIPE, if sigpipe == libc::SIG_IGN { ignore } else { default }),
+    ];
     let mut awaited = SigSet::from_iter(FORWARDED);
     awaited.add(Signal::SIGCHLD);
     let natural_mask = awaited.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;

@@ -197,6 +197,24 @@ fn signals_meant_for_the_command_reach_it() {
 }
 
 #[test]
+fn a_command_inherits_what_is_ignored() {
+    let machine = Machine::new();
+    let script = "kill -PIPE $$; kill -CHLD $$; kill -INT $$; echo alive";
+    for (ignored, expected) in [("PIPE INT CHLD", Some(0)), ("INT", None)] {
+        let around = format!("trap '' {ignored}; exec \"$0\" \"$@\"");
+        let inner = machine.oswalk(&["exec", "sh", "-c", script]);
+        let mut command = Command::new("sh");
+        command.args(["-c", &around]).arg(inner.get_program()).args(inner.get_args());
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().expect("sh starts");
+        assert_eq!(output.status.code(), expected, "ignored: {ignored}");
+        assert_eq!(stdout(&output), if expected.is_some() { "alive\n" } else { "" });
+        let signal = (expected.is_none()).then_some(Signal::SIGPIPE as i32);
+        assert_eq!(output.status.signal(), signal);
+    }
+}
+
+#[test]
 fn a_command_that_stays_runs_in_the_session_and_is_counted() {
     let machine = Machine::new();
     let agent = machine.agent();
