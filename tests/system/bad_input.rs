@@ -356,9 +356,13 @@ fn two_agents(
     command.status().map_err(|error| error.to_string())?;
     let deadline = std::time::Instant::now() + LIMIT;
     while std::time::Instant::now() < deadline {
-        let mut command = up.command(up.dist.join("oswalk"));
-        command.args(["status", "--json"]).env("OSWALK_STATE", origin);
-        if Run::of(command, LIMIT)?.out().contains("small") {
+        // A node is in the list before its own door is open.
+        let sees = |state: &Path, node: &str| -> Result<bool, String> {
+            let mut command = up.command(up.dist.join("oswalk"));
+            command.args(["status", "--json"]).env("OSWALK_STATE", state);
+            Ok(Run::of(command, LIMIT)?.out().contains(&format!("\"{node}\"")))
+        };
+        if sees(origin, "small")? && sees(runner, "big")? {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -407,7 +411,7 @@ fn dd_comes_home(
         return Err(format!("big has {bytes} bytes: {run}"));
     }
     if !report.walked("show") || !report.stayed("dd", reason) {
-        return Err(format!("walks {:?}, stays {:?}", report.walks, report.stays));
+        return Err(format!("walks {:?}, stays {:?}: {run}", report.walks, report.stays));
     }
     Ok(())
 }
