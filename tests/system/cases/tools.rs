@@ -54,7 +54,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("response file", "echo '-O1 -Iinc -c a.c' >args; gcc @args -o a.o -c; echo $?", &["gcc"]),
         (
             "outputs elsewhere",
-            "mkdir -p obj/x; ln -s obj link; gcc -MMD -Iinc -c a.c -o obj/x/a.o; gcc -MMD -Iinc -c a.c -o ./obj/../obj/x/b.o; gcc -Iinc -c a.c -o link/c.o; gcc -c broken.c -o obj/broken.o; echo $?; gcc -Iinc -MD -c a.c -o obj/x; echo $?; ls obj/x",
+            "mkdir -p obj/x; ln -s obj link; gcc -MMD -Iinc -c a.c -o obj/x/a.o; gcc -MMD -Iinc -c a.c -o ./obj/../obj/x/b.o; gcc -Iinc -c a.c -o link/c.o; gcc -c broken.c -o obj/broken.o; echo $?; gcc -Iinc -MD -c a.c -o obj/x; echo $?; gcc -Iinc -MD -c a.c -o obj/same.d; echo $?; ls obj/x",
             &["gcc"],
         ),
         (
