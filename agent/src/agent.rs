@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use broker::{Broker, Grant, NodeInfo, PrivateServer};
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use packetfs::store::Store;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpListener, TcpStream};
 use worknode::id::{NodeId, SessionId};
 use worknode::page;
 use worknode::request::{FuseCounts, NodeStatus, Status};
@@ -99,9 +101,11 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     // SAFETY: no thread has been made yet.
     #[expect(unsafe_code, reason = "the launcher must be made before the first thread")]
     let launcher = unsafe { Launcher::start() }.context("failed to start the launcher")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(config, &state, dirs, launcher))
+    // Everything is one thread's: a `LocalSet` would wake itself through the kernel for each event.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(serve(config, &state, dirs, launcher))
 }
 
 async fn serve(
@@ -524,13 +528,14 @@ fn check_listen(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_door(path: &Path) -> anyhow::Result<UnixListener> {
+fn open_door(path: &Path) -> anyhow::Result<AsyncFd<UnixListener>> {
     use std::os::unix::fs::PermissionsExt;
     let failed = || format!("failed to open the door {}", path.display());
     let _ = std::fs::remove_file(path);
     let door = UnixListener::bind(path).with_context(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(failed)?;
-    Ok(door)
+    door.set_nonblocking(true).with_context(failed)?;
+    crate::sys::watch::readable(door).with_context(failed)
 }
 
 fn check_fuse() -> anyhow::Result<()> {

@@ -16,8 +16,8 @@ use crate::sys::watch::Timer;
 pub(crate) use slots::Slot;
 use slots::Slots;
 
-/// A quarter of the lease; a node that does nothing may be noticed a little later.
-const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
+/// A third of the lease; a node that does nothing may be noticed a little later.
+const HEARTBEAT_EVERY: Duration = Duration::from_millis(333);
 const IDLE_HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
 /// What the broker did not hear while it was away is repeated, for an hour.
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
@@ -66,7 +66,7 @@ impl Cluster {
         self.changed_tx.subscribe()
     }
 
-    /// Returns about half a second later, or sooner: for what has to be looked at, with no timer of
+    /// Returns two thirds of a second later, or sooner: for what has to be looked at, with no timer of
     /// its own.
     pub(crate) async fn beaten(&self) {
         self.beaten.notified().await;

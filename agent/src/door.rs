@@ -1,19 +1,22 @@
 //! The door: the unix socket on which stubs and `oswalk` come in.
 
+mod connection;
+
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
-use worknode::door::{HEADER_BYTES, HELLO_BYTES_MAX, Header, Kind};
+use nix::sys::socket::{getsockopt, sockopt};
+use tokio::io::unix::AsyncFd;
+use worknode::door::Kind;
 use worknode::page;
 use worknode::request::{Reply, Request, SessionOptions};
 
 use crate::agent::Agent;
 use crate::origin;
 use crate::session::Session;
+pub(crate) use connection::{Reader, Writer};
 
 /// Who is on the other side of a door's connection.
 #[derive(Debug, Clone, Copy)]
@@ -23,51 +26,11 @@ pub(crate) struct Peer {
     pub(crate) gid: u32,
 }
 
-/// A connection, read frame by frame.
-#[derive(Debug)]
-pub(crate) struct Reader {
-    half: OwnedReadHalf,
-}
-
-/// A connection's other direction.
-#[derive(Debug)]
-pub(crate) struct Writer {
-    half: OwnedWriteHalf,
-}
-
-impl Reader {
-    /// Returns the next frame; nothing at the end, or if it is no frame.
-    ///
-    /// Not cancel-safe: to be used by one task that does nothing else.
-    pub(crate) async fn next(&mut self) -> Option<(Header, Vec<u8>)> {
-        let mut head = [0; HEADER_BYTES];
-        self.half.read_exact(&mut head).await.ok()?;
-        let header = Header::decode(head)?;
-        let length = header.payload_bytes as usize;
-        if length > HELLO_BYTES_MAX {
-            return None;
-        }
-        let mut payload = vec![0; length];
-        self.half.read_exact(&mut payload).await.ok()?;
-        Some((header, payload))
-    }
-}
-
-impl Writer {
-    /// Sends a frame; nothing happens if the other side is gone.
-    pub(crate) async fn send(&mut self, kind: Kind, fd: u16, payload: &[u8]) -> bool {
-        let payload_bytes = u32::try_from(payload.len()).expect("frames are far below 4 GiB");
-        let mut frame = Header { kind, fd, payload_bytes }.encode().to_vec();
-        frame.extend(payload);
-        self.half.write_all(&frame).await.is_ok()
-    }
-}
-
 /// Lets everybody in who comes.
-pub(crate) async fn serve(agent: Rc<Agent>, listener: UnixListener) {
+pub(crate) async fn serve(agent: Rc<Agent>, listener: AsyncFd<UnixListener>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match connection::accept(&listener).await {
+            Ok(stream) => {
                 tokio::task::spawn_local(welcome(Rc::clone(&agent), stream));
             }
             Err(error) => {
@@ -80,15 +43,14 @@ pub(crate) async fn serve(agent: Rc<Agent>, listener: UnixListener) {
 }
 
 async fn welcome(agent: Rc<Agent>, stream: UnixStream) {
-    let Ok(credentials) = stream.peer_cred() else { return };
+    let Ok(credentials) = getsockopt(&stream, sockopt::PeerCredentials) else { return };
     let peer = Peer {
-        pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
+        pid: u32::try_from(credentials.pid()).unwrap_or(0),
         uid: credentials.uid(),
         gid: credentials.gid(),
     };
     let groups = crate::sys::peer::groups(stream.as_raw_fd());
-    let (reader, writer) = stream.into_split();
-    let (mut reader, mut writer) = (Reader { half: reader }, Writer { half: writer });
+    let Ok((mut reader, mut writer)) = connection::split(stream) else { return };
     let Some((header, payload)) = reader.next().await else { return };
     match header.kind {
         Kind::Hello => origin::walk(agent, peer, groups, reader, writer, &payload).await,

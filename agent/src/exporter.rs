@@ -2,13 +2,15 @@
 //! what a runner is told is in the order in which it was true.
 
 mod foretell;
+mod outbox;
 pub(crate) mod profile;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
+use outbox::Outbox;
 use packetfs::export::Exporter;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::tree::{Attr, Bytes, Change, Kind as FileKind, Listing, join, split};
@@ -69,13 +71,17 @@ struct Quiet {
     /// The thread is at work, and may have read what it has not passed on yet; or it does not hear of
     /// all changes.
     busy: AtomicBool,
+    /// What it has said and was not handed to the links.
+    under_way: Arc<AtomicUsize>,
 }
 
 impl Quiet {
     /// In this order: what is not in the queue any more was read by a thread that had said before
-    /// that it is busy.
+    /// that it is busy, and says what it has read before it is not.
     fn holds(&self) -> bool {
-        fds::unread(&self.queue).is_ok_and(|bytes| bytes == 0) && !self.busy.load(Ordering::SeqCst)
+        fds::unread(&self.queue).is_ok_and(|bytes| bytes == 0)
+            && !self.busy.load(Ordering::SeqCst)
+            && self.under_way.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -85,12 +91,18 @@ impl ExporterHandle {
         let watcher = Watcher::new()?;
         let (jobs_tx, jobs_rx) = mpsc::channel();
         let exporter = Exporter::new(private);
-        let quiet = Arc::new(Quiet { queue: watcher.queue()?, busy: AtomicBool::new(false) });
+        let outbox = Outbox::start();
+        let quiet = Arc::new(Quiet {
+            queue: watcher.queue()?,
+            busy: AtomicBool::new(false),
+            under_way: outbox.under_way(),
+        });
         let state = State {
             exporter,
             watcher,
             readers: HashMap::new(),
             profiles: Profiles::default(),
+            outbox,
             quiet: Arc::clone(&quiet),
         };
         std::thread::Builder::new().name("exporter".into()).spawn(move || state.serve(&jobs_rx))?;
@@ -136,6 +148,7 @@ struct State {
     watcher: Watcher,
     readers: HashMap<ReaderId, Reader>,
     profiles: Profiles,
+    outbox: Outbox,
     quiet: Arc<Quiet>,
 }
 
@@ -157,22 +170,23 @@ impl State {
                     self.note(reader, &walks, &ask);
                     let answer = self.answer(reader, ask);
                     let payload = message::encode(&answer);
-                    let _ = out_tx.send(Frame { kind: Kind::Answer, stream, payload });
+                    self.outbox.put(&out_tx, Frame { kind: Kind::Answer, stream, payload });
                 }
                 Job::Foretell { reader, walk, out_tx, done_tx } => {
                     self.join(reader, &out_tx);
                     self.foretell(reader, &walk, &out_tx);
-                    let _ = done_tx.send(());
+                    self.outbox.put_done(done_tx);
                 }
                 Job::Drain { done_tx } => {
                     self.drain();
-                    let _ = done_tx.send(());
+                    self.outbox.put_done(done_tx);
                 }
                 Job::Forget { reader } => {
                     self.readers.remove(&reader);
                     self.watcher.remove_reader(reader);
                 }
             }
+            self.outbox.send();
             self.quiet.busy.store(self.watcher.is_blind(), Ordering::SeqCst);
         }
     }
@@ -293,7 +307,8 @@ impl State {
                 }
                 let squeezed = reader.squeezer.squeeze(&message::encode(&changes));
                 let payload = message::encode(&squeezed);
-                let _ = reader.out_tx.send(Frame { kind: Kind::Changes, stream: 0, payload });
+                let frame = Frame { kind: Kind::Changes, stream: 0, payload };
+                self.outbox.put(&reader.out_tx, frame);
             }
         }
     }

@@ -190,10 +190,11 @@ pub(crate) fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     Ok(setsockopt(stream, sockopt::TcpUserTimeout, &patience)?)
 }
 
-/// The socket's limits: its defaults buffer far more than a link needs.
+/// The socket's limits: its defaults buffer far more than a link needs. What is read at once is filled
+/// with zeros before.
 pub(crate) fn socket_config() -> WebSocketConfig {
     WebSocketConfig::default()
-        .read_buffer_size(64 * 1024)
+        .read_buffer_size(32 * 1024)
         .write_buffer_size(MESSAGE_BYTES_TARGET)
         .max_write_buffer_size(16 * 1024 * 1024)
         .max_message_size(Some(1024 * 1024))

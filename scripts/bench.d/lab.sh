@@ -45,7 +45,7 @@ make_groups() {
     fi
     groups=$root/oswalk-bench-$$
     mkdir "$groups"
-    for name in "${COUNTED[@]}"; do
+    for name in "${COUNTED[@]}" beside; do
         mkdir "$groups/$name"
     done
 }
@@ -142,7 +142,7 @@ clean_up() {
     trap - EXIT
     if [ -n "${groups:-}" ]; then
         # shellcheck disable=SC2046 # A list of numbers.
-        kill $child $(cat "$groups/client/cgroup.procs") 2>/dev/null || true
+        kill $child $(cat "$groups/"{client,beside}/cgroup.procs) 2>/dev/null || true
     fi
     stop_alone
     stop_ssh
@@ -157,7 +157,10 @@ clean_up() {
 }
 
 make_programs() {
-    gcc -O2 -static -nostdlib -o "$work/noop" "$OSWALK_ROOT/scripts/bench.d/noop.c"
+    local name
+    for name in noop wait; do
+        gcc -O2 -static -nostdlib -o "$work/$name" "$OSWALK_ROOT/scripts/bench.d/$name.c"
+    done
     gcc -O2 -o "$work/spawn" "$OSWALK_ROOT/scripts/bench.d/spawn.c"
     # Dynamic as most programs are, and does as little as they can.
     printf 'int main(void) { return 0; }\n' | gcc -O2 -x c -o "$work/dynamic" -

@@ -22,31 +22,29 @@ const FRAME_BYTES: usize = 256 * 1024;
 const KNOWN_MAX: usize = 100_000;
 
 /// What is being told.
-struct Telling<'a> {
-    out_tx: &'a UnboundedSender<Frame>,
+#[derive(Default)]
+struct Telling {
     frame: Vec<Told>,
     frame_bytes: usize,
     /// In this frame and those before it.
     bytes: usize,
 }
 
-impl Telling<'_> {
-    fn add(&mut self, told: Told) {
+impl Telling {
+    /// Returns a frame when there is enough for one.
+    fn add(&mut self, told: Told) -> Option<Frame> {
         let bytes = told.bytes();
         self.bytes += bytes;
         self.frame_bytes += bytes;
         self.frame.push(told);
-        if self.frame_bytes > FRAME_BYTES {
-            self.send();
-        }
+        if self.frame_bytes > FRAME_BYTES { self.frame() } else { None }
     }
 
-    fn send(&mut self) {
-        if !self.frame.is_empty() {
-            let payload = message::encode(&std::mem::take(&mut self.frame));
-            self.frame_bytes = 0;
-            let _ = self.out_tx.send(Frame { kind: Kind::Told, stream: 0, payload });
-        }
+    fn frame(&mut self) -> Option<Frame> {
+        self.frame_bytes = 0;
+        let told = std::mem::take(&mut self.frame);
+        let payload = (!told.is_empty()).then(|| message::encode(&told))?;
+        Some(Frame { kind: Kind::Told, stream: 0, payload })
     }
 }
 
@@ -78,7 +76,7 @@ impl State {
         out_tx: &UnboundedSender<Frame>,
     ) {
         let Some(wanted) = self.profiles.of(walk) else { return };
-        let mut telling = Telling { out_tx, frame: Vec::new(), frame_bytes: 0, bytes: 0 };
+        let mut telling = Telling::default();
         'paths: for (path, facts) in wanted.iter() {
             for ask in self.untold(reader, path, facts) {
                 if telling.bytes > BYTES_MAX {
@@ -89,10 +87,14 @@ impl State {
                     answer => Told { ask, answer },
                 };
                 self.note(reader, &[], &told.ask);
-                telling.add(told);
+                if let Some(frame) = telling.add(told) {
+                    self.outbox.put(out_tx, frame);
+                }
             }
         }
-        telling.send();
+        if let Some(frame) = telling.frame() {
+            self.outbox.put(out_tx, frame);
+        }
     }
 
     /// Returns what a reader would have to ask for to know this about a path.

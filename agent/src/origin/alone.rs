@@ -1,6 +1,8 @@
 //! A compile step that is alone: nothing else of its session is under way, and this machine has a
 //! processor to spare which is no slower than the runners'. There is nothing to gain elsewhere.
 
+use std::sync::LazyLock;
+
 use crate::agent::Agent;
 use crate::door::Peer;
 use crate::session::Session;
@@ -12,8 +14,13 @@ pub(super) fn is_alone(agent: &Agent, session: &Session, peer: Peer) -> bool {
     session.keeps_lone
         && session.under_way() == 0
         && agent.cluster.is_of_one_kind()
-        && process::parent_of(peer.pid).is_some_and(|parent| parent != session.owner)
+        && is_child_of_another(peer.pid, session.owner)
         && is_idle(&std::fs::read_to_string("/proc/loadavg").unwrap_or_default(), processors())
+}
+
+fn is_child_of_another(pid: u32, owner: u32) -> bool {
+    let parent = process::Status::open(pid).ok().and_then(|status| status.parent());
+    parent.is_some_and(|parent| parent != owner)
 }
 
 /// Reads `/proc/loadavg`: is a processor free as soon as this thread and the stub wait?
@@ -24,8 +31,11 @@ fn is_idle(loadavg: &str, processors: usize) -> bool {
         .is_some_and(|running: usize| running < processors + 2)
 }
 
+/// Asked once: it takes a dozen files to find out.
 fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    static PROCESSORS: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    *PROCESSORS
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A stub that stops with its walk, for the shell to see, and a walk that stops with its stub.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,13 +16,15 @@ const RESUME_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Stops {
     pid: u32,
+    /// What `/proc` says of it, from the first look on; it is looked at twice a second.
+    status: OnceCell<Option<process::Status>>,
     /// The signal that it was told to stop by, until it says that it goes on.
     told: Rc<Cell<Option<i32>>>,
 }
 
 impl Stops {
     pub(super) fn new(pid: u32) -> Self {
-        Self { pid, told: Rc::default() }
+        Self { pid, status: OnceCell::new(), told: Rc::default() }
     }
 
     /// Notes that the stub is told that its walk has stopped.
@@ -38,7 +40,8 @@ impl Stops {
 
     /// Tells whether something has stopped the stub that it could not forward.
     pub(super) fn is_stopped_itself(&self) -> bool {
-        self.told.get().is_none() && process::is_stopped(self.pid)
+        let status = || self.status.get_or_init(|| process::Status::open(self.pid).ok());
+        self.told.get().is_none() && status().as_ref().is_some_and(process::Status::is_stopped)
     }
 
     /// The attempt for which the stub has stopped is over: has it go on. A program that `ended` was
@@ -54,7 +57,7 @@ impl Stops {
             let Ok(stub) = process::open(pid).and_then(watch::readable) else { return };
             while told.get().is_some() {
                 // It may not have heard yet that it is to stop.
-                if process::is_stopped(pid) {
+                if process::Status::open(pid).is_ok_and(|status| status.is_stopped()) {
                     let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGCONT);
                 }
                 if tokio::time::timeout(RESUME_EVERY, stub.readable()).await.is_ok() {

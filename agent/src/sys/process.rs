@@ -1,6 +1,8 @@
 //! Making processes as `fork` cannot, and what they cost.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use nix::unistd::Pid;
 
@@ -204,24 +206,48 @@ pub(crate) fn open(pid: u32) -> io::Result<std::os::fd::OwnedFd> {
 /// CPU time that a process has used so far, in nanoseconds; 0 if it is gone.
 #[must_use]
 pub(crate) fn cpu_ns_of(pid: u32) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let line = File::open(format!("/proc/{pid}/schedstat")).map(|file| read_line(&file));
+    let text = line.unwrap_or_default();
     text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0)
 }
 
-/// Tells whether a process is stopped, as by SIGSTOP.
-#[must_use]
-pub(crate) fn is_stopped(pid: u32) -> bool {
-    status_of(pid).starts_with('T')
+/// What `/proc` says of a process, as it is at each look.
+#[derive(Debug)]
+pub(crate) struct Status {
+    file: File,
 }
 
-/// Returns the parent of a process.
-#[must_use]
-pub(crate) fn parent_of(pid: u32) -> Option<u32> {
-    status_of(pid).split(' ').nth(1)?.parse().ok()
+impl Status {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub(crate) fn open(pid: u32) -> io::Result<Self> {
+        Ok(Self { file: File::open(format!("/proc/{pid}/stat"))? })
+    }
+
+    /// Tells whether the process is stopped, as by SIGSTOP.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state_and_on().starts_with('T')
+    }
+
+    /// Returns the parent of the process.
+    pub(crate) fn parent(&self) -> Option<u32> {
+        self.state_and_on().split(' ').nth(1)?.parse().ok()
+    }
+
+    /// The line behind the name, which may contain anything; nothing if the process is gone.
+    fn state_and_on(&self) -> String {
+        let line = read_line(&self.file);
+        line.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default()
+    }
 }
 
-/// What `/proc` says of a process, from its state on; nothing if it is gone.
-fn status_of(pid: u32) -> String {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    text.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default()
+/// Reads a file of `/proc` that is one line. The library's way would ask for its size, which is 0, and
+/// then feel for its end.
+fn read_line(file: &File) -> String {
+    const LINE_BYTES_MAX: usize = 1024;
+    let mut line = [0; LINE_BYTES_MAX];
+    let read = file.read_at(&mut line, 0).unwrap_or(0);
+    String::from_utf8_lossy(&line[..read]).into_owned()
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 pub(crate) trait Owner: AsRawFd {}
 impl Owner for OwnedFd {}
 impl Owner for UnixStream {}
+impl Owner for UnixListener {}
 impl Owner for Clock {}
 
 /// Watches for something to read.
@@ -23,6 +24,16 @@ impl Owner for Clock {}
 pub(crate) fn readable<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: an owner's descriptor stays open, and the same, for as long as the owner lives.
     let watched = unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) };
+    Ok(watched?)
+}
+
+/// Watches for room to write.
+///
+/// # Errors
+/// The runtime cannot watch it.
+pub(crate) fn writable<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: as above.
+    let watched = unsafe { AsyncFd::register_with_interest(owner, Interest::WRITABLE) };
     Ok(watched?)
 }
 

@@ -1,0 +1,144 @@
+//! A connection of the door: frames in both directions.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+use tokio::io::unix::AsyncFd;
+use worknode::door::{HEADER_BYTES, HELLO_BYTES_MAX, Header, Kind};
+
+use crate::sys::watch;
+
+/// Read at once: more than most hellos have.
+const READ_BYTES: usize = 8 * 1024;
+
+/// Reads frame by frame.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    socket: Rc<AsyncFd<UnixStream>>,
+    /// What was read and is no whole frame yet.
+    read: Vec<u8>,
+}
+
+/// The other direction.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    socket: Rc<AsyncFd<UnixStream>>,
+    /// Watched for room, from the first time on that there was none.
+    room: Option<AsyncFd<UnixStream>>,
+}
+
+/// Waits for the next connection.
+///
+/// # Errors
+/// There is no descriptor left, most likely.
+pub(crate) async fn accept(door: &AsyncFd<UnixListener>) -> io::Result<UnixStream> {
+    loop {
+        let mut ready = door.readable().await?;
+        if let Ok(accepted) = ready.try_io(|door| door.get_ref().accept()) {
+            return Ok(accepted?.0);
+        }
+    }
+}
+
+/// Splits a connection. It is watched for what there is to read: a unix socket says that there is
+/// room after each frame that the other side has read, and would wake the agent for nothing.
+///
+/// # Errors
+/// The runtime cannot watch it.
+pub(crate) fn split(stream: UnixStream) -> io::Result<(Reader, Writer)> {
+    let socket = Rc::new(watch::readable(stream)?);
+    let reader = Reader { socket: Rc::clone(&socket), read: Vec::new() };
+    Ok((reader, Writer { socket, room: None }))
+}
+
+impl Reader {
+    /// Returns the next frame; nothing at the end, or if it is no frame.
+    pub(crate) async fn next(&mut self) -> Option<(Header, Vec<u8>)> {
+        self.fill(HEADER_BYTES).await?;
+        let header = Header::decode(*self.read.first_chunk()?)?;
+        let length = header.payload_bytes as usize;
+        if length > HELLO_BYTES_MAX {
+            return None;
+        }
+        let end = HEADER_BYTES + length;
+        self.fill(end).await?;
+        let rest = self.read.split_off(end);
+        let mut frame = std::mem::replace(&mut self.read, rest);
+        frame.drain(..HEADER_BYTES);
+        Some((header, frame))
+    }
+
+    /// Reads until there are as many bytes; nothing at the end.
+    async fn fill(&mut self, bytes: usize) -> Option<()> {
+        while self.read.len() < bytes {
+            let mut ready = self.socket.readable().await.ok()?;
+            let had = self.read.len();
+            self.read.resize(bytes.max(had + READ_BYTES), 0);
+            let room = &mut self.read[had..];
+            let wanted = room.len();
+            let received = recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT);
+            self.read.truncate(had + received.unwrap_or(0));
+            match received {
+                Ok(0) => return None,
+                // That was all there is; if not, the kernel says so.
+                Ok(count) if count < wanted => ready.clear_ready(),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(_) => return None,
+            }
+        }
+        Some(())
+    }
+}
+
+impl Writer {
+    /// Sends a frame; returns whether the other side is still there.
+    pub(crate) async fn send(&mut self, kind: Kind, fd: u16, payload: &[u8]) -> bool {
+        let payload_bytes = u32::try_from(payload.len()).expect("frames are far below 4 GiB");
+        let mut frame = Header { kind, fd, payload_bytes }.encode().to_vec();
+        frame.extend(payload);
+        self.write(&frame).await.is_ok()
+    }
+
+    async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match send_now(self.socket.get_ref(), bytes) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let sent = self.send_when_there_is_room(bytes).await?;
+                    bytes = &bytes[sent..];
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_when_there_is_room(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = match &mut self.room {
+            Some(room) => room,
+            none => none.insert(watch::writable(self.socket.get_ref().try_clone()?)?),
+        };
+        loop {
+            let mut ready = room.writable().await?;
+            if let Ok(sent) = ready.try_io(|room| send_now(room.get_ref(), bytes)) {
+                return sent;
+            }
+        }
+    }
+}
+
+/// Sends as much as there is room for.
+fn send_now(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    loop {
+        match send(socket.as_raw_fd(), bytes, flags) {
+            Err(Errno::EINTR) => {}
+            sent => return Ok(sent?),
+        }
+    }
+}
