@@ -12,8 +12,10 @@ use worknode::door::{HEADER_BYTES, HELLO_BYTES_MAX, Header, Kind};
 
 use crate::sys::watch;
 
-/// Read at once: more than most hellos have.
+/// Read at once: more than most hellos have …
 const READ_BYTES: usize = 8 * 1024;
+/// … and at most, of a longer frame: what is filled with zeros before, however little comes.
+const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// Reads frame by frame.
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl Reader {
         while self.read.len() < bytes {
             let mut ready = self.socket.readable().await.ok()?;
             let had = self.read.len();
-            self.read.resize(bytes.max(had + READ_BYTES), 0);
+            self.read.resize(had + (bytes - had).clamp(READ_BYTES, READ_BYTES_MAX), 0);
             let room = &mut self.read[had..];
             let wanted = room.len();
             let received = recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT);
@@ -140,5 +142,98 @@ fn send_now(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
             Err(Errno::EINTR) => {}
             sent => return Ok(sent?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tokio::runtime::{Builder, LocalOptions};
+
+    use super::*;
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        runtime.expect("a runtime").block_on(test);
+    }
+
+    fn frame(kind: Kind, fd: u16, payload: &[u8]) -> Vec<u8> {
+        let payload_bytes = u32::try_from(payload.len()).expect("it is short");
+        [&Header { kind, fd, payload_bytes }.encode()[..], payload].concat()
+    }
+
+    #[test]
+    fn frames_are_read_however_they_are_cut() {
+        run(async {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            let (mut reader, _writer) = split(ours).expect("a connection");
+            let long = vec![7; 3 * READ_BYTES_MAX + 5];
+            let all = [
+                frame(Kind::Data, 1, b"abc"),
+                frame(Kind::Eof, 1, b""),
+                frame(Kind::Data, 2, &long),
+                frame(Kind::Ready, 3, b"x"),
+            ]
+            .concat();
+            let sender = std::thread::spawn(move || {
+                for piece in all.chunks(1000) {
+                    theirs.write_all(piece).expect("somebody reads");
+                }
+                // And the beginning of one that never comes.
+                theirs.write_all(&frame(Kind::Data, 1, b"cut off")[..10]).expect("somebody reads");
+            });
+            let mut seen = Vec::new();
+            while let Some((header, payload)) = reader.next().await {
+                seen.push((header.kind, header.fd, payload));
+            }
+            sender.join().expect("the sender ends");
+            let expected = [
+                (Kind::Data, 1, b"abc".to_vec()),
+                (Kind::Eof, 1, Vec::new()),
+                (Kind::Data, 2, long),
+                (Kind::Ready, 3, b"x".to_vec()),
+            ];
+            assert!(seen == expected, "{} frames", seen.len());
+        });
+    }
+
+    #[test]
+    fn a_writer_waits_for_room() {
+        run(async {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            let (reader, mut writer) = split(ours).expect("a connection");
+            let (begin_tx, begin_rx) = std::sync::mpsc::channel();
+            let other = std::thread::spawn(move || {
+                begin_rx.recv().expect("the writer is full, or has ended");
+                let mut bytes = Vec::new();
+                io::Read::read_to_end(&mut &theirs, &mut bytes).expect("it is a socket");
+                bytes
+            });
+            let payload: Vec<u8> = (0..=250).cycle().take(2_000_000).collect();
+            let mut sending = Box::pin(writer.send(Kind::Data, 1, &payload));
+            let begin = std::future::poll_fn(|context| {
+                // The kernel takes a part of it only.
+                assert!(sending.as_mut().poll(context).is_pending(), "it has room");
+                std::task::Poll::Ready(())
+            });
+            begin.await;
+            begin_tx.send(()).expect("the reader waits");
+            assert!(sending.await, "somebody reads");
+            drop((reader, writer));
+            assert!(other.join().expect("the reader ends") == frame(Kind::Data, 1, &payload));
+        });
+    }
+
+    #[test]
+    fn who_is_gone_is_noticed() {
+        run(async {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            let (mut reader, mut writer) = split(ours).expect("a connection");
+            drop(theirs);
+            assert!(reader.next().await.is_none());
+            assert!(!writer.send(Kind::Exit, 0, &[0; 4]).await);
+        });
     }
 }
