@@ -5,11 +5,11 @@
 //! [`Kind::RunHere`]. `oswalk` uses the same socket for its own requests, with [`Kind::Request`].
 
 /// Version of this protocol, in the hello.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 8;
 /// Longest payload of a [`Kind::Data`] frame.
-pub const DATA_BYTES_MAX: usize = 16 * 1024;
+pub const DATA_BYTES_MAX: usize = 32 * 1024;
 /// Longest payload of a hello: the kernel's own limit for arguments and environment is 6 MiB.
 pub const HELLO_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes in flight towards a descriptor of the stub before the agent waits for

@@ -49,15 +49,25 @@ pub(crate) struct Relay<'s> {
     touched: bool,
     /// The terminal whose settings the walk changed, and what they were.
     settings: Option<(u16, Termios)>,
+    /// Pipes may be written to without waiting.
+    pushes: bool,
     asked_to_end: u32,
     asked_since: u64,
 }
 
 impl<'s> Relay<'s> {
     pub(crate) fn new(door: i32, signals: &'s mut Signals, data: &'s mut [u8]) -> Self {
-        let (touched, asked_to_end, asked_since) = (false, 0, 0);
-        let input = Input::new();
-        Self { door, signals, data, input, touched, settings: None, asked_to_end, asked_since }
+        Self {
+            door,
+            signals,
+            data,
+            input: Input::new(),
+            touched: false,
+            settings: None,
+            pushes: true,
+            asked_to_end: 0,
+            asked_since: 0,
+        }
     }
 
     /// Relays until the end; also tells whether the program could still start over.
@@ -173,11 +183,10 @@ impl<'s> Relay<'s> {
     fn put(&mut self, fd: u16, mut bytes: &[u8]) -> Result<(), End> {
         self.touched = true;
         let written = u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes();
-        let regular = sys::sort(i32::from(fd)) == Sort::Regular;
-        let at_once = if regular { DATA_BYTES_MAX } else { READY_BYTES };
+        let sort = sys::sort(i32::from(fd));
+        let at_once = if sort == Sort::Regular { DATA_BYTES_MAX } else { READY_BYTES };
         while !bytes.is_empty() {
-            self.wait_for_room(i32::from(fd))?;
-            match sys::write(i32::from(fd), &bytes[..bytes.len().min(at_once)]) {
+            match self.write(i32::from(fd), sort, bytes, at_once)? {
                 Ok(length) => bytes = &bytes[length..],
                 Err(sys::EINTR | sys::EAGAIN) => {}
                 Err(_) => {
@@ -192,6 +201,26 @@ impl<'s> Relay<'s> {
 
     /// Waits until a write will not block, and forwards signals meanwhile: whoever reads may never
     /// do so again, and the user must be able to end the program.
+    /// Writes some of it: what a pipe has room for, or what whoever is ready takes for certain. Nobody
+    /// is made to wait by `O_NONBLOCK`: others have the same descriptor.
+    fn write(
+        &mut self,
+        fd: i32,
+        sort: Sort,
+        bytes: &[u8],
+        at_once: usize,
+    ) -> Result<Result<usize, i32>, End> {
+        if sort == Sort::Pipe && self.pushes {
+            match sys::push(fd, bytes) {
+                Err(sys::EOPNOTSUPP | sys::ENOSYS) => self.pushes = false,
+                Err(sys::EAGAIN) => {}
+                written => return Ok(written),
+            }
+        }
+        self.wait_for_room(fd)?;
+        Ok(sys::write(fd, &bytes[..bytes.len().min(at_once)]))
+    }
+
     fn wait_for_room(&mut self, fd: i32) -> Result<(), End> {
         loop {
             let mut fds = [

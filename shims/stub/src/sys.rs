@@ -11,6 +11,8 @@ pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EINTR: i32 = 4;
 pub(crate) const ENOEXEC: i32 = 8;
 pub(crate) const EAGAIN: i32 = 11;
+pub(crate) const ENOSYS: i32 = 38;
+pub(crate) const EOPNOTSUPP: i32 = 95;
 
 pub(crate) const POLLIN: i16 = 1;
 pub(crate) const POLLOUT: i16 = 4;
@@ -132,6 +134,15 @@ pub(crate) fn read(fd: i32, bytes: &mut [u8]) -> Result<usize, i32> {
 pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize, i32> {
     // SAFETY: the kernel reads the slice.
     unsafe { call(1, [word(fd), bytes.as_ptr().addr(), bytes.len(), 0, 0, 0]) }
+}
+
+/// Writes as much as a pipe has room for, and waits for no more. Kernels before 6.4 cannot, and say so.
+pub(crate) fn push(pipe: i32, bytes: &[u8]) -> Result<usize, i32> {
+    const RWF_NOWAIT: usize = 8;
+    const NO_OFFSET: usize = usize::MAX;
+    let mut part = Part::of(bytes);
+    // SAFETY: the kernel reads one structure, and the bytes that it names.
+    unsafe { call(328, [word(pipe), (&raw mut part).addr(), 1, NO_OFFSET, 0, RWF_NOWAIT]) }
 }
 
 /// Has a pipe hold so many bytes, if it may.
