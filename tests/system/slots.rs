@@ -24,11 +24,11 @@ fn many(up: &Up, dir: &Path, report: &Path, count: usize) -> Command {
     command
 }
 
-/// Returns how many calls the broker has answered.
-fn calls(up: &Up) -> Result<usize, String> {
+/// Returns how many specs the broker has got, about: each is set before its walk is submitted.
+fn specs(up: &Up) -> Result<usize, String> {
     let run = Run::of(up.redis(&["info", "commandstats"])?, seconds(10))?;
     let said = run.out();
-    let calls = said.lines().find_map(|line| line.strip_prefix("cmdstat_fcall:calls="));
+    let calls = said.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls="));
     let calls = calls.and_then(|rest| rest.split(',').next()?.parse().ok());
     calls.ok_or_else(|| format!("no count of calls: {run}"))
 }
@@ -37,16 +37,16 @@ fn go_on(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("slots go on")?;
     let report = dir.join("report.json");
-    let before = calls(up)?;
+    let before = specs(up)?;
     let run = Run::of(many(up, &dir, &report, WALKS), seconds(60))?;
-    let asked = calls(up)? - before;
+    let submitted = specs(up)? - before;
     let walks = Report::read(&report)?.walks.len();
     if !run.succeeded() || walks != WALKS {
         return Err(format!("{walks} of {WALKS} walked: {run}"));
     }
-    // Each of them was submitted and finished otherwise.
-    if asked > WALKS {
-        return Err(format!("{asked} calls of the broker for {WALKS} walks: {run}"));
+    // Otherwise it is each of them. A slot goes back after some seconds, so a slow machine submits more.
+    if submitted > WALKS / 2 {
+        return Err(format!("{submitted} of {WALKS} walks were submitted: {run}"));
     }
     Ok(())
 }
