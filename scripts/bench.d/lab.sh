@@ -158,7 +158,7 @@ clean_up() {
 
 make_programs() {
     local name
-    for name in noop wait; do
+    for name in noop pause; do
         gcc -O2 -static -nostdlib -o "$work/$name" "$OSWALK_ROOT/scripts/bench.d/$name.c"
     done
     gcc -O2 -o "$work/spawn" "$OSWALK_ROOT/scripts/bench.d/spawn.c"

@@ -66,7 +66,7 @@ measure_cpu() {
 # nothing else make costs a third less. Taken from every other figure of the client.
 cpu_baseline() {
     start_beside
-    objects_by "$work/wait" $JOBS
+    objects_by "$work/pause" $JOBS
     stop_beside
     record baseline "${used[client]} / 1e3 / ${#objects[@]}"
     # The median so far: one run of it varies as much as what is sought.
