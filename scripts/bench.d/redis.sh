@@ -65,9 +65,12 @@ measure_cpu() {
 # make and sh alone: the compiler waits, and as much is compiled beside it as otherwise. On a processor that does
 # nothing else make costs a third less. Taken from every other figure of the client.
 cpu_baseline() {
+    # A measurement has a shell of its own: what fails in it must not leave the others a busy machine.
+    trap stop_beside EXIT
     start_beside
     objects_by "$work/pause" $JOBS
     stop_beside
+    trap - EXIT
     record baseline "${used[client]} / 1e3 / ${#objects[@]}"
     # The median so far: one run of it varies as much as what is sought.
     baseline_us=$(awk -v each="$(median "$work/values/baseline")" -v count=${#objects[@]} \
