@@ -28,9 +28,9 @@ fn many(up: &Up, dir: &Path, report: &Path, count: usize) -> Command {
 fn specs(up: &Up) -> Result<usize, String> {
     let run = Run::of(up.redis(&["info", "commandstats"])?, seconds(10))?;
     let said = run.out();
-    let calls = said.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls="));
-    let calls = calls.and_then(|rest| rest.split(',').next()?.parse().ok());
-    calls.ok_or_else(|| format!("no count of calls: {run}"))
+    let specs = said.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls="));
+    let specs = specs.and_then(|rest| rest.split(',').next()?.parse().ok());
+    specs.ok_or_else(|| format!("no count of calls: {run}"))
 }
 
 fn go_on(lab: &Lab) -> Result<(), String> {

@@ -27,7 +27,8 @@ const HOLD_MAX: Duration = Duration::from_secs(1);
 /// … a person cannot.
 const HOLD_TERMINAL_MAX: Duration = Duration::from_millis(100);
 
-/// A compile step is looked at each so many times only.
+/// Whether its stub is stopped is looked at for a compile step each so many times only: nobody stops
+/// one and waits for that.
 const PATIENT_BEATS: u32 = 3;
 
 /// What became of an attempt.
@@ -200,7 +201,6 @@ impl Talk<'_> {
                     stub.output.release();
                 }
                 () = cluster.beaten() => {
-                    // Nobody has a compile stop and waits for it.
                     beats = beats.wrapping_add(1);
                     if !self.spec.compiles || beats.is_multiple_of(PATIENT_BEATS) {
                         self.stop_with(stub);

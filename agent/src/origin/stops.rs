@@ -16,7 +16,7 @@ const RESUME_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Stops {
     pid: u32,
-    /// What `/proc` says of it, from the first look on; it is looked at twice a second.
+    /// What `/proc` says of it, from the first look on: there will be more.
     status: OnceCell<Option<process::Status>>,
     /// The signal that it was told to stop by, until it says that it goes on.
     told: Rc<Cell<Option<i32>>>,

@@ -206,9 +206,8 @@ pub(crate) fn open(pid: u32) -> io::Result<std::os::fd::OwnedFd> {
 /// CPU time that a process has used so far, in nanoseconds; 0 if it is gone.
 #[must_use]
 pub(crate) fn cpu_ns_of(pid: u32) -> f64 {
-    let line = File::open(format!("/proc/{pid}/schedstat")).map(|file| read_line(&file));
-    let text = line.unwrap_or_default();
-    text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0)
+    let Ok(file) = File::open(format!("/proc/{pid}/schedstat")) else { return 0.0 };
+    read_line(&file).split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0)
 }
 
 /// What `/proc` says of a process, as it is at each look.
@@ -243,7 +242,7 @@ impl Status {
     }
 }
 
-/// Reads a file of `/proc` that is one line. The library's way would ask for its size, which is 0, and
+/// Reads a file of `/proc` that is one line; nothing if its process is gone. The library's way would ask for its size, which is 0, and
 /// then feel for its end.
 fn read_line(file: &File) -> String {
     const LINE_BYTES_MAX: usize = 1024;

@@ -1,7 +1,7 @@
 //! The time of the walk: signals and input go to the agent, output comes from it, until it says how
 //! the walk ended.
 
-use worknode::door::{DATA_BYTES_MAX, Header, Kind, TERMIOS_BYTES, Termios, encode_window};
+use worknode::door::{Header, Kind, TERMIOS_BYTES, Termios, encode_window};
 use worknode::reason::Reason;
 
 use crate::door::{self, Inbox, Lost};
@@ -184,9 +184,8 @@ impl<'s> Relay<'s> {
         self.touched = true;
         let written = u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes();
         let sort = sys::sort(i32::from(fd));
-        let at_once = if sort == Sort::Regular { DATA_BYTES_MAX } else { READY_BYTES };
         while !bytes.is_empty() {
-            match self.write(i32::from(fd), sort, bytes, at_once)? {
+            match self.write(i32::from(fd), sort, bytes)? {
                 Ok(length) => bytes = &bytes[length..],
                 Err(sys::EINTR | sys::EAGAIN) => {}
                 Err(_) => {
@@ -199,17 +198,9 @@ impl<'s> Relay<'s> {
         Ok(())
     }
 
-    /// Waits until a write will not block, and forwards signals meanwhile: whoever reads may never
-    /// do so again, and the user must be able to end the program.
-    /// Writes some of it: what a pipe has room for, or what whoever is ready takes for certain. Nobody
-    /// is made to wait by `O_NONBLOCK`: others have the same descriptor.
-    fn write(
-        &mut self,
-        fd: i32,
-        sort: Sort,
-        bytes: &[u8],
-        at_once: usize,
-    ) -> Result<Result<usize, i32>, End> {
+    /// Writes some of it: what a pipe has room for, or what whoever is ready takes for certain.
+    /// `O_NONBLOCK` is no way: it would be so for all who share the descriptor.
+    fn write(&mut self, fd: i32, sort: Sort, bytes: &[u8]) -> Result<Result<usize, i32>, End> {
         if sort == Sort::Pipe && self.pushes {
             match sys::push(fd, bytes) {
                 Err(sys::EOPNOTSUPP | sys::ENOSYS) => self.pushes = false,
@@ -218,9 +209,12 @@ impl<'s> Relay<'s> {
             }
         }
         self.wait_for_room(fd)?;
+        let at_once = if sort == Sort::Regular { bytes.len() } else { READY_BYTES };
         Ok(sys::write(fd, &bytes[..bytes.len().min(at_once)]))
     }
 
+    /// Waits until a write will not block, and forwards signals meanwhile: whoever reads may never
+    /// do so again, and the user must be able to end the program.
     fn wait_for_room(&mut self, fd: i32) -> Result<(), End> {
         loop {
             let mut fds = [
