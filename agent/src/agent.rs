@@ -206,11 +206,6 @@ impl Agent {
         self.sessions.borrow().get(&id).cloned()
     }
 
-    /// Tells whether any session is open.
-    pub(crate) fn has_sessions(&self) -> bool {
-        !self.sessions.borrow().is_empty()
-    }
-
     /// Adds a session.
     pub(crate) fn add_session(&self, session: Session) -> Rc<Session> {
         let session = Rc::new(session);

@@ -16,9 +16,8 @@ use crate::sys::watch::Timer;
 pub(crate) use slots::Slot;
 use slots::Slots;
 
-/// A third of the lease; a node that does nothing may be noticed a little later.
-const HEARTBEAT_EVERY: Duration = Duration::from_millis(333);
-const IDLE_HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
+/// Twice, and a little sooner, within the lease.
+const HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
 /// What the broker did not hear while it was away is repeated, for an hour.
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
 const REPEATS_MAX: u32 = 7200;
@@ -66,7 +65,7 @@ impl Cluster {
         self.changed_tx.subscribe()
     }
 
-    /// Returns two thirds of a second later, or sooner: for what has to be looked at, with no timer of
+    /// Returns a second later, or sooner: for what has to be looked at, with no timer of
     /// its own.
     pub(crate) async fn beaten(&self) {
         self.beaten.notified().await;
@@ -204,8 +203,7 @@ pub(crate) async fn beat(agent: Rc<Agent>) {
         Err(error) => return tracing::error!(%error, "no heartbeat without a timer"),
     };
     loop {
-        let busy = agent.has_sessions();
-        timer.wait(if busy { HEARTBEAT_EVERY } else { IDLE_HEARTBEAT_EVERY }).await;
+        timer.wait(HEARTBEAT_EVERY).await;
         let registered = match cluster.broker.heard_lately() {
             // It went with what a walk had to say.
             Some(registered) => Ok(registered),

@@ -5,10 +5,11 @@ mod foretell;
 mod outbox;
 pub(crate) mod profile;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use outbox::Outbox;
 use packetfs::export::Exporter;
@@ -26,6 +27,8 @@ use crate::sys::fds;
 /// Packets a reader is known to have; when there are more, all are forgotten and sent again when
 /// asked for.
 const SENT_MAX: usize = 500_000;
+/// A reader for which nothing begins hears of changes after this time, once there are more.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
 
 /// A reader's question.
 pub(crate) struct Question {
@@ -49,6 +52,7 @@ enum Job {
         done_tx: oneshot::Sender<()>,
     },
     Drain {
+        reader: ReaderId,
         done_tx: oneshot::Sender<()>,
     },
     Forget {
@@ -73,15 +77,23 @@ struct Quiet {
     busy: AtomicBool,
     /// What it has said and was not handed to the links.
     under_way: Arc<AtomicUsize>,
+    /// Readers that have not been told all that the thread knows.
+    behind: Mutex<HashSet<ReaderId>>,
 }
 
 impl Quiet {
     /// In this order: what is not in the queue any more was read by a thread that had said before
     /// that it is busy, and says what it has read before it is not.
-    fn holds(&self) -> bool {
+    fn holds(&self, reader: ReaderId) -> bool {
         fds::unread(&self.queue).is_ok_and(|bytes| bytes == 0)
             && !self.busy.load(Ordering::SeqCst)
             && self.under_way.load(Ordering::SeqCst) == 0
+            && !self.behind().contains(&reader)
+    }
+
+    fn behind(&self) -> MutexGuard<'_, HashSet<ReaderId>> {
+        // A panic while the lock was held leaves at worst a reader that is told sooner.
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,6 +108,7 @@ impl ExporterHandle {
             queue: watcher.queue()?,
             busy: AtomicBool::new(false),
             under_way: outbox.under_way(),
+            behind: Mutex::default(),
         });
         let state = State {
             exporter,
@@ -126,14 +139,14 @@ impl ExporterHandle {
         let _ = done_rx.await;
     }
 
-    /// Sends every reader what has changed. When this ends, whatever was changed before it began
-    /// is on its way.
-    pub(crate) async fn drain(&self) {
-        if self.quiet.holds() {
+    /// Sends a reader what has changed. When this ends, whatever was changed before it began is on
+    /// its way.
+    pub(crate) async fn drain(&self, reader: ReaderId) {
+        if self.quiet.holds(reader) {
             return;
         }
         let (done_tx, done_rx) = oneshot::channel();
-        let _ = self.jobs_tx.send(Job::Drain { done_tx });
+        let _ = self.jobs_tx.send(Job::Drain { reader, done_tx });
         let _ = done_rx.await;
     }
 
@@ -155,9 +168,13 @@ struct State {
 struct Reader {
     out_tx: UnboundedSender<Frame>,
     squeezer: Squeezer,
-    sent: std::collections::HashSet<Digest>,
+    sent: HashSet<Digest>,
     /// What it knows of this tree, as far as it was not taken back.
     told: Known,
+    /// What it will be told ahead of the next that it is told.
+    changes: Vec<Change>,
+    /// When the first of them was drained.
+    behind_since: Instant,
 }
 
 impl State {
@@ -170,19 +187,24 @@ impl State {
                     self.note(reader, &walks, &ask);
                     let answer = self.answer(reader, ask);
                     let payload = message::encode(&answer);
+                    // They were true before the answer.
+                    self.tell_changes(reader);
                     self.outbox.put(&out_tx, Frame { kind: Kind::Answer, stream, payload });
                 }
                 Job::Foretell { reader, walk, out_tx, done_tx } => {
                     self.join(reader, &out_tx);
+                    self.tell_changes(reader);
                     self.foretell(reader, &walk, &out_tx);
                     self.outbox.put_done(done_tx);
                 }
-                Job::Drain { done_tx } => {
+                Job::Drain { reader, done_tx } => {
                     self.drain();
+                    self.tell_changes(reader);
                     self.outbox.put_done(done_tx);
                 }
                 Job::Forget { reader } => {
                     self.readers.remove(&reader);
+                    self.quiet.behind().remove(&reader);
                     self.watcher.remove_reader(reader);
                 }
             }
@@ -195,8 +217,10 @@ impl State {
         self.readers.entry(reader).or_insert_with(|| Reader {
             out_tx: out_tx.clone(),
             squeezer: Squeezer::default(),
-            sent: std::collections::HashSet::new(),
+            sent: HashSet::new(),
             told: Known::default(),
+            changes: Vec::new(),
+            behind_since: Instant::now(),
         });
     }
 
@@ -266,6 +290,8 @@ impl State {
         Ok(Answer::Packets(packets))
     }
 
+    /// Takes in what has changed. Readers are told with the next that they are told anyway, or when it
+    /// has waited for long: to each the changes that follow each other in one piece.
     fn drain(&mut self) {
         let drained = self.watcher.drain();
         if drained.is_empty() {
@@ -295,22 +321,38 @@ impl State {
                 changes.entry(reader).or_default().push(change.clone());
             }
         }
-        for (reader, changes) in changes {
-            if let Some(reader) = self.readers.get_mut(&reader) {
-                for change in &changes {
-                    match change {
-                        Change::Names { dir, names, .. } => {
-                            names.iter().for_each(|(name, _)| reader.told.forget(&join(dir, name)));
-                        }
-                        Change::Forget { dir } => reader.told.forget(dir),
+        for (number, changes) in changes {
+            let Some(reader) = self.readers.get_mut(&number) else { continue };
+            for change in &changes {
+                match change {
+                    Change::Names { dir, names, .. } => {
+                        names.iter().for_each(|(name, _)| reader.told.forget(&join(dir, name)));
                     }
+                    Change::Forget { dir } => reader.told.forget(dir),
                 }
-                let squeezed = reader.squeezer.squeeze(&message::encode(&changes));
-                let payload = message::encode(&squeezed);
-                let frame = Frame { kind: Kind::Changes, stream: 0, payload };
-                self.outbox.put(&reader.out_tx, frame);
+            }
+            if reader.changes.is_empty() {
+                reader.behind_since = Instant::now();
+                self.quiet.behind().insert(number);
+            }
+            reader.changes.extend(changes);
+            if reader.behind_since.elapsed() > BEHIND_MAX {
+                self.tell_changes(number);
             }
         }
+    }
+
+    /// Tells a reader all changes that it was not told.
+    fn tell_changes(&mut self, number: ReaderId) {
+        let Some(reader) = self.readers.get_mut(&number) else { return };
+        if reader.changes.is_empty() {
+            return;
+        }
+        let changes = std::mem::take(&mut reader.changes);
+        let squeezed = reader.squeezer.squeeze(&message::encode(&changes));
+        let payload = message::encode(&squeezed);
+        self.outbox.put(&reader.out_tx, Frame { kind: Kind::Changes, stream: 0, payload });
+        self.quiet.behind().remove(&number);
     }
 }
 
@@ -318,3 +360,6 @@ impl State {
 fn is_linked(attr: &Attr) -> bool {
     attr.kind == FileKind::File && attr.links > 1
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,7 +204,7 @@ impl Errand<'_> {
             }
             agent.cluster.adopt(&slot, spec.walk);
             let attempted =
-                attempt::run(agent, stub, spec, &self.encoded, &grant, &mut self.turns).await;
+                attempt::run(agent, stub, spec, &self.encoded, &slot, &mut self.turns).await;
             agent.cluster.disown(&slot, spec.walk);
             stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
             let lost = match attempted {
@@ -468,7 +468,7 @@ fn line(
         attempt,
         wait_ms: waited.as_secs_f64() * 1e3,
         run_ms: ms(ended.ending.run_us),
-        origin_cpu_ms: crate::sys::process::cpu_ns_of(stub.pid) / 1e6,
+        origin_cpu_ms: crate::sys::process::cpu_of(stub.pid).as_secs_f64() * 1e3,
         runner_cpu_ms: ms(ended.ending.cpu_us),
         bytes_out: ended.bytes_out,
         bytes_back: ended.bytes_back,

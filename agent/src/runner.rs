@@ -253,7 +253,8 @@ async fn collect(
     began: Began,
 ) -> Result<ChangeSet, Fault> {
     let lower = shown.point.clone();
-    let (out_tx, paths, attrs) = (link.sender(), mirror.paths(), mirror.attrs());
+    let (out_tx, fast) = (link.sender(), link.is_fast());
+    let (paths, attrs) = (mirror.paths(), mirror.attrs());
     let xattrs = shown.xattrs.then(|| mirror.xattrs());
     let read = move || -> Result<ChangeSet, Fault> {
         // To close the last descriptor of a file system that nobody has mounted any more takes a
@@ -279,7 +280,8 @@ async fn collect(
         };
         let lower_xattrs =
             |path: &[u8]| xattrs.as_ref().map(|xattrs| xattrs(path)).unwrap_or_default();
-        let mut packet = |reference, packed: Packed| {
+        let mut packet = |reference, content: &[u8]| {
+            let packed = if fast { Packed::plain(content) } else { Packed::pack(content) };
             bytes += packed.body.len();
             sending.push((reference, packed));
             if bytes > PACKETS_FRAME_BYTES {

@@ -10,5 +10,6 @@ mod program;
 mod readers;
 mod root;
 mod sandbox;
+pub(crate) mod tcp;
 pub(crate) mod terminal;
 pub(crate) mod watch;

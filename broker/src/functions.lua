@@ -33,7 +33,7 @@ local VERSION = '@VERSION@'
 -- A node that is silent for so long has lost its walks.
 local LEASE_MS = 1000
 -- When nobody reaped for so long, the broker was away: silence then says nothing of the nodes.
-local REAP_GAP_MS = 600
+local REAP_GAP_MS = 500
 -- Who reaps so soon after another finds nothing new.
 local REAP_PAUSE_MS = 50
 -- Attempts at one walk; more would only spread whatever is wrong with it.

@@ -12,6 +12,7 @@ mod pieces;
 mod place;
 mod reconcile;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,9 @@ use journal::Journal;
 
 pub use apply::ApplyError;
 
+/// The content of a commit's packets, checked against their names.
+type Contents<'a> = HashMap<Digest, Cow<'a, [u8]>>;
+
 /// On whose behalf changes are made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
@@ -37,7 +41,7 @@ pub struct Owner {
 }
 
 /// A change set with its content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
     /// On whose behalf.
     pub owner: Owner,
@@ -124,7 +128,7 @@ impl Committer {
 }
 
 /// Unpacks and checks all content before anything is changed.
-fn contents(commit: &Commit) -> Result<HashMap<Digest, Bytes>, CommitError> {
+fn contents(commit: &Commit) -> Result<Contents<'_>, CommitError> {
     let mut contents = HashMap::new();
     for (packet, packed) in &commit.packets {
         let content = packed.unpack(*packet).map_err(|_| CommitError::Packet(packet.digest))?;

@@ -286,7 +286,7 @@ mod tests {
 
         let small = exporter.content(&path(&dir, "small"), true).expect("readable");
         let packet = small.content.manifest.packets[0];
-        assert_eq!(small.inline.expect("inline").unpack(packet).expect("sound"), b"hello");
+        assert_eq!(*small.inline.expect("inline").unpack(packet).expect("sound"), *b"hello");
         let large = exporter.content(&path(&dir, "large"), true).expect("readable");
         assert!(large.inline.is_none());
         let wanted: Vec<_> = large.content.manifest.covering(0, 300_000).collect();

@@ -3,6 +3,7 @@
 
 mod holes;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
@@ -206,24 +207,30 @@ impl Packed {
             Ok(body) if body.len() + content.len() / 10 < content.len() => {
                 Self { compressed: true, body }
             }
-            _ => Self { compressed: false, body: content.to_vec() },
+            _ => Self::plain(content),
         }
+    }
+
+    /// Takes content as it is.
+    #[must_use]
+    pub fn plain(content: &[u8]) -> Self {
+        Self { compressed: false, body: content.to_vec() }
     }
 
     /// Returns the content, once it is what `expected` names.
     ///
     /// # Errors
     /// The body is damaged or is another packet's.
-    pub fn unpack(&self, expected: PacketRef) -> Result<Vec<u8>, PacketError> {
+    pub fn unpack(&self, expected: PacketRef) -> Result<Cow<'_, [u8]>, PacketError> {
         let content = if self.compressed {
             let bytes = (expected.bytes as usize).min(PACKET_BYTES_MAX);
             let unpacked = UNPACKER.with_borrow_mut(|unpacker| match unpacker {
                 Ok(unpacker) => unpacker.decompress(&self.body, bytes),
                 Err(error) => Err(error.kind().into()),
             });
-            unpacked.map_err(|_| PacketError::Undecodable(expected.digest))?
+            Cow::Owned(unpacked.map_err(|_| PacketError::Undecodable(expected.digest))?)
         } else {
-            self.body.clone()
+            Cow::Borrowed(self.body.as_slice())
         };
         if content.len() as u64 == u64::from(expected.bytes)
             && Digest::of(&content) == expected.digest
@@ -292,8 +299,9 @@ mod tests {
     #[test]
     fn packed_content_is_checked() {
         for content in [noise(1000), vec![b'a'; 100_000], Vec::new()] {
-            let packed = Packed::pack(&content);
-            assert_eq!(packed.unpack(reference(&content)).expect("just packed"), content);
+            for packed in [Packed::pack(&content), Packed::plain(&content)] {
+                assert_eq!(packed.unpack(reference(&content)).expect("just packed"), content);
+            }
         }
         let packed = Packed::pack(&[b'a'; 1000]);
         assert!(packed.compressed);

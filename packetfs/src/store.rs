@@ -95,7 +95,7 @@ impl Store {
     pub fn get(&self, packet: PacketRef) -> Option<Vec<u8>> {
         let packed = self.lock().read(&packet.digest)?;
         match packed.unpack(packet) {
-            Ok(content) => Some(content),
+            Ok(content) => Some(content.into_owned()),
             Err(error) => {
                 tracing::warn!(%error, "dropping a damaged packet");
                 self.lock().forget(&packet.digest);

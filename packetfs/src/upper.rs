@@ -20,7 +20,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{ChangeSet, Meta, Mtime, Op};
-use crate::packet::{self, Packed, PacketRef};
+use crate::packet::{self, PacketRef};
 use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, join, names_in, split};
 use crate::xattr;
 use found::{Body, Found, Node, leave_out};
@@ -45,8 +45,9 @@ pub struct Reading<'a> {
     pub lower_xattrs: &'a dyn Fn(&[u8]) -> Vec<Xattr>,
     /// Names that were absent and were marked so beforehand: no such mark says that the walk removed one.
     pub absent: &'a [Bytes],
-    /// Takes each packet of the changed files; the second time a packet comes, it is the same.
-    pub packet: &'a mut dyn FnMut(PacketRef, Packed),
+    /// Takes each packet of the changed files, and its content; the second time a packet comes, it is
+    /// the same.
+    pub packet: &'a mut dyn FnMut(PacketRef, &[u8]),
 }
 
 impl std::fmt::Debug for Reading<'_> {
@@ -248,10 +249,7 @@ fn content(
             let file = open(dir, name, OFlag::O_RDONLY)?;
             let meta = meta(&file, attr, reading)?;
             let (file, packet) = (File::from(file), &mut reading.packet);
-            let manifest =
-                packet::split_file(&file, attr.bytes, attr.blocks, |reference, piece| {
-                    packet(reference, Packed::pack(piece));
-                })?;
+            let manifest = packet::split_file(&file, attr.bytes, attr.blocks, packet)?;
             Ok((Body::File(manifest), meta))
         }
         Kind::Symlink => {

@@ -4,9 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -20,6 +19,7 @@ use crate::error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
 use crate::places::{self, PRELOAD, Places};
 use crate::policy_file::{self, Alone, Policy};
 use crate::process::{self, Ending};
+use crate::program::Program;
 use crate::{decide, tally};
 
 /// Policy pages are multiples of this.
@@ -87,11 +87,12 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
             None
         }
     };
-    let mut command = match &session {
-        Some(session) => session.command(&file, &options.command),
-        None => native(&file, &options.command),
+    let program = match &session {
+        Some(session) => session.program(&file, &options.command),
+        None => Program::new(&file, &options.command),
     };
-    let ending = process::run(&mut command).map_err(|error| cannot_start(&file, &error))?;
+    let ending = program.and_then(|program| process::run(&program));
+    let ending = ending.map_err(|error| cannot_start(&file, &error))?;
     let report = session.map_or_else(Report::default, |session| session.close());
     finish(options, report, started.elapsed());
     Ok(match ending {
@@ -178,26 +179,26 @@ fn with_asan_option(own: Option<OsString>) -> OsString {
 }
 
 impl Session {
-    fn command(&self, file: &Path, words: &[OsString]) -> Command {
+    fn program(&self, file: &Path, words: &[OsString]) -> io::Result<Program> {
         let page = Page::parse(&self.page).expect("parsed when it was read");
         let terminal = std::io::stdin().is_terminal();
-        let mut command = match decide::decide(&page, file, &words[1..], terminal) {
+        let mut program = match decide::decide(&page, file, &words[1..], terminal) {
             Ok(()) => {
-                let mut stub = Command::new(&self.stub);
-                stub.arg0(&words[0]).args(&words[1..]).env("OSWALK_WALK", file);
+                let mut stub = Program::new(&self.stub, words)?;
+                stub.set("OSWALK_WALK", file.as_os_str())?;
                 stub
             }
             Err(reason) => {
                 tally::count(&self.page_file, &page, file.as_os_str().as_bytes(), reason);
-                native(file, words)
+                Program::new(file, words)?
             }
         };
         let foreign = std::env::var_os("LD_PRELOAD").unwrap_or_default();
-        command
-            .env("LD_PRELOAD", with_preload(&self.preload, &foreign))
-            .env("OSWALK_PAGE", &self.page_path)
-            .env("ASAN_OPTIONS", with_asan_option(std::env::var_os("ASAN_OPTIONS")));
-        command
+        let asan = with_asan_option(std::env::var_os("ASAN_OPTIONS"));
+        program.set("LD_PRELOAD", &with_preload(&self.preload, &foreign))?;
+        program.set("OSWALK_PAGE", self.page_path.as_os_str())?;
+        program.set("ASAN_OPTIONS", &asan)?;
+        Ok(program)
     }
 
     /// Ends the session. The command has run; a lost report is no reason to fail.
@@ -214,12 +215,6 @@ impl Session {
             }
         }
     }
-}
-
-fn native(file: &Path, words: &[OsString]) -> Command {
-    let mut command = Command::new(file);
-    command.arg0(&words[0]).args(&words[1..]);
-    command
 }
 
 /// Puts the preload library before others; a session within a session has one only.

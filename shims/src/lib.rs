@@ -14,6 +14,7 @@ mod exec;
 mod places;
 mod policy_file;
 mod process;
+mod program;
 mod status;
 mod tally;
 mod up;

@@ -1,19 +1,23 @@
 //! The child: started with the signals it would natively have, waited for, imitated. [unsafe]
-#![expect(unsafe_code, reason = "signal dispositions and pre_exec")]
+#![expect(unsafe_code, reason = "signal dispositions, vfork and pre_exec")]
 
+use std::cell::Cell;
+use std::ffi::CString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::libc;
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, clone, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sigaction,
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
+
+use crate::program::Program;
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +49,11 @@ extern "C" fn note_sigpipe() {
     }
 }
 
-/// Runs the command to its end.
-pub(crate) fn run(command: &mut Command) -> io::Result<Ending> {
+/// What a child needs of the stack until it has executed a program, besides a copy of its arguments.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Runs a program to its end.
+pub(crate) fn run(program: &Program) -> io::Result<Ending> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // An inherited "ignore" would make the kernel reap the child before we see its status.
@@ -67,10 +74,41 @@ pub(crate) fn run(command: &mut Command) -> io::Result<Ending> {
         }
         Ok(natural_mask.thread_set_mask()?)
     };
-    // SAFETY: between fork and exec the closure only calls sigaction and sigprocmask.
-    unsafe { command.pre_exec(restore) };
-    let child = command.spawn()?;
-    wait(Pid::from_raw(child.id().cast_signed()), &awaited)
+    wait(spawn(program, &restore)?, &awaited)
+}
+
+/// Starts a program. As after `vfork`, there is nothing to copy: parent and child share their memory,
+/// and the parent stands still until the child has executed the program or has ended.
+fn spawn(program: &Program, prepare: &dyn Fn() -> io::Result<()>) -> io::Result<Pid> {
+    let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (words, environment) = (pointers(program.words()), pointers(program.environment()));
+    let failure = Cell::new(None);
+    let work = || {
+        let failed = prepare().err().unwrap_or_else(|| {
+            // SAFETY: the texts and the arrays, which end with a null pointer, outlive the call.
+            unsafe {
+                libc::execvpe(program.file().as_ptr(), words.as_ptr(), environment.as_ptr());
+            }
+            io::Error::last_os_error()
+        });
+        failure.set(Some(failed));
+        127
+    };
+    // A script that does not say who reads it is executed with a copy of the arguments.
+    let mut stack = vec![0; STACK_BYTES + size_of_val(words.as_slice())];
+    let (flags, signal) = (CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD));
+    // SAFETY: the stack is large enough for what `work` calls, which is nothing that would leave
+    // this process's memory other than it was; this process has one thread, which stands still.
+    let child = unsafe { clone(Box::new(work), &mut stack, flags, signal) }?;
+    match failure.take() {
+        None => Ok(child),
+        Some(error) => {
+            waitpid(child, None)?;
+            Err(error)
+        }
+    }
 }
 
 fn wait(child: Pid, awaited: &SigSet) -> io::Result<Ending> {

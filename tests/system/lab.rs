@@ -103,6 +103,14 @@ impl Up {
         if run.succeeded() { Ok(()) } else { Err(format!("scripts/lab {arguments:?}: {run}")) }
     }
 
+    /// Runs `ip` in the network namespace of a node.
+    pub(crate) fn ip(&self, node: &str, arguments: &[&str]) -> Result<(), String> {
+        let mut command = Command::new("ip");
+        command.args(["-n", &format!("osw-{}-{node}", self.id)]).args(arguments);
+        let run = Run::of(command, UP)?;
+        if run.succeeded() { Ok(()) } else { Err(format!("ip {arguments:?} for {node}: {run}")) }
+    }
+
     /// Returns the state directory of a node.
     pub(crate) fn state(&self, node: &str) -> PathBuf {
         self.dir.join("lab").join(node)

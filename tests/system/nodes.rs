@@ -1,6 +1,7 @@
 //! Nodes die, vanish and come back; builds go on.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ pub(crate) const ALL: &[Test] = &[
     ("nodes::all_die_in_the_middle", |lab| hurt(lab, "all-die", &["kill"], &NODES)),
     ("nodes::the_broker_dies_in_the_middle", |lab| hurt(lab, "broker", &["kill"], &["broker"])),
     ("nodes::all_are_dead", all_are_dead),
+    ("nodes::one_that_lost_only_the_broker_keeps_its_walks", loses_the_broker),
     ("nodes::all_die_under_a_program_that_is_stopped", dies_while_stopped),
     ("nodes::a_second_one_is_told_what_the_first_one_asked", second_is_told),
 ];
@@ -117,6 +119,58 @@ fn all_are_dead(lab: &Lab) -> Result<(), String> {
     if run.took > seconds(10) { Err(format!("too slow: {run}")) } else { Ok(()) }
 }
 
+/// The broker gives up a node that it does not hear; the origin does not, as long as the node answers it. A walk that
+/// has read input could not be begun anew.
+fn loses_the_broker(lab: &Lab) -> Result<(), String> {
+    const PROGRAM: &str = "for (1, 2) { $line = <STDIN>; print qq(got $line) }";
+    const BROKER: &str = "10.77.0.1/32";
+    let (up, _alone) = lab.alone()?;
+    let dir = up.fresh("deaf")?;
+    let report = dir.join("report.json");
+    let failed = |error: std::io::Error| error.to_string();
+    let log = up.state("origin").join("oswalkd.log");
+    let said = || -> std::io::Result<usize> {
+        Ok(fs::read_to_string(&log)?.matches("given up by the broker, but it answers").count())
+    };
+    let (input, mut typed) = std::io::pipe().map_err(failed)?;
+    let mut command = up.exec(&report);
+    command.args(["--walk-all", "--", "perl", "-e", PROGRAM]).current_dir(&dir).stdin(input);
+    let (before, started) = (said().map_err(failed)?, Run::start(command, None)?);
+    typed.write_all(b"one\n").map_err(failed)?;
+    let mut runner = None;
+    wait_until("a node runs the walk", || {
+        runner = NODES.into_iter().find(|node| running_on(up, node).unwrap_or(0) > 0);
+        runner.is_some()
+    })?;
+    let runner = runner.expect("it was waited for");
+    up.ip(runner, &["route", "add", "blackhole", BROKER])?;
+    let gone_on = wait_until("the origin asks the node", || said().is_ok_and(|said| said > before));
+    let healed = up.ip(runner, &["route", "del", "blackhole", BROKER]);
+    typed.write_all(b"two\n").map_err(failed)?;
+    drop(typed);
+    let run = started.wait(LIMIT);
+    all_join(up, &NODES)?;
+    gone_on?;
+    healed?;
+    let run = run?;
+    let report = Report::read(&report)?;
+    let runners = report.runners();
+    if run.out() == "got one\ngot two\n" && run.succeeded() && runners == [runner] {
+        Ok(())
+    } else {
+        Err(format!("by {runners:?}, not {runner}: {run}"))
+    }
+}
+
+/// Returns how many walks a node has, as the broker knows.
+fn running_on(up: &Up, node: &str) -> Result<u64, String> {
+    let status = status(up, "origin")?;
+    let nodes = status["nodes"].as_array().into_iter().flatten();
+    let running =
+        nodes.filter(|state| state["node"] == node).filter_map(|state| state["running"].as_u64());
+    Ok(running.sum())
+}
+
 /// A program that stands still is begun anew when its node dies with all others, and goes on: it has not stopped.
 fn dies_while_stopped(lab: &Lab) -> Result<(), String> {
     const STOPS: &str = "-e 'go' or kill STOP => $$; print 'went on'";
@@ -191,10 +245,15 @@ fn second_is_told(lab: &Lab) -> Result<(), String> {
 }
 
 fn fetches(up: &Up, node: &str) -> Result<u64, String> {
+    let status = status(up, node)?;
+    status["fuse"]["fetches"].as_u64().ok_or_else(|| format!("no count of questions: {status}"))
+}
+
+/// Returns what the agent of a node says of itself and its cluster.
+fn status(up: &Up, node: &str) -> Result<serde_json::Value, String> {
     let mut command = up.command("oswalk");
     command.args(["status", "--json"]).env("OSWALK_STATE", up.state(node));
     let run = Run::of(command, LIMIT)?;
-    let status: serde_json::Value = serde_json::from_slice(&run.stdout)
-        .map_err(|error| format!("oswalk status --json: {error}: {run}"))?;
-    status["fuse"]["fetches"].as_u64().ok_or_else(|| format!("no count of questions: {status}"))
+    serde_json::from_slice(&run.stdout)
+        .map_err(|error| format!("oswalk status --json: {error}: {run}"))
 }

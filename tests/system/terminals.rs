@@ -157,7 +157,10 @@ impl<'a> Screen<'a> {
         let screen = Self { up, socket: dir.join("tmux") };
         let size = ["-x", "80", "-y", "24"];
         let start = ["new-session", "-d", "-c"];
-        screen.tmux(&[&start[..], &[&dir.display().to_string()], &size, &[shell]].concat())?;
+        // A shell that ends too soon leaves its screen to be looked at.
+        let stay = [";", "set-option", "remain-on-exit", "on"];
+        screen
+            .tmux(&[&start[..], &[&dir.display().to_string()], &size, &[shell], &stay].concat())?;
         Ok(screen)
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use broker::Grant;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use worknode::id::{NodeId, SessionId, WalkId};
 
 use super::{Cluster, Turn};
@@ -24,8 +25,8 @@ const HELD_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Slots {
     held: Cell<u32>,
     kept: RefCell<Vec<Kept>>,
-    /// Somebody gives back what is kept for too long.
-    is_watched: Cell<bool>,
+    /// Gives back what is kept for too long, as long as something is kept.
+    watcher: RefCell<Option<JoinHandle<()>>>,
     /// Walks that wait for one of the held slots; the broker does not know them.
     line: RefCell<VecDeque<InLine>>,
     /// Walks of this origin that wait at the broker.
@@ -51,7 +52,7 @@ pub(crate) struct Slot {
     cluster: Rc<Cluster>,
     grant: Grant,
     since: Instant,
-    is_given_back: bool,
+    is_given_back: Cell<bool>,
 }
 
 impl Slot {
@@ -59,7 +60,7 @@ impl Slot {
         let held = &cluster.slots.held;
         held.set(held.get() + 1);
         let (cluster, since) = (Rc::clone(cluster), Instant::now());
-        Self { cluster, grant, since, is_given_back: false }
+        Self { cluster, grant, since, is_given_back: Cell::new(false) }
     }
 
     /// Returns what the broker said when it granted the slot, to this walk or to an earlier one.
@@ -67,9 +68,10 @@ impl Slot {
         &self.grant
     }
 
-    /// The broker knows already that the walk which it granted the slot to has it no more.
-    pub(crate) fn forget(mut self) {
-        self.is_given_back = true;
+    /// The broker knows already that the walk which it granted the slot to has it no more: nobody
+    /// else gets it from this origin.
+    pub(crate) fn forget(&self) {
+        self.is_given_back.set(true);
     }
 }
 
@@ -77,7 +79,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let slots = &self.cluster.slots;
         slots.held.set(slots.held.get() - 1);
-        if !self.is_given_back {
+        if !self.is_given_back.get() {
             self.cluster.finish(&self.grant);
         }
         // Walks of this origin that wait at the broker came before those.
@@ -108,7 +110,17 @@ impl Slots {
     pub(super) fn give_back(&self, session: SessionId) {
         let of = |kept: &mut Kept| kept.session == session;
         let given: Vec<_> = self.kept.borrow_mut().extract_if(.., of).collect();
+        self.rest();
         drop(given);
+    }
+
+    /// Nothing wakes the agent for what was taken in time.
+    fn rest(&self) {
+        if self.kept.borrow().is_empty()
+            && let Some(watcher) = self.watcher.take()
+        {
+            watcher.abort();
+        }
     }
 }
 
@@ -120,7 +132,10 @@ impl Cluster {
             kept.session == session && on.is_none_or(|on| *on == kept.slot.grant.node)
         };
         let found = kept.iter().position(suits)?;
-        Some(kept.remove(found).slot)
+        let slot = kept.remove(found).slot;
+        drop(kept);
+        self.slots.rest();
+        Some(slot)
     }
 
     /// Lets a walk wait for one of this origin's slots, if it has all that there are; otherwise the
@@ -154,7 +169,7 @@ impl Cluster {
 
     /// Passes a slot on to the session's next walk, or gives it back: whatever lets it drop does that.
     pub(crate) fn pass_on(self: &Rc<Self>, slot: Slot, session: SessionId) {
-        if !self.may_pass_on() {
+        if !self.may_pass_on() || slot.is_given_back.get() {
             return;
         }
         let next = self.slots.line.borrow_mut().pop_front();
@@ -204,11 +219,12 @@ impl Cluster {
 
     /// Gives kept slots back in time.
     fn watch_kept(self: &Rc<Self>) {
-        if self.slots.is_watched.replace(true) {
+        let mut watcher = self.slots.watcher.borrow_mut();
+        if watcher.is_some() {
             return;
         }
         let cluster = Rc::clone(self);
-        tokio::task::spawn_local(async move {
+        *watcher = Some(tokio::task::spawn_local(async move {
             let slots = &cluster.slots;
             loop {
                 let oldest = slots.kept.borrow().first().map(|kept| kept.since);
@@ -218,7 +234,7 @@ impl Cluster {
                 let old: Vec<_> = slots.kept.borrow_mut().extract_if(.., is_old).collect();
                 drop(old);
             }
-            slots.is_watched.set(false);
-        });
+            slots.watcher.take();
+        }));
     }
 }

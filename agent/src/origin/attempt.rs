@@ -16,7 +16,7 @@ use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
 use super::{Stub, signal, vet};
 use crate::agent::Agent;
-use crate::cluster::{Cluster, Turn};
+use crate::cluster::{Cluster, Slot, Turn};
 use crate::exporter::profile::Likeness;
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
@@ -29,7 +29,10 @@ const HOLD_TERMINAL_MAX: Duration = Duration::from_millis(100);
 
 /// Whether its stub is stopped is looked at for a compile step each so many times only: nobody stops
 /// one and waits for that.
-const PATIENT_BEATS: u32 = 3;
+const PATIENT_BEATS: u32 = 2;
+
+/// A runner that answers within this time lives, whatever the broker believes.
+const ANSWER_MAX: Duration = Duration::from_millis(300);
 
 /// What became of an attempt.
 pub(super) enum Attempted {
@@ -60,15 +63,16 @@ pub(super) struct Ready {
     status: i32,
 }
 
-/// Has the walk executed by the runner of a grant.
+/// Has the walk executed by the runner that a slot is of.
 pub(super) async fn run(
     agent: &Rc<Agent>,
     stub: &mut Stub,
     spec: &WalkSpec,
     encoded: &[u8],
-    grant: &Grant,
+    slot: &Slot,
     turns: &mut mpsc::UnboundedReceiver<Turn>,
 ) -> Attempted {
+    let grant = slot.grant();
     let link = match agent.link_to(grant).await {
         Ok(link) => link,
         Err(error) => {
@@ -82,7 +86,7 @@ pub(super) async fn run(
         agent.exporter.foretell(link.number, likeness, link.sender()).await;
     }
     // Everything that was changed before this moment goes to the runner ahead of the walk.
-    agent.exporter.drain().await;
+    agent.exporter.drain(link.number).await;
     let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
     let (packets, room) = (Vec::new(), agent.upper_bytes);
     let mut talk = Talk {
@@ -97,7 +101,7 @@ pub(super) async fn run(
     };
     let attempted = tokio::select! {
         attempted = talk.run(&agent.cluster, stub, &mut frames) => attempted,
-        newer = superseded(turns, grant) => Attempted::Superseded(newer),
+        newer = superseded(agent, &link, turns, slot) => Attempted::Superseded(newer),
     };
     if matches!(attempted, Attempted::Superseded(_)) {
         link.send(Kind::Cancel, stream, Vec::new());
@@ -122,14 +126,28 @@ fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
     Attempted::Failed(Reason::RunnerLost)
 }
 
-/// Ends when the broker grants a newer attempt: it has given the runner of this one up.
-async fn superseded(turns: &mut mpsc::UnboundedReceiver<Turn>, grant: &Grant) -> Grant {
+/// Ends when the broker grants a newer attempt, because it has given the runner of this one up, and
+/// the runner does not answer. One that does may have lost the broker alone, or stood still for a
+/// moment: its walk goes on, and the newer attempt is given back.
+async fn superseded(
+    agent: &Agent,
+    link: &Link,
+    turns: &mut mpsc::UnboundedReceiver<Turn>,
+    slot: &Slot,
+) -> Grant {
+    let mut attempt = slot.grant().attempt;
     loop {
         match turns.recv().await {
             Some(Turn::Granted(newer))
-                if newer.walk == grant.walk && newer.attempt > grant.attempt =>
+                if newer.walk == slot.grant().walk && newer.attempt > attempt =>
             {
-                return newer;
+                if !link.answers(ANSWER_MAX).await {
+                    return newer;
+                }
+                tracing::warn!(node = %link.peer, "given up by the broker, but it answers");
+                attempt = newer.attempt;
+                slot.forget();
+                agent.cluster.finish(&newer);
             }
             Some(_) => {}
             None => std::future::pending().await,
@@ -177,6 +195,9 @@ impl Talk<'_> {
         let release = tokio::time::sleep(hold);
         tokio::pin!(release);
         let mut held = !stub.output.is_patient();
+        // The same future until it is ready: one that is dropped for a frame may have been told.
+        let beaten = cluster.beaten();
+        tokio::pin!(beaten);
         let mut beats = 0_u32;
         loop {
             tokio::select! {
@@ -200,7 +221,8 @@ impl Talk<'_> {
                     held = false;
                     stub.output.release();
                 }
-                () = cluster.beaten() => {
+                () = &mut beaten => {
+                    beaten.set(cluster.beaten());
                     beats = beats.wrapping_add(1);
                     if !self.spec.compiles || beats.is_multiple_of(PATIENT_BEATS) {
                         self.stop_with(stub);

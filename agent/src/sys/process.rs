@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
+use nix::time::ClockId;
 use nix::unistd::Pid;
 
 /// Which side of a [`clone3`] this is.
@@ -203,11 +205,13 @@ pub(crate) fn open(pid: u32) -> io::Result<std::os::fd::OwnedFd> {
     }
 }
 
-/// CPU time that a process has used so far, in nanoseconds; 0 if it is gone.
+/// CPU time that a process has used so far; none if it is gone.
 #[must_use]
-pub(crate) fn cpu_ns_of(pid: u32) -> f64 {
-    let Ok(file) = File::open(format!("/proc/{pid}/schedstat")) else { return 0.0 };
-    read_line(&file).split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0)
+pub(crate) fn cpu_of(pid: u32) -> Duration {
+    // The number 0, which a process of another namespace has, would be this one's own.
+    let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0).map(Pid::from_raw);
+    let time = pid.and_then(|pid| ClockId::pid_cpu_clock_id(pid).ok()?.now().ok());
+    time.map(Duration::from).unwrap_or_default()
 }
 
 /// What `/proc` says of a process, as it is at each look.

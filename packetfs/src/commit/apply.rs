@@ -1,7 +1,7 @@
 //! Makes the changes of a commit. Every step may be repeated: a commit that was interrupted is
 //! applied again from its start.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -23,9 +23,8 @@ use super::identity::Identity;
 use super::moves::Moves;
 use super::pieces::Pieces;
 use super::place::Place;
-use super::{Commit, Owner};
+use super::{Commit, Contents, Owner};
 use crate::change::{Meta, Mtime, Op, Placing};
-use crate::packet::Digest;
 use crate::tree::{Attr, Bytes, Kind, Time, split};
 use crate::xattr;
 
@@ -101,7 +100,7 @@ pub(super) struct Begun {
 /// Calls `cleared` when everything is taken aside that has to be.
 pub(super) fn apply(
     commit: &Commit,
-    contents: &HashMap<Digest, Bytes>,
+    contents: &Contents<'_>,
     begun: Option<Begun>,
     cleared: &dyn Fn() -> io::Result<()>,
 ) -> Result<(), ApplyError> {
@@ -119,7 +118,7 @@ pub(super) fn apply(
 
 fn change(
     commit: &Commit,
-    contents: &HashMap<Digest, Bytes>,
+    contents: &Contents<'_>,
     moves: &Moves,
     begun: Option<Time>,
 ) -> Result<(), ApplyError> {
@@ -166,7 +165,7 @@ fn change(
 
 /// Tells whether somebody else has changed a name since an interrupted commit was begun: it is
 /// newer than that, and not what the commit itself may have left there.
-fn belongs_to_others(op: &Op, contents: &HashMap<Digest, Bytes>, begun: Time) -> bool {
+fn belongs_to_others(op: &Op, contents: &Contents<'_>, begun: Time) -> bool {
     let path = path_of(op);
     let Ok(Some(now)) = Place::of(path).and_then(|place| place.attr()) else { return false };
     if now.ctime <= begun {
@@ -258,14 +257,17 @@ fn remove(path: &[u8]) -> io::Result<()> {
 fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     let place = Place::of(path)?;
     let old = place.attr()?;
-    if old.is_some_and(|old| old.kind != Kind::Dir) {
+    let is_dir = |old: &Attr| old.kind == Kind::Dir;
+    if old.is_some_and(|old| !is_dir(&old)) {
         place.clear()?;
     }
-    let old = match mkdirat(&place.dir, place.name, Mode::from_bits_truncate(meta.mode)) {
-        Ok(()) => None,
-        Err(Errno::EEXIST) => old,
-        Err(errno) => return Err(errno.into()),
-    };
+    let old = old.filter(is_dir);
+    if old.is_none() {
+        match mkdirat(&place.dir, place.name, Mode::from_bits_truncate(meta.mode)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
     let unchanged =
         old.is_some_and(|old| (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid));
     if unchanged && meta.xattrs.is_empty() && meta.without.is_empty() {

@@ -1,24 +1,32 @@
 //! The journal: one file with room for one commit, overwritten in place.
 //!
-//! `u64 body bytes, digest[32], u64 cleared, body`: 1 once all is taken aside that has to be. The head is written after the body and zeroed when
-//! the commit is done. A process that is killed between two writes leaves a head that does not fit
-//! its body, or none: then nothing was begun. (The page cache survives the process; a power cut is
-//! no worse than one in the middle of the user's own program.)
+//! `u64 record bytes, digest[32], u64 cleared, record, bodies`: 1 once all is taken aside that has to be.
+//! The digest is the record's; the packets' bodies, which follow it, have their names to be checked
+//! against. The head is written last and zeroed when the commit is done. A process that is killed
+//! between two writes leaves a head that does not fit its record, or none: then nothing was begun. (The
+//! page cache survives the process; a power cut is no worse than one in the middle of the user's own
+//! program.)
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::Commit;
 use super::apply::Begun;
-use crate::packet::Digest;
+use super::{Commit, Owner};
+use crate::change::ChangeSet;
+use crate::packet::{Digest, Packed, PacketRef};
 use crate::tree::Time;
 
 const HEAD_BYTES: usize = 48;
 const CLEARED_AT: u64 = 40;
 /// A journal larger than this is cut back after its commit.
 const KEPT_BYTES: u64 = 4 * 1024 * 1024;
+/// Small bodies are written together.
+const WRITE_BYTES: usize = 32 * 1024;
+
+/// All of a commit but its packets' bodies: of these whether each is compressed, and its bytes.
+type Record = (Owner, ChangeSet, Vec<(PacketRef, bool, u64)>, bool);
 
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -38,12 +46,22 @@ impl Journal {
     }
 
     pub(super) fn write(&self, commit: &Commit) -> io::Result<()> {
-        let body = postcard::to_allocvec(commit).map_err(io::Error::other)?;
+        let packed = |(packet, packed): &(PacketRef, Packed)| {
+            (*packet, packed.compressed, packed.body.len() as u64)
+        };
+        let packets: Vec<_> = commit.packets.iter().map(packed).collect();
+        let record = (&commit.owner, &commit.changes, packets, commit.last_wins);
+        let record = postcard::to_allocvec(&record).map_err(io::Error::other)?;
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(HEAD_BYTES as u64))?;
+        let mut writer = BufWriter::with_capacity(WRITE_BYTES, file);
+        writer.write_all(&record)?;
+        commit.packets.iter().try_for_each(|(_, packed)| writer.write_all(&packed.body))?;
+        writer.flush()?;
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        head.extend((body.len() as u64).to_le_bytes());
-        head.extend(Digest::of(&body).0);
+        head.extend((record.len() as u64).to_le_bytes());
+        head.extend(Digest::of(&record).0);
         head.extend([0; 8]);
-        self.file.write_all_at(&body, HEAD_BYTES as u64)?;
         self.file.write_all_at(&head, 0)
     }
 
@@ -83,9 +101,29 @@ impl Journal {
         if bytes == 0 || bytes > length - HEAD_BYTES as u64 {
             return Ok(None);
         }
-        let mut body = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
-        self.file.read_exact_at(&mut body, HEAD_BYTES as u64)?;
-        let whole = Digest::of(&body).0 == rest[..32];
-        Ok(if whole { postcard::from_bytes(&body).ok() } else { None })
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(HEAD_BYTES as u64))?;
+        let Some(record) = read(file, bytes)? else { return Ok(None) };
+        if Digest::of(&record).0 != rest[..32] {
+            return Ok(None);
+        }
+        // What an earlier version wrote goes on behind this.
+        let Ok((record, [])) = postcard::take_from_bytes::<Record>(&record) else {
+            return Ok(None);
+        };
+        let (owner, changes, bodies, last_wins) = record;
+        let mut packets = Vec::new();
+        for (packet, compressed, bytes) in bodies {
+            let Some(body) = read(file, bytes)? else { return Ok(None) };
+            packets.push((packet, Packed { compressed, body }));
+        }
+        Ok(Some(Commit { owner, changes, packets, last_wins }))
     }
+}
+
+/// Reads so many bytes; nothing if the file ends before.
+fn read(file: &File, bytes: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    let read = file.take(bytes).read_to_end(&mut body)?;
+    Ok((read as u64 == bytes).then_some(body))
 }

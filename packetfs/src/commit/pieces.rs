@@ -1,6 +1,5 @@
 //! Writes a file's content, packet by packet. Holes stay holes.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -9,13 +8,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
 
-use crate::packet::{Digest, Hole, Manifest, PACKET_BYTES_MAX, PacketRef};
-use crate::tree::Bytes;
+use super::Contents;
+use crate::packet::{Hole, Manifest, PACKET_BYTES_MAX, PacketRef};
 
 /// What a file is to consist of.
 pub(super) struct Pieces<'a> {
     pub(super) manifest: &'a Manifest,
-    pub(super) contents: &'a HashMap<Digest, Bytes>,
+    pub(super) contents: &'a Contents<'a>,
 }
 
 impl Pieces<'_> {
@@ -67,7 +66,7 @@ impl Pieces<'_> {
 
     fn content(&self, packet: PacketRef) -> io::Result<&[u8]> {
         let missing = || io::Error::other(format!("packet {} is missing", packet.digest));
-        self.contents.get(&packet.digest).map(Vec::as_slice).ok_or_else(missing)
+        self.contents.get(&packet.digest).map(|content| &**content).ok_or_else(missing)
     }
 }
 

@@ -1,13 +1,13 @@
 //! What a walk changed in place, and somebody else too while it ran: appends of both are kept,
 //! anything else is a conflict.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use super::{Commit, CommitError};
+use super::{Commit, CommitError, Contents};
 use crate::change::{Op, Placing, renamed};
-use crate::packet::{Digest, Manifest, Packed, reference, split};
+use crate::packet::{Manifest, Packed, reference, split};
 use crate::tree::{Attr, Bytes, Version};
 
 /// A commit, held against what others have changed.
@@ -21,7 +21,7 @@ pub(super) struct Reconciled {
 /// Holds a commit against what others have changed.
 pub(super) fn reconcile(
     commit: &Commit,
-    contents: &mut HashMap<Digest, Bytes>,
+    contents: &mut Contents<'_>,
 ) -> Result<Reconciled, CommitError> {
     let mut reconciled: Option<Commit> = None;
     let mut overwritten = Vec::new();
@@ -46,7 +46,7 @@ pub(super) fn reconcile(
         for piece in split(&tail) {
             let packet = reference(piece);
             reconciled.packets.push((packet, Packed::pack(piece)));
-            contents.insert(packet.digest, piece.to_vec());
+            contents.insert(packet.digest, Cow::Owned(piece.to_vec()));
         }
         if let Op::File { manifest, placing, .. } = &mut reconciled.changes.ops[at] {
             *manifest = Manifest::of(&tail);
@@ -78,9 +78,9 @@ fn version(path: &[u8]) -> Option<Version> {
     nix::sys::stat::lstat(OsStr::from_bytes(path)).ok().map(|stat| Attr::of(&stat).version())
 }
 
-fn content(manifest: &Manifest, contents: &HashMap<Digest, Bytes>) -> Bytes {
+fn content(manifest: &Manifest, contents: &Contents<'_>) -> Bytes {
     let pieces = manifest.packets.iter().filter_map(|packet| contents.get(&packet.digest));
-    pieces.flatten().copied().collect()
+    pieces.flat_map(|piece| piece.iter()).copied().collect()
 }
 
 /// Returns the name that a path had before the renames.

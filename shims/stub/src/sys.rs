@@ -192,6 +192,15 @@ pub(crate) fn fstat(fd: i32) -> Result<Stat, i32> {
     Ok(unsafe { stat.assume_init() })
 }
 
+/// Returns the size of what is at a path.
+pub(crate) fn size(path: &CStr) -> Result<u64, i32> {
+    let mut stat = MaybeUninit::<Stat>::uninit();
+    // SAFETY: the path is a live C string; the buffer is live and has the kernel's layout.
+    unsafe { call(4, [path.as_ptr().addr(), stat.as_mut_ptr().addr(), 0, 0, 0, 0]) }?;
+    // SAFETY: the call succeeded, so the kernel has filled the structure.
+    Ok(u64::try_from(unsafe { stat.assume_init() }.size).unwrap_or(0))
+}
+
 /// What can be done with the bytes behind a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sort {
