@@ -3,6 +3,7 @@
 
 mod foretell;
 mod outbox;
+mod predict;
 pub(crate) mod profile;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,6 +20,7 @@ use packetfs::watch::{Drained, ReaderId, Watcher};
 use profile::{Known, Likeness, Profiles};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
+use crate::compile::Files;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Answer, Ask};
 use crate::link::squeeze::Squeezer;
@@ -38,6 +40,15 @@ pub(crate) struct Question {
     pub(crate) walks: Vec<Arc<Likeness>>,
 }
 
+/// A walk that is about to begin.
+pub(crate) struct Upcoming {
+    pub(crate) walk: Arc<Likeness>,
+    /// It is the first of its kind for its runner.
+    pub(crate) is_first: bool,
+    /// Those of a compile step that its runner has not been told of.
+    pub(crate) files: Option<Files>,
+}
+
 /// What the thread is asked to do.
 enum Job {
     Ask {
@@ -47,7 +58,7 @@ enum Job {
     },
     Foretell {
         reader: ReaderId,
-        walk: Arc<Likeness>,
+        upcoming: Upcoming,
         out_tx: UnboundedSender<Frame>,
         done_tx: oneshot::Sender<()>,
     },
@@ -127,15 +138,15 @@ impl ExporterHandle {
         let _ = self.jobs_tx.send(Job::Ask { reader, question, out_tx });
     }
 
-    /// Tells a reader what walks like this one asked for elsewhere. When this ends, it is on its way.
+    /// Tells a reader ahead of a walk what it will ask for. When this ends, it is on its way.
     pub(crate) async fn foretell(
         &self,
         reader: ReaderId,
-        walk: Arc<Likeness>,
+        upcoming: Upcoming,
         out_tx: UnboundedSender<Frame>,
     ) {
         let (done_tx, done_rx) = oneshot::channel();
-        let _ = self.jobs_tx.send(Job::Foretell { reader, walk, out_tx, done_tx });
+        let _ = self.jobs_tx.send(Job::Foretell { reader, upcoming, out_tx, done_tx });
         let _ = done_rx.await;
     }
 
@@ -191,10 +202,12 @@ impl State {
                     self.tell_changes(reader);
                     self.outbox.put(&out_tx, Frame { kind: Kind::Answer, stream, payload });
                 }
-                Job::Foretell { reader, walk, out_tx, done_tx } => {
+                Job::Foretell { reader, upcoming, out_tx, done_tx } => {
                     self.join(reader, &out_tx);
+                    // What is told below a directory that the reader has not heard of is lost.
+                    self.drain();
                     self.tell_changes(reader);
-                    self.foretell(reader, &walk, &out_tx);
+                    self.foretell(reader, &upcoming, &out_tx);
                     self.outbox.put_done(done_tx);
                 }
                 Job::Drain { reader, done_tx } => {

@@ -7,6 +7,7 @@
 mod agent;
 mod cluster;
 mod commits;
+mod compile;
 mod config;
 mod devices;
 mod door;

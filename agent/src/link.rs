@@ -11,6 +11,7 @@ pub(crate) mod squeeze;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use worknode::id::NodeId;
 
+use crate::compile::Files;
 use crate::exporter::profile::Likeness;
 use crate::sys::tcp;
 use frame::{Assembler, Frame, Kind};
@@ -48,6 +50,8 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 const KEEPALIVE_SECONDS: u32 = 1;
 /// Kinds of walks remembered; when there are more, the other side is told once more.
 const FORETOLD_MAX: usize = 1000;
+/// Compile steps, likewise.
+const STEPS_MAX: usize = 50_000;
 /// zstd takes about 3.5 ns for each byte on both sides and leaves a third of what programs write: it
 /// saves time where less than this arrives in a second (1 Gbit/s is 118 MB/s).
 const FAST_BYTES_PER_SECOND: u64 = 190_000_000;
@@ -69,6 +73,8 @@ pub(crate) struct Link {
     walks: RefCell<HashMap<u32, Arc<Likeness>>>,
     /// What the other side was told ahead of the first walk of its kind.
     foretold: RefCell<HashSet<Arc<Likeness>>>,
+    /// Hashes of the compile steps whose files the other side was told of.
+    steps: RefCell<HashSet<u64>>,
     closed_tx: watch::Sender<bool>,
     /// Told when the other side answers a question whether it is there.
     answered: Notify,
@@ -138,6 +144,17 @@ impl Link {
             foretold.clear();
         }
         foretold.insert(Arc::clone(walk))
+    }
+
+    /// Notes the files of a compile step; true if the other side has not been told of them.
+    pub(crate) fn note_step(&self, walk: &Likeness, files: &Files) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (walk, files).hash(&mut hasher);
+        let mut steps = self.steps.borrow_mut();
+        if steps.len() >= STEPS_MAX {
+            steps.clear();
+        }
+        steps.insert(hasher.finish())
     }
 
     /// Returns the kinds of walks of this side that run on the other.
@@ -248,6 +265,7 @@ pub(crate) fn start(
         streams: RefCell::default(),
         walks: RefCell::default(),
         foretold: RefCell::default(),
+        steps: RefCell::default(),
         closed_tx: watch::Sender::new(false),
         answered: Notify::new(),
         squeezer: RefCell::default(),

@@ -21,6 +21,7 @@ pub(crate) const ALL: &[Test] = &[
     ("nodes::one_that_lost_only_the_broker_keeps_its_walks", loses_the_broker),
     ("nodes::all_die_under_a_program_that_is_stopped", dies_while_stopped),
     ("nodes::a_second_one_is_told_what_the_first_one_asked", second_is_told),
+    ("nodes::one_is_told_what_a_first_compile_includes", first_compile_is_told),
 ];
 
 /// Files of the build; each takes its program a tenth of a second.
@@ -242,6 +243,49 @@ fn second_is_told(lab: &Lab) -> Result<(), String> {
         return Err(format!("the first node asked {asked} questions, the second {told}"));
     }
     Ok(())
+}
+
+/// A compile step of a project that no node has seen asks for nearly nothing: what it includes is told
+/// before it begins.
+fn first_compile_is_told(lab: &Lab) -> Result<(), String> {
+    const HEADERS: usize = 30;
+    /// What may still be asked for.
+    const ASKED_MAX: u64 = 5;
+    let (up, _alone) = lab.alone()?;
+    let failed = |error: std::io::Error| error.to_string();
+    let compile = |dir: &Path, name: &str| -> Result<u64, String> {
+        let before = fetches(up, "n1")?;
+        let report = dir.join("report.json");
+        let mut command = up.exec(&report);
+        command.args(["--on", "n1", "--", "gcc", "-Iinclude", "-Inot/there", "-c", name]);
+        command.current_dir(dir);
+        let run = Run::of(command, LIMIT)?;
+        let walked = Report::read(&report)?.walked("gcc");
+        (walked && run.succeeded()).then_some(()).ok_or_else(|| format!("no walk: {run}"))?;
+        Ok(fetches(up, "n1")? - before)
+    };
+    let (known, dir) = (up.fresh("knows-gcc")?, up.fresh("new-project")?);
+    fs::write(known.join("a.c"), "int a;\n").map_err(failed)?;
+    // The compiler and what it needs itself.
+    compile(&known, "a.c")?;
+    fs::create_dir_all(dir.join("include/sub")).map_err(failed)?;
+    for i in 0..HEADERS {
+        let text = format!("#include \"../sub/h{}.h\"\nstatic int v{i};\n", i + 1);
+        fs::write(dir.join(format!("include/sub/h{i}.h")), text).map_err(failed)?;
+    }
+    fs::write(dir.join(format!("include/sub/h{HEADERS}.h")), "").map_err(failed)?;
+    for name in ["a.c", "b.c"] {
+        fs::write(dir.join(name), "#include <sub/h0.h>\nint *v = &v9;\n").map_err(failed)?;
+        let asked = compile(&dir, name)?;
+        if asked > ASKED_MAX {
+            return Err(format!("{name}: {asked} questions"));
+        }
+    }
+    // What is told is what is there.
+    fs::write(dir.join("include/sub/h9.h"), "static char v9[2];\n").map_err(failed)?;
+    fs::write(dir.join("c.c"), "#include \"sub/h8.h\"\nint i[sizeof v9 == 2 ? 1 : -1];\n")
+        .map_err(failed)?;
+    compile(&dir, "c.c").map(drop)
 }
 
 fn fetches(up: &Up, node: &str) -> Result<u64, String> {

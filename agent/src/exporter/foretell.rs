@@ -1,4 +1,4 @@
-//! Telling a runner ahead of a walk what walks like it asked for elsewhere.
+//! Telling a runner ahead of a walk what walks like it asked for elsewhere, and what its sources include.
 
 use std::sync::Arc;
 
@@ -7,8 +7,9 @@ use packetfs::tree::above;
 use packetfs::watch::ReaderId;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::State;
-use super::profile::{Facts, Likeness};
+use super::profile::{Facts, Known, Likeness};
+use super::{State, Upcoming, predict};
+use crate::compile::Files;
 use crate::link::PACKETS_PER_ASK;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Answer, Ask, Told};
@@ -68,19 +69,38 @@ impl State {
         }
     }
 
-    /// Tells a reader what walks like this one asked for, as far as it does not know it.
+    /// Tells a reader what walks like this one asked for, if it is the first of its kind there, and
+    /// what a compile step will read, as far as the reader does not know it.
     pub(super) fn foretell(
         &mut self,
         reader: ReaderId,
-        walk: &Likeness,
+        upcoming: &Upcoming,
         out_tx: &UnboundedSender<Frame>,
     ) {
-        let Some(wanted) = self.profiles.of(walk) else { return };
         let mut telling = Telling::default();
-        'paths: for (path, facts) in wanted.iter() {
+        if let Some(asked) = upcoming.is_first.then(|| self.profiles.of(&upcoming.walk)).flatten() {
+            self.tell(reader, &asked, &mut telling, out_tx);
+        }
+        if let Some(files) = &upcoming.files {
+            let predicted = self.predicted(reader, &upcoming.walk, files);
+            self.tell(reader, &predicted, &mut telling, out_tx);
+        }
+        if let Some(frame) = telling.frame() {
+            self.outbox.put(out_tx, frame);
+        }
+    }
+
+    fn tell(
+        &mut self,
+        reader: ReaderId,
+        wanted: &Known,
+        telling: &mut Telling,
+        out_tx: &UnboundedSender<Frame>,
+    ) {
+        for (path, facts) in wanted.iter() {
             for ask in self.untold(reader, path, facts) {
                 if telling.bytes > BYTES_MAX {
-                    break 'paths;
+                    return;
                 }
                 let told = match self.answer(reader, ask.clone()) {
                     Answer::Failed(_) => continue,
@@ -92,9 +112,27 @@ impl State {
                 }
             }
         }
-        if let Some(frame) = telling.frame() {
-            self.outbox.put(out_tx, frame);
+    }
+
+    /// Returns what a compile step will read, as far as it leads on from what the reader knows.
+    fn predicted(&mut self, reader: ReaderId, walk: &Likeness, files: &Files) -> Known {
+        let told = self.readers.get(&reader).map(|reader| &reader.told);
+        let is_told = |path: &[u8]| told?.get(path).map(|facts| facts.content);
+        let leave =
+            |path: &[u8]| self.exporter.is_hidden(path) || is_told(path).unwrap_or_default();
+        let mut known = predict::reads(&walk.cwd, files, leave);
+        known.of(&walk.cwd).listing = true;
+        for (path, facts) in known.iter_mut().filter(|(_, facts)| facts.content) {
+            if let Ok(exported) = self.exporter.content(path, false) {
+                let packets = exported.content.manifest.covering(0, u64::MAX);
+                facts.packets = packets.map(|(offset, _)| offset).collect();
+            }
+            // A small one comes with its content.
+            if facts.packets.len() == 1 {
+                facts.packets.clear();
+            }
         }
+        known
     }
 
     /// Returns what a reader would have to ask for to know this about a path.

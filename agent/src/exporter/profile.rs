@@ -72,6 +72,11 @@ impl Known {
         self.0.clear();
     }
 
+    /// Returns everything, to add to it.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Bytes, &mut Facts)> {
+        self.0.iter_mut()
+    }
+
     /// Returns everything.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Facts)> {
         self.0.iter()

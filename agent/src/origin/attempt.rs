@@ -17,7 +17,8 @@ use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 use super::{Stub, signal, vet};
 use crate::agent::Agent;
 use crate::cluster::{Cluster, Slot, Turn};
-use crate::exporter::profile::Likeness;
+use crate::compile;
+use crate::exporter::{Upcoming, profile::Likeness};
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{Exit, Packets};
@@ -82,8 +83,12 @@ pub(super) async fn run(
     };
     let (stream, mut frames) = link.open_stream();
     let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
-    if link.note_walk(stream, &likeness) {
-        agent.exporter.foretell(link.number, likeness, link.sender()).await;
+    let is_first = link.note_walk(stream, &likeness);
+    let files = spec.compiles.then(|| compile::files(spec.arguments().skip(1)));
+    let files = files.filter(|files| link.note_step(&likeness, files));
+    if is_first || files.is_some() {
+        let upcoming = Upcoming { walk: likeness, is_first, files };
+        agent.exporter.foretell(link.number, upcoming, link.sender()).await;
     }
     // Everything that was changed before this moment goes to the runner ahead of the walk.
     agent.exporter.drain(link.number).await;

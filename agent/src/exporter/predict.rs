@@ -1,0 +1,176 @@
+//! What a compile step will read, from what its sources include: a node that has seen nothing like it
+//! is told all of it in one go. What is missing here is asked for, and what is told for nothing costs
+//! its bytes; neither makes the walk see anything else.
+
+use std::collections::{HashSet, VecDeque};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use packetfs::tree::{Bytes, join, split};
+
+use super::profile::Known;
+use crate::compile::{self, Files};
+
+/// Files that are looked into, and how far.
+const FILES_MAX: usize = 400;
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// Predicts what a compile step in this directory will read, and leaves out some of it, with all to which that alone leads.
+pub(super) fn reads(cwd: &[u8], files: &Files, leave: impl Fn(&[u8]) -> bool) -> Known {
+    let mut known = Known::default();
+    let dirs = |names: &[Bytes]| -> Vec<Bytes> {
+        names.iter().map(|name| compile::path(cwd, name)).collect()
+    };
+    let search = Search { quoted: dirs(&files.quoted), included: dirs(&files.included) };
+    let system = system_dirs();
+    for dir in search.quoted.iter().chain(&search.included).chain(&system) {
+        // A directory that is missing is missing from the one above it.
+        let listed =
+            if is_dir(dir) { Some(dir.as_slice()) } else { split(dir).map(|(dir, _)| dir) };
+        listed.iter().for_each(|dir| known.of(dir).listing = true);
+    }
+    let search = Search { included: [search.included, system].concat(), ..search };
+    let mut seen: HashSet<Bytes> =
+        files.inputs.iter().map(|name| compile::path(cwd, name)).collect();
+    let mut queue: VecDeque<Bytes> = seen.iter().cloned().collect();
+    while let Some(path) = queue.pop_front() {
+        if leave(&path) {
+            continue;
+        }
+        let Some(text) = read(&path) else { continue };
+        known.of(&path).content = true;
+        let Some((dir, _)) = split(&path) else { continue };
+        for (name, is_quoted) in includes(&text) {
+            if seen.len() >= FILES_MAX {
+                break;
+            }
+            if let Some(found) = search.find(dir, name, is_quoted)
+                && seen.insert(found.clone())
+            {
+                queue.push_back(found);
+            }
+        }
+    }
+    known
+}
+
+/// Where headers are looked for, in their order.
+struct Search {
+    quoted: Vec<Bytes>,
+    included: Vec<Bytes>,
+}
+
+impl Search {
+    /// Returns the path of what a file in this directory includes.
+    fn find(&self, dir: &[u8], name: &[u8], is_quoted: bool) -> Option<Bytes> {
+        let quoted = std::iter::once(dir).chain(self.quoted.iter().map(Vec::as_slice));
+        let quoted = is_quoted.then_some(quoted).into_iter().flatten();
+        let mut dirs = quoted.chain(self.included.iter().map(Vec::as_slice));
+        dirs.find_map(|dir| Some(compile::path(dir, name)).filter(|path| is_file(path)))
+    }
+}
+
+/// Where compilers look for headers without being told to.
+fn system_dirs() -> Vec<Bytes> {
+    let multiarch = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let include = b"/usr/include";
+    vec![b"/usr/local/include".to_vec(), join(include, multiarch.as_bytes()), include.to_vec()]
+}
+
+/// Returns what a text includes, as far as that is said by name, and whether it is in quotes.
+fn includes(text: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
+    text.split(|&byte| byte == b'\n').filter_map(|line| {
+        let directive = line.trim_ascii_start().strip_prefix(b"#")?.trim_ascii_start();
+        let named = directive.strip_prefix(b"include")?.trim_ascii_start();
+        let (&quote, rest) = named.split_first()?;
+        let end = match quote {
+            b'"' => b'"',
+            b'<' => b'>',
+            _ => return None,
+        };
+        let name = rest.split(|&byte| byte == end).next()?;
+        (!name.is_empty() && name.len() < rest.len()).then_some((name, quote == b'"'))
+    })
+}
+
+/// Reads a regular file, unless it is a large one.
+fn read(path: &[u8]) -> Option<Vec<u8>> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(OsStr::from_bytes(path))
+        .ok()?;
+    file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+fn is_file(path: &[u8]) -> bool {
+    Path::new(OsStr::from_bytes(path)).is_file()
+}
+
+fn is_dir(path: &[u8]) -> bool {
+    Path::new(OsStr::from_bytes(path)).is_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn includes_of_a_text() {
+        let text = b"#include <a.h>\n  # include \"b/c.h\" // d\n#include MACRO\n#include <e\n#if 0\n#include\"f\"\n//#include <g>";
+        let found: Vec<_> = includes(text).collect();
+        let expected = [(b"a.h".as_slice(), false), (b"b/c.h", true), (b"f", true)];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_included_is_found_through_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(dir.path().join("inc/sub")).expect("writable");
+        for (name, text) in [
+            (
+                "a.c",
+                "#include \"a.h\"\n#include <sub/b.h>\n#include \"secret.h\"\n#include <not/there.h>\n",
+            ),
+            ("a.h", "#include \"a.h\"\n"),
+            ("inc/a.h", ""),
+            ("inc/sub/b.h", "#include \"c.h\"\n"),
+            ("inc/sub/c.h", ""),
+            ("secret.h", "#include \"inc/a.h\"\n"),
+        ] {
+            std::fs::write(dir.path().join(name), text).expect("writable");
+        }
+        let cwd = dir.path().as_os_str().as_bytes();
+        let arguments = [b"-Iinc".as_slice(), b"-Imissing/x", b"-c", b"a.c"];
+        let files = compile::files(arguments.into_iter());
+        let known = reads(cwd, &files, |path| path.ends_with(b"secret.h"));
+        let below: Vec<_> = known
+            .iter()
+            .filter_map(|(path, facts)| {
+                Some((path.strip_prefix(cwd)?, facts.listing, facts.content))
+            })
+            .map(|(path, listing, content)| {
+                (String::from_utf8_lossy(path).into_owned(), listing, content)
+            })
+            .collect();
+        let expected = [
+            ("/a.c", false, true),
+            ("/a.h", false, true),
+            ("/inc", true, false),
+            ("/inc/sub/b.h", false, true),
+            ("/inc/sub/c.h", false, true),
+            ("/missing", true, false),
+        ];
+        assert_eq!(
+            below,
+            expected.map(|(path, listing, content)| (path.to_owned(), listing, content))
+        );
+    }
+}
