@@ -9,6 +9,8 @@ fn main() {
         "-nostartfiles",
         // One part to map in place of two: nothing that is written becomes read-only afterwards.
         "-Wl,-z,norelro",
+        // And one more: what is only read lies with the code. Each fork copies what is mapped.
+        "-Wl,--no-rosegment",
     ] {
         println!("cargo:rustc-cdylib-link-arg={argument}");
     }

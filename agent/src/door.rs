@@ -109,12 +109,9 @@ async fn answer(
             Ok(Reply::Session { session: session.id, page })
         }
         Request::CloseSession => {
-            let id =
-                opened.take().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
+            let id = opened.get().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
             let report = agent.session(id).map(|session| session.report(agent.usage()));
-            let agent = Rc::clone(agent);
-            // After the answer, for which somebody waits.
-            tokio::task::spawn_local(async move { agent.end_session(id) });
+            // It ends with the connection, when nobody waits any more.
             Ok(Reply::Report(report.unwrap_or_default()))
         }
         Request::Status => Ok(Reply::Status(agent.status().await)),

@@ -52,29 +52,45 @@ impl Call<'_> {
     /// The call holds the arguments of a caller for the function that `how` names.
     pub(crate) unsafe fn make(&self) -> c_int {
         let Some(session) = session::current() else { return self.original(None) };
+        match self.how {
+            How::Execve { path }
+            | How::Execv { path }
+            | How::Spawn { spawn: Spawn { search: false, .. }, path } => {
+                self.act(&session, Behind::Path(path))
+            }
+            _ => self.search(&session),
+        }
+    }
+
+    /// Finds the file and acts. Apart, because in a process that was just forked each page of the
+    /// stack that is touched is a fault.
+    #[inline(never)]
+    fn search(&self, session: &Session) -> c_int {
         let mut buffer = PathBuffer::new();
-        match self.find(&mut buffer) {
+        self.act(session, self.find(&mut buffer))
+    }
+
+    fn act(&self, session: &Session, behind: Behind<'_>) -> c_int {
+        match behind {
             Behind::Path(path) => match decide(&session.page, path, self.argv, self.envp) {
                 Decision::Leave => self.original(None),
-                Decision::Stay(reason) => self.stay(&session, path.to_bytes(), reason),
-                Decision::Walk => self.walk(&session, path),
+                Decision::Stay(reason) => self.stay(session, path.to_bytes(), reason),
+                Decision::Walk => self.walk(session, path),
             },
             Behind::Nowhere => {
                 let name = self.argv.iter().next().unwrap_or(c"");
-                self.stay(&session, name.to_bytes(), Reason::Descriptor)
+                self.stay(session, name.to_bytes(), Reason::Descriptor)
             }
             Behind::Error => self.original(None),
         }
     }
 
     /// Finds the path that executes the same file from the same directory.
-    fn find<'b>(&self, buffer: &'b mut PathBuffer) -> Behind<'b> {
+    fn find<'b>(&'b self, buffer: &'b mut PathBuffer) -> Behind<'b> {
         const KNOWN_FLAGS: c_int = sys::AT_EMPTY_PATH | sys::AT_SYMLINK_NOFOLLOW;
         let path = match self.how {
-            How::Execve { path } | How::Execv { path } => buffer.join(&[path.to_bytes()]),
-            How::Spawn { spawn: Spawn { search: false, .. }, path } => {
-                buffer.join(&[path.to_bytes()])
-            }
+            How::Execve { path } | How::Execv { path } => Some(path),
+            How::Spawn { spawn: Spawn { search: false, .. }, path } => Some(path),
             How::Execvp { file } | How::Execvpe { file } | How::Spawn { path: file, .. } => {
                 let search = session::environment().variable(b"PATH=");
                 find::along_path(file, search, buffer)
@@ -98,7 +114,7 @@ impl Call<'_> {
         // A loader complains of a library that it cannot use, and nothing of ours may be heard. To load
         // it for nothing costs more than all else.
         let usable =
-            reason != Reason::Foreign && session.is_reachable() && !policy::executes_nothing(path);
+            reason != Reason::Foreign && !policy::executes_nothing(path) && session.is_reachable();
         let need = if usable { Need::Preload } else { Need::NoPreload };
         let original = |environment| self.original(environment);
         match environment::with(session, self.envp, need, &original) {
@@ -167,6 +183,12 @@ impl Call<'_> {
 fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) -> Decision {
     let arguments = argv.iter().skip(1).map(CStr::to_bytes);
     let by_rule = page.decide(path.to_bytes(), arguments);
+    if let Err(reason) = by_rule
+        && policy::executes_nothing(path.to_bytes())
+    {
+        // A program of the system that is known by its name: there is nothing to look at.
+        return if sys::may_execute(path) { Decision::Stay(reason) } else { Decision::Leave };
+    }
     match (by_rule, target::look(path)) {
         (_, None) => Decision::Leave,
         (_, Some(Target::Privileged)) => Decision::Stay(Reason::Privileged),

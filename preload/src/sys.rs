@@ -158,14 +158,20 @@ pub(crate) fn has_capabilities(path: &CStr) -> bool {
     unsafe { call(GETXATTR, arguments) }.is_ok_and(|length| length > 0)
 }
 
-/// Returns the effective user and group.
-pub(crate) fn effective_ids() -> (u32, u32) {
+/// Returns the effective user.
+pub(crate) fn effective_user() -> u32 {
+    id(GETEUID)
+}
+
+/// Returns the effective group.
+pub(crate) fn effective_group() -> u32 {
+    id(GETEGID)
+}
+
+fn id(number: usize) -> u32 {
     // SAFETY: the call touches no memory.
-    let user = unsafe { call(GETEUID, [0; 6]) };
-    // SAFETY: the call touches no memory.
-    let group = unsafe { call(GETEGID, [0; 6]) };
-    let id = |id: Result<usize, c_int>| id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
-    (id(user), id(group))
+    let id = unsafe { call(number, [0; 6]) };
+    id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or(0)
 }
 
 /// Maps a part of a file for as long as the process lives, shared with all who map it.

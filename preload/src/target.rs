@@ -51,11 +51,11 @@ pub(crate) fn look(path: &CStr) -> Option<Target> {
 /// Whether executing the file changes ids or capabilities. Of a file without set-id bits only the
 /// capabilities are asked, and root has them all.
 fn is_privileged(path: &CStr, stat: &Stat) -> bool {
-    let (user, group) = sys::effective_ids();
+    let user = sys::effective_user();
     let changes_user = stat.mode & S_ISUID != 0 && stat.uid != user;
     let set_group = S_ISGID | S_IXGRP;
-    let changes_group = stat.mode & set_group == set_group && stat.gid != group;
-    changes_user || changes_group || (user != 0 && sys::has_capabilities(path))
+    let changes_group = || stat.mode & set_group == set_group && stat.gid != sys::effective_group();
+    changes_user || changes_group() || (user != 0 && sys::has_capabilities(path))
 }
 
 fn format(fd: c_int) -> Target {

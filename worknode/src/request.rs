@@ -12,7 +12,7 @@ use crate::report::Report;
 pub enum Request {
     /// Open a session. It lives as long as the connection it was asked for on.
     OpenSession(SessionOptions),
-    /// End the connection's session and return its report.
+    /// Return the report of the connection's session, which ends with the connection.
     CloseSession,
     /// Tell about the agent and its cluster.
     Status,

@@ -4,11 +4,14 @@ use core::ffi::CStr;
 
 use worknode::door::{FD_ENTRY_BYTES, FdEntry};
 
-use crate::sys::{self, Stat};
+use crate::sys::{self, POLLNVAL, PollFd, Stat};
 
 const LIST: &CStr = c"/proc/self/fd";
 /// Agents name descriptors with a byte.
 const CARRIED_BELOW: i32 = 256;
+/// Below this number most are; those above are looked for so many at once.
+const NEAR: i32 = 16;
+const FAR: usize = 48;
 /// Where to look if there is no `/proc`.
 const PROBED: i32 = 64;
 const STANDARD: u32 = 3;
@@ -52,11 +55,24 @@ impl<'r> Descriptors<'r> {
     /// Finds so many descriptors, all that are open, below the number from which on none is carried.
     fn find(&mut self, open: u64) -> Option<()> {
         let mut found = 0;
-        for fd in 0..CARRIED_BELOW {
+        for fd in 0..NEAR {
             if found == open {
-                break;
+                return Some(());
             }
             found += u64::from(self.add(fd)?);
+        }
+        // Shells keep some far above the others: one call tells of many whether they are open.
+        for first in (NEAR..CARRIED_BELOW).step_by(FAR) {
+            if found == open {
+                return Some(());
+            }
+            let mut fds = [PollFd { fd: 0, events: 0, ready: 0 }; FAR];
+            (first..).zip(&mut fds).for_each(|(fd, asked)| asked.fd = fd);
+            // Without an answer each is looked at.
+            let _ = sys::look(&mut fds);
+            for asked in fds.iter().filter(|asked| asked.ready & POLLNVAL == 0) {
+                found += u64::from(self.add(asked.fd)?);
+            }
         }
         (found == open).then_some(())
     }

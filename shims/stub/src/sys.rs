@@ -16,6 +16,8 @@ pub(crate) const EOPNOTSUPP: i32 = 95;
 
 pub(crate) const POLLIN: i16 = 1;
 pub(crate) const POLLOUT: i16 = 4;
+/// There is no such descriptor.
+pub(crate) const POLLNVAL: i16 = 0x20;
 
 pub(crate) const O_RDONLY: usize = 0;
 pub(crate) const O_RDWR: usize = 2;
@@ -250,6 +252,13 @@ pub(crate) fn peek(fd: i32, bytes: &mut [u8]) -> Result<usize, i32> {
 pub(crate) fn poll(fds: &mut [PollFd]) -> Result<usize, i32> {
     // SAFETY: the kernel reads and writes the slice; no timeout and no mask.
     unsafe { call(271, [fds.as_mut_ptr().addr(), fds.len(), 0, 0, 0, 0]) }
+}
+
+/// Tells of each descriptor what is so at this moment, without waiting.
+pub(crate) fn look(fds: &mut [PollFd]) -> Result<usize, i32> {
+    const NO_TIMEOUT: usize = 0;
+    // SAFETY: the kernel reads and writes the slice.
+    unsafe { call(7, [fds.as_mut_ptr().addr(), fds.len(), NO_TIMEOUT, 0, 0, 0]) }
 }
 
 /// Returns the file offset, or -1 where there is none.
