@@ -1,12 +1,12 @@
 //! A connection of the door: frames in both directions.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, recv, sendmsg};
 use tokio::io::unix::AsyncFd;
 use worknode::door::{HEADER_BYTES, HELLO_BYTES_MAX, Header, Kind};
 
@@ -101,33 +101,31 @@ impl Writer {
     /// Sends a frame; returns whether the other side is still there.
     pub(crate) async fn send(&mut self, kind: Kind, fd: u16, payload: &[u8]) -> bool {
         let payload_bytes = u32::try_from(payload.len()).expect("frames are far below 4 GiB");
-        let mut frame = Header { kind, fd, payload_bytes }.encode().to_vec();
-        frame.extend(payload);
-        self.write(&frame).await.is_ok()
+        let header = Header { kind, fd, payload_bytes }.encode();
+        self.write(&mut [IoSlice::new(&header), IoSlice::new(payload)]).await.is_ok()
     }
 
-    async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match send_now(self.socket.get_ref(), bytes) {
-                Ok(sent) => bytes = &bytes[sent..],
+    async fn write(&mut self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        while parts.iter().any(|part| !part.is_empty()) {
+            let sent = match send_now(self.socket.get_ref(), parts) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let sent = self.send_when_there_is_room(bytes).await?;
-                    bytes = &bytes[sent..];
+                    self.send_when_there_is_room(parts).await?
                 }
-                Err(error) => return Err(error),
-            }
+                sent => sent?,
+            };
+            IoSlice::advance_slices(&mut parts, sent);
         }
         Ok(())
     }
 
-    async fn send_when_there_is_room(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    async fn send_when_there_is_room(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let room = match &mut self.room {
             Some(room) => room,
             none => none.insert(watch::writable(self.socket.get_ref().try_clone()?)?),
         };
         loop {
             let mut ready = room.writable().await?;
-            if let Ok(sent) = ready.try_io(|room| send_now(room.get_ref(), bytes)) {
+            if let Ok(sent) = ready.try_io(|room| send_now(room.get_ref(), parts)) {
                 return sent;
             }
         }
@@ -135,10 +133,10 @@ impl Writer {
 }
 
 /// Sends as much as there is room for.
-fn send_now(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+fn send_now(socket: &UnixStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     loop {
-        match send(socket.as_raw_fd(), bytes, flags) {
+        match sendmsg(socket.as_raw_fd(), parts, &[], flags, None::<&()>) {
             Err(Errno::EINTR) => {}
             sent => return Ok(sent?),
         }

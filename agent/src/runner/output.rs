@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::Notify;
@@ -10,6 +11,9 @@ use worknode::door::{DATA_BYTES_MAX, WINDOW_BYTES};
 
 use super::streams::Channel;
 use crate::link::frame::Kind;
+
+/// What the pipe of a program holds that writes much: it and the agent wait less for each other.
+const BULK_PIPE_BYTES: i32 = 256 * 1024;
 
 /// Bytes that may still be sent.
 #[derive(Debug)]
@@ -57,18 +61,24 @@ impl Credit {
 
 /// Carries what comes out of a pipe.
 pub(super) async fn carry(channel: Channel, mut pipe: Receiver, credit: Rc<Credit>) {
-    let mut buffer = vec![0; DATA_BYTES_MAX];
+    let mut is_wide = false;
     // Dropping the pipe gives the program the EPIPE that it would have got at the origin.
     while let Some(room) = credit.room().await {
+        let mut payload = channel.payload(room);
         let read = tokio::select! {
-            read = pipe.read(&mut buffer[..room]) => read,
+            read = pipe.read_buf(&mut payload) => read,
             () = credit.broken() => return,
         };
         match read {
             Ok(0) | Err(_) => return,
             Ok(bytes) => {
                 credit.spend(bytes);
-                channel.send(Kind::Data, &buffer[..bytes]);
+                channel.send_payload(Kind::Data, payload);
+                if bytes == DATA_BYTES_MAX && !is_wide {
+                    is_wide = true;
+                    // If it may not be any wider, it is only slower.
+                    let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(BULK_PIPE_BYTES));
+                }
             }
         }
     }

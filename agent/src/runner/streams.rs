@@ -33,7 +33,19 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn send(&self, kind: Kind, payload: &[u8]) {
-        self.link.send(kind, self.stream, [&[self.fd], payload].concat());
+        self.send_payload(kind, [&[self.fd], payload].concat());
+    }
+
+    /// Returns a payload for so many bytes, to be filled.
+    pub(super) fn payload(&self, bytes: usize) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(1 + bytes);
+        payload.push(self.fd);
+        payload
+    }
+
+    /// Sends a payload that was begun by [`Channel::payload`].
+    pub(super) fn send_payload(&self, kind: Kind, payload: Vec<u8>) {
+        self.link.send(kind, self.stream, payload);
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::each("a file opened for writing shares its offset", "{ echo first; show a; echo last; } >out; cat out").walks(&["show"]),
         Case::each("an inherited descriptor is written", "{ sh -c 'show a >&3'; } 3>three; cat three"),
         Case::each("an inherited descriptor is read", "exec 3<in; cat <&3; exec 3<&-; show").setup("echo in >in"),
+        Case::each("inherited descriptors with high numbers are written", "bash -c 'exec 15>a 16>b 63>c 64>d 200>e 251>f; perl -e \"for (15,16,63,64,200,251) { open F, q(>&=) . \\$_ or die; print F qq(to \\$_ ) }\"'; cat a b c d e f").walks(&["perl"]),
         Case::each("the offset of a shared input moves on", "{ dd bs=4 count=1 2>/dev/null; cat; } <in").setup("printf abcdefgh >in").walks(&["dd", "cat"]),
         Case::each("a here-document", "cat <<END\nhere $((1 + 1))\nEND").walks(&["cat"]),
         Case::each("a fifo between a walk and the shell", "mkfifo p; echo through >p & cat p; wait").walks(&["cat"]),
