@@ -200,7 +200,10 @@ impl State {
                     let payload = message::encode(&answer);
                     // They were true before the answer.
                     self.tell_changes(reader);
-                    self.outbox.put(&out_tx, Frame { kind: Kind::Answer, stream, payload });
+                    self.outbox.put(
+                        &out_tx,
+                        Frame { kind: Kind::Answer, stream, payload: payload.into() },
+                    );
                 }
                 Job::Foretell { reader, upcoming, out_tx, done_tx } => {
                     self.join(reader, &out_tx);
@@ -364,7 +367,8 @@ impl State {
         let changes = std::mem::take(&mut reader.changes);
         let squeezed = reader.squeezer.squeeze(&message::encode(&changes));
         let payload = message::encode(&squeezed);
-        self.outbox.put(&reader.out_tx, Frame { kind: Kind::Changes, stream: 0, payload });
+        self.outbox
+            .put(&reader.out_tx, Frame { kind: Kind::Changes, stream: 0, payload: payload.into() });
         self.quiet.behind().remove(&number);
     }
 }

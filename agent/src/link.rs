@@ -90,7 +90,7 @@ pub(crate) struct Link {
 impl Link {
     /// Sends a frame; on a link that broke it goes nowhere.
     pub(crate) fn send(&self, kind: Kind, stream: u32, payload: Vec<u8>) {
-        let _ = self.out_tx.send(Frame { kind, stream, payload });
+        let _ = self.out_tx.send(Frame { kind, stream, payload: payload.into() });
     }
 
     /// Has the other side execute a walk, on a stream of this side. Returns the bytes that go out.
@@ -324,7 +324,7 @@ async fn read(
             continue;
         };
         link.bytes_in.set(link.bytes_in.get() + bytes.len() as u64);
-        match assembler.frames(&bytes) {
+        match assembler.frames(bytes) {
             Ok(frames) => {
                 for frame in frames {
                     match frame.kind {

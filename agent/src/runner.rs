@@ -229,7 +229,9 @@ impl Running {
 
     fn take(&self, frame: Frame) {
         if frame.kind == Kind::Signal {
-            if let Ok([number @ .., terminal, _, _, _]) = <[u8; 8]>::try_from(frame.payload) {
+            if let Ok([number @ .., terminal, _, _, _]) =
+                <[u8; 8]>::try_from(frame.payload.as_ref())
+            {
                 let (number, from_terminal) = (i32::from_le_bytes(number), terminal != 0);
                 order(&self.control, Order::Signal { number, from_terminal });
             }
@@ -268,7 +270,7 @@ async fn collect(
         let mut bytes = 0;
         let send = |packets: Vec<(PacketRef, Packed)>| {
             let payload = message::encode(&Packets { packets });
-            let _ = out_tx.send(Frame { kind: Kind::Packets, stream, payload });
+            let _ = out_tx.send(Frame { kind: Kind::Packets, stream, payload: payload.into() });
         };
         let lower_attr = |path: &[u8]| match attrs(path) {
             Answer::Known(attr) => Some(attr),

@@ -10,6 +10,7 @@ use crate::files::{contents, listings, packed, packets};
 use crate::memory::bounded;
 use crate::trial::holds;
 use crate::walks::outcomes;
+use bytes::Bytes;
 use frame::{Assembler, Frame, HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX};
 use message::{Answer, Ask, Doubt, Exit, Open, Packets, Told, encode};
 use squeeze::{Squeezer, Unsqueezer};
@@ -33,7 +34,7 @@ fn frames() -> impl Strategy<Value = Frame> {
     let long = (PAYLOAD_BYTES_MAX - 2..2 * PAYLOAD_BYTES_MAX + 3).prop_map(|size| vec![7; size]);
     let payloads = prop_oneof![9 => noise(), 1 => long];
     (proptest::sample::select(kinds), any::<u32>(), payloads)
-        .prop_map(|(kind, stream, payload)| Frame { kind, stream, payload })
+        .prop_map(|(kind, stream, payload)| Frame { kind, stream, payload: payload.into() })
 }
 
 /// Frames survive, however the sender cut them into messages; damaged ones are errors or other
@@ -51,7 +52,7 @@ fn frames_of_links() {
         };
         let mut assembler = Assembler::default();
         let read = |assembler: &mut Assembler, message: &[u8]| {
-            bounded(message, |message| assembler.frames(message))
+            bounded(message, |message| assembler.frames(Bytes::copy_from_slice(message)))
         };
         let whole: Vec<_> = messages
             .iter()

@@ -45,7 +45,7 @@ impl Telling {
         self.frame_bytes = 0;
         let told = std::mem::take(&mut self.frame);
         let payload = (!told.is_empty()).then(|| message::encode(&told))?;
-        Some(Frame { kind: Kind::Told, stream: 0, payload })
+        Some(Frame { kind: Kind::Told, stream: 0, payload: payload.into() })
     }
 }
 

@@ -2,6 +2,8 @@
 //! `u8 kind, u24 payload bytes, u32 stream` (little-endian) and its payload. The top bit of the kind
 //! says that the payload goes on in the next frame of that stream.
 
+use bytes::{Buf, Bytes};
+
 /// Bytes of a frame's head.
 pub(crate) const HEAD_BYTES: usize = 8;
 /// Longest payload of one frame: what a keystroke may have to wait behind.
@@ -77,13 +79,13 @@ impl Kind {
 pub(crate) struct Frame {
     pub(crate) kind: Kind,
     pub(crate) stream: u32,
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Bytes,
 }
 
 impl Frame {
     /// Appends the frame to a message, in pieces if it is long.
     pub(crate) fn encode(&self, message: &mut Vec<u8>) {
-        let mut rest = self.payload.as_slice();
+        let mut rest = self.payload.as_ref();
         loop {
             let (piece, after) = rest.split_at(rest.len().min(PAYLOAD_BYTES_MAX));
             let more = if after.is_empty() { 0 } else { MORE };
@@ -116,34 +118,46 @@ pub(crate) enum FrameError {
 /// Joins the pieces of long frames. Pieces of one frame follow each other without a gap.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
-    partial: Option<Frame>,
+    partial: Option<(Kind, u32, Vec<u8>)>,
 }
 
 impl Assembler {
-    /// Takes a message apart.
-    pub(crate) fn frames(&mut self, mut message: &[u8]) -> Result<Vec<Frame>, FrameError> {
+    /// Takes a message apart. The frames share its memory, but for those that came in pieces.
+    pub(crate) fn frames(&mut self, mut message: Bytes) -> Result<Vec<Frame>, FrameError> {
         let mut frames = Vec::new();
         while !message.is_empty() {
-            let (head, rest) =
-                message.split_first_chunk::<HEAD_BYTES>().ok_or(FrameError::Truncated)?;
+            let head = *message.first_chunk::<HEAD_BYTES>().ok_or(FrameError::Truncated)?;
             let length = u32::from_le_bytes([head[1], head[2], head[3], 0]) as usize;
             let stream = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-            let (piece, rest) = rest.split_at_checked(length).ok_or(FrameError::Truncated)?;
-            message = rest;
+            if message.len() - HEAD_BYTES < length {
+                return Err(FrameError::Truncated);
+            }
+            message.advance(HEAD_BYTES);
+            let piece = message.split_to(length);
             let kind = Kind::from_u8(head[0] & !MORE).ok_or(FrameError::Kind(head[0]))?;
-            let mut frame = match self.partial.take() {
-                None => Frame { kind, stream, payload: Vec::new() },
-                Some(partial) if (partial.kind, partial.stream) == (kind, stream) => partial,
-                Some(_) => return Err(FrameError::Discontinued),
+            let more = head[0] & MORE != 0;
+            let begun = match self.partial.take() {
+                None if !more => {
+                    frames.push(Frame { kind, stream, payload: piece });
+                    continue;
+                }
+                None => Vec::new(),
+                Some((begun_kind, begun_stream, begun)) => {
+                    if (begun_kind, begun_stream) != (kind, stream) {
+                        return Err(FrameError::Discontinued);
+                    }
+                    begun
+                }
             };
-            if frame.payload.len() + piece.len() > ASSEMBLED_BYTES_MAX {
+            if begun.len() + piece.len() > ASSEMBLED_BYTES_MAX {
                 return Err(FrameError::TooLong);
             }
-            frame.payload.extend(piece);
-            if head[0] & MORE == 0 {
-                frames.push(frame);
+            let mut payload = begun;
+            payload.extend(&piece);
+            if more {
+                self.partial = Some((kind, stream, payload));
             } else {
-                self.partial = Some(frame);
+                frames.push(Frame { kind, stream, payload: payload.into() });
             }
         }
         Ok(frames)
@@ -157,14 +171,15 @@ mod tests {
     #[test]
     fn frames_survive_the_link() {
         let frames = [
-            Frame { kind: Kind::Open, stream: 7, payload: vec![1; 200_000] },
-            Frame { kind: Kind::Ping, stream: 0, payload: Vec::new() },
-            Frame { kind: Kind::Data, stream: 9, payload: b"\x01hello".to_vec() },
+            Frame { kind: Kind::Open, stream: 7, payload: vec![1; 200_000].into() },
+            Frame { kind: Kind::Ping, stream: 0, payload: Bytes::new() },
+            Frame { kind: Kind::Data, stream: 9, payload: Bytes::from_static(b"\x01hello") },
         ];
         let mut message = Vec::new();
         frames.iter().for_each(|frame| frame.encode(&mut message));
         let mut assembler = Assembler::default();
-        let (first, second) = message.split_at(HEAD_BYTES + PAYLOAD_BYTES_MAX);
+        let mut first = Bytes::from(message);
+        let second = first.split_off(HEAD_BYTES + PAYLOAD_BYTES_MAX);
         let mut read = assembler.frames(first).expect("sound");
         read.extend(assembler.frames(second).expect("sound"));
         assert_eq!(read, frames);
@@ -172,7 +187,7 @@ mod tests {
 
     #[test]
     fn bad_bytes_are_refused() {
-        let frames = |bytes: &[u8]| Assembler::default().frames(bytes);
+        let frames = |bytes: &[u8]| Assembler::default().frames(Bytes::copy_from_slice(bytes));
         assert_eq!(frames(&[1, 2]), Err(FrameError::Truncated));
         assert_eq!(frames(&[1, 5, 0, 0, 0, 0, 0, 0]), Err(FrameError::Truncated));
         assert_eq!(frames(&[0x7f, 0, 0, 0, 0, 0, 0, 0]), Err(FrameError::Kind(0x7f)));

@@ -288,13 +288,13 @@ impl Talk<'_> {
         };
         if let Some(kind) = to_stub {
             let (&fd, payload) = frame.payload.split_first()?;
-            stub.output.to_descriptor(kind, u16::from(fd), payload.to_vec());
+            stub.output.to_descriptor(kind, u16::from(fd), frame.payload.slice_ref(payload));
             return None;
         }
         match frame.kind {
             Kind::Data => {
                 let (&fd, bytes) = frame.payload.split_first()?;
-                let skipped = stub.output.data(u16::from(fd), bytes);
+                let skipped = stub.output.data(u16::from(fd), frame.payload.slice_ref(bytes));
                 if skipped > 0 {
                     // The stub does not write it again, so it does not say that it did.
                     let skipped = u32::try_from(skipped).unwrap_or(u32::MAX).to_le_bytes();

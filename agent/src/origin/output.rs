@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use worknode::door::{DATA_BYTES_MAX, Kind};
@@ -18,12 +19,12 @@ const HELD_BYTES_MAX: usize = 128 * 1024;
 /// The way to the stub.
 #[derive(Debug)]
 pub(super) struct Output {
-    tx: mpsc::UnboundedSender<(Kind, u16, Vec<u8>)>,
+    tx: mpsc::UnboundedSender<(Kind, u16, Bytes)>,
     task: JoinHandle<()>,
     holding: Cell<bool>,
     /// Output is held until the walk ends, not only for a moment.
     patient: Cell<bool>,
-    held: RefCell<Vec<(u16, Vec<u8>)>>,
+    held: RefCell<Vec<(u16, Bytes)>>,
     held_bytes: Cell<usize>,
     /// Bytes shown, by descriptor, and those of the repeated attempt that are still to be skipped.
     shown: RefCell<HashMap<u16, u64>>,
@@ -35,7 +36,7 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) fn start(mut writer: Writer) -> Self {
-        let (tx, mut rx) = mpsc::unbounded_channel::<(Kind, u16, Vec<u8>)>();
+        let (tx, mut rx) = mpsc::unbounded_channel::<(Kind, u16, Bytes)>();
         let task = tokio::task::spawn_local(async move {
             while let Some((kind, fd, payload)) = rx.recv().await {
                 if !writer.send(kind, fd, &payload).await {
@@ -58,13 +59,13 @@ impl Output {
     }
 
     /// Sends a frame.
-    pub(super) fn send(&self, kind: Kind, fd: u16, payload: Vec<u8>) {
+    pub(super) fn send(&self, kind: Kind, fd: u16, payload: impl Into<Bytes>) {
         // A stub that is gone is noticed by the reader of its frames.
-        let _ = self.tx.send((kind, fd, payload));
+        let _ = self.tx.send((kind, fd, payload.into()));
     }
 
     /// Passes on what the runner wants of a descriptor, or has to say of it.
-    pub(super) fn to_descriptor(&self, kind: Kind, fd: u16, payload: Vec<u8>) {
+    pub(super) fn to_descriptor(&self, kind: Kind, fd: u16, payload: Bytes) {
         if kind == Kind::Took {
             // From here on it cannot be repeated: there is nothing to hold output back for.
             self.note_input();
@@ -74,9 +75,10 @@ impl Output {
     }
 
     /// Passes on output of the walk. Returns the bytes of it that were shown before.
-    pub(super) fn data(&self, fd: u16, bytes: &[u8]) -> usize {
+    pub(super) fn data(&self, fd: u16, bytes: Bytes) -> usize {
         if self.holding.get() {
-            self.held.borrow_mut().push((fd, bytes.to_vec()));
+            // Not the message that they came in, which may be long.
+            self.held.borrow_mut().push((fd, Bytes::copy_from_slice(&bytes)));
             self.held_bytes.set(self.held_bytes.get() + bytes.len());
             if self.held_bytes.get() > HELD_BYTES_MAX {
                 self.release();
@@ -101,7 +103,7 @@ impl Output {
     pub(super) fn release(&self) {
         self.holding.set(false);
         for (fd, bytes) in self.held.take() {
-            self.show(fd, &bytes);
+            self.show(fd, bytes);
         }
         self.held_bytes.set(0);
     }
@@ -151,20 +153,21 @@ impl Output {
     }
 
     /// Shows what was not shown before; returns the bytes that were.
-    fn show(&self, fd: u16, bytes: &[u8]) -> usize {
+    fn show(&self, fd: u16, bytes: Bytes) -> usize {
         let mut skip = self.skip.borrow_mut();
         let skipped = skip.get(&fd).copied().unwrap_or(0).min(bytes.len() as u64);
         if skipped > 0 {
             *skip.entry(fd).or_default() -= skipped;
         }
         let skipped = usize::try_from(skipped).unwrap_or(bytes.len());
-        let rest = &bytes[skipped..];
+        let mut rest = bytes.slice(skipped..);
         if rest.is_empty() {
             return skipped;
         }
         *self.shown.borrow_mut().entry(fd).or_default() += rest.len() as u64;
-        for piece in rest.chunks(DATA_BYTES_MAX) {
-            self.send(Kind::Data, fd, piece.to_vec());
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(DATA_BYTES_MAX));
+            self.send(Kind::Data, fd, piece);
         }
         skipped
     }
