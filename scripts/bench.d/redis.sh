@@ -157,7 +157,7 @@ stop_distccd() {
 
 # Every request is one read of /dev/fuse by one of the agent's threads; byte 5 says which kind.
 measure_fuse() {
-    local pid thread threads=() run tracer code count name
+    local pid thread threads=() run tracer code count name fetches
     prepare_redis
     for run in 1 2; do objects_by gcc $JOBS oswalk exec --on n1 --; done
     for ((run = 0; run < runs; run++)); do
@@ -167,7 +167,9 @@ measure_fuse() {
         strace -q -xx -s 48 -P /dev/fuse -e trace=read,readv -o "$work/fuse" "${threads[@]}" 2>"$work/strace.log" &
         tracer=$!
         sleep 1
+        fetches=$(node_fetches n1)
         objects_by gcc $JOBS oswalk exec --on n1 --
+        record fuse_fetches "($(node_fetches n1) - $fetches) / ${#objects[@]}"
         kill $tracer
         wait $tracer 2>/dev/null || true
         sed -nE 's/.*"(\\x..){4}\\x(..).*/\2/p' "$work/fuse" >"$work/kinds"
@@ -175,6 +177,7 @@ measure_fuse() {
         sort "$work/kinds" | uniq -c >"$work/counts"
     done
     row fuse "FUSE requests per compile, warm" "" fuse must own 5
+    row fuse "  of them: those that need the network" "" fuse_fetches must own 0
     while read -r count code; do
         name=$(fuse_name "$code")
         record "fuse_$name" "$count / ${#objects[@]}"
