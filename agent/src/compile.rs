@@ -1,5 +1,10 @@
 //! What the command line of a compile step says of the files that it will read and make.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
+
 use packetfs::tree::{Bytes, join, split};
 
 /// The files of a compile step, as far as they can be known before it runs. Names are as they were given.
@@ -12,6 +17,17 @@ pub(crate) struct Files {
     pub(crate) included: Vec<Bytes>,
     /// The object and the rules for make.
     pub(crate) outputs: Vec<Bytes>,
+}
+
+impl Files {
+    /// Returns what changes when what is read first changes, its inode and its time; nothing for what is not there.
+    pub(crate) fn versions(&self, cwd: &[u8]) -> Vec<Option<(u64, SystemTime)>> {
+        let version = |name: &Bytes| {
+            let meta = std::fs::metadata(OsStr::from_bytes(&path(cwd, name))).ok()?;
+            Some((meta.ino(), meta.modified().ok()?))
+        };
+        self.inputs.iter().map(version).collect()
+    }
 }
 
 /// Reads the arguments behind the program's name.

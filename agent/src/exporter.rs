@@ -45,7 +45,7 @@ pub(crate) struct Upcoming {
     pub(crate) walk: Arc<Likeness>,
     /// It is the first of its kind for its runner.
     pub(crate) is_first: bool,
-    /// Those of a compile step that its runner has not been told of.
+    /// Those of a compile step that its runner has not been told of as they are now.
     pub(crate) files: Option<Files>,
 }
 

@@ -146,10 +146,11 @@ impl Link {
         foretold.insert(Arc::clone(walk))
     }
 
-    /// Notes the files of a compile step; true if the other side has not been told of them.
+    /// Notes the files of a compile step; true if the other side has not been told of them, or of its
+    /// sources as they are now.
     pub(crate) fn note_step(&self, walk: &Likeness, files: &Files) -> bool {
         let mut hasher = DefaultHasher::new();
-        (walk, files).hash(&mut hasher);
+        (walk, files, files.versions(&walk.cwd)).hash(&mut hasher);
         let mut steps = self.steps.borrow_mut();
         if steps.len() >= STEPS_MAX {
             steps.clear();

@@ -281,6 +281,12 @@ fn first_compile_is_told(lab: &Lab) -> Result<(), String> {
             return Err(format!("{name}: {asked} questions"));
         }
     }
+    // And of one that has changed since, told with the walk.
+    fs::write(dir.join("b.c"), "#include <sub/h0.h>\nint *v = &v8;\n").map_err(failed)?;
+    match compile(&dir, "b.c")? {
+        0 => {}
+        asked => return Err(format!("b.c, changed: {asked} questions")),
+    }
     // What is told is what is there.
     fs::write(dir.join("include/sub/h9.h"), "static char v9[2];\n").map_err(failed)?;
     fs::write(dir.join("c.c"), "#include \"sub/h8.h\"\nint i[sizeof v9 == 2 ? 1 : -1];\n")
