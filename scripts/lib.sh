@@ -49,6 +49,7 @@ target_dir() {
     [[ $dir = /* ]] || dir=$OSWALK_ROOT/$dir
     printf '%s' "$dir"
 }
+musl_target() { printf '%s-unknown-linux-musl' "$(uname -m)"; }
 dist_dir() { printf '%s' "${OSWALK_DIST:-$(target_dir)/dist}"; }
 cache_dir() { printf '%s' "${OSWALK_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/oswalk}"; }
 

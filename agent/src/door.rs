@@ -3,19 +3,21 @@
 mod connection;
 
 use std::cell::Cell;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 use worknode::door::Kind;
+use worknode::id::SessionId;
 use worknode::page;
 use worknode::request::{Reply, Request, SessionOptions};
 
 use crate::agent::Agent;
 use crate::origin;
-use crate::session::Session;
+use crate::session::{Leader, Session};
+use crate::sys::{process, watch};
 pub(crate) use connection::{Reader, Writer};
 
 /// Who is on the other side of a door's connection.
@@ -93,7 +95,7 @@ async fn talk(
 async fn answer(
     agent: &Rc<Agent>,
     peer: Peer,
-    opened: &Cell<Option<worknode::id::SessionId>>,
+    opened: &Cell<Option<SessionId>>,
     request: Request,
 ) -> anyhow::Result<Reply> {
     match request {
@@ -103,10 +105,23 @@ async fn answer(
                 // Somebody may have come since the last heartbeat.
                 agent.cluster.refresh().await;
             }
-            let session = open_session(agent, peer, &options)?;
-            opened.set(Some(session.id));
+            // A process of another pid namespace cannot be seen from here.
+            let process = options
+                .becomes
+                .then(|| process::open(peer.pid).and_then(watch::readable).ok())
+                .flatten();
+            let leader = match process {
+                Some(_) => Leader::Command(peer.pid),
+                None => Leader::Parent(peer.pid),
+            };
+            let session = open_session(agent, peer, leader, &options)?;
+            let becomes = process.is_some();
+            match process {
+                Some(process) => end_with(agent, session.id, process),
+                None => opened.set(Some(session.id)),
+            }
             let page = session.page_path().as_os_str().as_encoded_bytes().to_vec();
-            Ok(Reply::Session { session: session.id, page })
+            Ok(Reply::Session { session: session.id, page, becomes })
         }
         Request::CloseSession => {
             let id = opened.get().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
@@ -126,9 +141,20 @@ async fn answer(
     }
 }
 
+/// Has a session end when a process does.
+fn end_with(agent: &Rc<Agent>, session: SessionId, process: AsyncFd<OwnedFd>) {
+    let agent = Rc::clone(agent);
+    tokio::task::spawn_local(async move {
+        // An error means that the process is gone, too.
+        let _ = process.readable().await;
+        agent.end_session(session);
+    });
+}
+
 fn open_session(
     agent: &Rc<Agent>,
     peer: Peer,
+    leader: Leader,
     options: &SessionOptions,
 ) -> anyhow::Result<Rc<Session>> {
     let ours = env!("CARGO_PKG_VERSION");
@@ -148,7 +174,7 @@ fn open_session(
     };
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
-    let session =
-        Session::open(&agent.sessions_dir, &agent.door_path, options, peer, gate, agent.usage())?;
+    let (dir, door) = (&agent.sessions_dir, &agent.door_path);
+    let session = Session::open(dir, door, options, (peer, leader), gate, agent.usage())?;
     Ok(agent.add_session(session))
 }

@@ -33,6 +33,8 @@ use stops::Stops;
 
 /// Attempts on runners before the program is executed here.
 const ATTEMPTS_MAX: u32 = 3;
+/// Where programs complain.
+const STDERR: u16 = 2;
 /// How long a stub may take to leave after its last frame: it may still be writing output.
 const FAREWELL_MAX: Duration = Duration::from_secs(600);
 
@@ -272,12 +274,17 @@ impl Errand<'_> {
         match attempt::commit(agent, spec, ended.exit, last).await {
             Ok((status, overwrote)) => {
                 line.overwrote.extend(overwrote.iter().map(|path| text(path)));
+                let warnings: Vec<_> =
+                    line.overwrote.iter().map(|path| overwritten(&line.argv0, path)).collect();
                 session.add_walk(line);
                 for (fd, offset) in offsets {
                     let fd = u16::try_from(fd).unwrap_or(u16::MAX);
                     stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
                 }
                 stub.output.release();
+                for warning in warnings {
+                    stub.output.send(Kind::Data, STDERR, warning.into_bytes());
+                }
                 Committed::Done(status)
             }
             Err(error) => {
@@ -475,6 +482,13 @@ fn line(
         status: shell_status(ended.ending.status),
         overwrote: Vec::new(),
     }
+}
+
+/// What the user is told of a loss that could not be avoided.
+fn overwritten(argv0: &str, path: &str) -> String {
+    format!(
+        "oswalk: {argv0} has overwritten {path}, which was changed by something else while it ran\n"
+    )
 }
 
 fn text(bytes: &[u8]) -> String {

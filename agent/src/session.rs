@@ -19,6 +19,7 @@ use worknode::request::{Action, SessionOptions};
 use worknode::tally;
 
 use crate::door::Peer;
+use crate::sys::process;
 
 /// An open session.
 #[derive(Debug)]
@@ -30,8 +31,8 @@ pub(crate) struct Session {
     pub(crate) on: Option<NodeId>,
     /// A walk that cannot be had fails.
     pub(crate) no_fallback: bool,
-    /// Who opened it.
-    pub(crate) owner: u32,
+    /// Whom its processes come from.
+    leader: Leader,
     /// A compile step that is alone may stay.
     pub(crate) keeps_lone: bool,
     /// Processes that walk, or are left here because they are alone.
@@ -46,6 +47,15 @@ pub(crate) struct Session {
     began: Instant,
     /// The agent's own figures when the session began.
     pub(crate) before: Usage,
+}
+
+/// The process that opened a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Leader {
+    /// Its child is the session's command.
+    Parent(u32),
+    /// It has become the session's command.
+    Command(u32),
 }
 
 /// What the agent has used since it started.
@@ -72,7 +82,7 @@ impl Session {
         dir: &Path,
         door: &Path,
         options: &SessionOptions,
-        peer: Peer,
+        (peer, leader): (Peer, Leader),
         gate: u32,
         before: Usage,
     ) -> anyhow::Result<Self> {
@@ -112,7 +122,7 @@ impl Session {
             uid: peer.uid,
             on: options.on.clone(),
             no_fallback: options.no_fallback,
-            owner: peer.pid,
+            leader,
             keeps_lone: !(options.lone_walks
                 || options.walk_all
                 || options.no_fallback
@@ -128,6 +138,17 @@ impl Session {
             began: Instant::now(),
             before,
         })
+    }
+
+    /// Tells whether a process is one that the session's command has started, and not the command.
+    pub(crate) fn is_below_command(&self, pid: u32) -> bool {
+        match self.leader {
+            Leader::Command(command) => pid != command,
+            Leader::Parent(leader) => {
+                let parent = process::Status::open(pid).ok().and_then(|status| status.parent());
+                parent.is_some_and(|parent| parent != leader)
+            }
+        }
     }
 
     /// Returns the path of the policy page.

@@ -71,6 +71,8 @@ struct Session {
     page_path: PathBuf,
     page_file: File,
     page: Vec<u8>,
+    /// It ends with this process, not with the door.
+    becomes: bool,
     preload: PathBuf,
     stub: PathBuf,
 }
@@ -91,6 +93,11 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
         Some(session) => session.program(&file, &options.command),
         None => Program::new(&file, &options.command),
     };
+    let becomes = session.as_ref().map_or_else(|| becomes(options), |session| session.becomes);
+    if becomes {
+        let error = program.map_or_else(|error| error, |program| process::become_(&program));
+        return Err(cannot_start(&file, &error));
+    }
     let ending = program.and_then(|program| process::run(&program));
     let ending = ending.map_err(|error| cannot_start(&file, &error))?;
     let report = session.map_or_else(Report::default, |session| session.close());
@@ -119,6 +126,11 @@ fn policy(options: &Options) -> Result<Policy, Failure> {
     Ok(Policy { rules, ..file })
 }
 
+/// Tells whether nothing is left to do after the command: this process becomes it.
+fn becomes(options: &Options) -> bool {
+    options.report.is_none() && !options.summary
+}
+
 /// Opens a session, or returns the failure and the short form of it.
 fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (Failure, String)> {
     let (preload, stub) =
@@ -130,6 +142,7 @@ fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (
         walk_all: options.walk_all,
         on: options.on.clone(),
         no_fallback: options.no_fallback,
+        becomes: becomes(options),
         preload: preload.as_os_str().as_bytes().to_vec(),
         stub: stub.as_os_str().as_bytes().to_vec(),
     });
@@ -141,15 +154,15 @@ fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (
         (Failure::from_error(&error).hint(hint), error.to_string())
     };
     let mut door = Door::open(&places.door()).map_err(refused)?;
-    let page_path = match door.ask(&request).map_err(refused)? {
-        Reply::Session { page, .. } => PathBuf::from(OsString::from_vec(page)),
+    let (page_path, becomes) = match door.ask(&request).map_err(refused)? {
+        Reply::Session { page, becomes, .. } => (PathBuf::from(OsString::from_vec(page)), becomes),
         _ => return Err(refused(door.protocol())),
     };
     let (page_file, page) = read_page(&page_path).map_err(|error| {
         let message = format!("failed to read the policy page {}", page_path.display());
         (Failure::new(format!("{message}: {error}")), message)
     })?;
-    Ok(Session { door, page_path, page_file, page, preload, stub })
+    Ok(Session { door, page_path, page_file, page, becomes, preload, stub })
 }
 
 /// Reads the page, not the tally behind it; the file is writable if that may be.
@@ -241,14 +254,6 @@ fn finish(options: &Options, report: Report, wall: Duration) {
         && let Err(error) = write_report(path, &report)
     {
         eprintln!("oswalk: failed to write the report {}: {error}", path.display());
-    }
-    for walk in &report.walks {
-        for path in &walk.overwrote {
-            eprintln!(
-                "oswalk: {} has overwritten {path}, which was changed by something else while it ran",
-                walk.argv0
-            );
-        }
     }
     if options.summary {
         eprintln!("{}", summary(&report, wall));

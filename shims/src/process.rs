@@ -52,6 +52,17 @@ extern "C" fn note_sigpipe() {
 /// What a child needs of the stack until it has executed a program, besides a copy of its arguments.
 const STACK_BYTES: usize = 64 * 1024;
 
+/// Executes a program in the place of this process. Returns only if that fails, with the reason.
+pub(crate) fn become_(program: &Program) -> io::Error {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    if NATURAL_SIGPIPE.load(Ordering::Relaxed) != libc::SIG_IGN
+        && let Err(error) = act(Signal::SIGPIPE, &default)
+    {
+        return error;
+    }
+    Image::of(program).execute()
+}
+
 /// Runs a program to its end.
 pub(crate) fn run(program: &Program) -> io::Result<Ending> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
@@ -80,24 +91,14 @@ pub(crate) fn run(program: &Program) -> io::Result<Ending> {
 /// Starts a program. As after `vfork`, there is nothing to copy: parent and child share their memory,
 /// and the parent stands still until the child has executed the program or has ended.
 fn spawn(program: &Program, prepare: &dyn Fn() -> io::Result<()>) -> io::Result<Pid> {
-    let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
-        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (words, environment) = (pointers(program.words()), pointers(program.environment()));
+    let image = Image::of(program);
     let failure = Cell::new(None);
     let work = || {
-        let failed = prepare().err().unwrap_or_else(|| {
-            // SAFETY: the texts and the arrays, which end with a null pointer, outlive the call.
-            unsafe {
-                libc::execvpe(program.file().as_ptr(), words.as_ptr(), environment.as_ptr());
-            }
-            io::Error::last_os_error()
-        });
-        failure.set(Some(failed));
+        failure.set(Some(prepare().err().unwrap_or_else(|| image.execute())));
         127
     };
     // A script that does not say who reads it is executed with a copy of the arguments.
-    let mut stack = vec![0; STACK_BYTES + size_of_val(words.as_slice())];
+    let mut stack = vec![0; STACK_BYTES + size_of_val(image.words.as_slice())];
     let (flags, signal) = (CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD));
     // SAFETY: the stack is large enough for what `work` calls, which is nothing that would leave
     // this process's memory other than it was; this process has one thread, which stands still.
@@ -108,6 +109,31 @@ fn spawn(program: &Program, prepare: &dyn Fn() -> io::Result<()>) -> io::Result<
             waitpid(child, None)?;
             Err(error)
         }
+    }
+}
+
+/// A program as the kernel reads it: arrays that end with a null pointer.
+struct Image<'a> {
+    program: &'a Program,
+    words: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+}
+
+impl<'a> Image<'a> {
+    fn of(program: &'a Program) -> Self {
+        let pointers = |texts: &[CString]| {
+            texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+        };
+        let (words, environment) = (pointers(program.words()), pointers(program.environment()));
+        Self { program, words, environment }
+    }
+
+    /// Executes it in the place of this process. Returns only if that fails, with the reason.
+    fn execute(&self) -> io::Error {
+        let file = self.program.file().as_ptr();
+        // SAFETY: the texts and the arrays, which end with a null pointer, outlive the call.
+        unsafe { libc::execvpe(file, self.words.as_ptr(), self.environment.as_ptr()) };
+        io::Error::last_os_error()
     }
 }
 

@@ -23,6 +23,9 @@ use worknode::report::{Report, Totals};
 use worknode::request::{Action, Reply, Request, SessionOptions, Status};
 use worknode::tally;
 
+/// It becomes the command, or waits for it.
+const WAYS: [&[&str]; 2] = [&["exec"], &["exec", "--summary"]];
+
 /// A state directory and a library directory with a stub that only tells that it was called.
 struct Machine {
     dir: TempDir,
@@ -134,7 +137,8 @@ fn open(options: &SessionOptions, page_path: &Path) -> Reply {
     .encode();
     page.resize(page.len() + tally_bytes, 0);
     fs::write(page_path, page).expect("writes");
-    Reply::Session { session: SessionId(1), page: page_path.as_os_str().as_bytes().to_vec() }
+    let page = page_path.as_os_str().as_bytes().to_vec();
+    Reply::Session { session: SessionId(1), page, becomes: options.becomes }
 }
 
 fn stdout(output: &Output) -> String {
@@ -163,16 +167,32 @@ fn exit_statuses_are_those_of_a_shell() {
     let machine = Machine::new();
     fs::write(machine.path("plain"), "").expect("writes");
     let plain = machine.path("plain");
-    for (command, status) in
-        [("no-such-command", 127), ("/no/such/file", 127), (plain.to_str().expect("UTF-8"), 126)]
-    {
-        assert_eq!(machine.run(&["exec", command]).status.code(), Some(status), "{command}");
+    let plain = plain.to_str().expect("UTF-8");
+    for exec in WAYS {
+        let run = |command: &[&str]| machine.run(&[exec, command].concat()).status;
+        for (command, status) in [("no-such-command", 127), ("/no/such/file", 127), (plain, 126)] {
+            assert_eq!(run(&[command]).code(), Some(status), "{exec:?} {command}");
+        }
+        assert_eq!(run(&[]).code(), Some(125), "{exec:?}");
+        for (name, signal) in [("SEGV", Signal::SIGSEGV), ("INT", Signal::SIGINT)] {
+            let killed = run(&["sh", "-c", &format!("kill -{name} $$")]);
+            assert_eq!(killed.signal(), Some(signal as i32), "{exec:?}");
+        }
     }
-    assert_eq!(machine.run(&["exec"]).status.code(), Some(125));
-    let killed = machine.run(&["exec", "sh", "-c", "kill -SEGV $$"]);
-    assert_eq!(killed.status.signal(), Some(Signal::SIGSEGV as i32));
-    let interrupted = machine.run(&["exec", "sh", "-c", "kill -INT $$"]);
-    assert_eq!(interrupted.status.signal(), Some(Signal::SIGINT as i32));
+}
+
+#[test]
+fn without_a_report_it_becomes_the_command() {
+    let machine = Machine::new();
+    let mut child = machine
+        .oswalk(&["exec", "sh", "-c", "echo $$"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("oswalk starts");
+    let mut said = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut said).expect("reads");
+    assert_eq!(said, format!("{}\n", child.id()));
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
 }
 
 #[test]
@@ -180,7 +200,7 @@ fn signals_meant_for_the_command_reach_it() {
     let machine = Machine::new();
     let script = "trap 'echo term; exit 3' TERM; echo ready; while :; do sleep 0.01; done";
     let mut child = machine
-        .oswalk(&["exec", "sh", "-c", script])
+        .oswalk(&["exec", "--summary", "sh", "-c", script])
         .stdout(Stdio::piped())
         .spawn()
         .expect("oswalk starts");
@@ -200,9 +220,12 @@ fn signals_meant_for_the_command_reach_it() {
 fn a_command_inherits_what_is_ignored() {
     let machine = Machine::new();
     let script = "kill -PIPE $$; kill -CHLD $$; kill -INT $$; echo alive";
-    for (ignored, expected) in [("PIPE INT CHLD", Some(0)), ("INT", None)] {
+    let traps = [("PIPE INT CHLD", Some(0)), ("INT", None)];
+    for (exec, (ignored, expected)) in
+        WAYS.into_iter().flat_map(|way| traps.map(|trap| (way, trap)))
+    {
         let around = format!("trap '' {ignored}; exec \"$0\" \"$@\"");
-        let inner = machine.oswalk(&["exec", "sh", "-c", script]);
+        let inner = machine.oswalk(&[exec, &["sh", "-c", script]].concat());
         let mut command = Command::new("sh");
         command.args(["-c", &around]).arg(inner.get_program()).args(inner.get_args());
         command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));

@@ -81,8 +81,9 @@ fn reports() -> impl Strategy<Value = Report> {
 #[test]
 fn reports_and_replies() {
     let replies = prop_oneof![
-        (any::<u64>(), noise())
-            .prop_map(|(session, page)| Reply::Session { session: SessionId(session), page }),
+        (any::<u64>(), noise(), any::<bool>()).prop_map(|(session, page, becomes)| {
+            Reply::Session { session: SessionId(session), page, becomes }
+        }),
         reports().prop_map(Reply::Report),
         Just(Reply::Done),
     ];
@@ -99,12 +100,18 @@ fn requests() {
     let options = (
         ".{0,8}",
         vec(rules(), 0..4),
-        any::<(bool, bool, bool)>(),
+        any::<(bool, bool, bool, bool)>(),
         proptest::option::of(nodes()),
         (noise(), noise()),
     )
         .prop_map(
-            |(version, rules, (walk_all, no_fallback, lone_walks), on, (preload, stub))| {
+            |(
+                version,
+                rules,
+                (walk_all, no_fallback, lone_walks, becomes),
+                on,
+                (preload, stub),
+            )| {
                 Request::OpenSession(SessionOptions {
                     version,
                     rules,
@@ -112,6 +119,7 @@ fn requests() {
                     on,
                     no_fallback,
                     lone_walks,
+                    becomes,
                     preload,
                     stub,
                 })

@@ -1,7 +1,8 @@
-//! One case: a script natively, the same script walked, and nothing may differ.
+//! One case: a script natively, the same script walked, with a report and without, and nothing may differ.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::lab::{Lab, Up};
@@ -21,6 +22,16 @@ enum Walking {
     Whole,
     /// What these options of `oswalk exec` say.
     As(&'static [&'static str]),
+}
+
+/// How a script is run.
+#[derive(Debug, Clone, Copy)]
+enum How<'a> {
+    Natively,
+    /// `oswalk exec` waits for it, and writes this report.
+    Reported(&'a Path),
+    /// `oswalk exec` becomes the shell.
+    Unreported,
 }
 
 /// A script whose outcome is to be the same.
@@ -137,11 +148,16 @@ impl Case {
 
     fn compare(&self, up: &Up) -> Result<(), String> {
         let dir = up.fresh(&self.name)?;
-        let native = self.run(up, &dir, None)?;
+        let native = self.run(up, &dir, How::Natively)?;
         let report = dir.with_extension("json");
-        let walked = self.run(up, &dir, Some(&report))?;
+        let walked = self.run(up, &dir, How::Reported(&report))?;
         let mut wrong = native.differences(&walked);
         wrong.extend(self.unexpected(&Report::read(&report)?));
+        if wrong.is_empty() {
+            let unreported = self.run(up, &dir, How::Unreported)?;
+            let differences = native.differences(&unreported);
+            wrong.extend(differences.into_iter().map(|text| format!("without a report: {text}")));
+        }
         if let Some(gap) = self.gap {
             let closed = format!("the gap is closed ({gap}): make it a promise");
             return if wrong.is_empty() { Err(closed) } else { Ok(()) };
@@ -153,7 +169,7 @@ impl Case {
         Err(format!("{}\n\nscript:\n{}\nwalked: {}", wrong.join("\n"), self.script, walked.run))
     }
 
-    fn run(&self, up: &Up, dir: &Path, report: Option<&Path>) -> Result<Outcome, String> {
+    fn run(&self, up: &Up, dir: &Path, how: How) -> Result<Outcome, String> {
         let began = SystemTime::now();
         let dir = up.fresh(&dir.file_name().expect("named").to_string_lossy())?;
         let mut setup = up.command("/bin/sh");
@@ -163,19 +179,14 @@ impl Case {
             return Err(format!("the setup failed: {setup}"));
         }
         let before = Before::of(&dir)?;
-        let mut command = match report {
-            Some(report) => {
-                let mut command = up.exec(report);
-                match self.walking {
-                    Walking::Each => command.arg("--walk-all"),
-                    Walking::Whole => command.args(["--walk", "sh"]),
-                    Walking::As(options) => command.args(options),
-                };
-                command.args(self.runner.iter().flat_map(|node| ["--on", node]));
-                command.args(["--", "sh"]);
-                command
+        let mut command = match how {
+            How::Natively => up.command("sh"),
+            How::Reported(report) => self.walked(up.exec(report)),
+            How::Unreported => {
+                let mut command = up.command(up.dist.join("oswalk"));
+                command.arg("exec");
+                self.walked(command)
             }
-            None => up.command("sh"),
         };
         command.args(["-c", &self.script]).current_dir(&dir);
         let run = Run::start(command, self.stdin.clone())?.wait(self.limit)?;
@@ -184,6 +195,18 @@ impl Case {
             return Err(off);
         }
         Ok(Outcome { run, tree })
+    }
+
+    /// Completes a call of `oswalk exec`.
+    fn walked(&self, mut command: Command) -> Command {
+        match self.walking {
+            Walking::Each => command.arg("--walk-all"),
+            Walking::Whole => command.args(["--walk", "sh"]),
+            Walking::As(options) => command.args(options),
+        };
+        command.args(self.runner.iter().flat_map(|node| ["--on", node]));
+        command.args(["--", "sh"]);
+        command
     }
 
     /// Returns what did not walk or stay as it should.

@@ -10,7 +10,7 @@ use crate::report::Report;
 /// A request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// Open a session. It lives as long as the connection it was asked for on.
+    /// Open a session. It ends with the connection it was asked for on, or with the process that asked.
     OpenSession(SessionOptions),
     /// Return the report of the connection's session, which ends with the connection.
     CloseSession,
@@ -36,6 +36,10 @@ pub struct SessionOptions {
     /// A compile step walks even if nothing else of the session is under way.
     #[serde(default)]
     pub lone_walks: bool,
+    /// The process that asks becomes the session's command: the session ends with it, if the agent can
+    /// see it, and not with the connection. There is nobody to ask for the report then.
+    #[serde(default)]
+    pub becomes: bool,
     /// Absolute path of the preload library.
     pub preload: Vec<u8>,
     /// Absolute path of the stub.
@@ -72,6 +76,8 @@ pub enum Reply {
         session: SessionId,
         /// Path of its policy page.
         page: Vec<u8>,
+        /// It ends with the process that asked for it.
+        becomes: bool,
     },
     /// The session's report.
     Report(Report),

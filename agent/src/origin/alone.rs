@@ -6,7 +6,6 @@ use std::sync::LazyLock;
 use crate::agent::Agent;
 use crate::door::Peer;
 use crate::session::Session;
-use crate::sys::process;
 
 /// Tells whether a compile step is better off here. Who named a node, or forbids to fall back, wants
 /// it elsewhere; and so does who gave the step itself to `oswalk exec`.
@@ -14,13 +13,8 @@ pub(super) fn is_alone(agent: &Agent, session: &Session, peer: Peer) -> bool {
     session.keeps_lone
         && session.under_way() == 0
         && agent.cluster.is_of_one_kind()
-        && is_child_of_another(peer.pid, session.owner)
+        && session.is_below_command(peer.pid)
         && is_idle(&std::fs::read_to_string("/proc/loadavg").unwrap_or_default(), processors())
-}
-
-fn is_child_of_another(pid: u32, owner: u32) -> bool {
-    let parent = process::Status::open(pid).ok().and_then(|status| status.parent());
-    parent.is_some_and(|parent| parent != owner)
 }
 
 /// Reads `/proc/loadavg`: is a processor free as soon as this thread and the stub wait?
