@@ -19,6 +19,7 @@ mod outcome;
 mod report;
 mod run;
 mod sandboxes;
+mod sessions;
 mod slots;
 mod terminals;
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         interrupts::ALL,
         nodes::ALL,
         sandboxes::ALL,
+        sessions::ALL,
         slots::ALL,
         terminals::ALL,
         coherence::ALL,
