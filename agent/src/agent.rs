@@ -27,6 +27,7 @@ use crate::link::frame::{Frame, Kind};
 use crate::link::handshake::{self, Secret};
 use crate::link::{self, Link, message};
 use crate::mirrors::Mirror;
+use crate::pages::PagesDir;
 use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
 use crate::sys::launcher::{Launcher, Plan};
@@ -44,7 +45,7 @@ pub(crate) struct Agent {
     pub(crate) hostname: Vec<u8>,
     pub(crate) dirs: Dirs,
     pub(crate) door_path: PathBuf,
-    pub(crate) sessions_dir: PathBuf,
+    pub(crate) pages_dir: PathBuf,
     /// This agent's own directory, which no walk may touch.
     pub(crate) private_dir: Vec<u8>,
     pub(crate) upper_bytes: u64,
@@ -114,7 +115,6 @@ async fn serve(
     dirs: Dirs,
     launcher: Launcher,
 ) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     let node = match &config.name {
         Some(name) => name.clone(),
         None => cluster::default_name()?,
@@ -143,20 +143,16 @@ async fn serve(
     };
     broker.register(&info).await?;
     let store = Store::open(&state.join("packets"), config.store_bytes)?;
-    let sessions_dir = state.join("sessions");
-    let _ = std::fs::remove_dir_all(&sessions_dir);
-    std::fs::create_dir_all(&sessions_dir)?;
-    // The users' processes open their own pages there; only this agent's user may list them.
-    std::fs::set_permissions(&sessions_dir, std::fs::Permissions::from_mode(0o711))?;
+    let pages = PagesDir::make(state)?;
     let door_path = state.join("door");
     let door = open_door(&door_path)?;
-    let private = vec![path_bytes(state)];
+    let private = vec![path_bytes(state), path_bytes(pages.path())];
     let agent = Rc::new(Agent {
         node,
         hostname: nix::unistd::gethostname()?.into_encoded_bytes(),
         dirs,
         door_path,
-        sessions_dir,
+        pages_dir: pages.path().to_owned(),
         private_dir: path_bytes(state),
         upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
         launcher,

@@ -174,7 +174,7 @@ fn open_session(
     };
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
-    let (dir, door) = (&agent.sessions_dir, &agent.door_path);
+    let (dir, door) = (&agent.pages_dir, &agent.door_path);
     let session = Session::open(dir, door, options, (peer, leader), gate, agent.usage())?;
     Ok(agent.add_session(session))
 }

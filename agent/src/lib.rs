@@ -16,6 +16,7 @@ mod link;
 mod lock;
 mod mirrors;
 mod origin;
+mod pages;
 mod random;
 mod runner;
 mod session;

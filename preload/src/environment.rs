@@ -105,13 +105,12 @@ impl Copy<'_> {
         let mut entries = Entries { scratch, pointers: 0, bytes: 0 };
         let page = self.envp.variable(PAGE).unwrap_or(self.session.page_path());
         let mut wrote_preload = false;
-        for entry in self.envp.iter() {
-            let bytes = entry.to_bytes();
-            if bytes.starts_with(PRELOAD) {
+        for entry in self.envp.entries() {
+            if entry.starts_with(PRELOAD) {
                 if !core::mem::replace(&mut wrote_preload, true) {
                     self.write_preload(&mut entries);
                 }
-            } else if !bytes.starts_with(PAGE) && !bytes.starts_with(WALK) {
+            } else if !entry.starts_with(PAGE) && !entry.starts_with(WALK) {
                 entries.push(entry.as_ptr());
             }
         }

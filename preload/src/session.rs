@@ -91,8 +91,7 @@ pub(crate) fn environment<'a>() -> Strings<'a> {
 }
 
 fn join() -> Option<()> {
-    let entry = environment().iter().find(|entry| entry.to_bytes().starts_with(PAGE_VARIABLE))?;
-    let path = CStr::from_bytes_with_nul(&entry.to_bytes_with_nul()[PAGE_VARIABLE.len()..]).ok()?;
+    let path = environment().entries().find_map(|entry| entry.strip_prefix(PAGE_VARIABLE))?;
     let fd = sys::open(path, sys::O_RDWR).ok()?;
     let joined = map(fd);
     sys::close(fd);

@@ -37,27 +37,77 @@ impl<'a> Strings<'a> {
         index
     }
 
-    /// Returns the strings. The index never passes the terminating null.
+    /// Returns the strings.
     pub(crate) fn iter(self) -> impl Iterator<Item = &'a CStr> {
+        self.entries().map(Entry::text)
+    }
+
+    /// Returns the strings, unmeasured. The index never passes the terminating null.
+    pub(crate) fn entries(self) -> impl Iterator<Item = Entry<'a>> {
         (0..).map_while(move |index| self.get(index))
     }
 
     /// Returns the string at an index not behind the terminating null.
-    fn get(self, index: usize) -> Option<&'a CStr> {
+    fn get(self, index: usize) -> Option<Entry<'a>> {
         if self.first.is_null() {
             return None;
         }
         // SAFETY: the index is at most that of the terminating null, so inside the array.
         let slot = unsafe { self.first.add(index) };
         // SAFETY: `slot` lies in the array (see `new`).
-        let string = unsafe { slot.read() };
-        // SAFETY: the strings of the array live for `'a` (see `new`).
-        unsafe { text(string) }
+        let first = unsafe { slot.read() };
+        (!first.is_null()).then_some(Entry { first, marker: PhantomData })
     }
 
     /// Returns the value of a variable in an environment; the last one, as the loader reads it.
     pub(crate) fn variable(self, name_equals: &[u8]) -> Option<&'a [u8]> {
-        self.iter().filter_map(|entry| entry.to_bytes().strip_prefix(name_equals)).last()
+        let found = self.entries().filter(|entry| entry.starts_with(name_equals)).last();
+        found?.strip_prefix(name_equals).map(CStr::to_bytes)
+    }
+}
+
+/// A C string whose length was not looked for: an environment is searched at every exec, and most of it is
+/// told by its first letter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    first: *const c_char,
+    marker: PhantomData<&'a CStr>,
+}
+
+impl<'a> Entry<'a> {
+    /// Returns the string as C takes it.
+    pub(crate) fn as_ptr(self) -> *const c_char {
+        self.first
+    }
+
+    fn text(self) -> &'a CStr {
+        // SAFETY: a string of an array, so alive for `'a` (see `Strings::new`).
+        unsafe { CStr::from_ptr(self.first) }
+    }
+
+    /// Tells whether the string begins so.
+    pub(crate) fn starts_with(self, prefix: &[u8]) -> bool {
+        self.behind(prefix).is_some()
+    }
+
+    /// Returns what follows a prefix without zeros.
+    pub(crate) fn strip_prefix(self, prefix: &[u8]) -> Option<&'a CStr> {
+        // SAFETY: what is behind the beginning of a C string is one.
+        self.behind(prefix).map(|rest| unsafe { CStr::from_ptr(rest) })
+    }
+
+    fn behind(self, prefix: &[u8]) -> Option<*const c_char> {
+        let mut rest = self.first;
+        for &wanted in prefix {
+            // SAFETY: inside the string, as none of the bytes before was its terminating zero.
+            let byte = unsafe { rest.cast::<u8>().read() };
+            if byte != wanted || wanted == 0 {
+                return None;
+            }
+            // SAFETY: likewise; at most its terminating zero.
+            rest = unsafe { rest.add(1) };
+        }
+        Some(rest)
     }
 }
 

@@ -1,0 +1,81 @@
+//! Where policy pages lie: in memory, if there is a file system for it. Every process of a session counts
+//! in its page's tally, and on a disk the file system notes that in its journal.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+
+/// The users' processes open their own pages there; only the agent's user may list them.
+const MODE: u32 = 0o711;
+
+/// A directory that goes with the agent.
+#[derive(Debug)]
+pub(crate) struct PagesDir(PathBuf);
+
+impl PagesDir {
+    /// Makes the directory of an agent with this state directory; an old one goes.
+    ///
+    /// # Errors
+    /// There is none in the state directory either.
+    pub(crate) fn make(state: &Path) -> io::Result<Self> {
+        let meta = std::fs::metadata(state)?;
+        let name = format!("oswalk-{:x}-{:x}", meta.dev(), meta.ino());
+        let mut in_memory = memory_dirs().into_iter().filter(|dir| is_memory(dir));
+        // Others may write there, too: what is theirs is not taken.
+        let made = in_memory.find_map(|dir| make(dir.join(&name)).ok());
+        made.map_or_else(|| make(state.join("sessions")), Ok).map(Self)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for PagesDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Directories in which those find their pages whom this agent serves: root's all users, others' themselves.
+fn memory_dirs() -> Vec<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        vec!["/run".into(), "/dev/shm".into()]
+    } else {
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).into_iter().collect()
+    }
+}
+
+fn is_memory(dir: &Path) -> bool {
+    statfs(dir).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// Makes a directory, which fails if somebody else has one there.
+fn make(path: PathBuf) -> io::Result<PathBuf> {
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::DirBuilder::new().mode(MODE).create(&path)?;
+    // Whatever the umask is.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(MODE))?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_with_the_agent() {
+        let state = tempfile::tempdir().expect("a directory");
+        let pages = PagesDir::make(state.path()).expect("a directory");
+        let path = pages.path().to_owned();
+        std::fs::write(path.join("page"), "").expect("writable");
+        let again = PagesDir::make(state.path()).expect("a directory");
+        assert_eq!(again.path(), path);
+        assert_eq!(std::fs::read_dir(&path).expect("it is there").count(), 0, "an old one goes");
+        assert_eq!(path.metadata().expect("it is there").mode() & 0o7777, MODE);
+        drop(again);
+        assert!(!path.exists());
+    }
+}
