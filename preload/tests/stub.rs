@@ -7,11 +7,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use common::{Recipe, Session, programs, shims};
 use worknode::door::{FD_ENTRY_BYTES, FdEntry, HEADER_BYTES, Header, HelloHead, Kind, VERSION};
 use worknode::page::NO_FALLBACK;
 use worknode::reason::Reason;
+
+/// A stub that is silent for so long hangs.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// An agent for one walk.
 struct Agent {
@@ -53,6 +57,7 @@ impl Agent {
     fn start_command(&self, command: &mut Command) -> (Child, Hello, UnixStream) {
         let child = command.spawn().expect("the stub starts");
         let mut door = self.listener.accept().expect("the stub knocks").0;
+        door.set_read_timeout(Some(SILENCE_MAX)).expect("a socket");
         let (header, payload) = receive(&mut door).expect("a hello");
         assert_eq!(header.kind, Kind::Hello);
         (child, Hello::decode(&payload), door)
@@ -283,8 +288,11 @@ fn forwards_signals_while_its_output_is_blocked() {
     for _ in 0..6 {
         send(&mut door, Kind::Data, 1, &[b'x'; 16 * 1024]);
     }
-    for _ in 0..4 {
-        assert_eq!(receive(&mut door).expect("written").0.kind, Kind::Written);
+    let mut written = 0;
+    while written < 4 * 16 * 1024 {
+        let (header, payload) = receive(&mut door).expect("written");
+        assert_eq!(header.kind, Kind::Written);
+        written += u32::from_le_bytes(payload.try_into().expect("a number"));
     }
     kill(&child, "INT");
     assert_eq!(receive(&mut door).expect("a signal").0.kind, Kind::Signal);

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, sendmsg};
 use tokio::io::unix::AsyncFd;
@@ -100,9 +101,17 @@ impl Reader {
 impl Writer {
     /// Sends a frame; returns whether the other side is still there.
     pub(crate) async fn send(&mut self, kind: Kind, fd: u16, payload: &[u8]) -> bool {
-        let payload_bytes = u32::try_from(payload.len()).expect("frames are far below 4 GiB");
-        let header = Header { kind, fd, payload_bytes }.encode();
+        let header = header(kind, fd, payload);
         self.write(&mut [IoSlice::new(&header), IoSlice::new(payload)]).await.is_ok()
+    }
+
+    /// Sends frames in one piece, so that who reads them is woken once.
+    pub(crate) async fn send_all(&mut self, frames: &[(Kind, u16, Bytes)]) -> bool {
+        let headers: Vec<_> =
+            frames.iter().map(|(kind, fd, payload)| header(*kind, *fd, payload)).collect();
+        let pairs = headers.iter().zip(frames);
+        let parts = pairs.flat_map(|(header, (_, _, payload))| [header.as_slice(), payload]);
+        self.write(&mut parts.map(IoSlice::new).collect::<Vec<_>>()).await.is_ok()
     }
 
     async fn write(&mut self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
@@ -130,6 +139,11 @@ impl Writer {
             }
         }
     }
+}
+
+fn header(kind: Kind, fd: u16, payload: &[u8]) -> [u8; HEADER_BYTES] {
+    let payload_bytes = u32::try_from(payload.len()).expect("frames are far below 4 GiB");
+    Header { kind, fd, payload_bytes }.encode()
 }
 
 /// Sends as much as there is room for.

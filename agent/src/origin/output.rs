@@ -16,6 +16,9 @@ use crate::door::Writer;
 /// repeated only by skipping what was shown.
 const HELD_BYTES_MAX: usize = 128 * 1024;
 
+/// Frames that go to the stub in one piece, at most: as many as a window holds.
+const FRAMES_AT_ONCE: usize = 8;
+
 /// The way to the stub.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -38,10 +41,12 @@ impl Output {
     pub(super) fn start(mut writer: Writer) -> Self {
         let (tx, mut rx) = mpsc::unbounded_channel::<(Kind, u16, Bytes)>();
         let task = tokio::task::spawn_local(async move {
-            while let Some((kind, fd, payload)) = rx.recv().await {
-                if !writer.send(kind, fd, &payload).await {
+            let mut frames = Vec::new();
+            while rx.recv_many(&mut frames, FRAMES_AT_ONCE).await > 0 {
+                if !writer.send_all(&frames).await {
                     return;
                 }
+                frames.clear();
             }
         });
         Self {

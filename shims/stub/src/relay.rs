@@ -51,6 +51,10 @@ pub(crate) struct Relay<'s> {
     settings: Option<(u16, Termios)>,
     /// Pipes may be written to without waiting.
     pushes: bool,
+    /// The descriptor that was written to last, and what is behind it.
+    sort: (u16, Sort),
+    /// Bytes written to it that the agent has not been told of.
+    written: u32,
     asked_to_end: u32,
     asked_since: u64,
 }
@@ -65,6 +69,8 @@ impl<'s> Relay<'s> {
             touched: false,
             settings: None,
             pushes: true,
+            sort: (u16::MAX, Sort::Other),
+            written: 0,
             asked_to_end: 0,
             asked_since: 0,
         }
@@ -86,6 +92,7 @@ impl<'s> Relay<'s> {
             self.asked_to_end = 0;
             self.obey(header, payload)?;
         }
+        self.tell_written();
         let mut fds = [PollFd { fd: -1, events: POLLIN, ready: 0 }; 2 + WANTS_MAX];
         fds[0].fd = self.door;
         fds[1].fd = self.signals.descriptor();
@@ -126,6 +133,8 @@ impl<'s> Relay<'s> {
             Kind::Close => {
                 self.touched = true;
                 self.input.forget(header.fd);
+                self.tell_written();
+                self.sort.0 = u16::MAX;
                 sys::close(i32::from(header.fd));
                 Ok(())
             }
@@ -182,10 +191,13 @@ impl<'s> Relay<'s> {
     /// Writes what the walk wrote.
     fn put(&mut self, fd: u16, mut bytes: &[u8]) -> Result<(), End> {
         self.touched = true;
-        let written = u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes();
-        let sort = sys::sort(i32::from(fd));
+        if self.sort.0 != fd {
+            self.tell_written();
+            self.sort = (fd, sys::sort(i32::from(fd)));
+        }
+        let written = u32::try_from(bytes.len()).unwrap_or(0);
         while !bytes.is_empty() {
-            match self.write(i32::from(fd), sort, bytes)? {
+            match self.write(i32::from(fd), self.sort.1, bytes)? {
                 Ok(length) => bytes = &bytes[length..],
                 Err(sys::EINTR | sys::EAGAIN) => {}
                 Err(_) => {
@@ -194,8 +206,16 @@ impl<'s> Relay<'s> {
                 }
             }
         }
-        self.tell(Kind::Written, fd, &written);
+        self.written += written;
         Ok(())
+    }
+
+    /// Tells the agent that there is room again: once for what came together.
+    fn tell_written(&mut self) {
+        if self.written > 0 {
+            let (fd, written) = (self.sort.0, core::mem::take(&mut self.written));
+            self.tell(Kind::Written, fd, &written.to_le_bytes());
+        }
     }
 
     /// Writes some of it: what a pipe has room for, or what whoever is ready takes for certain.
@@ -216,6 +236,7 @@ impl<'s> Relay<'s> {
     /// Waits until a write will not block, and forwards signals meanwhile: whoever reads may never
     /// do so again, and the user must be able to end the program.
     fn wait_for_room(&mut self, fd: i32) -> Result<(), End> {
+        self.tell_written();
         loop {
             let mut fds = [
                 PollFd { fd, events: POLLOUT, ready: 0 },

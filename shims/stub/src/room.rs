@@ -9,6 +9,8 @@ use worknode::door::{DATA_BYTES_MAX, FD_ENTRY_BYTES, HEADER_BYTES};
 /// More descriptors than this a walking process has not; if it has, it runs here.
 pub(crate) const DESCRIPTORS_MAX: usize = 128;
 const PATH_BYTES_MAX: usize = 4096;
+/// Four of the longest frames: what comes together is read at once.
+const INBOX_BYTES: usize = 4 * (HEADER_BYTES + DATA_BYTES_MAX);
 
 /// The buffers, those that are hardly touched first, so that they share a page.
 #[derive(Debug)]
@@ -21,7 +23,7 @@ pub(crate) struct Room {
     /// The working directory.
     pub(crate) directory: [u8; PATH_BYTES_MAX],
     /// What the agent sent.
-    pub(crate) inbox: [u8; HEADER_BYTES + DATA_BYTES_MAX],
+    pub(crate) inbox: [u8; INBOX_BYTES],
     /// What goes to the agent.
     pub(crate) data: [u8; DATA_BYTES_MAX],
 }
@@ -39,7 +41,7 @@ static ROOM: Once = Once {
         entries: [0; 1024],
         descriptors: [0; DESCRIPTORS_MAX * FD_ENTRY_BYTES],
         directory: [0; PATH_BYTES_MAX],
-        inbox: [0; HEADER_BYTES + DATA_BYTES_MAX],
+        inbox: [0; INBOX_BYTES],
         data: [0; DATA_BYTES_MAX],
     }),
     taken: AtomicBool::new(false),
