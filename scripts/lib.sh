@@ -53,6 +53,15 @@ musl_target() { printf '%s-unknown-linux-musl' "$(uname -m)"; }
 dist_dir() { printf '%s' "${OSWALK_DIST:-$(target_dir)/dist}"; }
 cache_dir() { printf '%s' "${OSWALK_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/oswalk}"; }
 
+# remove_pages STATE: an agent that was killed leaves its policy pages in memory (agent/src/pages.rs).
+remove_pages() {
+    local device inode pages
+    [ -d "$1" ] || return 0
+    read -r device inode < <(stat -c '%d %i' "$1")
+    pages=$(printf 'oswalk-%x-%x' "$device" "$inode")
+    rm -rf --one-file-system "/run/$pages" "/dev/shm/$pages"
+}
+
 # --- Time ------------------------------------------------------------------------------------
 
 now_ms() { date +%s%3N; }

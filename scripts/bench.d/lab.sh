@@ -119,6 +119,7 @@ another_lab() {
 fresh_node() {
     lab kill "$1"
     umount -l "$OSWALK_LAB_DIR/$1/"* 2>/dev/null || true
+    remove_pages "${OSWALK_LAB_DIR:?}/$1"
     rm -rf --one-file-system "${OSWALK_LAB_DIR:?}/$1"
     in_group "$1" "$OSWALK_ROOT/scripts/lab" heal "$1" 2>>"$work/lab.log"
     until_alive "$1"
