@@ -46,8 +46,8 @@ pub(crate) struct Agent {
     pub(crate) dirs: Dirs,
     pub(crate) door_path: PathBuf,
     pub(crate) pages_dir: PathBuf,
-    /// This agent's own directory, which no walk may touch.
-    pub(crate) private_dir: Vec<u8>,
+    /// This agent's own directories, which no walk may touch.
+    pub(crate) private_dirs: Vec<Vec<u8>>,
     pub(crate) upper_bytes: u64,
     pub(crate) launcher: Launcher,
     pub(crate) exporter: ExporterHandle,
@@ -153,7 +153,7 @@ async fn serve(
         dirs,
         door_path,
         pages_dir: pages.path().to_owned(),
-        private_dir: path_bytes(state),
+        private_dirs: private.clone(),
         upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
         launcher,
         exporter: ExporterHandle::start(private)?,

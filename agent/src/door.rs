@@ -16,8 +16,8 @@ use worknode::request::{Reply, Request, SessionOptions};
 
 use crate::agent::Agent;
 use crate::origin;
-use crate::session::{Leader, Session};
-use crate::sys::{process, watch};
+use crate::session::Session;
+use crate::sys::watch;
 pub(crate) use connection::{Reader, Writer};
 
 /// Who is on the other side of a door's connection.
@@ -99,29 +99,22 @@ async fn answer(
     request: Request,
 ) -> anyhow::Result<Reply> {
     match request {
-        Request::OpenSession(options) => {
+        Request::OpenSession(mut options) => {
             anyhow::ensure!(opened.get().is_none(), "this connection has a session already");
             if !agent.cluster.has_runner_for(options.on.as_ref(), &[]) {
                 // Somebody may have come since the last heartbeat.
                 agent.cluster.refresh().await;
             }
             // A process of another pid namespace cannot be seen from here.
-            let process = options
-                .becomes
-                .then(|| process::open(peer.pid).and_then(watch::readable).ok())
-                .flatten();
-            let leader = match process {
-                Some(_) => Leader::Command(peer.pid),
-                None => Leader::Parent(peer.pid),
-            };
-            let session = open_session(agent, peer, leader, &options)?;
-            let becomes = process.is_some();
+            let process = options.becomes.then(|| watch::process(peer.pid).ok()).flatten();
+            options.becomes = process.is_some();
+            let session = open_session(agent, peer, &options)?;
             match process {
                 Some(process) => end_with(agent, session.id, process),
                 None => opened.set(Some(session.id)),
             }
             let page = session.page_path().as_os_str().as_encoded_bytes().to_vec();
-            Ok(Reply::Session { session: session.id, page, becomes })
+            Ok(Reply::Session { session: session.id, page, becomes: options.becomes })
         }
         Request::CloseSession => {
             let id = opened.get().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
@@ -154,7 +147,6 @@ fn end_with(agent: &Rc<Agent>, session: SessionId, process: AsyncFd<OwnedFd>) {
 fn open_session(
     agent: &Rc<Agent>,
     peer: Peer,
-    leader: Leader,
     options: &SessionOptions,
 ) -> anyhow::Result<Rc<Session>> {
     let ours = env!("CARGO_PKG_VERSION");
@@ -175,6 +167,6 @@ fn open_session(
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
     let (dir, door) = (&agent.pages_dir, &agent.door_path);
-    let session = Session::open(dir, door, options, (peer, leader), gate, agent.usage())?;
+    let session = Session::open(dir, door, options, peer, gate, agent.usage())?;
     Ok(agent.add_session(session))
 }

@@ -450,9 +450,7 @@ fn is_deadly(signal: i32, spec: &WalkSpec) -> bool {
 /// Drops what a process that is executed here holds, such as a slot of the origin's own, when it ends.
 fn drop_with_process(held: impl Sized + 'static, pid: u32) {
     tokio::task::spawn_local(async move {
-        if let Ok(process) = crate::sys::process::open(pid)
-            && let Ok(process) = crate::sys::watch::readable(process)
-        {
+        if let Ok(process) = crate::sys::watch::process(pid) {
             // An error means that the process is gone, too.
             let _ = process.readable().await;
         }

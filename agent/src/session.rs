@@ -31,8 +31,10 @@ pub(crate) struct Session {
     pub(crate) on: Option<NodeId>,
     /// A walk that cannot be had fails.
     pub(crate) no_fallback: bool,
-    /// Whom its processes come from.
-    leader: Leader,
+    /// Who opened it.
+    owner: u32,
+    /// The owner has become the command, and is not its parent.
+    becomes: bool,
     /// A compile step that is alone may stay.
     pub(crate) keeps_lone: bool,
     /// Processes that walk, or are left here because they are alone.
@@ -47,15 +49,6 @@ pub(crate) struct Session {
     began: Instant,
     /// The agent's own figures when the session began.
     pub(crate) before: Usage,
-}
-
-/// The process that opened a session.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Leader {
-    /// Its child is the session's command.
-    Parent(u32),
-    /// It has become the session's command.
-    Command(u32),
 }
 
 /// What the agent has used since it started.
@@ -82,7 +75,7 @@ impl Session {
         dir: &Path,
         door: &Path,
         options: &SessionOptions,
-        (peer, leader): (Peer, Leader),
+        peer: Peer,
         gate: u32,
         before: Usage,
     ) -> anyhow::Result<Self> {
@@ -122,7 +115,8 @@ impl Session {
             uid: peer.uid,
             on: options.on.clone(),
             no_fallback: options.no_fallback,
-            leader,
+            owner: peer.pid,
+            becomes: options.becomes,
             keeps_lone: !(options.lone_walks
                 || options.walk_all
                 || options.no_fallback
@@ -142,13 +136,11 @@ impl Session {
 
     /// Tells whether a process is one that the session's command has started, and not the command.
     pub(crate) fn is_below_command(&self, pid: u32) -> bool {
-        match self.leader {
-            Leader::Command(command) => pid != command,
-            Leader::Parent(leader) => {
-                let parent = process::Status::open(pid).ok().and_then(|status| status.parent());
-                parent.is_some_and(|parent| parent != leader)
-            }
+        if self.becomes {
+            return pid != self.owner;
         }
+        let parent = process::Status::open(pid).ok().and_then(|status| status.parent());
+        parent.is_some_and(|parent| parent != self.owner)
     }
 
     /// Returns the path of the policy page.

@@ -98,9 +98,12 @@ fn receive(door: &mut UnixStream) -> Option<(Header, Vec<u8>)> {
 }
 
 fn send(door: &mut UnixStream, kind: Kind, fd: u16, payload: &[u8]) {
+    door.write_all(&frame(kind, fd, payload)).expect("the stub listens");
+}
+
+fn frame(kind: Kind, fd: u16, payload: &[u8]) -> Vec<u8> {
     let payload_bytes = u32::try_from(payload.len()).expect("a size");
-    let header = Header { kind, fd, payload_bytes }.encode();
-    door.write_all(&[&header, payload].concat()).expect("the stub listens");
+    [&Header { kind, fd, payload_bytes }.encode(), payload].concat()
 }
 
 fn exit(door: &mut UnixStream, status: i32) {
@@ -200,6 +203,27 @@ fn carries_the_streams() {
     let output = finish(child);
     assert_eq!(output.status.code(), Some(3));
     assert_eq!((output.stdout.len(), output.stderr.as_slice()), (16 * 1024, b"e".as_slice()));
+}
+
+#[test]
+fn tells_of_what_it_wrote_before_it_begins_anew() {
+    let agent = Agent::new(0);
+    let (child, _, mut door) = agent.start();
+    // All at once, so that it may tell of both writes together.
+    let all = [(Kind::Data, b"ab".as_slice()), (Kind::Data, b"c"), (Kind::Rewind, b"")];
+    let all: Vec<u8> = all.iter().flat_map(|&(kind, payload)| frame(kind, 1, payload)).collect();
+    door.write_all(&all).expect("the stub listens");
+    let mut written = 0;
+    let header = loop {
+        let (header, payload) = receive(&mut door).expect("an answer");
+        if header.kind != Kind::Written {
+            break header;
+        }
+        written += u32::from_le_bytes(payload.try_into().expect("a number"));
+    };
+    assert_eq!((header.kind, written), (Kind::Rewind, 3));
+    exit(&mut door, 0);
+    assert_eq!(finish(child).stdout, b"abc");
 }
 
 #[test]

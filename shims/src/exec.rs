@@ -95,7 +95,7 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     };
     let becomes = session.as_ref().map_or_else(|| becomes(options), |session| session.becomes);
     if becomes {
-        let error = program.map_or_else(|error| error, |program| process::become_(&program));
+        let error = program.map_or_else(|error| error, |program| process::replace(&program));
         return Err(cannot_start(&file, &error));
     }
     let ending = program.and_then(|program| process::run(&program));

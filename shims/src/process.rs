@@ -1,4 +1,5 @@
-//! The child: started with the signals it would natively have, waited for, imitated. [unsafe]
+//! The command: in the place of this process, or a child that is waited for and imitated; either with the
+//! signals that it would natively have. [unsafe]
 #![expect(unsafe_code, reason = "signal dispositions, vfork and pre_exec")]
 
 use std::cell::Cell;
@@ -53,7 +54,7 @@ extern "C" fn note_sigpipe() {
 const STACK_BYTES: usize = 64 * 1024;
 
 /// Executes a program in the place of this process. Returns only if that fails, with the reason.
-pub(crate) fn become_(program: &Program) -> io::Error {
+pub(crate) fn replace(program: &Program) -> io::Error {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     if NATURAL_SIGPIPE.load(Ordering::Relaxed) != libc::SIG_IGN
         && let Err(error) = act(Signal::SIGPIPE, &default)

@@ -182,11 +182,7 @@ impl Case {
         let mut command = match how {
             How::Natively => up.command("sh"),
             How::Reported(report) => self.walked(up.exec(report)),
-            How::Unreported => {
-                let mut command = up.command(up.dist.join("oswalk"));
-                command.arg("exec");
-                self.walked(command)
-            }
+            How::Unreported => self.walked(up.exec_unreported()),
         };
         command.args(["-c", &self.script]).current_dir(&dir);
         let run = Run::start(command, self.stdin.clone())?.wait(self.limit)?;

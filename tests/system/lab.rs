@@ -153,10 +153,17 @@ impl Up {
         Ok(command)
     }
 
+    /// Returns `oswalk exec`, which becomes its command.
+    pub(crate) fn exec_unreported(&self) -> Command {
+        let mut command = self.command(self.dist.join("oswalk"));
+        command.arg("exec");
+        command
+    }
+
     /// Returns `oswalk exec` with a report.
     pub(crate) fn exec(&self, report: &Path) -> Command {
-        let mut command = self.command(self.dist.join("oswalk"));
-        command.args(["exec", "--report"]).arg(report);
+        let mut command = self.exec_unreported();
+        command.arg("--report").arg(report);
         command
     }
 

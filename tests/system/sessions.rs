@@ -26,8 +26,8 @@ fn ends_when_killed(lab: &Lab) -> Result<(), String> {
 fn run(lab: &Lab, script: &str, kill: bool) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
     let (up, _shared) = lab.shared()?;
-    let mut command = up.command(up.dist.join("oswalk"));
-    command.args(["exec", "--", "sh", "-c", script]);
+    let mut command = up.exec_unreported();
+    command.args(["--", "sh", "-c", script]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
     let mut out = child.stdout.take().expect("piped");

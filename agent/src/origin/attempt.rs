@@ -366,7 +366,7 @@ pub(super) async fn commit(
     last_wins: bool,
 ) -> anyhow::Result<(i32, Vec<Bytes>)> {
     let who = &spec.credentials;
-    vet::changes(&ready.exit.changes, spec, &agent.private_dir)?;
+    vet::changes(&ready.exit.changes, spec, &agent.private_dirs)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let (changes, packets) = (ready.exit.changes, ready.packets);
     let commit = Commit { owner, changes, packets, last_wins };

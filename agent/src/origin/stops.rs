@@ -54,7 +54,7 @@ impl Stops {
         }
         let (told, pid) = (Rc::clone(&self.told), self.pid);
         tokio::task::spawn_local(async move {
-            let Ok(stub) = process::open(pid).and_then(watch::readable) else { return };
+            let Ok(stub) = watch::process(pid) else { return };
             while told.get().is_some() {
                 // It may not have heard yet that it is to stop.
                 if process::Status::open(pid).is_ok_and(|status| status.is_stopped()) {

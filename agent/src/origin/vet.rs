@@ -3,13 +3,17 @@
 
 use packetfs::change::{ChangeSet, Meta, Op};
 use packetfs::export::is_secret;
-use packetfs::tree::{Kind, is_within};
+use packetfs::tree::{Bytes, Kind, is_within};
 use worknode::spec::WalkSpec;
 
 use super::hello::SYSTEM_DIRS;
 
 /// Refuses changes that the walk could not have made.
-pub(super) fn changes(changes: &ChangeSet, spec: &WalkSpec, private: &[u8]) -> anyhow::Result<()> {
+pub(super) fn changes(
+    changes: &ChangeSet,
+    spec: &WalkSpec,
+    private: &[Bytes],
+) -> anyhow::Result<()> {
     for op in &changes.ops {
         let paths: &[&[u8]] = match op {
             Op::Rename { from, to } => &[from, to],
@@ -25,7 +29,7 @@ pub(super) fn changes(changes: &ChangeSet, spec: &WalkSpec, private: &[u8]) -> a
             let clean = path.starts_with(b"/")
                 && path.split(|&byte| byte == b'/').all(|part| part != b"." && part != b"..");
             anyhow::ensure!(clean, "the runner changed '{shown}', which is no path");
-            let hidden = is_secret(path) || is_within(path, private);
+            let hidden = is_secret(path) || private.iter().any(|dir| is_within(path, dir));
             anyhow::ensure!(!hidden, "the runner changed {shown}, which is not exported");
             let system = SYSTEM_DIRS.iter().any(|dir| is_within(path, dir));
             anyhow::ensure!(
@@ -103,7 +107,8 @@ mod tests {
 
     #[test]
     fn only_what_the_walk_could_do() {
-        let vet = |set: &ChangeSet, spec: &WalkSpec| changes(set, spec, b"/var/lib/oswalk").is_ok();
+        let private = [b"/var/lib/oswalk".to_vec(), b"/run/oswalk-1-2".to_vec()];
+        let vet = |set: &ChangeSet, spec: &WalkSpec| changes(set, spec, &private).is_ok();
         assert!(vet(&file("/home/u/a.o", 1000), &spec(1000, false)));
         for bad in [
             "/home/u/.ssh/authorized_keys",
@@ -111,6 +116,7 @@ mod tests {
             "/a/../etc/x",
             "x",
             "/var/lib/oswalk/secret",
+            "/run/oswalk-1-2/0123456789abcdef",
         ] {
             assert!(!vet(&file(bad, 1000), &spec(1000, false)), "{bad}");
         }

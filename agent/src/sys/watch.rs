@@ -48,6 +48,14 @@ pub(crate) fn both<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
     Ok(watched?)
 }
 
+/// Watches for the end of a process: when it is gone there is something to read.
+///
+/// # Errors
+/// There is no such process, or none that can be seen from here.
+pub(crate) fn process(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
+    readable(super::process::open(pid)?)
+}
+
 /// A timer of the kernel's. It wakes the agent once, where the runtime's own wakes it two or three
 /// times on the way to a moment that is far off: it is meant for what happens for ever.
 #[derive(Debug)]

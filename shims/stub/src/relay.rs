@@ -38,6 +38,15 @@ impl From<Lost> for End {
     }
 }
 
+/// A descriptor that is written to.
+#[derive(Debug, Clone, Copy)]
+struct Sink {
+    fd: u16,
+    sort: Sort,
+    /// Bytes of which the agent has not been told.
+    written: u32,
+}
+
 /// The connection during a walk.
 #[derive(Debug)]
 pub(crate) struct Relay<'s> {
@@ -51,10 +60,8 @@ pub(crate) struct Relay<'s> {
     settings: Option<(u16, Termios)>,
     /// Pipes may be written to without waiting.
     pushes: bool,
-    /// The descriptor that was written to last, and what is behind it.
-    sort: (u16, Sort),
-    /// Bytes written to it that the agent has not been told of.
-    written: u32,
+    /// What was written to last.
+    sink: Option<Sink>,
     asked_to_end: u32,
     asked_since: u64,
 }
@@ -69,8 +76,7 @@ impl<'s> Relay<'s> {
             touched: false,
             settings: None,
             pushes: true,
-            sort: (u16::MAX, Sort::Other),
-            written: 0,
+            sink: None,
             asked_to_end: 0,
             asked_since: 0,
         }
@@ -117,6 +123,11 @@ impl<'s> Relay<'s> {
     }
 
     fn obey(&mut self, header: Header, payload: &[u8]) -> Result<(), End> {
+        if header.kind != Kind::Data {
+            // It may begin anew, or close what was written to.
+            self.tell_written();
+            self.sink = None;
+        }
         match header.kind {
             Kind::Data => self.put(header.fd, payload),
             Kind::Want => self.input.want(header.fd, number(payload)?).ok_or(End::Lost),
@@ -133,8 +144,6 @@ impl<'s> Relay<'s> {
             Kind::Close => {
                 self.touched = true;
                 self.input.forget(header.fd);
-                self.tell_written();
-                self.sort.0 = u16::MAX;
                 sys::close(i32::from(header.fd));
                 Ok(())
             }
@@ -191,13 +200,18 @@ impl<'s> Relay<'s> {
     /// Writes what the walk wrote.
     fn put(&mut self, fd: u16, mut bytes: &[u8]) -> Result<(), End> {
         self.touched = true;
-        if self.sort.0 != fd {
-            self.tell_written();
-            self.sort = (fd, sys::sort(i32::from(fd)));
-        }
+        let sort = match self.sink {
+            Some(sink) if sink.fd == fd => sink.sort,
+            _ => {
+                self.tell_written();
+                let sort = sys::sort(i32::from(fd));
+                self.sink = Some(Sink { fd, sort, written: 0 });
+                sort
+            }
+        };
         let written = u32::try_from(bytes.len()).unwrap_or(0);
         while !bytes.is_empty() {
-            match self.write(i32::from(fd), self.sort.1, bytes)? {
+            match self.write(i32::from(fd), sort, bytes)? {
                 Ok(length) => bytes = &bytes[length..],
                 Err(sys::EINTR | sys::EAGAIN) => {}
                 Err(_) => {
@@ -206,15 +220,17 @@ impl<'s> Relay<'s> {
                 }
             }
         }
-        self.written += written;
+        if let Some(sink) = &mut self.sink {
+            sink.written += written;
+        }
         Ok(())
     }
 
     /// Tells the agent that there is room again: once for what came together.
     fn tell_written(&mut self) {
-        if self.written > 0 {
-            let (fd, written) = (self.sort.0, core::mem::take(&mut self.written));
+        if let Some(Sink { fd, written: written @ 1.., .. }) = self.sink {
             self.tell(Kind::Written, fd, &written.to_le_bytes());
+            self.sink = self.sink.map(|sink| Sink { written: 0, ..sink });
         }
     }
 
