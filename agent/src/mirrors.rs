@@ -12,7 +12,7 @@ use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::store::Store;
-use packetfs::tree::{Attr, Bytes, Change, Version, Xattr};
+use packetfs::tree::{Attr, Bytes, Change, Time, Version, Xattr};
 use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
 
@@ -280,6 +280,11 @@ impl Mirror {
     /// Returns what gives the version of a file, unless it changes from here on.
     pub(crate) fn versions(&self) -> impl Fn(&[u8]) -> Option<Version> + Send + use<> {
         self.mount.versions()
+    }
+
+    /// Returns what gives the modification times since a moment that are known of the tree.
+    pub(crate) fn times_since(&self) -> impl Fn(Time) -> HashSet<Time> + Send + use<> {
+        self.mount.times_since()
     }
 
     /// Takes in the answer to a question.

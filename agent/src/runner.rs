@@ -7,6 +7,7 @@ pub(crate) mod sandboxes;
 mod streams;
 mod terminal;
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use packetfs::change::ChangeSet;
 use packetfs::mirror::Answer;
 use packetfs::packet::{Packed, PacketRef};
@@ -32,8 +34,6 @@ use crate::sys::fds;
 use crate::sys::launcher::{Ahead, Event, Launch, Order};
 use streams::Streams;
 
-/// The longest tick of a kernel's clock (100 Hz).
-const CLOCK_TICK_NANOS_MAX: u64 = 10_000_000;
 /// Packets go to the origin in frames of about this size.
 const PACKETS_FRAME_BYTES: usize = 512 * 1024;
 
@@ -109,7 +109,8 @@ async fn run(
     mirror.settle().await;
     let (ahead, since) = (ahead::of(&spec, mirror.attrs()), mirror.noted());
     let (versions, absent) = (Box::new(mirror.versions()), ahead.absent.clone());
-    let began = Began { at: now(), versions, absent };
+    let at = last_tick().map_err(|error| sandbox(error.into()))?;
+    let began = Began { at, versions, absent };
     let running = start(agent, link, stream, &lower, spec, ahead).map_err(sandbox)?;
     let mut namespace = 0;
     loop {
@@ -257,6 +258,7 @@ async fn collect(
     let lower = shown.point.clone();
     let (out_tx, fast) = (link.sender(), link.is_fast());
     let (paths, attrs) = (mirror.paths(), mirror.attrs());
+    let (times_since, times) = (mirror.times_since(), OnceCell::new());
     let xattrs = shown.xattrs.then(|| mirror.xattrs());
     let read = move || -> Result<ChangeSet, Fault> {
         // To close the last descriptor of a file system that nobody has mounted any more takes a
@@ -291,6 +293,7 @@ async fn collect(
                 send(std::mem::take(&mut sending));
             }
         };
+        let is_shown = |time| times.get_or_init(|| times_since(began.at)).contains(&time);
         let mut reading = Reading {
             began: began.at,
             base: &began.versions,
@@ -298,6 +301,7 @@ async fn collect(
             lower_attr: &lower_attr,
             lower_paths: &paths,
             lower_xattrs: &lower_xattrs,
+            is_shown: &is_shown,
             absent: &began.absent,
             packet: &mut packet,
         };
@@ -328,7 +332,8 @@ fn is_full(upper: &OwnedFd) -> bool {
     nix::sys::statvfs::fstatvfs(upper).is_ok_and(|stats| stats.blocks_available() == 0)
 }
 
-fn now() -> Time {
-    // File times are those of the kernel's last tick, which may lie before this moment.
-    Time::of(SystemTime::now()).before(CLOCK_TICK_NANOS_MAX)
+/// Returns the kernel's last tick: what is written from here on has no older time.
+fn last_tick() -> std::io::Result<Time> {
+    let tick = clock_gettime(ClockId::CLOCK_REALTIME_COARSE)?;
+    Ok(Time { seconds: tick.tv_sec(), nanos: u32::try_from(tick.tv_nsec()).unwrap_or(0) })
 }

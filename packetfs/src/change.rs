@@ -27,8 +27,8 @@ pub struct Meta {
 pub enum Mtime {
     /// The walk set it: it is the same everywhere.
     Set(Time),
-    /// It was so long before the end of the walk, in nanoseconds: the origin has its own clock.
-    Before(u64),
+    /// It came about by writing, so many nanoseconds after the walk began: the origin has its own clock.
+    Since(u64),
 }
 
 /// One change.

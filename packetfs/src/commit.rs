@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{ChangeSet, Op};
 use crate::packet::{Digest, Packed, PacketRef};
-use crate::tree::Bytes;
+use crate::tree::{Bytes, Time};
 use journal::Journal;
 
 pub use apply::ApplyError;
@@ -51,6 +51,8 @@ pub struct Commit {
     pub packets: Vec<(PacketRef, Packed)>,
     /// What others have changed meanwhile may be overwritten: the walk cannot be repeated.
     pub last_wins: bool,
+    /// When the walk began: the times of what it wrote count from there.
+    pub began: Time,
 }
 
 /// Why a commit failed.

@@ -11,7 +11,7 @@
 mod noted;
 mod reply;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -30,7 +30,8 @@ use fuser::{
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
 use crate::packet::PacketRef;
 use crate::store::Store;
-use crate::tree::{Attr, Bytes, Version, Xattr};
+use crate::tree::{Attr, Bytes, Time, Version, Xattr};
+use noted::Asker;
 pub use noted::Noted;
 use reply::{absent, file_attr, file_type};
 
@@ -228,6 +229,12 @@ impl Mount {
         move |path| view.mirror().attr_at(path)
     }
 
+    /// Returns what gives the modification times since a moment that are known; from any thread.
+    pub fn times_since(&self) -> impl Fn(Time) -> HashSet<Time> + Send + use<> {
+        let view = Arc::clone(&self.view);
+        move |moment| view.mirror().times_since(moment)
+    }
+
     /// Tells what must be fetched before a directory can be entered; nothing, if all is known.
     #[must_use]
     pub fn lacks(&self, dir: &[u8]) -> Option<Need> {
@@ -276,31 +283,31 @@ impl View {
     fn answer<T: Send + 'static>(
         self: &Arc<Self>,
         attempt: impl Fn(&Self) -> Result<T, Lack> + Send + 'static,
-        reply: impl FnOnce(Result<T, i32>) + Send + 'static,
-        pid: u32,
+        reply: impl FnOnce(Result<T, i32>, Asker) + Send + 'static,
+        asker: Asker,
         fetches: u32,
     ) {
         match attempt(self) {
-            Ok(value) => reply(Ok(value)),
-            Err(Lack::Errno(errno)) => reply(Err(errno)),
+            Ok(value) => reply(Ok(value), asker),
+            Err(Lack::Errno(errno)) => reply(Err(errno), asker),
             Err(Lack::Hidden) => {
-                self.counters.hidden.note(pid);
-                reply(Err(libc::EACCES));
+                self.counters.hidden.note(asker);
+                reply(Err(libc::EACCES), asker);
             }
             Err(Lack::Ask(_)) if fetches == FETCHES_MAX => {
-                self.counters.failures.note(pid);
-                reply(Err(libc::EIO));
+                self.counters.failures.note(asker);
+                reply(Err(libc::EIO), asker);
             }
             Err(Lack::Ask(ask)) => {
                 if fetches == 0 {
                     self.counters.fetches.fetch_add(1, Ordering::Relaxed);
                 }
-                let view = Arc::clone(self);
+                let (view, asker) = (Arc::clone(self), asker.looked_up());
                 let done: Done = Box::new(move |result| match result {
-                    Ok(()) => view.answer(attempt, reply, pid, fetches + 1),
+                    Ok(()) => view.answer(attempt, reply, asker, fetches + 1),
                     Err(errno) => {
-                        view.counters.failures.note(pid);
-                        reply(Err(errno));
+                        view.counters.failures.note(asker);
+                        reply(Err(errno), asker);
                     }
                 });
                 self.source.fetch(ask, done);
@@ -413,7 +420,8 @@ impl Filesystem for Handler {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count();
-        let (name, pid, xattrs) = (name.as_bytes().to_vec(), request.pid(), self.xattrs);
+        let (name, xattrs) = (name.as_bytes().to_vec(), self.xattrs);
+        let asker = Asker::of(request);
         self.view.answer(
             move |view| {
                 let mut mirror = view.mirror();
@@ -426,15 +434,15 @@ impl Filesystem for Handler {
                     return Ok((file_attr(node, &attr), FOR_EVER));
                 }
                 drop(mirror);
-                view.counters.missed.note(pid);
+                view.counters.missed.note(asker);
                 // Whoever finds it next is noted, too.
                 Ok((file_attr(node, &attr), Duration::ZERO))
             },
-            |result| match result {
+            |result, _| match result {
                 Ok((attr, valid)) => reply.entry(&valid, &attr, Generation(0)),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
-            pid,
+            asker,
             0,
         );
     }
@@ -443,11 +451,11 @@ impl Filesystem for Handler {
         self.count();
         self.view.answer(
             move |view| known(view.mirror().attr(ino.0)),
-            move |result| match result {
+            move |result, _| match result {
                 Ok(attr) => reply.attr(&FOR_EVER, &file_attr(ino.0, &attr)),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
-            request.pid(),
+            Asker::of(request),
             0,
         );
     }
@@ -482,20 +490,20 @@ impl Filesystem for Handler {
         reply: ReplyData,
     ) {
         self.count();
-        let (view, pid) = (Arc::clone(&self.view), request.pid());
+        let view = Arc::clone(&self.view);
         let before = view.mirror().version(ino.0);
         self.view.answer(
             move |view| view.read(ino.0, offset, u64::from(size)),
-            move |result| {
+            move |result, asker| {
                 if view.mirror().version(ino.0) != before {
-                    view.counters.torn.note(pid);
+                    view.counters.torn.note(asker);
                 }
                 match result {
                     Ok(data) => reply.data(&data),
                     Err(errno) => reply.error(Errno::from_i32(errno)),
                 }
             },
-            pid,
+            Asker::of(request),
             0,
         );
     }
@@ -511,7 +519,7 @@ impl Filesystem for Handler {
         self.count();
         self.view.answer(
             move |view| known(view.mirror().list(ino.0, offset.saturating_sub(DOTS), LISTED_MAX)),
-            move |result| match result {
+            move |result, _| match result {
                 Ok(names) => {
                     let dots =
                         [(&b"."[..], 1), (b"..", 2)].into_iter().filter(|&(_, at)| at > offset);
@@ -529,7 +537,7 @@ impl Filesystem for Handler {
                 }
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
-            request.pid(),
+            Asker::of(request),
             0,
         );
     }
@@ -547,12 +555,12 @@ impl Filesystem for Handler {
         let from = u64::try_from(offset).unwrap_or(u64::MAX);
         self.view.answer(
             move |view| view.seek(ino.0, from, whence),
-            |result| match result.map(i64::try_from) {
+            |result, _| match result.map(i64::try_from) {
                 Ok(Ok(at)) => reply.offset(at),
                 Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
-            request.pid(),
+            Asker::of(request),
             0,
         );
     }

@@ -7,7 +7,7 @@
 
 mod links;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::packet::Manifest;
@@ -193,6 +193,13 @@ impl Mirror {
             }
             _ => Answer::Absent,
         }
+    }
+
+    /// Returns the modification times since a moment, of all that is known.
+    #[must_use]
+    pub fn times_since(&self, moment: Time) -> HashSet<Time> {
+        let times = self.items.values().filter_map(|item| Some(item.attr?.mtime));
+        times.filter(|&time| time >= moment).collect()
     }
 
     /// Returns the attributes of what a path names; no symbolic link is followed.

@@ -52,8 +52,18 @@ impl Time {
     /// Returns the time so many nanoseconds before this one.
     #[must_use]
     pub fn before(self, nanos: u64) -> Self {
+        self.shifted(-i128::from(nanos))
+    }
+
+    /// Returns the time so many nanoseconds after this one.
+    #[must_use]
+    pub fn after(self, nanos: u64) -> Self {
+        self.shifted(i128::from(nanos))
+    }
+
+    fn shifted(self, nanos: i128) -> Self {
         const SECOND: i128 = 1_000_000_000;
-        let total = i128::from(self.seconds) * SECOND + i128::from(self.nanos) - i128::from(nanos);
+        let total = i128::from(self.seconds) * SECOND + i128::from(self.nanos) + nanos;
         let seconds = i64::try_from(total.div_euclid(SECOND)).unwrap_or(0);
         Self { seconds, nanos: u32::try_from(total.rem_euclid(SECOND)).unwrap_or(0) }
     }

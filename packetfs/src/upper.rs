@@ -29,7 +29,7 @@ const STICKY: u32 = 0o1000;
 
 /// What the reader needs to know besides the layer itself.
 pub struct Reading<'a> {
-    /// When the walk began, on the runner's clock: a file with an older time was given it.
+    /// The kernel's last tick before the walk began: a file with an older time was given it.
     pub began: Time,
     /// When the walk ended.
     pub ended: Time,
@@ -43,6 +43,8 @@ pub struct Reading<'a> {
     /// Returns the extended attributes of the file that the lower layer has at a path, as far as the
     /// walk saw them.
     pub lower_xattrs: &'a dyn Fn(&[u8]) -> Vec<Xattr>,
+    /// Tells whether something in the lower layer has this modification time.
+    pub is_shown: &'a dyn Fn(Time) -> bool,
     /// Names that were absent and were marked so beforehand: no such mark says that the walk removed one.
     pub absent: &'a [Bytes],
     /// Takes each packet of the changed files, and its content; the second time a packet comes, it is
@@ -290,13 +292,21 @@ fn meta(node: &OwnedFd, attr: &Attr, reading: &Reading<'_>) -> io::Result<Meta> 
 }
 
 fn meta_without_xattrs(attr: &Attr, reading: &Reading<'_>) -> Meta {
-    let during = reading.began <= attr.mtime && attr.mtime <= reading.ended;
-    let mtime = match reading.ended.nanos_since(attr.mtime) {
-        Some(nanos) if during => Mtime::Before(nanos),
-        _ => Mtime::Set(attr.mtime),
-    };
-    let (mode, uid, gid, mtime) = (attr.mode, attr.uid, attr.gid, Some(mtime));
+    let (mode, uid, gid) = (attr.mode, attr.uid, attr.gid);
+    let mtime = Some(mtime(attr, reading.began, reading.ended, reading.is_shown));
     Meta { mode, uid, gid, mtime, xattrs: Vec::new(), without: Vec::new() }
+}
+
+/// Tells whether a time was given by the walk, or came about by writing while it ran.
+///
+/// The origin's clock may be ahead of the runner's: a time copied from a file of the origin can lie
+/// within the time of the walk. It differs from the time at which it was set, which writing does not.
+fn mtime(attr: &Attr, began: Time, ended: Time, is_shown: &dyn Fn(Time) -> bool) -> Mtime {
+    let is_copied = || attr.mtime != attr.ctime && is_shown(attr.mtime);
+    match attr.mtime.nanos_since(began) {
+        Some(nanos) if attr.mtime <= ended && !is_copied() => Mtime::Since(nanos),
+        _ => Mtime::Set(attr.mtime),
+    }
 }
 
 fn overlay_mark(node: &OwnedFd, mark: &str) -> io::Result<Option<Bytes>> {
@@ -306,4 +316,43 @@ fn overlay_mark(node: &OwnedFd, mark: &str) -> io::Result<Option<Bytes>> {
 fn open(dir: &OwnedFd, name: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
     let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     openat(dir, OsStr::from_bytes(name), flags, Mode::empty()).map_err(|errno: Errno| errno.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_were_set_are_told_from_those_that_came_about() {
+        let at = |seconds| Time { seconds, nanos: 7 };
+        let (began, ended) = (at(100), at(110));
+        let mtime = |modified, changed, shown: &[i64]| {
+            let attr = Attr {
+                kind: Kind::File,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                bytes: 0,
+                blocks: 0,
+                links: 1,
+                rdev: 0,
+                mtime: at(modified),
+                ctime: at(changed),
+                ino: 1,
+                dev: 1,
+            };
+            mtime(&attr, began, ended, &|time| shown.contains(&time.seconds))
+        };
+        let since = |seconds: u64| Mtime::Since(seconds * 1_000_000_000);
+        assert_eq!(mtime(104, 104, &[]), since(4));
+        assert_eq!(mtime(100, 100, &[]), since(0), "in the tick in which the walk began");
+        assert_eq!(mtime(99, 104, &[]), Mtime::Set(at(99)), "older than the walk");
+        assert_eq!(mtime(111, 104, &[]), Mtime::Set(at(111)), "in the future");
+        // Written, and then its mode was changed, or it was renamed.
+        assert_eq!(mtime(104, 105, &[103]), since(4));
+        // Copied from a file of an origin whose clock is ahead.
+        assert_eq!(mtime(104, 105, &[104]), Mtime::Set(at(104)));
+        // Somebody wrote at that very moment at the origin.
+        assert_eq!(mtime(104, 104, &[104]), since(4));
+    }
 }

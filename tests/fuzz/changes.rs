@@ -5,7 +5,7 @@ use std::fs;
 use packetfs::change::{ChangeSet, Meta, Mtime, Op, Placing};
 use packetfs::commit::{Commit, Committer, Owner};
 use packetfs::packet::Digest;
-use packetfs::tree::Version;
+use packetfs::tree::{Time, Version};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -21,7 +21,7 @@ fn paths() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn metas() -> impl Strategy<Value = Meta> {
-    let mtime = prop_oneof![times().prop_map(Mtime::Set), any::<u64>().prop_map(Mtime::Before)];
+    let mtime = prop_oneof![times().prop_map(Mtime::Set), any::<u64>().prop_map(Mtime::Since)];
     let xattrs = (vec((word(), word()), 0..3), vec(word(), 0..3));
     (any::<[u32; 3]>(), option::of(mtime), xattrs).prop_map(
         |([mode, uid, gid], mtime, (xattrs, without))| Meta {
@@ -81,8 +81,15 @@ pub(crate) fn change_sets() -> impl Strategy<Value = ChangeSet> {
 fn commits() -> impl Strategy<Value = Commit> {
     let owners = (any::<(u32, u32)>(), vec(any::<u32>(), 0..4))
         .prop_map(|((uid, gid), groups)| Owner { uid, gid, groups });
-    (owners, change_sets(), vec((packets(), packed()), 0..3))
-        .prop_map(|(owner, changes, packets)| Commit { owner, changes, packets, last_wins: false })
+    (owners, change_sets(), vec((packets(), packed()), 0..3)).prop_map(
+        |(owner, changes, packets)| Commit {
+            owner,
+            changes,
+            packets,
+            last_wins: false,
+            began: Time { seconds: 1, nanos: 2 },
+        },
+    )
 }
 
 #[test]
@@ -92,13 +99,14 @@ fn changes_of_walks() {
 
 /// A journal as it lies on disk.
 fn journal(commit: &Commit) -> Vec<u8> {
-    let Commit { owner, changes, packets, last_wins } = commit;
+    let Commit { owner, changes, packets, last_wins, began } = commit;
     let packets: Vec<_> = packets
         .iter()
         .map(|(packet, packed)| (*packet, packed.compressed, packed.body.len() as u64))
         .collect();
     let bodies = commit.packets.iter().flat_map(|(_, packed)| packed.body.clone()).collect();
-    let record = postcard::to_allocvec(&(owner, changes, packets, last_wins)).expect("it fits");
+    let record =
+        postcard::to_allocvec(&(owner, changes, packets, last_wins, began)).expect("it fits");
     let bytes = (record.len() as u64).to_le_bytes().to_vec();
     [bytes, Digest::of(&record).0.to_vec(), vec![0; 8], record, bodies].concat()
 }

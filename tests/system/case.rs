@@ -131,7 +131,7 @@ impl Case {
         Self { gap: Some(gap), ..self }
     }
 
-    /// Nothing else runs meanwhile.
+    /// Nothing else runs in the lab meanwhile, and the origin's agent takes the machine for idle.
     pub(crate) fn alone(self) -> Self {
         Self { alone: true, ..self }
     }
@@ -140,6 +140,7 @@ impl Case {
     pub(crate) fn check(&self, lab: &Lab) -> Result<(), String> {
         if self.alone {
             let (up, _alone) = lab.alone()?;
+            let _idle = up.idle()?;
             return self.compare(up);
         }
         let (up, _peace) = lab.shared()?;

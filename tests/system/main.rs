@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let cases = cases::all().into_iter().map(|(theme, case)| {
         let lab = Arc::clone(&lab);
         let name = format!("same::{theme}::{}", case.name);
-        Trial::test(name.clone(), move || Ok(twice(&name, || case.check(&lab))?))
+        Trial::test(name, move || Ok(case.check(&lab)?))
     });
     let others = [
         bad_input::ALL,
@@ -65,15 +65,6 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, all);
     lab.down(conclusion.has_failed());
     conclusion.exit_code()
-}
-
-/// Checks, and once more if something was wrong: what does not come again may be the native run's
-/// own, such as which of two jobs wrote first, or the tick of a clock. It is told.
-fn twice(name: &str, check: impl Fn() -> Result<(), String>) -> Result<(), String> {
-    let Err(first) = check() else { return Ok(()) };
-    check()?;
-    eprintln!("unsteady: {name}: {first}");
-    Ok(())
 }
 
 /// A test that is more than a case.

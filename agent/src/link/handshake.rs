@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use worknode::id::NodeId;
 
 /// Version of the link's protocol; other versions are refused by name.
-pub(crate) const VERSION: u32 = 7;
+pub(crate) const VERSION: u32 = 8;
 
 /// The key that proves the cluster's secret.
 #[derive(Clone)]

@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use broker::Grant;
 use packetfs::commit::{Commit, Owner};
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::tree::Bytes;
+use packetfs::tree::{Bytes, Time};
 use tokio::sync::mpsc;
 use worknode::door;
 use worknode::reason::Reason;
@@ -62,6 +62,8 @@ pub(super) struct Ready {
     pub(super) exit: Exit,
     packets: Vec<(PacketRef, Packed)>,
     status: i32,
+    /// When the walk was sent: the times of what it wrote count from there.
+    began: Time,
 }
 
 /// Has the walk executed by the runner that a slot is of.
@@ -92,6 +94,7 @@ pub(super) async fn run(
     }
     // Everything that was changed before this moment goes to the runner ahead of the walk.
     agent.exporter.drain(link.number).await;
+    let began = Time::of(SystemTime::now());
     let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
     let (packets, room) = (Vec::new(), agent.upper_bytes);
     let mut talk = Talk {
@@ -100,6 +103,7 @@ pub(super) async fn run(
         spec,
         packets,
         room,
+        began,
         stopped: Stopped::No,
         bytes_out,
         bytes_back: 0,
@@ -167,6 +171,7 @@ struct Talk<'a> {
     packets: Vec<(PacketRef, Packed)>,
     /// Bytes of changed files that there still is memory for.
     room: u64,
+    began: Time,
     /// Whether the walk was stopped because its stub is.
     stopped: Stopped,
     bytes_out: u64,
@@ -341,7 +346,7 @@ impl Talk<'_> {
             Outcome::Ended(ending) => {
                 let ending = *ending;
                 let packets = std::mem::take(&mut self.packets);
-                let exit = Ready { exit, packets, status: ending.status };
+                let exit = Ready { exit, packets, status: ending.status, began: self.began };
                 let (bytes_out, bytes_back) = (self.bytes_out, self.bytes_back);
                 Attempted::Ended(Ended { ending, exit, bytes_out, bytes_back })
             }
@@ -368,8 +373,8 @@ pub(super) async fn commit(
     let who = &spec.credentials;
     vet::changes(&ready.exit.changes, spec, &agent.private_dirs)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
-    let (changes, packets) = (ready.exit.changes, ready.packets);
-    let commit = Commit { owner, changes, packets, last_wins };
+    let (changes, packets, began) = (ready.exit.changes, ready.packets, ready.began);
+    let commit = Commit { owner, changes, packets, last_wins, began };
     let overwrote = agent.commits.apply(commit).await.context("failed to commit a walk")?;
     Ok((ready.status, overwrote))
 }

@@ -122,7 +122,9 @@ fn change(
     moves: &Moves,
     begun: Option<Time>,
 ) -> Result<(), ApplyError> {
-    let all = &Settling { owner: &commit.owner, now: Time::of(SystemTime::now()) };
+    let now = Time::of(SystemTime::now());
+    let all = &Settling { owner: &commit.owner, began: commit.began, now };
+    let mut made = HashSet::new();
     for op in &commit.changes.ops {
         if begun.is_some_and(|begun| belongs_to_others(op, contents, begun)) {
             tracing::warn!(
@@ -134,9 +136,13 @@ fn change(
         match op {
             Op::Rename { from, to } => rename(moves.now(from), to).map_err(failed("rename", from)),
             Op::Remove { path } => remove(path).map_err(failed("remove", path)),
-            Op::Dir { path, meta, replaces: _ } => {
-                make_dir(path, meta, all).map_err(failed("make the directory", path))
-            }
+            Op::Dir { path, meta, replaces: _ } => make_dir(path, meta, all)
+                .map(|is_new| {
+                    if is_new {
+                        made.insert(path.as_slice());
+                    }
+                })
+                .map_err(failed("make the directory", path)),
             Op::File { path, meta, manifest, placing } => {
                 let pieces = Pieces { manifest, contents };
                 write_file(path, meta, &pieces, *placing, all).map_err(failed("write", path))
@@ -153,7 +159,7 @@ fn change(
     // Directory times last: every change in a directory moves them.
     for op in commit.changes.ops.iter().rev() {
         if let Op::Dir { path, meta: Meta { mtime: Some(mtime), .. }, .. } = op {
-            match set_dir_time(path, *mtime, all) {
+            match set_dir_time(path, *mtime, made.contains(path.as_slice()), all) {
                 // Whoever makes something in another's directory moves its time, and cannot set it.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
                 result => result.map_err(failed("set the time of", path))?,
@@ -199,7 +205,9 @@ fn has_newer_files(dir: &[u8], moment: Time) -> bool {
 /// What all changes of a commit have in common.
 struct Settling<'a> {
     owner: &'a Owner,
-    /// One moment for all, so that the order of times is that of the walk.
+    /// When the walk began: its times count from there.
+    began: Time,
+    /// Nothing is written in the future.
     now: Time,
 }
 
@@ -208,7 +216,7 @@ impl Settling<'_> {
     fn time(&self, mtime: Mtime) -> TimeSpec {
         let time = match mtime {
             Mtime::Set(time) => time,
-            Mtime::Before(nanos) => self.now.before(nanos),
+            Mtime::Since(nanos) => self.began.after(nanos).min(self.now),
         };
         TimeSpec::new(time.seconds, i64::from(time.nanos))
     }
@@ -254,7 +262,8 @@ fn remove(path: &[u8]) -> io::Result<()> {
     }
 }
 
-fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
+/// Makes a directory, or changes the one that is there. Returns whether it is new.
+fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<bool> {
     let place = Place::of(path)?;
     let old = place.attr()?;
     let is_dir = |old: &Attr| old.kind == Kind::Dir;
@@ -270,11 +279,11 @@ fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     }
     let unchanged =
         old.is_some_and(|old| (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid));
-    if unchanged && meta.xattrs.is_empty() && meta.without.is_empty() {
-        return Ok(());
+    if !(unchanged && meta.xattrs.is_empty() && meta.without.is_empty()) {
+        let dir = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
+        settle_open(&dir, meta, all)?;
     }
-    let dir = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
-    settle_open(&dir, meta, all)
+    Ok(old.is_none())
 }
 
 fn write_file(
@@ -396,11 +405,12 @@ fn settle_open(file: &OwnedFd, meta: &Meta, all: &Settling<'_>) -> io::Result<()
     Ok(())
 }
 
-/// Sets the time of a directory, unless what was done in it has just moved it.
-fn set_dir_time(path: &[u8], mtime: Mtime, all: &Settling<'_>) -> io::Result<()> {
+/// Sets the time of a directory. One that was there before may be in use by others: it keeps the time
+/// of what the commit has just done in it, unless the walk has set another.
+fn set_dir_time(path: &[u8], mtime: Mtime, is_new: bool, all: &Settling<'_>) -> io::Result<()> {
     let place = Place::of(path)?;
     let moved = place.attr()?.is_some_and(|now| now.mtime >= all.now.before(CLOCK_TICK_NANOS_MAX));
-    if moved && matches!(mtime, Mtime::Before(_)) {
+    if moved && !is_new && matches!(mtime, Mtime::Since(_)) {
         return Ok(());
     }
     let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));

@@ -26,7 +26,7 @@ const KEPT_BYTES: u64 = 4 * 1024 * 1024;
 const WRITE_BYTES: usize = 32 * 1024;
 
 /// All of a commit but its packets' bodies: of these whether each is compressed, and its bytes.
-type Record = (Owner, ChangeSet, Vec<(PacketRef, bool, u64)>, bool);
+type Record = (Owner, ChangeSet, Vec<(PacketRef, bool, u64)>, bool, Time);
 
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -50,7 +50,7 @@ impl Journal {
             (*packet, packed.compressed, packed.body.len() as u64)
         };
         let packets: Vec<_> = commit.packets.iter().map(packed).collect();
-        let record = (&commit.owner, &commit.changes, packets, commit.last_wins);
+        let record = (&commit.owner, &commit.changes, packets, commit.last_wins, commit.began);
         let record = postcard::to_allocvec(&record).map_err(io::Error::other)?;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(HEAD_BYTES as u64))?;
@@ -111,13 +111,13 @@ impl Journal {
         let Ok((record, [])) = postcard::take_from_bytes::<Record>(&record) else {
             return Ok(None);
         };
-        let (owner, changes, bodies, last_wins) = record;
+        let (owner, changes, bodies, last_wins, began) = record;
         let mut packets = Vec::new();
         for (packet, compressed, bytes) in bodies {
             let Some(body) = read(file, bytes)? else { return Ok(None) };
             packets.push((packet, Packed { compressed, body }));
         }
-        Ok(Some(Commit { owner, changes, packets, last_wins }))
+        Ok(Some(Commit { owner, changes, packets, last_wins, began }))
     }
 }
 

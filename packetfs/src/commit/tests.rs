@@ -18,8 +18,13 @@ impl Ground {
     fn new() -> Self {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let owner = Owner { uid, gid, groups: Vec::new() };
-        let commit =
-            Commit { owner, changes: ChangeSet::default(), packets: Vec::new(), last_wins: false };
+        let commit = Commit {
+            owner,
+            changes: ChangeSet::default(),
+            packets: Vec::new(),
+            last_wins: false,
+            began: Time::of(std::time::SystemTime::now()),
+        };
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("tree")).expect("writable");
         Self { dir, commit }
@@ -312,4 +317,32 @@ fn holes_stay_holes() {
         assert_eq!(&read, b"\0content\0", "{name}");
         assert!(blocks(&ground.file(name)) <= 16, "{name}");
     }
+}
+
+#[test]
+fn times_count_from_the_beginning_of_the_walk() {
+    let mut ground = Ground::new();
+    std::fs::create_dir(ground.file("old")).expect("writable");
+    let began = Time::of(std::time::SystemTime::now()).before(5_000_000_000);
+    ground.commit.began = began;
+    for (name, seconds) in [("new", 2), ("old", 2), ("ahead", 9)] {
+        let mtime = Some(Mtime::Since(seconds * 1_000_000_000));
+        let meta = Meta { mtime, ..ground.meta(0o755) };
+        ground.commit.changes.ops.push(Op::Dir { path: ground.bytes(name), meta, replaces: false });
+        let path = ground.bytes(&format!("{name}/f"));
+        let meta = Meta { mtime, ..ground.meta(0o644) };
+        let (manifest, placing) = (Manifest::default(), Placing::Fresh);
+        ground.commit.changes.ops.push(Op::File { path, meta, manifest, placing });
+    }
+    let committer = Committer::open(&ground.journal()).expect("writable");
+    let before = Time::of(std::time::SystemTime::now());
+    committer.commit(&ground.commit).expect("applied");
+    let mtime =
+        |name: &str| Attr::of(&nix::sys::stat::lstat(&ground.file(name)).expect("made")).mtime;
+    let expected = began.after(2_000_000_000);
+    assert_eq!(["new", "new/f", "old/f"].map(mtime), [expected; 3]);
+    // Others may have made something in it meanwhile.
+    assert!(mtime("old") > expected);
+    let after = Time::of(std::time::SystemTime::now());
+    assert!((before..=after).contains(&mtime("ahead/f")), "nothing is written in the future");
 }

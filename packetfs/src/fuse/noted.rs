@@ -8,6 +8,30 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Requests whose processes are remembered.
 const NOTED_MAX: usize = 1024;
 
+/// The process behind a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker {
+    pid: u32,
+    /// Its pid namespace, if that was looked up while the request was certainly waiting.
+    namespace: Option<u64>,
+}
+
+impl Asker {
+    pub(super) fn of(request: &fuser::Request) -> Self {
+        Self { pid: request.pid(), namespace: None }
+    }
+
+    /// Looks the process's namespace up. A process that waits for the network may be killed meanwhile,
+    /// and what is noted of an unknown process concerns every walk.
+    pub(super) fn looked_up(self) -> Self {
+        Self { namespace: self.namespace.or_else(|| pid_namespace(self.pid)), ..self }
+    }
+}
+
+fn pid_namespace(pid: u32) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|metadata| metadata.ino())
+}
+
 /// Requests of one kind, so far.
 #[derive(Debug, Default)]
 pub struct Noted {
@@ -23,10 +47,10 @@ struct Last {
 
 impl Noted {
     /// Notes a request of a process.
-    pub(super) fn note(&self, pid: u32) {
-        let namespace = std::fs::metadata(format!("/proc/{pid}/ns/pid"));
+    pub(super) fn note(&self, asker: Asker) {
+        let namespace = asker.looked_up().namespace;
         let mut last = self.last();
-        last.namespaces.push_back(namespace.ok().map(|metadata| metadata.ino()));
+        last.namespaces.push_back(namespace);
         if last.namespaces.len() > NOTED_MAX {
             last.namespaces.pop_front();
         }
@@ -60,18 +84,34 @@ impl Noted {
 mod tests {
     use super::*;
 
+    fn asker(pid: u32) -> Asker {
+        Asker { pid, namespace: None }
+    }
+
     #[test]
     fn concerns_the_namespace_of_the_process_and_what_is_not_known() {
         let noted = Noted::default();
         let own = std::fs::metadata("/proc/self/ns/pid").expect("a namespace").ino();
-        noted.note(std::process::id());
+        noted.note(asker(std::process::id()));
         assert_eq!((noted.count(), noted.concern(0, own)), (1, true));
         assert!(!noted.concern(0, own + 1));
         assert!(!noted.concern(1, own));
         // There is no such process any more.
-        noted.note(u32::MAX);
+        noted.note(asker(u32::MAX));
         assert!(noted.concern(1, own + 1));
-        (0..NOTED_MAX).for_each(|_| noted.note(std::process::id()));
+        (0..NOTED_MAX).for_each(|_| noted.note(asker(std::process::id())));
         assert!(noted.concern(0, own + 1), "those that are forgotten may concern anybody");
+    }
+
+    #[test]
+    fn a_process_that_is_killed_while_it_waits_concerns_its_own_namespace_only() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("a process");
+        let asker = asker(child.id()).looked_up();
+        child.kill().and_then(|()| child.wait()).expect("it ends");
+        let noted = Noted::default();
+        noted.note(asker);
+        let own = pid_namespace(std::process::id()).expect("a namespace");
+        assert!(noted.concern(0, own));
+        assert!(!noted.concern(0, own + 1));
     }
 }
