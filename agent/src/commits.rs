@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use packetfs::commit::{Commit, CommitError, Committer};
-use packetfs::tree::Bytes;
+use packetfs::path::TreePath;
 use tokio::sync::oneshot;
 
-type Job = (Commit, oneshot::Sender<Result<Vec<Bytes>, CommitError>>);
+type Job = (Commit, oneshot::Sender<Result<Vec<TreePath>, CommitError>>);
 
 /// The handle to the thread.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Commits {
     }
 
     /// Applies a commit; see [`Committer::commit`].
-    pub(crate) async fn apply(&self, commit: Commit) -> Result<Vec<Bytes>, CommitError> {
+    pub(crate) async fn apply(&self, commit: Commit) -> Result<Vec<TreePath>, CommitError> {
         let (done_tx, done_rx) = oneshot::channel();
         if commit.changes.ops.is_empty() || self.jobs_tx.send((commit, done_tx)).is_err() {
             return Ok(Vec::new());

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
+use packetfs::path::TreePath;
 use packetfs::store::Store;
 use packetfs::tree::{Attr, Bytes, Change, Version, Xattr};
 use tokio::sync::{mpsc, oneshot};
@@ -189,7 +190,7 @@ impl Mirror {
     pub(crate) fn relink(&self, link: &Rc<Link>) {
         self.unlink();
         self.link.replace(Some(Rc::clone(link)));
-        self.take_changes(vec![Change::Forget { dir: b"/".to_vec() }]);
+        self.take_changes(vec![Change::Forget { dir: TreePath::root() }]);
     }
 
     /// The link broke: whoever waits gets an error.
@@ -300,8 +301,8 @@ impl Mirror {
         for Told { ask, answer } in told {
             match ask {
                 // What cannot be learned will be asked for.
-                Ask::Listing(path) => drop(self.learn(&Need::Listing(path), answer)),
-                Ask::Content(path) => drop(self.learn(&Need::Content(path), answer)),
+                Ask::Listing(path) => drop(self.learn(&Need::Listing(path.into_bytes()), answer)),
+                Ask::Content(path) => drop(self.learn(&Need::Content(path.into_bytes()), answer)),
                 Ask::Packets(_, packets) => {
                     let packets: Vec<_> = packets.into_iter().map(|(_, packet)| packet).collect();
                     self.take_packets(&packets, answer);
@@ -313,14 +314,16 @@ impl Mirror {
     fn learn(&self, need: &Need, answer: Answer) -> Result<(), i32> {
         match (need, answer) {
             (Need::Listing(path), Answer::Listing(listing)) => {
-                self.mount.update(|mirror| mirror.take_listing(path, listing), Box::new(|| {}));
+                let path = tree_path(path)?;
+                self.mount.update(|mirror| mirror.take_listing(&path, listing), Box::new(|| {}));
                 Ok(())
             }
             (Need::Content(path), Answer::Content(content, inline)) => {
                 if let (Some(packed), [packet]) = (inline, content.manifest.packets.as_slice()) {
                     self.keep(*packet, &packed);
                 }
-                self.mount.update(|mirror| mirror.take_content(path, content), Box::new(|| {}));
+                let path = tree_path(path)?;
+                self.mount.update(|mirror| mirror.take_content(&path, content), Box::new(|| {}));
                 Ok(())
             }
             (_, Answer::Failed(errno)) => Err(errno),
@@ -376,15 +379,19 @@ impl Mirror {
     }
 
     fn fetch_need(&self, need: Need, done: Done) {
+        let ask = match &need {
+            Need::Listing(path) => tree_path(path).map(Ask::Listing),
+            Need::Content(path) => tree_path(path).map(Ask::Content),
+        };
+        let ask = match ask {
+            Ok(ask) => ask,
+            Err(errno) => return done(Err(errno)),
+        };
         let mut waiting = self.waiting.borrow_mut();
         if let Some(others) = waiting.get_mut(&need) {
             others.push(done);
             return;
         }
-        let ask = match &need {
-            Need::Listing(path) => Ask::Listing(path.clone()),
-            Need::Content(path) => Ask::Content(path.clone()),
-        };
         if self.ask(&ask, Asked::Need(need.clone())) {
             waiting.insert(need, vec![done]);
         } else {
@@ -395,11 +402,15 @@ impl Mirror {
 
     fn fetch_packets(
         &self,
-        path: &Bytes,
+        path: &[u8],
         needed: &[(u64, PacketRef)],
         ahead: &[(u64, PacketRef)],
         done: Done,
     ) {
+        let path = match tree_path(path) {
+            Ok(path) => path,
+            Err(errno) => return done(Err(errno)),
+        };
         let wanted: Vec<_> = {
             let mut coming = self.coming.borrow_mut();
             let both = needed.iter().chain(ahead);
@@ -435,4 +446,9 @@ impl Mirror {
         link.send(Kind::Ask, number, message::encode(ask));
         true
     }
+}
+
+/// Returns a path of the mirror as it is asked for: one that is too long is as good as unreadable.
+fn tree_path(path: &[u8]) -> Result<TreePath, i32> {
+    TreePath::try_from(path).map_err(|_| libc::ENAMETOOLONG)
 }
