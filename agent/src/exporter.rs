@@ -26,6 +26,7 @@ use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Answer, Ask};
 use crate::link::squeeze::Squeezer;
 use crate::sys::fds;
+use crate::vital::Vital;
 
 /// Packets a reader is known to have; when there are more, all are forgotten and sent again when
 /// asked for.
@@ -111,7 +112,7 @@ impl Quiet {
 
 impl ExporterHandle {
     /// Starts the thread.
-    pub(crate) fn start(private: Vec<Bytes>) -> anyhow::Result<Self> {
+    pub(crate) fn start(vital: &Vital, private: Vec<Bytes>) -> anyhow::Result<Self> {
         let watcher = Watcher::new()?;
         let (jobs_tx, jobs_rx) = mpsc::channel();
         let exporter = Exporter::new(private);
@@ -130,7 +131,7 @@ impl ExporterHandle {
             outbox,
             quiet: Arc::clone(&quiet),
         };
-        std::thread::Builder::new().name("exporter".into()).spawn(move || state.serve(&jobs_rx))?;
+        vital.thread("exporter", move || state.serve(&jobs_rx))?;
         Ok(Self { jobs_tx, quiet })
     }
 
