@@ -59,6 +59,7 @@ pub(crate) struct Agent {
     listen: String,
     secret: Secret,
     store: Arc<Store>,
+    vital: Vital,
     links: RefCell<HashMap<NodeId, Rc<Link>>>,
     /// Held while a link is being called, so that two walks do not call twice.
     calling: tokio::sync::Mutex<()>,
@@ -165,6 +166,7 @@ async fn serve(
         listen,
         secret,
         store: Arc::new(store),
+        vital: vital.clone(),
         links: RefCell::default(),
         calling: tokio::sync::Mutex::new(()),
         unreachable: RefCell::default(),
@@ -452,7 +454,8 @@ impl Agent {
                 upper_bytes_max: self.upper_bytes,
             })
         };
-        let mirror = Mirror::mount(&self.dirs.lower, link, Arc::clone(&self.store), sandboxes)
+        let store = Arc::clone(&self.store);
+        let mirror = Mirror::mount(&self.dirs.lower, link, store, &self.vital, sandboxes)
             .with_context(|| format!("failed to mount the tree of {}", link.peer))?;
         self.mirrors.borrow_mut().insert(link.peer.clone(), Rc::clone(&mirror));
         Ok(mirror)

@@ -22,6 +22,7 @@ use crate::link::message::{self, Answer, Ask, Doubt, Told};
 use crate::link::{Link, PACKETS_PER_ASK};
 use crate::runner::sandboxes::Sandboxes;
 use crate::sys::launcher::Launcher;
+use crate::vital::Vital;
 
 /// What had been noted of requests at some time.
 #[derive(Debug, Clone, Copy)]
@@ -91,13 +92,14 @@ impl Mirror {
         dir: &Path,
         link: &Rc<Link>,
         store: Arc<Store>,
+        vital: &Vital,
         sandboxes: impl FnOnce(&Path) -> Sandboxes,
     ) -> anyhow::Result<Rc<Self>> {
         let point = dir.join(link.peer.as_str());
         std::fs::create_dir_all(&point)?;
         let (tx, mut rx) = mpsc::unbounded_channel();
-        let mount =
-            Mount::new(&point, link.peer.as_str(), Arc::clone(&store), Box::new(Lacks { tx }))?;
+        let (name, spawn) = (link.peer.as_str(), |name, run| vital.thread(name, run));
+        let mount = Mount::new(&point, name, Arc::clone(&store), Box::new(Lacks { tx }), spawn)?;
         let mirror = Rc::new(Self {
             plain: Rc::new(Lower { sandboxes: sandboxes(&point), point, xattrs: false }),
             with_xattrs: RefCell::default(),

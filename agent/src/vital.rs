@@ -1,6 +1,5 @@
-//! Threads and tasks that the agent cannot do without. One that ends while the agent lives, by a
-//! panic or otherwise, ends the agent with its name: an agent that answers without it would answer
-//! wrongly. Programs that wait are executed by their stubs then.
+//! Threads and tasks that the agent cannot do without. A thread that panics, or a task that ends in
+//! any way, ends the agent with its name: an agent that answers without it would answer wrongly. Programs that wait are executed by their stubs then.
 
 use std::io;
 
@@ -19,7 +18,8 @@ pub(crate) struct Ended(UnboundedReceiver<&'static str>);
 /// Tells, when it is dropped, that its holder has ended.
 struct Guard {
     name: &'static str,
-    ended_tx: UnboundedSender<&'static str>,
+    /// Nothing, if it ended as it should.
+    ended_tx: Option<UnboundedSender<&'static str>>,
 }
 
 impl Vital {
@@ -29,7 +29,7 @@ impl Vital {
         (Self { ended_tx }, Ended(ended_rx))
     }
 
-    /// Starts a thread.
+    /// Starts a thread. It ends by itself when nobody has work for it any more.
     ///
     /// # Errors
     /// The system has no thread left.
@@ -40,8 +40,8 @@ impl Vital {
     ) -> io::Result<()> {
         let guard = self.guard(name);
         std::thread::Builder::new().name(name.into()).spawn(move || {
-            let _guard = guard;
             run();
+            guard.disarm();
         })?;
         Ok(())
     }
@@ -56,7 +56,7 @@ impl Vital {
     }
 
     fn guard(&self, name: &'static str) -> Guard {
-        Guard { name, ended_tx: self.ended_tx.clone() }
+        Guard { name, ended_tx: Some(self.ended_tx.clone()) }
     }
 }
 
@@ -70,10 +70,16 @@ impl Ended {
     }
 }
 
+impl Guard {
+    fn disarm(mut self) {
+        self.ended_tx = None;
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         // An agent that is ending does not listen any more.
-        let _ = self.ended_tx.send(self.name);
+        let _ = self.ended_tx.take().map(|ended_tx| ended_tx.send(self.name));
     }
 }
 
@@ -90,6 +96,7 @@ mod tests {
             let (vital, mut ended) = Vital::new();
             vital.thread("thread", || panic!("of the test")).expect("a thread");
             assert_eq!(ended.wait().await, "thread");
+            vital.thread("idle", || {}).expect("a thread");
             vital.task("task", async { panic!("of the test") });
             assert_eq!(ended.wait().await, "task");
         });
