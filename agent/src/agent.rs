@@ -31,6 +31,7 @@ use crate::pages::PagesDir;
 use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
 use crate::sys::launcher::{Launcher, Plan};
+use crate::vital::Vital;
 use crate::{door, lock, runner};
 
 /// A link is called, or greeted, within this time or not at all.
@@ -58,6 +59,7 @@ pub(crate) struct Agent {
     listen: String,
     secret: Secret,
     store: Arc<Store>,
+    vital: Vital,
     links: RefCell<HashMap<NodeId, Rc<Link>>>,
     /// Held while a link is being called, so that two walks do not call twice.
     calling: tokio::sync::Mutex<()>,
@@ -147,6 +149,7 @@ async fn serve(
     let door_path = state.join("door");
     let door = open_door(&door_path)?;
     let private = vec![path_bytes(state), path_bytes(pages.path())];
+    let (vital, mut ended) = Vital::new();
     let agent = Rc::new(Agent {
         node,
         hostname: nix::unistd::gethostname()?.into_encoded_bytes(),
@@ -156,13 +159,14 @@ async fn serve(
         private_dirs: private.clone(),
         upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
         launcher,
-        exporter: ExporterHandle::start(private)?,
-        commits: Commits::start(&state.join("journal"))?,
+        exporter: ExporterHandle::start(&vital, private)?,
+        commits: Commits::start(&vital, &state.join("journal"))?,
         cluster: Rc::new(Cluster::new(info, broker)),
         shutdown: tokio::sync::Notify::new(),
         listen,
         secret,
         store: Arc::new(store),
+        vital: vital.clone(),
         links: RefCell::default(),
         calling: tokio::sync::Mutex::new(()),
         unreachable: RefCell::default(),
@@ -172,17 +176,18 @@ async fn serve(
         ended_links: Cell::new((0, 0)),
     });
     agent.cluster.refresh().await;
-    tokio::task::spawn_local(cluster::listen(Rc::clone(&agent), events));
-    tokio::task::spawn_local(cluster::beat(Rc::clone(&agent)));
-    tokio::task::spawn_local(accept_links(Rc::clone(&agent), listener));
-    tokio::task::spawn_local(door::serve(Rc::clone(&agent), door));
+    vital.task("broker's events", cluster::listen(Rc::clone(&agent), events));
+    vital.task("heartbeat", cluster::beat(Rc::clone(&agent)));
+    vital.task("links", accept_links(Rc::clone(&agent), listener));
+    vital.task("door", door::serve(Rc::clone(&agent), door));
     tracing::info!(node = %agent.node, listen = agent.listen, "ready");
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        () = agent.shutdown.notified() => {}
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+    let died = tokio::select! {
+        () = agent.shutdown.notified() => None,
+        _ = terminate.recv() => None,
+        _ = tokio::signal::ctrl_c() => None,
+        name = ended.wait() => Some(name),
+    };
     let _ = std::fs::remove_file(&agent.door_path);
     if let Err(error) = agent.cluster.broker.leave(&agent.node).await {
         tracing::debug!(%error, "failed to leave the cluster");
@@ -190,7 +195,13 @@ async fn serve(
     // A reply to the request that ended the agent may still be on its way.
     tokio::time::sleep(Duration::from_millis(20)).await;
     agent.links.borrow().values().for_each(|link| link.close());
-    Ok(())
+    match died {
+        None => Ok(()),
+        Some(name) => anyhow::bail!(
+            "the agent's '{name}' died, which it cannot do without (its panic is above): \
+             start the agent again with `oswalk up`, and report this"
+        ),
+    }
 }
 
 /// Nodes that are named to the broker as warm.
@@ -443,7 +454,8 @@ impl Agent {
                 upper_bytes_max: self.upper_bytes,
             })
         };
-        let mirror = Mirror::mount(&self.dirs.lower, link, Arc::clone(&self.store), sandboxes)
+        let store = Arc::clone(&self.store);
+        let mirror = Mirror::mount(&self.dirs.lower, link, store, &self.vital, sandboxes)
             .with_context(|| format!("failed to mount the tree of {}", link.peer))?;
         self.mirrors.borrow_mut().insert(link.peer.clone(), Rc::clone(&mirror));
         Ok(mirror)

@@ -4,10 +4,14 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use packetfs::commit::{Commit, CommitError, Committer};
-use packetfs::tree::Bytes;
+use packetfs::path::TreePath;
 use tokio::sync::oneshot;
 
-type Job = (Commit, oneshot::Sender<Result<Vec<Bytes>, CommitError>>);
+use crate::vital::Vital;
+
+/// The files of others that were overwritten, or why nothing is certain to have been changed.
+type Committed = Result<Vec<TreePath>, CommitError>;
+type Job = (Commit, oneshot::Sender<Committed>);
 
 /// The handle to the thread.
 #[derive(Debug, Clone)]
@@ -17,19 +21,33 @@ pub(crate) struct Commits {
 
 impl Commits {
     /// Starts the thread, which first finishes what an earlier agent left in the journal.
-    pub(crate) fn start(journal: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(vital: &Vital, journal: &Path) -> anyhow::Result<Self> {
+        let journal = journal.to_owned();
+        Self::start_with(vital, move || {
+            own_umask()?;
+            let committer = Committer::open(&journal)?;
+            Ok(move |commit: &Commit| committer.commit(commit))
+        })
+    }
+
+    /// Starts the thread with what `open`, called there, returns.
+    fn start_with<F>(
+        vital: &Vital,
+        open: impl FnOnce() -> anyhow::Result<F> + Send + 'static,
+    ) -> anyhow::Result<Self>
+    where
+        F: Fn(&Commit) -> Committed,
+    {
         let (jobs_tx, jobs_rx) = mpsc::channel::<Job>();
         let (ready_tx, ready_rx) = mpsc::channel();
-        let journal = journal.to_owned();
-        std::thread::Builder::new().name("committer".into()).spawn(move || {
-            let committer = own_umask().and_then(|()| Ok(Committer::open(&journal)?));
-            let committer = match committer {
-                Ok(committer) => committer,
+        vital.thread("committer", move || {
+            let apply = match open() {
+                Ok(apply) => apply,
                 Err(error) => return drop(ready_tx.send(Err(error))),
             };
             let _ = ready_tx.send(Ok(()));
             while let Ok((commit, done_tx)) = jobs_rx.recv() {
-                let _ = done_tx.send(committer.commit(&commit));
+                let _ = done_tx.send(apply(&commit));
             }
         })?;
         ready_rx.recv()??;
@@ -37,13 +55,17 @@ impl Commits {
     }
 
     /// Applies a commit; see [`Committer::commit`].
-    pub(crate) async fn apply(&self, commit: Commit) -> Result<Vec<Bytes>, CommitError> {
-        let (done_tx, done_rx) = oneshot::channel();
-        if commit.changes.ops.is_empty() || self.jobs_tx.send((commit, done_tx)).is_err() {
+    ///
+    /// # Errors
+    /// A [`CommitError`]; or the thread has died, perhaps in the middle of this commit.
+    pub(crate) async fn apply(&self, commit: Commit) -> anyhow::Result<Vec<TreePath>> {
+        if commit.changes.ops.is_empty() {
             return Ok(Vec::new());
         }
-        // The thread ends only with the agent.
-        done_rx.await.unwrap_or_else(|_| Ok(Vec::new()))
+        let (done_tx, done_rx) = oneshot::channel();
+        let died = || anyhow::anyhow!("the committer has died: the program is executed here");
+        self.jobs_tx.send((commit, done_tx)).map_err(|_| died())?;
+        Ok(done_rx.await.map_err(|_| died())??)
     }
 }
 
@@ -52,4 +74,35 @@ fn own_umask() -> anyhow::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use packetfs::change::{ChangeSet, Op};
+    use packetfs::commit::Owner;
+
+    fn commit() -> Commit {
+        let ops = vec![Op::Remove { path: "/nonexistent/oswalk".parse().expect("sound") }];
+        let owner = Owner { uid: 0, gid: 0, groups: Vec::new() };
+        let changes = ChangeSet { ops, linked: Vec::new() };
+        Commit {
+            owner,
+            changes,
+            packets: Vec::new(),
+            last_wins: false,
+            began: packetfs::tree::Time { seconds: 1, nanos: 0 },
+        }
+    }
+
+    /// A commit that was not made is never taken for one that was.
+    #[tokio::test]
+    async fn a_committer_that_dies_fails_its_commits() {
+        let (vital, mut ended) = Vital::new();
+        let dies = || Ok(|_: &Commit| panic!("in the middle of a commit"));
+        let commits = Commits::start_with(&vital, dies).expect("a thread");
+        assert!(commits.apply(commit()).await.is_err(), "it died in this one");
+        assert_eq!(ended.wait().await, "committer");
+        assert!(commits.apply(commit()).await.is_err(), "it was dead before this one");
+    }
 }

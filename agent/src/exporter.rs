@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use outbox::Outbox;
 use packetfs::export::Exporter;
 use packetfs::packet::{Digest, PacketRef};
+use packetfs::path::{FileName, TreePath};
 use packetfs::tree::{Attr, Bytes, Change, Kind as FileKind, Listing, join, split};
 use packetfs::watch::{Drained, ReaderId, Watcher};
 use profile::{Known, Likeness, Profiles};
@@ -25,6 +26,7 @@ use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Answer, Ask};
 use crate::link::squeeze::Squeezer;
 use crate::sys::fds;
+use crate::vital::Vital;
 
 /// Packets a reader is known to have; when there are more, all are forgotten and sent again when
 /// asked for.
@@ -110,7 +112,7 @@ impl Quiet {
 
 impl ExporterHandle {
     /// Starts the thread.
-    pub(crate) fn start(private: Vec<Bytes>) -> anyhow::Result<Self> {
+    pub(crate) fn start(vital: &Vital, private: Vec<Bytes>) -> anyhow::Result<Self> {
         let watcher = Watcher::new()?;
         let (jobs_tx, jobs_rx) = mpsc::channel();
         let exporter = Exporter::new(private);
@@ -129,7 +131,7 @@ impl ExporterHandle {
             outbox,
             quiet: Arc::clone(&quiet),
         };
-        std::thread::Builder::new().name("exporter".into()).spawn(move || state.serve(&jobs_rx))?;
+        vital.thread("exporter", move || state.serve(&jobs_rx))?;
         Ok(Self { jobs_tx, quiet })
     }
 
@@ -249,7 +251,7 @@ impl State {
         answered.unwrap_or_else(|errno| Answer::Failed(errno as i32))
     }
 
-    fn list(&mut self, reader: ReaderId, path: &[u8]) -> Result<Answer, nix::errno::Errno> {
+    fn list(&mut self, reader: ReaderId, path: &TreePath) -> Result<Answer, nix::errno::Errno> {
         // What the kernel fills or what is hidden is not watched: it never changes for a reader.
         if !self.exporter.is_hidden(path) {
             self.watcher.watch_dir(path, reader)?;
@@ -274,7 +276,7 @@ impl State {
         }
     }
 
-    fn content(&mut self, reader: ReaderId, path: &[u8]) -> Result<Answer, nix::errno::Errno> {
+    fn content(&mut self, reader: ReaderId, path: &TreePath) -> Result<Answer, nix::errno::Errno> {
         let mut exported = self.exporter.content(path, true)?;
         if is_linked(&exported.content.attr) {
             self.watcher.watch_file(path)?;
@@ -295,7 +297,7 @@ impl State {
 
     fn packets(
         &mut self,
-        path: &[u8],
+        path: &TreePath,
         wanted: &[(u64, PacketRef)],
     ) -> Result<Answer, nix::errno::Errno> {
         let packets = self.exporter.packets(path, wanted)?;
@@ -317,16 +319,20 @@ impl State {
         let Drained { names, forgotten, overflow } = drained;
         if overflow {
             for &reader in self.readers.keys() {
-                changes.entry(reader).or_default().push(Change::Forget { dir: b"/".to_vec() });
+                changes.entry(reader).or_default().push(Change::Forget { dir: TreePath::root() });
             }
         }
         for (dir, readers) in forgotten {
+            let dir = watched(dir);
             for reader in readers {
                 changes.entry(reader).or_default().push(Change::Forget { dir: dir.clone() });
             }
         }
         for (dir, (readers, names)) in names {
-            let (attr, names) = self.exporter.entries(&dir, names.into_iter());
+            let dir = watched(dir);
+            // The kernel tells no other names.
+            let names = names.into_iter().filter_map(|name| FileName::new(name).ok());
+            let (attr, names) = self.exporter.entries(&dir, names);
             let entries = names.iter().filter_map(|(_, entry)| entry.as_ref());
             for entry in entries.filter(|entry| is_linked(&entry.attr)) {
                 // One that is gone again already needs no watch.
@@ -371,6 +377,11 @@ impl State {
             .put(&reader.out_tx, Frame { kind: Kind::Changes, stream: 0, payload: payload.into() });
         self.quiet.behind().remove(&number);
     }
+}
+
+/// Returns the path of a watched directory, or of one above it.
+fn watched(dir: Bytes) -> TreePath {
+    TreePath::new(dir).expect("only directories of tree paths are watched")
 }
 
 /// Tells whether a file has other names, through which it may change unseen by its directory.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`config`], [`agent`] (what starts, what is shared), [`door`] (who comes in),
 //! [`session`], `origin` (a walk's life here), `cluster` (the broker), [`link`] (to other agents),
-//! `runner` (a walk's life there), `mirrors`, `exporter`, `commits`, and [`sys`] (the kernel).
+//! `runner` (a walk's life there), `mirrors`, `exporter`, `commits`, `vital` (what must not end before the agent), and [`sys`] (the kernel).
 
 mod agent;
 mod cluster;
@@ -21,6 +21,7 @@ mod random;
 mod runner;
 mod session;
 mod sys;
+mod vital;
 
 use std::process::ExitCode;
 

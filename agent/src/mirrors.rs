@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
+use packetfs::path::TreePath;
 use packetfs::store::Store;
 use packetfs::tree::{Attr, Bytes, Change, Time, Version, Xattr};
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +22,7 @@ use crate::link::message::{self, Answer, Ask, Doubt, Told};
 use crate::link::{Link, PACKETS_PER_ASK};
 use crate::runner::sandboxes::Sandboxes;
 use crate::sys::launcher::Launcher;
+use crate::vital::Vital;
 
 /// What had been noted of requests at some time.
 #[derive(Debug, Clone, Copy)]
@@ -90,13 +92,14 @@ impl Mirror {
         dir: &Path,
         link: &Rc<Link>,
         store: Arc<Store>,
+        vital: &Vital,
         sandboxes: impl FnOnce(&Path) -> Sandboxes,
     ) -> anyhow::Result<Rc<Self>> {
         let point = dir.join(link.peer.as_str());
         std::fs::create_dir_all(&point)?;
         let (tx, mut rx) = mpsc::unbounded_channel();
-        let mount =
-            Mount::new(&point, link.peer.as_str(), Arc::clone(&store), Box::new(Lacks { tx }))?;
+        let (name, spawn) = (link.peer.as_str(), |name, run| vital.thread(name, run));
+        let mount = Mount::new(&point, name, Arc::clone(&store), Box::new(Lacks { tx }), spawn)?;
         let mirror = Rc::new(Self {
             plain: Rc::new(Lower { sandboxes: sandboxes(&point), point, xattrs: false }),
             with_xattrs: RefCell::default(),
@@ -189,7 +192,7 @@ impl Mirror {
     pub(crate) fn relink(&self, link: &Rc<Link>) {
         self.unlink();
         self.link.replace(Some(Rc::clone(link)));
-        self.take_changes(vec![Change::Forget { dir: b"/".to_vec() }]);
+        self.take_changes(vec![Change::Forget { dir: TreePath::root() }]);
     }
 
     /// The link broke: whoever waits gets an error.
@@ -305,8 +308,8 @@ impl Mirror {
         for Told { ask, answer } in told {
             match ask {
                 // What cannot be learned will be asked for.
-                Ask::Listing(path) => drop(self.learn(&Need::Listing(path), answer)),
-                Ask::Content(path) => drop(self.learn(&Need::Content(path), answer)),
+                Ask::Listing(path) => drop(self.learn(&Need::Listing(path.into_bytes()), answer)),
+                Ask::Content(path) => drop(self.learn(&Need::Content(path.into_bytes()), answer)),
                 Ask::Packets(_, packets) => {
                     let packets: Vec<_> = packets.into_iter().map(|(_, packet)| packet).collect();
                     self.take_packets(&packets, answer);
@@ -318,14 +321,16 @@ impl Mirror {
     fn learn(&self, need: &Need, answer: Answer) -> Result<(), i32> {
         match (need, answer) {
             (Need::Listing(path), Answer::Listing(listing)) => {
-                self.mount.update(|mirror| mirror.take_listing(path, listing), Box::new(|| {}));
+                let path = tree_path(path)?;
+                self.mount.update(|mirror| mirror.take_listing(&path, listing), Box::new(|| {}));
                 Ok(())
             }
             (Need::Content(path), Answer::Content(content, inline)) => {
                 if let (Some(packed), [packet]) = (inline, content.manifest.packets.as_slice()) {
                     self.keep(*packet, &packed);
                 }
-                self.mount.update(|mirror| mirror.take_content(path, content), Box::new(|| {}));
+                let path = tree_path(path)?;
+                self.mount.update(|mirror| mirror.take_content(&path, content), Box::new(|| {}));
                 Ok(())
             }
             (_, Answer::Failed(errno)) => Err(errno),
@@ -381,15 +386,19 @@ impl Mirror {
     }
 
     fn fetch_need(&self, need: Need, done: Done) {
+        let ask = match &need {
+            Need::Listing(path) => tree_path(path).map(Ask::Listing),
+            Need::Content(path) => tree_path(path).map(Ask::Content),
+        };
+        let ask = match ask {
+            Ok(ask) => ask,
+            Err(errno) => return done(Err(errno)),
+        };
         let mut waiting = self.waiting.borrow_mut();
         if let Some(others) = waiting.get_mut(&need) {
             others.push(done);
             return;
         }
-        let ask = match &need {
-            Need::Listing(path) => Ask::Listing(path.clone()),
-            Need::Content(path) => Ask::Content(path.clone()),
-        };
         if self.ask(&ask, Asked::Need(need.clone())) {
             waiting.insert(need, vec![done]);
         } else {
@@ -400,11 +409,15 @@ impl Mirror {
 
     fn fetch_packets(
         &self,
-        path: &Bytes,
+        path: &[u8],
         needed: &[(u64, PacketRef)],
         ahead: &[(u64, PacketRef)],
         done: Done,
     ) {
+        let path = match tree_path(path) {
+            Ok(path) => path,
+            Err(errno) => return done(Err(errno)),
+        };
         let wanted: Vec<_> = {
             let mut coming = self.coming.borrow_mut();
             let both = needed.iter().chain(ahead);
@@ -440,4 +453,9 @@ impl Mirror {
         link.send(Kind::Ask, number, message::encode(ask));
         true
     }
+}
+
+/// Returns a path of the mirror as it is asked for: one that is too long is as good as unreadable.
+fn tree_path(path: &[u8]) -> Result<TreePath, i32> {
+    TreePath::try_from(path).map_err(|_| libc::ENAMETOOLONG)
 }

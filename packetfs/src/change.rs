@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::packet::Manifest;
+use crate::path::TreePath;
 use crate::tree::{Bytes, Kind, Time, Version, Xattr, is_within};
 
 /// Mode, ownership and times of something that a walk made or changed.
@@ -37,19 +38,19 @@ pub enum Op {
     /// Something got another name. Renames come before other changes, and happen all at once.
     Rename {
         /// Its name before the walk.
-        from: Bytes,
+        from: TreePath,
         /// Its name now.
-        to: Bytes,
+        to: TreePath,
     },
     /// A name is gone, with all below it.
     Remove {
         /// The name.
-        path: Bytes,
+        path: TreePath,
     },
     /// A directory is there.
     Dir {
         /// Its name.
-        path: Bytes,
+        path: TreePath,
         /// Mode, owner, times.
         meta: Meta,
         /// It takes the place of what the origin has under this name.
@@ -58,7 +59,7 @@ pub enum Op {
     /// A file has this content.
     File {
         /// Its name.
-        path: Bytes,
+        path: TreePath,
         /// Mode, owner, times.
         meta: Meta,
         /// Its content, or the part of it that is written.
@@ -69,7 +70,7 @@ pub enum Op {
     /// A symbolic link.
     Symlink {
         /// Its name.
-        path: Bytes,
+        path: TreePath,
         /// Where it points.
         target: Bytes,
         /// Owner and times.
@@ -78,14 +79,14 @@ pub enum Op {
     /// Another name of a file, which is of this change set unless nothing else of it changed.
     Link {
         /// The name.
-        path: Bytes,
+        path: TreePath,
         /// The file.
-        to: Bytes,
+        to: TreePath,
     },
     /// A fifo, socket or device.
     Special {
         /// Its name.
-        path: Bytes,
+        path: TreePath,
         /// What it is.
         kind: Kind,
         /// Device number.
@@ -137,5 +138,5 @@ pub struct ChangeSet {
     pub ops: Vec<Op>,
     /// Files that had several names before: whether they were written or replaced is not known.
     /// They are taken for written.
-    pub linked: Vec<Bytes>,
+    pub linked: Vec<TreePath>,
 }

@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{ChangeSet, Op};
 use crate::packet::{Digest, Packed, PacketRef};
-use crate::tree::{Bytes, Time};
+use crate::path::TreePath;
+use crate::tree::Time;
 use journal::Journal;
 
 pub use apply::ApplyError;
@@ -71,7 +72,7 @@ pub enum CommitError {
     Packet(Digest),
     /// Somebody else has changed a file that the walk changed; nothing was changed.
     #[error("{} was changed by somebody else meanwhile", String::from_utf8_lossy(.0))]
-    Conflict(Bytes),
+    Conflict(TreePath),
     /// A change could not be made.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -109,7 +110,7 @@ impl Committer {
     ///
     /// # Errors
     /// See [`CommitError`].
-    pub fn commit(&self, commit: &Commit) -> Result<Vec<Bytes>, CommitError> {
+    pub fn commit(&self, commit: &Commit) -> Result<Vec<TreePath>, CommitError> {
         if commit.changes.ops.is_empty() {
             return Ok(Vec::new());
         }

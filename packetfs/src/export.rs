@@ -17,6 +17,7 @@ use nix::sys::stat::{fstat, fstatat};
 use crate::packet::{
     self, Manifest, PACKET_BYTES_MAX, Packed, PacketRef, WHOLE_BYTES_MAX, reference,
 };
+use crate::path::{FileName, TreePath};
 use crate::tree::{Attr, Bytes, Content, Entry, Kind, Listing, Version, is_within, split};
 use crate::xattr;
 
@@ -52,7 +53,7 @@ impl Exporter {
     ///
     /// # Errors
     /// What the system says, or `EACCES` for what is not exported.
-    pub fn list(&self, path: &[u8]) -> Result<Listing, Errno> {
+    pub fn list(&self, path: &TreePath) -> Result<Listing, Errno> {
         if self.is_hidden(path) {
             return Err(Errno::EACCES);
         }
@@ -64,10 +65,8 @@ impl Exporter {
         let mut reader = Dir::from_fd(dir.try_clone().map_err(|_| Errno::EMFILE)?)?;
         let mut entries = Vec::new();
         for item in reader.iter() {
-            let name = item?.file_name().to_bytes().to_vec();
-            if name == b"." || name == b".." {
-                continue;
-            }
+            // `.` and `..` are no names.
+            let Ok(name) = FileName::new(item?.file_name().to_bytes()) else { continue };
             // A name that vanished meanwhile is simply not listed.
             entries.extend(entry(&dir, name));
         }
@@ -78,16 +77,16 @@ impl Exporter {
     #[must_use]
     pub fn entry(&self, dir: &[u8], name: &[u8]) -> Option<Entry> {
         let dir = open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
-        entry(&dir, name.to_vec())
+        entry(&dir, FileName::new(name).ok()?)
     }
 
     /// Returns what the names of a directory name now, and the directory's own attributes.
     #[must_use]
     pub fn entries(
         &mut self,
-        dir: &[u8],
-        names: impl Iterator<Item = Bytes>,
-    ) -> (Option<Attr>, Vec<(Bytes, Option<Entry>)>) {
+        dir: &TreePath,
+        names: impl Iterator<Item = FileName>,
+    ) -> (Option<Attr>, Vec<(FileName, Option<Entry>)>) {
         let Ok(dir) = open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY) else {
             return (None, Vec::new());
         };
@@ -105,7 +104,7 @@ impl Exporter {
     /// # Errors
     /// What the system says, `EACCES` for what is not exported, `EAGAIN` for a file that is
     /// written faster than it can be read.
-    pub fn content(&mut self, path: &[u8], want_inline: bool) -> Result<Exported, Errno> {
+    pub fn content(&mut self, path: &TreePath, want_inline: bool) -> Result<Exported, Errno> {
         if self.is_hidden(path) {
             return Err(Errno::EACCES);
         }
@@ -149,7 +148,7 @@ impl Exporter {
     /// What the system says, or `EACCES` for what is not exported.
     pub fn packets(
         &self,
-        path: &[u8],
+        path: &TreePath,
         wanted: &[(u64, PacketRef)],
     ) -> Result<Vec<(PacketRef, Packed)>, Errno> {
         if self.is_hidden(path) {
@@ -244,7 +243,7 @@ fn open(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
     nix::fcntl::openat2(nix::fcntl::AT_FDCWD, OsStr::from_bytes(path), how)
 }
 
-fn entry(dir: &OwnedFd, name: Bytes) -> Option<Entry> {
+fn entry(dir: &OwnedFd, name: FileName) -> Option<Entry> {
     let path = OsStr::from_bytes(&name);
     let attr = Attr::of(&fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?);
     let target = match attr.kind {
@@ -263,11 +262,10 @@ fn errno(error: std::io::Error) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::join;
     use std::os::unix::fs::symlink;
 
-    fn path(dir: &tempfile::TempDir, name: &str) -> Bytes {
-        join(dir.path().as_os_str().as_bytes(), name.as_bytes())
+    fn path(dir: &tempfile::TempDir, name: &str) -> TreePath {
+        TreePath::new(dir.path().join(name).as_os_str().as_bytes()).expect("a sound path")
     }
 
     #[test]
@@ -277,11 +275,16 @@ mod tests {
         std::fs::write(dir.path().join("large"), vec![b'x'; 300_000]).expect("writable");
         symlink("small", dir.path().join("link")).expect("writable");
         let mut exporter = Exporter::new(Vec::new());
-        let listing = exporter.list(dir.path().as_os_str().as_bytes()).expect("listable");
+        let listing = exporter
+            .list(&TreePath::new(dir.path().as_os_str().as_bytes()).expect("sound"))
+            .expect("listable");
         let mut names: Vec<_> = listing.entries.iter().map(|entry| entry.name.clone()).collect();
         names.sort();
-        assert_eq!(names, [b"large".to_vec(), b"link".to_vec(), b"small".to_vec()]);
-        let link = listing.entries.iter().find(|entry| entry.name == b"link").expect("listed");
+        assert_eq!(
+            names.iter().map(|name| &**name).collect::<Vec<_>>(),
+            [b"large".as_slice(), b"link", b"small"]
+        );
+        let link = listing.entries.iter().find(|entry| *entry.name == *b"link").expect("listed");
         assert_eq!(link.target.as_deref(), Some(b"small".as_slice()));
 
         let small = exporter.content(&path(&dir, "small"), true).expect("readable");

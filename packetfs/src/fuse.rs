@@ -123,7 +123,8 @@ impl std::fmt::Debug for View {
 }
 
 impl Mount {
-    /// Mounts a fresh mirror at `point`.
+    /// Mounts a fresh mirror at `point`. Its thread that has the kernel forget is started by `spawn`:
+    /// without it walks would see what is not so any more.
     ///
     /// # Errors
     /// `/dev/fuse` is missing or forbidden, or the mount fails.
@@ -132,6 +133,7 @@ impl Mount {
         name: &str,
         store: Arc<Store>,
         source: Box<dyn Source>,
+        spawn: impl FnOnce(&'static str, Box<dyn FnOnce() + Send>) -> io::Result<()>,
     ) -> io::Result<Self> {
         let view = Arc::new(View {
             mirror: Mutex::new(Mirror::new()),
@@ -140,7 +142,7 @@ impl Mount {
             counters: Counters::default(),
         });
         let (notices, receiver) = mpsc::channel();
-        std::thread::Builder::new().name("fuse-notify".into()).spawn(move || notify(&receiver))?;
+        spawn("fuse-notify", Box::new(move || notify(&receiver)))?;
         let mount = Self { sessions: Mutex::default(), notices, view };
         mount.mount(point, name, false)?;
         Ok(mount)

@@ -1,13 +1,14 @@
 //! PacketFS: file content as content-addressed packets, the tree of an origin as its runners see it,
 //! and the change sets that walks leave behind.
 //!
-//! Reading order: [`packet`] and [`store`] hold content; [`tree`] names files and directories;
+//! Reading order: [`packet`] and [`store`] hold content; [`path`] and [`tree`] name files and directories;
 //! [`export`] and [`watch`] show an origin's tree and notice its changes; [`mirror`] is that tree
 //! on a runner, [`fuse`] mounts it; [`change`], [`upper`] and [`commit`] carry a walk's changes home.
 //!
 //! The crate knows nothing of walks, sessions or Redis. Only [`fuse`] names fuser.
 
 pub mod packet;
+pub mod path;
 pub mod store;
 pub mod tree;
 

@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::packet::Manifest;
+use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, Version, Xattr, join};
 use crate::xattr;
 use links::Links;
@@ -372,12 +373,11 @@ impl Mirror {
     }
 
     /// Takes in a directory's listing.
-    pub fn take_listing(&mut self, path: &[u8], listing: Listing) -> BTreeSet<Invalidation> {
+    pub fn take_listing(&mut self, path: &TreePath, listing: Listing) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         let Some(dir) = self.place(path) else { return forget };
         let gone: Vec<Bytes> = {
-            let named: BTreeSet<&[u8]> =
-                listing.entries.iter().map(|entry| entry.name.as_slice()).collect();
+            let named: BTreeSet<&[u8]> = listing.entries.iter().map(|entry| &*entry.name).collect();
             let Some(item) = self.items.get(&dir) else { return forget };
             item.children.keys().filter(|name| !named.contains(name.as_slice())).cloned().collect()
         };
@@ -401,7 +401,7 @@ impl Mirror {
     }
 
     /// Takes in a file's content.
-    pub fn take_content(&mut self, path: &[u8], content: Content) -> BTreeSet<Invalidation> {
+    pub fn take_content(&mut self, path: &TreePath, content: Content) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         let Some(node) = self.place(path) else { return forget };
         // The name may be another file's by now, of which nobody has heard yet.

@@ -8,6 +8,7 @@ use nix::dir::Dir;
 use serde::{Deserialize, Serialize};
 
 use crate::packet::Manifest;
+use crate::path::{FileName, TreePath};
 
 /// A path or a name: any bytes but NUL.
 pub type Bytes = Vec<u8>;
@@ -177,8 +178,7 @@ pub type Xattr = (Bytes, Bytes);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The name.
-    #[serde(with = "serde_bytes")]
-    pub name: Bytes,
+    pub name: FileName,
     /// What it names.
     pub attr: Attr,
     /// Where it points, if it is a symbolic link.
@@ -214,16 +214,16 @@ pub enum Change {
     /// Names of a directory changed, or what they name.
     Names {
         /// The directory.
-        dir: Bytes,
+        dir: TreePath,
         /// Its attributes now; nothing if it is gone.
         attr: Option<Attr>,
         /// The names, each with what it names now, if anything.
-        names: Vec<(Bytes, Option<Entry>)>,
+        names: Vec<(FileName, Option<Entry>)>,
     },
     /// Nothing is known of the directory any more, nor of those below it.
     Forget {
         /// The directory.
-        dir: Bytes,
+        dir: TreePath,
     },
 }
 

@@ -21,6 +21,7 @@ use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, PacketRef};
+use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, join, names_in, split};
 use crate::xattr;
 use found::{Body, Found, Node, leave_out};
@@ -74,7 +75,7 @@ pub fn read(
     if let Some(index) = index {
         read_index(index, reading, &mut found)?;
     }
-    Ok(found.into_changes(reading.base))
+    Ok(found.into_changes(reading.base)?)
 }
 
 /// The names of a directory.
@@ -126,7 +127,9 @@ fn visit_dir(
     let name = split(path).map_or(b"".as_slice(), |(_, name)| name);
     let before = from.clone().or_else(|| Some(join(above?, name)));
     let is_renamed = from.is_some();
-    found.dirs.extend(from.map(|from| Op::Rename { from, to: path.to_vec() }));
+    if let Some(from) = from {
+        found.dirs.push(Op::Rename { from: TreePath::new(from)?, to: TreePath::new(path)? });
+    }
     let opaque = overlay_mark(dir, "opaque")?.is_some_and(|value| value == b"y");
     let lower = (reading.lower_attr)(path).filter(|lower| lower.kind == Kind::Dir);
     let replaces = opaque && lower.is_some();
@@ -155,7 +158,7 @@ fn visit_dir(
         }
     }
     if !(on_the_way && as_before && meta.xattrs.is_empty() && meta.without.is_empty()) {
-        found.dirs.push(Op::Dir { path: path.to_vec(), meta, replaces });
+        found.dirs.push(Op::Dir { path: TreePath::new(path)?, meta, replaces });
     }
     Ok(before.filter(|_| !opaque))
 }
@@ -178,7 +181,7 @@ fn visit(
         && (reading.lower_attr)(&path)
             .is_some_and(|below| below.kind == Kind::File && below.links > 1);
     if unmarked {
-        found.linked.push(path.clone());
+        found.linked.push(TreePath::new(path.clone())?);
     }
     let below = match mark {
         Some(handle) => below(&handle, reading),

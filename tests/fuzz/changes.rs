@@ -5,19 +5,22 @@ use std::fs;
 use packetfs::change::{ChangeSet, Meta, Mtime, Op, Placing};
 use packetfs::commit::{Commit, Committer, Owner};
 use packetfs::packet::Digest;
+use packetfs::path::TreePath;
 use packetfs::tree::{Time, Version};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
 use crate::bytes::{damage, damaged, noise, survives_postcard, word};
-use crate::files::{kinds, manifests, packed, packets, times};
+use crate::files::{kinds, manifests, names, packed, packets, times};
 use crate::memory::bounded;
 use crate::trial::holds;
 
 /// A path that nothing leads to: no journal of these tests may change a file, whatever happens.
-fn paths() -> impl Strategy<Value = Vec<u8>> {
-    word().prop_map(|name| [b"/nonexistent/oswalk-fuzz/", &name[..]].concat())
+fn paths() -> impl Strategy<Value = TreePath> {
+    names().prop_map(|name| {
+        TreePath::new([b"/nonexistent/oswalk-fuzz/", &name[..]].concat()).expect("a sound path")
+    })
 }
 
 fn metas() -> impl Strategy<Value = Meta> {

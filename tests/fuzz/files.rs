@@ -1,6 +1,7 @@
 //! What PacketFS sends: packets, manifests, listings, changes of the origin's tree.
 
 use packetfs::packet::{Digest, Hole, Manifest, Packed, PacketRef, reference};
+use packetfs::path::{FileName, TreePath};
 use packetfs::tree::{Attr, Change, Content, Entry, Kind, Listing, Time};
 use proptest::collection::vec;
 use proptest::option;
@@ -51,8 +52,20 @@ fn attrs() -> impl Strategy<Value = Attr> {
     )
 }
 
+/// Any name that a directory can have.
+pub(crate) fn names() -> impl Strategy<Value = FileName> {
+    word().prop_filter_map("no name", |word| FileName::new(word).ok())
+}
+
+pub(crate) fn tree_paths() -> impl Strategy<Value = TreePath> {
+    vec(names(), 0..4).prop_map(|names| {
+        let names: Vec<_> = names.iter().map(|name| &**name).collect();
+        TreePath::new([b"/", &names.join(&b'/')[..]].concat()).expect("a sound path")
+    })
+}
+
 fn entries() -> impl Strategy<Value = Entry> {
-    (word(), attrs(), option::of(word()), vec((word(), word()), 0..3))
+    (names(), attrs(), option::of(word()), vec((word(), word()), 0..3))
         .prop_map(|(name, attr, target, xattrs)| Entry { name, attr, target, xattrs })
 }
 
@@ -75,9 +88,9 @@ fn trees() {
 
 #[test]
 fn changes_of_trees() {
-    let names = (word(), option::of(attrs()), vec((word(), option::of(entries())), 0..4))
+    let names = (tree_paths(), option::of(attrs()), vec((names(), option::of(entries())), 0..4))
         .prop_map(|(dir, attr, names)| Change::Names { dir, attr, names });
-    let forget = word().prop_map(|dir| Change::Forget { dir });
+    let forget = tree_paths().prop_map(|dir| Change::Forget { dir });
     survives_postcard(vec(prop_oneof![names, forget], 0..4));
 }
 

@@ -4,15 +4,16 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::bytes::{damage, damaged, noise, survives_postcard, word};
+use crate::bytes::{damage, damaged, noise, survives_postcard};
 use crate::changes::change_sets;
-use crate::files::{contents, listings, packed, packets};
+use crate::files::{contents, listings, packed, packets, tree_paths};
 use crate::memory::bounded;
 use crate::trial::holds;
 use crate::walks::outcomes;
 use bytes::Bytes;
 use frame::{Assembler, Frame, HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX};
 use message::{Answer, Ask, Doubt, Exit, Open, Packets, Told, encode};
+use packetfs::change::ChangeSet;
 use squeeze::{Squeezer, Unsqueezer};
 use worknode::id::Attempt;
 
@@ -120,9 +121,9 @@ fn squeezed_messages() {
 #[test]
 fn questions_and_answers() {
     let asks = prop_oneof![
-        word().prop_map(Ask::Listing),
-        word().prop_map(Ask::Content),
-        (word(), vec((any::<u64>(), packets()), 0..4))
+        tree_paths().prop_map(Ask::Listing),
+        tree_paths().prop_map(Ask::Content),
+        (tree_paths(), vec((any::<u64>(), packets()), 0..4))
             .prop_map(|(path, packets)| Ask::Packets(path, packets)),
     ];
     let answers = prop_oneof![
@@ -139,8 +140,24 @@ fn questions_and_answers() {
     }));
 }
 
+/// A path has one spelling: no decoder takes another one.
+#[test]
+fn other_spellings_are_refused() {
+    let parts = proptest::sample::select(vec!["", ".", "..", "a", "etc", "...", "b\0", "shadow"]);
+    holds(&(any::<bool>(), vec(parts, 0..5)), |(absolute, parts)| {
+        let text = format!("{}{}", if absolute { "/" } else { "" }, parts.join("/"));
+        let is_name = |part: &&str| !matches!(*part, "" | "." | ".." | "b\0");
+        let is_sound = text == "/" || absolute && !parts.is_empty() && parts.iter().all(is_name);
+        // As `Ask` and `ChangeSet` with bytes in the place of paths.
+        let (ask, remove) =
+            (encode(&(0_u8, &text)), encode(&(vec![(1_u8, &text)], Vec::<u8>::new())));
+        assert_eq!(postcard::from_bytes::<Ask>(&ask).is_ok(), is_sound, "{text:?}");
+        assert_eq!(postcard::from_bytes::<ChangeSet>(&remove).is_ok(), is_sound, "{text:?}");
+    });
+}
+
 #[test]
 fn encoding_is_postcard() {
-    let ask = Ask::Listing(b"/usr".to_vec());
+    let ask = Ask::Listing("/usr".parse().expect("a sound path"));
     assert_eq!(postcard::from_bytes::<Ask>(&encode(&ask)), Ok(ask));
 }

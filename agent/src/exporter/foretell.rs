@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use packetfs::export::{Exported, Exporter};
 use packetfs::packet::PacketRef;
+use packetfs::path::TreePath;
 use packetfs::tree::above;
 use packetfs::watch::ReaderId;
 use tokio::sync::mpsc::UnboundedSender;
@@ -123,7 +125,7 @@ impl State {
         let mut known = predict::reads(&walk.cwd, files, leave);
         known.of(&walk.cwd).listing = true;
         for (path, facts) in known.iter_mut().filter(|(_, facts)| facts.content) {
-            if let Ok(exported) = self.exporter.content(path, false) {
+            if let Some(exported) = content(&mut self.exporter, path) {
                 let packets = exported.content.manifest.covering(0, u64::MAX);
                 facts.packets = packets.map(|(offset, _)| offset).collect();
             }
@@ -138,29 +140,35 @@ impl State {
     /// Returns what a reader would have to ask for to know this about a path.
     fn untold(&mut self, reader: ReaderId, path: &[u8], facts: &Facts) -> Vec<Ask> {
         let Some(reader) = self.readers.get(&reader) else { return Vec::new() };
+        // What has another spelling is not asked for like that.
+        let Ok(path) = TreePath::try_from(path) else { return Vec::new() };
         let mut asks = Vec::new();
         let listed = |dir: &[u8]| reader.told.get(dir).is_some_and(|facts| facts.listing);
         // It looks paths up from the root.
-        let above: Vec<_> = above(path).collect();
+        let above: Vec<_> = above(&path).collect();
         let unlisted = above.into_iter().rev().filter(|dir| !listed(dir));
-        asks.extend(unlisted.map(|dir| Ask::Listing(dir.to_vec())));
-        if facts.listing && !listed(path) {
-            asks.push(Ask::Listing(path.to_vec()));
+        asks.extend(unlisted.filter_map(|dir| Some(Ask::Listing(dir.try_into().ok()?))));
+        if facts.listing && !listed(&path) {
+            asks.push(Ask::Listing(path.clone()));
         }
-        let told = reader.told.get(path).cloned().unwrap_or_default();
+        let told = reader.told.get(&path).cloned().unwrap_or_default();
         if facts.content && !told.content {
-            asks.push(Ask::Content(path.to_vec()));
+            asks.push(Ask::Content(path.clone()));
         }
         if !facts.packets.is_subset(&told.packets)
-            && let Ok(exported) = self.exporter.content(path, false)
+            && let Some(exported) = content(&mut self.exporter, &path)
         {
             let lacks =
                 |offset: &u64| facts.packets.contains(offset) && !told.packets.contains(offset);
             let all = exported.content.manifest.covering(0, u64::MAX);
             let packets: Vec<(u64, PacketRef)> = all.filter(|(offset, _)| lacks(offset)).collect();
             let parts = packets.chunks(PACKETS_PER_ASK);
-            asks.extend(parts.map(|part| Ask::Packets(path.to_vec(), part.to_vec())));
+            asks.extend(parts.map(|part| Ask::Packets(path.clone(), part.to_vec())));
         }
         asks
     }
+}
+
+fn content(exporter: &mut Exporter, path: &[u8]) -> Option<Exported> {
+    exporter.content(&path.try_into().ok()?, false).ok()
 }

@@ -22,7 +22,7 @@ impl Runner {
     }
 
     fn ask(&self, exporter: &ExporterHandle, dir: &Path) {
-        let ask = Ask::Listing(dir.as_os_str().as_bytes().to_vec());
+        let ask = Ask::Listing(dir.as_os_str().as_bytes().try_into().expect("a sound path"));
         let question = Question { stream: 1, ask, walks: Vec::new() };
         exporter.ask(self.number, question, self.out_tx.clone());
     }
@@ -45,7 +45,7 @@ fn with_exporter<F: Future<Output = ()>>(
         .expect("a runtime");
     let dir = tempfile::tempdir().expect("a directory");
     runtime.block_on(async {
-        test(ExporterHandle::start(Vec::new()).expect("a thread"), dir).await;
+        test(ExporterHandle::start(&Vital::new().0, Vec::new()).expect("a thread"), dir).await;
     });
 }
 

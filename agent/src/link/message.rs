@@ -2,7 +2,8 @@
 
 use packetfs::change::ChangeSet;
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::tree::{Bytes, Content, Listing};
+use packetfs::path::TreePath;
+use packetfs::tree::{Content, Listing};
 use serde::{Deserialize, Serialize};
 use worknode::id::Attempt;
 use worknode::spec::Outcome;
@@ -51,11 +52,11 @@ pub(crate) struct Packets {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Ask {
     /// What is in this directory?
-    Listing(Bytes),
+    Listing(TreePath),
     /// What packets is this file?
-    Content(Bytes),
+    Content(TreePath),
     /// These packets of the file, each with its offset.
-    Packets(Bytes, Vec<(u64, PacketRef)>),
+    Packets(TreePath, Vec<(u64, PacketRef)>),
 }
 
 /// The answer.

@@ -8,7 +8,8 @@ use anyhow::Context;
 use broker::Grant;
 use packetfs::commit::{Commit, Owner};
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::tree::{Bytes, Time};
+use packetfs::path::TreePath;
+use packetfs::tree::Time;
 use tokio::sync::mpsc;
 use worknode::door;
 use worknode::reason::Reason;
@@ -369,7 +370,7 @@ pub(super) async fn commit(
     spec: &WalkSpec,
     ready: Ready,
     last_wins: bool,
-) -> anyhow::Result<(i32, Vec<Bytes>)> {
+) -> anyhow::Result<(i32, Vec<TreePath>)> {
     let who = &spec.credentials;
     vet::changes(&ready.exit.changes, spec, &agent.private_dirs)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };

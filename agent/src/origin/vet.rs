@@ -26,9 +26,6 @@ pub(super) fn changes(
         };
         for path in paths {
             let shown = String::from_utf8_lossy(path);
-            let clean = path.starts_with(b"/")
-                && path.split(|&byte| byte == b'/').all(|part| part != b"." && part != b"..");
-            anyhow::ensure!(clean, "the runner changed '{shown}', which is no path");
             let hidden = is_secret(path) || private.iter().any(|dir| is_within(path, dir));
             anyhow::ensure!(!hidden, "the runner changed {shown}, which is not exported");
             let system = SYSTEM_DIRS.iter().any(|dir| is_within(path, dir));
@@ -100,7 +97,7 @@ mod tests {
             xattrs: Vec::new(),
             without: Vec::new(),
         };
-        let path = path.as_bytes().to_vec();
+        let path = path.parse().expect("a sound path");
         let op = Op::File { path, meta, manifest: Default::default(), placing: Placing::Fresh };
         ChangeSet { ops: vec![op], linked: Vec::new() }
     }
@@ -113,8 +110,6 @@ mod tests {
         for bad in [
             "/home/u/.ssh/authorized_keys",
             "/usr/bin/gcc",
-            "/a/../etc/x",
-            "x",
             "/var/lib/oswalk/secret",
             "/run/oswalk-1-2/0123456789abcdef",
         ] {

@@ -124,7 +124,7 @@ fn change(
 ) -> Result<(), ApplyError> {
     let now = Time::of(SystemTime::now());
     let all = &Settling { owner: &commit.owner, began: commit.began, now };
-    let mut made = HashSet::new();
+    let mut made: HashSet<&[u8]> = HashSet::new();
     for op in &commit.changes.ops {
         if begun.is_some_and(|begun| belongs_to_others(op, contents, begun)) {
             tracing::warn!(
@@ -139,7 +139,7 @@ fn change(
             Op::Dir { path, meta, replaces: _ } => make_dir(path, meta, all)
                 .map(|is_new| {
                     if is_new {
-                        made.insert(path.as_slice());
+                        made.insert(&**path);
                     }
                 })
                 .map_err(failed("make the directory", path)),
@@ -159,7 +159,7 @@ fn change(
     // Directory times last: every change in a directory moves them.
     for op in commit.changes.ops.iter().rev() {
         if let Op::Dir { path, meta: Meta { mtime: Some(mtime), .. }, .. } = op {
-            match set_dir_time(path, *mtime, made.contains(path.as_slice()), all) {
+            match set_dir_time(path, *mtime, made.contains(&**path), all) {
                 // Whoever makes something in another's directory moves its time, and cannot set it.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
                 result => result.map_err(failed("set the time of", path))?,

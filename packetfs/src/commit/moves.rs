@@ -37,7 +37,7 @@ impl Moves {
         // Names under which there will be something else.
         let mut new: HashSet<_> = renames.iter().map(|&(_, to)| to).collect();
         new.extend(ops.iter().filter_map(|op| match op {
-            Op::Dir { path, replaces: true, .. } => Some(path.as_slice()),
+            Op::Dir { path, replaces: true, .. } => Some(&**path),
             _ => None,
         }));
         if new.is_empty() {
@@ -142,7 +142,7 @@ mod tests {
     use crate::change::Meta;
 
     fn rename(from: &str, to: &str) -> Op {
-        Op::Rename { from: from.into(), to: to.into() }
+        Op::Rename { from: from.parse().expect("sound"), to: to.parse().expect("sound") }
     }
 
     /// Returns what is taken aside because it is renamed, each with the directory it is put in.
@@ -191,7 +191,7 @@ mod tests {
             xattrs: Vec::new(),
             without: Vec::new(),
         };
-        let replaced = Op::Dir { path: b"/x/d".to_vec(), meta, replaces: true };
+        let replaced = Op::Dir { path: "/x/d".parse().expect("sound"), meta, replaces: true };
         let ops = [replaced, rename("/x/d/e", "/y")];
         assert_eq!(aside(&ops), expected(&[("/x/d/e", "/x")]));
         let room: Vec<_> = Moves::of(&ops).0.into_iter().filter(|moved| !moved.stays).collect();

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::{Commit, CommitError, Contents};
 use crate::change::{Op, Placing, renamed};
 use crate::packet::{Manifest, Packed, reference, split};
+use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Version};
 
 /// A commit, held against what others have changed.
@@ -15,7 +16,7 @@ pub(super) struct Reconciled {
     /// The commit as it is to be made now; nothing if that is as it was asked for.
     pub(super) commit: Option<Commit>,
     /// What others have changed, and what will be overwritten.
-    pub(super) overwritten: Vec<Bytes>,
+    pub(super) overwritten: Vec<TreePath>,
 }
 
 /// Holds a commit against what others have changed.

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::*;
 use crate::change::{Meta, Mtime, Op, Placing};
 use crate::packet::{Manifest, reference, split};
-use crate::tree::{Attr, Time, Version, join};
+use crate::tree::{Attr, Time, Version};
 
 struct Ground {
     dir: tempfile::TempDir,
@@ -34,8 +34,8 @@ impl Ground {
         self.dir.path().join("tree").join(name)
     }
 
-    fn bytes(&self, name: &str) -> Bytes {
-        join(self.dir.path().join("tree").as_os_str().as_bytes(), name.as_bytes())
+    fn bytes(&self, name: &str) -> TreePath {
+        TreePath::new(self.file(name).as_os_str().as_bytes()).expect("a path of the tests")
     }
 
     fn meta(&self, mode: u32) -> Meta {
@@ -67,7 +67,7 @@ impl Ground {
         drop(Committer::open(&self.journal()).expect("usable"));
     }
 
-    fn apply(&self) -> Result<Vec<Bytes>, CommitError> {
+    fn apply(&self) -> Result<Vec<TreePath>, CommitError> {
         Committer::open(&self.journal())?.commit(&self.commit)
     }
 }
@@ -244,8 +244,7 @@ fn other_changes_of_others_are_a_conflict() {
     assert_eq!(std::fs::read(ground.file("config")).expect("there"), b"a = 3, theirs\n");
     ground.commit.last_wins = true;
     let overwritten = ground.apply().expect("applicable");
-    let config = ground.file("config").into_os_string().into_encoded_bytes();
-    assert_eq!(overwritten, [config], "nothing is lost without a word");
+    assert_eq!(overwritten, [ground.bytes("config")], "nothing is lost without a word");
     assert_eq!(std::fs::read(ground.file("config")).expect("there"), b"a = 2\n");
 }
 

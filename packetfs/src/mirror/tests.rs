@@ -20,8 +20,12 @@ fn attr(kind: Kind, ino: u64, bytes: u64) -> Attr {
     }
 }
 
+fn path(text: &str) -> TreePath {
+    text.parse().expect("a sound path")
+}
+
 fn entry(name: &str, attr: Attr) -> Entry {
-    Entry { name: name.into(), attr, target: None, xattrs: Vec::new() }
+    Entry { name: name.parse().expect("sound"), attr, target: None, xattrs: Vec::new() }
 }
 
 fn listing(ino: u64, entries: Vec<Entry>) -> Listing {
@@ -30,15 +34,19 @@ fn listing(ino: u64, entries: Vec<Entry>) -> Listing {
 
 fn mirror() -> Mirror {
     let mut mirror = Mirror::new();
-    mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
+    mirror.take_listing(&path("/"), listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
     let files = vec![entry("a.c", attr(Kind::File, 4, 10)), entry("b.c", attr(Kind::File, 5, 1))];
-    mirror.take_listing(b"/src", listing(3, files));
+    mirror.take_listing(&path("/src"), listing(3, files));
     mirror
 }
 
 fn names(dir: &str, name: &str, entry: Option<Entry>) -> Vec<Change> {
-    let names = vec![(name.into(), entry)];
-    vec![Change::Names { dir: dir.into(), attr: Some(attr(Kind::Dir, 3, 0)), names }]
+    let names = vec![(name.parse().expect("sound"), entry)];
+    vec![Change::Names {
+        dir: dir.parse().expect("sound"),
+        attr: Some(attr(Kind::Dir, 3, 0)),
+        names,
+    }]
 }
 
 #[test]
@@ -46,7 +54,7 @@ fn asks_for_what_it_does_not_know() {
     let mut mirror = Mirror::new();
     assert_eq!(mirror.lookup(ROOT, b"src"), Answer::Unknown(Need::Listing(b"/".to_vec())));
     mirror = self::mirror();
-    mirror.take_listing(b"/", listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
+    mirror.take_listing(&path("/"), listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
     let src = mirror.node(b"/src").expect("listed");
     let Answer::Known((node, found)) = mirror.lookup(src, b"a.c") else { panic!("listed") };
     assert_eq!(found.bytes, 10);
@@ -77,7 +85,7 @@ fn numbers_survive_replacement_and_content_does_not() {
     let mut mirror = mirror();
     let node = mirror.node(b"/src/a.c").expect("listed");
     let content = Content { attr: attr(Kind::File, 4, 10), manifest: Manifest::default() };
-    assert!(mirror.take_content(b"/src/a.c", content).is_empty());
+    assert!(mirror.take_content(&path("/src/a.c"), content).is_empty());
     assert!(matches!(mirror.manifest(node), Answer::Known(_)));
     let forget = mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 10)))));
     assert!(forget.contains(&Invalidation::Node(node)));
@@ -124,7 +132,7 @@ fn a_replaced_directory_is_listed_again() {
 fn an_overflow_unlearns_all() {
     let mut mirror = mirror();
     assert_eq!(mirror.lookup(ROOT, b"absent"), Answer::Absent);
-    let forget = mirror.apply(vec![Change::Forget { dir: b"/".to_vec() }]);
+    let forget = mirror.apply(vec![Change::Forget { dir: TreePath::root() }]);
     assert!(forget.contains(&Invalidation::Entry(ROOT, b"absent".to_vec())));
     assert!(forget.contains(&Invalidation::Entry(ROOT, b"src".to_vec())));
     assert!(matches!(mirror.lookup(ROOT, b"src"), Answer::Unknown(_)));
@@ -159,7 +167,7 @@ fn names_of_one_file_share_a_number() {
 
     // A change that is noticed under one name is one of the other, too.
     let content = Content { attr: linked(4, 2), manifest: Manifest::default() };
-    mirror.take_content(b"/src/l", content);
+    mirror.take_content(&path("/src/l"), content);
     assert!(matches!(mirror.manifest(shared), Answer::Known(_)));
     let before = mirror.batches();
     let forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
@@ -207,7 +215,7 @@ fn a_name_that_is_gone_is_not_seen_through_the_others() {
     assert!(matches!(mirror.lookup(src, b"l"), Answer::Known(_)));
     // It comes back as something else.
     mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::Dir, 9, 0)))));
-    mirror.take_listing(b"/src/a.c", listing(9, vec![entry("in", attr(Kind::File, 10, 1))]));
+    mirror.take_listing(&path("/src/a.c"), listing(9, vec![entry("in", attr(Kind::File, 10, 1))]));
     let dir = shown(&mut mirror, "a.c");
     assert_ne!(dir, shown(&mut mirror, "l"));
     assert!(matches!(mirror.lookup(dir, b"in"), Answer::Known(_)));
@@ -219,7 +227,7 @@ fn content_of_a_file_that_took_the_name_is_not_the_other_names() {
     mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
     // Replaced, and read before anybody has heard of it.
     let content = Content { attr: attr(Kind::File, 9, 1), manifest: Manifest::default() };
-    mirror.take_content(b"/src/a.c", content);
+    mirror.take_content(&path("/src/a.c"), content);
     let (own, other) = (shown(&mut mirror, "a.c"), shown(&mut mirror, "l"));
     assert_ne!(own, other);
     assert_eq!(mirror.attr(other), Answer::Known(linked(4, 2)));
@@ -232,13 +240,13 @@ fn names_in_other_directories_join_when_they_are_listed() {
     let mut mirror = mirror();
     mirror.apply(names("/", "other", Some(entry("other", attr(Kind::Dir, 8, 0)))));
     let alone = shown(&mut mirror, "a.c");
-    let forget = mirror.take_listing(b"/other", listing(8, vec![entry("l", linked(4, 2))]));
+    let forget = mirror.take_listing(&path("/other"), listing(8, vec![entry("l", linked(4, 2))]));
     assert!(forget.contains(&Invalidation::Node(alone)));
     let shared = shown(&mut mirror, "a.c");
     assert_eq!(shared, alone, "the walk that looked at it may be the one that finds the other");
     assert_eq!(mirror.attr(shared), Answer::Known(linked(4, 2)));
     // Content is asked for under a name that is known to be there.
-    mirror.apply(vec![Change::Forget { dir: b"/src".to_vec() }]);
+    mirror.apply(vec![Change::Forget { dir: "/src".parse().expect("sound") }]);
     assert_eq!(mirror.known_paths(shared), [b"/other/l".to_vec()]);
     assert_eq!(mirror.manifest(shared), Answer::Unknown(Need::Content(b"/other/l".to_vec())));
 }
@@ -266,7 +274,7 @@ fn says_what_is_lacking_on_the_way_to_a_directory() {
     assert_eq!(mirror.lacks(b"/src/x"), Some(Need::Listing(b"/".to_vec())));
     mirror = self::mirror();
     assert_eq!((mirror.lacks(b"/src"), mirror.lacks(b"/src/a.c")), (None, None));
-    mirror.apply(vec![Change::Forget { dir: b"/src".to_vec() }]);
+    mirror.apply(vec![Change::Forget { dir: "/src".parse().expect("sound") }]);
     assert_eq!(mirror.lacks(b"/src/x"), Some(Need::Listing(b"/src".to_vec())));
 }
 
@@ -275,7 +283,7 @@ fn who_looks_into_a_hidden_directory_is_refused() {
     let mut mirror = mirror();
     let src = mirror.node(b"/src").expect("listed");
     let listing = Listing { hidden: true, ..listing(3, Vec::new()) };
-    mirror.take_listing(b"/src", listing);
+    mirror.take_listing(&path("/src"), listing);
     assert!(matches!(mirror.attr(src), Answer::Known(_)));
     assert_eq!(mirror.lookup(src, b"a.c"), Answer::Hidden);
     assert_eq!(mirror.list(src, 0, 1), Answer::Hidden);

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::change::{ChangeSet, Meta, Op, Placing, renamed};
 use crate::packet::Manifest;
+use crate::path::{PathError, TreePath};
 use crate::tree::{Bytes, Kind, Time, Version, Xattr, above, split};
 
 /// All that an upper layer holds.
@@ -22,7 +23,7 @@ pub(super) struct Found {
     stirred: HashSet<Bytes>,
     /// What is no directory, by inode of the upper layer.
     pub(super) nodes: HashMap<u64, Node>,
-    pub(super) linked: Vec<Bytes>,
+    pub(super) linked: Vec<TreePath>,
 }
 
 /// Something that is no directory.
@@ -81,7 +82,10 @@ impl Found {
     }
 
     /// Returns what is to be done at the origin.
-    pub(super) fn into_changes(mut self, base: &dyn Fn(&[u8]) -> Option<Version>) -> ChangeSet {
+    pub(super) fn into_changes(
+        mut self,
+        base: &dyn Fn(&[u8]) -> Option<Version>,
+    ) -> Result<ChangeSet, PathError> {
         let (mut renames, mut others, mut links) = (Vec::new(), Vec::new(), Vec::new());
         for node in std::mem::take(&mut self.nodes).into_values() {
             let Some(Home { path, was, from }) = self.home(&node) else { continue };
@@ -89,10 +93,15 @@ impl Found {
                 self.stir(name);
             }
             self.stirred.extend(from.as_ref().and(split(&path)).map(|(dir, _)| dir.to_vec()));
-            let further = node.names.into_iter().filter(|name| *name != path);
-            links.extend(further.map(|name| Op::Link { path: name, to: path.clone() }));
+            let path = TreePath::new(path)?;
+            let further = node.names.into_iter().filter(|name| **name != *path);
+            for name in further {
+                links.push(Op::Link { path: TreePath::new(name)?, to: path.clone() });
+            }
             let stays = was.is_some();
-            renames.extend(from.map(|from| Op::Rename { from, to: path.clone() }));
+            if let Some(from) = from {
+                renames.push(Op::Rename { from: TreePath::new(from)?, to: path.clone() });
+            }
             let mut meta = node.meta;
             if stays {
                 leave_out(&mut meta, &node.xattrs_below);
@@ -110,29 +119,35 @@ impl Found {
         }
         // Later changes get later times when they are applied in this order.
         others.sort_by_key(|&(mtime, _)| mtime);
-        self.settle();
-        let removes = self.removed.into_iter().map(|path| Op::Remove { path });
+        self.settle()?;
+        let removes =
+            self.removed.into_iter().map(|path| Ok(Op::Remove { path: TreePath::new(path)? }));
+        let removes = removes.collect::<Result<Vec<_>, PathError>>()?;
         let ops = self.dirs.into_iter().chain(renames).chain(removes);
         let ops = ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect();
-        ChangeSet { ops, linked: self.linked }
+        Ok(ChangeSet { ops, linked: self.linked })
     }
 
     /// Gives directories their time in which names came or went, and which have the time they had
     /// before: somebody has set it.
-    fn settle(&mut self) {
+    fn settle(&mut self) -> Result<(), PathError> {
         for (path, meta) in std::mem::take(&mut self.still) {
             if !self.stirred.contains(&path) {
                 continue;
             }
             let listed = self.dirs.iter_mut().find_map(|op| match op {
-                Op::Dir { path: listed, meta, .. } if *listed == path => Some(meta),
+                Op::Dir { path: listed, meta, .. } if **listed == *path => Some(meta),
                 _ => None,
             });
             match listed {
                 Some(listed) => listed.mtime = meta.mtime,
-                None => self.dirs.push(Op::Dir { path, meta, replaces: false }),
+                None => {
+                    let path = TreePath::new(path)?;
+                    self.dirs.push(Op::Dir { path, meta, replaces: false });
+                }
             }
         }
+        Ok(())
     }
 
     /// Finds where something goes: it keeps its inode if it still has one of its names, or lost one
@@ -256,9 +271,9 @@ mod tests {
         found.still = ["/gone", "/new", "/written"].map(still).to_vec();
         found.nodes.insert(1, node(&["/new/f"], &[]));
         found.nodes.insert(2, node(&["/written/f"], &["/written/f"]));
-        let ops = found.into_changes(&|_| None).ops;
+        let ops = found.into_changes(&|_| None).expect("sound paths").ops;
         let given = ops.iter().filter_map(|op| match op {
-            Op::Dir { path, meta, .. } => Some((path.as_slice(), meta.mtime)),
+            Op::Dir { path, meta, .. } => Some((&**path, meta.mtime)),
             _ => None,
         });
         let given: Vec<_> = given.collect();
@@ -268,7 +283,10 @@ mod tests {
     #[test]
     fn names_below_follow_their_directories() {
         let mut found = found(&["/d"], &[]);
-        found.dirs.push(Op::Rename { from: b"/d".to_vec(), to: b"/e".to_vec() });
+        found.dirs.push(Op::Rename {
+            from: "/d".parse().expect("sound"),
+            to: "/e".parse().expect("sound"),
+        });
         let written = node(&["/e/f"], &["/d/f", "/g"]);
         assert_eq!(home(&found, &written), at("/e/f", Some("/d/f"), None));
     }

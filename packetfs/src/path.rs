@@ -1,0 +1,211 @@
+//! Paths and names that came from outside, in their one spelling. A value of these types can be
+//! compared with a list of paths byte by byte: `//etc/shadow` and `/tmp/../etc/shadow` are no
+//! values. Both are made by a check, which their decoder makes too.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::ops::Deref;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::tree::Bytes;
+
+/// Bytes of a path at most. The kernel takes 4096 in one call, and programs that change directory
+/// step by step make longer ones; 16 times that is deeper than any tree that was met.
+pub const PATH_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a name at most: the kernel's `NAME_MAX`.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Why bytes are no path, or no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It does not begin with a slash.
+    #[error("the path is not absolute")]
+    NotAbsolute,
+    /// A part of it is empty, `.` or `..`, too long, or contains a slash or a NUL.
+    #[error("a name in the path is empty, '.', '..', too long, or contains a slash or a NUL")]
+    Name,
+    /// It is longer than [`PATH_BYTES_MAX`].
+    #[error("the path is longer than {PATH_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+impl From<PathError> for std::io::Error {
+    fn from(error: PathError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidInput, error)
+    }
+}
+
+/// An absolute path without empty, `.` or `..` components: the only spelling of its place, as far
+/// as no symbolic link is on the way.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TreePath(Bytes);
+
+impl TreePath {
+    /// Makes a path of bytes.
+    ///
+    /// # Errors
+    /// See [`PathError`].
+    pub fn new(bytes: impl Into<Bytes>) -> Result<Self, PathError> {
+        let bytes = bytes.into();
+        if bytes.len() > PATH_BYTES_MAX {
+            return Err(PathError::TooLong);
+        }
+        let names = bytes.strip_prefix(b"/").ok_or(PathError::NotAbsolute)?;
+        let is_sound =
+            names.is_empty() || names.split(|&byte| byte == b'/').all(is_name_without_slash);
+        is_sound.then_some(Self(bytes)).ok_or(PathError::Name)
+    }
+
+    /// Returns `/`.
+    #[must_use]
+    pub fn root() -> Self {
+        Self(b"/".to_vec())
+    }
+
+    /// Returns the path as bytes of its own.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+/// A name in a directory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileName(Bytes);
+
+impl FileName {
+    /// Makes a name of bytes.
+    ///
+    /// # Errors
+    /// See [`PathError::Name`].
+    pub fn new(bytes: impl Into<Bytes>) -> Result<Self, PathError> {
+        let bytes = bytes.into();
+        let is_sound = is_name_without_slash(&bytes) && !bytes.contains(&b'/');
+        is_sound.then_some(Self(bytes)).ok_or(PathError::Name)
+    }
+}
+
+fn is_name_without_slash(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && name.len() <= NAME_BYTES_MAX && !name.contains(&0)
+}
+
+/// What both have in common: they are read as bytes, and decoded by their check.
+macro_rules! checked_bytes {
+    ($type:ident) => {
+        impl Deref for $type {
+            type Target = [u8];
+
+            fn deref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+
+        impl Borrow<[u8]> for $type {
+            fn borrow(&self) -> &[u8] {
+                &self.0
+            }
+        }
+
+        impl AsRef<[u8]> for $type {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "\"{}\"", self.0.escape_ascii())
+            }
+        }
+
+        impl TryFrom<&[u8]> for $type {
+            type Error = PathError;
+
+            fn try_from(bytes: &[u8]) -> Result<Self, PathError> {
+                Self::new(bytes)
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = PathError;
+
+            fn from_str(text: &str) -> Result<Self, PathError> {
+                Self::new(text)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let bytes: &[u8] = serde_bytes::deserialize(deserializer)?;
+                Self::new(bytes).map_err(de::Error::custom)
+            }
+        }
+    };
+}
+
+checked_bytes!(TreePath);
+checked_bytes!(FileName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_one_spelling() {
+        for sound in ["/", "/a", "/a/b", "/...", "/a/..b", "/.a/b.", "/a b/\u{fc}"] {
+            let path = TreePath::new(sound).expect(sound);
+            let bytes = postcard::to_allocvec(&path).expect("it fits");
+            assert_eq!(postcard::from_bytes(&bytes), Ok(path), "{sound}");
+        }
+        let long = format!("/{}", "x".repeat(NAME_BYTES_MAX + 1));
+        let deep = "/x".repeat(PATH_BYTES_MAX / 2 + 1);
+        for other in [
+            "",
+            "a",
+            "a/b",
+            ".",
+            "..",
+            "//",
+            "//etc/shadow",
+            "/a//b",
+            "/a/",
+            "/.",
+            "/..",
+            "/./a",
+            "/a/.",
+            "/a/..",
+            "/tmp/../etc/shadow",
+            "/a\0b",
+            "\0",
+            &long,
+            &deep,
+        ] {
+            assert!(TreePath::new(other).is_err(), "{other:?}");
+            let bytes = postcard::to_allocvec(other).expect("it fits");
+            assert!(postcard::from_bytes::<TreePath>(&bytes).is_err(), "decoded: {other:?}");
+        }
+    }
+
+    #[test]
+    fn names_have_no_way_out() {
+        let long = "x".repeat(NAME_BYTES_MAX);
+        for sound in ["a", "...", ".a", "a.", "..b", &long] {
+            let name = FileName::new(sound).expect(sound);
+            let bytes = postcard::to_allocvec(&name).expect("it fits");
+            assert_eq!(postcard::from_bytes(&bytes), Ok(name), "{sound}");
+        }
+        let long = format!("{long}x");
+        for other in ["", ".", "..", "/", "a/b", "/a", "a/", "../a", "a\0", &long] {
+            assert!(FileName::new(other).is_err(), "{other:?}");
+            let bytes = postcard::to_allocvec(other).expect("it fits");
+            assert!(postcard::from_bytes::<FileName>(&bytes).is_err(), "decoded: {other:?}");
+        }
+    }
+}
