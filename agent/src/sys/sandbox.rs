@@ -78,8 +78,7 @@ fn serve(plan: &Plan, control: &UnixStream) -> Result<(), Failure> {
         let launch = launch.map_err(at("read the walk"))?;
         let (last, changes) = sandbox.supervise(&launch, descriptors, &layers)?;
         tell(control, &last, &changes);
-        let may_serve = matches!(last, Event::Ended { .. }) && launch.spec.terminal.is_none();
-        if !may_serve || !is_wanted_again(control) {
+        if !matches!(last, Event::Ended { again: true, .. }) || !is_wanted_again(control) {
             return Ok(());
         }
         sandbox.root.take_away(layers)?;
@@ -140,7 +139,10 @@ impl Sandbox<'_> {
         let offset = |file: &File| lseek(file, 0, Whence::SeekCur).ok();
         let offsets =
             files.iter().filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
-        let ended = Event::Ended { status, cpu_us: walk.cpu_us, offsets: offsets.collect() };
+        let (cpu_us, offsets) = (walk.cpu_us, offsets.collect());
+        // Who has made a terminal's root its own cannot leave it.
+        let again = launch.spec.terminal.is_none();
+        let ended = Event::Ended { status, cpu_us, offsets, again };
         let (upper, index) = (layers.upper.as_fd(), layers.index.as_ref().map(AsFd::as_fd));
         let changes = before.has_changed().then(|| iter::once(upper).chain(index).collect());
         Ok((ended, changes.unwrap_or_default()))
