@@ -127,9 +127,13 @@ impl Launcher {
         match unsafe { process::fork_into(0) }? {
             Side::Parent(_) => Ok(Self { socket: near }),
             Side::Child => {
-                drop(near);
                 process::die_with_parent();
                 process::set_name(c"oswalk-launcher");
+                // SAFETY: this copy of the agent uses its own socket alone, and never returns.
+                if unsafe { fds::keep_only(&[far.as_fd()]) }.is_err() {
+                    std::process::exit(1);
+                }
+                std::mem::forget(near);
                 serve(&far);
                 std::process::exit(0);
             }

@@ -54,6 +54,8 @@ pub(super) fn run(plan: &Plan, control: &UnixStream) -> ! {
 
 /// Serves walks until there are no more.
 fn serve(plan: &Plan, control: &UnixStream) -> Result<(), Failure> {
+    // SAFETY: this copy of the launcher uses its own socket alone, and never returns.
+    unsafe { fds::keep_only(&[control.as_fd()]) }.map_err(at("close descriptors"))?;
     // The modes of the walk's mounts are those of its origin; the agent's own mask is stricter.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // SAFETY: the disposition is valid; the launcher ignored its children, this process waits.
