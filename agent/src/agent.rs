@@ -84,6 +84,10 @@ pub(crate) struct Dirs {
 
 /// Runs the agent until it is told to end.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    // SAFETY: nothing has been opened yet.
+    #[expect(unsafe_code, reason = "what was inherited has no owner in this process")]
+    unsafe { crate::sys::fds::keep_only(&[]) }
+        .context("failed to close inherited descriptors: oswalkd needs Linux 5.10 or newer")?;
     let state = prepare_state(&config.state)?;
     let _lock = lock::State::take(&state)?;
     // Mounts of this agent are nobody else's, and end with it however it ends.

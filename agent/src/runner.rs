@@ -91,6 +91,8 @@ type Versions = Box<dyn Fn(&[u8]) -> Option<Version> + Send>;
 struct Running {
     control: Rc<AsyncFd<UnixStream>>,
     streams: Streams,
+    /// What another sandbox needs if this one ends before the walk has begun.
+    unbegun: Option<(Launch, Vec<OwnedFd>)>,
 }
 
 /// Runs a walk to its end; nothing if the origin gave it up.
@@ -111,13 +113,14 @@ async fn run(
     let (versions, absent) = (Box::new(mirror.versions()), ahead.absent.clone());
     let at = last_tick().map_err(|error| sandbox(error.into()))?;
     let began = Began { at, versions, absent };
-    let running = start(agent, link, stream, &lower, spec, ahead).map_err(sandbox)?;
+    let mut running = start(agent, link, stream, &lower, spec, ahead).map_err(sandbox)?;
     let mut namespace = 0;
     loop {
         tokio::select! {
             event = running.event() => match event {
                 Some((Event::Running { pids }, fds)) => {
                     namespace = pids;
+                    running.unbegun = None;
                     if let Some(master) = fds.into_iter().next() {
                         running.start_terminal(master).map_err(|error| sandbox(error.into()))?;
                     }
@@ -131,7 +134,7 @@ async fn run(
                     let error = std::io::Error::from_raw_os_error(errno);
                     return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
                 }
-                Some((Event::Ended { status, cpu_us, offsets }, fds)) => {
+                Some((Event::Ended { status, cpu_us, offsets, again }, fds)) => {
                     let run_us = started.elapsed().as_micros();
                     let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
                     let ending = Ending { status, run_us, cpu_us };
@@ -158,10 +161,15 @@ async fn run(
                     };
                     let outcome = Outcome::Ended(ending);
                     let exit = Exit { outcome, changes, offsets, doubt };
-                    let served = running.into_control().map(|control| (lower, control));
+                    let served = again.then(|| running.into_control()).flatten();
+                    let served = served.map(|control| (lower, control));
                     return Ok(Some(Ended { exit, served }));
                 }
-                None => return Err(Fault::Sandbox("the walk's first process died".into())),
+                None => {
+                    if !running.begin_elsewhere(agent, &lower).map_err(sandbox)? {
+                        return Err(Fault::Sandbox("the walk's first process died".into()));
+                    }
+                }
             },
             frame = frames.recv() => match frame {
                 Some(frame) if frame.kind == Kind::Cancel => return Ok(None),
@@ -196,10 +204,18 @@ fn start(
     let launch = Launch { spec, ahead, xattrs: lower.xattrs, fds: places };
     let control = sandbox.launch(&launch, &descriptors)?;
     let control = Rc::new(crate::sys::watch::readable(control)?);
-    Ok(Running { control, streams })
+    Ok(Running { control, streams, unbegun: Some((launch, descriptors)) })
 }
 
 impl Running {
+    /// Has a new sandbox begin the walk, once, if the one that waited for it ended before it did.
+    fn begin_elsewhere(&mut self, agent: &Rc<Agent>, lower: &Lower) -> anyhow::Result<bool> {
+        let Some((launch, descriptors)) = self.unbegun.take() else { return Ok(false) };
+        let control = lower.sandboxes.fresh(&agent.launcher)?.launch(&launch, &descriptors)?;
+        self.control = Rc::new(crate::sys::watch::readable(control)?);
+        Ok(true)
+    }
+
     /// Returns the next event; nothing if the walk's first process is gone.
     async fn event(&self) -> Option<(Event, Vec<OwnedFd>)> {
         loop {
@@ -218,7 +234,7 @@ impl Running {
 
     /// Returns the socket of a walk that has ended; nothing if others use it, as a terminal does.
     fn into_control(self) -> Option<UnixStream> {
-        let Self { control, streams } = self;
+        let Self { control, streams, .. } = self;
         drop(streams);
         Rc::into_inner(control).map(AsyncFd::into_inner)
     }

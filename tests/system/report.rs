@@ -29,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) walks: Vec<(String, String, i64)>,
     /// Base names of what stayed, with the reason.
     pub(crate) stays: Vec<(String, String)>,
+    /// Walks that were not done at the first attempt.
+    pub(crate) repeated: usize,
     /// How often each of `stays` was counted.
     counts: Vec<usize>,
 }
@@ -46,7 +48,9 @@ impl Report {
         let walk = |line: &Value| {
             (base(&line["argv0"]), text(&line["runner"]), line["status"].as_i64().unwrap_or(-1))
         };
+        let is_repeated = |line: &&Value| line["attempt"].as_u64() != Some(1);
         Ok(Self {
+            repeated: lines("walks")?.iter().filter(is_repeated).count(),
             walks: lines("walks")?.iter().map(walk).collect(),
             stays: lines("stays")?
                 .iter()

@@ -5,8 +5,10 @@ use crate::lab::Lab;
 use crate::report::Report;
 use crate::run::{Run, seconds};
 
-pub(crate) const ALL: &[Test] =
-    &[("sandboxes::nothing_of_a_walk_is_left_to_the_next", nothing_is_left)];
+pub(crate) const ALL: &[Test] = &[
+    ("sandboxes::nothing_of_a_walk_is_left_to_the_next", nothing_is_left),
+    ("sandboxes::nothing_inherited_is_open", nothing_inherited),
+];
 
 /// Says what there is of others, and leaves all that outlives a program.
 const LEAVE: &str = r#"
@@ -45,5 +47,32 @@ fn nothing_is_left(lab: &Lab) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("found, where it should be {expected:?}: {lines:#?}"))
+    }
+}
+
+/// What the shell had open that started a runner's agent is not open in walks.
+fn nothing_inherited(lab: &Lab) -> Result<(), String> {
+    const LOOK: &str =
+        "opendir D, '/proc/self/fd'; print join ' ', sort { $a <=> $b } grep /\\d/, readdir D";
+    let (up, _alone) = lab.alone()?;
+    up.restart_with_descriptors("n1")?;
+    let dir = up.fresh("inherited")?;
+    let report = dir.join("report.json");
+    let mut command = up.exec(&report);
+    let line = "exec perl -e \"$1\" 9</dev/null";
+    let bash = ["-c", line, "bash", LOOK];
+    command.args(["--on", "n1", "--walk", "perl", "--", "bash"]).args(bash).current_dir(&dir);
+    let walked = Run::of(command, seconds(30))?;
+    if !walked.succeeded() || !Report::read(&report)?.walked("perl") {
+        return Err(format!("it did not walk: {walked}"));
+    }
+    // The tests themselves may have been started with more than they need.
+    let mut command = up.command("bash");
+    command.args(bash);
+    let native = Run::of(command, seconds(30))?;
+    if walked.out() == native.out() {
+        Ok(())
+    } else {
+        Err(format!("a walk has open: {}; natively: {}", walked.out(), native.out()))
     }
 }

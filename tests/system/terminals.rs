@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::Test;
 use crate::lab::{Lab, Up};
+use crate::report::Report;
 use crate::run::{Run, seconds};
 
 pub(crate) const ALL: &[Test] = &[
@@ -17,6 +18,7 @@ pub(crate) const ALL: &[Test] = &[
     ("terminals::job_control", |lab| same(lab, "jobs", JOBS)),
     ("terminals::input_is_left_for_the_next", |lab| same(lab, "next", NEXT)),
     ("terminals::a_shell_on_a_node", shell_on_a_node),
+    ("terminals::compiles_are_done_once", compiles_are_done_once),
 ];
 
 /// Nothing on a screen takes so long.
@@ -271,6 +273,33 @@ fn same(lab: &Lab, name: &str, steps: &[Step]) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("the screens differ; native:\n{native}\nwalked:\n{walked}"))
+    }
+}
+
+/// A sandbox that has shown a terminal serves no other walk; none is given to one.
+fn compiles_are_done_once(lab: &Lab) -> Result<(), String> {
+    const COMPILES: usize = 300;
+    const MAKEFILE: &str = "all: $(patsubst %,%.o,$(shell seq $(COMPILES))) ; @:\n\
+                            %.o: ; @gcc -c -o $@ a.c\n";
+    let (up, _shared) = lab.shared()?;
+    let dir = up.fresh("terminals-compiles")?;
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.join(name), text).map_err(|error| format!("{name}: {error}"))
+    };
+    write("a.c", "int f(void) { return 1; }\n")?;
+    write("Makefile", MAKEFILE)?;
+    let report = dir.join("report.json");
+    // Quoted by `script` for a shell.
+    let line = format!("oswalk exec --report report.json make -s -j4 COMPILES={COMPILES}");
+    let mut command = up.command("script");
+    command.args(["-qec", &line, "/dev/null"]).current_dir(&dir);
+    let run = Run::of(command, seconds(120))?;
+    let report = Report::read(&report)?;
+    let (walks, repeated, here) = (report.walks.len(), report.repeated, report.fallbacks());
+    if run.succeeded() && (walks, repeated) == (COMPILES, 0) && here.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{walks} walked, {repeated} of them not at once, here: {here:?}: {run}"))
     }
 }
 

@@ -56,8 +56,16 @@ impl Sandboxes {
         };
         match sound(&mut self.ready.borrow_mut()) {
             Some(sandbox) => Ok(sandbox),
-            None => launcher.make(&self.plan),
+            None => self.fresh(launcher),
         }
+    }
+
+    /// Returns a sandbox that is made now.
+    ///
+    /// # Errors
+    /// The launcher is gone.
+    pub(super) fn fresh(&self, launcher: &Launcher) -> io::Result<Sandbox> {
+        launcher.make(&self.plan)
     }
 
     /// Gives them up if no walk has come for a long time.

@@ -72,6 +72,42 @@ pub(crate) fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Ve
     Ok(Some((message, fds)))
 }
 
+/// Closes all descriptors behind the standard ones, but those that are kept: what a process was given
+/// without being told of it, as by the shell that has started it, is nothing to its children.
+///
+/// # Errors
+/// The kernel cannot (before Linux 5.9).
+///
+/// # Safety
+/// Nothing in this process uses any of the others again, or closes it.
+pub(crate) unsafe fn keep_only(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.sort_unstable();
+    let mut from = libc::STDERR_FILENO + 1;
+    for fd in kept {
+        if fd > from {
+            // SAFETY: the caller vouches for all that are not kept.
+            unsafe { close_range(from, fd - 1) }?;
+        }
+        from = from.max(fd + 1);
+    }
+    // SAFETY: as above.
+    unsafe { close_range(from, RawFd::MAX) }
+}
+
+/// Closes all descriptors from `first` to `last`.
+///
+/// # Errors
+/// The kernel cannot (before Linux 5.9).
+///
+/// # Safety
+/// Nothing in this process uses any of them again, or closes it.
+pub(super) unsafe fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    // SAFETY: the call takes plain numbers; the caller vouches for what they stand for.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Has a pipe hold so many bytes, if it may.
 pub(crate) fn widen(pipe: &impl AsRawFd, bytes: u32) {
     // SAFETY: the call takes plain numbers.

@@ -84,6 +84,8 @@ pub(crate) enum Event {
         cpu_us: u64,
         /// Where reading stands in the files that were open at the start, by descriptor.
         offsets: Vec<(u32, u64)>,
+        /// The sandbox can serve another walk, when it is told [`Order::ServeAgain`]; else it has ended.
+        again: bool,
     },
 }
 
@@ -125,9 +127,13 @@ impl Launcher {
         match unsafe { process::fork_into(0) }? {
             Side::Parent(_) => Ok(Self { socket: near }),
             Side::Child => {
-                drop(near);
                 process::die_with_parent();
                 process::set_name(c"oswalk-launcher");
+                // SAFETY: this copy of the agent uses its own socket alone, and never returns.
+                if unsafe { fds::keep_only(&[far.as_fd()]) }.is_err() {
+                    std::process::exit(1);
+                }
+                std::mem::forget(near);
                 serve(&far);
                 std::process::exit(0);
             }

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
@@ -13,7 +13,7 @@ use worknode::spec::{FdKind, WalkSpec};
 use super::launcher::Launch;
 use super::process::{self, Stack};
 use super::sandbox::{Failure, at, path};
-use super::terminal;
+use super::{fds, terminal};
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine. Who
 /// leaves a changed root is back in the walk's.
@@ -173,14 +173,18 @@ fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
     }
     // SAFETY: every descriptor below `above` is either placed anew next or meant to be closed;
     // nothing in this process uses them any more.
-    unsafe { libc::syscall(libc::SYS_close_range, 0, above - 1, 0) };
+    unsafe { fds::close_range(0, above - 1) }?;
     for (place, fd) in places {
+        // From here on it is one of those that are closed together.
+        let fd = fd.into_raw_fd();
         // SAFETY: the call takes plain numbers.
-        if unsafe { libc::dup2(fd.as_raw_fd(), place) } < 0 {
+        if unsafe { libc::dup2(fd, place) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }
-    Ok(())
+    // Whatever else is open, however it came here: the program finds nothing that is not its own.
+    // SAFETY: nothing in this process uses any of them any more.
+    unsafe { fds::close_range(above, RawFd::MAX) }
 }
 
 fn set_limits(spec: &WalkSpec) {

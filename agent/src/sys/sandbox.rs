@@ -54,6 +54,8 @@ pub(super) fn run(plan: &Plan, control: &UnixStream) -> ! {
 
 /// Serves walks until there are no more.
 fn serve(plan: &Plan, control: &UnixStream) -> Result<(), Failure> {
+    // SAFETY: this copy of the launcher uses its own socket alone, and never returns.
+    unsafe { fds::keep_only(&[control.as_fd()]) }.map_err(at("close descriptors"))?;
     // The modes of the walk's mounts are those of its origin; the agent's own mask is stricter.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // SAFETY: the disposition is valid; the launcher ignored its children, this process waits.
@@ -78,8 +80,7 @@ fn serve(plan: &Plan, control: &UnixStream) -> Result<(), Failure> {
         let launch = launch.map_err(at("read the walk"))?;
         let (last, changes) = sandbox.supervise(&launch, descriptors, &layers)?;
         tell(control, &last, &changes);
-        let may_serve = matches!(last, Event::Ended { .. }) && launch.spec.terminal.is_none();
-        if !may_serve || !is_wanted_again(control) {
+        if !matches!(last, Event::Ended { again: true, .. }) || !is_wanted_again(control) {
             return Ok(());
         }
         sandbox.root.take_away(layers)?;
@@ -140,7 +141,10 @@ impl Sandbox<'_> {
         let offset = |file: &File| lseek(file, 0, Whence::SeekCur).ok();
         let offsets =
             files.iter().filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
-        let ended = Event::Ended { status, cpu_us: walk.cpu_us, offsets: offsets.collect() };
+        let (cpu_us, offsets) = (walk.cpu_us, offsets.collect());
+        // Who has made a terminal's root its own cannot leave it.
+        let again = launch.spec.terminal.is_none();
+        let ended = Event::Ended { status, cpu_us, offsets, again };
         let (upper, index) = (layers.upper.as_fd(), layers.index.as_ref().map(AsFd::as_fd));
         let changes = before.has_changed().then(|| iter::once(upper).chain(index).collect());
         Ok((ended, changes.unwrap_or_default()))
