@@ -1,79 +1,44 @@
-//! What the command line of a compile step says of the files that it will read and make.
+//! The files of a compile step, as its command line names them, on this machine's disk.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::time::SystemTime;
 
 use packetfs::tree::{Bytes, join, split};
+use worknode::command::{Files, ResponseFiles, Unread};
 
-/// The files of a compile step, as far as they can be known before it runs. Names are as they were given.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Files {
-    /// Sources, and what is included before them.
-    pub(crate) inputs: Vec<Bytes>,
-    /// Where headers are looked for that are named in quotes, and then the others.
-    pub(crate) quoted: Vec<Bytes>,
-    pub(crate) included: Vec<Bytes>,
-    /// The object and the rules for make.
-    pub(crate) outputs: Vec<Bytes>,
+/// Files of arguments, by their names in a working directory.
+#[derive(Debug)]
+pub(crate) struct Disk<'a> {
+    pub(crate) cwd: &'a [u8],
 }
 
-impl Files {
-    /// Returns what changes when what is read first changes, its inode and its time; nothing for what is not there.
-    pub(crate) fn versions(&self, cwd: &[u8]) -> Vec<Option<(u64, SystemTime)>> {
-        let version = |name: &Bytes| {
-            let meta = std::fs::metadata(OsStr::from_bytes(&path(cwd, name))).ok()?;
-            Some((meta.ino(), meta.modified().ok()?))
-        };
-        self.inputs.iter().map(version).collect()
+impl ResponseFiles for Disk<'_> {
+    fn read(&mut self, path: &[u8], room: &mut [u8]) -> Result<usize, Unread> {
+        // A fifo that is opened without waiting takes no notice, and is no regular file.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(OsStr::from_bytes(&self::path(self.cwd, path)))
+            .map_err(|_| Unread::Absent)?;
+        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file);
+        let size = metadata.and_then(|metadata| usize::try_from(metadata.len()).ok());
+        let text = size.and_then(|size| room.get_mut(..size)).ok_or(Unread::Refused)?;
+        (&file).read_exact(text).map_err(|_| Unread::Refused)?;
+        Ok(text.len())
     }
 }
 
-/// Reads the arguments behind the program's name.
-pub(crate) fn files<'a>(mut arguments: impl Iterator<Item = &'a [u8]>) -> Files {
-    let mut files = Files::default();
-    let (mut object, mut rules) = (None, None);
-    let (mut makes_rules, mut is_assembly) = (false, false);
-    while let Some(argument) = arguments.next() {
-        let mut value = |option: &[u8]| {
-            let joined = argument.strip_prefix(option)?;
-            let own = (!joined.is_empty()).then_some(joined);
-            own.or_else(|| arguments.next()).map(<[u8]>::to_vec)
-        };
-        match argument {
-            b"-o" => object = value(b"-o"),
-            b"-MF" => rules = value(b"-MF"),
-            b"-MD" | b"-MMD" => makes_rules = true,
-            b"-S" => is_assembly = true,
-            b"-include" | b"-imacros" => files.inputs.extend(value(argument)),
-            b"-D" | b"-U" | b"-MT" | b"-MQ" | b"-x" => drop(value(argument)),
-            b"-idirafter" => files.included.extend(value(argument)),
-            _ if argument.starts_with(b"-isystem") => files.included.extend(value(b"-isystem")),
-            _ if argument.starts_with(b"-iquote") => files.quoted.extend(value(b"-iquote")),
-            _ if argument.starts_with(b"-I") => files.included.extend(value(b"-I")),
-            _ if argument.starts_with(b"-") || argument.starts_with(b"@") => {}
-            _ => files.inputs.push(argument.to_vec()),
-        }
-    }
-    let source = files.inputs.last().and_then(|source| source.rsplit(|&byte| byte == b'/').next());
-    let ending = if is_assembly { b".s" } else { b".o" };
-    let implied = source.map(|source| [stem(source), ending].concat());
-    let object = object.or(implied);
-    if makes_rules && rules.is_none() {
-        rules = object.as_ref().map(|object| [stem(object), b".d"].concat());
-    }
-    files.outputs = object.into_iter().chain(rules).collect();
-    files
-}
-
-/// Returns a file's name up to its last dot.
-fn stem(name: &[u8]) -> &[u8] {
-    let base = name.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
-    match name.iter().rposition(|&byte| byte == b'.') {
-        Some(dot) if dot > base => &name[..dot],
-        _ => name,
-    }
+/// Returns what changes when what is read first changes, its inode and its time; nothing for what is not there.
+pub(crate) fn versions(files: &Files, cwd: &[u8]) -> Vec<Option<(u64, SystemTime)>> {
+    let version = |name: &[u8]| {
+        let meta = std::fs::metadata(OsStr::from_bytes(&path(cwd, name))).ok()?;
+        Some((meta.ino(), meta.modified().ok()?))
+    };
+    files.inputs().map(version).collect()
 }
 
 /// Returns the path of a name. One that goes up again is as if there were no links on its way.
@@ -94,43 +59,12 @@ pub(crate) fn goes_up(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn files_of(line: &str) -> Files {
-        files(line.split_whitespace().map(str::as_bytes))
-    }
+    use worknode::command::Tool;
+    use worknode::reason::Reason;
 
     fn line(names: &[Bytes]) -> String {
         let names = names.iter().map(|name| String::from_utf8_lossy(name));
         names.collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn names_of_outputs() {
-        for (arguments, expected) in [
-            ("-O2 -c a.c -o x/a.o", "x/a.o"),
-            ("-c ../src/a.b.c", "a.b.o"),
-            ("-S a.c", "a.s"),
-            ("-MMD -o x.d/a.o -c a.c", "x.d/a.o x.d/a.d"),
-            ("-MD -c a.c", "a.o a.d"),
-            ("-MD -MF deps/a -MT b.o -c -o a.o a.c", "a.o deps/a"),
-            ("-MMD -o x.d/a -c a.c", "x.d/a x.d/a.d"),
-            ("-c -I b.c -x c++ a.c", "a.o"),
-            ("-c -include x.h a.c", "a.o"),
-            ("-c", ""),
-            ("-c a.c -o", "a.o"),
-        ] {
-            assert_eq!(line(&files_of(arguments).outputs), expected, "{arguments}");
-        }
-    }
-
-    #[test]
-    fn names_of_inputs() {
-        let files = files_of(
-            "-Ia -I b -iquote c -isystem d -isysteme -idirafter j -imacros k.h -include f.h -Wall -c g.c -o h.o @i",
-        );
-        assert_eq!(line(&files.inputs), "k.h f.h g.c");
-        assert_eq!(line(&files.included), "a b d e j");
-        assert_eq!(line(&files.quoted), "c");
     }
 
     #[test]
@@ -139,5 +73,25 @@ mod tests {
             .map(|name| path(b"/w/v", name));
         assert_eq!(line(&paths), "/w/v/x/a.o /x/a.o /w/a /a");
         assert!(goes_up(b"x/../a") && !goes_up(b"..x/a"));
+    }
+
+    #[test]
+    fn files_of_arguments_are_read_where_they_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cwd = dir.path().as_os_str().as_bytes();
+        std::fs::write(dir.path().join("args"), "-c 'a b.c' @more").expect("writable");
+        std::fs::write(dir.path().join("more"), "-o x/a.o").expect("writable");
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU)
+            .expect("a fifo");
+        let files = |word: &str| {
+            let arguments = [word.as_bytes()];
+            Files::of(Tool::Driver, arguments.into_iter(), &mut Disk { cwd }, false)
+        };
+        let found = files("@args");
+        assert_eq!(found.decision, Ok(()));
+        assert_eq!(found.inputs().collect::<Vec<_>>(), [&b"args"[..], b"a b.c", b"more"]);
+        assert_eq!(found.outputs().collect::<Vec<_>>(), [b"x/a.o"]);
+        assert_eq!(files("@fifo").decision, Err(Reason::ResponseFile));
+        assert_eq!(files("@absent").decision, Err(Reason::Link));
     }
 }

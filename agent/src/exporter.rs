@@ -20,8 +20,8 @@ use packetfs::tree::{Attr, Bytes, Change, Kind as FileKind, Listing, join, split
 use packetfs::watch::{Drained, ReaderId, Watcher};
 use profile::{Known, Likeness, Profiles};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
+use worknode::command::Files;
 
-use crate::compile::Files;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Answer, Ask};
 use crate::link::squeeze::Squeezer;

@@ -24,9 +24,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use worknode::command::Files;
 use worknode::id::NodeId;
 
-use crate::compile::Files;
+use crate::compile;
 use crate::exporter::profile::Likeness;
 use crate::sys::tcp;
 use frame::{Assembler, Frame, Kind};
@@ -150,7 +151,7 @@ impl Link {
     /// sources as they are now.
     pub(crate) fn note_step(&self, walk: &Likeness, files: &Files) -> bool {
         let mut hasher = DefaultHasher::new();
-        (walk, files, files.versions(&walk.cwd)).hash(&mut hasher);
+        (walk, files, compile::versions(files, &walk.cwd)).hash(&mut hasher);
         let mut steps = self.steps.borrow_mut();
         if steps.len() >= STEPS_MAX {
             steps.clear();

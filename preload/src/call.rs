@@ -11,6 +11,7 @@ use worknode::reason::Reason;
 use crate::environment::{self, Need, Replacement};
 use crate::find::{self, Behind, PathBuffer};
 use crate::next::{self, Spawn};
+use crate::response::{self, Files};
 use crate::session::{self, Session};
 use crate::strings::Strings;
 use crate::sys;
@@ -181,8 +182,10 @@ impl Call<'_> {
 
 /// Decides from the rules and from what the file is.
 fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) -> Decision {
-    let arguments = argv.iter().skip(1).map(CStr::to_bytes);
-    let by_rule = page.decide(path.to_bytes(), arguments);
+    let by_rule = response::with_room(argv, |room| {
+        let arguments = argv.iter().skip(1).map(CStr::to_bytes);
+        page.decide(path.to_bytes(), arguments, &mut Files, room)
+    });
     if let Err(reason) = by_rule
         && policy::executes_nothing(path.to_bytes())
     {

@@ -20,6 +20,7 @@ mod environment;
 mod find;
 mod hooks;
 mod next;
+mod response;
 mod scratch;
 mod session;
 mod shell;

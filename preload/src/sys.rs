@@ -12,16 +12,21 @@ pub(crate) const AT_SYMLINK_NOFOLLOW: c_int = 0x100;
 pub(crate) const AT_EMPTY_PATH: c_int = 0x1000;
 pub(crate) const O_RDONLY: usize = 0;
 pub(crate) const O_RDWR: usize = 2;
+pub(crate) const O_NOCTTY: usize = 0o400;
+pub(crate) const O_NONBLOCK: usize = 0o4_000;
 const O_CLOEXEC: usize = 0o2_000_000;
 const X_OK: usize = 1;
 const PROT_READ: usize = 1;
 const PROT_WRITE: usize = 2;
 const MAP_SHARED: usize = 1;
+const MAP_PRIVATE: usize = 2;
+const MAP_ANONYMOUS: usize = 0x20;
 
 const READ_AT: usize = 17;
 const CLOSE: usize = 3;
 const FSTAT: usize = 5;
 const MMAP: usize = 9;
+const MUNMAP: usize = 11;
 const EXECVE: usize = 59;
 const READLINK: usize = 89;
 const GETEUID: usize = 107;
@@ -181,6 +186,20 @@ pub(crate) fn map(fd: c_int, offset: usize, bytes: usize, writable: bool) -> Opt
     // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
     let address = unsafe { call(MMAP, arguments) }.ok()?;
     Some(core::ptr::with_exposed_provenance_mut(address))
+}
+
+/// Calls `work` with memory of its own, which is given back afterwards; with none if there is none.
+pub(crate) fn with_memory<R>(bytes: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    let arguments = [0, bytes, PROT_READ | PROT_WRITE, flags, word(-1), 0];
+    // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
+    let Ok(address) = (unsafe { call(MMAP, arguments) }) else { return work(&mut []) };
+    let first = core::ptr::with_exposed_provenance_mut::<u8>(address);
+    // SAFETY: the mapping is so large, zeroed, and nobody else's.
+    let result = work(unsafe { core::slice::from_raw_parts_mut(first, bytes) });
+    // SAFETY: the slice is gone, and nothing else points there.
+    let _ = unsafe { call(MUNMAP, [address, bytes, 0, 0, 0, 0]) };
+    result
 }
 
 /// Executes a program; returns only the error.

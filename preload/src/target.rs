@@ -35,7 +35,7 @@ pub(crate) enum Target {
 
 /// Looks at the file at `path`; nothing is returned where the real call will report an error.
 pub(crate) fn look(path: &CStr) -> Option<Target> {
-    let stat = sys::stat(path).ok().filter(|stat| stat.mode & S_IFMT == S_IFREG)?;
+    let stat = sys::stat(path).ok().filter(is_regular)?;
     if !sys::may_execute(path) {
         return None;
     }
@@ -46,6 +46,11 @@ pub(crate) fn look(path: &CStr) -> Option<Target> {
     let target = format(fd);
     sys::close(fd);
     Some(target)
+}
+
+/// Tells whether a file is a regular one.
+pub(crate) fn is_regular(stat: &Stat) -> bool {
+    stat.mode & S_IFMT == S_IFREG
 }
 
 /// Whether executing the file changes ids or capabilities. Of a file without set-id bits only the

@@ -1,11 +1,14 @@
 //! What is to be executed for the session's first command, and whether it walks.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access, getegid, geteuid};
+use worknode::command::{ROOM_BYTES, ResponseFiles, Unread};
 use worknode::page::Page;
 use worknode::reason::Reason;
 
@@ -63,12 +66,31 @@ pub(crate) fn decide(
 ) -> Result<(), Reason> {
     let open = page.gate() == worknode::page::GATE_OPEN;
     let words = arguments.iter().map(|argument| argument.as_bytes());
-    match page.decide(file.as_os_str().as_bytes(), words) {
+    let mut room = vec![0; ROOM_BYTES];
+    match page.decide(file.as_os_str().as_bytes(), words, &mut Disk, &mut room) {
         Ok(()) | Err(Reason::Unlisted) if changes_ids(file) => Err(Reason::Privileged),
         Err(Reason::Shell) if terminal && open && is_interactive_shell(file, arguments) => Ok(()),
         Err(Reason::Unlisted) if open => Ok(()),
         Err(Reason::Unlisted) => Err(Reason::NoCluster),
         decision => decision,
+    }
+}
+
+/// Files of arguments, by their names in the working directory.
+struct Disk;
+
+impl ResponseFiles for Disk {
+    fn read(&mut self, path: &[u8], room: &mut [u8]) -> Result<usize, Unread> {
+        let file = File::options()
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(OsStr::from_bytes(path))
+            .map_err(|_| Unread::Absent)?;
+        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file);
+        let size = metadata.and_then(|metadata| usize::try_from(metadata.len()).ok());
+        let text = size.and_then(|size| room.get_mut(..size)).ok_or(Unread::Refused)?;
+        (&file).read_exact(text).map_err(|_| Unread::Refused)?;
+        Ok(text.len())
     }
 }
 

@@ -4,6 +4,7 @@ use proptest::array::uniform16;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use worknode::command::NoFiles;
 use worknode::door::{FdEntry, Header, HelloHead, Kind, TERMIOS_BYTES};
 use worknode::id::{NodeId, SessionId, WalkId};
 use worknode::page::{Page, PageContents};
@@ -80,7 +81,7 @@ fn descriptors_of_the_door() {
 /// Asks a page everything that a process asks it.
 fn ask(page: &Page<'_>) {
     for path in [&b"/usr/bin/gcc"[..], b"", b"relative", &[0xff; 300]] {
-        let _ = page.decide(path, [&b"-c"[..], b"a.c"].into_iter());
+        let _ = page.decide(path, [&b"-c"[..], b"a.c"].into_iter(), &mut NoFiles, &mut []);
     }
     for path in [page.page_path(), page.door_path(), page.stub_path(), page.preload_path()] {
         assert_eq!(path.last(), Some(&0), "the kernel is handed this path");

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 
-pub mod compile;
+pub mod command;
 pub mod door;
 pub mod glob;
 pub mod page;

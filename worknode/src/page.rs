@@ -14,7 +14,7 @@
 //! A span is `u32 offset, u32 length`; all numbers are little-endian. Paths end with a NUL behind
 //! their length, so that they can be handed to the kernel as they are.
 
-use crate::compile;
+use crate::command::{self, Reading, ResponseFiles, Tool};
 use crate::policy::{Rule, Verdict};
 use crate::reason::Reason;
 
@@ -55,7 +55,7 @@ impl<'a> Page<'a> {
     }
 
     /// Decides whether the program at `path`, started with `arguments` (those behind `argv[0]`),
-    /// walks.
+    /// walks. `files` reads the files of arguments among them, into `room` (see [`command::ROOM_BYTES`]).
     ///
     /// # Errors
     /// The reason of the stay.
@@ -63,12 +63,20 @@ impl<'a> Page<'a> {
         &self,
         path: &[u8],
         arguments: impl Iterator<Item = &'b [u8]>,
+        files: &mut impl ResponseFiles,
+        room: &'b mut [u8],
     ) -> Result<(), Reason> {
         let options = self.options();
-        match self.rules().find(|rule| rule.names(path)) {
-            Some(rule) => compile::inspect(rule.verdict, arguments, options & NATIVE_TWIN != 0),
-            None if options & WALK_ALL != 0 => Ok(()),
-            None => Err(Reason::Unlisted),
+        let verdict = self.rules().find(|rule| rule.names(path)).map(|rule| rule.verdict);
+        let native_twin = options & NATIVE_TWIN != 0;
+        match (verdict, verdict.and_then(|verdict| Tool::of(verdict, path))) {
+            (_, Some(tool)) => {
+                command::decide(Reading { tool, native_twin, files, room }, arguments)
+            }
+            (Some(Verdict::Stay(reason)), None) => Err(reason),
+            (Some(_), None) => Ok(()),
+            (None, None) if options & WALK_ALL != 0 => Ok(()),
+            (None, None) => Err(Reason::Unlisted),
         }?;
         if self.gate() == GATE_OPEN { Ok(()) } else { Err(Reason::NoCluster) }
     }
@@ -234,6 +242,7 @@ impl PageContents<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::NoFiles;
 
     fn contents() -> PageContents<'static> {
         PageContents {
@@ -254,7 +263,8 @@ mod tests {
 
     fn decide(page: &[u8], path: &str, arguments: &[&str]) -> Result<(), Reason> {
         let page = Page::parse(page).expect("the page was just encoded");
-        page.decide(path.as_bytes(), arguments.iter().map(|argument| argument.as_bytes()))
+        let arguments = arguments.iter().map(|argument| argument.as_bytes());
+        page.decide(path.as_bytes(), arguments, &mut NoFiles, &mut [])
     }
 
     #[test]
@@ -290,7 +300,7 @@ mod tests {
                 let mut damaged = bytes.clone();
                 damaged[at] = value;
                 if let Some(page) = Page::parse(&damaged) {
-                    let _ = page.decide(b"/usr/bin/gcc", std::iter::empty());
+                    let _ = page.decide(b"/usr/bin/gcc", std::iter::empty(), &mut NoFiles, &mut []);
                     assert_eq!(page.door_path().last(), Some(&0));
                 }
             }

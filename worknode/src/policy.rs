@@ -12,7 +12,7 @@ pub enum Verdict {
     Walk,
     /// Executes at the origin.
     Stay(Reason),
-    /// A C-family compiler driver: its arguments decide (see [`crate::compile`]).
+    /// A C-family compiler driver: its arguments decide (see [`crate::command`]).
     CompilerDriver,
     /// A compiler proper (`cc1`, `cc1plus`), started by a driver that stayed.
     Compiler,
@@ -20,9 +20,17 @@ pub enum Verdict {
     Assembler,
     /// `rustc`.
     Rustc,
+    /// `nvcc`, which is a driver with options of its own.
+    Nvcc,
 }
 
 impl Verdict {
+    /// Tells whether the program is one whose command lines are understood, and which walks as a compile step.
+    #[must_use]
+    pub fn compiles(self) -> bool {
+        !matches!(self, Self::Walk | Self::Stay(_))
+    }
+
     /// Returns the two bytes that stand for the verdict in the policy page.
     #[must_use]
     pub fn encode(self) -> [u8; 2] {
@@ -33,6 +41,7 @@ impl Verdict {
             Self::Compiler => [4, 0],
             Self::Assembler => [5, 0],
             Self::Rustc => [6, 0],
+            Self::Nvcc => [7, 0],
         }
     }
 
@@ -46,6 +55,7 @@ impl Verdict {
             4 => Self::Compiler,
             5 => Self::Assembler,
             6 => Self::Rustc,
+            7 => Self::Nvcc,
             _ => return None,
         })
     }

@@ -63,11 +63,15 @@ pub enum Reason {
     Ipc = 28,
     /// Nothing else of the session is under way, and the origin is idle and as fast as its runners.
     Alone = 29,
+    /// The process has other mounts or another root than the agent: its paths may name other files.
+    OtherMounts = 30,
+    /// A file of arguments (`gcc @file`) cannot be read beforehand: it is large, or no regular file.
+    ResponseFile = 31,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -97,6 +101,8 @@ impl Reason {
         Self::Conflict,
         Self::Ipc,
         Self::Alone,
+        Self::OtherMounts,
+        Self::ResponseFile,
     ];
 
     /// Returns the reason with this discriminant.
@@ -138,6 +144,8 @@ impl Reason {
             Self::Conflict => "conflict",
             Self::Ipc => "ipc",
             Self::Alone => "alone",
+            Self::OtherMounts => "other-mounts",
+            Self::ResponseFile => "response-file",
         }
     }
 }
@@ -154,6 +162,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(30), None);
+        assert_eq!(Reason::from_u8(32), None);
     }
 }

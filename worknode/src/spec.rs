@@ -174,7 +174,7 @@ impl WalkSpec {
     }
 
     /// Returns the arguments one by one.
-    pub fn arguments(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn arguments(&self) -> impl Iterator<Item = &[u8]> + Clone {
         strings(&self.argv)
     }
 
@@ -198,7 +198,7 @@ impl WalkSpec {
     }
 
     /// Returns the environment's entries one by one.
-    pub fn environment(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn environment(&self) -> impl Iterator<Item = &[u8]> + Clone {
         strings(&self.env)
     }
 }
@@ -220,7 +220,7 @@ pub enum SpecError {
 }
 
 /// Splits NUL-terminated strings that lie one after the other.
-pub fn strings(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn strings(block: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     block.split_inclusive(|&byte| byte == 0).map(|text| text.strip_suffix(b"\0").unwrap_or(text))
 }
 

@@ -8,10 +8,10 @@ use packetfs::path::TreePath;
 use packetfs::tree::above;
 use packetfs::watch::ReaderId;
 use tokio::sync::mpsc::UnboundedSender;
+use worknode::command::Files;
 
 use super::profile::{Facts, Known, Likeness};
 use super::{State, Upcoming, predict};
-use crate::compile::Files;
 use crate::link::PACKETS_PER_ASK;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Answer, Ask, Told};

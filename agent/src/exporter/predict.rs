@@ -13,7 +13,9 @@ use std::path::Path;
 use packetfs::tree::{Bytes, join, split};
 
 use super::profile::Known;
-use crate::compile::{self, Files};
+use worknode::command::{Files, Role};
+
+use crate::compile;
 
 /// Files that are looked into, and how far.
 const FILES_MAX: usize = 400;
@@ -22,10 +24,10 @@ const FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Predicts what a compile step in this directory will read, and leaves out some of it, with all to which that alone leads.
 pub(super) fn reads(cwd: &[u8], files: &Files, leave: impl Fn(&[u8]) -> bool) -> Known {
     let mut known = Known::default();
-    let dirs = |names: &[Bytes]| -> Vec<Bytes> {
-        names.iter().map(|name| compile::path(cwd, name)).collect()
+    let dirs = |role: Role| -> Vec<Bytes> {
+        files.of_roles(&[role]).map(|name| compile::path(cwd, name)).collect()
     };
-    let search = Search { quoted: dirs(&files.quoted), included: dirs(&files.included) };
+    let search = Search { quoted: dirs(Role::QuotedDir), included: dirs(Role::IncludedDir) };
     let system = system_dirs();
     for dir in search.quoted.iter().chain(&search.included).chain(&system) {
         // A directory that is missing is missing from the one above it.
@@ -34,8 +36,7 @@ pub(super) fn reads(cwd: &[u8], files: &Files, leave: impl Fn(&[u8]) -> bool) ->
         listed.iter().for_each(|dir| known.of(dir).listing = true);
     }
     let search = Search { included: [search.included, system].concat(), ..search };
-    let mut seen: HashSet<Bytes> =
-        files.inputs.iter().map(|name| compile::path(cwd, name)).collect();
+    let mut seen: HashSet<Bytes> = files.inputs().map(|name| compile::path(cwd, name)).collect();
     let mut queue: VecDeque<Bytes> = seen.iter().cloned().collect();
     while let Some(path) = queue.pop_front() {
         if leave(&path) {
@@ -121,6 +122,7 @@ fn is_dir(path: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use worknode::command::{NoFiles, Tool};
 
     #[test]
     fn includes_of_a_text() {
@@ -149,7 +151,7 @@ mod tests {
         }
         let cwd = dir.path().as_os_str().as_bytes();
         let arguments = [b"-Iinc".as_slice(), b"-Imissing/x", b"-c", b"a.c"];
-        let files = compile::files(arguments.into_iter());
+        let files = Files::of(Tool::Driver, arguments.into_iter(), &mut NoFiles, false);
         let known = reads(cwd, &files, |path| path.ends_with(b"secret.h"));
         let below: Vec<_> = known
             .iter()

@@ -11,6 +11,7 @@ use packetfs::packet::{Packed, PacketRef};
 use packetfs::path::TreePath;
 use packetfs::tree::Time;
 use tokio::sync::mpsc;
+use worknode::command::{Files, Tool};
 use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
@@ -18,7 +19,7 @@ use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 use super::{Stub, signal, vet};
 use crate::agent::Agent;
 use crate::cluster::{Cluster, Slot, Turn};
-use crate::compile;
+use crate::compile::Disk;
 use crate::exporter::{Upcoming, profile::Likeness};
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
@@ -87,7 +88,10 @@ pub(super) async fn run(
     let (stream, mut frames) = link.open_stream();
     let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
     let is_first = link.note_walk(stream, &likeness);
-    let files = spec.compiles.then(|| compile::files(spec.arguments().skip(1)));
+    let files = spec.compiles.then(|| {
+        let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
+        Files::of(tool, spec.arguments().skip(1), &mut Disk { cwd: &spec.cwd }, true)
+    });
     let files = files.filter(|files| link.note_step(&likeness, files));
     if is_first || files.is_some() {
         let upcoming = Upcoming { walk: likeness, is_first, files };

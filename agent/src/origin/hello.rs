@@ -63,10 +63,7 @@ impl Hello {
 
     /// Tells whether the program is a compile step.
     pub(super) fn compiles(&self, session: &Session) -> bool {
-        matches!(
-            session.verdict(&self.path),
-            Some(Verdict::CompilerDriver | Verdict::Compiler | Verdict::Assembler | Verdict::Rustc)
-        )
+        session.verdict(&self.path).is_some_and(Verdict::compiles)
     }
 
     /// Makes the spec.

@@ -1,0 +1,220 @@
+//! All files of a command line together, with those whose names follow from others.
+
+use super::item::{Item, Product, Role, Stage};
+use super::reader::{self, Reading};
+use super::response::ResponseFiles;
+use super::tool::Tool;
+use super::{ROOM_BYTES, language};
+use crate::policy::base_name;
+use crate::reason::Reason;
+
+/// The files of a command, as far as its words tell. Names are as they were given.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Files {
+    /// Every path, and what it is; first those of the words in their order, then derived ones.
+    pub paths: Vec<(Role, Vec<u8>)>,
+    /// Whether the command may walk.
+    pub decision: Result<(), Reason>,
+}
+
+impl Files {
+    /// Reads the arguments behind the program's name.
+    pub fn of<'a>(
+        tool: Tool,
+        arguments: impl Iterator<Item = &'a [u8]> + Clone,
+        files: &mut impl ResponseFiles,
+        native_twin: bool,
+    ) -> Self {
+        let has_files = arguments.clone().any(|argument| argument.starts_with(b"@"));
+        let mut room = vec![0; if has_files { ROOM_BYTES } else { 0 }];
+        let reading = Reading { tool, native_twin, files, room: &mut room };
+        let mut line = Line::default();
+        let arguments = arguments.map(|argument| argument as &[u8]);
+        let decision = reader::read(reading, arguments, &mut |item| line.note(item));
+        line.derive(tool);
+        Self { paths: line.paths, decision }
+    }
+
+    /// Returns the paths of some roles.
+    pub fn of_roles<'s>(&'s self, roles: &'s [Role]) -> impl Iterator<Item = &'s [u8]> {
+        self.paths.iter().filter(|(role, _)| roles.contains(role)).map(|(_, path)| path.as_slice())
+    }
+
+    /// Returns the files that are read for certain: sources, what is included before them, plug-ins, `@file`s.
+    pub fn inputs(&self) -> impl Iterator<Item = &[u8]> {
+        self.of_roles(&[Role::Source, Role::Input, Role::Response])
+    }
+
+    /// Returns the files that are written and whose names are known.
+    pub fn outputs(&self) -> impl Iterator<Item = &[u8]> {
+        self.of_roles(&[Role::Output, Role::Rules, Role::SideOutput])
+    }
+}
+
+/// A command line as it is read.
+#[derive(Default)]
+struct Line {
+    paths: Vec<(Role, Vec<u8>)>,
+    sources: Vec<Source>,
+    language: Option<Vec<u8>>,
+    stage: Option<Stage>,
+    products: Vec<Product>,
+    output: Option<Vec<u8>>,
+    has_rules: bool,
+    has_output_dir: bool,
+    dump_base: Option<Vec<u8>>,
+    dump_dir: Option<Vec<u8>>,
+}
+
+struct Source {
+    name: Vec<u8>,
+    is_header: bool,
+    is_fortran: bool,
+}
+
+impl Line {
+    fn note(&mut self, item: Item<'_>) {
+        match item {
+            Item::Path(role, path) => self.path(role, path),
+            Item::Stage(stage) => self.stage = Some(stage),
+            Item::Makes(product) => self.products.push(product),
+            Item::Language(language) => self.language = language.map(<[u8]>::to_vec),
+            Item::DumpBase(base) => self.dump_base = Some(base.to_vec()),
+            Item::DumpDir(dir) => self.dump_dir = Some(dir.to_vec()),
+        }
+    }
+
+    fn path(&mut self, role: Role, path: &[u8]) {
+        match role {
+            Role::Source => self.sources.push(Source {
+                name: path.to_vec(),
+                is_header: language::is_header(path, self.language.as_deref()),
+                is_fortran: language::is_fortran(path, self.language.as_deref()),
+            }),
+            Role::Output => self.output = Some(path.to_vec()),
+            Role::Rules => self.has_rules = true,
+            Role::OutputDir => self.has_output_dir = true,
+            _ => {}
+        }
+        // Some options take `-` for the standard streams.
+        let is_stream = path == b"-" && !role.is_read();
+        if !is_stream && !path.is_empty() {
+            self.paths.push((role, path.to_vec()));
+        }
+    }
+
+    /// Adds what is written without having been named.
+    fn derive(&mut self, tool: Tool) {
+        match tool {
+            Tool::Rustc => self.derive_of_rustc(),
+            Tool::Gas if self.output.is_none() => self.add(Role::Output, b"a.out".to_vec()),
+            Tool::Gas => {}
+            Tool::Nasm if self.output.is_none() => {
+                for source in std::mem::take(&mut self.sources) {
+                    self.add(Role::Output, [stem(&source.name), b".o"].concat());
+                    // The format without an ending is that of flat binaries.
+                    self.add(Role::Output, stem(&source.name).to_vec());
+                }
+            }
+            Tool::Nasm => {}
+            Tool::Driver | Tool::Proper | Tool::Nvcc => self.derive_of_family(tool),
+        }
+    }
+
+    fn derive_of_rustc(&mut self) {
+        // Names of crates and kinds make those of the files.
+        if !self.has_output_dir {
+            let dir = self.output.as_deref().map_or(&b"."[..], dir);
+            self.add(Role::OutputDir, dir.to_vec());
+        }
+    }
+
+    fn derive_of_family(&mut self, tool: Tool) {
+        let sources = std::mem::take(&mut self.sources);
+        for source in &sources {
+            let output = self.output.clone().or_else(|| self.implied(tool, source));
+            if let (None, Some(output)) = (&self.output, &output) {
+                self.add(Role::Output, output.clone());
+            }
+            self.derive_besides(source, output.as_deref());
+        }
+        let makes_modules = sources.iter().any(|source| source.is_fortran) && !self.has_output_dir;
+        if makes_modules {
+            self.add(Role::OutputDir, b".".to_vec());
+        }
+    }
+
+    /// Returns the name of the output of a source for which there is none.
+    fn implied(&self, tool: Tool, source: &Source) -> Option<Vec<u8>> {
+        let is_bitcode = self.products.contains(&Product::Bitcode);
+        let base = stem(base_name(&source.name));
+        let precompiled = || Some([source.name.as_slice(), b".gch"].concat());
+        match self.stage {
+            Some(Stage::Check) => None,
+            _ if source.is_header => precompiled(),
+            Some(Stage::Precompiled) => precompiled(),
+            Some(Stage::Intermediate) => None,
+            None if tool != Tool::Proper => None,
+            stage => {
+                let stage = stage.unwrap_or(Stage::Assembly);
+                Some([base, language::ending_of(stage, is_bitcode)].concat())
+            }
+        }
+    }
+
+    /// Adds what is made besides the output of a source.
+    fn derive_besides(&mut self, source: &Source, output: Option<&[u8]>) {
+        let base = stem(base_name(&source.name)).to_vec();
+        // A link makes them in the working directory, or beside the program.
+        let output = output.filter(|_| self.stage.is_some());
+        let beside = output.map_or_else(|| base.clone(), |output| stem(output).to_vec());
+        let auxiliary = match (&self.dump_dir, &self.dump_base) {
+            (None, None) => beside.clone(),
+            (dir, name) => {
+                let dir = dir.clone().unwrap_or_default();
+                [dir, name.as_deref().map_or(base, |name| stem(name).to_vec())].concat()
+            }
+        };
+        for product in self.products.clone() {
+            let named = |ending: &[u8]| [auxiliary.as_slice(), ending].concat();
+            match product {
+                Product::Bitcode => {}
+                Product::Rules if self.has_rules => {}
+                Product::Rules => self.add(Role::Rules, [beside.as_slice(), b".d"].concat()),
+                Product::Dwo => self.add(Role::SideOutput, named(b".dwo")),
+                Product::Notes => self.add(Role::SideOutput, named(b".gcno")),
+                Product::StackUsage => self.add(Role::SideOutput, named(b".su")),
+                Product::Calls => self.add(Role::SideOutput, named(b".ci")),
+                Product::TimeTrace => self.add(Role::SideOutput, named(b".json")),
+                Product::Record | Product::Temporaries | Product::Dumps => {
+                    self.add(Role::OutputDir, b".".to_vec());
+                    self.add(Role::OutputDir, dir(&auxiliary).to_vec());
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, role: Role, path: Vec<u8>) {
+        if !self.paths.iter().any(|known| (known.0, &known.1) == (role, &path)) {
+            self.paths.push((role, path));
+        }
+    }
+}
+
+/// Returns a file's name up to its last dot.
+fn stem(name: &[u8]) -> &[u8] {
+    let base = name.len() - base_name(name).len();
+    match name.iter().rposition(|&byte| byte == b'.') {
+        Some(dot) if dot > base => &name[..dot],
+        _ => name,
+    }
+}
+
+/// Returns the directory of a name.
+fn dir(name: &[u8]) -> &[u8] {
+    match name.iter().rposition(|&byte| byte == b'/') {
+        Some(0) => b"/",
+        Some(slash) => &name[..slash],
+        None => b".",
+    }
+}
