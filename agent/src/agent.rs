@@ -17,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 use worknode::id::{NodeId, SessionId};
 use worknode::page;
-use worknode::request::{FuseCounts, NodeStatus, Status};
+use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Status};
 
 use crate::cluster::{self, Cluster};
 use crate::commits::Commits;
@@ -252,7 +252,10 @@ impl Agent {
             version: state.info.version.clone(),
             slots: state.info.slots,
             running: state.running,
-            alive: state.alive,
+            state: if state.alive { NodeCondition::Alive } else { NodeCondition::Gone },
+            why: None,
+            remedy: None,
+            last_seen: 0,
         });
         Status {
             node: self.node.clone(),
