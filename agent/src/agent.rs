@@ -24,6 +24,7 @@ use crate::commits::Commits;
 use crate::config::Config;
 use crate::exporter::{ExporterHandle, Question};
 use crate::link::frame::{Frame, Kind};
+use crate::link::guarded::Guarded;
 use crate::link::handshake::{self, Secret};
 use crate::link::{self, Link, message};
 use crate::mirrors::Mirror;
@@ -31,10 +32,10 @@ use crate::pages::PagesDir;
 use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
 use crate::sys::launcher::{Launcher, Plan};
-use crate::{door, lock, runner};
+use crate::{callers, door, lock, runner};
 
 /// A link is called, or greeted, within this time or not at all.
-const LINK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node that could not be reached is tried again after this time.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 
@@ -82,6 +83,7 @@ pub(crate) struct Dirs {
 
 /// Runs the agent until it is told to end.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    raise_descriptors();
     let state = prepare_state(&config.state)?;
     let _lock = lock::State::take(&state)?;
     // Mounts of this agent are nobody else's, and end with it however it ends.
@@ -174,7 +176,7 @@ async fn serve(
     agent.cluster.refresh().await;
     tokio::task::spawn_local(cluster::listen(Rc::clone(&agent), events));
     tokio::task::spawn_local(cluster::beat(Rc::clone(&agent)));
-    tokio::task::spawn_local(accept_links(Rc::clone(&agent), listener));
+    tokio::task::spawn_local(callers::accept(Rc::clone(&agent), listener));
     tokio::task::spawn_local(door::serve(Rc::clone(&agent), door));
     tracing::info!(node = %agent.node, listen = agent.listen, "ready");
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -293,10 +295,11 @@ impl Agent {
             let stream = TcpStream::connect(&grant.address).await?;
             link::prepare(&stream)?;
             let url = format!("ws://{}/oswalk", grant.address);
-            let config = Some(link::socket_config());
+            let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
             let (mut socket, _) =
                 tokio_tungstenite::client_async_with_config(url, stream, config).await?;
             let peer = handshake::call(&mut socket, &self.node, &self.secret).await?;
+            socket.get_mut().open();
             anyhow::Ok((socket, peer))
         };
         let failed = self.unreachable.borrow().get(&grant.node).copied();
@@ -318,9 +321,14 @@ impl Agent {
         self.links.borrow().get(node).filter(|link| !link.is_closed()).cloned()
     }
 
-    fn start_link(
+    /// Returns the key that proves the cluster's secret.
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    pub(crate) fn start_link(
         self: &Rc<Self>,
-        socket: tokio_tungstenite::WebSocketStream<TcpStream>,
+        socket: link::Socket,
         peer: NodeId,
         called: bool,
     ) -> Rc<Link> {
@@ -467,30 +475,14 @@ impl Agent {
     }
 }
 
-async fn accept_links(agent: Rc<Agent>, listener: TcpListener) {
-    loop {
-        let Ok((stream, address)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let agent = Rc::clone(&agent);
-        tokio::task::spawn_local(async move {
-            let greet = async {
-                link::prepare(&stream)?;
-                let config = Some(link::socket_config());
-                let mut socket =
-                    tokio_tungstenite::accept_async_with_config(stream, config).await?;
-                let peer = handshake::answer(&mut socket, &agent.node, &agent.secret).await?;
-                anyhow::Ok((socket, peer))
-            };
-            match tokio::time::timeout(LINK_TIMEOUT, greet).await {
-                Ok(Ok((socket, peer))) => {
-                    agent.start_link(socket, peer, false);
-                }
-                Ok(Err(error)) => tracing::warn!(%address, "refused a link: {error:#}"),
-                Err(_) => tracing::warn!(%address, "refused a link: it did not greet in time"),
-            }
-        });
+/// Allows this process as many descriptors as it may have: each link, stub and walk needs some, and the usual
+/// 1,024 are soon gone.
+fn raise_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "failed to raise the limit of descriptors");
     }
 }
 
