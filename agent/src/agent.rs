@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -56,7 +57,7 @@ pub(crate) struct Agent {
     pub(crate) cluster: Rc<Cluster>,
     /// Ends the agent.
     pub(crate) shutdown: tokio::sync::Notify,
-    listen: String,
+    listen: SocketAddr,
     secret: Secret,
     store: Arc<Store>,
     links: RefCell<HashMap<NodeId, Rc<Link>>>,
@@ -125,7 +126,7 @@ async fn serve(
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("failed to listen on {}: choose another --listen address or port", config.listen)
     })?;
-    let listen = listener.local_addr()?.to_string();
+    let listen = listener.local_addr()?;
     let secret = read_secret(config, state)?;
     let server;
     let url = match &config.broker {
@@ -138,8 +139,8 @@ async fn serve(
     let (broker, events) = Broker::connect(&url, "oswalk", &node).await?;
     let info = NodeInfo {
         node: node.clone(),
-        address: config.advertise.map_or(listen.clone(), |address| address.to_string()),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        address: config.advertise.unwrap_or(listen),
+        version: env!("CARGO_PKG_VERSION").into(),
         slots: config.slots.unwrap_or_else(processors),
         cpu: cluster::processor(),
     };
@@ -178,7 +179,7 @@ async fn serve(
     tokio::task::spawn_local(cluster::beat(Rc::clone(&agent)));
     tokio::task::spawn_local(callers::accept(Rc::clone(&agent), listener));
     tokio::task::spawn_local(door::serve(Rc::clone(&agent), door));
-    tracing::info!(node = %agent.node, listen = agent.listen, "ready");
+    tracing::info!(node = %agent.node, listen = %agent.listen, "ready");
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         () = agent.shutdown.notified() => {}
@@ -247,10 +248,11 @@ impl Agent {
     /// Returns the state of agent and cluster.
     pub(crate) async fn status(&self) -> Status {
         self.cluster.refresh().await;
-        let states = self.cluster.nodes.borrow().clone();
+        let mut states = self.cluster.nodes.borrow().clone();
+        states.sort_by(|a, b| a.info.node.cmp(&b.info.node));
         let nodes = states.iter().map(|state| NodeStatus {
             node: state.info.node.clone(),
-            address: state.info.address.clone(),
+            address: state.info.address,
             version: state.info.version.clone(),
             slots: state.info.slots,
             running: state.running,
@@ -263,7 +265,7 @@ impl Agent {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            listen: self.listen.clone(),
+            listen: self.listen.to_string(),
             broker: self.cluster.broker.url().to_owned(),
             broker_up: self.cluster.broker.is_up(),
             sessions: u32::try_from(self.sessions.borrow().len()).unwrap_or(u32::MAX),

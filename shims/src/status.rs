@@ -39,8 +39,8 @@ fn table(status: &Status) -> String {
         let mark = if node.node == status.node { "*" } else { "" };
         rows.push([
             format!("{}{mark}", node.node),
-            node.address.clone(),
-            node.version.clone(),
+            node.address.to_string(),
+            node.version.to_string(),
             node.slots.to_string(),
             node.running.to_string(),
             node.state.name().to_owned(),
@@ -65,11 +65,11 @@ mod tests {
 
     #[test]
     fn the_table() {
-        let node = |name: &str, slots, state| NodeStatus {
+        let node = |name: &str, slots: u8, state| NodeStatus {
             node: name.parse().expect("a sound name"),
-            address: format!("10.0.0.{slots}:7000"),
-            version: "0.1.0".to_owned(),
-            slots,
+            address: ([10, 0, 0, slots], 7000).into(),
+            version: "0.1.0".into(),
+            slots: slots.into(),
             running: 1,
             state,
             why: None,

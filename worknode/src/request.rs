@@ -2,10 +2,13 @@
 //! [`crate::door::Kind::Request`] frame, answered by one [`Reply`] in a frame of the same kind, or by
 //! [`crate::door::Kind::Failed`] with a sentence for the user.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{NodeId, SessionId};
 use crate::report::Report;
+use crate::said::Said;
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -164,9 +167,9 @@ pub struct NodeStatus {
     /// Its name.
     pub node: NodeId,
     /// Where its agent listens.
-    pub address: String,
+    pub address: SocketAddr,
     /// Version of its agent.
-    pub version: String,
+    pub version: Said,
     /// Walks it takes at once.
     pub slots: u32,
     /// Walks it executes now.
