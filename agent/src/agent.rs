@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -17,13 +18,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 use worknode::id::{NodeId, SessionId};
 use worknode::page;
-use worknode::request::{FuseCounts, NodeStatus, Status};
+use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Status};
 
 use crate::cluster::{self, Cluster};
 use crate::commits::Commits;
 use crate::config::Config;
 use crate::exporter::{ExporterHandle, Question};
 use crate::link::frame::{Frame, Kind};
+use crate::link::guarded::Guarded;
 use crate::link::handshake::{self, Secret};
 use crate::link::{self, Link, message};
 use crate::mirrors::Mirror;
@@ -32,10 +34,10 @@ use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
 use crate::sys::launcher::{Launcher, Plan};
 use crate::vital::Vital;
-use crate::{door, lock, runner};
+use crate::{callers, door, lock, runner};
 
 /// A link is called, or greeted, within this time or not at all.
-const LINK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node that could not be reached is tried again after this time.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 
@@ -56,7 +58,7 @@ pub(crate) struct Agent {
     pub(crate) cluster: Rc<Cluster>,
     /// Ends the agent.
     pub(crate) shutdown: tokio::sync::Notify,
-    listen: String,
+    listen: SocketAddr,
     secret: Secret,
     store: Arc<Store>,
     vital: Vital,
@@ -88,6 +90,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     #[expect(unsafe_code, reason = "what was inherited has no owner in this process")]
     unsafe { crate::sys::fds::keep_only(&[]) }
         .context("failed to close inherited descriptors: oswalkd needs Linux 5.10 or newer")?;
+    raise_descriptors();
     let state = prepare_state(&config.state)?;
     let _lock = lock::State::take(&state)?;
     // Mounts of this agent are nobody else's, and end with it however it ends.
@@ -129,7 +132,7 @@ async fn serve(
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("failed to listen on {}: choose another --listen address or port", config.listen)
     })?;
-    let listen = listener.local_addr()?.to_string();
+    let listen = listener.local_addr()?;
     let secret = read_secret(config, state)?;
     let server;
     let url = match &config.broker {
@@ -142,8 +145,8 @@ async fn serve(
     let (broker, events) = Broker::connect(&url, "oswalk", &node).await?;
     let info = NodeInfo {
         node: node.clone(),
-        address: config.advertise.map_or(listen.clone(), |address| address.to_string()),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        address: config.advertise.unwrap_or(listen),
+        version: env!("CARGO_PKG_VERSION").into(),
         slots: config.slots.unwrap_or_else(processors),
         cpu: cluster::processor(),
     };
@@ -182,9 +185,9 @@ async fn serve(
     agent.cluster.refresh().await;
     vital.task("broker's events", cluster::listen(Rc::clone(&agent), events));
     vital.task("heartbeat", cluster::beat(Rc::clone(&agent)));
-    vital.task("links", accept_links(Rc::clone(&agent), listener));
+    vital.task("links", callers::accept(Rc::clone(&agent), listener));
     vital.task("door", door::serve(Rc::clone(&agent), door));
-    tracing::info!(node = %agent.node, listen = agent.listen, "ready");
+    tracing::info!(node = %agent.node, listen = %agent.listen, "ready");
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let died = tokio::select! {
         () = agent.shutdown.notified() => None,
@@ -260,20 +263,24 @@ impl Agent {
     /// Returns the state of agent and cluster.
     pub(crate) async fn status(&self) -> Status {
         self.cluster.refresh().await;
-        let states = self.cluster.nodes.borrow().clone();
+        let mut states = self.cluster.nodes.borrow().clone();
+        states.sort_by(|a, b| a.info.node.cmp(&b.info.node));
         let nodes = states.iter().map(|state| NodeStatus {
             node: state.info.node.clone(),
-            address: state.info.address.clone(),
+            address: state.info.address,
             version: state.info.version.clone(),
             slots: state.info.slots,
             running: state.running,
-            alive: state.alive,
+            state: if state.alive { NodeCondition::Alive } else { NodeCondition::Gone },
+            why: None,
+            remedy: None,
+            last_seen: 0,
         });
         Status {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            listen: self.listen.clone(),
+            listen: self.listen.to_string(),
             broker: self.cluster.broker.url().to_owned(),
             broker_up: self.cluster.broker.is_up(),
             sessions: u32::try_from(self.sessions.borrow().len()).unwrap_or(u32::MAX),
@@ -305,10 +312,11 @@ impl Agent {
             let stream = TcpStream::connect(&grant.address).await?;
             link::prepare(&stream)?;
             let url = format!("ws://{}/oswalk", grant.address);
-            let config = Some(link::socket_config());
+            let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
             let (mut socket, _) =
                 tokio_tungstenite::client_async_with_config(url, stream, config).await?;
             let peer = handshake::call(&mut socket, &self.node, &self.secret).await?;
+            socket.get_mut().open();
             anyhow::Ok((socket, peer))
         };
         let failed = self.unreachable.borrow().get(&grant.node).copied();
@@ -330,9 +338,14 @@ impl Agent {
         self.links.borrow().get(node).filter(|link| !link.is_closed()).cloned()
     }
 
-    fn start_link(
+    /// Returns the key that proves the cluster's secret.
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    pub(crate) fn start_link(
         self: &Rc<Self>,
-        socket: tokio_tungstenite::WebSocketStream<TcpStream>,
+        socket: link::Socket,
         peer: NodeId,
         called: bool,
     ) -> Rc<Link> {
@@ -480,30 +493,14 @@ impl Agent {
     }
 }
 
-async fn accept_links(agent: Rc<Agent>, listener: TcpListener) {
-    loop {
-        let Ok((stream, address)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let agent = Rc::clone(&agent);
-        tokio::task::spawn_local(async move {
-            let greet = async {
-                link::prepare(&stream)?;
-                let config = Some(link::socket_config());
-                let mut socket =
-                    tokio_tungstenite::accept_async_with_config(stream, config).await?;
-                let peer = handshake::answer(&mut socket, &agent.node, &agent.secret).await?;
-                anyhow::Ok((socket, peer))
-            };
-            match tokio::time::timeout(LINK_TIMEOUT, greet).await {
-                Ok(Ok((socket, peer))) => {
-                    agent.start_link(socket, peer, false);
-                }
-                Ok(Err(error)) => tracing::warn!(%address, "refused a link: {error:#}"),
-                Err(_) => tracing::warn!(%address, "refused a link: it did not greet in time"),
-            }
-        });
+/// Allows this process as many descriptors as it may have: each link, stub and walk needs some, and the usual
+/// 1,024 are soon gone.
+fn raise_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "failed to raise the limit of descriptors");
     }
 }
 

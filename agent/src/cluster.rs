@@ -10,6 +10,7 @@ use std::time::Duration;
 use broker::{Broker, Event, Grant, NodeInfo, NodeState, Registered};
 use tokio::sync::{Notify, mpsc, watch};
 use worknode::id::{NodeId, SessionId, WalkId};
+use worknode::said::Said;
 
 use crate::agent::Agent;
 use crate::sys::watch::Timer;
@@ -255,10 +256,10 @@ pub(crate) async fn listen(agent: Rc<Agent>, mut events: mpsc::UnboundedReceiver
 }
 
 /// Returns the processor's name, which decides whether `-march=native` means the same elsewhere.
-pub(crate) fn processor() -> String {
+pub(crate) fn processor() -> Said {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+    model.map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.trim().into())
 }
 
 /// Returns the node's name in the absence of a given one.

@@ -114,7 +114,7 @@ async fn answer(
                 None => opened.set(Some(session.id)),
             }
             let page = session.page_path().as_os_str().as_encoded_bytes().to_vec();
-            Ok(Reply::Session { session: session.id, page, becomes: options.becomes })
+            Ok(Reply::Session { session: session.id, page, becomes: options.becomes, notice: None })
         }
         Request::CloseSession => {
             let id = opened.get().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;

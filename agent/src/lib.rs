@@ -5,6 +5,7 @@
 //! `runner` (a walk's life there), `mirrors`, `exporter`, `commits`, `vital` (what must not end before the agent), and [`sys`] (the kernel).
 
 mod agent;
+mod callers;
 mod cluster;
 mod commits;
 mod compile;
@@ -14,6 +15,7 @@ mod door;
 mod exporter;
 mod link;
 mod lock;
+mod log;
 mod mirrors;
 mod origin;
 mod pages;
@@ -31,9 +33,7 @@ use clap::Parser;
 #[must_use]
 pub fn main() -> ExitCode {
     let config = config::Config::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("OSWALK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log::start();
     match agent::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -5,6 +5,7 @@
 //! bounded by credit.
 
 pub(crate) mod frame;
+pub(crate) mod guarded;
 pub(crate) mod handshake;
 pub(crate) mod message;
 pub(crate) mod squeeze;
@@ -31,6 +32,7 @@ use crate::compile;
 use crate::exporter::profile::Likeness;
 use crate::sys::tcp;
 use frame::{Assembler, Frame, Kind};
+use guarded::Guarded;
 use message::Open;
 use packetfs::tree::Change;
 use squeeze::{Squeezer, Unsqueezer};
@@ -56,6 +58,9 @@ const STEPS_MAX: usize = 50_000;
 /// zstd takes about 3.5 ns for each byte on both sides and leaves a third of what programs write: it
 /// saves time where less than this arrives in a second (1 Gbit/s is 118 MB/s).
 const FAST_BYTES_PER_SECOND: u64 = 190_000_000;
+
+/// What a link goes over.
+pub(crate) type Socket = WebSocketStream<Guarded<TcpStream>>;
 
 /// A link, as its users see it.
 #[derive(Debug)]
@@ -248,7 +253,7 @@ pub(crate) fn socket_config() -> WebSocketConfig {
 /// Starts the tasks of a link over a socket whose sides have greeted each other. `take` gets every
 /// frame that arrives; `end` is called once, when the link broke.
 pub(crate) fn start(
-    socket: WebSocketStream<TcpStream>,
+    socket: Socket,
     peer: NodeId,
     number: u32,
     called: bool,

@@ -302,7 +302,7 @@ impl Errand<'_> {
 
     /// Finds a slot: one that this origin has, or one of the broker's, for which the walk may wait.
     async fn place(&mut self, stub: &mut Stub, failed: Option<&Grant>) -> Placed {
-        let Self { agent, session, spec, encoded, turns, failed_nodes, .. } = self;
+        let Self { agent, session, spec, turns, failed_nodes, .. } = self;
         let (cluster, walk) = (&agent.cluster, spec.walk);
         let mut waits_in_line = false;
         if failed_nodes.is_empty() {
@@ -314,7 +314,6 @@ impl Errand<'_> {
         let submit = |after: Attempt| Submit {
             walk,
             after,
-            spec: encoded.clone(),
             only: session.on.clone(),
             avoid: failed_nodes.clone(),
             prefer: agent.warm_nodes(),

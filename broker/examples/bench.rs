@@ -13,8 +13,6 @@ use worknode::id::{Attempt, NodeId, SessionId, WalkId};
 
 const NODES: u32 = 16;
 const SLOTS: u32 = 8;
-/// About what a compile's arguments and environment weigh.
-const SPEC_BYTES: usize = 1900;
 const SERIAL: u32 = 20_000;
 const PARALLEL: u32 = 200_000;
 const TASKS: u32 = 64;
@@ -79,10 +77,10 @@ async fn main() -> Result<(), Failure> {
 async fn register(broker: &Broker, node: &NodeId) -> Result<(), Failure> {
     let info = NodeInfo {
         node: node.clone(),
-        address: format!("{node}:7"),
-        version: "1".to_owned(),
+        address: ([10, 0, 0, 1], 7).into(),
+        version: "1".into(),
         slots: SLOTS,
-        cpu: "any".to_owned(),
+        cpu: "any".into(),
     };
     Ok(broker.register(&info).await?)
 }
@@ -168,7 +166,6 @@ fn walk(session: u64, number: u32) -> Submit {
     Submit {
         walk: WalkId { session: SessionId(session), number },
         after: Attempt(0),
-        spec: vec![b'x'; SPEC_BYTES],
         only: None,
         avoid: Vec::new(),
         prefer: Vec::new(),

@@ -1,6 +1,5 @@
 //! The broker, as an agent sees it.
 
-use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -12,15 +11,14 @@ use worknode::id::{Attempt, NodeId, SessionId, WalkId};
 use crate::courier::{AWAY_MAX, Courier, Word};
 use crate::error::BrokerError;
 use crate::keeper::Keeper;
-use crate::model::{Event, Finished, NodeInfo, NodeState, Registered, Retried, Submit, Submitted};
+use crate::model::{
+    Event, Finished, NODES_MAX, NodeInfo, NodeState, Registered, Retried, SLOTS_MAX, Submit,
+    Submitted,
+};
 use crate::office::{Answer, Office};
 use crate::pulse::Pulse;
-use crate::wire::{Address, Value};
+use crate::wire::{Address, LAYOUT, Value};
 use crate::{note, url};
-
-/// Part of every key, raised when the functions read their keys in another way: those of an
-/// earlier version in the log of a private server are not met again.
-const LAYOUT: u32 = 3;
 
 /// A connection to the broker. Clones share it.
 #[derive(Debug, Clone)]
@@ -96,22 +94,22 @@ impl Broker {
     /// # Errors
     /// The broker is away, or a living agent elsewhere has the name.
     pub async fn register(&self, info: &NodeInfo) -> Result<(), BrokerError> {
-        let slots = info.slots.to_string();
+        let (slots, address) = (info.slots.to_string(), info.address.to_string());
         let arguments = [
             info.node.as_str(),
             &self.shared.office.pulse.incarnation,
-            &info.address,
-            &info.version,
+            &address,
+            info.version.as_str(),
             &slots,
-            &info.cpu,
+            info.cpu.as_str(),
         ];
         let arguments = arguments.map(str::as_bytes);
         let office = &self.shared.office;
-        let answer = office.ask("oswalk_register", &arguments, deadline()).await?;
+        let answer = office.ask("register", &arguments, deadline()).await?;
         match answer.word(0) {
             Some("ok") => Ok(()),
             Some("taken") => {
-                let address = answer.word(1).unwrap_or_default().to_owned();
+                let address = answer.word(1).unwrap_or_default().into();
                 Err(BrokerError::NameTaken { node: info.node.clone(), address })
             }
             _ => Err(self.garbled("register")),
@@ -151,14 +149,19 @@ impl Broker {
     /// The broker is away.
     pub async fn nodes(&self) -> Result<Vec<NodeState>, BrokerError> {
         let office = &self.shared.office;
-        let nodes = match office.send(office.plain("oswalk_nodes", &[]), deadline()).await? {
-            Value::List(lines) => lines.iter().map(node_state).collect(),
-            _ => None,
-        };
-        nodes.ok_or_else(|| self.garbled("nodes"))
+        let reply = office.send(office.plain("nodes", &[]), deadline()).await?;
+        let Value::List(nodes) = reply else { return Err(self.garbled("nodes")) };
+        let count = nodes.len().min(NODES_MAX);
+        // One that says nonsense of itself takes nobody else away.
+        let states: Vec<_> = nodes.iter().take(count).filter_map(node_state).collect();
+        if states.len() < nodes.len() {
+            let left_out = nodes.len() - states.len();
+            tracing::warn!(left_out, "the broker lists nodes that make no sense, or too many");
+        }
+        Ok(states)
     }
 
-    /// Stores a walk of this origin and places it, or lets it wait for its turn.
+    /// Places a walk of this origin, or lets it wait for its turn.
     ///
     /// # Errors
     /// The broker is away.
@@ -167,9 +170,7 @@ impl Broker {
         let only = submit.only.as_ref().map_or_else(String::new, NodeId::to_string);
         let (avoid, prefer) = (list(&submit.avoid), list(&submit.prefer));
         let words = vec![walk.to_string(), after.0.to_string(), only, avoid, prefer];
-        let spec_key = format!("{}:spec:{walk}", self.shared.office.key);
-        let spec = Some((spec_key, Cow::Borrowed(&submit.spec[..])));
-        let answer = self.shared.courier.say(Word { kind: "submit", words, spec }).await?;
+        let answer = self.say("submit", words).await?;
         answer.submitted().ok_or_else(|| self.garbled("submit"))
     }
 
@@ -246,20 +247,8 @@ impl Broker {
         self.say("reap-node", vec![node.to_string()]).await.map(drop)
     }
 
-    /// Returns the stored spec of a walk, if the broker knows the walk.
-    ///
-    /// # Errors
-    /// The broker is away.
-    pub async fn spec(&self, walk: WalkId) -> Result<Option<Vec<u8>>, BrokerError> {
-        let walk = walk.to_string();
-        let arguments = [walk.as_bytes()];
-        let office = &self.shared.office;
-        let call = office.plain("oswalk_spec", &arguments);
-        Ok(office.send(call, deadline()).await?.bytes())
-    }
-
     async fn say(&self, kind: &'static str, words: Vec<String>) -> Result<Answer, BrokerError> {
-        self.shared.courier.say(Word { kind, words, spec: None }).await
+        self.shared.courier.say(Word { kind, words }).await
     }
 
     fn garbled(&self, what: &'static str) -> BrokerError {
@@ -273,14 +262,14 @@ fn deadline() -> Instant {
 
 fn node_state(line: &Value) -> Option<NodeState> {
     let Value::List(fields) = line else { return None };
-    let text = |index: usize| word(fields.get(index)?).map(str::to_owned);
+    let text = |index: usize| word(fields.get(index)?);
     Some(NodeState {
         info: NodeInfo {
             node: text(0)?.parse().ok()?,
-            address: text(1)?,
-            version: text(2)?,
-            slots: number(fields.get(3)?)?,
-            cpu: text(4)?,
+            address: text(1)?.parse().ok()?,
+            version: text(2)?.into(),
+            slots: number(fields.get(3)?)?.min(SLOTS_MAX),
+            cpu: text(4)?.into(),
         },
         running: number(fields.get(5)?)?,
         alive: number(fields.get(6)?)? == 1,

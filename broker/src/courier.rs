@@ -3,7 +3,6 @@
 //!
 //! Nobody waits for company: what is said together is what was said while others were on their way.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,36 +18,21 @@ use crate::office::{Answer, Office};
 pub(crate) const AWAY_MAX: Duration = Duration::from_secs(1);
 /// Calls on their way at once: while Redis works on one, the answers of the other are heard.
 const CALLS_MAX: usize = 2;
-/// Words in a call, and about how many bytes of specs: it must not keep others waiting for more
-/// than a few milliseconds.
+/// Words in a call: it must not keep others waiting for more than a few milliseconds.
 const WORDS_MAX: usize = 128;
-const BYTES_MAX: usize = 1 << 20;
 
 /// One thing that is said.
 #[derive(Debug)]
-pub(crate) struct Word<'a> {
+pub(crate) struct Word {
     pub(crate) kind: &'static str,
     /// The words that belong to it, as many as it always has.
     pub(crate) words: Vec<String>,
-    /// Key and value of a spec that is stored before.
-    pub(crate) spec: Option<(String, Cow<'a, [u8]>)>,
-}
-
-impl Word<'_> {
-    fn into_owned(self) -> Word<'static> {
-        let spec = self.spec.map(|(key, spec)| (key, Cow::Owned(spec.into_owned())));
-        Word { kind: self.kind, words: self.words, spec }
-    }
-
-    fn spec_bytes(&self) -> usize {
-        self.spec.as_ref().map_or(0, |(_, spec)| spec.len())
-    }
 }
 
 /// What waits to be said.
 #[derive(Debug)]
 struct Letter {
-    word: Word<'static>,
+    word: Word,
     deadline: Instant,
     answer_tx: oneshot::Sender<Result<Answer, BrokerError>>,
 }
@@ -81,7 +65,7 @@ impl Courier {
     }
 
     /// Says something, and waits for the answer.
-    pub(crate) async fn say(&self, word: Word<'_>) -> Result<Answer, BrokerError> {
+    pub(crate) async fn say(&self, word: Word) -> Result<Answer, BrokerError> {
         let deadline = Instant::now() + AWAY_MAX;
         if self.road.waiting.load(Ordering::Acquire) == 0
             && let Ok(_permit) = self.road.calls.try_acquire()
@@ -91,7 +75,7 @@ impl Courier {
         }
         let (answer_tx, answer_rx) = oneshot::channel();
         self.road.waiting.fetch_add(1, Ordering::AcqRel);
-        let letter = Letter { word: word.into_owned(), deadline, answer_tx };
+        let letter = Letter { word, deadline, answer_tx };
         if self.letters_tx.send(letter).is_err() {
             return Err(self.road.office.away());
         }
@@ -104,13 +88,10 @@ impl Road {
         while let Some(first) = letters_rx.recv().await {
             let permit = self.calls.acquire().await.expect("the semaphore is never closed");
             permit.forget();
-            let mut bytes = first.word.spec_bytes();
             let mut letters = vec![first];
             while letters.len() < WORDS_MAX
-                && bytes < BYTES_MAX
                 && let Ok(letter) = letters_rx.try_recv()
             {
-                bytes += letter.word.spec_bytes();
                 letters.push(letter);
             }
             tokio::spawn(Arc::clone(&self).carry(letters));
@@ -120,7 +101,7 @@ impl Road {
     /// Takes letters to the office and their answers back.
     async fn carry(self: Arc<Self>, letters: Vec<Letter>) {
         let _permit = Permit(&self.calls);
-        let words: Vec<&Word<'_>> = letters.iter().map(|letter| &letter.word).collect();
+        let words: Vec<&Word> = letters.iter().map(|letter| &letter.word).collect();
         self.waiting.fetch_sub(letters.len(), Ordering::AcqRel);
         let answers = self.office.say(&words, letters[0].deadline).await;
         // Who does not listen any more has given up.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use worknode::id::NodeId;
+use worknode::said::Said;
 
 use crate::wire::WireError;
 
@@ -56,7 +57,7 @@ pub enum BrokerError {
         /// The name.
         node: NodeId,
         /// Where the other agent listens.
-        address: String,
+        address: Said,
     },
     /// The server refuses to work.
     #[error("the broker at {url} refuses the call '{function}'")]
@@ -116,6 +117,6 @@ pub enum ServerError {
         /// Its socket.
         socket: PathBuf,
         /// What it said last.
-        log_line: String,
+        log_line: Said,
     },
 }

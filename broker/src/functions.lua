@@ -1,5 +1,7 @@
-#!lua name=oswalk
+#!lua name=@LIBRARY@
 -- The broker: every decision is made in one call, and every call leaves the state whole.
+--
+-- @LIBRARY@ is a name of this very text: agents with another one have functions of their own.
 --
 -- What is fast here is what is not done. A call carries all that its agent had to say at that moment,
 -- reads what that needs together (see look_ahead), decides on one after the other, and writes
@@ -15,7 +17,6 @@
 --   w:load            zset   node with a free slot -> load and turn (see settle)
 --   w:run             zset   holders of slots: node walk origin, with spaces; all 0
 --   w:walk:<walk>     string what is known of it (see STORED)
---   w:spec:<walk>     string its spec; expires after a day
 --   w:queue:<lane>    zset   waiting walk -> its number; a lane is a session, or session@node if
 --                            only that node will do
 --   w:lanes           hash   lane with waiting walks -> origin of its session
@@ -29,7 +30,6 @@
 -- KEYS[1] is w, ARGV[1] the calling node. A reply is a text: the results, a line each, then notes,
 -- a line each: what the channel would carry, were it not meant for the caller.
 
-local VERSION = '@VERSION@'
 -- A node that is silent for so long has lost its walks.
 local LEASE_MS = 1000
 -- When nobody reaped for so long, the broker was away: silence then says nothing of the nodes.
@@ -46,6 +46,10 @@ local FILL_MAX = 256
 local SWEEP_MAX = 1000
 local BURY_MAX = 16
 local LOOK_MAX = 32
+-- Nodes that are listed: NODES_MAX of the clients.
+local LIST_MAX = 1024
+-- Bytes of what a node says of itself, where it is listed.
+local TEXT_MAX = 300
 -- Arguments of one redis.call: Lua's stack has room for 8,000.
 local PART_MAX = 1000
 -- How long an emptied lane remembers its virtual time.
@@ -82,7 +86,7 @@ local function begin(keys, args)
   match, format, floor, ceil = string.match, string.format, math.floor, math.ceil
   local c, w = c0, keys[1]
   if c.w ~= w then
-    c.w, c.walk, c.spec, c.up = w, w .. ':walk:', w .. ':spec:', w .. ':up:'
+    c.w, c.walk, c.up = w, w .. ':walk:', w .. ':up:'
     c.load, c.run = w .. ':load', w .. ':run'
     known_nodes[w] = known_nodes[w] or {}
     c.nodes = known_nodes[w]
@@ -343,8 +347,7 @@ end
 -- ---- walks ----
 
 -- What is stored of a walk: state|attempt|node|origin|first|only|avoid|prefer. State is r (runs) or
--- q (waits). The caller of submit has stored the spec itself, by a SET in front of the call: it
--- would be the most expensive thing here, since Lua hashes every byte of every string.
+-- q (waits). What is executed is not said here: that is the concern of origin and runner alone.
 -- Attempt and first stay texts: Lua makes a text of a number by the C library's slowest path.
 local STORED = '^(.)|(%d+)|([^|]*)|([^|]*)|(%d+)|([^|]*)|([^|]*)|(.*)$'
 
@@ -412,8 +415,8 @@ local function flush_walks(c)
       out[there + 1], out[there + 2] = c.walk .. id, text
       there = there + 2
     else
-      out_other[gone + 1], out_other[gone + 2] = c.walk .. id, c.spec .. id
-      gone = gone + 2
+      gone = gone + 1
+      out_other[gone] = c.walk .. id
     end
   end
   c.changed_count = 0
@@ -915,7 +918,7 @@ local function decide_again(c, walk, after)
   return answer
 end
 
--- The caller is the origin, and has stored the spec.
+-- The caller is the origin.
 local function submit(c, id, after, only, avoid, prefer)
   local text = stored(c, id)
   if text then
@@ -1227,11 +1230,14 @@ end
 local function nodes(keys, args)
   local c = begin(keys, args)
   local lines = {}
-  local found = call('ZRANGE', c.w .. ':lease', 0, -1, 'WITHSCORES')
+  local found = call('ZREVRANGE', c.w .. ':lease', 0, LIST_MAX - 1, 'WITHSCORES')
   for i = 1, #found, 2 do
-    local node = found[i]
+    local node = string.sub(found[i], 1, TEXT_MAX)
     local info = call('HMGET', c.w .. ':node:' .. node, 'address', 'version', 'slots', 'cpu')
     if info[1] then
+      for at, text in pairs(info) do
+        info[at] = text and string.sub(text, 1, TEXT_MAX)
+      end
       lines[#lines + 1] = {
         node, info[1], info[2], tonumber(info[3]), info[4],
         count_used(c, node), tonumber(found[i + 1]) > now(c) and 1 or 0,
@@ -1241,16 +1247,9 @@ local function nodes(keys, args)
   return lines
 end
 
--- The spec alone, or nothing; no notes.
-local function spec(keys, args)
-  local c = begin(keys, args)
-  return call('EXISTS', c.walk .. args[2]) == 1 and call('GET', c.spec .. args[2])
-end
-
-redis.register_function('oswalk_version', function()
-  return VERSION
+redis.register_function('@LIBRARY@_loaded', function()
+  return 1
 end)
-redis.register_function('oswalk_register', register)
-redis.register_function('oswalk_say', say)
-redis.register_function('oswalk_nodes', nodes)
-redis.register_function('oswalk_spec', spec)
+redis.register_function('@LIBRARY@_register', register)
+redis.register_function('@LIBRARY@_say', say)
+redis.register_function('@LIBRARY@_nodes', nodes)

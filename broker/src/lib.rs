@@ -9,6 +9,7 @@ mod client;
 mod courier;
 mod error;
 mod keeper;
+mod measured;
 mod model;
 mod note;
 mod office;
@@ -20,6 +21,8 @@ mod wire;
 pub use client::Broker;
 pub use error::{BrokerError, ServerError};
 pub use model::{
-    Event, Finished, Grant, LEASE, NodeInfo, NodeState, Registered, Retried, Submit, Submitted,
+    Event, Finished, Grant, LEASE, NODES_MAX, NodeInfo, NodeState, Registered, Retried, Submit,
+    Submitted,
 };
 pub use server::PrivateServer;
+pub use wire::library;

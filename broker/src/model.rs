@@ -1,11 +1,19 @@
 //! What agents tell the broker, and what it answers.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use worknode::id::{Attempt, NodeId, WalkId};
+use worknode::said::Said;
+
+/// Nodes that are listed, as many as a large cluster has; who writes more into Redis is not heard
+/// (`LIST_MAX` in `functions.lua`).
+pub const NODES_MAX: usize = 1024;
+/// Slots of one node; a machine has fewer processors. One that says more has these.
+pub(crate) const SLOTS_MAX: u32 = 4096;
 
 /// A node that sends no heartbeat for so long has lost its walks (`LEASE_MS` in `functions.lua`).
-/// Agents send one every quarter of it.
+/// Agents send one a little sooner than twice in it.
 pub const LEASE: Duration = Duration::from_secs(1);
 
 /// What the broker tells an agent without being asked.
@@ -32,7 +40,7 @@ pub struct Grant {
     /// The runner.
     pub node: NodeId,
     /// Where its agent listens.
-    pub address: String,
+    pub address: SocketAddr,
     /// The fencing token: only the newest attempt may be committed.
     pub attempt: Attempt,
 }
@@ -43,13 +51,13 @@ pub struct NodeInfo {
     /// Its name.
     pub node: NodeId,
     /// Where its agent listens.
-    pub address: String,
+    pub address: SocketAddr,
     /// Version of its agent.
-    pub version: String,
+    pub version: Said,
     /// Walks it takes at once; 0 for an origin that runs nothing for others.
     pub slots: u32,
     /// Its processor.
-    pub cpu: String,
+    pub cpu: Said,
 }
 
 /// A node, as the broker knows it.
@@ -85,8 +93,6 @@ pub struct Submit {
     /// The last attempt that the origin knows and gave up; 0 for a new walk. A broker that lost
     /// its memory goes on counting from here.
     pub after: Attempt,
-    /// The encoded [`worknode::spec::WalkSpec`]: the command with its file references.
-    pub spec: Vec<u8>,
     /// The only node that will do.
     pub only: Option<NodeId>,
     /// Nodes that will not do.

@@ -14,7 +14,7 @@ pub(crate) fn parse(note: &str) -> Option<Event> {
         "g" => Some(Event::Granted(Grant {
             walk,
             node: words.next()?.parse().ok()?,
-            address: words.next()?.to_owned(),
+            address: words.next()?.parse().ok()?,
             attempt: Attempt(words.next()?.parse().ok()?),
         })),
         "c" => Some(Event::Cancelled(walk)),
@@ -33,10 +33,19 @@ mod tests {
             panic!("a grant");
         };
         assert_eq!((grant.walk.number, grant.attempt.0), (7, 3));
-        assert_eq!((grant.node.as_str(), grant.address.as_str()), ("n1", "10.0.0.1:7"));
+        assert_eq!((grant.node.as_str(), grant.address.to_string().as_str()), ("n1", "10.0.0.1:7"));
         assert_eq!(parse("c a-7"), Some(Event::Cancelled(grant.walk)));
         assert_eq!(parse("x a-7"), Some(Event::Exhausted(grant.walk)));
-        for bad in ["", "g", "g a-7 n1", "z a-7", "g a-7 n1 addr x"] {
+        for bad in [
+            "",
+            "g",
+            "g a-7 n1",
+            "z a-7",
+            "g a-7 n1 addr x",
+            "g a-7 n1 addr 3",
+            "g a-7 .. 10.0.0.1:7 3",
+            "g a-7 n1 10.0.0.1:7 18446744073709551616",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

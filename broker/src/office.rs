@@ -37,7 +37,7 @@ impl Office {
     /// of the call; each word has a result of its own.
     pub(crate) async fn say(
         &self,
-        words: &[&Word<'_>],
+        words: &[&Word],
         deadline: Instant,
     ) -> Result<Vec<Result<Answer, BrokerError>>, BrokerError> {
         let mut texts = Vec::with_capacity(words.len() * 6 + HEARTBEAT_TEXTS);
@@ -51,10 +51,7 @@ impl Office {
             let heartbeat = ["heartbeat", node.as_str(), &pulse.incarnation, "reap"];
             texts.extend(heartbeat.map(str::as_bytes));
         }
-        let specs = words.iter().filter_map(|word| word.spec.as_ref());
-        let specs: Vec<_> = specs.map(|(key, spec)| (key.as_str(), &spec[..])).collect();
-        let call = Call { specs: &specs, ..self.plain("oswalk_say", &texts) };
-        let reply = self.send(call, deadline).await?;
+        let reply = self.send(self.plain("say", &texts), deadline).await?;
         let garbled = || self.garbled(words.first().map_or("heartbeat", |word| word.kind));
         let text = String::from_utf8(reply.bytes().ok_or_else(garbled)?).map_err(|_| garbled())?;
         let mut lines = text.split('\n');
@@ -102,7 +99,7 @@ impl Office {
         arguments: &'a [&'a [u8]],
     ) -> Call<'a> {
         let Self { key, node, .. } = self;
-        Call { function, cell: key, caller: node.as_str(), arguments, specs: &[] }
+        Call { function, cell: key, caller: node.as_str(), arguments }
     }
 
     /// Sends a call, and sends it once more when the connection broke meanwhile: everything may be

@@ -14,6 +14,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use worknode::said::Said;
 
 use crate::error::ServerError;
 use crate::wire::{Address, Wire};
@@ -231,7 +232,7 @@ fn log_path(dir: &Path) -> PathBuf {
     dir.join("redis.log")
 }
 
-fn last_line(path: &Path) -> String {
+fn last_line(path: &Path) -> Said {
     let log = fs::read_to_string(path).unwrap_or_default();
-    log.lines().next_back().unwrap_or("(empty)").to_owned()
+    log.lines().next_back().unwrap_or("(empty)").into()
 }

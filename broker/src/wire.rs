@@ -1,21 +1,27 @@
 //! One connection to Redis. The only file that names the redis crate.
 
+use std::io;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
-use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
-    PushKind, RedisError,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    PushInfo, PushKind, RedisConnectionInfo, RedisError,
 };
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::measured::Measured;
 
 /// A broker that needs longer than this to accept a connection is of no use to a build.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A call takes microseconds; one that takes this long is lost.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The end of a walk deletes its spec; this is for the spec of a walk that the broker never heard
-/// of, because the connection broke between the two.
-const SPEC_SECONDS: u32 = 24 * 60 * 60;
+/// Part of every key and of the functions' names, raised when the functions read their keys in another way:
+/// those of an earlier version in the log of a private server are not met again.
+pub(crate) const LAYOUT: u32 = 4;
 const SOURCE: &str = include_str!("functions.lua");
 
 /// An error of the redis crate.
@@ -72,8 +78,7 @@ impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, WireError> {
         let info = url.into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let tcp = TcpSettings::default().set_nodelay(true);
-        Ok(Self(info.set_redis_settings(settings).set_tcp_settings(tcp)))
+        Ok(Self(info.set_redis_settings(settings)))
     }
 }
 
@@ -102,8 +107,6 @@ pub(crate) struct Call<'a> {
     pub(crate) cell: &'a str,
     pub(crate) caller: &'a str,
     pub(crate) arguments: &'a [&'a [u8]],
-    /// Keys and values that are stored just before, in the same write.
-    pub(crate) specs: &'a [(&'a str, &'a [u8])],
 }
 
 /// A connection whose server has the functions.
@@ -120,12 +123,10 @@ impl Wire {
         on_push: impl Fn(Push) + Send + Sync + 'static,
     ) -> Result<Self, WireError> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_push_sender(Pushes(on_push));
-        let mut connection = Client::open(address.0.clone())?
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, connect(address, config)).await;
+        let mut connection = opened.map_err(|_| timed_out())??;
         connection.subscribe(channel).await?;
         let wire = Self { connection };
         wire.provide_functions().await?;
@@ -156,35 +157,70 @@ impl Wire {
     async fn call_once(&self, call: &Call<'_>) -> Result<Value, WireError> {
         let mut connection = self.connection.clone();
         let mut command = redis::cmd("FCALL");
-        command.arg(call.function).arg(1).arg(call.cell).arg(call.caller).arg(call.arguments);
-        if call.specs.is_empty() {
-            return Ok(convert(command.query_async(&mut connection).await?));
-        }
-        let mut all = redis::Pipeline::with_capacity(call.specs.len() + 1);
-        for (key, spec) in call.specs {
-            all.cmd("SET").arg(key).arg(spec).arg("EX").arg(SPEC_SECONDS).ignore();
-        }
-        let (value,) = all.add_command(command).query_async(&mut connection).await?;
-        Ok(convert(value))
+        let function = format!("{}_{}", library(), call.function);
+        command.arg(function).arg(1).arg(call.cell).arg(call.caller).arg(call.arguments);
+        Ok(convert(command.query_async(&mut connection).await?))
     }
 
     async fn provide_functions(&self) -> Result<(), WireError> {
-        let version = version_of(SOURCE);
-        let found: Result<String, _> = redis::cmd("FCALL")
-            .arg("oswalk_version")
+        let loaded: Result<(), _> = redis::cmd("FCALL")
+            .arg(format!("{}_loaded", library()))
             .arg(0)
-            .query_async(&mut self.connection.clone())
+            .exec_async(&mut self.connection.clone())
             .await;
-        match found.map_err(WireError) {
-            Ok(found) if found == version => return Ok(()),
-            Err(error) if !error.is_missing_function() => return Err(error),
-            _ => {}
+        match loaded.map_err(WireError) {
+            Err(error) if error.is_missing_function() => {}
+            loaded => return loaded,
         }
-        let source = SOURCE.replace("@VERSION@", &version);
         let mut load = redis::cmd("FUNCTION");
-        load.arg("LOAD").arg("REPLACE").arg(source);
+        load.arg("LOAD").arg("REPLACE").arg(SOURCE.replace("@LIBRARY@", library()));
         Ok(load.exec_async(&mut self.connection.clone()).await?)
     }
+}
+
+/// Opens a connection on which what arrives is measured.
+async fn connect(
+    address: &Address,
+    config: AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, WireError> {
+    let settings = address.0.redis_settings();
+    match address.0.addr() {
+        ConnectionAddr::Tcp(host, port) => {
+            let stream =
+                TcpStream::connect((host.as_str(), *port)).await.map_err(RedisError::from)?;
+            stream.set_nodelay(true).map_err(RedisError::from)?;
+            speak(settings, stream, config).await
+        }
+        ConnectionAddr::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(RedisError::from)?;
+            speak(settings, stream, config).await
+        }
+        _ => Err(RedisError::from((ErrorKind::InvalidClientConfig, "TLS is not supported")).into()),
+    }
+}
+
+async fn speak(
+    settings: &RedisConnectionInfo,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    config: AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, WireError> {
+    let stream = Measured::new(stream);
+    let (connection, driver) =
+        MultiplexedConnection::new_with_config(settings, stream, config).await?;
+    // It ends with the last clone of the connection.
+    tokio::spawn(driver);
+    Ok(connection)
+}
+
+fn timed_out() -> WireError {
+    RedisError::from(io::Error::from(io::ErrorKind::TimedOut)).into()
+}
+
+/// Returns the name of the library of functions, with which that of each of them begins. Another layout or
+/// another text has another one: agents of different versions do not take each other's functions away.
+pub fn library() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| format!("oswalk_{LAYOUT}_{:016x}", hash_of(SOURCE)))
 }
 
 struct Pushes<F>(F);
@@ -217,10 +253,9 @@ fn convert(value: redis::Value) -> Value {
     }
 }
 
-/// FNV-1a of the source: another text is another version.
-fn version_of(source: &str) -> String {
-    let hash = source.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+/// FNV-1a.
+fn hash_of(source: &str) -> u64 {
+    source.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+    })
 }

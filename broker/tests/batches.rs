@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use worknode::id::{Attempt, WalkId};
 
-const KEY: &str = "{w}3";
+const KEY: &str = "{w}4";
 
 /// How long it may take until a server that was killed is there again.
 const RESTART_MAX: Duration = Duration::from_secs(9);
@@ -23,10 +23,22 @@ const RESTART_MAX: Duration = Duration::from_secs(9);
 /// One call that says `words`; returns the lines of the reply.
 fn say(cell: &Cell, caller: &str, words: &[&str]) -> Vec<String> {
     let socket = cell.dir.path().join("redis/redis.sock");
+    let function = format!("{}_say", broker::library());
     let mut redis = Command::new("redis-cli");
-    redis.arg("-s").arg(socket).args(["FCALL", "oswalk_say", "1", KEY, caller]).args(words);
+    redis.arg("-s").arg(socket).args(["FCALL", &function, "1", KEY, caller]).args(words);
     let output = redis.output().expect("redis-cli runs").stdout;
-    String::from_utf8_lossy(&output).trim_end().lines().map(str::to_owned).collect()
+    String::from_utf8_lossy(&output).trim_end().lines().map(with_short_addresses).collect()
+}
+
+/// Returns a line with `NAME:7` for the address of the agent of that name.
+fn with_short_addresses(line: &str) -> String {
+    let mut name = "";
+    let words = line.split(' ').map(|word| {
+        let before = std::mem::replace(&mut name, word);
+        let is_address = word.contains(':') && word == support::address(before).to_string();
+        if is_address { format!("{before}:7") } else { word.to_owned() }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn submit(id: &str) -> [&str; 6] {
@@ -270,7 +282,6 @@ async fn every_walk_of_a_broken_batch_ends_once() {
     }
     assert_eq!(tasks.join_all().await.len(), 1000);
     assert_eq!(origin.running().await, 0);
-    assert_eq!(origin.broker.spec(walk(1, 1)).await.expect("asks"), None);
 }
 
 #[tokio::test]

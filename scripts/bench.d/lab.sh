@@ -129,7 +129,7 @@ until_alive() {
     local try
     for ((try = 0; try < 100; try++)); do
         if timeout 5 oswalk status --json 2>/dev/null |
-            jq -e --arg node "$1" '.nodes[] | select(.node == $node) | .alive' >/dev/null; then
+            jq -e --arg node "$1" '.nodes[] | select(.node == $node) | .state == "alive"' >/dev/null; then
             return 0
         fi
         sleep 0.1

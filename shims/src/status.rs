@@ -39,11 +39,11 @@ fn table(status: &Status) -> String {
         let mark = if node.node == status.node { "*" } else { "" };
         rows.push([
             format!("{}{mark}", node.node),
-            node.address.clone(),
-            node.version.clone(),
+            node.address.to_string(),
+            node.version.to_string(),
             node.slots.to_string(),
             node.running.to_string(),
-            if node.alive { "alive" } else { "silent" }.to_owned(),
+            node.state.name().to_owned(),
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
@@ -61,17 +61,20 @@ fn table(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use worknode::request::NodeStatus;
+    use worknode::request::{NodeCondition, NodeStatus};
 
     #[test]
     fn the_table() {
-        let node = |name: &str, slots, alive| NodeStatus {
+        let node = |name: &str, slots: u8, state| NodeStatus {
             node: name.parse().expect("a sound name"),
-            address: format!("10.0.0.{slots}:7000"),
-            version: "0.1.0".to_owned(),
-            slots,
+            address: ([10, 0, 0, slots], 7000).into(),
+            version: "0.1.0".into(),
+            slots: slots.into(),
             running: 1,
-            alive,
+            state,
+            why: None,
+            remedy: None,
+            last_seen: 0,
         };
         let status = Status {
             node: "laptop".parse().expect("a sound name"),
@@ -82,14 +85,17 @@ mod tests {
             broker_up: true,
             sessions: 2,
             fuse: worknode::request::FuseCounts::default(),
-            nodes: vec![node("laptop", 4, true), node("n1", 64, false)],
+            nodes: vec![
+                node("laptop", 4, NodeCondition::Alive),
+                node("n1", 64, NodeCondition::Gone),
+            ],
         };
         assert_eq!(
             table(&status),
             "broker redis://hub:6379/ (up), 2 sessions\n\
              NODE     ADDRESS         VERSION  SLOTS  RUNNING  STATE\n\
              laptop*  10.0.0.4:7000   0.1.0    4      1        alive\n\
-             n1       10.0.0.64:7000  0.1.0    64     1        silent\n"
+             n1       10.0.0.64:7000  0.1.0    64     1        gone\n"
         );
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -98,7 +98,10 @@ impl Options {
 
 fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode, Failure> {
     let log_path = places.log();
-    let log = OpenOptions::new().create(true).append(true).open(&log_path);
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
+    // One of an earlier version may be open to others.
+    let log =
+        log.and_then(|log| log.set_permissions(PermissionsExt::from_mode(0o600)).map(|()| log));
     let log = log.and_then(|log| Ok((log.try_clone()?, log))).map_err(|error| {
         Failure::new(format!("failed to open the log {}: {error}", log_path.display()))
     })?;

@@ -138,7 +138,7 @@ fn open(options: &SessionOptions, page_path: &Path) -> Reply {
     page.resize(page.len() + tally_bytes, 0);
     fs::write(page_path, page).expect("writes");
     let page = page_path.as_os_str().as_bytes().to_vec();
-    Reply::Session { session: SessionId(1), page, becomes: options.becomes }
+    Reply::Session { session: SessionId(1), page, becomes: options.becomes, notice: None }
 }
 
 fn stdout(output: &Output) -> String {

@@ -82,7 +82,7 @@ fn reports() -> impl Strategy<Value = Report> {
 fn reports_and_replies() {
     let replies = prop_oneof![
         (any::<u64>(), noise(), any::<bool>()).prop_map(|(session, page, becomes)| {
-            Reply::Session { session: SessionId(session), page, becomes }
+            Reply::Session { session: SessionId(session), page, becomes, notice: None }
         }),
         reports().prop_map(Reply::Report),
         Just(Reply::Done),

@@ -24,22 +24,22 @@ fn many(up: &Up, dir: &Path, report: &Path, count: usize) -> Command {
     command
 }
 
-/// Returns how many specs the broker has got, about: each is set before its walk is submitted.
-fn specs(up: &Up) -> Result<usize, String> {
+/// Returns in how many calls, about, walks were submitted: what is known of them is set at their end.
+fn submits(up: &Up) -> Result<usize, String> {
     let run = Run::of(up.redis(&["info", "commandstats"])?, seconds(10))?;
     let said = run.out();
-    let specs = said.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls="));
-    let specs = specs.and_then(|rest| rest.split(',').next()?.parse().ok());
-    specs.ok_or_else(|| format!("no count of calls: {run}"))
+    let calls = said.lines().find_map(|line| line.strip_prefix("cmdstat_mset:calls="));
+    let calls = calls.and_then(|rest| rest.split(',').next()?.parse().ok());
+    calls.ok_or_else(|| format!("no count of calls: {run}"))
 }
 
 fn go_on(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("slots go on")?;
     let report = dir.join("report.json");
-    let before = specs(up)?;
+    let before = submits(up)?;
     let run = Run::of(many(up, &dir, &report, WALKS), seconds(60))?;
-    let submitted = specs(up)? - before;
+    let submitted = submits(up)? - before;
     let walks = Report::read(&report)?.walks.len();
     if !run.succeeded() || walks != WALKS {
         return Err(format!("{walks} of {WALKS} walked: {run}"));

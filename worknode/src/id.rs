@@ -5,18 +5,24 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::said::Said;
+
 /// Longest node name.
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
-/// A node's name: letters, digits, `-`, `_` and `.`, unique in its cluster.
+/// A node's name, unique in its cluster: ASCII letters, digits, `-`, `_` and `.`, of which the first is a
+/// letter or a digit and no two follow each other that are dots. So it is always the name of one file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeId(String);
 
 /// A text that is no node name.
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is no node name: 1 to {NODE_NAME_BYTES_MAX} letters, digits, '-', '_' or '.'")]
-pub struct NodeIdError(String);
+#[error(
+    "'{0}' is no node name: 1 to {NODE_NAME_BYTES_MAX} letters, digits, '-', '_' or single '.', the first a letter \
+     or digit"
+)]
+pub struct NodeIdError(Said);
 
 impl NodeId {
     /// Returns the name as text.
@@ -31,8 +37,11 @@ impl TryFrom<String> for NodeId {
 
     fn try_from(name: String) -> Result<Self, NodeIdError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let sound = (1..=NODE_NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(allowed);
-        if sound { Ok(Self(name)) } else { Err(NodeIdError(name)) }
+        let sound = name.len() <= NODE_NAME_BYTES_MAX
+            && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.chars().all(allowed)
+            && !name.contains("..");
+        if sound { Ok(Self(name)) } else { Err(NodeIdError(name.into())) }
     }
 }
 
@@ -84,7 +93,7 @@ impl fmt::Display for WalkId {
 /// A text that is no walk id.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is no walk id")]
-pub struct WalkIdError(String);
+pub struct WalkIdError(Said);
 
 impl FromStr for WalkId {
     type Err = WalkIdError;
@@ -95,7 +104,7 @@ impl FromStr for WalkId {
             let session = SessionId(u64::from_str_radix(session, 16).ok()?);
             Some(Self { session, number: number.parse().ok()? })
         };
-        parse().ok_or_else(|| WalkIdError(text.to_owned()))
+        parse().ok_or_else(|| WalkIdError(text.into()))
     }
 }
 
@@ -109,8 +118,14 @@ mod tests {
 
     #[test]
     fn node_names() {
-        assert!("node-1.lab".parse::<NodeId>().is_ok());
-        for bad in ["", "a b", "ä", "x/y", &"n".repeat(65)] {
+        for good in ["node-1.lab", "n", "7", "a_b-c.d.", &"n".repeat(64)] {
+            assert!(good.parse::<NodeId>().is_ok(), "{good}");
+        }
+        let long = "n".repeat(65);
+        for bad in [
+            "", "a b", "ä", "x/y", &long, ".", "..", "...", ".n", "-n", "_n", "a..b", "n\n", "n\0",
+            "n\x1b[m", "n+xattrs", "a,b", "a|b", "a@b", "*",
+        ] {
             assert!(bad.parse::<NodeId>().is_err(), "{bad}");
         }
     }

@@ -22,4 +22,6 @@ pub mod report;
 #[cfg(feature = "std")]
 pub mod request;
 #[cfg(feature = "std")]
+pub mod said;
+#[cfg(feature = "std")]
 pub mod spec;

@@ -2,10 +2,13 @@
 //! [`crate::door::Kind::Request`] frame, answered by one [`Reply`] in a frame of the same kind, or by
 //! [`crate::door::Kind::Failed`] with a sentence for the user.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{NodeId, SessionId};
 use crate::report::Report;
+use crate::said::Said;
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +81,9 @@ pub enum Reply {
         page: Vec<u8>,
         /// It ends with the process that asked for it.
         becomes: bool,
+        /// Why nothing walks as things stand: nobody takes walks, or the node that was asked for does
+        /// not. A sentence or two for the user, with the remedy.
+        notice: Option<String>,
     },
     /// The session's report.
     Report(Report),
@@ -119,19 +125,61 @@ pub struct FuseCounts {
     pub fetches: u64,
 }
 
-/// A node, as the broker knows it.
+/// Whether a node takes walks of this origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeCondition {
+    /// Its lease holds, and this agent and it could greet each other.
+    Alive,
+    /// Nobody answers at its address.
+    Unreachable,
+    /// It was reached, but does not hold the secret, or is another node.
+    Refused,
+    /// It has no room for packets or changed files.
+    Full,
+    /// It was there, and left or is silent.
+    Gone,
+    /// It has another version of OS Walk, or a clock that is far off.
+    Incompatible,
+    /// The broker is away, or this agent has not greeted it yet.
+    Unknown,
+}
+
+impl NodeCondition {
+    /// Returns the word that is shown.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+            Self::Full => "full",
+            Self::Gone => "gone",
+            Self::Incompatible => "incompatible",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A node, as this agent and the broker know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Its name.
     pub node: NodeId,
     /// Where its agent listens.
-    pub address: String,
+    pub address: SocketAddr,
     /// Version of its agent.
-    pub version: String,
+    pub version: Said,
     /// Walks it takes at once.
     pub slots: u32,
     /// Walks it executes now.
     pub running: u32,
-    /// Its lease holds.
-    pub alive: bool,
+    /// Whether it takes walks of this origin.
+    pub state: NodeCondition,
+    /// Why it does not.
+    pub why: Option<String>,
+    /// What somebody can do about it.
+    pub remedy: Option<String>,
+    /// Seconds since its lease held last; 0 for one that holds.
+    pub last_seen: u64,
 }

@@ -10,6 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use worknode::id::NodeId;
+use worknode::said::Said;
+
+/// Longest message of a greeting: a hello with the longest name and version is half as long.
+const MESSAGE_BYTES_MAX: usize = 256;
 
 /// Version of the link's protocol; other versions are refused by name.
 pub(crate) const VERSION: u32 = 8;
@@ -35,7 +39,7 @@ impl std::fmt::Debug for Secret {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) protocol: u32,
-    pub(crate) version: String,
+    pub(crate) version: Said,
     pub(crate) node: NodeId,
     pub(crate) nonce: [u8; 32],
 }
@@ -51,7 +55,7 @@ pub(crate) enum HandshakeError {
         "node {node} runs OS Walk {theirs} (link protocol {their_protocol}), this one {ours} \
          ({VERSION}): install one version on all nodes"
     )]
-    Version { node: NodeId, theirs: String, their_protocol: u32, ours: &'static str },
+    Version { node: NodeId, theirs: Said, their_protocol: u32, ours: &'static str },
     #[error("node {0} does not hold this cluster's secret: give all agents the same --secret file")]
     Secret(NodeId),
 }
@@ -91,7 +95,7 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
 fn hello(node: &NodeId) -> Hello {
     let mut nonce = [0; 32];
     crate::random::fill(&mut nonce);
-    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let version = env!("CARGO_PKG_VERSION").into();
     Hello { protocol: VERSION, version, node: node.clone(), nonce }
 }
 
@@ -106,7 +110,7 @@ fn prove(secret: &Secret, side: &[u8], caller: &Hello, callee: &Hello) -> [u8; 3
 
 fn check_version(theirs: &Hello) -> Result<(), HandshakeError> {
     let ours = env!("CARGO_PKG_VERSION");
-    if theirs.protocol == VERSION && theirs.version == ours {
+    if theirs.protocol == VERSION && theirs.version.as_str() == ours {
         return Ok(());
     }
     Err(HandshakeError::Version {
@@ -138,7 +142,7 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin, T: for<'de> Deserialize<'de>
     socket: &mut WebSocketStream<S>,
 ) -> Result<T, HandshakeError> {
     match socket.next().await {
-        Some(Ok(Message::Binary(bytes))) => {
+        Some(Ok(Message::Binary(bytes))) if bytes.len() <= MESSAGE_BYTES_MAX => {
             postcard::from_bytes(&bytes).map_err(|_| HandshakeError::Garbled)
         }
         Some(Ok(Message::Close(_)) | Err(_)) | None => Err(HandshakeError::Broken),
@@ -199,5 +203,40 @@ mod tests {
         });
         let said = caller.expect_err("refused");
         assert!(said.contains("9.9.9") && said.contains("install one version"), "{said}");
+    }
+
+    #[test]
+    fn a_hello_is_short_and_names_a_node() {
+        let name: NodeId = "callee".parse().expect("a node's name");
+        let sent = |theirs: Vec<u8>| {
+            let (caller, ()) = meet(Secret([7; 32]), async |socket| {
+                let _: Hello = receive(socket).await.expect("a hello");
+                socket.send(Message::Binary(theirs.clone().into())).await.expect("heard");
+            });
+            caller.expect_err("refused")
+        };
+        let garbled = HandshakeError::Garbled.to_string();
+        let hello = super::super::message::encode(&hello(&name));
+        assert_eq!(sent(vec![b'x'; 1_000_000 / 512]), garbled);
+        assert_eq!(sent([&hello[..], &[0; MESSAGE_BYTES_MAX]].concat()), garbled);
+        // The name is as long.
+        let at = hello.windows(6).position(|bytes| bytes == b"callee").expect("it is in there");
+        let renamed = [&hello[..at], b"../../", &hello[at + 6..]].concat();
+        assert_eq!(sent(renamed), garbled);
+    }
+
+    #[test]
+    fn what_a_version_says_is_shown_escaped() {
+        let name: NodeId = "callee".parse().expect("a node's name");
+        let (caller, ()) = meet(Secret([7; 32]), async |socket| {
+            let _: Hello = receive(socket).await.expect("a hello");
+            // As long as "0.1.0", which is what the encoded hello has there.
+            let hello = super::super::message::encode(&hello(&name));
+            let at = hello.windows(5).position(|bytes| bytes == b"0.1.0").expect("a version");
+            let forged = [&hello[..at], b"\x1b[2J\n", &hello[at + 5..]].concat();
+            socket.send(Message::Binary(forged.into())).await.expect("heard");
+        });
+        let said = caller.expect_err("refused");
+        assert!(said.contains("\\u{1b}[2J\\n") && !said.contains(char::is_control), "{said}");
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(unreachable_pub, reason = "shared by the test programs")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use broker::{Broker, Event, Grant, LEASE, NodeInfo, PrivateServer, Submit, Submitted};
@@ -108,23 +109,23 @@ pub fn walk(session: u64, number: u32) -> WalkId {
     WalkId { session: SessionId(session), number }
 }
 
+/// Returns where the agent of that name listens.
+pub fn address(name: &str) -> SocketAddr {
+    let port =
+        name.bytes().fold(7, |sum: u16, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    ([10, 0, 0, 1], port).into()
+}
+
 pub fn info(name: &str, slots: u32) -> NodeInfo {
     NodeInfo {
         node: node(name),
-        address: format!("{name}:7"),
-        version: "1".to_owned(),
+        address: address(name),
+        version: "1".into(),
         slots,
-        cpu: "a cpu".to_owned(),
+        cpu: "a cpu".into(),
     }
 }
 
 pub fn plain(walk: WalkId) -> Submit {
-    Submit {
-        walk,
-        after: Attempt(0),
-        spec: b"spec \0 of the walk".to_vec(),
-        only: None,
-        avoid: Vec::new(),
-        prefer: Vec::new(),
-    }
+    Submit { walk, after: Attempt(0), only: None, avoid: Vec::new(), prefer: Vec::new() }
 }

@@ -1,0 +1,113 @@
+//! A connection whose other side has not proved who it is: only so many bytes are read from it until then.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is read of a side that has not greeted: the upgrade to a WebSocket takes some 250 bytes, a hello and a
+/// proof less than 350. What follows them stays in the kernel until then.
+pub(crate) const GREETING_BYTES_MAX: usize = 2048;
+
+/// A guarded connection.
+#[derive(Debug)]
+pub(crate) struct Guarded<S> {
+    stream: S,
+    /// Bytes that may still be read, as long as that counts.
+    left: Option<usize>,
+}
+
+impl<S> Guarded<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, left: Some(GREETING_BYTES_MAX) }
+    }
+
+    /// The other side has proved who it is.
+    pub(crate) fn open(&mut self) {
+        self.left = None;
+    }
+}
+
+impl<S: AsFd> AsFd for Guarded<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(left) = self.left else {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        };
+        if left == 0 {
+            let said = "it sent more than a greeting before it had proved who it is";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, said)));
+        }
+        let mut some = [0; GREETING_BYTES_MAX];
+        let room = left.min(buffer.remaining());
+        let mut part = ReadBuf::new(&mut some[..room]);
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut part))?;
+        self.left = Some(left - part.filled().len());
+        buffer.put_slice(part.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn more_than_a_greeting_is_read_only_after_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let (near, mut far) = tokio::io::duplex(64 * 1024);
+            let mut near = Guarded::new(near);
+            far.write_all(&[7; GREETING_BYTES_MAX + 500]).await.expect("there is room");
+            let mut bytes = [0; GREETING_BYTES_MAX];
+            near.read_exact(&mut bytes).await.expect("a greeting");
+            let error = near.read(&mut bytes).await.expect_err("more than that");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            near.open();
+            near.read_exact(&mut bytes[..500]).await.expect("the rest has waited");
+        });
+    }
+}

@@ -1,0 +1,126 @@
+//! The agent's log: one line for each event, whatever is in it, and no more lines of one kind than a person
+//! reads. Peers, Redis and programs can make the agent say something; they can neither forge lines nor
+//! fill the disk.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::callsite::Identifier;
+use tracing::{Level, Metadata};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use worknode::said::escape;
+
+/// A line is cut here: a chain of errors with the longest path there is, 4,096 bytes, fits.
+const LINE_BYTES_MAX: usize = 6 * 1024;
+/// Lines of one kind in a window; those of a build whose nodes all die fit.
+const LINES_MAX: u32 = 100;
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Starts the log, on standard error.
+pub(crate) fn start() {
+    let filter = EnvFilter::try_from_env("OSWALK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(Log::default()).init();
+}
+
+/// Makes the writers of events.
+#[derive(Debug, Default)]
+struct Log {
+    /// How many lines came from each place in the source. There are only so many places.
+    rates: Mutex<HashMap<Identifier, Rate>>,
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line::Shown { left_out: 0 }
+    }
+
+    fn make_writer_for(&self, event: &Metadata<'_>) -> Line {
+        if *event.level() > Level::INFO {
+            // Somebody has asked for all of it.
+            return self.make_writer();
+        }
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let rate = rates.entry(event.callsite()).or_default();
+        rate.admit(Instant::now()).map_or(Line::LeftOut, |left_out| Line::Shown { left_out })
+    }
+}
+
+/// Lines of one kind in the present window.
+#[derive(Debug, Default)]
+struct Rate {
+    began: Option<Instant>,
+    lines: u32,
+}
+
+impl Rate {
+    /// Tells whether one more may be written; if so, how many were left out before it.
+    fn admit(&mut self, now: Instant) -> Option<u32> {
+        let mut left_out = 0;
+        if self.began.is_none_or(|began| now - began >= WINDOW) {
+            left_out = self.lines.saturating_sub(LINES_MAX);
+            *self = Self { began: Some(now), lines: 0 };
+        }
+        self.lines = self.lines.saturating_add(1);
+        (self.lines <= LINES_MAX).then_some(left_out)
+    }
+}
+
+/// Where one event is written to.
+#[derive(Debug)]
+enum Line {
+    Shown { left_out: u32 },
+    LeftOut,
+}
+
+impl Write for Line {
+    /// Writes an event, of which this is all.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        if let Self::Shown { left_out } = *self {
+            io::stderr().lock().write_all(line(event, left_out).as_bytes())?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn line(event: &[u8], left_out: u32) -> String {
+    let event = event.strip_suffix(b"\n").unwrap_or(event);
+    let event = event.get(..LINE_BYTES_MAX + 4).unwrap_or(event);
+    let mut line = escape(&String::from_utf8_lossy(event), LINE_BYTES_MAX);
+    if left_out > 0 {
+        line += &format!(" (and {left_out} more of this kind before)");
+    }
+    line + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_bounded_line() {
+        let event = b"WARN refused: 9\x1b[31m\nINFO forged\n";
+        assert_eq!(line(event, 0), "WARN refused: 9\\u{1b}[31m\\nINFO forged\n");
+        assert_eq!(line(b"x\n", 7), "x (and 7 more of this kind before)\n");
+        let long = line(&vec![b'\n'; 900_000], 0);
+        assert!(long.len() <= LINE_BYTES_MAX + 1 && long.lines().count() == 1);
+    }
+
+    #[test]
+    fn what_is_said_too_often_is_counted() {
+        let mut rate = Rate::default();
+        let now = Instant::now();
+        let shown = (0..1000).filter(|_| rate.admit(now).is_some()).count();
+        assert_eq!(shown, LINES_MAX as usize);
+        assert_eq!(rate.admit(now + WINDOW), Some(1000 - LINES_MAX));
+        assert_eq!(rate.admit(now + WINDOW), Some(0));
+    }
+}
