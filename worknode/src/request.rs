@@ -2,6 +2,8 @@
 //! [`crate::door::Kind::Request`] frame, answered by one [`Reply`] in a frame of the same kind, or by
 //! [`crate::door::Kind::Failed`] with a sentence for the user.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{NodeId, SessionId};
@@ -105,6 +107,9 @@ pub struct Status {
     pub broker: String,
     /// The broker answers.
     pub broker_up: bool,
+    /// What the agent was started with.
+    #[serde(default)]
+    pub settings: Settings,
     /// Sessions whose origin is this node.
     pub sessions: u32,
     /// What the trees of origins mounted here were asked so far.
@@ -112,6 +117,26 @@ pub struct Status {
     /// All nodes of the cluster, this one included.
     pub nodes: Vec<NodeStatus>,
 }
+
+/// What an agent was started with, besides its name, its broker and where it listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// What other agents are told to call.
+    pub advertise: String,
+    /// Walks it takes at once.
+    pub slots: u32,
+    /// The file with the cluster's secret.
+    pub secret: PathBuf,
+    /// Most bytes of packets that it keeps.
+    pub store_bytes: u64,
+    /// Most memory for the changed files of one walk.
+    pub upper_bytes: u64,
+}
+
+/// Least of [`Settings::store_bytes`]: one pack is as large.
+pub const STORE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Least of [`Settings::upper_bytes`]: the object of a small source.
+pub const UPPER_BYTES_MIN: u64 = 1024 * 1024;
 
 /// Requests of the kernel for the files of origins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
