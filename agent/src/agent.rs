@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 use worknode::id::{NodeId, SessionId};
 use worknode::page;
-use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Status};
+use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Settings, Status};
 
 use crate::cluster::{self, Cluster};
 use crate::commits::Commits;
@@ -59,6 +59,7 @@ pub(crate) struct Agent {
     /// Ends the agent.
     pub(crate) shutdown: tokio::sync::Notify,
     listen: SocketAddr,
+    settings: Settings,
     secret: Secret,
     store: Arc<Store>,
     vital: Vital,
@@ -133,7 +134,8 @@ async fn serve(
         format!("failed to listen on {}: choose another --listen address or port", config.listen)
     })?;
     let listen = listener.local_addr()?;
-    let secret = read_secret(config, state)?;
+    let secret_path = config.secret.clone().unwrap_or_else(|| state.join("secret"));
+    let secret = read_secret(&secret_path, config.secret.is_none())?;
     let server;
     let url = match &config.broker {
         Some(url) => url.clone(),
@@ -151,6 +153,13 @@ async fn serve(
         cpu: cluster::processor(),
     };
     broker.register(&info).await?;
+    let settings = Settings {
+        advertise: info.address.to_string(),
+        slots: info.slots,
+        secret: std::fs::canonicalize(&secret_path)?,
+        store_bytes: config.store_bytes,
+        upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
+    };
     let store = Store::open(&state.join("packets"), config.store_bytes)?;
     let pages = PagesDir::make(state)?;
     let door_path = state.join("door");
@@ -164,13 +173,14 @@ async fn serve(
         door_path,
         pages_dir: pages.path().to_owned(),
         private_dirs: private.clone(),
-        upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
+        upper_bytes: settings.upper_bytes,
         launcher,
         exporter: ExporterHandle::start(&vital, private)?,
         commits: Commits::start(&vital, &state.join("journal"))?,
         cluster: Rc::new(Cluster::new(info, broker)),
         shutdown: tokio::sync::Notify::new(),
         listen,
+        settings,
         secret,
         store: Arc::new(store),
         vital: vital.clone(),
@@ -283,6 +293,7 @@ impl Agent {
             listen: self.listen.to_string(),
             broker: self.cluster.broker.url().to_owned(),
             broker_up: self.cluster.broker.is_up(),
+            settings: self.settings.clone(),
             sessions: u32::try_from(self.sessions.borrow().len()).unwrap_or(u32::MAX),
             fuse: self.fuse_counts(),
             nodes: nodes.collect(),
@@ -548,25 +559,41 @@ fn check_fuse() -> anyhow::Result<()> {
     )
 }
 
-fn read_secret(config: &Config, state: &Path) -> anyhow::Result<Secret> {
+/// A secret that somebody typed is guessed; 32 hex digits are 16 random bytes.
+const SECRET_BYTES_MIN: usize = 16;
+/// A file that is larger is something else.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// Reads the secret; makes one if nobody has named a file and there is none.
+fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Secret> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-    let path = config.secret.clone().unwrap_or_else(|| state.join("secret"));
-    if config.secret.is_none() && !path.exists() {
+    if is_own && !path.exists() {
         let mut fresh = [0; 32];
         crate::random::fill(&mut fresh);
         let text: String = fresh.iter().map(|byte| format!("{byte:02x}")).collect();
-        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path);
+        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
         std::io::Write::write_all(&mut file?, text.as_bytes())?;
     }
     let failed = || format!("failed to read the secret {}", path.display());
-    let text = std::fs::read(&path).with_context(failed)?;
-    let mode = std::fs::metadata(&path).with_context(failed)?.permissions().mode();
+    let meta = std::fs::metadata(path).with_context(failed)?;
     anyhow::ensure!(
-        mode & 0o077 == 0,
+        meta.is_file() && meta.len() <= SECRET_BYTES_MAX,
+        "the secret {} is no regular file of at most {SECRET_BYTES_MAX} bytes",
+        path.display()
+    );
+    let text = std::fs::read(path).with_context(failed)?;
+    anyhow::ensure!(
+        meta.permissions().mode() & 0o077 == 0,
         "the secret {} can be read by others: `chmod 600` it",
         path.display()
     );
-    anyhow::ensure!(!text.trim_ascii().is_empty(), "the secret {} is empty", path.display());
+    let length = text.trim_ascii().len();
+    anyhow::ensure!(
+        length >= SECRET_BYTES_MIN,
+        "the secret {} has {length} bytes, which can be guessed: write at least {SECRET_BYTES_MIN} \
+         random ones (`openssl rand -hex 32`), the same on all nodes",
+        path.display()
+    );
     Ok(Secret::new(&text))
 }
 

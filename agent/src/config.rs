@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use worknode::id::NodeId;
+use worknode::request::{STORE_BYTES_MIN, UPPER_BYTES_MIN};
 
 /// The agent of OS Walk: executes the walks of other machines, and sends its own
 #[derive(Debug, Clone, Parser)]
@@ -32,9 +33,11 @@ pub(crate) struct Config {
     #[arg(long, value_name = "FILE")]
     pub secret: Option<PathBuf>,
     /// Most bytes of packets kept on disk
-    #[arg(long, value_name = "BYTES", default_value_t = 20 * 1024 * 1024 * 1024)]
+    #[arg(long, value_name = "BYTES", default_value_t = 20 * 1024 * 1024 * 1024,
+        value_parser = clap::value_parser!(u64).range(STORE_BYTES_MIN..))]
     pub store_bytes: u64,
     /// Most memory for the changed files of one walk; a quarter of the machine's if absent
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(UPPER_BYTES_MIN..))]
     pub upper_bytes: Option<u64>,
 }

@@ -196,13 +196,13 @@ impl Session {
     pub(crate) fn report(&self, now: Usage) -> Report {
         let walks = self.walks.borrow().clone();
         let stays = self.stays();
-        let stubs_ms: f64 = walks.iter().map(|walk| walk.origin_cpu_ms).sum();
+        let stubs_ms = sum(walks.iter().map(|walk| walk.origin_cpu_ms));
         let totals = Totals {
             walks: walks.len() as u64,
             stays: stays.iter().map(|stay| stay.count).sum(),
             wall_ms: self.began.elapsed().as_secs_f64() * 1e3,
             origin_cpu_ms: stubs_ms + ms(now.cpu_us - self.before.cpu_us),
-            runner_cpu_ms: walks.iter().map(|walk| walk.runner_cpu_ms).sum(),
+            runner_cpu_ms: sum(walks.iter().map(|walk| walk.runner_cpu_ms)),
             bytes_out: now.bytes_out - self.before.bytes_out,
             bytes_back: now.bytes_in - self.before.bytes_in,
         };
@@ -242,6 +242,11 @@ pub(crate) fn ms(us: u64) -> f64 {
     us as f64 / 1e3
 }
 
+/// Adds figures up. That of none is 0, where `Iterator::sum` has it -0.
+fn sum(figures: impl Iterator<Item = f64>) -> f64 {
+    figures.fold(0.0, |sum, figure| sum + figure)
+}
+
 fn rules(options: &SessionOptions) -> Vec<(Vec<u8>, Verdict)> {
     let user = options.rules.iter().map(|rule| {
         let verdict = match rule.action {
@@ -254,4 +259,15 @@ fn rules(options: &SessionOptions) -> Vec<(Vec<u8>, Verdict)> {
     let built_in =
         BUILT_IN.iter().map(|&(pattern, verdict)| (pattern.as_bytes().to_vec(), verdict));
     user.chain(built_in).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sum;
+
+    #[test]
+    fn the_sum_of_nothing_is_not_negative() {
+        assert!(sum(std::iter::empty()).is_sign_positive());
+        assert!((sum([0.5, 1.0].into_iter()) - 1.5).abs() < f64::EPSILON);
+    }
 }

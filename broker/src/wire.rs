@@ -24,10 +24,16 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const LAYOUT: u32 = 4;
 const SOURCE: &str = include_str!("functions.lua");
 
-/// An error of the redis crate.
+/// An error of the redis crate. It says its cause itself, and therefore names none.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error(transparent)]
-pub struct WireError(#[from] RedisError);
+#[error("{0}")]
+pub struct WireError(RedisError);
+
+impl From<RedisError> for WireError {
+    fn from(error: RedisError) -> Self {
+        Self(error)
+    }
+}
 
 impl WireError {
     /// The connection is of no use any more.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{EXIT_FAILED, Failure};
@@ -16,7 +17,8 @@ use crate::{doctor, down, exec, status, up};
 struct Cli {
     /// Directory of the agent's state [default: /var/lib/oswalk for root, else
     /// ~/.local/state/oswalk]
-    #[arg(long, env = "OSWALK_STATE", value_name = "DIR", global = true)]
+    #[arg(long, env = "OSWALK_STATE", value_name = "DIR", global = true,
+        value_parser = clap::builder::OsStringValueParser::new().map(PathBuf::from))]
     state: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -55,13 +57,13 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(code));
         }
     };
-    let places = Places::find(cli.state)?;
+    let places = Places::find(cli.state.filter(|dir| !dir.as_os_str().is_empty()))?;
     match cli.command {
         Command::Exec(options) => exec::run(&options, &places),
         Command::Up(options) => up::run(&options, &places),
         Command::Down(_) => down::run(&places),
         Command::Status(options) => status::run(&options, &places),
-        Command::Doctor(_) => Ok(doctor::run(&places)),
+        Command::Doctor(_) => doctor::run(&places),
     }
 }
 
@@ -94,9 +96,30 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_is_refused() {
-        for line in ["oswalk exec", "oswalk exec --on a/b x", "oswalk", "oswalk up --slots many"] {
-            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+    fn wrong_usage_is_refused_by_name() {
+        for (line, words) in [
+            ("oswalk exec", "<COMMAND>"),
+            ("oswalk exec --on a/b x", "'a/b'"),
+            ("oswalk exec --on -- x", "--on"),
+            ("oswalk exec --sumary make", "'--summary'"),
+            ("oswalk exec --summary --no-fallbak make", "'--no-fallback'"),
+            ("oswalk exec -j8 make", "'-j"),
+            ("oswalk exec --walk [a- x", "no ']' ends what '[' begins"),
+            ("oswalk", "Usage"),
+            ("oswalk up --slots many", "'many'"),
+            ("oswalk up --slots -1", "'-1'"),
+            ("oswalk up --upper-bytes 0", "'0'"),
+            ("oswalk up --store-bytes -5", "'-5'"),
+            ("oswalk up --listen localhost:7700", "write IP:PORT"),
+            ("oswalk up --advertise n1", "write IP:PORT"),
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line).to_string();
+            assert!(error.contains(words), "{line}: {error}");
+        }
+        for option in ["--walk", "--stay"] {
+            let error = Cli::try_parse_from(["oswalk", "exec", option, "", "x"]);
+            let error = error.expect_err("an empty pattern").to_string();
+            assert!(error.contains("it is empty"), "{error}");
         }
     }
 }

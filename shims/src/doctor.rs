@@ -9,16 +9,17 @@ use nix::unistd::{AccessFlags, access, geteuid};
 use worknode::request::Status;
 
 use crate::door::Door;
+use crate::error::Failure;
 use crate::places::Places;
-use crate::{places, process};
+use crate::{places, process, say};
 
 /// 1 January 2024: a clock before it was never set.
 const SANE_AFTER: Duration = Duration::from_secs(1_704_067_200);
 
 /// What a check found: what is well, or what is wrong and how to mend it.
-type Finding = Result<String, (String, &'static str)>;
+type Finding = Result<String, (String, String)>;
 
-pub(crate) fn run(places: &Places) -> ExitCode {
+pub(crate) fn run(places: &Places) -> Result<ExitCode, Failure> {
     let status = Door::open(&places.door()).and_then(|mut door| door.status());
     let mut checks = vec![
         ("fuse", fuse()),
@@ -34,25 +35,29 @@ pub(crate) fn run(places: &Places) -> ExitCode {
             checks.push(("broker", broker(status)));
             checks.push(("versions", versions(status, env!("CARGO_PKG_VERSION"))));
         }
-        Err(error) => checks.push(("agent", Err((error.to_string(), "start it: oswalk up")))),
+        Err(error) => checks.push(("agent", wrong(error.to_string(), error.hint()))),
     }
     for (name, finding) in &checks {
-        match finding {
-            Ok(text) => println!("ok    {name}: {text}"),
-            Err((text, remedy)) => println!("FAIL  {name}: {text}\n      remedy: {remedy}"),
-        }
+        say::out(match finding {
+            Ok(text) => format!("ok    {name}: {text}\n"),
+            Err((text, remedy)) => format!("FAIL  {name}: {text}\n      remedy: {remedy}\n"),
+        })?;
     }
-    ExitCode::from(u8::from(checks.iter().any(|(_, finding)| finding.is_err())))
+    Ok(ExitCode::from(u8::from(checks.iter().any(|(_, finding)| finding.is_err()))))
+}
+
+fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Err((what.into(), remedy.into()))
 }
 
 fn fuse() -> Finding {
     match access("/dev/fuse", AccessFlags::R_OK | AccessFlags::W_OK) {
         Ok(()) => Ok("/dev/fuse can be opened".to_owned()),
-        Err(nix::errno::Errno::ENOENT) => Err((
+        Err(nix::errno::Errno::ENOENT) => wrong(
             "/dev/fuse is missing".to_owned(),
             "load the module (modprobe fuse); in a container, pass the device (--device /dev/fuse)",
-        )),
-        Err(error) => Err((format!("/dev/fuse: {error}"), "chmod 666 /dev/fuse")),
+        ),
+        Err(error) => wrong(format!("/dev/fuse: {error}"), "chmod 666 /dev/fuse"),
     }
 }
 
@@ -60,7 +65,7 @@ fn overlayfs(filesystems: &str) -> Finding {
     if filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay")) {
         Ok("the kernel has it".to_owned())
     } else {
-        Err(("the kernel does not list it".to_owned(), "load the module: modprobe overlay"))
+        wrong("the kernel does not list it".to_owned(), "load the module: modprobe overlay")
     }
 }
 
@@ -71,21 +76,21 @@ fn namespaces() -> Finding {
     }
     match process::may_unshare(flags) {
         Ok(()) => Ok("mount and pid namespaces can be created".to_owned()),
-        Err(error) => Err((
+        Err(error) => wrong(
             format!("they cannot be created: {error}"),
             "run the agent as root, or allow user namespaces: \
              sysctl -w user.max_user_namespaces=15000 kernel.apparmor_restrict_unprivileged_userns=0",
-        )),
+        ),
     }
 }
 
 fn redis() -> Finding {
     match which::which("redis-server").or_else(|_| which::which("valkey-server")) {
         Ok(path) => Ok(path.display().to_string()),
-        Err(_) => Err((
+        Err(_) => wrong(
             "neither redis-server nor valkey-server is in PATH".to_owned(),
             "install the package redis-server, or give the agent a broker with --broker URL",
-        )),
+        ),
     }
 }
 
@@ -94,17 +99,17 @@ fn clock(now: SystemTime) -> Finding {
     if since > SANE_AFTER {
         Ok("it is set".to_owned())
     } else {
-        Err(("it shows a time before 2024".to_owned(), "set it, best by NTP"))
+        wrong("it shows a time before 2024".to_owned(), "set it, best by NTP")
     }
 }
 
 fn shim() -> Finding {
     match places::shim() {
         Ok((preload, _)) => Ok(preload.display().to_string()),
-        Err(_) => Err((
+        Err(_) => wrong(
             "the preload library or the stub is missing".to_owned(),
             "install OS Walk as a whole, or name their directory in OSWALK_LIBDIR",
-        )),
+        ),
     }
 }
 
@@ -112,10 +117,10 @@ fn broker(status: &Status) -> Finding {
     if status.broker_up {
         Ok(format!("{} answers", status.broker))
     } else {
-        Err((
+        wrong(
             format!("{} does not answer the agent", status.broker),
             "check that Redis runs there and that no firewall is between",
-        ))
+        )
     }
 }
 
@@ -124,10 +129,10 @@ fn versions(status: &Status, own: &str) -> Finding {
     let mut all = std::iter::once(("this agent", status.version.as_str())).chain(others);
     match all.find(|(_, version)| *version != own) {
         None => Ok(format!("{own} everywhere")),
-        Some((who, version)) => Err((
+        Some((who, version)) => wrong(
             format!("oswalk is {own}, {who} is {version}"),
             "install one version on all nodes, then restart the agents: oswalk down, oswalk up",
-        )),
+        ),
     }
 }
 

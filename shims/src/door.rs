@@ -1,23 +1,41 @@
 //! Requests to the agent of this machine.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use nix::unistd::geteuid;
 use worknode::door::{HEADER_BYTES, Header, Kind};
 use worknode::request::{Reply, Request, Status};
 
-/// An agent that needs longer is stuck.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// An agent that needs longer is stuck: the slowest answer, the list of nodes of a broker that is
+/// away, takes it a second.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// A report of 100,000 walks has about 30 MB.
 const REPLY_BYTES_MAX: u32 = 256 * 1024 * 1024;
+/// Longest path of a unix socket, as the kernel has it.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// What a user who is not root can do about it today.
+const NO_AGENT_OF_A_USER: &str =
+    "an agent needs root: ask an administrator to start it ('oswalk up' as root)";
+const ANOTHER_USERS_AGENT: &str =
+    "ask who runs it, most likely root, to open its door to you, or run the command as that user";
 
 /// A connection to the agent. A session lives as long as it.
 #[derive(Debug)]
 pub(crate) struct Door {
     stream: UnixStream,
     path: PathBuf,
+    /// The agent's process; 0 if this one cannot see it.
+    pid: i32,
 }
 
 /// A request that failed.
@@ -29,6 +47,15 @@ pub(crate) enum DoorError {
         #[source]
         source: io::Error,
     },
+    #[error("the agent at {path} serves another user")]
+    Denied { path: PathBuf },
+    #[error(
+        "the state directory's name is too long: a socket's path, and {path} is one, has at most \
+         {SOCKET_PATH_BYTES_MAX} bytes"
+    )]
+    PathTooLong { path: PathBuf },
+    #[error("the agent{} does not answer within {} s", in_brackets(*.pid), ANSWER_MAX.as_secs())]
+    Silent { pid: i32 },
     #[error("failed to talk to the agent at {path}")]
     Broken {
         path: PathBuf,
@@ -41,13 +68,51 @@ pub(crate) enum DoorError {
     Failed(String),
 }
 
+fn in_brackets(pid: i32) -> String {
+    if pid > 0 { format!(" (pid {pid})") } else { String::new() }
+}
+
+impl DoorError {
+    /// Returns what is to be done about it.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::NoAgent { .. } if geteuid().is_root() => "start it with 'oswalk up'".to_owned(),
+            Self::NoAgent { .. } => NO_AGENT_OF_A_USER.to_owned(),
+            Self::Denied { .. } => ANOTHER_USERS_AGENT.to_owned(),
+            Self::PathTooLong { .. } => "choose a shorter one with --state DIR".to_owned(),
+            Self::Silent { pid } if *pid > 0 => format!(
+                "if it stays so, end it with 'kill -KILL {pid}', and start another with 'oswalk up'"
+            ),
+            _ => "'oswalk doctor' tells what is wrong".to_owned(),
+        }
+    }
+}
+
 impl Door {
+    /// Connects to the agent. One that is stuck may keep its callers waiting for that, too.
     pub(crate) fn open(path: &Path) -> Result<Self, DoorError> {
-        let no_agent = |source| DoorError::NoAgent { path: path.to_owned(), source };
-        let stream = UnixStream::connect(path).map_err(no_agent)?;
-        stream.set_read_timeout(Some(ANSWER_MAX)).map_err(no_agent)?;
-        stream.set_write_timeout(Some(ANSWER_MAX)).map_err(no_agent)?;
-        Ok(Self { stream, path: path.to_owned() })
+        let address = match UnixAddr::new(path) {
+            Err(Errno::ENAMETOOLONG) => {
+                return Err(DoorError::PathTooLong { path: path.to_owned() });
+            }
+            address => address,
+        };
+        let stream = || -> nix::Result<UnixStream> {
+            let (kind, flags) = (SockType::Stream, SockFlag::SOCK_CLOEXEC);
+            let socket = socket(AddressFamily::Unix, kind, flags, None)?;
+            let patience = TimeVal::new(ANSWER_MAX.as_secs().cast_signed(), 0);
+            setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+            setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
+            connect(socket.as_raw_fd(), &address?)?;
+            Ok(socket.into())
+        };
+        let stream = stream().map_err(|errno| match errno {
+            Errno::EACCES | Errno::EPERM => DoorError::Denied { path: path.to_owned() },
+            Errno::EAGAIN => DoorError::Silent { pid: 0 },
+            errno => DoorError::NoAgent { path: path.to_owned(), source: errno.into() },
+        })?;
+        let pid = getsockopt(&stream, sockopt::PeerCredentials).map_or(0, |peer| peer.pid());
+        Ok(Self { stream, path: path.to_owned(), pid })
     }
 
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Reply, DoorError> {
@@ -74,7 +139,12 @@ impl Door {
     }
 
     fn broken(&self, source: io::Error) -> DoorError {
-        DoorError::Broken { path: self.path.clone(), source }
+        match source.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                DoorError::Silent { pid: self.pid }
+            }
+            _ => DoorError::Broken { path: self.path.clone(), source },
+        }
     }
 
     /// Sends a request and reads one frame; nothing if the frame is none.

@@ -9,17 +9,18 @@ use worknode::request::Request;
 use crate::door::{Door, DoorError};
 use crate::error::Failure;
 use crate::places::Places;
+use crate::say;
 
 /// The agent gives its walks this long to be handed on.
 const DOWN_MAX: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(places: &Places) -> Result<ExitCode, Failure> {
-    let failed = |error: DoorError| Failure::from_error(&error);
+    let failed = |error: DoorError| Failure::from_error(&error).hint(error.hint());
     let mut door = match Door::open(&places.door()) {
         Ok(door) => door,
         Err(error @ DoorError::NoAgent { .. }) => {
-            println!("{error}");
+            say::out(format_args!("{error}\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => return Err(failed(error)),
@@ -30,12 +31,13 @@ pub(crate) fn run(places: &Places) -> Result<ExitCode, Failure> {
     while !is_gone(status.pid) {
         if Instant::now() > deadline {
             let (pid, seconds) = (status.pid, DOWN_MAX.as_secs());
+            let log = places.log();
             return Err(Failure::new(format!("the agent (pid {pid}) did not end in {seconds} s"))
-                .hint(format!("its log is {}", places.log().display())));
+                .hint(format!("end it with 'kill -KILL {pid}'; its log is {}", log.display())));
         }
         std::thread::sleep(POLL);
     }
-    println!("agent {} is down", status.node);
+    say::out(format_args!("agent {} is down\n", status.node))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::say;
+
 /// `oswalk` itself could not do what was asked, as with `env` and `timeout`.
 pub(crate) const EXIT_FAILED: u8 = 125;
 /// The command was found, but cannot be executed.
@@ -23,15 +25,22 @@ impl Failure {
         Self { message: message.into(), hint: None, status: EXIT_FAILED }
     }
 
-    /// Takes over an error with all its causes.
+    /// Takes over an error with all its causes, each said once.
     pub(crate) fn from_error(error: &dyn Error) -> Self {
         let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
-            message += &format!(": {error}");
+            let text = error.to_string();
+            if !message.ends_with(&text) {
+                message += &format!(": {text}");
+            }
             cause = error.source();
         }
         Self::new(message)
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
@@ -44,9 +53,9 @@ impl Failure {
 
     /// Tells the user, and returns the exit status.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("oswalk: error: {}", self.message);
+        say::err(format_args!("oswalk: error: {}", self.message));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            say::err(format_args!("hint: {hint}"));
         }
         ExitCode::from(self.status)
     }

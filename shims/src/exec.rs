@@ -2,13 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use worknode::glob::{self, PatternError};
 use worknode::id::NodeId;
 use worknode::page::{ASAN_OPTION, Page};
 use worknode::report::Report;
@@ -20,7 +21,8 @@ use crate::places::{self, PRELOAD, Places};
 use crate::policy_file::{self, Alone, Policy};
 use crate::process::{self, Ending};
 use crate::program::Program;
-use crate::{decide, tally};
+use crate::report_file::ReportFile;
+use crate::{decide, say, tally};
 
 /// Policy pages are multiples of this.
 const PAGE_BYTES_MIN: u64 = 4096;
@@ -35,10 +37,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NODE")]
     pub(crate) on: Option<NodeId>,
     /// Let programs walk whose name, or path if there is a '/', matches
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub(crate) walk: Vec<String>,
     /// Keep programs here that match; counts more than --walk
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub(crate) stay: Vec<String>,
     /// Let all programs walk that no rule keeps here
     #[arg(long)]
@@ -55,13 +57,8 @@ pub(crate) struct Options {
     /// Fail rather than execute here what should walk
     #[arg(long)]
     pub(crate) no_fallback: bool,
-    /// The command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    /// The command and its arguments; it begins at the first word that is no option, or behind --
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -80,12 +77,13 @@ struct Session {
 pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
     let policy = policy(options)?;
     let file = decide::find(&options.command[0], std::env::var_os("PATH").as_deref())?;
+    let report_file = options.report.as_deref().map(ReportFile::prepare).transpose()?;
     let started = Instant::now();
     let session = match open(options, policy, places) {
         Ok(session) => Some(session),
         Err(failure) if options.no_fallback => return Err(failure.0),
         Err(failure) => {
-            eprintln!("oswalk: {}; running here", failure.1);
+            say::err(format_args!("oswalk: {}; running here", failure.1));
             None
         }
     };
@@ -101,7 +99,7 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     let ending = program.and_then(|program| process::run(&program));
     let ending = ending.map_err(|error| cannot_start(&file, &error))?;
     let report = session.map_or_else(Report::default, |session| session.close());
-    finish(options, report, started.elapsed());
+    finish(options, report_file, &report, started.elapsed());
     Ok(match ending {
         Ending::Exited(code) => ExitCode::from(code),
         Ending::Killed(signal) => {
@@ -110,6 +108,11 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
             ExitCode::from(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX))
         }
     })
+}
+
+/// Reads a pattern of the command line.
+fn pattern(text: &str) -> Result<String, PatternError> {
+    glob::check(text.as_bytes()).map(|()| text.to_owned())
 }
 
 /// Returns what options and file say; the options count more.
@@ -133,8 +136,10 @@ fn becomes(options: &Options) -> bool {
 
 /// Opens a session, or returns the failure and the short form of it.
 fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (Failure, String)> {
-    let (preload, stub) =
-        places::shim().map_err(|failure| (failure, format!("{PRELOAD} or the stub is missing")))?;
+    let (preload, stub) = places::shim().map_err(|failure| {
+        let message = failure.message().to_owned();
+        (failure, message)
+    })?;
     let request = Request::OpenSession(SessionOptions {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         rules: policy.rules,
@@ -146,13 +151,8 @@ fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (
         preload: preload.as_os_str().as_bytes().to_vec(),
         stub: stub.as_os_str().as_bytes().to_vec(),
     });
-    let refused = |error: DoorError| {
-        let hint = match error {
-            DoorError::NoAgent { .. } => "start it with 'oswalk up'",
-            _ => "'oswalk doctor' tells what is wrong",
-        };
-        (Failure::from_error(&error).hint(hint), error.to_string())
-    };
+    let refused =
+        |error: DoorError| (Failure::from_error(&error).hint(error.hint()), error.to_string());
     let mut door = Door::open(&places.door()).map_err(refused)?;
     let (page_path, becomes) = match door.ask(&request).map_err(refused)? {
         Reply::Session { page, becomes, .. } => (PathBuf::from(OsString::from_vec(page)), becomes),
@@ -219,11 +219,11 @@ impl Session {
         match self.door.ask(&Request::CloseSession) {
             Ok(Reply::Report(report)) => report,
             Ok(_) => {
-                eprintln!("oswalk: {}", self.door.protocol());
+                say::err(format_args!("oswalk: {}", self.door.protocol()));
                 Report::default()
             }
             Err(error) => {
-                eprintln!("oswalk: the session's report is lost: {error}");
+                say::err(format_args!("oswalk: the session's report is lost: {error}"));
                 Report::default()
             }
         }
@@ -249,27 +249,16 @@ fn cannot_start(file: &Path, error: &io::Error) -> Failure {
     Failure::new(format!("failed to execute {}: {error}", file.display())).status(status)
 }
 
-fn finish(options: &Options, report: Report, wall: Duration) {
-    if let Some(path) = &options.report
-        && let Err(error) = write_report(path, &report)
+fn finish(options: &Options, file: Option<ReportFile>, report: &Report, wall: Duration) {
+    if let Some(mut file) = file
+        && let Err(error) = file.write(report)
     {
-        eprintln!("oswalk: failed to write the report {}: {error}", path.display());
+        let path = file.path().display();
+        say::err(format_args!("oswalk: failed to write the report {path}: {error}"));
     }
     if options.summary {
-        eprintln!("{}", summary(&report, wall));
+        say::err(summary(report, wall));
     }
-}
-
-fn write_report(path: &Path, report: &Report) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().permissions(mode(0o644)).tempfile_in(dir)?;
-    serde_json::to_writer_pretty(&mut file, report)?;
-    file.write_all(b"\n")?;
-    file.persist(path).map(drop).map_err(|error| error.error)
-}
-
-fn mode(mode: u32) -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(mode)
 }
 
 fn summary(report: &Report, wall: Duration) -> String {
@@ -312,12 +301,9 @@ mod tests {
     }
 
     #[test]
-    fn reports_appear_whole() {
-        let dir = tempfile::TempDir::new().expect("a temporary directory");
-        let path = dir.path().join("report.json");
-        write_report(&path, &Report::default()).expect("writes");
-        let text = std::fs::read(&path).expect("reads");
-        assert_eq!(serde_json::from_slice::<Report>(&text).expect("JSON"), Report::default());
-        assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 1);
+    fn the_summary_of_nothing() {
+        let expected = "oswalk: 0 walked to 0 nodes, 0 stayed; 1.50 s wall, CPU 0.00 s here and \
+                        0.00 s there, 0.0 MB out, 0.0 MB back.";
+        assert_eq!(summary(&Report::default(), Duration::from_millis(1500)), expected);
     }
 }

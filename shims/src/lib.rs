@@ -2,7 +2,6 @@
 //!
 //! It talks to the agent of its own machine through the agent's door and knows nothing else of it.
 #![deny(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this program talks to people")]
 
 mod cli;
 mod decide;
@@ -15,6 +14,8 @@ mod places;
 mod policy_file;
 mod process;
 mod program;
+mod report_file;
+mod say;
 mod status;
 mod tally;
 mod up;

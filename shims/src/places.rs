@@ -1,6 +1,7 @@
 //! Where things are: the agent's state, the agent, the preload library and the stub.
 
 use std::env;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::Failure;
@@ -49,6 +50,13 @@ pub(crate) fn agent() -> Result<PathBuf, Failure> {
 /// Returns the preload library and the stub.
 pub(crate) fn shim() -> Result<(PathBuf, PathBuf), Failure> {
     let preload = find(PRELOAD).ok_or_else(|| missing(PRELOAD))?;
+    if preload.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b' ' | b':')) {
+        let file = preload.display();
+        return Err(Failure::new(format!(
+            "LD_PRELOAD cannot name {file}: a space or a colon ends a name"
+        ))
+        .hint("install OS Walk in a directory without them"));
+    }
     Ok((preload, find(STUB).ok_or_else(|| missing(STUB))?))
 }
 

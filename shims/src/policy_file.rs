@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use worknode::glob::{self, PatternError};
 use worknode::request::{Action, UserRule};
 
 /// The file. Of its rules, those that stay count most, then the compilers.
@@ -49,7 +50,14 @@ pub(crate) enum PolicyFileError {
     },
     #[error("failed to read policy file {path}: line {line}{}: {what}", key_part(.key))]
     Parse { path: PathBuf, line: usize, key: Option<String>, what: String },
+    #[error("failed to read policy file {path}: key '{key}', pattern '{pattern}': {source}")]
+    Pattern { path: PathBuf, key: &'static str, pattern: String, source: PatternError },
+    #[error("failed to read policy file {path}: it is no regular file of at most 1 MiB")]
+    Kind { path: PathBuf },
 }
+
+/// Larger than any list of rules that somebody has written.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 fn key_part(key: &Option<String>) -> String {
     key.as_ref().map(|key| format!(", key '{key}'")).unwrap_or_default()
@@ -67,6 +75,12 @@ pub(crate) fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
     };
     let must_exist = named.is_some();
     let Some(path) = named.or_else(usual) else { return Ok(Policy::default()) };
+    match fs::metadata(&path) {
+        Ok(meta) if !meta.is_file() || meta.len() > FILE_BYTES_MAX => {
+            return Err(PolicyFileError::Kind { path });
+        }
+        _ => {}
+    }
     match fs::read_to_string(&path) {
         Ok(text) => parse(&path, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => {
@@ -83,6 +97,18 @@ fn parse(path: &Path, text: &str) -> Result<Policy, PolicyFileError> {
         let what = error.message().to_owned();
         PolicyFileError::Parse { path: path.to_owned(), line, key: key_at(text, line), what }
     })?;
+    for (key, patterns) in
+        [("walk", &file.walk), ("stay", &file.stay), ("compilers", &file.compilers)]
+    {
+        for pattern in patterns {
+            glob::check(pattern.as_bytes()).map_err(|source| PolicyFileError::Pattern {
+                path: path.to_owned(),
+                key,
+                pattern: pattern.clone(),
+                source,
+            })?;
+        }
+    }
     let rules = |patterns: Vec<String>, action| {
         patterns.into_iter().map(move |pattern| UserRule { pattern, action })
     };
@@ -142,5 +168,9 @@ mod tests {
         );
         assert!(error("walk = [\n  'a',\n  5,\n]\n").contains("line 3, key 'walk'"));
         assert!(error("walk = [").starts_with("failed to read policy file /p.toml: line 1"));
+        assert_eq!(
+            error("stay = ['ok', '[a-']\n"),
+            "failed to read policy file /p.toml: key 'stay', pattern '[a-': no ']' ends what '[' begins"
+        );
     }
 }

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use worknode::request::Status;
 
-use crate::door::{Door, DoorError};
+use crate::door::Door;
 use crate::error::Failure;
 use crate::places::Places;
+use crate::say;
 
 /// Show the agent and the nodes of its cluster
 #[derive(Debug, Args)]
@@ -19,15 +20,12 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
     let status = Door::open(&places.door()).and_then(|mut door| door.status());
-    let status = status.map_err(|error| match error {
-        DoorError::NoAgent { .. } => Failure::from_error(&error).hint("start it with 'oswalk up'"),
-        _ => Failure::from_error(&error),
-    })?;
+    let status = status.map_err(|error| Failure::from_error(&error).hint(error.hint()))?;
     if options.json {
         let text = serde_json::to_string_pretty(&status);
-        println!("{}", text.map_err(|error| Failure::from_error(&error))?);
+        say::out(text.map_err(|error| Failure::from_error(&error))? + "\n")?;
     } else {
-        print!("{}", table(&status));
+        say::out(table(&status))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -83,6 +81,7 @@ mod tests {
             listen: "0.0.0.0:7000".to_owned(),
             broker: "redis://hub:6379/".to_owned(),
             broker_up: true,
+            settings: worknode::request::Settings::default(),
             sessions: 2,
             fuse: worknode::request::FuseCounts::default(),
             nodes: vec![

@@ -1,8 +1,9 @@
 //! `oswalk up`: starts the agent.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,16 +12,18 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use worknode::id::NodeId;
-use worknode::request::Status;
+use worknode::request::{STORE_BYTES_MIN, Status, UPPER_BYTES_MIN};
 
-use crate::door::Door;
+use crate::door::{Door, DoorError};
 use crate::error::Failure;
 use crate::places::{self, Places};
-use crate::process;
+use crate::{process, say};
 
 /// An agent that is not up by then has a problem that its log tells.
 const UP_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
+/// An agent that ended at once has not said more.
+const LOG_BYTES_MAX: u64 = 64 * 1024;
 
 /// Start the agent of this machine
 #[derive(Debug, Args)]
@@ -29,13 +32,13 @@ pub(crate) struct Options {
     #[arg(long)]
     name: Option<NodeId>,
     /// Where links from other agents arrive
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: Option<String>,
+    #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
+    listen: Option<SocketAddr>,
     /// Where other agents reach this one, if not at the --listen address
-    #[arg(long, value_name = "ADDR:PORT")]
-    advertise: Option<String>,
+    #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
+    advertise: Option<SocketAddr>,
     /// Walks this node takes at once [default: its processors]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
     slots: Option<u32>,
     /// Broker of the cluster: redis://[:password@]host:port/ or redis+unix:///path
     #[arg(long, value_name = "URL", env = "OSWALK_BROKER", hide_env_values = true)]
@@ -44,10 +47,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     secret: Option<PathBuf>,
     /// Most bytes of packets kept on disk [default: 20 GiB]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u64).range(STORE_BYTES_MIN..))]
     store_bytes: Option<u64>,
     /// Most memory for the changed files of one walk [default: a quarter of the machine's]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u64).range(UPPER_BYTES_MIN..))]
     upper_bytes: Option<u64>,
     /// Stay in the foreground, and log to standard error
     #[arg(long)]
@@ -55,9 +60,10 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
-    if let Some(status) = status(places) {
-        println!("agent {} is already up (pid {})", status.node, status.pid);
-        return Ok(ExitCode::SUCCESS);
+    match Door::open(&places.door()).and_then(|mut door| door.status()) {
+        Ok(status) => return options.compare(&status),
+        Err(DoorError::NoAgent { .. }) => {}
+        Err(error) => return Err(Failure::from_error(&error).hint(error.hint())),
     }
     let agent = places::agent()?;
     let mut builder = DirBuilder::new();
@@ -68,10 +74,11 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     })?;
     let mut command = Command::new(&agent);
     command.args(options.for_agent()).arg("--state").arg(&places.state);
-    if let Some(broker) = &options.broker {
+    match options.broker() {
         // Everybody may read a command line; the URL has a password in it.
-        command.env("OSWALK_BROKER", broker);
-    }
+        Some(broker) => command.env("OSWALK_BROKER", broker),
+        None => command.env_remove("OSWALK_BROKER"),
+    };
     if options.foreground {
         return Err(cannot_start(&agent, &command.exec()));
     }
@@ -79,13 +86,68 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
 }
 
 impl Options {
+    /// An agent that is up has to be the one that was asked for.
+    fn compare(&self, status: &Status) -> Result<ExitCode, Failure> {
+        let (node, pid) = (&status.node, status.pid);
+        let other = self.differences(status);
+        if other.is_empty() {
+            say::out(format_args!("agent {node} is already up (pid {pid})\n"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let other = other.join(", ");
+        Err(Failure::new(format!(
+            "agent {node} is already up (pid {pid}), started otherwise: {other}"
+        ))
+        .hint(
+            "end it with 'oswalk down', which lets its walks be done elsewhere; then start it anew",
+        ))
+    }
+
+    /// Returns what was asked for and is otherwise.
+    fn differences(&self, status: &Status) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut compare = |name: &str, is: String, asked: Option<String>| {
+            if let Some(asked) = asked.filter(|asked| *asked != is) {
+                found.push(format!("{name} is {is}, not {asked}"));
+            }
+        };
+        let settings = &status.settings;
+        // Port 0 is any port.
+        let at = |asked: Option<SocketAddr>, is: &str| {
+            let is: Option<SocketAddr> = is.parse().ok();
+            let same = |asked: &SocketAddr| {
+                is.is_some_and(|is| asked.port() == 0 && is.ip() == asked.ip())
+            };
+            asked.filter(|asked| !same(asked)).map(|asked| asked.to_string())
+        };
+        let path = |path: &Path| path.display().to_string();
+        let secret = self.secret.as_deref();
+        let secret = secret.map(|asked| path(&asked.canonicalize().unwrap_or(asked.to_owned())));
+        compare("version", status.version.clone(), Some(env!("CARGO_PKG_VERSION").to_owned()));
+        compare("--name", status.node.to_string(), self.name.as_ref().map(NodeId::to_string));
+        compare("--listen", status.listen.clone(), at(self.listen, &status.listen));
+        compare("--advertise", settings.advertise.clone(), at(self.advertise, &settings.advertise));
+        compare("--slots", settings.slots.to_string(), self.slots.map(|slots| slots.to_string()));
+        compare("--broker", status.broker.clone(), self.broker().map(without_password));
+        compare("--secret", path(&settings.secret), secret);
+        let number = |number: Option<u64>| number.map(|number| number.to_string());
+        compare("--store-bytes", settings.store_bytes.to_string(), number(self.store_bytes));
+        compare("--upper-bytes", settings.upper_bytes.to_string(), number(self.upper_bytes));
+        found
+    }
+
+    /// Returns the broker that was named; an empty variable names none.
+    fn broker(&self) -> Option<&str> {
+        self.broker.as_deref().filter(|url| !url.is_empty())
+    }
+
     fn for_agent(&self) -> Vec<OsString> {
         let slots = self.slots.map(|slots| slots.to_string());
         let number = |number: Option<u64>| number.map(|number| number.to_string().into());
         let options: [(&str, Option<OsString>); 7] = [
             ("--name", self.name.as_ref().map(|name| name.as_str().into())),
-            ("--listen", self.listen.clone().map(Into::into)),
-            ("--advertise", self.advertise.clone().map(Into::into)),
+            ("--listen", self.listen.map(|address| address.to_string().into())),
+            ("--advertise", self.advertise.map(|address| address.to_string().into())),
             ("--slots", slots.map(Into::into)),
             ("--secret", self.secret.clone().map(Into::into)),
             ("--store-bytes", number(self.store_bytes)),
@@ -102,21 +164,25 @@ fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode
     // One of an earlier version may be open to others.
     let log =
         log.and_then(|log| log.set_permissions(PermissionsExt::from_mode(0o600)).map(|()| log));
-    let log = log.and_then(|log| Ok((log.try_clone()?, log))).map_err(|error| {
+    let log = log.and_then(|log| Ok((log.metadata()?.len(), log.try_clone()?, log)));
+    let (written_before, out, err) = log.map_err(|error| {
         Failure::new(format!("failed to open the log {}: {error}", log_path.display()))
+            .hint("choose another state directory with --state DIR")
     })?;
-    command.stdin(Stdio::null()).stdout(log.0).stderr(log.1);
+    command.stdin(Stdio::null()).stdout(out).stderr(err);
     process::detach(&mut command);
     let mut child = command.spawn().map_err(|error| cannot_start(agent, &error))?;
     let deadline = Instant::now() + UP_MAX;
     while Instant::now() < deadline {
         if let Some(status) = status(places) {
-            println!("agent {} is up at {} (pid {})", status.node, status.listen, status.pid);
+            let Status { node, listen, pid, .. } = status;
+            say::out(format_args!("agent {node} is up at {listen} (pid {pid})\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
-        if let Ok(Some(_)) = child.try_wait() {
-            let line = last_line(&log_path);
-            return Err(Failure::new(format!("the agent ended at once: {line}"))
+        if let Ok(Some(ended)) = child.try_wait() {
+            let said = last_words(&log_path, written_before);
+            let said = said.unwrap_or_else(|| format!("it said nothing ({ended})"));
+            return Err(Failure::new(format!("the agent ended at once: {said}"))
                 .hint(format!("its log is {}", log_path.display())));
         }
         std::thread::sleep(POLL);
@@ -134,8 +200,132 @@ fn cannot_start(agent: &Path, error: &io::Error) -> Failure {
     Failure::new(format!("failed to start {}: {error}", agent.display()))
 }
 
-fn last_line(path: &Path) -> String {
-    let log = fs::read(path).unwrap_or_default();
-    let log = String::from_utf8_lossy(&log);
-    log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("(no log)").to_owned()
+/// Returns what an agent said last, behind what others had written into its log before.
+fn last_words(path: &Path, written_before: u64) -> Option<String> {
+    let mut log = File::open(path).ok()?;
+    let end = log.metadata().ok()?.len();
+    log.seek(SeekFrom::Start(written_before.max(end.saturating_sub(LOG_BYTES_MAX)))).ok()?;
+    let mut text = Vec::new();
+    log.take(LOG_BYTES_MAX).read_to_end(&mut text).ok()?;
+    message(&String::from_utf8_lossy(&text))
+}
+
+/// Finds the message in a log: of the line that says what failed, or else of the last one.
+fn message(log: &str) -> Option<String> {
+    let mut lines = log.lines().filter(|line| !line.trim().is_empty()).rev();
+    // A wrong option; a line of the log, with time and module before the message; a panic.
+    let failed = lines.clone().find_map(|line| {
+        let usage = line.strip_prefix("error: ");
+        let logged = line.split_once(" ERROR ").map(|(_, rest)| {
+            let module = rest.split_once(": ").filter(|(module, _)| !module.contains(' '));
+            module.map_or(rest, |(_, message)| message)
+        });
+        usage.or(logged).or_else(|| line.starts_with("thread '").then_some(line))
+    });
+    failed.or_else(|| lines.next()).map(|line| line.trim().to_owned())
+}
+
+/// The port of an address that has none.
+const PORT: u16 = 7700;
+
+/// Reads an address of the command line.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let alone = || Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, PORT));
+    let found = text.parse().ok().or_else(alone);
+    found.ok_or_else(|| format!("write IP:PORT, or IP alone for port {PORT}"))
+}
+
+/// Returns a broker's URL as its agent shows it.
+fn without_password(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(front, _query)| front);
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_credentials, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use worknode::request::Settings;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn differences(line: &str) -> Vec<String> {
+        let status = Status {
+            node: "n1".parse().expect("a sound name"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: 7,
+            listen: "10.0.0.11:7700".to_owned(),
+            broker: "redis://hub:6379/".to_owned(),
+            broker_up: true,
+            settings: Settings {
+                advertise: "10.0.0.11:7700".to_owned(),
+                slots: 4,
+                secret: "/no/such/secret".into(),
+                store_bytes: 1 << 30,
+                upper_bytes: 1 << 30,
+            },
+            sessions: 0,
+            fuse: worknode::request::FuseCounts::default(),
+            nodes: Vec::new(),
+        };
+        let words = std::iter::once("up").chain(line.split_whitespace());
+        Line::try_parse_from(words).expect("sound options").options.differences(&status)
+    }
+
+    #[test]
+    fn an_agent_that_is_up_is_held_against_the_options() {
+        let nothing: [&str; 0] = [];
+        assert_eq!(differences(""), nothing);
+        assert_eq!(
+            differences("--name n1 --slots 4 --listen 10.0.0.11 --secret /no/such/secret"),
+            nothing
+        );
+        assert_eq!(differences("--listen 10.0.0.11:0 --broker redis://:pw@hub:6379/"), nothing);
+        assert_eq!(
+            differences("--name n2 --slots 8 --listen 10.0.0.12:0 --store-bytes 67108864"),
+            [
+                "--name is n1, not n2",
+                "--listen is 10.0.0.11:7700, not 10.0.0.12:0",
+                "--slots is 4, not 8",
+                "--store-bytes is 1073741824, not 67108864",
+            ]
+        );
+        assert_eq!(
+            differences("--broker redis://:secret@other/ --secret /other"),
+            [
+                "--broker is redis://hub:6379/, not redis://other/",
+                "--secret is /no/such/secret, not /other",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_message_of_a_log() {
+        for (log, expected) in [
+            ("", None),
+            ("one\ntwo\n\n", Some("two")),
+            (
+                "2026-01-01T00:00:00.0Z  INFO oswalk_agent::agent: ready\n\
+                 2026-01-01T00:00:00.1Z ERROR oswalk_agent: failed to listen on x: in use\n",
+                Some("failed to listen on x: in use"),
+            ),
+            (
+                "error: invalid value 'x' for '--name <NAME>': bad\n\nFor more information, try '--help'.\n",
+                Some("invalid value 'x' for '--name <NAME>': bad"),
+            ),
+            (
+                "thread 'main' panicked at a.rs:1:\noops\nnote: run\n",
+                Some("thread 'main' panicked at a.rs:1:"),
+            ),
+        ] {
+            assert_eq!(message(log).as_deref(), expected);
+        }
+    }
 }

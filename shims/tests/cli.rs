@@ -20,7 +20,7 @@ use worknode::page::{GATE_OPEN, PageContents};
 use worknode::policy::Verdict;
 use worknode::reason::Reason;
 use worknode::report::{Report, Totals};
-use worknode::request::{Action, Reply, Request, SessionOptions, Status};
+use worknode::request::{Action, Reply, Request, SessionOptions, Settings, Status};
 use worknode::tally;
 
 /// It becomes the command, or waits for it.
@@ -82,17 +82,7 @@ impl Machine {
                         totals: Totals { walks: 7, ..Totals::default() },
                         ..Report::default()
                     }),
-                    Request::Status => Reply::Status(Status {
-                        node: "me".parse().expect("a sound name"),
-                        version: "0.0.1".to_owned(),
-                        pid: u32::MAX,
-                        listen: "here".to_owned(),
-                        broker: "redis://b/".to_owned(),
-                        broker_up: false,
-                        sessions: 0,
-                        fuse: worknode::request::FuseCounts::default(),
-                        nodes: Vec::new(),
-                    }),
+                    Request::Status => Reply::Status(status()),
                     Request::Shutdown => Reply::Done,
                 };
                 requests.push(request);
@@ -100,6 +90,21 @@ impl Machine {
             }
             requests
         })
+    }
+}
+
+fn status() -> Status {
+    Status {
+        node: "me".parse().expect("a sound name"),
+        version: "0.0.1".to_owned(),
+        pid: u32::MAX,
+        listen: "here".to_owned(),
+        broker: "redis://b/".to_owned(),
+        broker_up: false,
+        settings: Settings::default(),
+        sessions: 0,
+        fuse: worknode::request::FuseCounts::default(),
+        nodes: Vec::new(),
     }
 }
 
@@ -285,6 +290,205 @@ fn a_command_that_walks_becomes_the_stub() {
     agent.join().expect("the agent ends");
 }
 
+/// Runs it, and checks its status and what it says; what it was to run would have made a file.
+#[track_caller]
+fn refuses(machine: &Machine, command: &mut Command, status: i32, words: &[&str]) {
+    let output = command.output().expect("oswalk starts");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    for word in words {
+        assert!(said.contains(word), "'{word}' is not in: {said}");
+    }
+    assert!(!machine.path("ran").exists(), "the command has run");
+}
+
+#[test]
+fn a_mistyped_option_is_no_command() {
+    let machine = Machine::new();
+    let ran = machine.path("ran");
+    let ran = ran.to_str().expect("UTF-8");
+    for (option, words) in [
+        ("--sumary", "'--summary'"),
+        ("--no-fallbck", "'--no-fallback'"),
+        ("-j8", "'-j'"),
+        ("-", "'-'"),
+    ] {
+        refuses(
+            &machine,
+            &mut machine.oswalk(&["exec", option, "touch", ran]),
+            if option == "-" { 127 } else { 125 },
+            &[words],
+        );
+    }
+    machine.script("lib/--sumary", "echo \"$@\"");
+    let path = format!("{}:/usr/bin:/bin", machine.path("lib").display());
+    let output = machine.oswalk(&["exec", "--", "--sumary", "-x"]).env("PATH", path).output();
+    assert_eq!(stdout(&output.expect("oswalk starts")), "-x\n");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_refused_before_the_command_runs() {
+    let machine = Machine::new();
+    fs::write(machine.path("file"), "").expect("writes");
+    for name in ["", "missing/report.json", "file/report.json"] {
+        let report = machine.path(name);
+        let mut command = machine.oswalk(&["exec", "--report"]);
+        command.arg(&report).arg("touch").arg(machine.path("ran"));
+        let report = report.to_str().expect("UTF-8");
+        refuses(
+            &machine,
+            &mut command,
+            125,
+            &["failed to write the report", report, "nothing was run"],
+        );
+    }
+    let mut command = machine.oswalk(&["exec", "--report", "/dev/stdout", "sh", "-c", "echo out"]);
+    let output = command.stdout(Stdio::piped()).output().expect("oswalk starts");
+    let (out, report) =
+        stdout(&output).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("two");
+    assert_eq!(out, "out");
+    assert_eq!(serde_json::from_str::<Report>(&report).expect("JSON"), Report::default());
+}
+
+#[test]
+fn nobody_who_listens_is_no_failure() {
+    let machine = Machine::new();
+    for exec in WAYS {
+        let mut command = machine.oswalk(&[exec, &["sh", "-c", "echo out"]].concat());
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = command.stderr(writer).output().expect("oswalk starts");
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "out\n"));
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = machine.oswalk(&["doctor"]).stdout(writer).status().expect("oswalk starts");
+    assert_eq!(status.code(), Some(1), "there is no agent");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("there");
+    let output = machine.oswalk(&["doctor"]).stdout(full).output().expect("oswalk starts");
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("failed to write to standard output: No space left"));
+}
+
+#[test]
+fn an_agent_that_hangs_is_named() {
+    let machine = Machine::new();
+    // It takes calls, as a stopped process does, and answers none.
+    let _listener = UnixListener::bind(machine.path("state/door")).expect("binds");
+    let silent = format!("the agent (pid {}) does not answer within 5 s", std::process::id());
+    let kill = format!("kill -KILL {}", std::process::id());
+    let cases: [(&[&str], i32); 5] = [
+        (&["status"], 125),
+        (&["doctor"], 1),
+        (&["down"], 125),
+        (&["up"], 125),
+        (&["exec", "--no-fallback", "true"], 125),
+    ];
+    let (machine, silent, kill) = (&machine, &silent, &kill);
+    thread::scope(|scope| {
+        for (arguments, status) in cases {
+            scope.spawn(move || {
+                let output = machine.run(arguments);
+                let said = stdout(&output) + &stderr(&output);
+                assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+                assert!(said.contains(silent) && said.contains(kill), "{arguments:?}: {said}");
+                assert!(!said.contains("start it"), "{arguments:?}: {said}");
+            });
+        }
+        scope.spawn(move || {
+            let output = machine.run(&["exec", "sh", "-c", "echo here"]);
+            assert_eq!(stdout(&output), "here\n");
+            assert_eq!(stderr(&output), format!("oswalk: {silent}; running here\n"));
+        });
+    });
+}
+
+#[test]
+fn a_door_that_is_none_is_no_agent() {
+    let machine = Machine::new();
+    let door = machine.path("state/door");
+    // What an agent that was killed leaves behind; something else.
+    drop(UnixListener::bind(&door).expect("binds"));
+    let check = |why: &str| {
+        let said = format!("oswalk: error: no agent at {}: {why}", door.display());
+        refuses(&machine, &mut machine.oswalk(&["status"]), 125, &[&said]);
+        let output = machine.run(&["down"]);
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(stdout(&output), format!("no agent at {}\n", door.display()));
+    };
+    check("Connection refused");
+    fs::remove_file(&door).expect("unlinks");
+    fs::write(&door, "").expect("writes");
+    check("Connection refused");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_one_is_refused_by_name() {
+    let machine = Machine::new();
+    machine.script("lib/oswalkd", "exit 0");
+    let long = machine.path(&"x".repeat(120));
+    fs::write(machine.path("file"), "").expect("writes");
+    for (state, words) in [
+        (long, ["at most 107 bytes", "--state DIR"]),
+        (machine.path("file"), ["failed to create the state directory", "--state DIR"]),
+        (machine.path("file/state"), ["failed to create the state directory", "Not a directory"]),
+        (PathBuf::from("/proc/state"), ["failed to create the state directory", "/proc/state"]),
+    ] {
+        let mut command = machine.oswalk(&["up", "--state"]);
+        refuses(&machine, command.arg(state), 125, &words);
+    }
+    fs::create_dir(machine.path("state/oswalkd.log")).expect("mkdir");
+    let words = ["failed to open the log", "Is a directory", "--state DIR"];
+    refuses(&machine, &mut machine.oswalk(&["up"]), 125, &words);
+}
+
+#[test]
+fn up_tells_how_the_agent_that_is_up_differs() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    let words = [
+        "agent me is already up",
+        "version is 0.0.1, not 0.1.0",
+        "--slots is 0, not 3",
+        "oswalk down",
+    ];
+    refuses(&machine, &mut machine.oswalk(&["up", "--slots", "3"]), 125, &words);
+    agent.join().expect("the agent ends");
+}
+
+#[test]
+fn a_library_that_the_loader_cannot_name_is_not_used() {
+    let machine = Machine::new();
+    let lib = machine.path("a lib");
+    fs::rename(machine.path("lib"), &lib).expect("renames");
+    let output = machine
+        .oswalk(&["exec", "sh", "-c", "echo $LD_PRELOAD"])
+        .env("OSWALK_LIBDIR", &lib)
+        .output();
+    let output = output.expect("oswalk starts");
+    assert_eq!(stdout(&output), "\n");
+    assert!(stderr(&output).contains("LD_PRELOAD cannot name"), "{}", stderr(&output));
+}
+
+#[test]
+fn words_that_are_no_text_are_refused_or_carried() {
+    let machine = Machine::new();
+    let odd = std::ffi::OsStr::from_bytes(b"\xff");
+    for option in ["--walk", "--on"] {
+        let mut command = machine.oswalk(&["exec", option]);
+        command.arg(odd).arg("touch").arg(machine.path("ran"));
+        refuses(&machine, &mut command, 125, &["invalid UTF-8"]);
+    }
+    let mut command = machine.oswalk(&["exec", "printf", "%s"]);
+    assert_eq!(command.arg(odd).output().expect("oswalk starts").stdout, b"\xff");
+    let mut empty = machine.oswalk(&["status"]);
+    empty
+        .env("OSWALK_STATE", "")
+        .env("OSWALK_BROKER", "")
+        .env("XDG_STATE_HOME", machine.path("none"));
+    refuses(&machine, &mut empty, 125, &["no agent at"]);
+}
+
 #[test]
 fn a_bad_policy_file_is_an_error() {
     let machine = Machine::new();
@@ -293,6 +497,19 @@ fn a_bad_policy_file_is_an_error() {
     let output = machine.run(&["exec", "--policy", policy.to_str().expect("UTF-8"), "true"]);
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr(&output).contains("p.toml: line 2, key 'stya': unknown field"));
+    fs::write(machine.path("p.toml"), "stay = ['[a-']\n").expect("writes");
+    let output = machine.run(&["exec", "--policy", policy.to_str().expect("UTF-8"), "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(
+        stderr(&output).contains("key 'stay', pattern '[a-': no ']' ends"),
+        "{}",
+        stderr(&output)
+    );
+    for path in ["/dev/zero", "/"] {
+        let output = machine.run(&["exec", "--policy", path, "true"]);
+        assert_eq!(output.status.code(), Some(125));
+        assert!(stderr(&output).contains("it is no regular file"), "{}", stderr(&output));
+    }
 }
 
 #[test]

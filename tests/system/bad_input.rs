@@ -26,7 +26,7 @@ pub(crate) const ALL: &[Test] = &[
     ("bad_input::a_directory", |lab| oswalk(lab, &["exec", "--", "/etc"], 126, &["/etc"])),
     ("bad_input::no_command", |lab| oswalk(lab, &["exec"], 125, &["COMMAND"])),
     ("bad_input::unknown_option", |lab| {
-        oswalk(lab, &["exec", "--wlak", "x", "true"], 127, &["--wlak"])
+        oswalk(lab, &["exec", "--wlak", "x", "true"], 125, &["--wlak", "--walk"])
     }),
     ("bad_input::unknown_subcommand", |lab| oswalk(lab, &["exce"], 125, &["exce"])),
     ("bad_input::unknown_node", |lab| {
@@ -42,8 +42,8 @@ pub(crate) const ALL: &[Test] = &[
         oswalk(
             lab,
             &["exec", "--report", "/no/such/dir/r.json", "show"],
-            0,
-            &["/no/such/dir/r.json"],
+            125,
+            &["/no/such/dir/r.json", "nothing was run"],
         )
     }),
     ("bad_input::policy_syntax", |lab| {
@@ -67,6 +67,9 @@ pub(crate) const ALL: &[Test] = &[
     ("bad_input::second_agent", second_agent),
     ("bad_input::broker_unreachable", broker_unreachable),
     ("bad_input::secret_missing", secret_missing),
+    ("bad_input::secret_can_be_guessed", secret_can_be_guessed),
+    ("bad_input::listen_without_a_port_is_another_agent", listen_without_a_port),
+    ("bad_input::a_hung_agent_is_named", a_hung_agent_is_named),
     ("bad_input::state_is_a_file", state_is_a_file),
     ("bad_input::version_mismatch", version_mismatch),
     ("bad_input::noise_at_the_door", noise_at_the_door),
@@ -171,17 +174,83 @@ fn port_taken(lab: &Lab) -> Result<(), String> {
 
 fn broker_unreachable(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
-    fails_up(
-        up,
-        "broker-unreachable",
-        &["--broker", "redis://:s3cret@127.0.0.1:1/"],
-        &["127.0.0.1:1"],
-    )
+    let state = up.fresh("broker-unreachable")?;
+    let run = Run::of(up_on(up, &state, &["--broker", "redis://:s3cret@127.0.0.1:1/"]), LIMIT);
+    down(up, &state);
+    let run = run?;
+    expect(&run, 125, &["127.0.0.1:1", "Connection refused"])?;
+    let once = run.err().matches("Connection refused").count() == 1;
+    if once { Ok(()) } else { Err(format!("a cause is said once: {run}")) }
 }
 
 fn secret_missing(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     fails_up(up, "secret-missing", &["--secret", "/no/such/secret"], &["/no/such/secret"])
+}
+
+fn secret_can_be_guessed(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let dir = up.fresh("secrets")?;
+    let check = |name: &str, words: &[&str]| {
+        let secret = dir.join(name).display().to_string();
+        fails_up(up, "secret-guessed", &["--secret", &secret], &[&[name][..], words].concat())
+    };
+    for (name, text) in [("empty", "  \n"), ("short", "hunter2, 15 by.\n")] {
+        fs::write(dir.join(name), text).map_err(|error| error.to_string())?;
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o600))
+            .map_err(|error| error.to_string())?;
+        check(name, &["at least 16", "openssl rand"])?;
+    }
+    check("", &["no regular file"])
+}
+
+/// The agent that is up listens elsewhere, and a port that was not given is 7700.
+fn listen_without_a_port(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let run =
+        Run::of(up_on(up, &up.state("n1"), &["--listen", "10.9.8.7", "--slots", "77"]), LIMIT)?;
+    expect(&run, 125, &["already up", "not 10.9.8.7:7700", "--slots is 2, not 77", "oswalk down"])
+}
+
+/// Every request has a bound, and says what does not answer.
+fn a_hung_agent_is_named(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let state = up.fresh("hung-agent")?;
+    let started = Run::of(up_on(up, &state, &["--name", "hung"]), LIMIT)?;
+    let pid = fs::read_to_string(state.join("pid")).map_err(|error| error.to_string())?;
+    let pid: u32 = pid.trim().parse().map_err(|_| format!("no pid: {started}"))?;
+    let signal = |name: &str| -> Result<(), String> {
+        let mut kill = Command::new("kill");
+        kill.args([name, &pid.to_string()]);
+        let run = Run::of(kill, LIMIT)?;
+        if run.succeeded() { Ok(()) } else { Err(format!("kill {name}: {run}")) }
+    };
+    let ask = || -> Result<(), String> {
+        let silent = format!("the agent (pid {pid}) does not answer");
+        let asks: [(&[&str], i32, &str); 4] = [
+            (&["status"], 125, "kill -KILL"),
+            (&["down"], 125, "kill -KILL"),
+            (&["exec", "--no-fallback", "true"], 125, "kill -KILL"),
+            (&["exec", "sh", "-c", "exit 3"], 3, "running here"),
+        ];
+        let runs = std::thread::scope(|scope| {
+            let started = asks.map(|(arguments, ..)| {
+                let mut command = up.command(up.dist.join("oswalk"));
+                command.args(arguments).env("OSWALK_STATE", &state);
+                scope.spawn(move || Run::of(command, LIMIT))
+            });
+            started.map(|run| run.join().expect("it was started"))
+        });
+        for (run, (_, status, word)) in runs.into_iter().zip(asks) {
+            expect(&run?, status, &[&silent, word])?;
+        }
+        Ok(())
+    };
+    signal("-STOP")?;
+    let asked = ask();
+    signal("-CONT")?;
+    down(up, &state);
+    asked
 }
 
 fn state_is_a_file(lab: &Lab) -> Result<(), String> {

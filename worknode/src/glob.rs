@@ -31,6 +31,65 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|&byte| byte == b'*')
 }
 
+/// What is wrong with a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatternError {
+    /// It matches no program.
+    Empty,
+    /// A `[` without its `]`, which is not the last byte: `[` alone is a program's name.
+    Unclosed,
+    /// A range whose end is before its beginning.
+    Backwards,
+    /// No program's name has a NUL.
+    Nul,
+}
+
+impl core::fmt::Display for PatternError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "it is empty",
+            Self::Unclosed => "no ']' ends what '[' begins",
+            Self::Backwards => "a range in '[...]' ends before it begins",
+            Self::Nul => "it has a NUL in it",
+        })
+    }
+}
+
+impl core::error::Error for PatternError {}
+
+/// Checks a pattern that somebody has written: one that [`matches`] takes otherwise than it was most
+/// likely meant is refused.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(pattern: &[u8]) -> Result<(), PatternError> {
+    if pattern.is_empty() {
+        return Err(PatternError::Empty);
+    }
+    if pattern.contains(&0) {
+        return Err(PatternError::Nul);
+    }
+    let mut at = 0;
+    while let Some(&byte) = pattern.get(at) {
+        at += 1;
+        if byte == b'[' && at < pattern.len() {
+            let rest = &pattern[at..];
+            let (_, used) = class(rest, 0).ok_or(PatternError::Unclosed)?;
+            let members = &rest[usize::from(matches!(rest[0], b'!' | b'^'))..used - 1];
+            let mut i = 0;
+            while let Some(&first) = members.get(i) {
+                match members.get(i + 1..i + 3) {
+                    Some(&[b'-', last]) if last < first => return Err(PatternError::Backwards),
+                    Some([b'-', _]) => i += 3,
+                    _ => i += 1,
+                }
+            }
+            at += used;
+        }
+    }
+    Ok(())
+}
+
 enum Step {
     Star,
     Next(usize),
@@ -75,7 +134,38 @@ fn class(rest: &[u8], byte: u8) -> Option<(bool, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::{PatternError, check, matches};
+
+    #[test]
+    fn patterns_that_cannot_be_meant_are_refused() {
+        for sound in [
+            "gcc",
+            "*",
+            "[",
+            "/usr/bin/[",
+            "[a-z]x",
+            "[!a-]",
+            "[]]",
+            "a[^]]",
+            "[a-]",
+            "]",
+            "x[ab][",
+        ] {
+            assert_eq!(check(sound.as_bytes()), Ok(()), "{sound}");
+        }
+        for (broken, error) in [
+            ("", PatternError::Empty),
+            ("[a-", PatternError::Unclosed),
+            ("gcc-[0-9", PatternError::Unclosed),
+            ("[]", PatternError::Unclosed),
+            ("[!]x", PatternError::Unclosed),
+            ("[z-a]", PatternError::Backwards),
+            ("[a-cz-x]", PatternError::Backwards),
+            ("a\0b", PatternError::Nul),
+        ] {
+            assert_eq!(check(broken.as_bytes()), Err(error), "{broken}");
+        }
+    }
 
     #[test]
     fn literals_stars_and_classes() {

@@ -3,6 +3,7 @@
 //! [`crate::door::Kind::Failed`] with a sentence for the user.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,9 @@ pub struct Status {
     pub broker: String,
     /// The broker answers.
     pub broker_up: bool,
+    /// What the agent was started with.
+    #[serde(default)]
+    pub settings: Settings,
     /// Sessions whose origin is this node.
     pub sessions: u32,
     /// What the trees of origins mounted here were asked so far.
@@ -115,6 +119,26 @@ pub struct Status {
     /// All nodes of the cluster, this one included.
     pub nodes: Vec<NodeStatus>,
 }
+
+/// What an agent was started with, besides its name, its broker and where it listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// What other agents are told to call.
+    pub advertise: String,
+    /// Walks it takes at once.
+    pub slots: u32,
+    /// The file with the cluster's secret.
+    pub secret: PathBuf,
+    /// Most bytes of packets that it keeps.
+    pub store_bytes: u64,
+    /// Most memory for the changed files of one walk.
+    pub upper_bytes: u64,
+}
+
+/// Least of [`Settings::store_bytes`]: one pack is as large.
+pub const STORE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Least of [`Settings::upper_bytes`]: the object of a small source.
+pub const UPPER_BYTES_MIN: u64 = 1024 * 1024;
 
 /// Requests of the kernel for the files of origins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

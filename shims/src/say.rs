@@ -1,0 +1,23 @@
+//! What `oswalk` says: data on standard output, talk on standard error.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+
+use crate::error::Failure;
+
+/// Writes data to standard output. A reader that has gone, as in `oswalk status | head -1`, has
+/// read what it wanted.
+pub(crate) fn out(text: impl Display) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("failed to write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to standard error. That nobody hears it keeps nothing from being done.
+pub(crate) fn err(line: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
