@@ -14,6 +14,7 @@ mod door;
 mod exporter;
 mod link;
 mod lock;
+mod look;
 mod mirrors;
 mod origin;
 mod pages;

@@ -63,11 +63,13 @@ pub enum Reason {
     Ipc = 28,
     /// Nothing else of the session is under way, and the origin is idle and as fast as its runners.
     Alone = 29,
+    /// The process has other mounts or another root than the agent: its paths may name other files.
+    OtherMounts = 30,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -97,6 +99,7 @@ impl Reason {
         Self::Conflict,
         Self::Ipc,
         Self::Alone,
+        Self::OtherMounts,
     ];
 
     /// Returns the reason with this discriminant.
@@ -138,6 +141,7 @@ impl Reason {
             Self::Conflict => "conflict",
             Self::Ipc => "ipc",
             Self::Alone => "alone",
+            Self::OtherMounts => "other-mounts",
         }
     }
 }
@@ -154,6 +158,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(30), None);
+        assert_eq!(Reason::from_u8(31), None);
     }
 }
