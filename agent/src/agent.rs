@@ -33,6 +33,7 @@ use crate::pages::PagesDir;
 use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
 use crate::sys::launcher::{Launcher, Plan};
+use crate::sys::view::View;
 use crate::vital::Vital;
 use crate::{callers, door, lock, runner};
 
@@ -46,6 +47,8 @@ const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 pub(crate) struct Agent {
     pub(crate) node: NodeId,
     pub(crate) hostname: Vec<u8>,
+    /// What this agent saw when it was started: the files that it shows to runners.
+    pub(crate) view: View,
     pub(crate) dirs: Dirs,
     pub(crate) door_path: PathBuf,
     pub(crate) pages_dir: PathBuf,
@@ -94,6 +97,8 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     raise_descriptors();
     let state = prepare_state(&config.state)?;
     let _lock = lock::State::take(&state)?;
+    // Before it has mounts of its own: those of the users that it serves.
+    let view = View::own().context("failed to look at /proc/self: oswalkd needs /proc")?;
     // Mounts of this agent are nobody else's, and end with it however it ends.
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
         "failed to make a mount namespace: oswalkd needs root (or CAP_SYS_ADMIN) on this machine",
@@ -116,12 +121,13 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(config, &state, dirs, launcher))
+    runtime.block_on(serve(config, &state, view, dirs, launcher))
 }
 
 async fn serve(
     config: &Config,
     state: &Path,
+    view: View,
     dirs: Dirs,
     launcher: Launcher,
 ) -> anyhow::Result<()> {
@@ -169,6 +175,7 @@ async fn serve(
     let agent = Rc::new(Agent {
         node,
         hostname: nix::unistd::gethostname()?.into_encoded_bytes(),
+        view,
         dirs,
         door_path,
         pages_dir: pages.path().to_owned(),

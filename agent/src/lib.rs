@@ -16,6 +16,7 @@ mod exporter;
 mod link;
 mod lock;
 mod log;
+mod look;
 mod mirrors;
 mod origin;
 mod pages;

@@ -99,7 +99,7 @@ pub(crate) async fn walk(
         stub.output.be_patient();
     }
     let argv0 = hello.argv0();
-    let end = match hello.spec(&agent, &session, peer, groups) {
+    let end = match hello.spec(&agent, &session, peer, groups).await {
         Ok(spec) if spec.compiles && alone::is_alone(&agent, &session, peer) => {
             drop_with_process(session.note_under_way(), stub.pid);
             End::Here(Reason::Alone)

@@ -4,6 +4,9 @@ use crate::case::Case;
 
 const C: &str = "echo 'int main(void) { return 0; }' >a.c";
 
+/// A header that a mount replaces.
+const PRIVATE: &str = "mkdir alt; echo 'int one;' >v.h; echo 'int two;' >alt/v.h; echo '#include \"v.h\"' >a.c; cp a.c alt";
+
 /// Programs that stay, with their reasons.
 type Stays = &'static [(&'static str, &'static str)];
 
@@ -56,6 +59,16 @@ pub(crate) fn cases() -> Vec<Case> {
             .stays(&[("gcc", "alone"), ("cc1", "alone"), ("as", "link")])
             .alone(),
         Case::with(&["--walk", "*/sho?"], "--walk with a path pattern", "show").walks(&["show"]),
+        Case::with(&[], "a private mount over a header stays", "unshare -m sh -c 'mount --bind alt/v.h v.h && gcc -c a.c'; nm a.o; gcc -c a.c -o b.o; nm b.o")
+            .setup(PRIVATE)
+            .walks(&["gcc"])
+            .stays(&[("gcc", "other-mounts"), ("cc1", "other-mounts"), ("as", "link")]),
+        Case::with(&[], "a private mount over the working directory stays", "unshare -m sh -c \"mount --bind alt . && cd '$PWD' && gcc -c a.c\"; nm alt/a.o")
+            .setup(PRIVATE)
+            .stays(&[("gcc", "other-mounts"), ("cc1", "other-mounts"), ("as", "link")]),
+        Case::with(&[], "behind another root all stays", "unshare -m sh -c 'mkdir root; mount --rbind / root; mount --bind alt/v.h root$PWD/v.h; chroot root sh -c \"cd $PWD; gcc -c a.c\"'; rmdir root; nm a.o")
+            .setup(PRIVATE)
+            .stays(&[("gcc", "other-mounts"), ("cc1", "other-mounts"), ("as", "link")]),
         Case::each("a static program stays", "gcc -static a.c -o s && ./s; echo $?").setup(C),
         Case::each(
             "a setuid program stays",

@@ -1,0 +1,102 @@
+//! Looks at users' paths. The agent's one thread must not wait for their file systems: a server that
+//! does not answer would stop it for everybody. So it looks at what the kernel has at hand, and only if
+//! that is not enough does another thread look, which may wait.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+
+use crate::sys::place::Place;
+
+/// A way to look at paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// At what the kernel knows without asking anybody; else it fails with `EAGAIN`.
+    AtOnce,
+    /// Also at what has to be read from a disk or a server.
+    Waiting,
+}
+
+impl Look {
+    /// Opens a path, following links, as a place only.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn open(self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let resolve = match self {
+            Self::AtOnce => ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED),
+            Self::Waiting => ResolveFlag::empty(),
+        };
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+        match openat2(AT_FDCWD, OsStr::from_bytes(path), how) {
+            // The kernel is older than 5.12, and waits in any case.
+            Err(Errno::EINVAL) if self == Self::AtOnce => Err(Errno::EAGAIN),
+            opened => opened,
+        }
+    }
+
+    fn place(self, path: &[u8]) -> Result<Place, Errno> {
+        let place = Place::of(self.open(path)?);
+        place.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+    }
+
+    /// Returns what is at a path, if anything that can be looked at.
+    ///
+    /// # Errors
+    /// `EAGAIN`: it cannot be told at once.
+    pub(crate) fn find(self, path: &[u8]) -> Result<Option<Place>, Errno> {
+        match self.place(path) {
+            Err(Errno::EAGAIN) => Err(Errno::EAGAIN),
+            found => Ok(found.ok()),
+        }
+    }
+}
+
+/// Has a question answered at once if possible, by a thread that may wait if not.
+pub(crate) async fn look<T, Q>(question: Q) -> Result<T, Errno>
+where
+    T: Send + 'static,
+    Q: Fn(Look) -> Result<T, Errno> + Send + 'static,
+{
+    match question(Look::AtOnce) {
+        Err(Errno::EAGAIN) => tokio::task::spawn_blocking(move || question(Look::Waiting))
+            .await
+            .unwrap_or(Err(Errno::EIO)),
+        answer => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(path: &std::path::Path) -> &[u8] {
+        path.as_os_str().as_bytes()
+    }
+
+    #[test]
+    fn links_are_followed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let real = dir.path().join("real");
+        std::fs::create_dir(&real).expect("writable");
+        std::os::unix::fs::symlink("real", dir.path().join("link")).expect("writable");
+        let link = dir.path().join("link");
+        Look::Waiting.find(bytes(&link)).expect("can be looked at");
+        let place = |path| Look::AtOnce.find(bytes(path)).expect("was looked up just now");
+        assert!(place(&link).is_some() && place(&link) == place(&real));
+        let gone = dir.path().join("gone");
+        assert_eq!(Look::Waiting.find(bytes(&gone)).map(|found| found.is_some()), Ok(false));
+    }
+
+    #[tokio::test]
+    async fn who_cannot_tell_at_once_looks_again() {
+        let answer = look(|way| match way {
+            Look::AtOnce => Err(Errno::EAGAIN),
+            Look::Waiting => Ok(std::thread::current().id()),
+        });
+        assert_ne!(answer.await, Ok(std::thread::current().id()));
+    }
+}

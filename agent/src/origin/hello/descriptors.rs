@@ -1,0 +1,141 @@
+//! What is behind the descriptors of a process, and how it is carried.
+
+use nix::errno::Errno;
+use std::os::unix::ffi::OsStringExt;
+use worknode::door::FdEntry;
+use worknode::reason::Reason;
+use worknode::spec::{FdKind, FdSpec, strings};
+
+use super::Hello;
+use crate::look::Look;
+
+impl Hello {
+    /// Returns the descriptors as the walk gets them, or why they cannot be carried.
+    pub(super) fn descriptors(
+        &self,
+        pid: u32,
+        compiles: bool,
+        look: Look,
+    ) -> Result<Result<Vec<FdSpec>, Reason>, Errno> {
+        let mut specs: Vec<FdSpec> = Vec::new();
+        for (index, entry) in self.fds.iter().enumerate() {
+            let same = self.fds[..index].iter().find(|other| is_same_output(other, entry));
+            let kind = match same {
+                Some(other) if !self.is_terminal(entry) => FdKind::Same { fd: other.fd },
+                _ => match self.descriptor(entry, compiles) {
+                    Ok(Carried::As(kind)) => kind,
+                    Ok(Carried::ByPath) => file(entry, pid, look)?.unwrap_or(FdKind::Input),
+                    Err(reason) => return Ok(Err(reason)),
+                },
+            };
+            specs.push(FdSpec { fd: entry.fd, kind });
+        }
+        Ok(Ok(specs))
+    }
+
+    /// Tells whether the process's terminal is behind a descriptor: the first one that it has.
+    fn is_terminal(&self, entry: &FdEntry) -> bool {
+        let first = self.fds.iter().find(|entry| entry.terminal != 0);
+        entry.terminal != 0 && first.is_some_and(|first| first.rdev == entry.rdev)
+    }
+
+    fn descriptor(&self, entry: &FdEntry, compiles: bool) -> Result<Carried, Reason> {
+        // Links name descriptors with a byte.
+        if entry.fd > u32::from(u8::MAX) {
+            return Err(Reason::Descriptor);
+        }
+        let access = entry.flags & access_mode();
+        let kind = entry.mode & libc::S_IFMT;
+        let null = kind == libc::S_IFCHR && entry.rdev == libc::makedev(1, 3);
+        if null {
+            return Ok(Carried::As(FdKind::Null { flags: access }));
+        }
+        if kind == libc::S_IFCHR && entry.terminal == 0 {
+            // A device of this machine.
+            return Err(Reason::Descriptor);
+        }
+        if self.is_terminal(entry) && !(compiles && entry.fd == 0) {
+            return Ok(Carried::As(FdKind::Terminal));
+        }
+        let reads = access == flag(libc::O_RDONLY)
+            || (access == flag(libc::O_RDWR) && (entry.fd == 0 || kind == libc::S_IFSOCK));
+        if !reads {
+            return Ok(Carried::As(FdKind::Output));
+        }
+        if entry.fd > 2 && kind != libc::S_IFREG {
+            // The program may know its number: `diff <(one) <(two)` reads /dev/fd/63.
+            let named = strings(&self.argv).any(|argument| argument.starts_with(b"/dev/fd/"));
+            if named || !compiles {
+                return Err(Reason::Descriptor);
+            }
+        }
+        if compiles {
+            // A compile step that the rules let walk reads files, not its standard input.
+            return Ok(Carried::As(FdKind::Null { flags: flag(libc::O_RDONLY) }));
+        }
+        Ok(if kind == libc::S_IFREG { Carried::ByPath } else { Carried::As(FdKind::Input) })
+    }
+}
+
+/// How a descriptor is carried.
+enum Carried {
+    As(FdKind),
+    /// As a file that is opened again, if its path still leads to it.
+    ByPath,
+}
+
+/// Returns a regular file as it is opened again, unless it has no path any more.
+fn file(entry: &FdEntry, pid: u32, look: Look) -> Result<Option<FdKind>, Errno> {
+    let Ok(path) = std::fs::read_link(format!("/proc/{pid}/fd/{}", entry.fd)) else {
+        return Ok(None);
+    };
+    let path = path.into_os_string().into_vec();
+    let same =
+        look.find(&path)?.is_some_and(|place| (place.dev, place.ino) == (entry.dev, entry.ino));
+    let offset = u64::try_from(entry.offset).unwrap_or(0);
+    Ok(same.then_some(FdKind::File { path, offset }))
+}
+
+/// Tells whether two descriptors write to the same place, so that their order counts.
+fn is_same_output(a: &FdEntry, b: &FdEntry) -> bool {
+    let writes = |entry: &FdEntry| entry.flags & access_mode() != flag(libc::O_RDONLY);
+    let input = |entry: &FdEntry| entry.fd == 0;
+    let null = |entry: &FdEntry| {
+        entry.mode & libc::S_IFMT == libc::S_IFCHR && entry.rdev == libc::makedev(1, 3)
+    };
+    let same_place = (a.dev, a.ino) == (b.dev, b.ino) && a.flags == b.flags;
+    let regular = b.mode & libc::S_IFMT == libc::S_IFREG;
+    writes(a)
+        && writes(b)
+        && !input(a)
+        && !input(b)
+        && !null(b)
+        && same_place
+        && (!regular || a.offset == b.offset)
+}
+
+fn access_mode() -> u32 {
+    flag(libc::O_ACCMODE)
+}
+
+fn flag(value: libc::c_int) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fd: u32, mode: u32, flags: libc::c_int, ino: u64) -> FdEntry {
+        FdEntry { fd, mode, flags: flag(flags), ino, offset: -1, ..FdEntry::default() }
+    }
+
+    #[test]
+    fn outputs_to_one_place_share_it() {
+        let out = entry(1, libc::S_IFIFO, libc::O_WRONLY, 7);
+        let err = entry(2, libc::S_IFIFO, libc::O_WRONLY, 7);
+        assert!(is_same_output(&out, &err));
+        assert!(!is_same_output(&out, &entry(2, libc::S_IFIFO, libc::O_WRONLY, 8)));
+        assert!(!is_same_output(&entry(0, libc::S_IFCHR, libc::O_RDWR, 7), &out));
+    }
+}

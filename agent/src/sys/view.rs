@@ -1,0 +1,56 @@
+//! Which files a process sees: its mount namespace and its root.
+#![deny(unsafe_code)]
+
+use std::io;
+
+use super::place::Place;
+
+/// Where the paths of a process begin. Two processes with the same view mean the same file by a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct View {
+    namespace: (u64, u64),
+    root: Place,
+}
+
+impl View {
+    /// Returns the view of the calling process.
+    pub(crate) fn own() -> io::Result<Self> {
+        Self::below("/proc/self")
+    }
+
+    /// Returns the view of a process.
+    ///
+    /// # Errors
+    /// The process is gone, or of a pid namespace that cannot be seen from here (then its number is 0).
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+        Self::below(&format!("/proc/{pid}"))
+    }
+
+    fn below(process: &str) -> io::Result<Self> {
+        let namespace = Place::at(&format!("{process}/ns/mnt"))?;
+        let root = Place::at(&format!("{process}/root"))?;
+        Ok(Self { namespace: (namespace.dev, namespace.ino), root })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_child_shares_its_parents_view() {
+        let own = View::own().expect("this process is visible");
+        let mut child =
+            Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat is installed");
+        assert_eq!(View::of(child.id()).expect("the child is visible"), own);
+        drop(child.stdin.take());
+        child.wait().expect("the child ends");
+    }
+
+    #[test]
+    fn who_cannot_be_seen_has_no_view() {
+        assert!(View::of(0).is_err());
+    }
+}
