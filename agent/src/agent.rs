@@ -30,9 +30,10 @@ use crate::mirrors::Mirror;
 use crate::pages::PagesDir;
 use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
+use crate::state::State;
 use crate::sys::launcher::{Launcher, Plan};
 use crate::vital::Vital;
-use crate::{door, lock, runner};
+use crate::{door, runner};
 
 /// A link is called, or greeted, within this time or not at all.
 const LINK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,20 +85,18 @@ pub(crate) struct Dirs {
 
 /// Runs the agent until it is told to end.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
-    let state = prepare_state(&config.state)?;
-    let _lock = lock::State::take(&state)?;
+    let state = State::take(&config.state)?;
     // Mounts of this agent are nobody else's, and end with it however it ends.
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
         "failed to make a mount namespace: oswalkd needs root (or CAP_SYS_ADMIN) on this machine",
     )?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .context("failed to make the mounts private")?;
-    let dirs =
-        Dirs { lower: state.join("lower"), scratch: state.join("scratch"), dev: state.join("dev") };
-    for dir in [&dirs.lower, &dirs.scratch, &dirs.dev] {
-        std::fs::create_dir_all(dir)
-            .with_context(|| format!("failed to make {}", dir.display()))?;
-    }
+    let dirs = Dirs {
+        lower: state.make_dir("lower")?,
+        scratch: state.make_dir("scratch")?,
+        dev: state.make_dir("dev")?,
+    };
     crate::devices::prepare(&dirs.dev)?;
     check_fuse()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
@@ -108,7 +107,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(config, &state, dirs, launcher))
+    runtime.block_on(serve(config, state.dir(), dirs, launcher))
 }
 
 async fn serve(
@@ -503,15 +502,6 @@ async fn accept_links(agent: Rc<Agent>, listener: TcpListener) {
     }
 }
 
-fn prepare_state(dir: &Path) -> anyhow::Result<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    let failed = || format!("failed to prepare the state directory {}", dir.display());
-    std::fs::create_dir_all(dir).with_context(failed)?;
-    // Pages lie below it and belong to their users: others may pass, not look.
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711)).with_context(failed)?;
-    std::fs::canonicalize(dir).with_context(failed)
-}
-
 /// Until agents have identities of their own, a link is as safe as the network it crosses.
 fn check_listen(config: &Config) -> anyhow::Result<()> {
     use std::net::IpAddr;
@@ -548,7 +538,8 @@ fn check_fuse() -> anyhow::Result<()> {
 }
 
 fn read_secret(config: &Config, state: &Path) -> anyhow::Result<Secret> {
-    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    use std::io::Read;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     let path = config.secret.clone().unwrap_or_else(|| state.join("secret"));
     if config.secret.is_none() && !path.exists() {
         let mut fresh = [0; 32];
@@ -558,13 +549,25 @@ fn read_secret(config: &Config, state: &Path) -> anyhow::Result<Secret> {
         std::io::Write::write_all(&mut file?, text.as_bytes())?;
     }
     let failed = || format!("failed to read the secret {}", path.display());
-    let text = std::fs::read(&path).with_context(failed)?;
-    let mode = std::fs::metadata(&path).with_context(failed)?.permissions().mode();
+    let mut options = std::fs::File::options();
+    // A fifo would keep the agent waiting.
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let mut file = options.open(&path).with_context(failed)?;
+    let metadata = file.metadata().with_context(failed)?;
+    anyhow::ensure!(metadata.is_file(), "the secret {} is no file", path.display());
     anyhow::ensure!(
-        mode & 0o077 == 0,
+        metadata.mode() & 0o077 == 0,
         "the secret {} can be read by others: `chmod 600` it",
         path.display()
     );
+    anyhow::ensure!(
+        metadata.uid() == 0 || metadata.uid() == nix::unistd::geteuid().as_raw(),
+        "the secret {} belongs to user {}, who may change it: `chown root` it",
+        path.display(),
+        metadata.uid()
+    );
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).with_context(failed)?;
     anyhow::ensure!(!text.trim_ascii().is_empty(), "the secret {} is empty", path.display());
     Ok(Secret::new(&text))
 }

@@ -13,13 +13,13 @@ mod devices;
 mod door;
 mod exporter;
 mod link;
-mod lock;
 mod mirrors;
 mod origin;
 mod pages;
 mod random;
 mod runner;
 mod session;
+mod state;
 mod sys;
 mod vital;
 

@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use nix::fcntl::OFlag;
 use worknode::id::NodeId;
 use worknode::request::Status;
 
@@ -20,6 +21,8 @@ use crate::process;
 
 /// An agent that is not up by then has a problem that its log tells.
 const UP_MAX: Duration = Duration::from_secs(10);
+/// It names programs, directories and nodes.
+const LOG_MODE: u32 = 0o600;
 const POLL: Duration = Duration::from_millis(20);
 
 /// Start the agent of this machine
@@ -98,7 +101,7 @@ impl Options {
 
 fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode, Failure> {
     let log_path = places.log();
-    let log = OpenOptions::new().create(true).append(true).open(&log_path);
+    let log = open_log(&log_path);
     let log = log.and_then(|log| Ok((log.try_clone()?, log))).map_err(|error| {
         Failure::new(format!("failed to open the log {}: {error}", log_path.display()))
     })?;
@@ -121,6 +124,16 @@ fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode
     let seconds = UP_MAX.as_secs();
     Err(Failure::new(format!("the agent does not answer within {seconds} s"))
         .hint(format!("its log is {}; 'oswalk doctor' checks this machine", log_path.display())))
+}
+
+fn open_log(path: &Path) -> io::Result<fs::File> {
+    let mut options = OpenOptions::new();
+    let log =
+        options.create(true).append(true).mode(LOG_MODE).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let log = log.open(path)?;
+    // One of an earlier version.
+    log.set_permissions(fs::Permissions::from_mode(LOG_MODE))?;
+    Ok(log)
 }
 
 fn status(places: &Places) -> Option<Status> {
