@@ -14,7 +14,6 @@ mod devices;
 mod door;
 mod exporter;
 mod link;
-mod lock;
 mod log;
 mod look;
 mod mirrors;
@@ -23,6 +22,7 @@ mod pages;
 mod random;
 mod runner;
 mod session;
+mod state;
 mod sys;
 mod vital;
 
