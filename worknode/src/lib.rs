@@ -10,6 +10,7 @@
 pub mod command;
 pub mod door;
 pub mod glob;
+pub mod known;
 pub mod page;
 pub mod policy;
 pub mod reason;

@@ -15,6 +15,7 @@
 //! their length, so that they can be handed to the kernel as they are.
 
 use crate::command::{self, Reading, ResponseFiles, Tool};
+use crate::known;
 use crate::policy::{Rule, Verdict};
 use crate::reason::Reason;
 
@@ -75,8 +76,10 @@ impl<'a> Page<'a> {
             }
             (Some(Verdict::Stay(reason)), None) => Err(reason),
             (Some(_), None) => Ok(()),
-            (None, None) if options & WALK_ALL != 0 => Ok(()),
-            (None, None) => Err(Reason::Unlisted),
+            (None, None) if options & WALK_ALL != 0 => {
+                known::stays_always(path).map_or(Ok(()), Err)
+            }
+            (None, None) => Err(known::stays(path).unwrap_or(Reason::Unlisted)),
         }?;
         if self.gate() == GATE_OPEN { Ok(()) } else { Err(Reason::NoCluster) }
     }

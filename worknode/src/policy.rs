@@ -183,9 +183,6 @@ pub const BUILT_IN: &[(&str, Verdict)] = &[
     ("time", Verdict::Stay(Reason::Driver)),
     ("strace", Verdict::Stay(Reason::Driver)),
     ("gdb", Verdict::Stay(Reason::Driver)),
-    ("sudo", Verdict::Stay(Reason::Driver)),
-    ("su", Verdict::Stay(Reason::Driver)),
-    ("fakeroot", Verdict::Stay(Reason::Driver)),
     ("dpkg-buildpackage", Verdict::Stay(Reason::Driver)),
     ("debuild", Verdict::Stay(Reason::Driver)),
     ("libtool", Verdict::Stay(Reason::Driver)),
@@ -226,17 +223,43 @@ pub const BUILT_IN: &[(&str, Verdict)] = &[
     ("clang++", Verdict::CompilerDriver),
     ("clang-[0-9]*", Verdict::CompilerDriver),
     ("clang++-[0-9]*", Verdict::CompilerDriver),
+    ("*-clang", Verdict::CompilerDriver),
+    ("*-clang++", Verdict::CompilerDriver),
+    ("*-clang-[0-9]*", Verdict::CompilerDriver),
+    ("*-clang++-[0-9]*", Verdict::CompilerDriver),
+    ("icx", Verdict::CompilerDriver),
+    ("icpx", Verdict::CompilerDriver),
+    ("f77", Verdict::CompilerDriver),
+    ("f95", Verdict::CompilerDriver),
     ("gfortran", Verdict::CompilerDriver),
     ("gfortran-[0-9]*", Verdict::CompilerDriver),
+    ("*-gfortran", Verdict::CompilerDriver),
+    ("*-gfortran-[0-9]*", Verdict::CompilerDriver),
+    ("flang", Verdict::CompilerDriver),
+    ("flang-[0-9]*", Verdict::CompilerDriver),
+    ("flang-new", Verdict::CompilerDriver),
+    ("flang-new-[0-9]*", Verdict::CompilerDriver),
+    ("ifx", Verdict::CompilerDriver),
+    ("gdc", Verdict::CompilerDriver),
+    ("gdc-[0-9]*", Verdict::CompilerDriver),
+    ("gccgo", Verdict::CompilerDriver),
+    ("gccgo-[0-9]*", Verdict::CompilerDriver),
+    ("nvcc", Verdict::Nvcc),
     ("cc1", Verdict::Compiler),
     ("cc1plus", Verdict::Compiler),
     ("cc1obj", Verdict::Compiler),
+    ("cc1objplus", Verdict::Compiler),
     ("f951", Verdict::Compiler),
+    ("gnat1", Verdict::Compiler),
+    ("d21", Verdict::Compiler),
+    ("go1", Verdict::Compiler),
     ("as", Verdict::Assembler),
     ("*-as", Verdict::Assembler),
     ("nasm", Verdict::Assembler),
     ("yasm", Verdict::Assembler),
     ("rustc", Verdict::Rustc),
+    ("clippy-driver", Verdict::Rustc),
+    ("protoc", Verdict::Walk),
     ("ld", Verdict::Stay(Reason::Link)),
     ("ld.*", Verdict::Stay(Reason::Link)),
     ("*-ld", Verdict::Stay(Reason::Link)),
@@ -272,6 +295,9 @@ mod tests {
         }
         assert_eq!(built_in("/usr/bin/gcc-ar"), Some(Verdict::Stay(Reason::Link)));
         assert_eq!(built_in("/usr/lib/gcc/x86_64-linux-gnu/12/cc1"), Some(Verdict::Compiler));
+        for path in ["f77", "x86_64-linux-gnu-gfortran-12", "aarch64-linux-gnu-clang++-14"] {
+            assert_eq!(built_in(path), Some(Verdict::CompilerDriver), "{path}");
+        }
         assert_eq!(built_in("/bin/true"), None);
     }
 

@@ -67,11 +67,15 @@ pub enum Reason {
     OtherMounts = 30,
     /// A file of arguments (`gcc @file`) cannot be read beforehand: it is large, or no regular file.
     ResponseFile = 31,
+    /// The program needs rights, namespaces, processes or devices of this machine (mount, docker, ps …).
+    NeedsOrigin = 32,
+    /// A preloaded library talks to a process of this machine (those of bear, pseudo, fakeroot …).
+    ForeignPreload = 33,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -103,6 +107,8 @@ impl Reason {
         Self::Alone,
         Self::OtherMounts,
         Self::ResponseFile,
+        Self::NeedsOrigin,
+        Self::ForeignPreload,
     ];
 
     /// Returns the reason with this discriminant.
@@ -146,6 +152,8 @@ impl Reason {
             Self::Alone => "alone",
             Self::OtherMounts => "other-mounts",
             Self::ResponseFile => "response-file",
+            Self::NeedsOrigin => "needs-origin",
+            Self::ForeignPreload => "foreign-preload",
         }
     }
 }
@@ -162,6 +170,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(32), None);
+        assert_eq!(Reason::from_u8(34), None);
     }
 }

@@ -47,9 +47,9 @@ const fn variable(name: &'static [u8], means: Means, readers: &'static [Tool]) -
 
 /// The variables, as the manuals of gcc, clang, rustc, nasm and nvcc have them.
 pub const VARIABLES: &[Variable] = &[
-    variable(b"TMPDIR", Means::Path(Role::OutputDir), ALL),
-    variable(b"TMP", Means::Path(Role::OutputDir), ALL),
-    variable(b"TEMP", Means::Path(Role::OutputDir), ALL),
+    variable(b"TMPDIR", Means::Path(Role::SideDir), ALL),
+    variable(b"TMP", Means::Path(Role::SideDir), ALL),
+    variable(b"TEMP", Means::Path(Role::SideDir), ALL),
     variable(b"DEPENDENCIES_OUTPUT", Means::PathAndWord(Role::Rules), FAMILY),
     variable(b"SUNPRO_DEPENDENCIES", Means::PathAndWord(Role::Rules), FAMILY),
     variable(b"CPATH", Means::Paths(Role::IncludedDir), FAMILY),
@@ -88,12 +88,12 @@ pub const VARIABLES: &[Variable] = &[
         Means::PathIf(Role::SideOutput, b"CC_PRINT_INTERNAL_STAT"),
         DRIVERS,
     ),
-    variable(b"CLANG_MODULE_CACHE_PATH", Means::Path(Role::OutputDir), DRIVERS),
-    variable(b"CLANG_CRASH_DIAGNOSTICS_DIR", Means::Path(Role::OutputDir), DRIVERS),
+    variable(b"CLANG_MODULE_CACHE_PATH", Means::Path(Role::SideDir), DRIVERS),
+    variable(b"CLANG_CRASH_DIAGNOSTICS_DIR", Means::Path(Role::SideDir), DRIVERS),
     variable(b"SDKROOT", Means::Path(Role::InputDir), DRIVERS),
     variable(b"CUDA_PATH", Means::Path(Role::InputDir), DRIVERS),
     variable(b"RUST_TARGET_PATH", Means::Paths(Role::InputDir), &[Tool::Rustc]),
-    variable(b"RUSTC_ICE", Means::Path(Role::OutputDir), &[Tool::Rustc]),
+    variable(b"RUSTC_ICE", Means::Path(Role::SideDir), &[Tool::Rustc]),
     variable(b"CLIPPY_CONF_DIR", Means::Path(Role::InputDir), &[Tool::Rustc]),
     variable(b"NASMENV", Means::Arguments, &[Tool::Nasm]),
     variable(b"NVCC_PREPEND_FLAGS", Means::Arguments, &[Tool::Nvcc]),

@@ -63,13 +63,14 @@ struct Line {
     has_rules: bool,
     has_output_dir: bool,
     dump_base: Option<Vec<u8>>,
+    dump_ending: Option<Vec<u8>>,
     dump_dir: Option<Vec<u8>>,
 }
 
 struct Source {
     name: Vec<u8>,
     is_header: bool,
-    is_fortran: bool,
+    makes_more: bool,
 }
 
 impl Line {
@@ -79,7 +80,11 @@ impl Line {
             Item::Stage(stage) => self.stage = Some(stage),
             Item::Makes(product) => self.products.push(product),
             Item::Language(language) => self.language = language.map(<[u8]>::to_vec),
-            Item::DumpBase(base) => self.dump_base = Some(base.to_vec()),
+            // An empty one is the default.
+            Item::DumpBase(base) => {
+                self.dump_base = Some(base.to_vec()).filter(|it| !it.is_empty())
+            }
+            Item::DumpEnding(ending) => self.dump_ending = Some(ending.to_vec()),
             Item::DumpDir(dir) => self.dump_dir = Some(dir.to_vec()),
         }
     }
@@ -89,7 +94,7 @@ impl Line {
             Role::Source => self.sources.push(Source {
                 name: path.to_vec(),
                 is_header: language::is_header(path, self.language.as_deref()),
-                is_fortran: language::is_fortran(path, self.language.as_deref()),
+                makes_more: language::makes_more(path, self.language.as_deref()),
             }),
             Role::Output => self.output = Some(path.to_vec()),
             Role::Rules => self.has_rules = true,
@@ -107,7 +112,9 @@ impl Line {
     fn derive(&mut self, tool: Tool) {
         match tool {
             Tool::Rustc => self.derive_of_rustc(),
-            Tool::Gas if self.output.is_none() => self.add(Role::Output, b"a.out".to_vec()),
+            Tool::Gas if self.output.is_none() && !self.sources.is_empty() => {
+                self.add(Role::Output, b"a.out".to_vec())
+            }
             Tool::Gas => {}
             Tool::Nasm if self.output.is_none() => {
                 for source in std::mem::take(&mut self.sources) {
@@ -136,10 +143,13 @@ impl Line {
             if let (None, Some(output)) = (&self.output, &output) {
                 self.add(Role::Output, output.clone());
             }
+            if self.stage == Some(Stage::Intermediate) && output.is_none() {
+                // Each form has an ending of its own.
+                self.add(Role::OutputDir, b".".to_vec());
+            }
             self.derive_besides(source, output.as_deref());
         }
-        let makes_modules = sources.iter().any(|source| source.is_fortran) && !self.has_output_dir;
-        if makes_modules {
+        if sources.iter().any(|source| source.makes_more) && !self.has_output_dir {
             self.add(Role::OutputDir, b".".to_vec());
         }
     }
@@ -172,7 +182,9 @@ impl Line {
             (None, None) => beside.clone(),
             (dir, name) => {
                 let dir = dir.clone().unwrap_or_default();
-                [dir, name.as_deref().map_or(base, |name| stem(name).to_vec())].concat()
+                let ending = self.dump_ending.as_deref().unwrap_or_default();
+                let name = name.as_deref().map(|name| name.strip_suffix(ending).unwrap_or(name));
+                [dir, name.map_or(base, <[u8]>::to_vec)].concat()
             }
         };
         for product in self.products.clone() {
@@ -187,8 +199,8 @@ impl Line {
                 Product::Calls => self.add(Role::SideOutput, named(b".ci")),
                 Product::TimeTrace => self.add(Role::SideOutput, named(b".json")),
                 Product::Record | Product::Temporaries | Product::Dumps => {
-                    self.add(Role::OutputDir, b".".to_vec());
-                    self.add(Role::OutputDir, dir(&auxiliary).to_vec());
+                    self.add(Role::SideDir, b".".to_vec());
+                    self.add(Role::SideDir, dir(&auxiliary).to_vec());
                 }
             }
         }

@@ -21,8 +21,10 @@ pub enum Role {
     Rules,
     /// Another file that is written.
     SideOutput,
-    /// A directory in which files are made whose names are not known.
+    /// The directory of outputs whose names are not known, instead of the working directory.
     OutputDir,
+    /// A directory in which other files are made.
+    SideDir,
     /// Relative names are relative to this one.
     WorkingDir,
     /// An object or a library for the linker.
@@ -41,6 +43,7 @@ impl Role {
                 | Self::Rules
                 | Self::SideOutput
                 | Self::OutputDir
+                | Self::SideDir
                 | Self::WorkingDir
                 | Self::Unknown
         )
@@ -49,7 +52,10 @@ impl Role {
     /// Tells whether the command reads there.
     #[must_use]
     pub fn is_read(self) -> bool {
-        !matches!(self, Self::Output | Self::Rules | Self::SideOutput)
+        !matches!(
+            self,
+            Self::Output | Self::Rules | Self::SideOutput | Self::OutputDir | Self::SideDir
+        )
     }
 }
 
@@ -106,6 +112,8 @@ pub enum Item<'a> {
     Language(Option<&'a [u8]>),
     /// The name from which those of further outputs are made.
     DumpBase(&'a [u8]),
+    /// The ending that this name has too much.
+    DumpEnding(&'a [u8]),
     /// What goes before the names of further outputs.
     DumpDir(&'a [u8]),
 }

@@ -94,12 +94,18 @@ pub(super) fn is_header(name: &[u8], language: Option<&[u8]>) -> bool {
     }
 }
 
-/// Tells whether a file of this name, or in this language, is Fortran: it may make modules.
+/// Tells whether what is compiled makes files whose names are in its text: modules of Fortran, what Ada's
+/// binder wants.
 #[cfg(feature = "std")]
-pub(super) fn is_fortran(name: &[u8], language: Option<&[u8]>) -> bool {
+pub(super) fn makes_more(name: &[u8], language: Option<&[u8]>) -> bool {
     match language {
-        Some(language) => language.starts_with(b"f77") || language.starts_with(b"f95"),
-        None => ending(name).first().is_some_and(|first| first.eq_ignore_ascii_case(&b'f')),
+        Some(language) => {
+            [b"f77".as_slice(), b"f95", b"ada"].iter().any(|known| language.starts_with(known))
+        }
+        None => match ending(name) {
+            b"ads" | b"adb" => true,
+            ending => ending.first().is_some_and(|first| first.eq_ignore_ascii_case(&b'f')),
+        },
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) enum Takes {
     Either,
     /// What follows `=` in the word, or the next word.
     Equals,
+    /// The rest of the word, or the next word if that is empty and no option follows.
+    Maybe,
     /// The rest of the word is of no interest, and the next word is the value.
     RestAndNext,
 }
@@ -43,6 +45,7 @@ pub(super) enum Says {
     Language,
     /// Where names of further outputs come from.
     DumpBase,
+    DumpEnding,
     DumpDir,
     /// The command stays.
     Stays(Reason),
@@ -94,7 +97,7 @@ impl Opt {
         let Some(rest) = word.strip_prefix(self.name.as_bytes()) else { return false };
         match self.takes {
             Takes::Nothing | Takes::Next => rest.is_empty(),
-            Takes::Rest | Takes::Either | Takes::RestAndNext => true,
+            Takes::Rest | Takes::Either | Takes::Maybe | Takes::RestAndNext => true,
             Takes::Equals => rest.is_empty() || rest.starts_with(b"="),
         }
     }

@@ -164,10 +164,14 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
         if trial::is_trial(word) {
             self.stay(Reason::Probe);
         }
-        if let Some(option) = self.pending[dialect as usize].take() {
-            return self.value(option, word);
+        let is_option = word.starts_with(b"-") && word != b"-";
+        match self.pending[dialect as usize].take() {
+            Some(option) if option.takes != Takes::Maybe || !is_option => {
+                return self.value(option, word);
+            }
+            _ => {}
         }
-        if self.ended || !word.starts_with(b"-") || word == b"-" {
+        if self.ended || !is_option {
             return self.operand(dialect, word);
         }
         let Some(option) = options::find(tables::of(dialect), word) else {
@@ -175,7 +179,8 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
         };
         let rest = &word[option.name.len()..];
         match (option.takes, rest) {
-            (Takes::Next | Takes::RestAndNext, _) | (Takes::Either | Takes::Equals, b"") => {
+            (Takes::Next | Takes::RestAndNext, _)
+            | (Takes::Either | Takes::Maybe | Takes::Equals, b"") => {
                 self.pending[dialect as usize] = Some(option);
                 // What stays does so without its value, too.
                 if let Says::Stays(reason) = option.says {
@@ -183,7 +188,9 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
                 }
             }
             (Takes::Equals, [_, value @ ..]) => self.value(option, value),
-            (Takes::Either | Takes::Rest | Takes::Nothing, rest) => self.value(option, rest),
+            (Takes::Either | Takes::Maybe | Takes::Rest | Takes::Nothing, rest) => {
+                self.value(option, rest)
+            }
         }
     }
 
@@ -191,18 +198,13 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
     fn unknown(&mut self, word: &'a [u8]) {
         let value =
             word.iter().position(|&byte| byte == b'=').map_or(&b""[..], |at| &word[at + 1..]);
-        if value.contains(&b'/') {
-            self.path(Role::Unknown, value);
-        }
+        self.path(Role::Unknown, value);
     }
 
     /// A word that is no option.
     fn operand(&mut self, dialect: Dialect, word: &'a [u8]) {
         if self.in_part {
-            if word.contains(&b'/') {
-                self.path(Role::Unknown, word);
-            }
-            return;
+            return self.path(Role::Unknown, word);
         }
         if word == b"-" {
             return self.stay(Reason::Stdin);
@@ -250,6 +252,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
                 (self.visit)(Item::Language(self.language));
             }
             Says::DumpBase => (self.visit)(Item::DumpBase(value)),
+            Says::DumpEnding => (self.visit)(Item::DumpEnding(value)),
             Says::DumpDir => (self.visit)(Item::DumpDir(value)),
             Says::Stays(reason) => self.stay(reason),
             Says::Processor => self.processor(value),
@@ -282,7 +285,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
             b"target-cpu" => self.processor(path),
             b"help" => self.stay(Reason::Probe),
             b"incremental" | b"self-profile" | b"dump-mir-dir" | b"temps-dir" => {
-                self.path(Role::OutputDir, path);
+                self.path(Role::SideDir, path);
             }
             b"profile-use" | b"profile-sample-use" | b"linker" | b"codegen-backend" => {
                 self.path(Role::Input, path);
@@ -299,6 +302,9 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
     }
 
     fn path(&mut self, role: Role, path: &'a [u8]) {
+        if role == Role::Unknown && !path.contains(&b'/') && !path.ends_with(b".json") {
+            return;
+        }
         if is_stream(path) {
             self.stay(if role.is_read() { Reason::Stdin } else { Reason::Descriptor });
         }

@@ -58,7 +58,7 @@ pub(in crate::command) const NASM: &[Opt] = &[
     Opt::new("-I", Takes::Either, Says::Path(Role::IncludedDir)),
     Opt::new("-L", Takes::Rest, Says::Nothing),
     Opt::new("-M", Takes::Nothing, Says::Stays(Reason::Preprocess)),
-    Opt::new("-MD", Takes::Either, Says::Path(Role::Rules)),
+    Opt::new("-MD", Takes::Maybe, Says::Path(Role::Rules)),
     Opt::new("-MF", Takes::Next, Says::Path(Role::Rules)),
     Opt::new("-MG", Takes::Nothing, Says::Nothing),
     Opt::new("-MP", Takes::Nothing, Says::Nothing),

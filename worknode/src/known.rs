@@ -1,0 +1,275 @@
+//! Programs that are known by what they do, where no rule names them: why they stay when they are the command that
+//! is given, and which of them stay even if all programs are to walk.
+
+use crate::policy::base_name;
+use crate::reason::Reason;
+
+/// Returns why the program at `path` stays unless somebody asks for it by name.
+#[must_use]
+pub fn stays(path: &[u8]) -> Option<Reason> {
+    let name = core::str::from_utf8(base_name(path)).ok()?;
+    let is_in = |names: &[&str]| names.binary_search(&name).is_ok();
+    match () {
+        () if is_in(STARTERS) => Some(Reason::Driver),
+        () if is_in(WRAPPERS) => Some(Reason::Wrapper),
+        () if is_in(BOUND) || name == "chroot" => Some(Reason::NeedsOrigin),
+        () => None,
+    }
+}
+
+/// Returns why the program at `path` stays even if all programs are to walk: elsewhere it does not work.
+#[must_use]
+pub fn stays_always(path: &[u8]) -> Option<Reason> {
+    // A walk has the right to change its root.
+    stays(path).filter(|&reason| reason != Reason::Driver && base_name(path) != b"chroot")
+}
+
+/// They start others: a walk of theirs would take a whole build to one node. Sorted, like the others.
+const STARTERS: &[&str] = &[
+    "ant",
+    "autoreconf",
+    "b2",
+    "bazelisk",
+    "bjam",
+    "buck",
+    "buck2",
+    "cabal",
+    "catchsegv",
+    "cgexec",
+    "choom",
+    "chronic",
+    "chrt",
+    "cpack",
+    "csh",
+    "dbus-run-session",
+    "dh",
+    "dtach",
+    "dune",
+    "entr",
+    "expect",
+    "flock",
+    "gdbserver",
+    "git",
+    "go",
+    "gradle",
+    "gtimeout",
+    "guix",
+    "hg",
+    "hyperfine",
+    "i386",
+    "ionice",
+    "just",
+    "linux32",
+    "linux64",
+    "lldb",
+    "ltrace",
+    "makepkg",
+    "mix",
+    "mksh",
+    "mock",
+    "muon",
+    "mvn",
+    "ninja-build",
+    "nix",
+    "nix-build",
+    "node-gyp",
+    "nox",
+    "npm",
+    "npx",
+    "numactl",
+    "opam",
+    "pdksh",
+    "perf",
+    "pip",
+    "pip3",
+    "pnpm",
+    "premake4",
+    "premake5",
+    "prlimit",
+    "pytest",
+    "qmake",
+    "qmake6",
+    "rake",
+    "rbash",
+    "rebar3",
+    "redo",
+    "rpmbuild",
+    "rr",
+    "run-parts",
+    "samurai",
+    "sbt",
+    "screen",
+    "script",
+    "setarch",
+    "setpriv",
+    "setsid",
+    "stack",
+    "stdbuf",
+    "svn",
+    "taskset",
+    "tcsh",
+    "tmux",
+    "tox",
+    "tup",
+    "unbuffer",
+    "valgrind",
+    "waf",
+    "watch",
+    "x86_64",
+    "xmake",
+    "xvfb-run",
+    "yarn",
+];
+
+/// They stand before compilers, or watch them from a server or with a library of their own.
+const WRAPPERS: &[&str] = &[
+    "analyze-build",
+    "bear",
+    "build-wrapper-linux-x86-64",
+    "buildcache",
+    "c++-analyzer",
+    "cachepot",
+    "ccc-analyzer",
+    "compiledb",
+    "cov-build",
+    "distccd",
+    "eatmydata",
+    "fakechroot",
+    "faked",
+    "faked-sysv",
+    "faked-tcp",
+    "fakeroot",
+    "fakeroot-sysv",
+    "fakeroot-tcp",
+    "faketime",
+    "fbuild",
+    "gomacc",
+    "h5c++",
+    "h5cc",
+    "h5fc",
+    "hipcc",
+    "iceccd",
+    "icerun",
+    "intercept",
+    "intercept-build",
+    "intercept-c++",
+    "intercept-cc",
+    "mpic++",
+    "mpicc",
+    "mpicxx",
+    "mpif77",
+    "mpif90",
+    "mpifort",
+    "pseudo",
+    "rewrapper",
+    "scan-build",
+    "scan-build-py",
+];
+
+/// They need rights, namespaces, processes or devices of this machine.
+const BOUND: &[&str] = &[
+    "bpftool",
+    "bpftrace",
+    "buildah",
+    "bwrap",
+    "crun",
+    "ctr",
+    "dmesg",
+    "doas",
+    "docker",
+    "firejail",
+    "fuser",
+    "htop",
+    "insmod",
+    "ip",
+    "ip6tables",
+    "ipcrm",
+    "ipcs",
+    "iptables",
+    "journalctl",
+    "kill",
+    "killall",
+    "loginctl",
+    "losetup",
+    "lsof",
+    "machinectl",
+    "modprobe",
+    "mount",
+    "nerdctl",
+    "nft",
+    "nsenter",
+    "pgrep",
+    "ping",
+    "pkexec",
+    "pkill",
+    "podman",
+    "ps",
+    "rmmod",
+    "runc",
+    "runuser",
+    "su",
+    "sudo",
+    "sudoedit",
+    "swapoff",
+    "swapon",
+    "sysctl",
+    "systemctl",
+    "systemd-nspawn",
+    "systemd-run",
+    "tc",
+    "tcpdump",
+    "top",
+    "umount",
+    "unshare",
+];
+
+/// Libraries that are preloaded and talk to a process of this machine, by the beginnings of their names: those of
+/// bear, intercept-build, pseudo, fakeroot, cowbuilder's and coverage tools.
+const TALKERS: &[&[u8]] = &[
+    b"libexec.so",
+    b"libear.so",
+    b"libscanbuild",
+    b"libintercept",
+    b"libpseudo",
+    b"libfakeroot",
+    b"libcapture",
+];
+
+/// Tells whether a list of preloaded libraries holds one that talks to a process of this machine.
+#[must_use]
+pub fn talks_here(preload: &[u8]) -> bool {
+    preload
+        .split(|&byte| byte == b':' || byte == b' ')
+        .any(|library| TALKERS.iter().any(|talker| base_name(library).starts_with(talker)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_sorted() {
+        for list in [STARTERS, WRAPPERS, BOUND] {
+            assert!(list.is_sorted());
+        }
+    }
+
+    #[test]
+    fn programs_by_what_they_do() {
+        assert_eq!(stays(b"/usr/bin/taskset"), Some(Reason::Driver));
+        assert_eq!(stays(b"/usr/bin/bear"), Some(Reason::Wrapper));
+        assert_eq!(stays(b"unshare"), Some(Reason::NeedsOrigin));
+        assert_eq!(stays(b"/usr/bin/cat"), None);
+        assert_eq!(stays_always(b"/usr/bin/taskset"), None);
+        assert_eq!(stays_always(b"/usr/sbin/chroot"), None);
+        assert_eq!(stays_always(b"/usr/bin/fakeroot"), Some(Reason::Wrapper));
+    }
+
+    #[test]
+    fn libraries_that_talk_here() {
+        assert!(talks_here(b"/l/liboswalk_preload.so:/usr/lib/bear/libexec.so"));
+        assert!(talks_here(b"libfakeroot-sysv.so"));
+        assert!(!talks_here(b"/usr/lib/faketime/libfaketime.so.1 libeatmydata.so"));
+        assert!(!talks_here(b""));
+    }
+}
