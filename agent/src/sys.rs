@@ -3,6 +3,7 @@
 
 mod above;
 pub(crate) mod fds;
+mod filter;
 pub(crate) mod launcher;
 pub(crate) mod peer;
 pub(crate) mod place;

@@ -8,6 +8,7 @@ use crate::run::{Run, seconds};
 pub(crate) const ALL: &[Test] = &[
     ("sandboxes::nothing_of_a_walk_is_left_to_the_next", nothing_is_left),
     ("sandboxes::nothing_inherited_is_open", nothing_inherited),
+    ("sandboxes::what_reaches_beyond_them_is_refused", reach_beyond),
 ];
 
 /// Says what there is of others, and leaves all that outlives a program.
@@ -75,4 +76,23 @@ fn nothing_inherited(lab: &Lab) -> Result<(), String> {
     } else {
         Err(format!("a walk has open: {}; natively: {}", walked.out(), native.out()))
     }
+}
+
+/// No user has the kernel do more for a walk than it is to.
+fn reach_beyond(lab: &Lab) -> Result<(), String> {
+    let (up, _shared) = lab.shared()?;
+    let dir = up.fresh("beyond")?;
+    for user in ["0", "1000"] {
+        let report = dir.join("report.json");
+        let mut command = up.exec(&report);
+        // Not here, where it would be allowed.
+        command.args(["--walk", "forbidden", "--no-fallback", "--", "forbidden", user]);
+        command.current_dir(&dir);
+        let run = Run::of(command, seconds(30))?;
+        if !run.succeeded() || run.out() != "tried\n" || !Report::read(&report)?.walked("forbidden")
+        {
+            return Err(format!("as {user}: {run}"));
+        }
+    }
+    Ok(())
 }

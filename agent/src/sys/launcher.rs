@@ -10,6 +10,7 @@ use packetfs::tree::Attr;
 use serde::{Deserialize, Serialize};
 use worknode::spec::{Bytes, WalkSpec};
 
+use super::filter::Filter;
 use super::process::{self, Side};
 use super::{fds, sandbox};
 
@@ -195,6 +196,7 @@ impl Sandbox {
 
 fn serve(socket: &UnixStream) {
     ignore_children();
+    let filter = Filter::new();
     while let Ok(Some((message, mut fds))) = fds::receive(socket) {
         let Some(control) = fds.pop().map(UnixStream::from) else { continue };
         let Ok(plan) = postcard::from_bytes::<Plan>(&message) else { continue };
@@ -203,7 +205,7 @@ fn serve(socket: &UnixStream) {
         // SAFETY: the launcher never makes a thread.
         match unsafe { process::fork_into(namespaces) } {
             Ok(Side::Parent(_)) => {}
-            Ok(Side::Child) => sandbox::run(&plan, &control),
+            Ok(Side::Child) => sandbox::run(&plan, &filter, &control),
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
                 tell(&control, &Event::Failed { stage: "make namespaces".into(), errno }, &[]);

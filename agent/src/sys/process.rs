@@ -142,6 +142,24 @@ pub(crate) fn die_with_parent() {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
 }
 
+/// Gives the calling process a session keyring of its own: what keys its parent has is nothing to it.
+///
+/// # Errors
+/// The user's quota of keys is used up.
+pub(super) fn join_new_keyring() -> io::Result<()> {
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: the call takes a number and no name.
+    let result =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, anonymous) };
+    match result {
+        // A kernel without keys has none to share.
+        -1 if io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS) => {
+            Err(io::Error::last_os_error())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Names the calling process, for `ps`.
 pub(crate) fn set_name(name: &std::ffi::CStr) {
     // SAFETY: the kernel reads up to 16 bytes of a NUL-terminated name.

@@ -10,6 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use worknode::spec::{FdKind, WalkSpec};
 
+use super::filter::Filter;
 use super::launcher::Launch;
 use super::process::{self, Stack};
 use super::sandbox::{Failure, at, path};
@@ -74,13 +75,14 @@ impl Program {
     }
 }
 
-/// What the program finds open.
+/// What the program finds open, and the calls that it may make.
 pub(super) struct Open<'a> {
     /// Where it begins: its root.
     pub(super) root: BorrowedFd<'a>,
     pub(super) descriptors: &'a [OwnedFd],
     pub(super) files: &'a [(u32, File)],
     pub(super) terminal: Option<&'a terminal::Pair>,
+    pub(super) filter: &'a Filter,
 }
 
 /// Becomes the program. Returns only if that fails.
@@ -124,6 +126,7 @@ fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(spec.umask));
     // SAFETY: the call takes plain numbers.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, spec.nice) };
+    open.filter.install()?;
     assume_identity(spec)?;
     std::env::set_current_dir(path(&spec.cwd))?;
     place_descriptors(launch, open)?;

@@ -18,6 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, Whence, lseek};
 use worknode::spec::{FdKind, TerminalSpec, WalkSpec};
 
+use super::filter::Filter;
 use super::launcher::{Event, Launch, Order, Plan, tell};
 use super::process::Stack;
 use super::program::{self, Open, Started};
@@ -41,10 +42,10 @@ pub(super) fn at<E: Into<io::Error>>(stage: impl Into<String>) -> impl FnOnce(E)
 }
 
 /// Runs walks, one after the other, each from the first mount to the last child. Never returns.
-pub(super) fn run(plan: &Plan, control: &UnixStream) -> ! {
+pub(super) fn run(plan: &Plan, filter: &Filter, control: &UnixStream) -> ! {
     process::die_with_parent();
     process::set_name(c"oswalk-walk");
-    if let Err(failure) = serve(plan, control) {
+    if let Err(failure) = serve(plan, filter, control) {
         let errno = failure.error.raw_os_error().unwrap_or(libc::EIO);
         tell(control, &Event::Failed { stage: failure.stage, errno }, &[]);
     }
@@ -53,7 +54,7 @@ pub(super) fn run(plan: &Plan, control: &UnixStream) -> ! {
 }
 
 /// Serves walks until there are no more.
-fn serve(plan: &Plan, control: &UnixStream) -> Result<(), Failure> {
+fn serve(plan: &Plan, filter: &Filter, control: &UnixStream) -> Result<(), Failure> {
     // SAFETY: this copy of the launcher uses its own socket alone, and never returns.
     unsafe { fds::keep_only(&[control.as_fd()]) }.map_err(at("close descriptors"))?;
     // The modes of the walk's mounts are those of its origin; the agent's own mask is stricter.
@@ -67,11 +68,12 @@ fn serve(plan: &Plan, control: &UnixStream) -> Result<(), Failure> {
         .map_err(at("make a signalfd"))?;
     nix::unistd::setsid().map_err(at("begin a session"))?;
     program::bound_capabilities();
+    process::join_new_keyring().map_err(at("make a keyring"))?;
     let root = Root::prepare(plan)?;
     let pids = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
     let stack = Stack::new().map_err(at("make a stack"))?;
     process::populate();
-    let mut sandbox = Sandbox { control, signals, root, pids, stack };
+    let mut sandbox = Sandbox { control, signals, root, pids, stack, filter };
     loop {
         let layers = sandbox.root.lay()?;
         let received = fds::receive(control).map_err(at("receive the walk"))?;
@@ -106,6 +108,7 @@ struct Sandbox<'a> {
     /// The inode number of its pid namespace.
     pids: u64,
     stack: Stack,
+    filter: &'a Filter,
 }
 
 impl Sandbox<'_> {
@@ -126,6 +129,7 @@ impl Sandbox<'_> {
             descriptors: &descriptors,
             files: &files,
             terminal: terminal.as_ref(),
+            filter: self.filter,
         };
         let started = program::start(launch, &open, self.root.last_pid.as_ref(), &mut self.stack)?;
         let program = match started {
