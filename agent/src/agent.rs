@@ -20,6 +20,7 @@ use worknode::id::{NodeId, SessionId};
 use worknode::page;
 use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Settings, Status};
 
+use crate::budget::Budget;
 use crate::cluster::{self, Cluster};
 use crate::commits::Commits;
 use crate::config::Config;
@@ -56,6 +57,8 @@ pub(crate) struct Agent {
     /// This agent's own directories, which no walk may touch.
     pub(crate) private_dirs: Vec<Vec<u8>>,
     pub(crate) upper_bytes: u64,
+    /// Memory for what runners have sent back, of all walks.
+    pub(crate) returned: Rc<Budget>,
     pub(crate) launcher: Launcher,
     pub(crate) exporter: ExporterHandle,
     pub(crate) commits: Commits,
@@ -180,6 +183,7 @@ async fn serve(
         pages_dir: pages.path().to_owned(),
         private_dirs: private.clone(),
         upper_bytes: settings.upper_bytes,
+        returned: Budget::new(memory_bytes() / 4),
         launcher,
         exporter: ExporterHandle::start(&vital, private)?,
         commits: Commits::start(&vital, &state.join("journal"))?,
@@ -398,9 +402,16 @@ impl Agent {
             Kind::Open => {
                 // Without it those that follow cannot be read either.
                 let Some(spec) = link.take_open(&frame.payload) else { return link.close() };
-                let frames = link.accept_stream(frame.stream);
+                let Some(frames) = link.accept_stream(frame.stream) else {
+                    tracing::error!(peer = %link.peer, "dropping the link: it opened a stream twice");
+                    return link.close();
+                };
                 let (agent, link) = (Rc::clone(self), Rc::clone(link));
                 tokio::task::spawn_local(runner::execute(agent, link, frame.stream, spec, frames));
+            }
+            Kind::Ask if !link.note_question() => {
+                tracing::error!(peer = %link.peer, "dropping the link: it asks more than is answered");
+                link.close();
             }
             Kind::Ask => match postcard::from_bytes(&frame.payload) {
                 Ok(ask) => {
