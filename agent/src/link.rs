@@ -17,7 +17,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -34,6 +34,7 @@ use crate::exporter::profile::Likeness;
 use crate::sys::tcp;
 use frame::{Assembler, Frame, Kind};
 use guarded::Guarded;
+use handshake::Peer;
 pub(crate) use inbox::Inbox;
 use inbox::Slit;
 use message::Open;
@@ -60,6 +61,9 @@ const DEAD_AFTER: u32 = 3;
 /// a link is dropped after twice this time at most.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 const KEEPALIVE_SECONDS: u32 = 1;
+/// A call that was begun before its side heard of the other's is over within this time: that of a call, and
+/// some for the way.
+const CROSSING_MAX: Duration = Duration::from_millis(2500);
 /// Kinds of walks remembered; when there are more, the other side is told once more.
 const FORETOLD_MAX: usize = 1000;
 /// Compile steps, likewise.
@@ -76,6 +80,10 @@ pub(crate) type Socket = WebSocketStream<Guarded<TcpStream>>;
 pub(crate) struct Link {
     /// The agent on the other side.
     pub(crate) peer: NodeId,
+    incarnation: u64,
+    /// This side called it.
+    called: bool,
+    began: Instant,
     /// Names the link among all that this agent ever had.
     pub(crate) number: u32,
     out_tx: mpsc::UnboundedSender<Frame>,
@@ -247,6 +255,23 @@ impl Link {
         }
     }
 
+    /// Tells whether a newer connection with the same peer takes this one's place.
+    pub(crate) fn gives_way_to(&self, own: &NodeId, peer: &Peer, called: bool) -> bool {
+        let meeting = Meeting {
+            is_same_agent: self.incarnation == peer.incarnation,
+            is_same_caller: self.called == called,
+            age: self.began.elapsed(),
+            newer_is_of_smaller: called == (*own < peer.node),
+        };
+        meeting.newer_stays()
+    }
+
+    /// Returns how long ago the other side's kernel acknowledged something; nothing if that is not known.
+    pub(crate) fn acknowledged_since(&self) -> Option<Duration> {
+        let connection = self.connection.borrow();
+        connection.as_ref().and_then(|connection| tcp::acknowledged_since(connection).ok())
+    }
+
     /// Tells whether the link broke.
     pub(crate) fn is_closed(&self) -> bool {
         *self.closed_tx.borrow()
@@ -268,6 +293,28 @@ impl Link {
     /// Returns the bytes sent and received so far.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.bytes_out.get(), self.bytes_in.get())
+    }
+}
+
+/// Two links with one peer.
+#[derive(Debug, Clone, Copy)]
+struct Meeting {
+    /// It is the same agent, not a later one of the same name.
+    is_same_agent: bool,
+    /// The same side has called both.
+    is_same_caller: bool,
+    /// Of the one that is there.
+    age: Duration,
+    /// The newer one was called by the node with the smaller name.
+    newer_is_of_smaller: bool,
+}
+
+impl Meeting {
+    /// Who calls has no link, or has lost it: the newer one stays. Only if both called before either heard
+    /// of the other, both have both: then both keep that of the smaller name's call.
+    fn newer_stays(self) -> bool {
+        let crossed = self.is_same_agent && !self.is_same_caller && self.age < CROSSING_MAX;
+        !crossed || self.newer_is_of_smaller
     }
 }
 
@@ -297,7 +344,7 @@ pub(crate) fn socket_config() -> WebSocketConfig {
 /// frame that arrives; `end` is called once, when the link broke.
 pub(crate) fn start(
     socket: Socket,
-    peer: NodeId,
+    Peer { node: peer, incarnation }: Peer,
     number: u32,
     called: bool,
     take: impl Fn(&Rc<Link>, Frame) + 'static,
@@ -308,6 +355,9 @@ pub(crate) fn start(
     let connection = RefCell::new(socket.get_ref().as_fd().try_clone_to_owned().ok());
     let link = Rc::new(Link {
         peer,
+        incarnation,
+        called,
+        began: Instant::now(),
         number,
         out_tx,
         connection,
@@ -456,4 +506,24 @@ fn parts(message: Vec<u8>) -> Vec<Vec<u8>> {
         rest = after;
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_calls_again_has_lost_the_link() {
+        let crossed = Meeting {
+            is_same_agent: true,
+            is_same_caller: false,
+            age: Duration::from_millis(10),
+            newer_is_of_smaller: false,
+        };
+        assert!(!crossed.newer_stays(), "both called at once: names decide");
+        assert!(Meeting { newer_is_of_smaller: true, ..crossed }.newer_stays());
+        assert!(Meeting { is_same_caller: true, ..crossed }.newer_stays(), "it has called again");
+        assert!(Meeting { is_same_agent: false, ..crossed }.newer_stays(), "it was started again");
+        assert!(Meeting { age: CROSSING_MAX, ..crossed }.newer_stays(), "the other has lost it");
+    }
 }

@@ -38,6 +38,9 @@ const PATIENT_BEATS: u32 = 2;
 
 /// A runner that answers within this time lives, whatever the broker believes.
 const ANSWER_MAX: Duration = Duration::from_millis(300);
+/// One whose machine does, though its agent is late, has this time: it has more to do than it can, and to begin
+/// anew elsewhere takes longer than that.
+const LATE_ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// What a packet takes besides its content.
 const PACKET_BYTES: u64 = 96;
@@ -140,6 +143,10 @@ pub(super) async fn run(
 }
 
 fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
+    if agent.open_link(&grant.node).is_some() {
+        // It has called again, or was: it lives, and only what went over the other link is lost.
+        return Attempted::Failed(Reason::RunnerLost);
+    }
     let (agent, node) = (Rc::clone(agent), grant.node.clone());
     tokio::task::spawn_local(async move {
         if let Err(error) = agent.cluster.broker.reap_node(&node).await {
@@ -164,7 +171,7 @@ async fn superseded(
             Some(Turn::Granted(newer))
                 if newer.walk == slot.grant().walk && newer.attempt > attempt =>
             {
-                if !link.answers(ANSWER_MAX).await {
+                if !lives(link).await {
                     return newer;
                 }
                 tracing::warn!(node = %link.peer, "given up by the broker, but it answers");
@@ -176,6 +183,16 @@ async fn superseded(
             None => std::future::pending().await,
         }
     }
+}
+
+/// Tells whether a runner is there, though its heartbeat was not heard.
+async fn lives(link: &Link) -> bool {
+    if link.answers(ANSWER_MAX).await {
+        return true;
+    }
+    // The question was acknowledged by its kernel, or it was not.
+    let acknowledged = link.acknowledged_since().is_some_and(|since| since < ANSWER_MAX);
+    acknowledged && !link.is_closed() && link.answers(LATE_ANSWER_MAX).await
 }
 
 struct Talk<'a> {
