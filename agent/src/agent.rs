@@ -20,13 +20,14 @@ use worknode::id::{NodeId, SessionId};
 use worknode::page;
 use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Settings, Status};
 
+use crate::budget::Budget;
 use crate::cluster::{self, Cluster};
 use crate::commits::Commits;
 use crate::config::Config;
 use crate::exporter::{ExporterHandle, Question};
 use crate::link::frame::{Frame, Kind};
 use crate::link::guarded::Guarded;
-use crate::link::handshake::{self, Secret};
+use crate::link::handshake::{self, Peer, Secret};
 use crate::link::{self, Link, message};
 use crate::mirrors::Mirror;
 use crate::pages::PagesDir;
@@ -56,6 +57,8 @@ pub(crate) struct Agent {
     /// This agent's own directories, which no walk may touch.
     pub(crate) private_dirs: Vec<Vec<u8>>,
     pub(crate) upper_bytes: u64,
+    /// Memory for what runners have sent back, of all walks.
+    pub(crate) returned: Rc<Budget>,
     pub(crate) launcher: Launcher,
     pub(crate) exporter: ExporterHandle,
     pub(crate) commits: Commits,
@@ -64,12 +67,14 @@ pub(crate) struct Agent {
     pub(crate) shutdown: tokio::sync::Notify,
     listen: SocketAddr,
     settings: Settings,
+    /// Tells this agent from an earlier one of the same name.
+    incarnation: u64,
     secret: Secret,
     store: Arc<Store>,
     vital: Vital,
     links: RefCell<HashMap<NodeId, Rc<Link>>>,
-    /// Held while a link is being called, so that two walks do not call twice.
-    calling: tokio::sync::Mutex<()>,
+    /// Held while a node is being called, so that two walks do not call twice.
+    calling: RefCell<HashMap<NodeId, Rc<tokio::sync::Mutex<()>>>>,
     /// When a node could not be reached: who waited for the same call need not try again.
     unreachable: RefCell<HashMap<NodeId, Instant>>,
     next_link: Cell<u32>,
@@ -180,6 +185,7 @@ async fn serve(
         pages_dir: pages.path().to_owned(),
         private_dirs: private.clone(),
         upper_bytes: settings.upper_bytes,
+        returned: Budget::new(memory_bytes() / 4),
         launcher,
         exporter: ExporterHandle::start(&vital, private)?,
         commits: Commits::start(&vital, &state.join("journal"))?,
@@ -187,11 +193,12 @@ async fn serve(
         shutdown: tokio::sync::Notify::new(),
         listen,
         settings,
+        incarnation: crate::random::number(),
         secret,
         store: Arc::new(store),
         vital: vital.clone(),
         links: RefCell::default(),
-        calling: tokio::sync::Mutex::new(()),
+        calling: RefCell::default(),
         unreachable: RefCell::default(),
         next_link: Cell::new(1),
         mirrors: RefCell::default(),
@@ -318,10 +325,11 @@ impl Agent {
 
     /// Returns the link to the node of a grant, calling it if there is none.
     pub(crate) async fn link_to(self: &Rc<Self>, grant: &Grant) -> anyhow::Result<Rc<Link>> {
-        let _calling = match self.open_link(&grant.node) {
-            Some(link) => return Ok(link),
-            None => self.calling.lock().await,
-        };
+        if let Some(link) = self.open_link(&grant.node) {
+            return Ok(link);
+        }
+        let calling = Rc::clone(self.calling.borrow_mut().entry(grant.node.clone()).or_default());
+        let _calling = calling.lock().await;
         if let Some(link) = self.open_link(&grant.node) {
             return Ok(link);
         }
@@ -332,7 +340,7 @@ impl Agent {
             let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
             let (mut socket, _) =
                 tokio_tungstenite::client_async_with_config(url, stream, config).await?;
-            let peer = handshake::call(&mut socket, &self.node, &self.secret).await?;
+            let peer = handshake::call(&mut socket, &self.own(), &self.secret).await?;
             socket.get_mut().open();
             anyhow::Ok((socket, peer))
         };
@@ -347,12 +355,22 @@ impl Agent {
                 self.unreachable.borrow_mut().insert(grant.node.clone(), Instant::now());
             })
             .with_context(|| format!("failed to call {} at {}", grant.node, grant.address))?;
-        anyhow::ensure!(peer == grant.node, "{} answered in the place of {}", peer, grant.node);
+        anyhow::ensure!(
+            peer.node == grant.node,
+            "{} answered in the place of {}",
+            peer.node,
+            grant.node
+        );
         Ok(self.start_link(socket, peer, true))
     }
 
-    fn open_link(&self, node: &NodeId) -> Option<Rc<Link>> {
+    pub(crate) fn open_link(&self, node: &NodeId) -> Option<Rc<Link>> {
         self.links.borrow().get(node).filter(|link| !link.is_closed()).cloned()
+    }
+
+    /// Returns who this agent is.
+    pub(crate) fn own(&self) -> Peer {
+        Peer { node: self.node.clone(), incarnation: self.incarnation }
     }
 
     /// Returns the key that proves the cluster's secret.
@@ -363,32 +381,34 @@ impl Agent {
     pub(crate) fn start_link(
         self: &Rc<Self>,
         socket: link::Socket,
-        peer: NodeId,
+        peer: Peer,
         called: bool,
     ) -> Rc<Link> {
-        // Both sides may have called at once. Of two links, that of the smaller name's call stays:
-        // so both sides keep the same one.
-        if let Some(other) = self.open_link(&peer) {
-            let called_by_smaller = called == (self.node < peer);
-            tracing::info!(%peer, called_by_smaller, "a second link");
-            if called_by_smaller {
-                other.close();
-            } else {
+        let other = self.open_link(&peer.node);
+        let replaced = match other {
+            Some(other) if !other.gives_way_to(&self.node, &peer, called) => {
+                tracing::info!(peer = %peer.node, "both have called: their link stays, not this one");
                 return other;
             }
-        }
+            other => other,
+        };
         let number = self.next_link.get();
         self.next_link.set(number + 1);
         let (taker, ender) = (Rc::clone(self), Rc::clone(self));
         let link = link::start(
             socket,
-            peer.clone(),
+            peer,
             number,
             called,
             move |link, frame| taker.take(link, frame),
             move |link| ender.end_link(link),
         );
-        self.links.borrow_mut().insert(peer, Rc::clone(&link));
+        self.links.borrow_mut().insert(link.peer.clone(), Rc::clone(&link));
+        if let Some(replaced) = replaced {
+            // Whose walks end with it find that there is another.
+            tracing::info!(peer = %link.peer, "a newer link takes the place of the one that was there");
+            replaced.close();
+        }
         link
     }
 
@@ -398,9 +418,16 @@ impl Agent {
             Kind::Open => {
                 // Without it those that follow cannot be read either.
                 let Some(spec) = link.take_open(&frame.payload) else { return link.close() };
-                let frames = link.accept_stream(frame.stream);
+                let Some(frames) = link.accept_stream(frame.stream) else {
+                    tracing::error!(peer = %link.peer, "dropping the link: it opened a stream twice");
+                    return link.close();
+                };
                 let (agent, link) = (Rc::clone(self), Rc::clone(link));
                 tokio::task::spawn_local(runner::execute(agent, link, frame.stream, spec, frames));
+            }
+            Kind::Ask if !link.note_question() => {
+                tracing::error!(peer = %link.peer, "dropping the link: it asks more than is answered");
+                link.close();
             }
             Kind::Ask => match postcard::from_bytes(&frame.payload) {
                 Ok(ask) => {

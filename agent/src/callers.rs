@@ -59,11 +59,11 @@ pub(crate) async fn accept(agent: Rc<Agent>, listener: TcpListener) {
 async fn greet(
     agent: &Agent,
     stream: TcpStream,
-) -> anyhow::Result<(link::Socket, worknode::id::NodeId)> {
+) -> anyhow::Result<(link::Socket, handshake::Peer)> {
     link::prepare(&stream)?;
     let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
     let mut socket = tokio_tungstenite::accept_async_with_config(stream, config).await?;
-    let peer = handshake::answer(&mut socket, &agent.node, agent.secret()).await?;
+    let peer = handshake::answer(&mut socket, &agent.own(), agent.secret()).await?;
     socket.get_mut().open();
     Ok((socket, peer))
 }

@@ -2,14 +2,15 @@
 
 mod connection;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
-use worknode::door::Kind;
+use worknode::door::{HELLO_BYTES_MAX, Kind};
 use worknode::id::SessionId;
 use worknode::page;
 use worknode::request::{Reply, Request, SessionOptions};
@@ -28,12 +29,51 @@ pub(crate) struct Peer {
     pub(crate) gid: u32,
 }
 
+/// Connections of one user: each is a walk that runs or waits, and a process of the user that waits for it.
+const CONNECTIONS_PER_USER_MAX: usize = 8192;
+
+/// Counts who is in, by user.
+#[derive(Debug, Default)]
+struct Guests {
+    by_user: RefCell<HashMap<u32, usize>>,
+}
+
+/// A connection of a user, until it is dropped.
+struct Guest {
+    guests: Rc<Guests>,
+    uid: u32,
+}
+
+impl Guests {
+    /// Counts one more; nothing if the user has too many.
+    fn enter(self: &Rc<Self>, uid: u32) -> Option<Guest> {
+        let mut by_user = self.by_user.borrow_mut();
+        let count = by_user.entry(uid).or_default();
+        (*count < CONNECTIONS_PER_USER_MAX).then(|| {
+            *count += 1;
+            Guest { guests: Rc::clone(self), uid }
+        })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut by_user = self.guests.by_user.borrow_mut();
+        match by_user.get_mut(&self.uid) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(by_user.remove(&self.uid)),
+        }
+    }
+}
+
 /// Lets everybody in who comes.
 pub(crate) async fn serve(agent: Rc<Agent>, listener: AsyncFd<UnixListener>) {
+    let guests = Rc::new(Guests::default());
     loop {
         match connection::accept(&listener).await {
             Ok(stream) => {
-                tokio::task::spawn_local(welcome(Rc::clone(&agent), stream));
+                let (agent, guests) = (Rc::clone(&agent), Rc::clone(&guests));
+                tokio::task::spawn_local(welcome(agent, guests, stream));
             }
             Err(error) => {
                 // Out of descriptors, most likely: some will be free again soon.
@@ -44,16 +84,20 @@ pub(crate) async fn serve(agent: Rc<Agent>, listener: AsyncFd<UnixListener>) {
     }
 }
 
-async fn welcome(agent: Rc<Agent>, stream: UnixStream) {
+async fn welcome(agent: Rc<Agent>, guests: Rc<Guests>, stream: UnixStream) {
     let Ok(credentials) = getsockopt(&stream, sockopt::PeerCredentials) else { return };
     let peer = Peer {
         pid: u32::try_from(credentials.pid()).unwrap_or(0),
         uid: credentials.uid(),
         gid: credentials.gid(),
     };
+    // A stub that is not let in executes its program here.
+    let Some(_guest) = guests.enter(peer.uid) else {
+        return tracing::warn!(uid = peer.uid, "too many connections of one user at the door");
+    };
     let groups = crate::sys::peer::groups(stream.as_raw_fd());
     let Ok((mut reader, mut writer)) = connection::split(stream) else { return };
-    let Some((header, payload)) = reader.next().await else { return };
+    let Some((header, payload)) = reader.next(HELLO_BYTES_MAX).await else { return };
     match header.kind {
         Kind::Hello => origin::walk(agent, peer, groups, reader, writer, &payload).await,
         Kind::Request => talk(&agent, peer, &mut reader, &mut writer, payload).await,
@@ -85,7 +129,11 @@ async fn talk(
             }
             Err(error) => writer.send(Kind::Failed, 0, format!("{error:#}").as_bytes()).await,
         };
-        next = if sent { reader.next().await.map(|(_, payload)| payload) } else { None };
+        next = if sent {
+            reader.next(HELLO_BYTES_MAX).await.map(|(_, payload)| payload)
+        } else {
+            None
+        };
     }
     if let Some(session) = opened.take() {
         agent.end_session(session);
@@ -169,4 +217,21 @@ fn open_session(
     let (dir, door) = (&agent.pages_dir, &agent.door_path);
     let session = Session::open(dir, door, options, peer, gate, agent.usage())?;
     Ok(agent.add_session(session))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_leaves_the_door_to_others() {
+        let guests = Rc::new(Guests::default());
+        let mut inside: Vec<_> = (0..10_000).map_while(|_| guests.enter(1000)).collect();
+        assert_eq!(inside.len(), CONNECTIONS_PER_USER_MAX);
+        assert!(guests.enter(1001).is_some());
+        inside.pop();
+        assert!(guests.enter(1000).is_some());
+        inside.clear();
+        assert!(guests.by_user.borrow().is_empty(), "who has left is forgotten");
+    }
 }

@@ -5,6 +5,7 @@
 //! `runner` (a walk's life there), `mirrors`, `exporter`, `commits`, `vital` (what must not end before the agent), and [`sys`] (the kernel).
 
 mod agent;
+mod budget;
 mod callers;
 mod cluster;
 mod commits;

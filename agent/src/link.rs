@@ -7,6 +7,7 @@
 pub(crate) mod frame;
 pub(crate) mod guarded;
 pub(crate) mod handshake;
+mod inbox;
 pub(crate) mod message;
 pub(crate) mod squeeze;
 
@@ -16,7 +17,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -33,6 +34,9 @@ use crate::exporter::profile::Likeness;
 use crate::sys::tcp;
 use frame::{Assembler, Frame, Kind};
 use guarded::Guarded;
+use handshake::Peer;
+pub(crate) use inbox::Inbox;
+use inbox::Slit;
 use message::Open;
 use packetfs::tree::Change;
 use squeeze::{Squeezer, Unsqueezer};
@@ -42,6 +46,12 @@ use worknode::id::Attempt;
 const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
 /// Packets asked for in one question: an answer of about a megabyte.
 pub(crate) const PACKETS_PER_ASK: usize = 16;
+/// Questions of one side that are on their way at once; more wait there. At a megabyte each that fills any
+/// network.
+pub(crate) const QUESTIONS_AT_ONCE: usize = 128;
+/// Questions of the other side that wait for their answers, which may be a megabyte each. It keeps to half of
+/// that; the other half is for answers that are on their way to it.
+const QUESTIONS_MAX: usize = 2 * QUESTIONS_AT_ONCE;
 /// Silence after which a link asks whether the other side's agent is awake, and how often it asks in
 /// vain. Whether its machine is there the kernels find out among themselves, sooner and for less.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -51,6 +61,9 @@ const DEAD_AFTER: u32 = 3;
 /// a link is dropped after twice this time at most.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 const KEEPALIVE_SECONDS: u32 = 1;
+/// A call that was begun before its side heard of the other's is over within this time: that of a call, and
+/// some for the way.
+const CROSSING_MAX: Duration = Duration::from_millis(2500);
 /// Kinds of walks remembered; when there are more, the other side is told once more.
 const FORETOLD_MAX: usize = 1000;
 /// Compile steps, likewise.
@@ -67,6 +80,10 @@ pub(crate) type Socket = WebSocketStream<Guarded<TcpStream>>;
 pub(crate) struct Link {
     /// The agent on the other side.
     pub(crate) peer: NodeId,
+    incarnation: u64,
+    /// This side called it.
+    called: bool,
+    began: Instant,
     /// Names the link among all that this agent ever had.
     pub(crate) number: u32,
     out_tx: mpsc::UnboundedSender<Frame>,
@@ -74,7 +91,13 @@ pub(crate) struct Link {
     connection: RefCell<Option<OwnedFd>>,
     /// The caller's streams are odd, the callee's even.
     next_stream: Cell<u32>,
-    streams: RefCell<HashMap<u32, mpsc::UnboundedSender<Frame>>>,
+    streams: RefCell<HashMap<u32, Slit>>,
+    /// Frames that belong to no stream: those of walks that have ended, and what a lying side makes up.
+    strays: Cell<u64>,
+    /// Questions of the other side whose answers have not gone out.
+    unanswered: Cell<usize>,
+    /// An answer to a ping waits to go out: it answers later ones, too.
+    pong_waits: Cell<bool>,
     /// Walks of this side that run on the other, by stream.
     walks: RefCell<HashMap<u32, Arc<Likeness>>>,
     /// What the other side was told ahead of the first walk of its kind.
@@ -129,17 +152,29 @@ impl Link {
     }
 
     /// Opens a stream of this side.
-    pub(crate) fn open_stream(&self) -> (u32, mpsc::UnboundedReceiver<Frame>) {
+    pub(crate) fn open_stream(&self) -> (u32, Inbox) {
         let stream = self.next_stream.get();
         self.next_stream.set(stream.wrapping_add(2));
-        (stream, self.accept_stream(stream))
+        (stream, self.take_part(stream))
     }
 
-    /// Takes part in a stream that the other side opened.
-    pub(crate) fn accept_stream(&self, stream: u32) -> mpsc::UnboundedReceiver<Frame> {
-        let (tx, rx) = mpsc::unbounded_channel();
-        self.streams.borrow_mut().insert(stream, tx);
-        rx
+    /// Takes part in a stream that the other side opened; nothing if that is none of its own, or open already.
+    pub(crate) fn accept_stream(&self, stream: u32) -> Option<Inbox> {
+        let is_ours = stream % 2 == self.next_stream.get() % 2;
+        let is_open = self.streams.borrow().contains_key(&stream);
+        (!is_ours && !is_open).then(|| self.take_part(stream))
+    }
+
+    fn take_part(&self, stream: u32) -> Inbox {
+        let (slit, inbox) = inbox::inbox();
+        self.streams.borrow_mut().insert(stream, slit);
+        inbox
+    }
+
+    /// Counts a question of the other side until its answer has gone out; false if there are too many.
+    pub(crate) fn note_question(&self) -> bool {
+        self.unanswered.set(self.unanswered.get() + 1);
+        self.unanswered.get() <= QUESTIONS_MAX
     }
 
     /// Notes a walk of this side on a stream; true if it is the first of its kind.
@@ -183,8 +218,16 @@ impl Link {
 
     /// Hands a frame to whoever takes part in its stream.
     pub(crate) fn route(&self, frame: Frame) {
-        if let Some(tx) = self.streams.borrow().get(&frame.stream) {
-            let _ = tx.send(frame);
+        let taken = match self.streams.borrow().get(&frame.stream) {
+            Some(slit) => slit.put(frame),
+            None => {
+                self.strays.set(self.strays.get() + 1);
+                true
+            }
+        };
+        if !taken {
+            tracing::error!(peer = %self.peer, "dropping the link: it sent more than it was given credit for");
+            self.close();
         }
     }
 
@@ -202,6 +245,31 @@ impl Link {
         answer.as_mut().enable();
         self.send(Kind::Ping, 0, Vec::new());
         tokio::time::timeout(within, answer).await.is_ok()
+    }
+
+    fn note_sent(&self, frame: &Frame) {
+        match frame.kind {
+            Kind::Answer => self.unanswered.set(self.unanswered.get().saturating_sub(1)),
+            Kind::Pong => self.pong_waits.set(false),
+            _ => {}
+        }
+    }
+
+    /// Tells whether a newer connection with the same peer takes this one's place.
+    pub(crate) fn gives_way_to(&self, own: &NodeId, peer: &Peer, called: bool) -> bool {
+        let meeting = Meeting {
+            is_same_agent: self.incarnation == peer.incarnation,
+            is_same_caller: self.called == called,
+            age: self.began.elapsed(),
+            newer_is_of_smaller: called == (*own < peer.node),
+        };
+        meeting.newer_stays()
+    }
+
+    /// Returns how long ago the other side's kernel acknowledged something; nothing if that is not known.
+    pub(crate) fn acknowledged_since(&self) -> Option<Duration> {
+        let connection = self.connection.borrow();
+        connection.as_ref().and_then(|connection| tcp::acknowledged_since(connection).ok())
     }
 
     /// Tells whether the link broke.
@@ -225,6 +293,28 @@ impl Link {
     /// Returns the bytes sent and received so far.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.bytes_out.get(), self.bytes_in.get())
+    }
+}
+
+/// Two links with one peer.
+#[derive(Debug, Clone, Copy)]
+struct Meeting {
+    /// It is the same agent, not a later one of the same name.
+    is_same_agent: bool,
+    /// The same side has called both.
+    is_same_caller: bool,
+    /// Of the one that is there.
+    age: Duration,
+    /// The newer one was called by the node with the smaller name.
+    newer_is_of_smaller: bool,
+}
+
+impl Meeting {
+    /// Who calls has no link, or has lost it: the newer one stays. Only if both called before either heard
+    /// of the other, both have both: then both keep that of the smaller name's call.
+    fn newer_stays(self) -> bool {
+        let crossed = self.is_same_agent && !self.is_same_caller && self.age < CROSSING_MAX;
+        !crossed || self.newer_is_of_smaller
     }
 }
 
@@ -254,7 +344,7 @@ pub(crate) fn socket_config() -> WebSocketConfig {
 /// frame that arrives; `end` is called once, when the link broke.
 pub(crate) fn start(
     socket: Socket,
-    peer: NodeId,
+    Peer { node: peer, incarnation }: Peer,
     number: u32,
     called: bool,
     take: impl Fn(&Rc<Link>, Frame) + 'static,
@@ -265,11 +355,17 @@ pub(crate) fn start(
     let connection = RefCell::new(socket.get_ref().as_fd().try_clone_to_owned().ok());
     let link = Rc::new(Link {
         peer,
+        incarnation,
+        called,
+        began: Instant::now(),
         number,
         out_tx,
         connection,
         next_stream: Cell::new(if called { 1 } else { 2 }),
         streams: RefCell::default(),
+        strays: Cell::new(0),
+        unanswered: Cell::new(0),
+        pong_waits: Cell::new(false),
         walks: RefCell::default(),
         foretold: RefCell::default(),
         steps: RefCell::default(),
@@ -293,6 +389,7 @@ pub(crate) fn start(
         // The other side is to see that it ends.
         running.connection.take();
         running.close();
+        tracing::debug!(peer = %running.peer, strays = running.strays.get(), "a link ended");
         end(&running);
     });
     link
@@ -335,6 +432,7 @@ async fn read(
             Ok(frames) => {
                 for frame in frames {
                     match frame.kind {
+                        Kind::Ping if link.pong_waits.replace(true) => {}
                         Kind::Ping => link.send(Kind::Pong, 0, Vec::new()),
                         Kind::Pong => link.answered.notify_waiters(),
                         _ => take(link, frame),
@@ -360,6 +458,7 @@ async fn write(
             // What is waiting goes along: a short walk's output and its end are one message.
             let mut message = Vec::with_capacity(frame.payload.len() + 64);
             let mut messages = says_something(&frame);
+            link.note_sent(&frame);
             frame.encode(&mut message);
             next = None;
             while let Ok(frame) = out_rx.try_recv() {
@@ -368,6 +467,7 @@ async fn write(
                     break;
                 }
                 messages |= says_something(&frame);
+                link.note_sent(&frame);
                 frame.encode(&mut message);
             }
             link.messages_out.set(link.messages_out.get() + u64::from(messages));
@@ -406,4 +506,24 @@ fn parts(message: Vec<u8>) -> Vec<Vec<u8>> {
         rest = after;
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_calls_again_has_lost_the_link() {
+        let crossed = Meeting {
+            is_same_agent: true,
+            is_same_caller: false,
+            age: Duration::from_millis(10),
+            newer_is_of_smaller: false,
+        };
+        assert!(!crossed.newer_stays(), "both called at once: names decide");
+        assert!(Meeting { newer_is_of_smaller: true, ..crossed }.newer_stays());
+        assert!(Meeting { is_same_caller: true, ..crossed }.newer_stays(), "it has called again");
+        assert!(Meeting { is_same_agent: false, ..crossed }.newer_stays(), "it was started again");
+        assert!(Meeting { age: CROSSING_MAX, ..crossed }.newer_stays(), "the other has lost it");
+    }
 }

@@ -2,7 +2,7 @@
 //! origin, and fed over the link to it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use worknode::spec::WalkSpec;
 
 use crate::link::frame::Kind;
 use crate::link::message::{self, Answer, Ask, Doubt, Told};
-use crate::link::{Link, PACKETS_PER_ASK};
+use crate::link::{Link, PACKETS_PER_ASK, QUESTIONS_AT_ONCE};
 use crate::runner::sandboxes::Sandboxes;
 use crate::sys::launcher::Launcher;
 use crate::vital::Vital;
@@ -53,6 +53,9 @@ pub(crate) struct Mirror {
     link: RefCell<Option<Rc<Link>>>,
     next_ask: Cell<u32>,
     asked: RefCell<HashMap<u32, Asked>>,
+    /// Of these, encoded, what waits until fewer are on their way, and how many are.
+    line: RefCell<VecDeque<(u32, Vec<u8>)>>,
+    on_their_way: Cell<usize>,
     /// Who waits for a listing or a file's manifest.
     waiting: RefCell<HashMap<Need, Vec<Done>>>,
     /// Packets that were asked for and have not come.
@@ -108,6 +111,8 @@ impl Mirror {
             link: RefCell::new(Some(Rc::clone(link))),
             next_ask: Cell::new(1),
             asked: RefCell::default(),
+            line: RefCell::default(),
+            on_their_way: Cell::new(0),
             waiting: RefCell::default(),
             coming: RefCell::default(),
             waiting_packets: RefCell::default(),
@@ -199,6 +204,8 @@ impl Mirror {
     pub(crate) fn unlink(&self) {
         self.link.replace(None);
         self.asked.borrow_mut().clear();
+        self.line.borrow_mut().clear();
+        self.on_their_way.set(0);
         self.coming.borrow_mut().clear();
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         let packets = std::mem::take(&mut *self.waiting_packets.borrow_mut());
@@ -293,6 +300,10 @@ impl Mirror {
     /// Takes in the answer to a question.
     pub(crate) fn take_answer(&self, number: u32, answer: Answer) {
         let Some(asked) = self.asked.borrow_mut().remove(&number) else { return };
+        self.on_their_way.set(self.on_their_way.get().saturating_sub(1));
+        if let Some(link) = self.link.borrow().as_ref() {
+            self.send_questions(link, &mut self.line.borrow_mut());
+        }
         match asked {
             Asked::Need(need) => {
                 let result = self.learn(&need, answer);
@@ -443,6 +454,16 @@ impl Mirror {
         }
     }
 
+    /// Sends questions that wait, as many as may be on their way.
+    fn send_questions(&self, link: &Link, line: &mut VecDeque<(u32, Vec<u8>)>) {
+        while self.on_their_way.get() < QUESTIONS_AT_ONCE
+            && let Some((number, question)) = line.pop_front()
+        {
+            self.on_their_way.set(self.on_their_way.get() + 1);
+            link.send(Kind::Ask, number, question);
+        }
+    }
+
     /// Asks the origin; false if there is no link to it.
     fn ask(&self, ask: &Ask, asked: Asked) -> bool {
         let link = self.link.borrow();
@@ -450,7 +471,9 @@ impl Mirror {
         let number = self.next_ask.get();
         self.next_ask.set(number.wrapping_add(1));
         self.asked.borrow_mut().insert(number, asked);
-        link.send(Kind::Ask, number, message::encode(ask));
+        let mut line = self.line.borrow_mut();
+        line.push_back((number, message::encode(ask)));
+        self.send_questions(link, &mut line);
         true
     }
 }

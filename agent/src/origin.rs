@@ -6,6 +6,7 @@
 mod alone;
 mod attempt;
 mod hello;
+mod ledger;
 mod output;
 mod stops;
 mod vet;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use broker::{Grant, Retried, Submit, Submitted};
 use packetfs::commit::CommitError;
 use tokio::sync::mpsc;
-use worknode::door::{Header, Kind};
+use worknode::door::{DATA_BYTES_MAX, Header, Kind};
 use worknode::id::{Attempt, NodeId, WalkId};
 use worknode::reason::Reason;
 use worknode::report::WalkLine;
@@ -33,6 +34,8 @@ use stops::Stops;
 
 /// Attempts on runners before the program is executed here.
 const ATTEMPTS_MAX: u32 = 3;
+/// Frames of a stub that wait: when nobody takes them in, the stub waits itself.
+const FRAMES_WAITING_MAX: usize = 64;
 /// Where programs complain.
 const STDERR: u16 = 2;
 /// How long a stub may take to leave after its last frame: it may still be writing output.
@@ -41,7 +44,7 @@ const FAREWELL_MAX: Duration = Duration::from_secs(600);
 /// The walk's process at the origin, as the attempts see it.
 pub(crate) struct Stub {
     /// Frames of the stub, until it is gone.
-    frames: mpsc::UnboundedReceiver<(Header, Vec<u8>)>,
+    frames: mpsc::Receiver<(Header, Vec<u8>)>,
     /// What the stub gets; written by a task of its own.
     output: Output,
     stops: Stops,
@@ -80,17 +83,16 @@ pub(crate) async fn walk(
         output.send(Kind::RunHere, 0, vec![Reason::NoAgent as u8]);
         return output.finish().await;
     };
-    let (frames_tx, frames) = mpsc::unbounded_channel();
+    let (frames_tx, frames) = mpsc::channel(FRAMES_WAITING_MAX);
     let stops = Stops::new(peer.pid);
     let goes_on = stops.noter();
-    // What the stub sends is bounded: input by what it was asked for, the rest is small.
     let pump = tokio::task::spawn_local(async move {
-        while let Some(frame) = reader.next().await {
+        while let Some(frame) = reader.next(DATA_BYTES_MAX).await {
             if signal(&frame.0, &frame.1) == Some(libc::SIGCONT) {
                 goes_on();
             }
             // Who waits for the stub to leave hears no frames any more.
-            let _ = frames_tx.send(frame);
+            let _ = frames_tx.send(frame).await;
         }
         goes_on();
     });
@@ -132,7 +134,10 @@ pub(crate) async fn walk(
         End::Lost(text) => stub.output.send(Kind::Refused, 0, text.into_bytes()),
         End::Gone => {}
     }
-    stub.output.finish().await;
+    let Stub { output, frames, .. } = stub;
+    // Nobody waits for room there.
+    drop(frames);
+    output.finish().await;
     // The stub leaves when it has read its last frame. Closing first would cut it off.
     if !pump.is_finished() {
         let _ = tokio::time::timeout(FAREWELL_MAX, pump).await;

@@ -22,13 +22,12 @@ use packetfs::packet::{Packed, PacketRef};
 use packetfs::tree::{Attr, Bytes, Time, Version};
 use packetfs::upper::{self, Reading};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
 use crate::agent::Agent;
-use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Exit, Packets};
+use crate::link::{Inbox, Link};
 use crate::mirrors::{Lower, Mirror};
 use crate::sys::fds;
 use crate::sys::launcher::{Ahead, Event, Launch, Order};
@@ -43,7 +42,7 @@ pub(crate) async fn execute(
     link: Rc<Link>,
     stream: u32,
     spec: Vec<u8>,
-    mut frames: mpsc::UnboundedReceiver<Frame>,
+    mut frames: Inbox,
 ) {
     let outcome = tokio::select! {
         outcome = run(&agent, &link, stream, &spec, &mut frames) => outcome,
@@ -101,7 +100,7 @@ async fn run(
     link: &Rc<Link>,
     stream: u32,
     spec: &[u8],
-    frames: &mut mpsc::UnboundedReceiver<Frame>,
+    frames: &mut Inbox,
 ) -> Result<Option<Ended>, Fault> {
     let started = Instant::now();
     let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
@@ -173,7 +172,12 @@ async fn run(
             },
             frame = frames.recv() => match frame {
                 Some(frame) if frame.kind == Kind::Cancel => return Ok(None),
-                Some(frame) => running.take(frame),
+                Some(frame) => {
+                    if !running.take(frame) {
+                        let said = "the origin sent input that was not asked for";
+                        return Err(Fault::Sandbox(said.into()));
+                    }
+                }
                 None => return Ok(None),
             },
         }
@@ -181,12 +185,11 @@ async fn run(
 }
 
 /// Serves the origin's frames until it gives the walk up.
-async fn serve(running: &Running, frames: &mut mpsc::UnboundedReceiver<Frame>) -> bool {
+async fn serve(running: &Running, frames: &mut Inbox) -> bool {
     while let Some(frame) = frames.recv().await {
-        if frame.kind == Kind::Cancel {
+        if frame.kind == Kind::Cancel || !running.take(frame) {
             break;
         }
-        running.take(frame);
     }
     false
 }
@@ -244,7 +247,8 @@ impl Running {
         self.streams.start_terminal(master, move |what| order(&control, what))
     }
 
-    fn take(&self, frame: Frame) {
+    /// Takes in a frame of the origin; false if it is more than was asked for.
+    fn take(&self, frame: Frame) -> bool {
         if frame.kind == Kind::Signal {
             if let Ok([number @ .., terminal, _, _, _]) =
                 <[u8; 8]>::try_from(frame.payload.as_ref())
@@ -252,8 +256,9 @@ impl Running {
                 let (number, from_terminal) = (i32::from_le_bytes(number), terminal != 0);
                 order(&self.control, Order::Signal { number, from_terminal });
             }
+            true
         } else {
-            self.streams.take(frame);
+            self.streams.take(frame)
         }
     }
 }

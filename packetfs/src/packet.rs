@@ -217,6 +217,16 @@ impl Packed {
         Self { compressed: false, body: content.to_vec() }
     }
 
+    /// Tells whether this may be the packet that `expected` names, as far as sizes say: who counts the bytes
+    /// of packets counts what they take.
+    #[must_use]
+    pub fn may_be(&self, expected: PacketRef) -> bool {
+        let bytes = expected.bytes as usize;
+        let longest = if self.compressed { bytes.saturating_sub(1) } else { bytes };
+        let shortest = if self.compressed { 1 } else { bytes };
+        (1..=PACKET_BYTES_MAX).contains(&bytes) && (shortest..=longest).contains(&self.body.len())
+    }
+
     /// Returns the content, once it is what `expected` names.
     ///
     /// # Errors
@@ -300,12 +310,18 @@ mod tests {
     fn packed_content_is_checked() {
         for content in [noise(1000), vec![b'a'; 100_000], Vec::new()] {
             for packed in [Packed::pack(&content), Packed::plain(&content)] {
+                assert!(packed.may_be(reference(&content)) || content.is_empty());
                 assert_eq!(packed.unpack(reference(&content)).expect("just packed"), content);
             }
         }
         let packed = Packed::pack(&[b'a'; 1000]);
         assert!(packed.compressed);
         assert!(packed.unpack(reference(b"other")).is_err());
+        for bytes in [0, 1, 3, u32::MAX] {
+            let lie = PacketRef { bytes, ..reference(&[7; 9]) };
+            assert!(!Packed::plain(&[7; 9]).may_be(lie), "{bytes} bytes that are 9");
+        }
+        assert!(!Packed::plain(b"").may_be(reference(b"")), "nothing is no packet");
         let broken = Packed { compressed: true, body: vec![1, 2, 3] };
         assert!(broken.unpack(reference(b"abc")).is_err());
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, sendmsg};
 use tokio::io::unix::AsyncFd;
-use worknode::door::{HEADER_BYTES, HELLO_BYTES_MAX, Header, Kind};
+use worknode::door::{HEADER_BYTES, Header, Kind};
 
 use crate::sys::watch;
 
@@ -59,12 +59,12 @@ pub(crate) fn split(stream: UnixStream) -> io::Result<(Reader, Writer)> {
 }
 
 impl Reader {
-    /// Returns the next frame; nothing at the end, or if it is no frame.
-    pub(crate) async fn next(&mut self) -> Option<(Header, Vec<u8>)> {
+    /// Returns the next frame; nothing at the end, or if it is no frame or longer than that.
+    pub(crate) async fn next(&mut self, bytes_max: usize) -> Option<(Header, Vec<u8>)> {
         self.fill(HEADER_BYTES).await?;
         let header = Header::decode(*self.read.first_chunk()?)?;
         let length = header.payload_bytes as usize;
-        if length > HELLO_BYTES_MAX {
+        if length > bytes_max {
             return None;
         }
         let end = HEADER_BYTES + length;
@@ -162,6 +162,7 @@ mod tests {
     use std::io::Write;
 
     use tokio::runtime::{Builder, LocalOptions};
+    use worknode::door::HELLO_BYTES_MAX;
 
     use super::*;
 
@@ -197,7 +198,7 @@ mod tests {
                 theirs.write_all(&frame(Kind::Data, 1, b"cut off")[..10]).expect("somebody reads");
             });
             let mut seen = Vec::new();
-            while let Some((header, payload)) = reader.next().await {
+            while let Some((header, payload)) = reader.next(HELLO_BYTES_MAX).await {
                 seen.push((header.kind, header.fd, payload));
             }
             sender.join().expect("the sender ends");
@@ -208,6 +209,18 @@ mod tests {
                 (Kind::Ready, 3, b"x".to_vec()),
             ];
             assert!(seen == expected, "{} frames", seen.len());
+        });
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_read() {
+        run(async {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            let (mut reader, _writer) = split(ours).expect("a connection");
+            theirs.write_all(&frame(Kind::Data, 1, &[7; 100])).expect("there is room");
+            theirs.write_all(&frame(Kind::Data, 1, &[7; 101])).expect("there is room");
+            assert!(reader.next(100).await.is_some());
+            assert!(reader.next(100).await.is_none());
         });
     }
 
@@ -244,7 +257,7 @@ mod tests {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
             let (mut reader, mut writer) = split(ours).expect("a connection");
             drop(theirs);
-            assert!(reader.next().await.is_none());
+            assert!(reader.next(HELLO_BYTES_MAX).await.is_none());
             assert!(!writer.send(Kind::Exit, 0, &[0; 4]).await);
         });
     }

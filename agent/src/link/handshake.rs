@@ -41,7 +41,16 @@ pub(crate) struct Hello {
     pub(crate) protocol: u32,
     pub(crate) version: Said,
     pub(crate) node: NodeId,
+    /// Tells this agent from an earlier one of the same name.
+    pub(crate) incarnation: u64,
     pub(crate) nonce: [u8; 32],
+}
+
+/// An agent, as the other one knows it after they have greeted each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: u64,
 }
 
 /// Why two agents do not come together.
@@ -63,40 +72,41 @@ pub(crate) enum HandshakeError {
 /// Greets as the side that called.
 pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
-    node: &NodeId,
+    own: &Peer,
     secret: &Secret,
-) -> Result<NodeId, HandshakeError> {
-    let mine = hello(node);
+) -> Result<Peer, HandshakeError> {
+    let mine = hello(own);
     send(socket, &mine).await?;
     let theirs: Hello = receive(socket).await?;
     check_version(&theirs)?;
     let proof: [u8; 32] = receive(socket).await?;
     check_proof(&theirs, proof, prove(secret, b"callee", &mine, &theirs))?;
     send(socket, &prove(secret, b"caller", &mine, &theirs)).await?;
-    Ok(theirs.node)
+    Ok(Peer { node: theirs.node, incarnation: theirs.incarnation })
 }
 
 /// Greets as the side that was called.
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
-    node: &NodeId,
+    own: &Peer,
     secret: &Secret,
-) -> Result<NodeId, HandshakeError> {
+) -> Result<Peer, HandshakeError> {
     let theirs: Hello = receive(socket).await?;
-    let mine = hello(node);
+    let mine = hello(own);
     send(socket, &mine).await?;
     check_version(&theirs)?;
     send(socket, &prove(secret, b"callee", &theirs, &mine)).await?;
     let proof: [u8; 32] = receive(socket).await?;
     check_proof(&theirs, proof, prove(secret, b"caller", &theirs, &mine))?;
-    Ok(theirs.node)
+    Ok(Peer { node: theirs.node, incarnation: theirs.incarnation })
 }
 
-fn hello(node: &NodeId) -> Hello {
+fn hello(own: &Peer) -> Hello {
     let mut nonce = [0; 32];
     crate::random::fill(&mut nonce);
     let version = env!("CARGO_PKG_VERSION").into();
-    Hello { protocol: VERSION, version, node: node.clone(), nonce }
+    let Peer { node, incarnation } = own.clone();
+    Hello { protocol: VERSION, version, node, incarnation, nonce }
 }
 
 fn prove(secret: &Secret, side: &[u8], caller: &Hello, callee: &Hello) -> [u8; 32] {
@@ -155,17 +165,19 @@ mod tests {
     use super::*;
     use tokio_tungstenite::tungstenite::protocol::Role;
 
+    fn peer(name: &str) -> Peer {
+        let node = name.parse().expect("a node's name");
+        Peer { node, incarnation: u64::MAX - name.len() as u64 }
+    }
+
     type Socket = WebSocketStream<tokio::io::DuplexStream>;
 
     /// Lets a caller meet somebody, and returns what both say.
-    fn meet<T>(
-        secret: Secret,
-        other: impl AsyncFn(&mut Socket) -> T,
-    ) -> (Result<NodeId, String>, T) {
+    fn meet<T>(secret: Secret, other: impl AsyncFn(&mut Socket) -> T) -> (Result<Peer, String>, T) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             let (near, far) = tokio::io::duplex(4096);
-            let name = "caller".parse().expect("a node's name");
+            let name = peer("caller");
             let caller = async {
                 let mut socket = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
                 call(&mut socket, &name, &secret).await.map_err(|error| error.to_string())
@@ -180,17 +192,17 @@ mod tests {
 
     #[test]
     fn agents_that_hold_one_secret_come_together() {
-        let name: NodeId = "callee".parse().expect("a node's name");
+        let name = peer("callee");
         let secret = || Secret([7; 32]);
         let (caller, callee) =
             meet(secret(), async |socket| answer(socket, &name, &secret()).await);
         assert_eq!(caller, Ok(name));
-        assert_eq!(callee.expect("greeted").as_str(), "caller");
+        assert_eq!(callee.expect("greeted"), peer("caller"));
     }
 
     #[test]
     fn another_secret_or_version_is_refused_by_name() {
-        let name: NodeId = "callee".parse().expect("a node's name");
+        let name = peer("callee");
         let other = Secret([8; 32]);
         let (caller, callee) =
             meet(Secret([7; 32]), async |socket| answer(socket, &name, &other).await);
@@ -207,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_hello_is_short_and_names_a_node() {
-        let name: NodeId = "callee".parse().expect("a node's name");
+        let name = peer("callee");
         let sent = |theirs: Vec<u8>| {
             let (caller, ()) = meet(Secret([7; 32]), async |socket| {
                 let _: Hello = receive(socket).await.expect("a hello");
@@ -227,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_a_version_says_is_shown_escaped() {
-        let name: NodeId = "callee".parse().expect("a node's name");
+        let name = peer("callee");
         let (caller, ()) = meet(Secret([7; 32]), async |socket| {
             let _: Hello = receive(socket).await.expect("a hello");
             // As long as "0.1.0", which is what the encoded hello has there.

@@ -16,14 +16,16 @@ use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
+use super::ledger::Ledger;
 use super::{Stub, signal, vet};
 use crate::agent::Agent;
+use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
 use crate::compile::Disk;
 use crate::exporter::{Upcoming, profile::Likeness};
-use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{Exit, Packets};
+use crate::link::{Inbox, Link};
 
 /// Output is shown after this time even if the walk goes on: a program in a pipeline can wait …
 const HOLD_MAX: Duration = Duration::from_secs(1);
@@ -36,6 +38,12 @@ const PATIENT_BEATS: u32 = 2;
 
 /// A runner that answers within this time lives, whatever the broker believes.
 const ANSWER_MAX: Duration = Duration::from_millis(300);
+/// One whose machine does, though its agent is late, has this time: it has more to do than it can, and to begin
+/// anew elsewhere takes longer than that.
+const LATE_ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// What a packet takes besides its content.
+const PACKET_BYTES: u64 = 96;
 
 /// What became of an attempt.
 pub(super) enum Attempted {
@@ -63,6 +71,8 @@ pub(super) struct Ended {
 pub(super) struct Ready {
     pub(super) exit: Exit,
     packets: Vec<(PacketRef, Packed)>,
+    /// The memory that they take.
+    memory: Part,
     status: i32,
     /// When the walk was sent: the times of what it wrote count from there.
     began: Time,
@@ -101,7 +111,7 @@ pub(super) async fn run(
     agent.exporter.drain(link.number).await;
     let began = Time::of(SystemTime::now());
     let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
-    let (packets, room) = (Vec::new(), agent.upper_bytes);
+    let (packets, room, ledger) = (Vec::new(), agent.upper_bytes, Ledger::of(spec));
     let mut talk = Talk {
         link: &link,
         stream,
@@ -109,6 +119,8 @@ pub(super) async fn run(
         packets,
         room,
         began,
+        memory: Some(agent.returned.part()),
+        ledger,
         stopped: Stopped::No,
         bytes_out,
         bytes_back: 0,
@@ -131,6 +143,10 @@ pub(super) async fn run(
 }
 
 fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
+    if agent.open_link(&grant.node).is_some() {
+        // It has called again, or was: it lives, and only what went over the other link is lost.
+        return Attempted::Failed(Reason::RunnerLost);
+    }
     let (agent, node) = (Rc::clone(agent), grant.node.clone());
     tokio::task::spawn_local(async move {
         if let Err(error) = agent.cluster.broker.reap_node(&node).await {
@@ -155,7 +171,7 @@ async fn superseded(
             Some(Turn::Granted(newer))
                 if newer.walk == slot.grant().walk && newer.attempt > attempt =>
             {
-                if !link.answers(ANSWER_MAX).await {
+                if !lives(link).await {
                     return newer;
                 }
                 tracing::warn!(node = %link.peer, "given up by the broker, but it answers");
@@ -169,6 +185,16 @@ async fn superseded(
     }
 }
 
+/// Tells whether a runner is there, though its heartbeat was not heard.
+async fn lives(link: &Link) -> bool {
+    if link.answers(ANSWER_MAX).await {
+        return true;
+    }
+    // The question was acknowledged by its kernel, or it was not.
+    let acknowledged = link.acknowledged_since().is_some_and(|since| since < ANSWER_MAX);
+    acknowledged && !link.is_closed() && link.answers(LATE_ANSWER_MAX).await
+}
+
 struct Talk<'a> {
     link: &'a Link,
     stream: u32,
@@ -177,6 +203,10 @@ struct Talk<'a> {
     /// Bytes of changed files that there still is memory for.
     room: u64,
     began: Time,
+    /// Of the memory for all walks, what they take; until the walk ends.
+    memory: Option<Part>,
+    /// What the runner may send of the walk's output.
+    ledger: Ledger,
     /// Whether the walk was stopped because its stub is.
     stopped: Stopped,
     bytes_out: u64,
@@ -200,12 +230,7 @@ impl Ready {
 }
 
 impl Talk<'_> {
-    async fn run(
-        &mut self,
-        cluster: &Cluster,
-        stub: &mut Stub,
-        frames: &mut mpsc::UnboundedReceiver<Frame>,
-    ) -> Attempted {
+    async fn run(&mut self, cluster: &Cluster, stub: &mut Stub, frames: &mut Inbox) -> Attempted {
         let hold = if self.spec.terminal.is_some() { HOLD_TERMINAL_MAX } else { HOLD_MAX };
         let release = tokio::time::sleep(hold);
         tokio::pin!(release);
@@ -217,8 +242,9 @@ impl Talk<'_> {
         loop {
             tokio::select! {
                 frame = stub.frames.recv() => match frame {
-                    Some((header, payload)) => self.take_from_stub(stub, header, &payload),
-                    None => {
+                    Some((header, payload)) if self.take_from_stub(stub, header, &payload) => {}
+                    // Or it says what no stub says.
+                    Some(_) | None => {
                         self.link.send(Kind::Cancel, self.stream, Vec::new());
                         return Attempted::Gone;
                     }
@@ -257,9 +283,10 @@ impl Talk<'_> {
         }
     }
 
-    fn take_from_stub(&mut self, stub: &Stub, header: door::Header, payload: &[u8]) {
+    /// Takes in a frame of the stub; false if it is none that a stub sends.
+    fn take_from_stub(&mut self, stub: &Stub, header: door::Header, payload: &[u8]) -> bool {
         if stub.output.is_stale(header.kind) {
-            return;
+            return true;
         }
         if signal(&header, payload) == Some(libc::SIGCONT) {
             self.stopped = Stopped::No;
@@ -268,6 +295,10 @@ impl Talk<'_> {
         let tagged = || [&[fd], payload].concat();
         let (kind, payload) = match header.kind {
             door::Kind::Data => {
+                if !self.ledger.answer(fd, payload.len()) {
+                    tracing::error!(walk = %self.spec.walk, "the stub sent input that nobody asked for");
+                    return false;
+                }
                 // All else is only looked at until the walk has read it.
                 if self.spec.is_terminal(u32::from(header.fd)) {
                     stub.output.note_input();
@@ -278,13 +309,19 @@ impl Talk<'_> {
             door::Kind::Ready => (Kind::Ready, tagged()),
             door::Kind::Settings => (Kind::Settings, tagged()),
             door::Kind::Resize => (Kind::Resize, tagged()),
-            door::Kind::Written => (Kind::Credit, tagged()),
+            door::Kind::Written => {
+                let Ok(written) = payload.try_into().map(u32::from_le_bytes) else { return false };
+                let given = self.ledger.give(fd, written as usize);
+                let given = u32::try_from(given).unwrap_or(u32::MAX).to_le_bytes();
+                (Kind::Credit, [&[fd][..], &given].concat())
+            }
             door::Kind::Broken => (Kind::Broken, tagged()),
             door::Kind::Signal => (Kind::Signal, payload.to_vec()),
-            _ => return,
+            _ => return true,
         };
         self.bytes_out += payload.len() as u64;
         self.link.send(kind, self.stream, payload);
+        true
     }
 
     fn take_from_runner(&mut self, stub: &Stub, frame: Frame) -> Option<Attempted> {
@@ -298,15 +335,23 @@ impl Talk<'_> {
         };
         if let Some(kind) = to_stub {
             let (&fd, payload) = frame.payload.split_first()?;
+            if let (door::Kind::Want, Ok(bytes)) = (kind, payload.try_into()) {
+                self.ledger.ask(fd, u32::from_le_bytes(bytes) as usize);
+            }
             stub.output.to_descriptor(kind, u16::from(fd), frame.payload.slice_ref(payload));
-            return None;
+            return if stub.output.is_flooded() { garbled() } else { None };
         }
         match frame.kind {
             Kind::Data => {
                 let (&fd, bytes) = frame.payload.split_first()?;
+                if !self.ledger.spend(fd, bytes.len()) {
+                    tracing::error!(node = %self.link.peer, fd, "it sent output beyond its credit");
+                    return garbled();
+                }
                 let skipped = stub.output.data(u16::from(fd), frame.payload.slice_ref(bytes));
                 if skipped > 0 {
                     // The stub does not write it again, so it does not say that it did.
+                    self.ledger.give(fd, skipped);
                     let skipped = u32::try_from(skipped).unwrap_or(u32::MAX).to_le_bytes();
                     self.link.send(Kind::Credit, self.stream, [&[fd][..], &skipped].concat());
                 }
@@ -335,8 +380,14 @@ impl Talk<'_> {
     }
 
     fn take_packets(&mut self, Packets { packets }: Packets) -> Option<Attempted> {
-        let bytes = packets.iter().map(|(packet, _)| u64::from(packet.bytes)).sum();
-        let Some(room) = self.room.checked_sub(bytes) else {
+        if !packets.iter().all(|(packet, packed)| packed.may_be(*packet)) {
+            tracing::error!(node = %self.link.peer, "it sent packets that are none");
+            return Some(Attempted::Failed(Reason::RunnerFault));
+        }
+        let bytes = packets.iter().map(|(packet, _)| u64::from(packet.bytes) + PACKET_BYTES).sum();
+        let room = self.room.checked_sub(bytes);
+        let room = room.filter(|_| self.memory.as_mut().is_some_and(|memory| memory.take(bytes)));
+        let Some(room) = room else {
             tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
             self.link.send(Kind::Cancel, self.stream, Vec::new());
             return Some(Attempted::Declined(Reason::CommitFault));
@@ -351,7 +402,10 @@ impl Talk<'_> {
             Outcome::Ended(ending) => {
                 let ending = *ending;
                 let packets = std::mem::take(&mut self.packets);
-                let exit = Ready { exit, packets, status: ending.status, began: self.began };
+                let Some(memory) = self.memory.take() else {
+                    return Attempted::Failed(Reason::RunnerFault);
+                };
+                let exit = Ready { exit, packets, memory, status: ending.status, began: self.began };
                 let (bytes_out, bytes_back) = (self.bytes_out, self.bytes_back);
                 Attempted::Ended(Ended { ending, exit, bytes_out, bytes_back })
             }
@@ -378,8 +432,8 @@ pub(super) async fn commit(
     let who = &spec.credentials;
     vet::changes(&ready.exit.changes, spec, &agent.private_dirs)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
-    let (changes, packets, began) = (ready.exit.changes, ready.packets, ready.began);
-    let commit = Commit { owner, changes, packets, last_wins, began };
+    let Ready { exit, packets, memory: _memory, began, status } = ready;
+    let commit = Commit { owner, changes: exit.changes, packets, last_wins, began };
     let overwrote = agent.commits.apply(commit).await.context("failed to commit a walk")?;
-    Ok((ready.status, overwrote))
+    Ok((status, overwrote))
 }

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -16,6 +17,13 @@ use crate::door::Writer;
 /// repeated only by skipping what was shown.
 const HELD_BYTES_MAX: usize = 128 * 1024;
 
+/// Frames besides output that wait for a stub at most, which may be stopped: a runner says something of a
+/// descriptor when something was read or asked for there.
+const FRAMES_WAITING_MAX: usize = 4096;
+
+/// Output that is not copied, but keeps the message it came in, of up to a megabyte: a window has room for 16.
+const SHARED_BYTES_MIN: usize = 16 * 1024;
+
 /// Frames that go to the stub in one piece, at most: as many as a window holds.
 const FRAMES_AT_ONCE: usize = 8;
 
@@ -24,6 +32,8 @@ const FRAMES_AT_ONCE: usize = 8;
 pub(super) struct Output {
     tx: mpsc::UnboundedSender<(Kind, u16, Bytes)>,
     task: JoinHandle<()>,
+    /// Frames that wait to be written and are no output, which has its own bound.
+    waiting: Rc<Cell<usize>>,
     holding: Cell<bool>,
     /// Output is held until the walk ends, not only for a moment.
     patient: Cell<bool>,
@@ -40,18 +50,23 @@ pub(super) struct Output {
 impl Output {
     pub(super) fn start(mut writer: Writer) -> Self {
         let (tx, mut rx) = mpsc::unbounded_channel::<(Kind, u16, Bytes)>();
+        let waiting = Rc::new(Cell::new(0_usize));
+        let waiting_now = Rc::clone(&waiting);
         let task = tokio::task::spawn_local(async move {
             let mut frames = Vec::new();
             while rx.recv_many(&mut frames, FRAMES_AT_ONCE).await > 0 {
                 if !writer.send_all(&frames).await {
                     return;
                 }
+                let others = frames.iter().filter(|(kind, ..)| *kind != Kind::Data).count();
+                waiting_now.set(waiting_now.get().saturating_sub(others));
                 frames.clear();
             }
         });
         Self {
             tx,
             task,
+            waiting,
             holding: Cell::new(true),
             patient: Cell::new(false),
             held: RefCell::default(),
@@ -65,6 +80,9 @@ impl Output {
 
     /// Sends a frame.
     pub(super) fn send(&self, kind: Kind, fd: u16, payload: impl Into<Bytes>) {
+        if kind != Kind::Data {
+            self.waiting.set(self.waiting.get() + 1);
+        }
         // A stub that is gone is noticed by the reader of its frames.
         let _ = self.tx.send((kind, fd, payload.into()));
     }
@@ -77,6 +95,11 @@ impl Output {
             self.release();
         }
         self.send(kind, fd, payload);
+    }
+
+    /// Tells whether more waits for the stub than an honest runner has to say.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.waiting.get() > FRAMES_WAITING_MAX
     }
 
     /// Passes on output of the walk. Returns the bytes of it that were shown before.
@@ -165,7 +188,13 @@ impl Output {
             *skip.entry(fd).or_default() -= skipped;
         }
         let skipped = usize::try_from(skipped).unwrap_or(bytes.len());
-        let mut rest = bytes.slice(skipped..);
+        // A piece keeps all of the message that it came in.
+        let is_long = bytes.len() - skipped >= SHARED_BYTES_MIN;
+        let mut rest = if is_long {
+            bytes.slice(skipped..)
+        } else {
+            Bytes::copy_from_slice(&bytes[skipped..])
+        };
         if rest.is_empty() {
             return skipped;
         }

@@ -27,6 +27,8 @@ const LOOK_LAST: Duration = Duration::from_millis(50);
 pub(super) struct Input {
     channel: Channel,
     arrived: RefCell<VecDeque<Vec<u8>>>,
+    /// Bytes that were asked for and have not come.
+    wanted: Cell<usize>,
     /// No more will arrive.
     ended: Cell<bool>,
     more: Notify,
@@ -40,6 +42,7 @@ impl Input {
         Rc::new(Self {
             channel,
             arrived: RefCell::default(),
+            wanted: Cell::new(0),
             ended: Cell::new(false),
             more: Notify::new(),
             lent: Cell::new(0),
@@ -47,9 +50,13 @@ impl Input {
         })
     }
 
-    pub(super) fn take(&self, bytes: Vec<u8>) {
+    /// Takes in what was asked for; false if it is more.
+    pub(super) fn take(&self, bytes: Vec<u8>) -> bool {
+        let Some(left) = self.wanted.get().checked_sub(bytes.len()) else { return false };
+        self.wanted.set(left);
         self.arrived.borrow_mut().push_back(bytes);
         self.more.notify_one();
+        true
     }
 
     pub(super) fn end(&self) {
@@ -71,6 +78,7 @@ impl Input {
     }
 
     fn want(&self, bytes: u32) {
+        self.wanted.set(self.wanted.get() + bytes as usize);
         self.channel.send(Kind::Credit, &bytes.to_le_bytes());
     }
 

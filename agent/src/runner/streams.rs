@@ -131,12 +131,12 @@ impl Streams {
         self.tell_terminal(Event::Reading(read));
     }
 
-    /// Takes in a frame of the origin.
-    pub(super) fn take(&self, frame: Frame) {
-        let Some((&fd, rest)) = frame.payload.split_first() else { return };
+    /// Takes in a frame of the origin; false if it is more than was asked for.
+    pub(super) fn take(&self, frame: Frame) -> bool {
+        let Some((&fd, rest)) = frame.payload.split_first() else { return true };
         let settings = || Termios::try_from(rest).ok();
         match (frame.kind, self.inputs.get(&fd)) {
-            (Kind::Data, Some(input)) => input.take(rest.to_vec()),
+            (Kind::Data, Some(input)) => return input.take(rest.to_vec()),
             (Kind::Data, None) => self.tell_terminal(Event::Typed(rest.to_vec())),
             (Kind::Eof, Some(input)) => input.end(),
             (Kind::Eof, None) => self.tell_terminal(Event::Ended),
@@ -161,6 +161,7 @@ impl Streams {
             }
             _ => {}
         }
+        true
     }
 
     /// The walk is over. Ends when all output is on its way.

@@ -2,10 +2,23 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 /// `tcpi_delivery_rate` of Linux' `struct tcp_info`, which the C library's does not go as far as.
 const RATE_AT: usize = 160;
 const INFO_BYTES: usize = 168;
+
+/// `tcpi_last_ack_recv` there.
+const LAST_ACK_AT: usize = 56;
+
+/// Returns how long ago the other side's kernel acknowledged something, by the millisecond.
+///
+/// # Errors
+/// It is no TCP connection.
+pub(crate) fn acknowledged_since(socket: &impl AsFd) -> io::Result<Duration> {
+    let since = u32::from_ne_bytes(*info(socket)?[LAST_ACK_AT..].first_chunk().expect("inside"));
+    Ok(Duration::from_millis(since.into()))
+}
 
 /// Returns how many bytes a second reached the other side when there was enough to send, as the
 /// kernel last saw it; 0 as long as it has not.
@@ -13,6 +26,10 @@ const INFO_BYTES: usize = 168;
 /// # Errors
 /// It is no TCP connection.
 pub(crate) fn delivery_rate(socket: &impl AsFd) -> io::Result<u64> {
+    Ok(u64::from_ne_bytes(*info(socket)?[RATE_AT..].first_chunk().expect("inside")))
+}
+
+fn info(socket: &impl AsFd) -> io::Result<[u8; INFO_BYTES]> {
     let mut info = [0_u8; INFO_BYTES];
     let mut bytes = libc::socklen_t::try_from(INFO_BYTES).map_err(io::Error::other)?;
     let fd = socket.as_fd().as_raw_fd();
@@ -22,7 +39,7 @@ pub(crate) fn delivery_rate(socket: &impl AsFd) -> io::Result<u64> {
         libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info, &raw mut bytes)
     };
     match result {
-        0 => Ok(info[RATE_AT..].first_chunk().map_or(0, |rate| u64::from_ne_bytes(*rate))),
+        0 => Ok(info),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -47,6 +64,7 @@ mod tests {
         near.write_all(&vec![7; 4 << 20]).expect("somebody reads");
         near.shutdown(std::net::Shutdown::Write).expect("open");
         assert_eq!(reader.join().expect("it ended"), 4 << 20);
+        assert!(acknowledged_since(&near).expect("a connection") < Duration::from_secs(60));
         let rate = delivery_rate(&near).expect("a connection");
         assert!((1 << 20..1 << 40).contains(&rate), "{rate} bytes/s");
         let file = std::fs::File::open("/dev/null").expect("there");

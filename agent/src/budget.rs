@@ -1,0 +1,60 @@
+//! Memory that all walks share: what their runners have sent back and what is not applied yet.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// What there is.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: Cell<u64>,
+}
+
+/// A walk's part, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Part {
+    budget: Rc<Budget>,
+    bytes: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: u64) -> Rc<Self> {
+        Rc::new(Self { left: Cell::new(bytes) })
+    }
+
+    /// Returns a part of it with nothing in it.
+    pub(crate) fn part(self: &Rc<Self>) -> Part {
+        Part { budget: Rc::clone(self), bytes: 0 }
+    }
+}
+
+impl Part {
+    /// Takes more; false if there is not as much.
+    pub(crate) fn take(&mut self, bytes: u64) -> bool {
+        let Some(left) = self.budget.left.get().checked_sub(bytes) else { return false };
+        self.budget.left.set(left);
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.budget.left.set(self.budget.left.get() + self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_walks_share_it() {
+        let budget = Budget::new(100);
+        let (mut one, mut other) = (budget.part(), budget.part());
+        assert!(one.take(60) && !other.take(60) && other.take(40) && !one.take(1));
+        drop(one);
+        assert!(other.take(60) && !other.take(u64::MAX));
+        drop(other);
+        assert_eq!(budget.left.get(), 100);
+    }
+}

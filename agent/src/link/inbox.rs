@@ -1,0 +1,90 @@
+//! Where the frames of one stream wait for whoever takes part in it. A side keeps to the credit that it was
+//! given; from one that does not, no more than this is kept.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::mpsc;
+
+use super::frame::Frame;
+
+/// Bytes that wait at most. The largest that an honest side has on its way without having been asked are the
+/// packets of changed files, which are taken in as they come.
+const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a frame takes besides its payload.
+const FRAME_BYTES: usize = 96;
+
+/// The receiving end.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    rx: mpsc::UnboundedReceiver<Frame>,
+    waiting: Rc<Cell<usize>>,
+}
+
+/// The other end.
+#[derive(Debug)]
+pub(super) struct Slit {
+    tx: mpsc::UnboundedSender<Frame>,
+    waiting: Rc<Cell<usize>>,
+}
+
+/// Makes both.
+pub(super) fn inbox() -> (Slit, Inbox) {
+    let (tx, rx) = mpsc::unbounded_channel();
+    let waiting = Rc::new(Cell::new(0));
+    (Slit { tx, waiting: Rc::clone(&waiting) }, Inbox { rx, waiting })
+}
+
+impl Inbox {
+    /// Returns the next frame; nothing when the link broke.
+    pub(crate) async fn recv(&mut self) -> Option<Frame> {
+        let frame = self.rx.recv().await?;
+        self.waiting.set(self.waiting.get().saturating_sub(cost(&frame)));
+        Some(frame)
+    }
+}
+
+impl Slit {
+    /// Puts a frame in; false if too much waits already.
+    pub(super) fn put(&self, frame: Frame) -> bool {
+        let waiting = self.waiting.get();
+        let after = waiting.saturating_add(cost(&frame));
+        // One frame may be larger: a change set is one.
+        if waiting > 0 && after > WAITING_BYTES_MAX {
+            return false;
+        }
+        if self.tx.send(frame).is_ok() {
+            self.waiting.set(after);
+        }
+        true
+    }
+}
+
+fn cost(frame: &Frame) -> usize {
+    frame.payload.len().saturating_add(FRAME_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::Kind;
+    use super::*;
+
+    #[test]
+    fn so_much_waits_and_no_more() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let frame =
+            |bytes: usize| Frame { kind: Kind::Data, stream: 1, payload: vec![0; bytes].into() };
+        let (slit, mut inbox) = inbox();
+        let frames = (0..10_000).take_while(|_| slit.put(frame(64 * 1024))).count();
+        assert_eq!(frames, WAITING_BYTES_MAX / (64 * 1024 + FRAME_BYTES));
+        runtime.block_on(async {
+            for _ in 0..frames {
+                inbox.recv().await.expect("it is there");
+            }
+        });
+        assert!(slit.put(frame(WAITING_BYTES_MAX + 1)), "one alone");
+        assert!(!slit.put(frame(1)));
+        let empty = (0..).take_while(|_| Slit::put(&slit, frame(0))).count();
+        assert_eq!(empty, 0, "empty ones count, too");
+    }
+}
