@@ -27,10 +27,11 @@ use fuser::{
     Request, SessionACL,
 };
 
+use crate::change::Base;
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
 use crate::packet::PacketRef;
 use crate::store::Store;
-use crate::tree::{Attr, Bytes, Time, Version, Xattr};
+use crate::tree::{Attr, Bytes, Time, Xattr};
 use noted::Asker;
 pub use noted::Noted;
 use reply::{absent, file_attr, file_type};
@@ -202,12 +203,11 @@ impl Mount {
         &self.view.counters
     }
 
-    /// Returns what gives the version of the file at a path, unless it changes from here on; from any
-    /// thread.
-    pub fn versions(&self) -> impl Fn(&[u8]) -> Option<Version> + Send + use<> {
+    /// Returns what gives what is found at a path, unless it changes from here on; from any thread.
+    pub fn bases(&self) -> impl Fn(&[u8]) -> Base + Send + use<> {
         let view = Arc::clone(&self.view);
         let batches = view.mirror().batches();
-        move |path| view.mirror().unchanged_since(batches, path)
+        move |path| view.mirror().base_since(batches, path)
     }
 
     /// Tells whether anything that is known of the tree has extended attributes.

@@ -10,6 +10,7 @@ mod links;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::change::Base;
 use crate::packet::Manifest;
 use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, Version, Xattr, join};
@@ -94,6 +95,8 @@ struct Item {
     order: Vec<Node>,
     /// All names of the directory are known.
     listed: bool,
+    /// They were known once.
+    seen: bool,
     /// It is a directory whose names are not shown.
     hidden: bool,
     /// Absent names the kernel has asked for, kept for the root only: it alone cannot be forgotten
@@ -365,17 +368,33 @@ impl Mirror {
         self.items.get(&self.one_path(node))?.attr.map(|attr| attr.version())
     }
 
-    /// Returns the version of the file at a path, unless it changed after the first `batches`.
+    /// Returns what somebody has found at a path who has looked after the first `batches`. A listing
+    /// that is not known any more is what was found, all the same.
     #[must_use]
-    pub fn unchanged_since(&self, batches: u64, path: &[u8]) -> Option<Version> {
-        let item = self.items.get(&self.place(path)?)?;
-        item.attr.filter(|_| item.changed <= batches).map(|attr| attr.version())
+    pub fn base_since(&self, batches: u64, path: &[u8]) -> Base {
+        let mut at = ROOT;
+        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+            let Some(dir) = self.items.get(&at) else { return Base::Unknown };
+            match dir.children.get(name) {
+                Some(&place) => at = place,
+                None if dir.seen => return Base::Nothing,
+                None => return Base::Unknown,
+            }
+        }
+        match self.items.get(&at) {
+            Some(item) if item.changed <= batches => {
+                item.attr.as_ref().map_or(Base::Nothing, Base::of)
+            }
+            _ => Base::Unknown,
+        }
     }
 
     /// Takes in a directory's listing.
     pub fn take_listing(&mut self, path: &TreePath, listing: Listing) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         let Some(dir) = self.place(path) else { return forget };
+        // What is another one than before is not what a running walk was shown.
+        self.batches += 1;
         let gone: Vec<Bytes> = {
             let named: BTreeSet<&[u8]> = listing.entries.iter().map(|entry| &*entry.name).collect();
             let Some(item) = self.items.get(&dir) else { return forget };
@@ -393,8 +412,10 @@ impl Mirror {
             forget.retain(|it| !matches!(it, Invalidation::Entry(parent, _) if *parent == dir));
         }
         if let Some(item) = self.items.get_mut(&dir) {
+            item.note_change(&listing.attr, self.batches);
             item.set_attr(dir, listing.attr, &mut forget);
             item.listed = true;
+            item.seen = true;
             item.hidden = listing.hidden;
         }
         forget
@@ -440,6 +461,7 @@ impl Mirror {
                     match attr {
                         Some(attr) => {
                             let item = self.items.get_mut(&node).expect("the node was just found");
+                            item.note_change(&attr, self.batches);
                             item.set_attr(node, attr, &mut forget);
                             forget.insert(Invalidation::Node(node));
                         }
@@ -469,8 +491,9 @@ impl Mirror {
             if let Some(node) = known {
                 self.forget(node, forget);
                 self.relink(node, None, forget);
-                if let Some(item) = self.items.get_mut(&node) {
-                    item.attr = None;
+                if let Some(item) = self.items.get_mut(&node)
+                    && item.attr.take().is_some()
+                {
                     item.target = None;
                     item.xattrs = Vec::new();
                     item.changed = self.batches;
@@ -503,8 +526,13 @@ impl Mirror {
         }
         self.marks.xattrs |= !entry.xattrs.is_empty();
         self.marks.acls |= entry.xattrs.iter().any(|(name, _)| xattr::is_acl(name));
+        // That there was nothing is known of a directory that was listed before.
+        let appears = old.is_none() && self.items.get(&dir).is_some_and(|dir| dir.seen);
         let item = self.items.get_mut(&node).expect("the node is known or was just added");
         item.target = entry.target;
+        if appears {
+            item.changed = self.batches;
+        }
     }
 
     /// Notes which file a path names now. Paths that get another number by that, and the file that
@@ -532,9 +560,7 @@ impl Mirror {
         if item.attr.is_none_or(|old| old.version() != attr.version()) {
             item.manifest = None;
         }
-        if item.attr.is_some_and(|old| old.version() != attr.version()) {
-            item.changed = batches;
-        }
+        item.note_change(attr, batches);
         if item.xattrs != xattrs {
             // The kernel keeps access control lists with the attributes.
             item.xattrs = xattrs.to_vec();
@@ -594,6 +620,13 @@ impl Mirror {
 }
 
 impl Item {
+    /// Notes that it is to be something else than before, if it is.
+    fn note_change(&mut self, new: &Attr, batches: u64) {
+        if self.attr.is_some_and(|old| Base::of(&old) != Base::of(new)) {
+            self.changed = batches;
+        }
+    }
+
     /// Sets the attributes, and says what of the old ones the kernel has to forget.
     fn set_attr(&mut self, shown: Node, attr: Attr, forget: &mut BTreeSet<Invalidation>) {
         let old = self.attr.replace(attr);
@@ -619,6 +652,7 @@ impl Item {
             children: HashMap::new(),
             order: Vec::new(),
             listed: false,
+            seen: false,
             hidden: false,
             absent: BTreeSet::new(),
         }

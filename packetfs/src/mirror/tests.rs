@@ -98,12 +98,54 @@ fn what_changed_since_has_no_version() {
     let mut mirror = mirror();
     let before = mirror.batches();
     let version = attr(Kind::File, 4, 10).version();
-    assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), Some(version));
+    assert_eq!(mirror.base_since(before, b"/src/a.c"), Base::Other(version));
     mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 4, 11)))));
-    assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), None);
+    assert_eq!(mirror.base_since(before, b"/src/a.c"), Base::Unknown);
     let version = attr(Kind::File, 4, 11).version();
-    assert_eq!(mirror.unchanged_since(mirror.batches(), b"/src/a.c"), Some(version));
-    assert!(mirror.unchanged_since(before, b"/src/b.c").is_some());
+    assert_eq!(mirror.base_since(mirror.batches(), b"/src/a.c"), Base::Other(version));
+    assert!(matches!(mirror.base_since(before, b"/src/b.c"), Base::Other(_)));
+}
+
+#[test]
+fn that_there_was_nothing_is_a_version() {
+    let mut mirror = mirror();
+    let dir = |mode| Attr { mode, ..attr(Kind::Dir, 9, 0) };
+    let before = mirror.batches();
+    assert_eq!(mirror.base_since(before, b"/src/lock"), Base::Nothing);
+    assert_eq!(mirror.base_since(before, b"/src/b.c/x"), Base::Unknown);
+    mirror.apply(names("/src", "lock", Some(entry("lock", dir(0o755)))));
+    assert_eq!(mirror.base_since(before, b"/src/lock"), Base::Unknown);
+    let made = mirror.batches();
+    assert_eq!(mirror.base_since(made, b"/src/lock"), Base::of(&dir(0o755)));
+    // What happens in a directory is no change of it; its mode is.
+    mirror.take_listing(&path("/src/lock"), Listing { attr: dir(0o755), ..listing(9, Vec::new()) });
+    let time = Time { seconds: 99, nanos: 0 };
+    mirror.apply(names("/src", "lock", Some(entry("lock", Attr { mtime: time, ..dir(0o755) }))));
+    assert_eq!(mirror.base_since(made, b"/src/lock"), Base::of(&dir(0o755)));
+    mirror.apply(names("/src", "lock", Some(entry("lock", dir(0o700)))));
+    assert_eq!(mirror.base_since(made, b"/src/lock"), Base::Unknown);
+    let moded = mirror.batches();
+    mirror.apply(names("/src", "lock", None));
+    assert_eq!(mirror.base_since(moded, b"/src/lock"), Base::Unknown);
+    let gone = mirror.batches();
+    mirror.apply(names("/src", "lock", None));
+    assert_eq!(mirror.base_since(gone, b"/src/lock"), Base::Nothing);
+}
+
+#[test]
+fn what_is_listed_again_has_changed_where_it_differs() {
+    let mut mirror = mirror();
+    let began = mirror.batches();
+    mirror.apply(vec![Change::Forget { dir: TreePath::root() }]);
+    let version = attr(Kind::File, 4, 10).version();
+    assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Other(version));
+    assert_eq!(mirror.base_since(began, b"/src/new"), Base::Nothing);
+    mirror.take_listing(&path("/"), listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
+    let files = vec![entry("a.c", attr(Kind::File, 4, 10)), entry("new", attr(Kind::File, 7, 1))];
+    mirror.take_listing(&path("/src"), listing(3, files));
+    assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Other(version));
+    assert_eq!(mirror.base_since(began, b"/src/b.c"), Base::Unknown);
+    assert_eq!(mirror.base_since(began, b"/src/new"), Base::Unknown);
 }
 
 #[test]
@@ -173,7 +215,7 @@ fn names_of_one_file_share_a_number() {
     let forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
     assert!(forget.contains(&Invalidation::Node(shared)));
     assert!(matches!(mirror.manifest(shared), Answer::Unknown(_)));
-    assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), None);
+    assert_eq!(mirror.base_since(before, b"/src/a.c"), Base::Unknown);
 }
 
 #[test]
