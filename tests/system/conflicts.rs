@@ -12,6 +12,7 @@ pub(crate) const ALL: &[Test] = &[
     ("conflicts::a_program_that_was_silent_runs_again_at_the_origin", silent),
     ("conflicts::a_program_that_has_spoken_runs_again_on_a_node", spoken),
     ("conflicts::where_there_was_nothing_one_wins", races),
+    ("conflicts::a_torn_read_that_cannot_be_repeated_is_told", torn),
 ];
 
 /// Rounds of each race; others by `OSWALK_TEST_ROUNDS`.
@@ -110,6 +111,40 @@ fn spoken(lab: &Lab) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("{:?}, {:?}", report.walks, report.stays))
+    }
+}
+
+/// Takes its input, names itself after its argument, and reads a file again and again.
+const READER: &str = "$_ = <STDIN>; $0 = qq($ARGV[0]-runs); my $end = time + 3; \
+    while (time < $end) { open F, '<', 'f'; local $/; $_ = <F>; close F }";
+
+/// What has taken its input cannot be repeated. A file that changes all the time while it is read is seen
+/// as it never was, and that is told.
+fn torn(lab: &Lab) -> Result<(), String> {
+    let (up, _shared) = lab.shared()?;
+    let dir = up.fresh("conflict-torn")?;
+    let file = dir.join("f");
+    let failed = |error: std::io::Error| error.to_string();
+    fs::write(&file, "x").map_err(failed)?;
+    let report = dir.join("report.json");
+    let mut command = up.exec(&report);
+    command.args(["--walk", "perl", "--", "sh", "-c", "echo in | perl -e \"$1\" torn; :", "sh"]);
+    command.arg(READER).current_dir(&dir);
+    let walk = Run::start(command, None)?;
+    wait_until("the walk runs", || !processes("torn-runs").is_empty())?;
+    for round in 0_usize.. {
+        if round.is_multiple_of(20) && processes("torn-runs").is_empty() {
+            break;
+        }
+        fs::write(&file, "x".repeat(1 + round % 100_000)).map_err(failed)?;
+    }
+    let run = walk.wait(seconds(30))?;
+    let json = fs::read_to_string(&report).map_err(failed)?;
+    let json: String = json.split_whitespace().collect();
+    if run.err().contains("perl has read a file while") && json.contains("\"torn\":true") {
+        Ok(())
+    } else {
+        Err(format!("{json}: {run}"))
     }
 }
 

@@ -179,7 +179,7 @@ fn what_was_taken_aside_comes_back_when_a_commit_fails() {
         Op::Rename { from: ground.bytes("never/was"), to: ground.bytes("x") },
     ];
     ground.commit.changes.ops.extend(ops);
-    assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))));
+    assert!(matches!(ground.apply(), Err(CommitError::Apply(_))));
     assert!(ground.file("d/deep").is_dir());
 }
 
