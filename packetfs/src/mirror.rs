@@ -5,6 +5,7 @@
 //! The mirror is pure: it says what it knows or what must be fetched, takes in what was fetched and
 //! what changed, and says what the kernel has to forget.
 
+mod gone;
 mod links;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -15,6 +16,7 @@ use crate::packet::Manifest;
 use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, Version, Xattr, join};
 use crate::xattr;
+use gone::{Gone, Went};
 use links::Links;
 
 /// The number of a path, or of a file with several. The root is 1, as FUSE wants it.
@@ -23,6 +25,8 @@ pub type Node = u64;
 pub const ROOT: Node = 1;
 /// The number of no path.
 const NOWHERE: Node = 0;
+/// Absent names of `/` that the kernel may remember: far more than programs look for.
+const ABSENT_MAX: usize = 4096;
 
 /// What must be fetched before a question can be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -97,6 +101,9 @@ struct Item {
     listed: bool,
     /// They were known once.
     seen: bool,
+    /// When the last name went of which nothing is known any more, in batches of changes, if a walk
+    /// may have seen it.
+    dropped: u64,
     /// It is a directory whose names are not shown.
     hidden: bool,
     /// Absent names the kernel has asked for, kept for the root only: it alone cannot be forgotten
@@ -114,6 +121,9 @@ pub struct Mirror {
     /// Batches of changes so far.
     batches: u64,
     marks: Marks,
+    gone: Gone,
+    /// What is too much for the kernel to remember.
+    excess: BTreeSet<Invalidation>,
 }
 
 /// Whether anything in a tree has, or had, what only a mount with extended attributes shows.
@@ -154,7 +164,8 @@ impl Mirror {
         };
         let root = Item { attr: Some(attr), ..Item::new(ROOT, Bytes::new()) };
         let (items, links) = (HashMap::from([(ROOT, root)]), Links::default());
-        Self { items, links, next: ROOT + 1, batches: 0, marks: Marks::default() }
+        let (marks, gone, excess) = (Marks::default(), Gone::default(), BTreeSet::new());
+        Self { items, links, next: ROOT + 1, batches: 0, marks, gone, excess }
     }
 
     /// Looks a name up; by the name `.` what a number stands for, which may be no directory.
@@ -170,8 +181,12 @@ impl Mirror {
             return Answer::Hidden;
         }
         let Some(&place) = item.children.get(name) else {
-            if dir == ROOT {
-                item.absent.insert(name.to_vec());
+            if dir == ROOT && item.absent.insert(name.to_vec()) && item.absent.len() > ABSENT_MAX {
+                // Any but this one, which the kernel is told of only now.
+                let other = item.absent.iter().find(|known| *known != name).cloned();
+                if let Some(other) = other.filter(|other| item.absent.remove(other)) {
+                    self.excess.insert(Invalidation::Entry(ROOT, other));
+                }
             }
             return Answer::Absent;
         };
@@ -181,6 +196,26 @@ impl Mirror {
         }
         let node = self.links.shown(place);
         self.attr(node).map(|attr| (node, attr))
+    }
+
+    /// Takes what the kernel has to forget because it would be too much to remember.
+    pub fn take_excess(&mut self) -> BTreeSet<Invalidation> {
+        std::mem::take(&mut self.excess)
+    }
+
+    /// Notes that a walk begins; returns the batches of changes so far. What it may have seen is kept
+    /// until its [`Self::end`].
+    pub fn begin(&mut self) -> u64 {
+        self.gone.begin(self.batches);
+        self.batches
+    }
+
+    /// Notes that a walk which began after so many batches is over.
+    pub fn end(&mut self, batches: u64) -> BTreeSet<Invalidation> {
+        let mut forget = BTreeSet::new();
+        self.gone.end(batches);
+        self.sweep(&mut forget);
+        forget
     }
 
     /// Returns the attributes of a path. Those of a directory are known only while its listing is:
@@ -377,7 +412,7 @@ impl Mirror {
             let Some(dir) = self.items.get(&at) else { return Base::Unknown };
             match dir.children.get(name) {
                 Some(&place) => at = place,
-                None if dir.seen => return Base::Nothing,
+                None if dir.seen && dir.dropped <= batches => return Base::Nothing,
                 None => return Base::Unknown,
             }
         }
@@ -418,6 +453,7 @@ impl Mirror {
             item.seen = true;
             item.hidden = listing.hidden;
         }
+        self.sweep(&mut forget);
         forget
     }
 
@@ -475,6 +511,7 @@ impl Mirror {
                 }
             }
         }
+        self.sweep(&mut forget);
         forget
     }
 
@@ -497,6 +534,7 @@ impl Mirror {
                     item.target = None;
                     item.xattrs = Vec::new();
                     item.changed = self.batches;
+                    self.gone.note(self.batches, node);
                 }
             }
             forget.insert(Invalidation::Entry(dir, name.to_vec()));
@@ -532,6 +570,36 @@ impl Mirror {
         item.target = entry.target;
         if appears {
             item.changed = self.batches;
+        }
+    }
+
+    /// Drops the names that are gone, as far as no walk may ask for them. Their numbers stand for
+    /// nothing from now on, as before; a name that comes back gets another one.
+    fn sweep(&mut self, forget: &mut BTreeSet<Invalidation>) {
+        while let Some(Went { batch, path: node, was_seen }) = self.gone.next() {
+            // It may have come back, and gone again.
+            let is_gone = |item: &&Item| item.attr.is_none() && item.changed == batch;
+            let Some(item) = self.items.get(&node).filter(is_gone) else { continue };
+            let (parent, name) = (item.parent, item.name.clone());
+            if let Some(dir) = self.items.get_mut(&parent) {
+                dir.children.remove(&name);
+                if let Ok(at) = dir.order.binary_search(&node) {
+                    dir.order.remove(at);
+                }
+                if was_seen {
+                    dir.dropped = dir.dropped.max(batch);
+                }
+            }
+            self.drop_all(node, forget);
+        }
+    }
+
+    /// Drops a path that leads to nothing any more, with all below it.
+    fn drop_all(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) {
+        let mut rest = vec![node];
+        while let Some(node) = rest.pop() {
+            self.relink(node, None, forget);
+            rest.extend(self.items.remove(&node).into_iter().flat_map(|item| item.order));
         }
     }
 
@@ -653,6 +721,7 @@ impl Item {
             order: Vec::new(),
             listed: false,
             seen: false,
+            dropped: 0,
             hidden: false,
             absent: BTreeSet::new(),
         }

@@ -1,6 +1,7 @@
 //! Two change one file at the same time: nothing is lost without a word.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Test;
 use crate::interrupts::{processes, wait_until};
@@ -114,31 +115,40 @@ fn spoken(lab: &Lab) -> Result<(), String> {
     }
 }
 
-/// Takes its input, names itself after its argument, and reads a file again and again.
-const READER: &str = "$_ = <STDIN>; $0 = qq($ARGV[0]-runs); my $end = time + 3; \
-    while (time < $end) { open F, '<', 'f'; local $/; $_ = <F>; close F }";
+/// Takes its input, names itself after its argument, and reads files again and again.
+const READER: &str = "$_ = <STDIN>; $0 = qq($ARGV[0]-runs); my $end = time + 4; local $/; \
+    while (time < $end) { for (0 .. 19) { open F, '<', $_; my $x = <F>; close F } }";
 
-/// What has taken its input cannot be repeated. A file that changes all the time while it is read is seen
-/// as it never was, and that is told.
+/// What has taken its input cannot be repeated. Files that change all the time while they are read are
+/// seen as they never were, and that is told.
 fn torn(lab: &Lab) -> Result<(), String> {
     let (up, _shared) = lab.shared()?;
     let dir = up.fresh("conflict-torn")?;
-    let file = dir.join("f");
+    let write = |round: usize| {
+        let bytes = "x".repeat(1 + round % 1000);
+        (0..20).try_for_each(|file| fs::write(dir.join(file.to_string()), &bytes))
+    };
     let failed = |error: std::io::Error| error.to_string();
-    fs::write(&file, "x").map_err(failed)?;
+    write(0).map_err(failed)?;
     let report = dir.join("report.json");
     let mut command = up.exec(&report);
     command.args(["--walk", "perl", "--", "sh", "-c", "echo in | perl -e \"$1\" torn; :", "sh"]);
     command.arg(READER).current_dir(&dir);
     let walk = Run::start(command, None)?;
     wait_until("the walk runs", || !processes("torn-runs").is_empty())?;
-    for round in 0_usize.. {
-        if round.is_multiple_of(20) && processes("torn-runs").is_empty() {
-            break;
-        }
-        fs::write(&file, "x".repeat(1 + round % 100_000)).map_err(failed)?;
-    }
-    let run = walk.wait(seconds(30))?;
+    let over = AtomicBool::new(false);
+    let run = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1.. {
+                if over.load(Ordering::Relaxed) || write(round).is_err() {
+                    break;
+                }
+            }
+        });
+        let run = walk.wait(seconds(30));
+        over.store(true, Ordering::Relaxed);
+        run
+    })?;
     let json = fs::read_to_string(&report).map_err(failed)?;
     let json: String = json.split_whitespace().collect();
     if run.err().contains("perl has read a file while") && json.contains("\"torn\":true") {

@@ -110,7 +110,7 @@ fn what_changed_since_has_no_version() {
 fn that_there_was_nothing_is_a_version() {
     let mut mirror = mirror();
     let dir = |mode| Attr { mode, ..attr(Kind::Dir, 9, 0) };
-    let before = mirror.batches();
+    let before = mirror.begin();
     assert_eq!(mirror.base_since(before, b"/src/lock"), Base::Nothing);
     assert_eq!(mirror.base_since(before, b"/src/b.c/x"), Base::Unknown);
     mirror.apply(names("/src", "lock", Some(entry("lock", dir(0o755)))));
@@ -135,7 +135,7 @@ fn that_there_was_nothing_is_a_version() {
 #[test]
 fn what_is_listed_again_has_changed_where_it_differs() {
     let mut mirror = mirror();
-    let began = mirror.batches();
+    let began = mirror.begin();
     mirror.apply(vec![Change::Forget { dir: TreePath::root() }]);
     let version = attr(Kind::File, 4, 10).version();
     assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Other(version));
@@ -330,4 +330,65 @@ fn who_looks_into_a_hidden_directory_is_refused() {
     assert_eq!(mirror.lookup(src, b"a.c"), Answer::Hidden);
     assert_eq!(mirror.list(src, 0, 1), Answer::Hidden);
     assert!(matches!(mirror.lookup(ROOT, b"src"), Answer::Known(_)));
+}
+
+/// Makes and removes so many temporary names.
+fn churn(mirror: &mut Mirror, names: std::ops::Range<u64>) {
+    for number in names {
+        let name = format!("tmp{number}");
+        let made = entry(&name, attr(Kind::File, 1000 + number % 7, 1));
+        mirror.apply(self::names("/src", &name, Some(made)));
+        mirror.apply(self::names("/src", &name, None));
+    }
+}
+
+#[test]
+fn names_that_are_gone_are_dropped() {
+    let mut mirror = mirror();
+    let before = mirror.items.len();
+    churn(&mut mirror, 0..200_000);
+    assert_eq!(mirror.items.len(), before);
+    assert_eq!(mirror.items[&mirror.node(b"/src").expect("listed")].order.len(), 2);
+    // A directory goes with all that was known of it.
+    mirror.apply(names("/src", "d", Some(entry("d", attr(Kind::Dir, 20, 0)))));
+    mirror.take_listing(&path("/src/d"), listing(20, vec![entry("l", linked(4, 2))]));
+    let shared = shown(&mut mirror, "a.c");
+    assert_eq!(mirror.known_paths(shared).len(), 2);
+    let forget = mirror.apply(names("/src", "d", None));
+    assert!(!forget.is_empty());
+    assert_eq!(mirror.items.len(), before);
+    assert_eq!(mirror.known_paths(shared), [b"/src/a.c".to_vec()]);
+}
+
+#[test]
+fn names_that_are_gone_are_kept_for_walks_that_may_have_seen_them() {
+    let mut mirror = mirror();
+    let size = mirror.items.len();
+    let began = mirror.begin();
+    mirror.apply(names("/src", "a.c", None));
+    assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Unknown);
+    churn(&mut mirror, 0..100_000);
+    assert!(mirror.items.len() <= size + gone::GONE_MAX, "{}", mirror.items.len());
+    // What was dropped for want of room is not taken for what was never there.
+    assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Unknown);
+    let later = mirror.begin();
+    assert_eq!(mirror.base_since(later, b"/src/a.c"), Base::Nothing);
+    mirror.end(began);
+    assert_eq!(mirror.items.len(), size - 1);
+    mirror.end(later);
+}
+
+#[test]
+fn the_kernel_remembers_so_many_absent_names_of_the_root() {
+    let mut mirror = mirror();
+    let mut told = BTreeSet::new();
+    for number in 0..100_000 {
+        let name = format!("absent{number}").into_bytes();
+        assert_eq!(mirror.lookup(ROOT, &name), Answer::Absent);
+        let excess = mirror.take_excess();
+        assert!(!excess.contains(&Invalidation::Entry(ROOT, name)));
+        told.extend(excess);
+    }
+    assert_eq!(told.len(), 100_000 - ABSENT_MAX);
+    assert_eq!(mirror.items[&ROOT].absent.len(), ABSENT_MAX);
 }
