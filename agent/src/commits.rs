@@ -85,7 +85,7 @@ mod tests {
     fn commit() -> Commit {
         let ops = vec![Op::Remove { path: "/nonexistent/oswalk".parse().expect("sound") }];
         let owner = Owner { uid: 0, gid: 0, groups: Vec::new() };
-        let changes = ChangeSet { ops, linked: Vec::new() };
+        let changes = ChangeSet { ops, ..ChangeSet::default() };
         Commit {
             owner,
             changes,

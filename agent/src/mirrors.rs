@@ -8,12 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use packetfs::change::Base;
 use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::path::TreePath;
 use packetfs::store::Store;
-use packetfs::tree::{Attr, Bytes, Change, Time, Version, Xattr};
+use packetfs::tree::{Attr, Bytes, Change, Time, Xattr};
 use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
 
@@ -287,9 +288,9 @@ impl Mirror {
         self.mount.paths()
     }
 
-    /// Returns what gives the version of a file, unless it changes from here on.
-    pub(crate) fn versions(&self) -> impl Fn(&[u8]) -> Option<Version> + Send + use<> {
-        self.mount.versions()
+    /// Returns what gives what is found at a path, unless it changes from here on.
+    pub(crate) fn bases(&self) -> impl Fn(&[u8]) -> Base + Send + use<> {
+        self.mount.bases()
     }
 
     /// Returns what gives the modification times since a moment that are known of the tree.

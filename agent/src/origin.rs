@@ -227,7 +227,12 @@ impl Errand<'_> {
                     }
                     let line = line(spec, &grant, attempt, stub, &ended, waited);
                     let last = stub.output.consumed_input() || attempt == ATTEMPTS_MAX;
-                    match self.commit(stub, ended, line, last).await {
+                    let committed = if line.torn && !last {
+                        Committed::Conflict
+                    } else {
+                        self.commit(stub, ended, line, last).await
+                    };
+                    match committed {
                         Committed::Done(status) => return End::Exit(status, slot),
                         Committed::Not(reason) => return give_up(stub, spec.walk, reason),
                         Committed::Conflict => {
@@ -279,8 +284,9 @@ impl Errand<'_> {
         match attempt::commit(agent, spec, ended.exit, last).await {
             Ok((status, overwrote)) => {
                 line.overwrote.extend(overwrote.iter().map(|path| text(path)));
+                let overwrote = line.overwrote.iter().map(|path| overwritten(&line.argv0, path));
                 let warnings: Vec<_> =
-                    line.overwrote.iter().map(|path| overwritten(&line.argv0, path)).collect();
+                    overwrote.chain(line.torn.then(|| torn(&line.argv0))).collect();
                 session.add_walk(line);
                 for (fd, offset) in offsets {
                     let fd = u16::try_from(fd).unwrap_or(u16::MAX);
@@ -428,7 +434,7 @@ enum Committed {
     /// The program ended with this wait status.
     Done(i32),
     Not(Reason),
-    /// Somebody else has changed the same, and some of the program's output was shown.
+    /// Somebody else has changed the same, or what it has read, and some of its output was shown.
     Conflict,
 }
 
@@ -483,6 +489,7 @@ fn line(
         bytes_back: ended.bytes_back,
         status: shell_status(ended.ending.status),
         overwrote: Vec::new(),
+        torn: ended.exit.exit.doubt == Some(Doubt::Torn),
     }
 }
 
@@ -490,6 +497,14 @@ fn line(
 fn overwritten(argv0: &str, path: &str) -> String {
     format!(
         "oswalk: {argv0} has overwritten {path}, which was changed by something else while it ran\n"
+    )
+}
+
+/// What the user is told of a read that could not be repeated.
+fn torn(argv0: &str) -> String {
+    format!(
+        "oswalk: {argv0} has read a file while something else changed it, and may have seen the old \
+         size with the new content; run it again if that matters\n"
     )
 }
 

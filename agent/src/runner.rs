@@ -16,10 +16,10 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
-use packetfs::change::ChangeSet;
+use packetfs::change::{Base, ChangeSet};
 use packetfs::mirror::Answer;
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::tree::{Attr, Bytes, Time, Version};
+use packetfs::tree::{Attr, Bytes, Time};
 use packetfs::upper::{self, Reading};
 use tokio::io::unix::AsyncFd;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
@@ -78,13 +78,13 @@ struct Ended {
 /// What was true when a walk began.
 struct Began {
     at: Time,
-    /// Gives the versions of files that have not changed since.
-    versions: Versions,
+    /// Gives what the walk found.
+    bases: Bases,
     /// Names that were absent and were marked so in the upper layer.
     absent: Vec<Bytes>,
 }
 
-type Versions = Box<dyn Fn(&[u8]) -> Option<Version> + Send>;
+type Bases = Box<dyn Fn(&[u8]) -> Base + Send>;
 
 /// A started walk. Dropping it ends all its processes.
 struct Running {
@@ -109,9 +109,9 @@ async fn run(
     let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
     mirror.settle().await;
     let (ahead, since) = (ahead::of(&spec, mirror.attrs()), mirror.noted());
-    let (versions, absent) = (Box::new(mirror.versions()), ahead.absent.clone());
+    let (bases, absent) = (Box::new(mirror.bases()), ahead.absent.clone());
     let at = last_tick().map_err(|error| sandbox(error.into()))?;
-    let began = Began { at, versions, absent };
+    let began = Began { at, bases, absent };
     let mut running = start(agent, link, stream, &lower, spec, ahead).map_err(sandbox)?;
     let mut namespace = 0;
     loop {
@@ -317,7 +317,7 @@ async fn collect(
         let is_shown = |time| times.get_or_init(|| times_since(began.at)).contains(&time);
         let mut reading = Reading {
             began: began.at,
-            base: &began.versions,
+            base: &began.bases,
             ended: Time::of(SystemTime::now()),
             lower_attr: &lower_attr,
             lower_paths: &paths,

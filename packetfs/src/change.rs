@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::packet::Manifest;
 use crate::path::TreePath;
-use crate::tree::{Bytes, Kind, Time, Version, Xattr, is_within};
+use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, is_within};
 
 /// Mode, ownership and times of something that a walk made or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,11 +131,69 @@ pub enum Placing {
     Behind(u64),
 }
 
+/// What a walk found under a name, before it changed what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Base {
+    /// Nothing: that is a version, too.
+    Nothing,
+    /// A directory. What happens in it is not its own change.
+    Dir {
+        /// File system.
+        dev: u64,
+        /// Inode number.
+        ino: u64,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// Anything else.
+    Other(Version),
+    /// It changed while the walk ran, or is not known.
+    Unknown,
+}
+
+impl Base {
+    /// Returns what somebody finds who sees these attributes.
+    #[must_use]
+    pub fn of(attr: &Attr) -> Self {
+        match *attr {
+            Attr { kind: Kind::Dir, dev, ino, mode, uid, gid, .. } => {
+                Self::Dir { dev, ino, mode, uid, gid }
+            }
+            _ => Self::Other(attr.version()),
+        }
+    }
+
+    /// Tells whether what is there now, if anything, is what the walk found, as far as that matters
+    /// to whoever removes or replaces it: another name of the file somewhere else does not.
+    pub(crate) fn is(&self, now: Option<&Attr>) -> bool {
+        match (self, now.map(Self::of)) {
+            (Self::Nothing, None) => true,
+            (Self::Other(then), Some(Self::Other(now))) => {
+                Version { ctime: then.ctime, ..now } == *then
+            }
+            (Self::Dir { .. }, Some(now)) => now == *self,
+            _ => false,
+        }
+    }
+
+    /// Returns the version of the file.
+    pub(crate) fn version(self) -> Option<Version> {
+        if let Self::Other(version) = self { Some(version) } else { None }
+    }
+}
+
 /// All changes of a walk, in the order in which they are applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeSet {
     /// The changes.
     pub ops: Vec<Op>,
+    /// What the walk found where it changed something, by the names before the walk: all but files
+    /// that say it in their placing, and what is in directories that are new.
+    pub found: Vec<(TreePath, Base)>,
     /// Files that had several names before: whether they were written or replaced is not known.
     /// They are taken for written.
     pub linked: Vec<TreePath>,

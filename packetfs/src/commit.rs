@@ -125,7 +125,10 @@ impl Committer {
         if let Err(error) = self.journal.strike() {
             tracing::error!(%error, "failed to strike the journal");
         }
-        result?;
+        result.map_err(|error| match error.conflict() {
+            Some(path) => CommitError::Conflict(path),
+            None => CommitError::Apply(error),
+        })?;
         Ok(reconciled.overwritten)
     }
 }

@@ -27,10 +27,11 @@ use fuser::{
     Request, SessionACL,
 };
 
+use crate::change::Base;
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
 use crate::packet::PacketRef;
 use crate::store::Store;
-use crate::tree::{Attr, Bytes, Time, Version, Xattr};
+use crate::tree::{Attr, Bytes, Time, Xattr};
 use noted::Asker;
 pub use noted::Noted;
 use reply::{absent, file_attr, file_type};
@@ -114,6 +115,7 @@ struct View {
     store: Arc<Store>,
     source: Box<dyn Source>,
     counters: Counters,
+    notices: mpsc::Sender<Notice>,
 }
 
 impl std::fmt::Debug for View {
@@ -135,13 +137,14 @@ impl Mount {
         source: Box<dyn Source>,
         spawn: impl FnOnce(&'static str, Box<dyn FnOnce() + Send>) -> io::Result<()>,
     ) -> io::Result<Self> {
+        let (notices, receiver) = mpsc::channel();
         let view = Arc::new(View {
             mirror: Mutex::new(Mirror::new()),
             store,
             source,
             counters: Counters::default(),
+            notices: notices.clone(),
         });
-        let (notices, receiver) = mpsc::channel();
         spawn("fuse-notify", Box::new(move || notify(&receiver)))?;
         let mount = Self { sessions: Mutex::default(), notices, view };
         mount.mount(point, name, false)?;
@@ -202,12 +205,12 @@ impl Mount {
         &self.view.counters
     }
 
-    /// Returns what gives the version of the file at a path, unless it changes from here on; from any
-    /// thread.
-    pub fn versions(&self) -> impl Fn(&[u8]) -> Option<Version> + Send + use<> {
+    /// Returns what gives what is found at a path, unless it changes from here on; from any thread.
+    pub fn bases(&self) -> impl Fn(&[u8]) -> Base + Send + use<> {
         let view = Arc::clone(&self.view);
-        let batches = view.mirror().batches();
-        move |path| view.mirror().unchanged_since(batches, path)
+        let batches = view.mirror().begin();
+        let walk = Running { view, batches };
+        move |path| walk.view.mirror().base_since(walk.batches, path)
     }
 
     /// Tells whether anything that is known of the tree has extended attributes.
@@ -275,7 +278,28 @@ fn invalidate(notifier: &Notifier, invalidation: &Invalidation) {
     };
 }
 
+/// A walk that may have seen what is gone by now.
+struct Running {
+    view: Arc<View>,
+    batches: u64,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let forget = self.view.mirror().end(self.batches);
+        self.view.forget(forget);
+    }
+}
+
 impl View {
+    /// Has the kernel forget, some time.
+    fn forget(&self, forget: BTreeSet<Invalidation>) {
+        if !forget.is_empty() {
+            // Without the thread there is no mount any more.
+            let _ = self.notices.send(Notice::Forget(forget, Box::new(|| {})));
+        }
+    }
+
     fn mirror(&self) -> MutexGuard<'_, Mirror> {
         // The mirror is never left half changed: its methods do not panic between changes.
         self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
@@ -429,7 +453,10 @@ impl Filesystem for Handler {
                 let mut mirror = view.mirror();
                 let (node, attr) = match mirror.lookup(parent.0, &name) {
                     // A node of number 0 makes the kernel remember that the name is absent.
-                    Answer::Absent => return Ok((absent(), FOR_EVER)),
+                    Answer::Absent => {
+                        view.forget(mirror.take_excess());
+                        return Ok((absent(), FOR_EVER));
+                    }
                     answer => known(answer)?,
                 };
                 if xattrs || mirror.xattrs(node).is_empty() {

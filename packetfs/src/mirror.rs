@@ -5,15 +5,18 @@
 //! The mirror is pure: it says what it knows or what must be fetched, takes in what was fetched and
 //! what changed, and says what the kernel has to forget.
 
+mod gone;
 mod links;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::change::Base;
 use crate::packet::Manifest;
 use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, Version, Xattr, join};
 use crate::xattr;
+use gone::{Gone, Went};
 use links::Links;
 
 /// The number of a path, or of a file with several. The root is 1, as FUSE wants it.
@@ -22,6 +25,8 @@ pub type Node = u64;
 pub const ROOT: Node = 1;
 /// The number of no path.
 const NOWHERE: Node = 0;
+/// Absent names of `/` that the kernel may remember: far more than programs look for.
+const ABSENT_MAX: usize = 4096;
 
 /// What must be fetched before a question can be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -94,6 +99,11 @@ struct Item {
     order: Vec<Node>,
     /// All names of the directory are known.
     listed: bool,
+    /// They were known once.
+    seen: bool,
+    /// When the last name went of which nothing is known any more, in batches of changes, if a walk
+    /// may have seen it.
+    dropped: u64,
     /// It is a directory whose names are not shown.
     hidden: bool,
     /// Absent names the kernel has asked for, kept for the root only: it alone cannot be forgotten
@@ -111,6 +121,9 @@ pub struct Mirror {
     /// Batches of changes so far.
     batches: u64,
     marks: Marks,
+    gone: Gone,
+    /// What is too much for the kernel to remember.
+    excess: BTreeSet<Invalidation>,
 }
 
 /// Whether anything in a tree has, or had, what only a mount with extended attributes shows.
@@ -151,7 +164,8 @@ impl Mirror {
         };
         let root = Item { attr: Some(attr), ..Item::new(ROOT, Bytes::new()) };
         let (items, links) = (HashMap::from([(ROOT, root)]), Links::default());
-        Self { items, links, next: ROOT + 1, batches: 0, marks: Marks::default() }
+        let (marks, gone, excess) = (Marks::default(), Gone::default(), BTreeSet::new());
+        Self { items, links, next: ROOT + 1, batches: 0, marks, gone, excess }
     }
 
     /// Looks a name up; by the name `.` what a number stands for, which may be no directory.
@@ -167,8 +181,12 @@ impl Mirror {
             return Answer::Hidden;
         }
         let Some(&place) = item.children.get(name) else {
-            if dir == ROOT {
-                item.absent.insert(name.to_vec());
+            if dir == ROOT && item.absent.insert(name.to_vec()) && item.absent.len() > ABSENT_MAX {
+                // Any but this one, which the kernel is told of only now.
+                let other = item.absent.iter().find(|known| *known != name).cloned();
+                if let Some(other) = other.filter(|other| item.absent.remove(other)) {
+                    self.excess.insert(Invalidation::Entry(ROOT, other));
+                }
             }
             return Answer::Absent;
         };
@@ -178,6 +196,26 @@ impl Mirror {
         }
         let node = self.links.shown(place);
         self.attr(node).map(|attr| (node, attr))
+    }
+
+    /// Takes what the kernel has to forget because it would be too much to remember.
+    pub fn take_excess(&mut self) -> BTreeSet<Invalidation> {
+        std::mem::take(&mut self.excess)
+    }
+
+    /// Notes that a walk begins; returns the batches of changes so far. What it may have seen is kept
+    /// until its [`Self::end`].
+    pub fn begin(&mut self) -> u64 {
+        self.gone.begin(self.batches);
+        self.batches
+    }
+
+    /// Notes that a walk which began after so many batches is over.
+    pub fn end(&mut self, batches: u64) -> BTreeSet<Invalidation> {
+        let mut forget = BTreeSet::new();
+        self.gone.end(batches);
+        self.sweep(&mut forget);
+        forget
     }
 
     /// Returns the attributes of a path. Those of a directory are known only while its listing is:
@@ -365,17 +403,33 @@ impl Mirror {
         self.items.get(&self.one_path(node))?.attr.map(|attr| attr.version())
     }
 
-    /// Returns the version of the file at a path, unless it changed after the first `batches`.
+    /// Returns what somebody has found at a path who has looked after the first `batches`. A listing
+    /// that is not known any more is what was found, all the same.
     #[must_use]
-    pub fn unchanged_since(&self, batches: u64, path: &[u8]) -> Option<Version> {
-        let item = self.items.get(&self.place(path)?)?;
-        item.attr.filter(|_| item.changed <= batches).map(|attr| attr.version())
+    pub fn base_since(&self, batches: u64, path: &[u8]) -> Base {
+        let mut at = ROOT;
+        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+            let Some(dir) = self.items.get(&at) else { return Base::Unknown };
+            match dir.children.get(name) {
+                Some(&place) => at = place,
+                None if dir.seen && dir.dropped <= batches => return Base::Nothing,
+                None => return Base::Unknown,
+            }
+        }
+        match self.items.get(&at) {
+            Some(item) if item.changed <= batches => {
+                item.attr.as_ref().map_or(Base::Nothing, Base::of)
+            }
+            _ => Base::Unknown,
+        }
     }
 
     /// Takes in a directory's listing.
     pub fn take_listing(&mut self, path: &TreePath, listing: Listing) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         let Some(dir) = self.place(path) else { return forget };
+        // What is another one than before is not what a running walk was shown.
+        self.batches += 1;
         let gone: Vec<Bytes> = {
             let named: BTreeSet<&[u8]> = listing.entries.iter().map(|entry| &*entry.name).collect();
             let Some(item) = self.items.get(&dir) else { return forget };
@@ -393,10 +447,13 @@ impl Mirror {
             forget.retain(|it| !matches!(it, Invalidation::Entry(parent, _) if *parent == dir));
         }
         if let Some(item) = self.items.get_mut(&dir) {
+            item.note_change(&listing.attr, self.batches);
             item.set_attr(dir, listing.attr, &mut forget);
             item.listed = true;
+            item.seen = true;
             item.hidden = listing.hidden;
         }
+        self.sweep(&mut forget);
         forget
     }
 
@@ -440,6 +497,7 @@ impl Mirror {
                     match attr {
                         Some(attr) => {
                             let item = self.items.get_mut(&node).expect("the node was just found");
+                            item.note_change(&attr, self.batches);
                             item.set_attr(node, attr, &mut forget);
                             forget.insert(Invalidation::Node(node));
                         }
@@ -453,6 +511,7 @@ impl Mirror {
                 }
             }
         }
+        self.sweep(&mut forget);
         forget
     }
 
@@ -469,11 +528,13 @@ impl Mirror {
             if let Some(node) = known {
                 self.forget(node, forget);
                 self.relink(node, None, forget);
-                if let Some(item) = self.items.get_mut(&node) {
-                    item.attr = None;
+                if let Some(item) = self.items.get_mut(&node)
+                    && item.attr.take().is_some()
+                {
                     item.target = None;
                     item.xattrs = Vec::new();
                     item.changed = self.batches;
+                    self.gone.note(self.batches, node);
                 }
             }
             forget.insert(Invalidation::Entry(dir, name.to_vec()));
@@ -503,8 +564,43 @@ impl Mirror {
         }
         self.marks.xattrs |= !entry.xattrs.is_empty();
         self.marks.acls |= entry.xattrs.iter().any(|(name, _)| xattr::is_acl(name));
+        // That there was nothing is known of a directory that was listed before.
+        let appears = old.is_none() && self.items.get(&dir).is_some_and(|dir| dir.seen);
         let item = self.items.get_mut(&node).expect("the node is known or was just added");
         item.target = entry.target;
+        if appears {
+            item.changed = self.batches;
+        }
+    }
+
+    /// Drops the names that are gone, as far as no walk may ask for them. Their numbers stand for
+    /// nothing from now on, as before; a name that comes back gets another one.
+    fn sweep(&mut self, forget: &mut BTreeSet<Invalidation>) {
+        while let Some(Went { batch, path: node, was_seen }) = self.gone.next() {
+            // It may have come back, and gone again.
+            let is_gone = |item: &&Item| item.attr.is_none() && item.changed == batch;
+            let Some(item) = self.items.get(&node).filter(is_gone) else { continue };
+            let (parent, name) = (item.parent, item.name.clone());
+            if let Some(dir) = self.items.get_mut(&parent) {
+                dir.children.remove(&name);
+                if let Ok(at) = dir.order.binary_search(&node) {
+                    dir.order.remove(at);
+                }
+                if was_seen {
+                    dir.dropped = dir.dropped.max(batch);
+                }
+            }
+            self.drop_all(node, forget);
+        }
+    }
+
+    /// Drops a path that leads to nothing any more, with all below it.
+    fn drop_all(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) {
+        let mut rest = vec![node];
+        while let Some(node) = rest.pop() {
+            self.relink(node, None, forget);
+            rest.extend(self.items.remove(&node).into_iter().flat_map(|item| item.order));
+        }
     }
 
     /// Notes which file a path names now. Paths that get another number by that, and the file that
@@ -532,9 +628,7 @@ impl Mirror {
         if item.attr.is_none_or(|old| old.version() != attr.version()) {
             item.manifest = None;
         }
-        if item.attr.is_some_and(|old| old.version() != attr.version()) {
-            item.changed = batches;
-        }
+        item.note_change(attr, batches);
         if item.xattrs != xattrs {
             // The kernel keeps access control lists with the attributes.
             item.xattrs = xattrs.to_vec();
@@ -594,6 +688,13 @@ impl Mirror {
 }
 
 impl Item {
+    /// Notes that it is to be something else than before, if it is.
+    fn note_change(&mut self, new: &Attr, batches: u64) {
+        if self.attr.is_some_and(|old| Base::of(&old) != Base::of(new)) {
+            self.changed = batches;
+        }
+    }
+
     /// Sets the attributes, and says what of the old ones the kernel has to forget.
     fn set_attr(&mut self, shown: Node, attr: Attr, forget: &mut BTreeSet<Invalidation>) {
         let old = self.attr.replace(attr);
@@ -619,6 +720,8 @@ impl Item {
             children: HashMap::new(),
             order: Vec::new(),
             listed: false,
+            seen: false,
+            dropped: 0,
             hidden: false,
             absent: BTreeSet::new(),
         }

@@ -19,10 +19,10 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
-use crate::change::{ChangeSet, Meta, Mtime, Op};
+use crate::change::{Base, ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, PacketRef};
 use crate::path::TreePath;
-use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, join, names_in, split};
+use crate::tree::{Attr, Bytes, Kind, Time, Xattr, join, names_in, split};
 use crate::xattr;
 use found::{Body, Found, Node, leave_out};
 
@@ -38,9 +38,8 @@ pub struct Reading<'a> {
     pub lower_attr: &'a dyn Fn(&[u8]) -> Option<Attr>,
     /// Returns the paths of a file of the lower layer, by its number there.
     pub lower_paths: &'a dyn Fn(u64) -> Vec<Bytes>,
-    /// Returns the version of the file that the origin has at a path, unless it changed since the
-    /// walk began.
-    pub base: &'a dyn Fn(&[u8]) -> Option<Version>,
+    /// Returns what the walk found at a path of the lower layer.
+    pub base: &'a dyn Fn(&[u8]) -> Base,
     /// Returns the extended attributes of the file that the lower layer has at a path, as far as the
     /// walk saw them.
     pub lower_xattrs: &'a dyn Fn(&[u8]) -> Vec<Xattr>,
@@ -95,11 +94,14 @@ fn walk(
     for name in names_in(dir)? {
         let attr = Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
         let path = join(names.path, &name);
+        let before = names.before.map(|dir| join(dir, &name));
         match attr.kind {
             Kind::Char if attr.rdev == 0 => {
-                let before = names.before.map(|dir| join(dir, &name));
-                if before.is_none_or(|before| !reading.absent.contains(&before)) {
+                let base = before.as_deref().map(reading.base);
+                let marked = before.as_ref().is_some_and(|it| reading.absent.contains(it));
+                if !marked && base != Some(Base::Nothing) {
                     found.remove(path);
+                    found.bases.extend(before.zip(base));
                 }
             }
             Kind::Dir => {
@@ -108,7 +110,10 @@ fn walk(
                 let names = Dir { path: &path, before: before.as_deref() };
                 walk(&child, &names, indexed, reading, found)?;
             }
-            _ => visit(dir, &name, path, &attr, indexed, reading, found)?,
+            _ => {
+                found.note_base(before, reading.base);
+                visit(dir, &name, path, &attr, indexed, reading, found)?;
+            }
         }
     }
     Ok(())
@@ -125,8 +130,10 @@ fn visit_dir(
 ) -> io::Result<Option<Bytes>> {
     let from = overlay_mark(dir, "redirect")?.and_then(|mark| redirected(above, &mark));
     let name = split(path).map_or(b"".as_slice(), |(_, name)| name);
-    let before = from.clone().or_else(|| Some(join(above?, name)));
+    let at = above.map(|above| join(above, name));
+    let before = from.clone().or_else(|| at.clone());
     let is_renamed = from.is_some();
+    found.note_base(from.clone(), reading.base);
     if let Some(from) = from {
         found.dirs.push(Op::Rename { from: TreePath::new(from)?, to: TreePath::new(path)? });
     }
@@ -142,7 +149,8 @@ fn visit_dir(
     if on_the_way {
         meta.mtime = None;
     }
-    if replaces || is_renamed || lower.is_none() {
+    let is_new = replaces || is_renamed || lower.is_none();
+    if is_new {
         found.stir(path);
     }
     let as_before = lower
@@ -157,7 +165,11 @@ fn visit_dir(
             found.still.push((path.to_vec(), Meta { mtime, ..meta.clone() }));
         }
     }
-    if !(on_the_way && as_before && meta.xattrs.is_empty() && meta.without.is_empty()) {
+    let is_same = as_before && meta.xattrs.is_empty() && meta.without.is_empty();
+    if is_new || !is_same {
+        found.note_base(at, reading.base);
+    }
+    if !(on_the_way && is_same) {
         found.dirs.push(Op::Dir { path: TreePath::new(path)?, meta, replaces });
     }
     Ok(before.filter(|_| !opaque))

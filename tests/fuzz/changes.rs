@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use packetfs::change::{ChangeSet, Meta, Mtime, Op, Placing};
+use packetfs::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
 use packetfs::commit::{Commit, Committer, Owner};
 use packetfs::packet::Digest;
 use packetfs::path::TreePath;
@@ -38,18 +38,25 @@ fn metas() -> impl Strategy<Value = Meta> {
     )
 }
 
-fn placings() -> impl Strategy<Value = Placing> {
+fn versions() -> impl Strategy<Value = Version> {
     let versions = (any::<[u64; 3]>(), times(), times());
-    let versions = versions.prop_map(|([dev, ino, bytes], mtime, ctime)| Version {
-        dev,
-        ino,
-        bytes,
-        mtime,
-        ctime,
-    });
+    versions.prop_map(|([dev, ino, bytes], mtime, ctime)| Version { dev, ino, bytes, mtime, ctime })
+}
+
+fn bases() -> impl Strategy<Value = Base> {
+    let dirs = (any::<(u64, u64)>(), any::<[u32; 3]>());
+    prop_oneof![
+        Just(Base::Nothing),
+        dirs.prop_map(|((dev, ino), [mode, uid, gid])| Base::Dir { dev, ino, mode, uid, gid }),
+        versions().prop_map(Base::Other),
+        Just(Base::Unknown),
+    ]
+}
+
+fn placings() -> impl Strategy<Value = Placing> {
     prop_oneof![
         Just(Placing::Fresh),
-        option::of(versions).prop_map(|base| Placing::Over { base }),
+        option::of(versions()).prop_map(|base| Placing::Over { base }),
         any::<u64>().prop_map(Placing::Behind),
     ]
 }
@@ -78,7 +85,8 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 pub(crate) fn change_sets() -> impl Strategy<Value = ChangeSet> {
-    (vec(ops(), 0..5), vec(paths(), 0..3)).prop_map(|(ops, linked)| ChangeSet { ops, linked })
+    (vec(ops(), 0..5), vec((paths(), bases()), 0..3), vec(paths(), 0..3))
+        .prop_map(|(ops, found, linked)| ChangeSet { ops, found, linked })
 }
 
 fn commits() -> impl Strategy<Value = Commit> {

@@ -55,6 +55,7 @@ fn reports() -> impl Strategy<Value = Report> {
             bytes_back,
             status,
             overwrote: vec!["é".to_owned(); usize::from(attempt % 2 == 1)],
+            torn: attempt % 3 == 1,
         },
     );
     let stays = (".{0,9}", "[a-z-]{0,9}", any::<u64>())

@@ -1,6 +1,7 @@
 //! Two change one file at the same time: nothing is lost without a word.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Test;
 use crate::interrupts::{processes, wait_until};
@@ -11,7 +12,85 @@ use crate::run::{Run, seconds};
 pub(crate) const ALL: &[Test] = &[
     ("conflicts::a_program_that_was_silent_runs_again_at_the_origin", silent),
     ("conflicts::a_program_that_has_spoken_runs_again_on_a_node", spoken),
+    ("conflicts::where_there_was_nothing_one_wins", races),
+    ("conflicts::a_torn_read_that_cannot_be_repeated_is_told", torn),
 ];
+
+/// Rounds of each race; others by `OSWALK_TEST_ROUNDS`.
+const ROUNDS: u64 = 2;
+/// How many take part in one.
+const RACERS: u64 = 6;
+/// Of what one wins, each with what a racer executes. What it needs is made anew in each round.
+const LOCKS: &[(&str, &str)] = &[
+    ("mkdir", "mkdir lock"),
+    ("ln -s", "ln -s $i lock"),
+    ("ln", "ln payload lock"),
+    ("mv", "mv payload lock"),
+    ("mv of a directory", "perl -e 'exit !rename qq(dir), qq(moved)'"),
+    ("rmdir", "rmdir dir"),
+    ("O_EXCL", "perl -MFcntl -e 'exit !sysopen F, qq(lock), O_CREAT|O_EXCL|O_WRONLY'"),
+    ("mkfifo", "mkfifo lock"),
+    ("link(2)", "perl -e 'exit !link qq(payload), qq(lock)'"),
+];
+/// What all racers append to, a line each, which was not there.
+const LOGS: &[(&str, &str)] = &[
+    ("a new log", "perl -e 'open F, q(>>), q(log); print F qq($ARGV[0]\\n)' $i"),
+    (
+        "a new log in a new directory",
+        "perl -e 'mkdir q(d); open F, q(>>), q(d/log); print F qq($ARGV[0]\\n)' $i",
+    ),
+    (
+        "two steps that find it later",
+        "perl -e 'srand $ENV{SEED} + $ARGV[0]; select undef, undef, undef, rand 0.05; open F, q(>>), q(log); print F qq($ARGV[0]\\n)' $i",
+    ),
+    ("DEPENDENCIES_OUTPUT", "DEPENDENCIES_OUTPUT=log gcc -c s$i.c"),
+];
+
+/// Races walks for names that are not there, round after round. What comes of it is what comes of it
+/// natively: one gets the lock, and no line is lost.
+fn races(lab: &Lab) -> Result<(), String> {
+    let (up, _shared) = lab.shared()?;
+    let rounds = std::env::var("OSWALK_TEST_ROUNDS").ok().and_then(|it| it.parse().ok());
+    let dir = up.fresh("conflict-races")?;
+    let start = format!(
+        "rm -rf lock log d dir moved payload won; mkdir dir; echo x >payload\n\
+         for i in $(seq {RACERS}); do echo \"int f$i;\" >s$i.c; done\n"
+    );
+    let race = |command: &str, result: &str| {
+        format!(
+            "{start}for i in $(seq {RACERS}); do {{ {command}; }} 2>err.$i & done; wait\n{result}\n"
+        )
+    };
+    let locks = LOCKS.iter().map(|(name, command)| {
+        race(&format!("{command} && echo $i >>won"), &format!("echo \"{name}: $(wc -l <won)\""))
+    });
+    let logs = LOGS.iter().map(|(name, command)| {
+        race(command, &format!("echo \"{name}: $(cat log d/log 2>err | grep -c .)\""))
+    });
+    let script: String = locks.chain(logs).collect();
+    let locks = LOCKS.iter().map(|(name, _)| format!("{name}: 1\n"));
+    let logs = LOGS.iter().map(|(name, _)| format!("{name}: {RACERS}\n"));
+    let wanted: String = locks.chain(logs).collect();
+    for round in 0..rounds.unwrap_or(ROUNDS) {
+        let seed = std::process::id().wrapping_add(u32::try_from(round).unwrap_or(0));
+        let report = dir.join("report.json");
+        let mut command = up.exec(&report);
+        // Compile steps walk in either case, the rest in every other round.
+        if round % 2 == 0 {
+            command.arg("--walk-all");
+        }
+        command.args(["--", "bash", "-c", &script]);
+        command.env("SEED", seed.to_string()).current_dir(&dir);
+        let run = Run::start(command, None)?.wait(seconds(120))?;
+        if run.out() != wanted {
+            return Err(format!("round {round}, SEED={seed}: {run}"));
+        }
+        if Report::read(&report)?.walks.is_empty() {
+            return Err(format!("nothing walked in round {round}"));
+        }
+    }
+    Ok(())
+}
 
 /// Names itself after its second argument, says `up` if it is to, waits for longer than output is
 /// held back, and writes the file's content in capital letters over it.
@@ -33,6 +112,49 @@ fn spoken(lab: &Lab) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("{:?}, {:?}", report.walks, report.stays))
+    }
+}
+
+/// Takes its input, names itself after its argument, and reads files again and again.
+const READER: &str = "$_ = <STDIN>; $0 = qq($ARGV[0]-runs); my $end = time + 4; local $/; \
+    while (time < $end) { for (0 .. 19) { open F, '<', $_; my $x = <F>; close F } }";
+
+/// What has taken its input cannot be repeated. Files that change all the time while they are read are
+/// seen as they never were, and that is told.
+fn torn(lab: &Lab) -> Result<(), String> {
+    let (up, _shared) = lab.shared()?;
+    let dir = up.fresh("conflict-torn")?;
+    let write = |round: usize| {
+        let bytes = "x".repeat(1 + round % 1000);
+        (0..20).try_for_each(|file| fs::write(dir.join(file.to_string()), &bytes))
+    };
+    let failed = |error: std::io::Error| error.to_string();
+    write(0).map_err(failed)?;
+    let report = dir.join("report.json");
+    let mut command = up.exec(&report);
+    command.args(["--walk", "perl", "--", "sh", "-c", "echo in | perl -e \"$1\" torn; :", "sh"]);
+    command.arg(READER).current_dir(&dir);
+    let walk = Run::start(command, None)?;
+    wait_until("the walk runs", || !processes("torn-runs").is_empty())?;
+    let over = AtomicBool::new(false);
+    let run = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1.. {
+                if over.load(Ordering::Relaxed) || write(round).is_err() {
+                    break;
+                }
+            }
+        });
+        let run = walk.wait(seconds(30));
+        over.store(true, Ordering::Relaxed);
+        run
+    })?;
+    let json = fs::read_to_string(&report).map_err(failed)?;
+    let json: String = json.split_whitespace().collect();
+    if run.err().contains("perl has read a file while") && json.contains("\"torn\":true") {
+        Ok(())
+    } else {
+        Err(format!("{json}: {run}"))
     }
 }
 

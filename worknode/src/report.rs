@@ -42,6 +42,9 @@ pub struct WalkLine {
     /// repeated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overwrote: Vec<String>,
+    /// It read a file while somebody else changed that, and could not be repeated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub torn: bool,
 }
 
 /// One program that stayed for one reason.

@@ -14,6 +14,13 @@ pub(super) fn changes(
     spec: &WalkSpec,
     private: &[Bytes],
 ) -> anyhow::Result<()> {
+    for (path, _) in &changes.found {
+        anyhow::ensure!(
+            !is_secret(path) && !private.iter().any(|dir| is_within(path, dir)),
+            "the runner says what is at {}, which is not exported",
+            String::from_utf8_lossy(path)
+        );
+    }
     for op in &changes.ops {
         let paths: &[&[u8]] = match op {
             Op::Rename { from, to } => &[from, to],
@@ -99,7 +106,7 @@ mod tests {
         };
         let path = path.parse().expect("a sound path");
         let op = Op::File { path, meta, manifest: Default::default(), placing: Placing::Fresh };
-        ChangeSet { ops: vec![op], linked: Vec::new() }
+        ChangeSet { ops: vec![op], ..ChangeSet::default() }
     }
 
     #[test]

@@ -24,7 +24,8 @@ use super::moves::Moves;
 use super::pieces::Pieces;
 use super::place::Place;
 use super::{Commit, Contents, Owner};
-use crate::change::{Meta, Mtime, Op, Placing};
+use crate::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
+use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Kind, Time, split};
 use crate::xattr;
 
@@ -38,18 +39,33 @@ pub struct ApplyError {
     action: &'static str,
     path: Bytes,
     source: io::Error,
+    /// Nothing was changed before.
+    is_first: bool,
+}
+
+impl ApplyError {
+    /// The owner's identity cannot be assumed.
+    pub(super) fn of_identity(source: io::Error) -> Self {
+        failed("assume the owner's identity for", b"/")(source)
+    }
+
+    /// Returns the name if somebody else has just changed what is there, and nothing was changed yet.
+    pub(super) fn conflict(&self) -> Option<TreePath> {
+        let raced = [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound];
+        let is_race = self.is_first && raced.contains(&self.source.kind());
+        is_race.then(|| TreePath::new(self.path.clone()).ok())?
+    }
 }
 
 fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> ApplyError + use<> {
     let path = path.to_vec();
-    move |source| ApplyError { action, path, source }
+    move |source| ApplyError { action, path, source, is_first: false }
 }
 
 /// Looks, before anything is changed, whether the changes can be made at all: whether the owner may
 /// write in every directory, and whether there is room for the content.
 pub(super) fn check(commit: &Commit) -> Result<(), ApplyError> {
-    let _identity =
-        Identity::assume(&commit.owner).map_err(failed("assume the owner's identity for", b"/"))?;
+    let _identity = Identity::assume(&commit.owner).map_err(ApplyError::of_identity)?;
     let mut bytes = 0;
     let mut seen = HashSet::new();
     for op in &commit.changes.ops {
@@ -104,12 +120,12 @@ pub(super) fn apply(
     begun: Option<Begun>,
     cleared: &dyn Fn() -> io::Result<()>,
 ) -> Result<(), ApplyError> {
-    let _identity =
-        Identity::assume(&commit.owner).map_err(failed("assume the owner's identity for", b"/"))?;
+    let _identity = Identity::assume(&commit.owner).map_err(ApplyError::of_identity)?;
     let moves = Moves::of(&commit.changes.ops);
     if !moves.is_empty() && !begun.is_some_and(|begun| begun.is_cleared) {
         let take = || moves.take_aside().and_then(|()| cleared().inspect_err(|_| moves.put_back()));
-        take().map_err(failed("rename what is in", b"/"))?;
+        let first = |error| ApplyError { is_first: begun.is_none(), ..error };
+        take().map_err(failed("rename what is in", b"/")).map_err(first)?;
     }
     let changed = change(commit, contents, &moves, begun.map(|begun| begun.at));
     changed.inspect_err(|_| moves.put_back())?;
@@ -122,9 +138,12 @@ fn change(
     moves: &Moves,
     begun: Option<Time>,
 ) -> Result<(), ApplyError> {
-    let now = Time::of(SystemTime::now());
-    let all = &Settling { owner: &commit.owner, began: commit.began, now };
+    let is_certain = begun.is_none() && !commit.last_wins;
+    let known = if is_certain { Known::of(&commit.changes) } else { Known::default() };
+    let (now, again) = (Time::of(SystemTime::now()), begun.is_some());
+    let all = &Settling { owner: &commit.owner, began: commit.began, now, known, again };
     let mut made: HashSet<&[u8]> = HashSet::new();
+    let mut is_first = !again;
     for op in &commit.changes.ops {
         if begun.is_some_and(|begun| belongs_to_others(op, contents, begun)) {
             tracing::warn!(
@@ -134,8 +153,10 @@ fn change(
             continue;
         }
         match op {
-            Op::Rename { from, to } => rename(moves.now(from), to).map_err(failed("rename", from)),
-            Op::Remove { path } => remove(path).map_err(failed("remove", path)),
+            Op::Rename { from, to } => {
+                rename(moves.now(from), to, all).map_err(failed("rename", from))
+            }
+            Op::Remove { path } => remove(path, all).map_err(failed("remove", path)),
             Op::Dir { path, meta, replaces: _ } => make_dir(path, meta, all)
                 .map(|is_new| {
                     if is_new {
@@ -150,11 +171,14 @@ fn change(
             Op::Symlink { path, target, meta } => {
                 make_symlink(path, target, meta, all).map_err(failed("make the link", path))
             }
-            Op::Link { path, to } => link(path, to).map_err(failed("link", path)),
+            Op::Link { path, to } => link(path, to, all).map_err(failed("link", path)),
             Op::Special { path, kind, rdev, meta } => {
                 make_special(path, *kind, *rdev, meta, all).map_err(failed("make", path))
             }
-        }?;
+        }
+        .map_err(|error| ApplyError { is_first, ..error })?;
+        // To a directory that was there nothing is done that cannot be done once more.
+        is_first &= matches!(op, Op::Dir { path, .. } if !made.contains(&path[..]));
     }
     // Directory times last: every change in a directory moves them.
     for op in commit.changes.ops.iter().rev() {
@@ -209,6 +233,31 @@ struct Settling<'a> {
     began: Time,
     /// Nothing is written in the future.
     now: Time,
+    known: Known<'a>,
+    /// The commit was interrupted.
+    again: bool,
+}
+
+/// Names of which is certain what is there until somebody else changes it: not even in the last moment
+/// is that to go unnoticed. A directory that is made serves as a lock.
+#[derive(Default)]
+struct Known<'a> {
+    absent: HashSet<&'a [u8]>,
+    present: HashSet<&'a [u8]>,
+}
+
+impl<'a> Known<'a> {
+    fn of(changes: &'a ChangeSet) -> Self {
+        let (mut absent, mut present) = (HashSet::new(), HashSet::new());
+        for (name, base) in &changes.found {
+            if *base == Base::Nothing { &mut absent } else { &mut present }.insert(&name[..]);
+        }
+        for (from, to) in changes.ops.iter().filter_map(Op::as_rename) {
+            present.remove(from);
+            absent.remove(to);
+        }
+        Self { absent, present }
+    }
 }
 
 impl Settling<'_> {
@@ -235,7 +284,7 @@ fn settle(place: &Place<'_>, meta: &Meta, all: &Settling<'_>) -> io::Result<()> 
     Ok(())
 }
 
-fn rename(from: &[u8], to: &[u8]) -> io::Result<()> {
+fn rename(from: &[u8], to: &[u8], all: &Settling<'_>) -> io::Result<()> {
     let to = Place::of(to)?;
     let found = Place::of(from).and_then(|from| {
         let attr = from.attr()?.ok_or(io::ErrorKind::NotFound)?;
@@ -250,30 +299,46 @@ fn rename(from: &[u8], to: &[u8]) -> io::Result<()> {
             Ok(renameat(&from.dir, from.name, &to.dir, to.name)?)
         }
         // Done before the commit was interrupted.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && to.attr()?.is_some() => Ok(()),
+        Err(error)
+            if all.again && error.kind() == io::ErrorKind::NotFound && to.attr()?.is_some() =>
+        {
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }
 
-fn remove(path: &[u8]) -> io::Result<()> {
+fn remove(path: &[u8], all: &Settling<'_>) -> io::Result<()> {
+    let is_there = all.known.present.contains(path);
     match Place::of(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !is_there => Ok(()),
+        Ok(place) if is_there && place.attr()?.is_none() => Err(io::ErrorKind::NotFound.into()),
         place => place?.clear(),
     }
+}
+
+/// Removes what is under a name where something else is to be, unless there is nothing for certain.
+fn make_room(place: &Place<'_>, path: &[u8], all: &Settling<'_>) -> io::Result<()> {
+    if all.known.absent.contains(path) { Ok(()) } else { place.clear() }
 }
 
 /// Makes a directory, or changes the one that is there. Returns whether it is new.
 fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<bool> {
     let place = Place::of(path)?;
     let old = place.attr()?;
+    if old.is_some() && all.known.absent.contains(path) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
     let is_dir = |old: &Attr| old.kind == Kind::Dir;
     if old.is_some_and(|old| !is_dir(&old)) {
         place.clear()?;
     }
     let old = old.filter(is_dir);
     if old.is_none() {
+        let is_new = all.known.absent.contains(path);
         match mkdirat(&place.dir, place.name, Mode::from_bits_truncate(meta.mode)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+            Ok(()) => {}
+            Err(Errno::EEXIST) if !is_new => {}
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -297,18 +362,22 @@ fn write_file(
     let old = place.attr()?;
     match old {
         Some(Attr { kind: Kind::File, .. }) if placing != Placing::Fresh => {
-            let file = File::from(place.open(OFlag::O_RDWR, 0)?);
+            let behind = matches!(placing, Placing::Behind(_));
+            let append = if behind { OFlag::O_APPEND } else { OFlag::empty() };
+            let file = File::from(place.open(OFlag::O_RDWR | append, 0)?);
             match placing {
-                Placing::Behind(offset) => pieces.write_behind(&file, offset)?,
+                Placing::Behind(offset) => pieces.append(&file, all.again.then_some(offset))?,
                 Placing::Over { .. } | Placing::Fresh => pieces.write_over(&file)?,
             }
             settle_open(&OwnedFd::from(file), meta, all)
         }
+        Some(_) if all.known.absent.contains(path) => Err(io::ErrorKind::AlreadyExists.into()),
         Some(_) => replace_file(&place, meta, pieces, all),
         None => {
-            let file = File::from(
-                place.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?,
-            );
+            // What others append to it from now on stays.
+            let append = if pieces.has_holes() { OFlag::empty() } else { OFlag::O_APPEND };
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | append;
+            let file = File::from(place.open(flags, meta.mode)?);
             pieces.write_to(&file)?;
             settle_open(&OwnedFd::from(file), meta, all)
         }
@@ -344,12 +413,12 @@ fn replace_file(
 
 fn make_symlink(path: &[u8], target: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     let place = Place::of(path)?;
-    place.clear()?;
+    make_room(&place, path, all)?;
     symlinkat(OsStr::from_bytes(target), &place.dir, place.name)?;
     settle(&place, meta, all)
 }
 
-fn link(path: &[u8], to: &[u8]) -> io::Result<()> {
+fn link(path: &[u8], to: &[u8], all: &Settling<'_>) -> io::Result<()> {
     let (place, to) = (Place::of(path)?, Place::of(to)?);
     let same = |a: Option<Attr>, b: Option<Attr>| {
         a.zip(b).is_some_and(|(a, b)| (a.dev, a.ino) == (b.dev, b.ino))
@@ -357,7 +426,7 @@ fn link(path: &[u8], to: &[u8]) -> io::Result<()> {
     if same(place.attr()?, to.attr()?) {
         return Ok(());
     }
-    place.clear()?;
+    make_room(&place, path, all)?;
     Ok(linkat(&to.dir, to.name, &place.dir, place.name, AtFlags::empty())?)
 }
 
@@ -369,7 +438,7 @@ fn make_special(
     all: &Settling<'_>,
 ) -> io::Result<()> {
     let place = Place::of(path)?;
-    place.clear()?;
+    make_room(&place, path, all)?;
     let kind = match kind {
         Kind::Fifo => SFlag::S_IFIFO,
         Kind::Socket => SFlag::S_IFSOCK,

@@ -1,7 +1,7 @@
 //! Writes a file's content, packet by packet. Holes stay holes.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
@@ -10,6 +10,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::Contents;
 use crate::packet::{Hole, Manifest, PACKET_BYTES_MAX, PacketRef};
+use crate::tree::Bytes;
 
 /// What a file is to consist of.
 pub(super) struct Pieces<'a> {
@@ -18,21 +19,50 @@ pub(super) struct Pieces<'a> {
 }
 
 impl Pieces<'_> {
+    pub(super) fn has_holes(&self) -> bool {
+        !self.manifest.holes.is_empty()
+    }
+
     /// Writes a file that is empty.
     pub(super) fn write_to(&self, file: &File) -> io::Result<()> {
-        self.write_behind(file, 0)?;
+        for (at, packet) in self.placed() {
+            file.write_all_at(self.content(packet)?, at)?;
+        }
         if self.manifest.holes.is_empty() { Ok(()) } else { file.set_len(self.manifest.bytes()) }
     }
 
-    /// Writes the content from an offset on.
-    pub(super) fn write_behind(&self, file: &File, offset: u64) -> io::Result<()> {
-        for (at, packet) in self.placed() {
-            file.write_all_at(self.content(packet)?, offset + at)?;
-        }
-        Ok(())
+    /// Writes the content at the end of the file, wherever that is: what others append meanwhile stays.
+    /// There are no holes in it. What was begun `before`, behind so many bytes, is finished.
+    pub(super) fn append(&self, file: &File, before: Option<u64>) -> io::Result<()> {
+        let tail = self.tail(0)?;
+        let done = match before {
+            Some(offset) => appended_before(file, offset, &tail)?,
+            None => 0,
+        };
+        let mut file = file;
+        file.write_all(&tail[done..])
     }
 
-    /// Writes what differs from what the file has. A file that was appended to is only appended to.
+    /// Returns the content from an offset on.
+    pub(super) fn tail(&self, offset: u64) -> io::Result<Bytes> {
+        let mut tail = Bytes::new();
+        for (at, packet) in self.manifest.covering(offset, u64::MAX) {
+            let from = usize::try_from(offset.saturating_sub(at)).unwrap_or(usize::MAX);
+            tail.extend(self.content(packet)?.get(from..).unwrap_or_default());
+        }
+        Ok(tail)
+    }
+
+    /// Tells whether the first bytes of a file are those of this content.
+    pub(super) fn are_as_in(&self, file: &File, bytes: u64) -> bool {
+        self.manifest.covering(0, bytes).all(|(at, packet)| {
+            let length = usize::try_from(bytes - at).unwrap_or(usize::MAX);
+            self.content(packet)
+                .is_ok_and(|content| has(file, at, &content[..length.min(content.len())]))
+        })
+    }
+
+    /// Writes what differs from what the file has.
     pub(super) fn write_over(&self, file: &File) -> io::Result<()> {
         let old_bytes = file.metadata()?.len();
         for (at, packet) in self.placed() {
@@ -52,12 +82,7 @@ impl Pieces<'_> {
     /// Tells whether a file has nothing but a beginning of this content.
     pub(super) fn begin_with(&self, file: &File) -> bool {
         let Ok(bytes) = file.metadata().map(|metadata| metadata.len()) else { return false };
-        let has_all = self.manifest.covering(0, bytes).all(|(at, packet)| {
-            let length = usize::try_from(bytes - at).unwrap_or(usize::MAX);
-            self.content(packet)
-                .is_ok_and(|content| has(file, at, &content[..length.min(content.len())]))
-        });
-        bytes <= self.manifest.bytes() && has_all
+        bytes <= self.manifest.bytes() && self.are_as_in(file, bytes)
     }
 
     fn placed(&self) -> impl Iterator<Item = (u64, PacketRef)> + use<'_> {
@@ -68,6 +93,19 @@ impl Pieces<'_> {
         let missing = || io::Error::other(format!("packet {} is missing", packet.digest));
         self.contents.get(&packet.digest).map(|content| &**content).ok_or_else(missing)
     }
+}
+
+/// Returns how much of a tail is in a file already: somewhere behind an offset, or a beginning of it at
+/// the end.
+fn appended_before(file: &File, offset: u64, tail: &[u8]) -> io::Result<usize> {
+    let bytes = file.metadata()?.len().saturating_sub(offset);
+    let mut behind = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+    file.read_exact_at(&mut behind, offset)?;
+    if tail.is_empty() || behind.windows(tail.len()).any(|there| there == tail) {
+        return Ok(tail.len());
+    }
+    let longest = behind.len().min(tail.len());
+    Ok((0..=longest).rev().find(|&length| behind.ends_with(&tail[..length])).unwrap_or(0))
 }
 
 /// Tells whether a file has this content at an offset.

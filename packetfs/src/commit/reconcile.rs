@@ -1,15 +1,20 @@
-//! What a walk changed in place, and somebody else too while it ran: appends of both are kept,
-//! anything else is a conflict.
+//! What a walk changed, held against what somebody else did there while it ran: appends of both are
+//! kept, anything else is a conflict. That there was nothing counts, too: of two that make one file,
+//! directory or link, the second is a conflict.
 
-use std::borrow::Cow;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::fs::File;
 
-use super::{Commit, CommitError, Contents};
-use crate::change::{Op, Placing, renamed};
-use crate::packet::{Manifest, Packed, reference, split};
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
+
+use super::identity::Identity;
+use super::pieces::Pieces;
+use super::place::Place;
+use super::{ApplyError, Commit, CommitError, Contents};
+use crate::change::{Base, Op, Placing, renamed};
+use crate::packet::{Digest, Manifest, Packed, PacketRef, reference, split};
 use crate::path::TreePath;
-use crate::tree::{Attr, Bytes, Version};
+use crate::tree::{Attr, Bytes, Kind, Version};
 
 /// A commit, held against what others have changed.
 pub(super) struct Reconciled {
@@ -24,64 +29,108 @@ pub(super) fn reconcile(
     commit: &Commit,
     contents: &mut Contents<'_>,
 ) -> Result<Reconciled, CommitError> {
-    let mut reconciled: Option<Commit> = None;
+    let _identity = Identity::assume(&commit.owner).map_err(ApplyError::of_identity)?;
     let mut overwritten = Vec::new();
+    let mut conflict = |path: &TreePath| {
+        if !commit.last_wins {
+            return Err(CommitError::Conflict(path.clone()));
+        }
+        overwritten.push(path.clone());
+        Ok(())
+    };
+    for (path, base) in &commit.changes.found {
+        if !is_as_found(path, base) {
+            conflict(path)?;
+        }
+    }
+    let mut appends = Vec::new();
     for (at, op) in commit.changes.ops.iter().enumerate() {
         let Op::File { path, manifest, placing: Placing::Over { base }, .. } = op else { continue };
         let now = former_name(&commit.changes.ops[..at], path);
-        let current = version(&now);
-        if current.is_some() && current == *base {
-            continue;
+        let current = attr(&now).map(|attr| attr.version());
+        let is_as_found = current.is_some() && current == *base;
+        let pieces = Pieces { manifest, contents };
+        // What was empty may have been truncated as well: it does not tell.
+        let tells = base.is_some_and(|base| base.bytes > 0) || is_as_found || commit.last_wins;
+        match appended(*base, current, &now, &pieces).filter(|_| tells) {
+            Some(append) => appends.push((at, append)),
+            None if is_as_found => {}
+            None => conflict(path)?,
         }
-        // One with holes may be too large for memory.
-        let ours = manifest.holes.is_empty().then(|| content(manifest, contents));
-        let Some((offset, tail)) = ours.and_then(|ours| appended(*base, current, &now, &ours))
-        else {
-            if commit.last_wins {
-                overwritten.push(path.clone());
-                continue;
-            }
-            return Err(CommitError::Conflict(path.clone()));
-        };
-        let reconciled = reconciled.get_or_insert_with(|| commit.clone());
+    }
+    let commit = (!appends.is_empty()).then(|| with_appends(commit, appends, contents));
+    Ok(Reconciled { commit, overwritten })
+}
+
+/// Returns the commit that adds to files what the walk has added to them, wherever they end now.
+fn with_appends(
+    commit: &Commit,
+    appends: Vec<(usize, Append)>,
+    contents: &mut Contents<'_>,
+) -> Commit {
+    let mut changes = commit.changes.clone();
+    let mut added: Vec<(PacketRef, Packed)> = Vec::new();
+    for (at, Append { offset, tail }) in appends {
         for piece in split(&tail) {
             let packet = reference(piece);
-            reconciled.packets.push((packet, Packed::pack(piece)));
-            contents.insert(packet.digest, Cow::Owned(piece.to_vec()));
+            added.push((packet, Packed::pack(piece)));
+            contents.insert(packet.digest, piece.to_vec().into());
         }
-        if let Op::File { manifest, placing, .. } = &mut reconciled.changes.ops[at] {
+        if let Op::File { manifest, placing, .. } = &mut changes.ops[at] {
             *manifest = Manifest::of(&tail);
             *placing = Placing::Behind(offset);
         }
     }
-    Ok(Reconciled { commit: reconciled, overwritten })
+    let is_needed = |digest: &Digest| {
+        changes.ops.iter().any(|op| match op {
+            Op::File { manifest, .. } => manifest.packets.iter().any(|it| it.digest == *digest),
+            _ => false,
+        })
+    };
+    let kept = commit.packets.iter().filter(|(packet, _)| is_needed(&packet.digest)).cloned();
+    let packets = kept.chain(added).collect();
+    let owner = commit.owner.clone();
+    Commit { owner, changes, packets, began: commit.began, last_wins: commit.last_wins }
 }
 
-/// Returns where the walk's addition goes, and the addition, if both sides have only appended to
-/// what the walk had found.
+/// What a walk has added to a file, and where that goes if nothing else is added meanwhile.
+struct Append {
+    offset: u64,
+    tail: Bytes,
+}
+
+/// Returns the walk's addition, if both sides have only appended to what the walk had found.
 fn appended(
     base: Option<Version>,
     current: Option<Version>,
     path: &[u8],
-    ours: &[u8],
-) -> Option<(u64, Bytes)> {
+    ours: &Pieces<'_>,
+) -> Option<Append> {
     let (base, current) = (base?, current?);
-    if (base.dev, base.ino) != (current.dev, current.ino) {
+    let is_same_file = (base.dev, base.ino) == (current.dev, current.ino);
+    // One with holes may be too large for memory.
+    if !is_same_file || !ours.manifest.holes.is_empty() || ours.manifest.bytes() < base.bytes {
         return None;
     }
-    let theirs = std::fs::read(OsStr::from_bytes(path)).ok()?;
-    let common = usize::try_from(base.bytes).ok()?;
-    let (before, tail) = ours.split_at_checked(common)?;
-    (theirs.get(..common)? == before).then(|| (theirs.len() as u64, tail.to_vec()))
+    let place = Place::of(path).ok()?;
+    let file = place.open(OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0).ok()?;
+    let found = Attr::of(&fstat(&file).ok()?);
+    let is_that = found.kind == Kind::File && (found.dev, found.ino) == (base.dev, base.ino);
+    let file = File::from(file);
+    if !is_that || found.bytes < base.bytes || !ours.are_as_in(&file, base.bytes) {
+        return None;
+    }
+    Some(Append { offset: found.bytes, tail: ours.tail(base.bytes).ok()? })
 }
 
-fn version(path: &[u8]) -> Option<Version> {
-    nix::sys::stat::lstat(OsStr::from_bytes(path)).ok().map(|stat| Attr::of(&stat).version())
+/// Tells whether there is under a name what the walk found there.
+fn is_as_found(path: &[u8], base: &Base) -> bool {
+    let now = Place::of(path).and_then(|place| place.attr());
+    now.is_ok_and(|now| base.is(now.as_ref()))
 }
 
-fn content(manifest: &Manifest, contents: &Contents<'_>) -> Bytes {
-    let pieces = manifest.packets.iter().filter_map(|packet| contents.get(&packet.digest));
-    pieces.flat_map(|piece| piece.iter()).copied().collect()
+fn attr(path: &[u8]) -> Option<Attr> {
+    Place::of(path).ok()?.attr().ok()?
 }
 
 /// Returns the name that a path had before the renames.

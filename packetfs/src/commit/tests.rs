@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::change::{Meta, Mtime, Op, Placing};
+use crate::change::{Base, Meta, Mtime, Op, Placing};
 use crate::packet::{Manifest, reference, split};
 use crate::tree::{Attr, Time, Version};
 
@@ -246,6 +246,144 @@ fn other_changes_of_others_are_a_conflict() {
     let overwritten = ground.apply().expect("applicable");
     assert_eq!(overwritten, [ground.bytes("config")], "nothing is lost without a word");
     assert_eq!(std::fs::read(ground.file("config")).expect("there"), b"a = 2\n");
+}
+
+/// Makes a commit of one change, which found something, and applies it where that is so no more.
+fn contested(
+    make: impl Fn(&Ground) -> (Op, Vec<(&'static str, Base)>),
+    before: impl Fn(&Ground),
+    meanwhile: impl Fn(&Ground),
+) {
+    for disturbed in [false, true] {
+        let mut ground = Ground::new();
+        before(&ground);
+        let (op, found) = make(&ground);
+        let name = format!("{op:?}");
+        ground.commit.changes.ops.push(op);
+        ground.commit.changes.found =
+            found.into_iter().map(|(name, base)| (ground.bytes(name), base)).collect();
+        if disturbed {
+            meanwhile(&ground);
+        }
+        match ground.apply() {
+            Err(CommitError::Conflict(_)) if disturbed => {}
+            Ok(_) if !disturbed => {}
+            other => panic!("{name}, {disturbed}: {other:?}"),
+        }
+    }
+}
+
+fn base(path: &Path) -> Base {
+    Base::of(&Attr::of(&nix::sys::stat::lstat(path).expect("the file is there")))
+}
+
+#[test]
+fn what_somebody_else_made_where_there_was_nothing_is_a_conflict() {
+    type Make = fn(&Ground) -> Op;
+    let makes: [Make; 6] = [
+        |ground| Op::Dir { path: ground.bytes("x"), meta: ground.meta(0o755), replaces: false },
+        |ground| {
+            let target = b"t".to_vec();
+            Op::Symlink { path: ground.bytes("x"), target, meta: ground.meta(0o777) }
+        },
+        |ground| Op::Link { path: ground.bytes("x"), to: ground.bytes("old") },
+        |ground| {
+            let kind = crate::tree::Kind::Fifo;
+            Op::Special { path: ground.bytes("x"), kind, rdev: 0, meta: ground.meta(0o644) }
+        },
+        |ground| Op::Rename { from: ground.bytes("old"), to: ground.bytes("x") },
+        |ground| Op::File {
+            path: ground.bytes("x"),
+            meta: ground.meta(0o644),
+            manifest: Manifest::default(),
+            placing: Placing::Fresh,
+        },
+    ];
+    let old = |ground: &Ground| std::fs::write(ground.file("old"), b"1").expect("writable");
+    for make in makes {
+        let made = |ground: &Ground| (make(ground), vec![("x", Base::Nothing)]);
+        contested(made, old, |ground| std::fs::create_dir(ground.file("x")).expect("writable"));
+        contested(made, old, |ground| std::fs::write(ground.file("x"), b"").expect("writable"));
+    }
+}
+
+#[test]
+fn what_is_gone_or_something_else_is_a_conflict() {
+    let old = |ground: &Ground| {
+        std::fs::write(ground.file("old"), b"1").expect("writable");
+        std::fs::create_dir(ground.file("dir")).expect("writable");
+    };
+    let remove = |name: &'static str| {
+        move |ground: &Ground| {
+            let found = vec![(name, base(&ground.file(name)))];
+            (Op::Remove { path: ground.bytes(name) }, found)
+        }
+    };
+    let claim = |ground: &Ground| {
+        let found = vec![("old", base(&ground.file("old"))), ("claimed", Base::Nothing)];
+        (Op::Rename { from: ground.bytes("old"), to: ground.bytes("claimed") }, found)
+    };
+    let take = |ground: &Ground| std::fs::remove_file(ground.file("old")).expect("there");
+    let write = |ground: &Ground| std::fs::write(ground.file("old"), b"22").expect("writable");
+    contested(remove("old"), old, take);
+    contested(remove("old"), old, write);
+    contested(claim, old, take);
+    contested(claim, old, write);
+    let again = |ground: &Ground| {
+        std::fs::create_dir(ground.file("fresh")).expect("writable");
+        std::fs::rename(ground.file("fresh"), ground.file("dir")).expect("empty");
+    };
+    contested(remove("dir"), old, again);
+    let moded = |mode| {
+        move |ground: &Ground| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(ground.file("dir"), permissions).expect("ours");
+        }
+    };
+    let mode = |ground: &Ground| {
+        let found = vec![("dir", base(&ground.file("dir")))];
+        let meta = ground.meta(0o700);
+        (Op::Dir { path: ground.bytes("dir"), meta, replaces: false }, found)
+    };
+    contested(mode, old, moded(0o711));
+    let mut ground = Ground::new();
+    old(&ground);
+    ground.commit.changes.ops.push(mode(&ground).0);
+    ground.commit.changes.found.push((ground.bytes("dir"), Base::Unknown));
+    assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))));
+}
+
+#[test]
+fn what_is_added_to_a_file_goes_to_its_end_once() {
+    let mut ground = Ground::new();
+    std::fs::write(ground.file("log"), b"base\n").expect("writable");
+    ground.write("log", b"ours\n", true);
+    let Some(Op::File { placing, .. }) = ground.commit.changes.ops.last_mut() else {
+        panic!("just added")
+    };
+    // Somebody else adds something after the two were held against each other.
+    *placing = Placing::Behind(5);
+    std::fs::write(ground.file("log"), b"base\ntheirs\n").expect("writable");
+    ground.apply().expect("applicable");
+    let whole = b"base\ntheirs\nours\n";
+    assert_eq!(std::fs::read(ground.file("log")).expect("there"), whole);
+    ground.apply_once_more();
+    assert_eq!(std::fs::read(ground.file("log")).expect("there"), whole);
+    std::fs::write(ground.file("log"), b"base\nou").expect("writable");
+    ground.apply_once_more();
+    assert_eq!(std::fs::read(ground.file("log")).expect("there"), b"base\nours\n");
+}
+
+#[test]
+fn a_file_that_was_empty_does_not_tell_an_append_from_a_truncation() {
+    let mut ground = Ground::new();
+    std::fs::write(ground.file("log"), b"").expect("writable");
+    ground.write("log", b"ours\n", true);
+    std::fs::write(ground.file("log"), b"theirs\n").expect("writable");
+    assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))));
+    ground.commit.last_wins = true;
+    ground.apply().expect("applicable");
+    assert_eq!(std::fs::read(ground.file("log")).expect("there"), b"theirs\nours\n");
 }
 
 #[test]

@@ -98,12 +98,54 @@ fn what_changed_since_has_no_version() {
     let mut mirror = mirror();
     let before = mirror.batches();
     let version = attr(Kind::File, 4, 10).version();
-    assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), Some(version));
+    assert_eq!(mirror.base_since(before, b"/src/a.c"), Base::Other(version));
     mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 4, 11)))));
-    assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), None);
+    assert_eq!(mirror.base_since(before, b"/src/a.c"), Base::Unknown);
     let version = attr(Kind::File, 4, 11).version();
-    assert_eq!(mirror.unchanged_since(mirror.batches(), b"/src/a.c"), Some(version));
-    assert!(mirror.unchanged_since(before, b"/src/b.c").is_some());
+    assert_eq!(mirror.base_since(mirror.batches(), b"/src/a.c"), Base::Other(version));
+    assert!(matches!(mirror.base_since(before, b"/src/b.c"), Base::Other(_)));
+}
+
+#[test]
+fn that_there_was_nothing_is_a_version() {
+    let mut mirror = mirror();
+    let dir = |mode| Attr { mode, ..attr(Kind::Dir, 9, 0) };
+    let before = mirror.begin();
+    assert_eq!(mirror.base_since(before, b"/src/lock"), Base::Nothing);
+    assert_eq!(mirror.base_since(before, b"/src/b.c/x"), Base::Unknown);
+    mirror.apply(names("/src", "lock", Some(entry("lock", dir(0o755)))));
+    assert_eq!(mirror.base_since(before, b"/src/lock"), Base::Unknown);
+    let made = mirror.batches();
+    assert_eq!(mirror.base_since(made, b"/src/lock"), Base::of(&dir(0o755)));
+    // What happens in a directory is no change of it; its mode is.
+    mirror.take_listing(&path("/src/lock"), Listing { attr: dir(0o755), ..listing(9, Vec::new()) });
+    let time = Time { seconds: 99, nanos: 0 };
+    mirror.apply(names("/src", "lock", Some(entry("lock", Attr { mtime: time, ..dir(0o755) }))));
+    assert_eq!(mirror.base_since(made, b"/src/lock"), Base::of(&dir(0o755)));
+    mirror.apply(names("/src", "lock", Some(entry("lock", dir(0o700)))));
+    assert_eq!(mirror.base_since(made, b"/src/lock"), Base::Unknown);
+    let moded = mirror.batches();
+    mirror.apply(names("/src", "lock", None));
+    assert_eq!(mirror.base_since(moded, b"/src/lock"), Base::Unknown);
+    let gone = mirror.batches();
+    mirror.apply(names("/src", "lock", None));
+    assert_eq!(mirror.base_since(gone, b"/src/lock"), Base::Nothing);
+}
+
+#[test]
+fn what_is_listed_again_has_changed_where_it_differs() {
+    let mut mirror = mirror();
+    let began = mirror.begin();
+    mirror.apply(vec![Change::Forget { dir: TreePath::root() }]);
+    let version = attr(Kind::File, 4, 10).version();
+    assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Other(version));
+    assert_eq!(mirror.base_since(began, b"/src/new"), Base::Nothing);
+    mirror.take_listing(&path("/"), listing(2, vec![entry("src", attr(Kind::Dir, 3, 0))]));
+    let files = vec![entry("a.c", attr(Kind::File, 4, 10)), entry("new", attr(Kind::File, 7, 1))];
+    mirror.take_listing(&path("/src"), listing(3, files));
+    assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Other(version));
+    assert_eq!(mirror.base_since(began, b"/src/b.c"), Base::Unknown);
+    assert_eq!(mirror.base_since(began, b"/src/new"), Base::Unknown);
 }
 
 #[test]
@@ -173,7 +215,7 @@ fn names_of_one_file_share_a_number() {
     let forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
     assert!(forget.contains(&Invalidation::Node(shared)));
     assert!(matches!(mirror.manifest(shared), Answer::Unknown(_)));
-    assert_eq!(mirror.unchanged_since(before, b"/src/a.c"), None);
+    assert_eq!(mirror.base_since(before, b"/src/a.c"), Base::Unknown);
 }
 
 #[test]
@@ -288,4 +330,65 @@ fn who_looks_into_a_hidden_directory_is_refused() {
     assert_eq!(mirror.lookup(src, b"a.c"), Answer::Hidden);
     assert_eq!(mirror.list(src, 0, 1), Answer::Hidden);
     assert!(matches!(mirror.lookup(ROOT, b"src"), Answer::Known(_)));
+}
+
+/// Makes and removes so many temporary names.
+fn churn(mirror: &mut Mirror, names: std::ops::Range<u64>) {
+    for number in names {
+        let name = format!("tmp{number}");
+        let made = entry(&name, attr(Kind::File, 1000 + number % 7, 1));
+        mirror.apply(self::names("/src", &name, Some(made)));
+        mirror.apply(self::names("/src", &name, None));
+    }
+}
+
+#[test]
+fn names_that_are_gone_are_dropped() {
+    let mut mirror = mirror();
+    let before = mirror.items.len();
+    churn(&mut mirror, 0..200_000);
+    assert_eq!(mirror.items.len(), before);
+    assert_eq!(mirror.items[&mirror.node(b"/src").expect("listed")].order.len(), 2);
+    // A directory goes with all that was known of it.
+    mirror.apply(names("/src", "d", Some(entry("d", attr(Kind::Dir, 20, 0)))));
+    mirror.take_listing(&path("/src/d"), listing(20, vec![entry("l", linked(4, 2))]));
+    let shared = shown(&mut mirror, "a.c");
+    assert_eq!(mirror.known_paths(shared).len(), 2);
+    let forget = mirror.apply(names("/src", "d", None));
+    assert!(!forget.is_empty());
+    assert_eq!(mirror.items.len(), before);
+    assert_eq!(mirror.known_paths(shared), [b"/src/a.c".to_vec()]);
+}
+
+#[test]
+fn names_that_are_gone_are_kept_for_walks_that_may_have_seen_them() {
+    let mut mirror = mirror();
+    let size = mirror.items.len();
+    let began = mirror.begin();
+    mirror.apply(names("/src", "a.c", None));
+    assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Unknown);
+    churn(&mut mirror, 0..100_000);
+    assert!(mirror.items.len() <= size + gone::GONE_MAX, "{}", mirror.items.len());
+    // What was dropped for want of room is not taken for what was never there.
+    assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Unknown);
+    let later = mirror.begin();
+    assert_eq!(mirror.base_since(later, b"/src/a.c"), Base::Nothing);
+    mirror.end(began);
+    assert_eq!(mirror.items.len(), size - 1);
+    mirror.end(later);
+}
+
+#[test]
+fn the_kernel_remembers_so_many_absent_names_of_the_root() {
+    let mut mirror = mirror();
+    let mut told = BTreeSet::new();
+    for number in 0..100_000 {
+        let name = format!("absent{number}").into_bytes();
+        assert_eq!(mirror.lookup(ROOT, &name), Answer::Absent);
+        let excess = mirror.take_excess();
+        assert!(!excess.contains(&Invalidation::Entry(ROOT, name)));
+        told.extend(excess);
+    }
+    assert_eq!(told.len(), 100_000 - ABSENT_MAX);
+    assert_eq!(mirror.items[&ROOT].absent.len(), ABSENT_MAX);
 }

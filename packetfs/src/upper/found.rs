@@ -1,12 +1,12 @@
 //! What was found in an upper layer, and the changes it stands for: which name of a file keeps its
 //! inode at the origin, and what the other names become.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::change::{ChangeSet, Meta, Op, Placing, renamed};
+use crate::change::{Base, ChangeSet, Meta, Op, Placing, renamed};
 use crate::packet::Manifest;
 use crate::path::{PathError, TreePath};
-use crate::tree::{Bytes, Kind, Time, Version, Xattr, above, split};
+use crate::tree::{Bytes, Kind, Time, Xattr, above, split};
 
 /// All that an upper layer holds.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub(super) struct Found {
     /// What is no directory, by inode of the upper layer.
     pub(super) nodes: HashMap<u64, Node>,
     pub(super) linked: Vec<TreePath>,
+    /// What the walk found where it changed something, by the names before the walk.
+    pub(super) bases: BTreeMap<Bytes, Base>,
 }
 
 /// Something that is no directory.
@@ -81,10 +83,18 @@ impl Found {
         self.covered.insert(path);
     }
 
+    /// Takes in that something is changed at a name, if the walk could find anything there.
+    pub(super) fn note_base(&mut self, before: Option<Bytes>, base: &dyn Fn(&[u8]) -> Base) {
+        self.bases.extend(before.map(|name| {
+            let found = base(&name);
+            (name, found)
+        }));
+    }
+
     /// Returns what is to be done at the origin.
     pub(super) fn into_changes(
         mut self,
-        base: &dyn Fn(&[u8]) -> Option<Version>,
+        base: &dyn Fn(&[u8]) -> Base,
     ) -> Result<ChangeSet, PathError> {
         let (mut renames, mut others, mut links) = (Vec::new(), Vec::new(), Vec::new());
         for node in std::mem::take(&mut self.nodes).into_values() {
@@ -99,6 +109,12 @@ impl Found {
                 links.push(Op::Link { path: TreePath::new(name)?, to: path.clone() });
             }
             let stays = was.is_some();
+            if let Some(was) = &was
+                && (matches!(node.body, Body::File(_)) || node.unchanged && from.is_none())
+            {
+                // Its placing says it, or nothing happens to it.
+                self.bases.remove(was);
+            }
             if let Some(from) = from {
                 renames.push(Op::Rename { from: TreePath::new(from)?, to: path.clone() });
             }
@@ -109,7 +125,7 @@ impl Found {
             let op = match node.body {
                 _ if node.unchanged && stays => continue,
                 Body::File(manifest) => {
-                    let over = was.map(|was| Placing::Over { base: base(&was) });
+                    let over = was.map(|was| Placing::Over { base: base(&was).version() });
                     Op::File { path, meta, manifest, placing: over.unwrap_or(Placing::Fresh) }
                 }
                 Body::Symlink(target) => Op::Symlink { path, target, meta },
@@ -125,7 +141,8 @@ impl Found {
         let removes = removes.collect::<Result<Vec<_>, PathError>>()?;
         let ops = self.dirs.into_iter().chain(renames).chain(removes);
         let ops = ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect();
-        Ok(ChangeSet { ops, linked: self.linked })
+        let found = self.bases.into_iter().map(|(name, base)| Ok((TreePath::new(name)?, base)));
+        Ok(ChangeSet { ops, found: found.collect::<Result<_, PathError>>()?, linked: self.linked })
     }
 
     /// Gives directories their time in which names came or went, and which have the time they had
@@ -271,7 +288,7 @@ mod tests {
         found.still = ["/gone", "/new", "/written"].map(still).to_vec();
         found.nodes.insert(1, node(&["/new/f"], &[]));
         found.nodes.insert(2, node(&["/written/f"], &["/written/f"]));
-        let ops = found.into_changes(&|_| None).expect("sound paths").ops;
+        let ops = found.into_changes(&|_| Base::Unknown).expect("sound paths").ops;
         let given = ops.iter().filter_map(|op| match op {
             Op::Dir { path, meta, .. } => Some((&**path, meta.mtime)),
             _ => None,
