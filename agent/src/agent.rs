@@ -29,7 +29,9 @@ use crate::link::guarded::Guarded;
 use crate::link::handshake::{self, Secret};
 use crate::link::{self, Link, message};
 use crate::mirrors::Mirror;
+use crate::origin::room::Room;
 use crate::pages::PagesDir;
+use crate::runner::admission::{self, Admission};
 use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
 use crate::sys::launcher::{Launcher, Plan};
@@ -40,6 +42,9 @@ use crate::{callers, door, lock, runner};
 pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node that could not be reached is tried again after this time.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
+
+/// What walks have changed may take this part of the machine's memory until it is committed.
+const ROOM_PART: u64 = 4;
 
 /// The agent.
 #[derive(Debug)]
@@ -52,6 +57,9 @@ pub(crate) struct Agent {
     /// This agent's own directories, which no walk may touch.
     pub(crate) private_dirs: Vec<Vec<u8>>,
     pub(crate) upper_bytes: u64,
+    pub(crate) admission: Admission,
+    /// Memory for what walks of this machine have changed.
+    pub(crate) room: Room,
     pub(crate) launcher: Launcher,
     pub(crate) exporter: ExporterHandle,
     pub(crate) commits: Commits,
@@ -158,7 +166,9 @@ async fn serve(
         slots: info.slots,
         secret: std::fs::canonicalize(&secret_path)?,
         store_bytes: config.store_bytes,
-        upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
+        upper_bytes: config
+            .upper_bytes
+            .unwrap_or_else(|| admission::upper_bytes(memory_bytes(), info.slots)),
     };
     let store = Store::open(&state.join("packets"), config.store_bytes)?;
     let pages = PagesDir::make(state)?;
@@ -174,6 +184,8 @@ async fn serve(
         pages_dir: pages.path().to_owned(),
         private_dirs: private.clone(),
         upper_bytes: settings.upper_bytes,
+        admission: Admission::new(info.slots),
+        room: Room::new(config.upper_bytes.unwrap_or_else(|| memory_bytes() / ROOM_PART)),
         launcher,
         exporter: ExporterHandle::start(&vital, private)?,
         commits: Commits::start(&vital, &state.join("journal"))?,

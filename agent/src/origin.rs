@@ -7,6 +7,7 @@ mod alone;
 mod attempt;
 mod hello;
 mod output;
+pub(crate) mod room;
 mod stops;
 mod vet;
 

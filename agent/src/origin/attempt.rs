@@ -16,6 +16,7 @@ use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
+use super::room::Taken;
 use super::{Stub, signal, vet};
 use crate::agent::Agent;
 use crate::cluster::{Cluster, Slot, Turn};
@@ -63,6 +64,8 @@ pub(super) struct Ended {
 pub(super) struct Ready {
     pub(super) exit: Exit,
     packets: Vec<(PacketRef, Packed)>,
+    /// Theirs, until they are committed.
+    _room: Taken,
     status: i32,
     /// When the walk was sent: the times of what it wrote count from there.
     began: Time,
@@ -101,7 +104,7 @@ pub(super) async fn run(
     agent.exporter.drain(link.number).await;
     let began = Time::of(SystemTime::now());
     let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
-    let (packets, room) = (Vec::new(), agent.upper_bytes);
+    let (packets, room) = (Vec::new(), agent.room.begin());
     let mut talk = Talk {
         link: &link,
         stream,
@@ -174,8 +177,8 @@ struct Talk<'a> {
     stream: u32,
     spec: &'a WalkSpec,
     packets: Vec<(PacketRef, Packed)>,
-    /// Bytes of changed files that there still is memory for.
-    room: u64,
+    /// Memory for them.
+    room: Taken,
     began: Time,
     /// Whether the walk was stopped because its stub is.
     stopped: Stopped,
@@ -336,12 +339,11 @@ impl Talk<'_> {
 
     fn take_packets(&mut self, Packets { packets }: Packets) -> Option<Attempted> {
         let bytes = packets.iter().map(|(packet, _)| u64::from(packet.bytes)).sum();
-        let Some(room) = self.room.checked_sub(bytes) else {
+        if !self.room.take(bytes) {
             tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
             self.link.send(Kind::Cancel, self.stream, Vec::new());
             return Some(Attempted::Declined(Reason::CommitFault));
-        };
-        self.room = room;
+        }
         self.packets.extend(packets);
         None
     }
@@ -351,9 +353,16 @@ impl Talk<'_> {
             Outcome::Ended(ending) => {
                 let ending = *ending;
                 let packets = std::mem::take(&mut self.packets);
-                let exit = Ready { exit, packets, status: ending.status, began: self.began };
+                let another = self.room.another();
+                let _room = std::mem::replace(&mut self.room, another);
+                let (status, began) = (ending.status, self.began);
+                let exit = Ready { exit, packets, _room, status, began };
                 let (bytes_out, bytes_back) = (self.bytes_out, self.bytes_back);
                 Attempted::Ended(Ended { ending, exit, bytes_out, bytes_back })
+            }
+            Outcome::Fault(Fault::Busy) => {
+                tracing::debug!(node = %self.link.peer, "the runner has no room");
+                Attempted::Failed(Reason::NoSlot)
             }
             Outcome::Fault(fault) => {
                 tracing::warn!(?fault, node = %self.link.peer, "the runner could not do it");
