@@ -31,6 +31,7 @@ use crate::link::handshake::{self, Peer, Secret};
 use crate::link::{self, Link, message};
 use crate::mirrors::Mirror;
 use crate::pages::PagesDir;
+use crate::runner::admission::{self, Admission};
 use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
 use crate::state::State;
@@ -43,6 +44,9 @@ use crate::{callers, door, runner};
 pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node that could not be reached is tried again after this time.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
+
+/// What walks have changed may take this part of the machine's memory until it is committed.
+const ROOM_PART: u64 = 4;
 
 /// The agent.
 #[derive(Debug)]
@@ -59,6 +63,7 @@ pub(crate) struct Agent {
     pub(crate) upper_bytes: u64,
     /// Memory for what runners have sent back, of all walks.
     pub(crate) returned: Rc<Budget>,
+    pub(crate) admission: Admission,
     pub(crate) launcher: Launcher,
     pub(crate) exporter: ExporterHandle,
     pub(crate) commits: Commits,
@@ -168,7 +173,9 @@ async fn serve(
         slots: info.slots,
         secret: std::fs::canonicalize(&secret_path)?,
         store_bytes: config.store_bytes,
-        upper_bytes: config.upper_bytes.unwrap_or_else(|| memory_bytes() / 4),
+        upper_bytes: config
+            .upper_bytes
+            .unwrap_or_else(|| admission::upper_bytes(memory_bytes(), info.slots)),
     };
     let store = Store::open(&state.join("packets"), config.store_bytes)?;
     let pages = PagesDir::make(state)?;
@@ -185,7 +192,8 @@ async fn serve(
         pages_dir: pages.path().to_owned(),
         private_dirs: private.clone(),
         upper_bytes: settings.upper_bytes,
-        returned: Budget::new(memory_bytes() / 4),
+        admission: Admission::new(info.slots),
+        returned: Budget::new(config.upper_bytes.unwrap_or_else(|| memory_bytes() / ROOM_PART)),
         launcher,
         exporter: ExporterHandle::start(&vital, private)?,
         commits: Commits::start(&vital, &state.join("journal"))?,

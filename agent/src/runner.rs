@@ -1,5 +1,6 @@
 //! A walk on its runner: from the grant to the change set.
 
+pub(crate) mod admission;
 mod ahead;
 mod input;
 mod output;
@@ -44,10 +45,13 @@ pub(crate) async fn execute(
     spec: Vec<u8>,
     mut frames: Inbox,
 ) {
-    let outcome = tokio::select! {
-        outcome = run(&agent, &link, stream, &spec, &mut frames) => outcome,
-        // The origin is gone: what the walk would have changed is nobody's any more.
-        () = link.closed() => Err(Fault::Leaving),
+    let outcome = match agent.admission.admit() {
+        Some(_admitted) => tokio::select! {
+            outcome = run(&agent, &link, stream, &spec, &mut frames) => outcome,
+            // The origin is gone: what the walk would have changed is nobody's any more.
+            () = link.closed() => Err(Fault::Leaving),
+        },
+        None => Err(Fault::Busy),
     };
     let (exit, served) = match outcome {
         Ok(Some(Ended { exit, served })) => (Some(exit), served),

@@ -53,7 +53,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
         value_parser = clap::value_parser!(u64).range(STORE_BYTES_MIN..))]
     store_bytes: Option<u64>,
-    /// Most memory for the changed files of one walk [default: a quarter of the machine's]
+    /// Most memory for the changed files of one walk [default: a quarter of the machine's, divided by the slots]
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
         value_parser = clap::value_parser!(u64).range(UPPER_BYTES_MIN..))]
     upper_bytes: Option<u64>,

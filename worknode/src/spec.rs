@@ -149,6 +149,8 @@ pub enum Fault {
     NotExported(Bytes),
     /// The runner is shutting down or lost its lease.
     Leaving,
+    /// The runner has as many walks as it takes in.
+    Busy,
 }
 
 impl WalkSpec {

@@ -111,13 +111,12 @@ pub(super) async fn run(
     agent.exporter.drain(link.number).await;
     let began = Time::of(SystemTime::now());
     let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
-    let (packets, room, ledger) = (Vec::new(), agent.upper_bytes, Ledger::of(spec));
+    let (packets, ledger) = (Vec::new(), Ledger::of(spec));
     let mut talk = Talk {
         link: &link,
         stream,
         spec,
         packets,
-        room,
         began,
         memory: Some(agent.returned.part()),
         ledger,
@@ -200,8 +199,6 @@ struct Talk<'a> {
     stream: u32,
     spec: &'a WalkSpec,
     packets: Vec<(PacketRef, Packed)>,
-    /// Bytes of changed files that there still is memory for.
-    room: u64,
     began: Time,
     /// Of the memory for all walks, what they take; until the walk ends.
     memory: Option<Part>,
@@ -385,14 +382,11 @@ impl Talk<'_> {
             return Some(Attempted::Failed(Reason::RunnerFault));
         }
         let bytes = packets.iter().map(|(packet, _)| u64::from(packet.bytes) + PACKET_BYTES).sum();
-        let room = self.room.checked_sub(bytes);
-        let room = room.filter(|_| self.memory.as_mut().is_some_and(|memory| memory.take(bytes)));
-        let Some(room) = room else {
+        if !self.memory.as_mut().is_some_and(|memory| memory.take(bytes)) {
             tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
             self.link.send(Kind::Cancel, self.stream, Vec::new());
             return Some(Attempted::Declined(Reason::CommitFault));
-        };
-        self.room = room;
+        }
         self.packets.extend(packets);
         None
     }
@@ -405,9 +399,14 @@ impl Talk<'_> {
                 let Some(memory) = self.memory.take() else {
                     return Attempted::Failed(Reason::RunnerFault);
                 };
-                let exit = Ready { exit, packets, memory, status: ending.status, began: self.began };
+                let exit =
+                    Ready { exit, packets, memory, status: ending.status, began: self.began };
                 let (bytes_out, bytes_back) = (self.bytes_out, self.bytes_back);
                 Attempted::Ended(Ended { ending, exit, bytes_out, bytes_back })
+            }
+            Outcome::Fault(Fault::Busy) => {
+                tracing::debug!(node = %self.link.peer, "the runner has no room");
+                Attempted::Failed(Reason::NoSlot)
             }
             Outcome::Fault(fault) => {
                 tracing::warn!(?fault, node = %self.link.peer, "the runner could not do it");
