@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 /// Reasons that the rules give. All others say that something kept a walk from being one.
-const BY_RULE: [&str; 10] = [
+const BY_RULE: [&str; 11] = [
     "unlisted",
     "driver",
     "shell",
@@ -18,6 +18,7 @@ const BY_RULE: [&str; 10] = [
     "native-cpu",
     "stdin",
     "rule",
+    "needs-origin",
 ];
 
 /// Reasons that are right wherever they come: the other end of a channel is at the origin.
