@@ -18,11 +18,17 @@ pub(crate) struct Disk<'a> {
 
 impl ResponseFiles for Disk<'_> {
     fn read(&mut self, path: &[u8], room: &mut [u8]) -> Result<usize, Unread> {
-        // A fifo that is opened without waiting takes no notice, and is no regular file.
+        let path = self::path(self.cwd, path);
+        // A fifo is not even opened: that lets its writer go on.
+        match std::fs::metadata(OsStr::from_bytes(&path)) {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(_) => return Err(Unread::Refused),
+            Err(_) => return Err(Unread::Absent),
+        }
         let file = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(OsStr::from_bytes(&self::path(self.cwd, path)))
+            .open(OsStr::from_bytes(&path))
             .map_err(|_| Unread::Absent)?;
         let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file);
         let size = metadata.and_then(|metadata| usize::try_from(metadata.len()).ok());

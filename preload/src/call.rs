@@ -5,7 +5,7 @@
 use core::ffi::{CStr, c_int};
 
 use worknode::page::Page;
-use worknode::policy;
+use worknode::policy::{self, Verdict};
 use worknode::reason::Reason;
 
 use crate::environment::{self, Need, Replacement};
@@ -199,9 +199,34 @@ fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) ->
         (Err(reason), _) => Decision::Stay(reason),
         (Ok(()), Some(Target::Unreadable)) => Decision::Stay(Reason::NotExported),
         (Ok(()), Some(Target::Unknown)) => Decision::Stay(Reason::NotExecutable),
-        (Ok(()), Some(Target::Native)) if environment::is_alone(envp) => {
-            Decision::Stay(Reason::Alone)
+        (Ok(()), Some(target)) => {
+            let reason = by_what_it_is(page, path, target, envp);
+            reason.map_or(Decision::Walk, Decision::Stay)
         }
-        (Ok(()), Some(Target::Native)) => Decision::Walk,
     }
+}
+
+/// Returns why a program that may walk by its name stays all the same. Apart, because what stays by its name does
+/// not pay for it.
+#[inline(never)]
+fn by_what_it_is(
+    page: &Page<'_>,
+    path: &CStr,
+    target: Target,
+    envp: Strings<'_>,
+) -> Option<Reason> {
+    if page.verdict(path.to_bytes()).is_some_and(Verdict::compiles) {
+        if target == Target::Script {
+            // It only stands before a compiler, which walks when the script executes it.
+            return Some(Reason::Wrapper);
+        }
+        let mut buffer = PathBuffer::new();
+        if let Some(reason) = find::real(path, &mut buffer).and_then(|real| page.wraps(real)) {
+            return Some(reason);
+        }
+    }
+    if environment::talks_here(envp) {
+        return Some(Reason::ForeignPreload);
+    }
+    environment::is_alone(envp).then_some(Reason::Alone)
 }

@@ -4,6 +4,8 @@
 
 use core::ffi::{CStr, c_char, c_int};
 
+use worknode::known;
+
 use crate::scratch::{self, Scratch};
 use crate::session::Session;
 use crate::strings::Strings;
@@ -58,6 +60,11 @@ pub(crate) fn is_complete(session: &Session, envp: Strings<'_>) -> bool {
 /// for the stub.
 pub(crate) fn is_alone(envp: Strings<'_>) -> bool {
     envp.variable(WALK).is_some()
+}
+
+/// Tells whether a library that the program is to load talks to a process of this machine.
+pub(crate) fn talks_here(envp: Strings<'_>) -> bool {
+    envp.variable(PRELOAD).is_some_and(known::talks_here)
 }
 
 /// Returns the value that `LD_PRELOAD` needs: this library before those the program wants.

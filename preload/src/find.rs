@@ -116,6 +116,15 @@ pub(crate) fn relative<'b>(
     buffer.join(&[base, b"/", path.to_bytes()])
 }
 
+/// Returns the path of the file to which `path` leads through links. Apart for the same reason.
+#[inline(never)]
+pub(crate) fn real<'b>(path: &CStr, buffer: &'b mut PathBuffer) -> Option<&'b [u8]> {
+    let fd = sys::open(path, sys::O_PATH).ok()?;
+    let real = read_descriptor(fd, buffer);
+    sys::close(fd);
+    real
+}
+
 fn read_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Option<&[u8]> {
     let mut digits = [0; 10];
     let number = decimal(u32::try_from(fd).ok()?, &mut digits);

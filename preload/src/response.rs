@@ -31,7 +31,12 @@ impl ResponseFiles for Files {
         let place = name[..PATH_BYTES - 1].get_mut(..path.len()).ok_or(Unread::Absent)?;
         place.copy_from_slice(path);
         let name = CStr::from_bytes_until_nul(&name).map_err(|_| Unread::Absent)?;
-        // A fifo that is opened without waiting takes no notice, and is no regular file.
+        // A fifo is not even opened: that lets its writer go on.
+        match sys::stat(name) {
+            Ok(stat) if is_regular(&stat) => {}
+            Ok(_) => return Err(Unread::Refused),
+            Err(_) => return Err(Unread::Absent),
+        }
         let fd = sys::open(name, sys::O_RDONLY | sys::O_NONBLOCK | sys::O_NOCTTY)
             .map_err(|_| Unread::Absent)?;
         let size = read_all(fd, room);

@@ -12,6 +12,7 @@ pub(crate) const AT_SYMLINK_NOFOLLOW: c_int = 0x100;
 pub(crate) const AT_EMPTY_PATH: c_int = 0x1000;
 pub(crate) const O_RDONLY: usize = 0;
 pub(crate) const O_RDWR: usize = 2;
+pub(crate) const O_PATH: usize = 0o10_000_000;
 pub(crate) const O_NOCTTY: usize = 0o400;
 pub(crate) const O_NONBLOCK: usize = 0o4_000;
 const O_CLOEXEC: usize = 0o2_000_000;

@@ -21,8 +21,10 @@ const PT_INTERP: usize = 3;
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// A program of this architecture and C library, or a static one, or a script.
+    /// A program of this architecture and C library, or a static one.
     Native,
+    /// A script with an interpreter that can be executed.
+    Script,
     /// A program for another architecture or C library.
     Foreign,
     /// A program with more rights than its caller.
@@ -68,7 +70,7 @@ fn format(fd: c_int) -> Target {
     let length = sys::read_at(fd, &mut head, 0).unwrap_or(0);
     let head = &head[..length];
     match head {
-        [b'#', b'!', line @ ..] if has_interpreter(line) => Target::Native,
+        [b'#', b'!', line @ ..] if has_interpreter(line) => Target::Script,
         [0x7f, b'E', b'L', b'F', ELF_CLASS_64, ELF_LITTLE_ENDIAN, ..] => elf(fd, head),
         [0x7f, b'E', b'L', b'F', ..] => Target::Foreign,
         _ => Target::Unknown,
@@ -134,7 +136,7 @@ mod tests {
     #[test]
     fn files_of_this_machine() {
         assert_eq!(look(c"/bin/sh"), Some(Target::Native));
-        assert_eq!(look(c"/usr/bin/ldd"), Some(Target::Native));
+        assert_eq!(look(c"/usr/bin/ldd"), Some(Target::Script));
         assert_eq!(look(c"/etc/passwd"), None);
         assert_eq!(look(c"/etc"), None);
         assert_eq!(look(c"/nowhere"), None);

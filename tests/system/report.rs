@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 /// Reasons that the rules give. All others say that something kept a walk from being one.
-const BY_RULE: [&str; 11] = [
+const BY_RULE: [&str; 13] = [
     "unlisted",
     "driver",
     "shell",
@@ -18,7 +18,9 @@ const BY_RULE: [&str; 11] = [
     "native-cpu",
     "stdin",
     "rule",
+    "response-file",
     "needs-origin",
+    "foreign-preload",
 ];
 
 /// Reasons that are right wherever they come: the other end of a channel is at the origin.

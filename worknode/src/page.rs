@@ -68,7 +68,7 @@ impl<'a> Page<'a> {
         room: &'b mut [u8],
     ) -> Result<(), Reason> {
         let options = self.options();
-        let verdict = self.rules().find(|rule| rule.names(path)).map(|rule| rule.verdict);
+        let verdict = self.verdict(path);
         let native_twin = options & NATIVE_TWIN != 0;
         match (verdict, verdict.and_then(|verdict| Tool::of(verdict, path))) {
             (_, Some(tool)) => {
@@ -82,6 +82,23 @@ impl<'a> Page<'a> {
             (None, None) => Err(known::stays(path).unwrap_or(Reason::Unlisted)),
         }?;
         if self.gate() == GATE_OPEN { Ok(()) } else { Err(Reason::NoCluster) }
+    }
+
+    /// Returns what the rules say of the program at `path`.
+    #[must_use]
+    pub fn verdict(&self, path: &[u8]) -> Option<Verdict> {
+        self.rules().find(|rule| rule.names(path)).map(|rule| rule.verdict)
+    }
+
+    /// Tells why a program stays that is named like a compiler by a link to the file `real`: a link to a wrapper
+    /// is one.
+    #[must_use]
+    pub fn wraps(&self, real: &[u8]) -> Option<Reason> {
+        match self.verdict(real) {
+            Some(Verdict::Stay(reason)) => Some(reason),
+            Some(_) => None,
+            None => known::stays(real),
+        }
     }
 
     /// Returns the rules, those that count most first.

@@ -203,6 +203,8 @@ pub const BUILT_IN: &[(&str, Verdict)] = &[
     ("*/ccache/*", Verdict::Stay(Reason::Wrapper)),
     ("*/distcc/*", Verdict::Stay(Reason::Wrapper)),
     ("*/icecc/bin/*", Verdict::Stay(Reason::Wrapper)),
+    ("*/bear/wrapper*", Verdict::Stay(Reason::Wrapper)),
+    ("*/buildcache/bin/*", Verdict::Stay(Reason::Wrapper)),
     ("cc", Verdict::CompilerDriver),
     ("c++", Verdict::CompilerDriver),
     ("gcc", Verdict::CompilerDriver),
