@@ -30,7 +30,7 @@ use fuser::{
 use crate::change::Base;
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
 use crate::packet::PacketRef;
-use crate::store::Store;
+use crate::store::Shelf;
 use crate::tree::{Attr, Bytes, Time, Xattr};
 use noted::Asker;
 pub use noted::Noted;
@@ -112,7 +112,7 @@ enum Notice {
 /// What the handlers share.
 struct View {
     mirror: Mutex<Mirror>,
-    store: Arc<Store>,
+    store: Shelf,
     source: Box<dyn Source>,
     counters: Counters,
     notices: mpsc::Sender<Notice>,
@@ -133,7 +133,7 @@ impl Mount {
     pub fn new(
         point: &Path,
         name: &str,
-        store: Arc<Store>,
+        store: Shelf,
         source: Box<dyn Source>,
         spawn: impl FnOnce(&'static str, Box<dyn FnOnce() + Send>) -> io::Result<()>,
     ) -> io::Result<Self> {
