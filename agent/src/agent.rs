@@ -523,8 +523,7 @@ impl Agent {
                 upper_bytes_max: self.upper_bytes,
             })
         };
-        let store = Arc::clone(&self.store);
-        let mirror = Mirror::mount(&self.dirs.lower, link, store, &self.vital, sandboxes)
+        let mirror = Mirror::mount(&self.dirs.lower, link, &self.store, &self.vital, sandboxes)
             .with_context(|| format!("failed to mount the tree of {}", link.peer))?;
         self.mirrors.borrow_mut().insert(link.peer.clone(), Rc::clone(&mirror));
         Ok(mirror)

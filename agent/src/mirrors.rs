@@ -13,7 +13,7 @@ use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::path::TreePath;
-use packetfs::store::Store;
+use packetfs::store::{Shelf, Store};
 use packetfs::tree::{Attr, Bytes, Change, Time, Xattr};
 use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
@@ -50,7 +50,8 @@ pub(crate) struct Mirror {
     /// The mount with extended attributes, once a walk has needed that.
     with_xattrs: RefCell<Option<Rc<Lower>>>,
     mount: Mount,
-    store: Arc<Store>,
+    /// The packets that this origin has sent.
+    store: Shelf,
     link: RefCell<Option<Rc<Link>>>,
     next_ask: Cell<u32>,
     asked: RefCell<HashMap<u32, Asked>>,
@@ -95,7 +96,7 @@ impl Mirror {
     pub(crate) fn mount(
         dir: &Path,
         link: &Rc<Link>,
-        store: Arc<Store>,
+        store: &Arc<Store>,
         vital: &Vital,
         sandboxes: impl FnOnce(&Path) -> Sandboxes,
     ) -> anyhow::Result<Rc<Self>> {
@@ -103,7 +104,8 @@ impl Mirror {
         std::fs::create_dir_all(&point)?;
         let (tx, mut rx) = mpsc::unbounded_channel();
         let (name, spawn) = (link.peer.as_str(), |name, run| vital.thread(name, run));
-        let mount = Mount::new(&point, name, Arc::clone(&store), Box::new(Lacks { tx }), spawn)?;
+        let store = store.shelf(name);
+        let mount = Mount::new(&point, name, store.clone(), Box::new(Lacks { tx }), spawn)?;
         let mirror = Rc::new(Self {
             plain: Rc::new(Lower { sandboxes: sandboxes(&point), point, xattrs: false }),
             with_xattrs: RefCell::default(),

@@ -30,7 +30,7 @@ use fuser::{
 use crate::change::Base;
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
 use crate::packet::PacketRef;
-use crate::store::Store;
+use crate::store::Shelf;
 use crate::tree::{Attr, Bytes, Time, Xattr};
 use noted::Asker;
 pub use noted::Noted;
@@ -112,7 +112,7 @@ enum Notice {
 /// What the handlers share.
 struct View {
     mirror: Mutex<Mirror>,
-    store: Arc<Store>,
+    store: Shelf,
     source: Box<dyn Source>,
     counters: Counters,
     notices: mpsc::Sender<Notice>,
@@ -133,7 +133,7 @@ impl Mount {
     pub fn new(
         point: &Path,
         name: &str,
-        store: Arc<Store>,
+        store: Shelf,
         source: Box<dyn Source>,
         spawn: impl FnOnce(&'static str, Box<dyn FnOnce() + Send>) -> io::Result<()>,
     ) -> io::Result<Self> {
@@ -468,7 +468,13 @@ impl Filesystem for Handler {
                 Ok((file_attr(node, &attr), Duration::ZERO))
             },
             |result, _| match result {
-                Ok((attr, valid)) => reply.entry(&valid, &attr, Generation(0)),
+                Ok((attr, valid)) => {
+                    // The number in this answer is the kernel's and ours. Another one for programs
+                    // can only be given when the kernel asks for attributes.
+                    let is_final = attr.kind == FileType::Directory;
+                    let attr_valid = if is_final { valid } else { Duration::ZERO };
+                    reply.entry_with_ttls(&attr_valid, &valid, &attr, Generation(0));
+                }
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
             asker,
@@ -479,9 +485,13 @@ impl Filesystem for Handler {
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.count();
         self.view.answer(
-            move |view| known(view.mirror().attr(ino.0)),
-            move |result, _| match result {
-                Ok(attr) => reply.attr(&FOR_EVER, &file_attr(ino.0, &attr)),
+            move |view| {
+                let mirror = view.mirror();
+                let attr = known(mirror.attr(ino.0))?;
+                Ok(file_attr(mirror.ino(ino.0, &attr), &attr))
+            },
+            |result, _| match result {
+                Ok(attr) => reply.attr(&FOR_EVER, &attr),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             },
             Asker::of(request),
@@ -554,11 +564,11 @@ impl Filesystem for Handler {
                         [(&b"."[..], 1), (b"..", 2)].into_iter().filter(|&(_, at)| at > offset);
                     let dots =
                         dots.map(|(name, at)| (name.to_vec(), ino.0, FileType::Directory, at));
-                    let names = names.into_iter().map(|Name { name, node, place, attr }| {
-                        (name, node, file_type(attr.kind), place + DOTS)
+                    let names = names.into_iter().map(|Name { name, ino, place, attr }| {
+                        (name, ino, file_type(attr.kind), place + DOTS)
                     });
-                    for (name, node, kind, at) in dots.chain(names) {
-                        if reply.add(INodeNo(node), at, kind, OsStr::from_bytes(&name)) {
+                    for (name, ino, kind, at) in dots.chain(names) {
+                        if reply.add(INodeNo(ino), at, kind, OsStr::from_bytes(&name)) {
                             break;
                         }
                     }

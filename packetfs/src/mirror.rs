@@ -75,8 +75,8 @@ pub enum Invalidation {
 pub struct Name {
     /// The name.
     pub name: Bytes,
-    /// What it names.
-    pub node: Node,
+    /// The inode number that is shown of what it names.
+    pub ino: u64,
     /// Its place in the listing: those of later names are larger.
     pub place: Node,
     /// The attributes of what it names.
@@ -265,6 +265,13 @@ impl Mirror {
         }
     }
 
+    /// Returns the inode number that is shown of what has a number and these attributes. Of directories
+    /// an overlay shows its own.
+    #[must_use]
+    pub fn ino(&self, node: Node, attr: &Attr) -> u64 {
+        if attr.kind == Kind::Dir { node } else { self.links.ino(attr) }
+    }
+
     /// Returns where a symbolic link points.
     #[must_use]
     pub fn target(&self, node: Node) -> Option<Bytes> {
@@ -296,8 +303,9 @@ impl Mirror {
         let start = item.order.partition_point(|&node| node <= after);
         let names = item.order[start..].iter().filter_map(|&place| {
             let item = self.items.get(&place)?;
-            let (node, attr) = (self.links.shown(place), item.attr?);
-            Some(Name { name: item.name.clone(), node, place, attr })
+            let attr = item.attr?;
+            let ino = self.ino(self.links.shown(place), &attr);
+            Some(Name { name: item.name.clone(), ino, place, attr })
         });
         Answer::Known(names.take(limit).collect())
     }

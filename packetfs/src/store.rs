@@ -1,5 +1,8 @@
 //! The packets a node keeps on disk: append-only packs, an index that can be rebuilt from them, and
 //! a bound on their size that is kept by dropping the pack that was used longest ago.
+//!
+//! Origins share the room, not the packets: a packet is found by its digest together with the origin
+//! that sent its content. Whoever knows a digest has not seen the content.
 
 mod index;
 mod pack;
@@ -7,7 +10,7 @@ mod pack;
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::packet::{Digest, Packed, PacketRef};
 use index::{Index, Place};
@@ -41,7 +44,10 @@ pub enum StoreError {
     },
 }
 
-/// A node's packets. All methods may be called from any thread.
+/// What keys of origins are derived for.
+const ORIGIN_CONTEXT: &str = "oswalk 2026 packets of an origin";
+
+/// A node's packets, by their keys. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct Store {
     inner: Mutex<Inner>,
@@ -85,32 +91,11 @@ impl Store {
         Ok(Self { inner: Mutex::new(inner) })
     }
 
-    /// Tells whether the packet is here.
+    /// Returns the packets that an origin has sent, and will send.
     #[must_use]
-    pub fn has(&self, digest: &Digest) -> bool {
-        self.lock().place(digest).is_some()
-    }
-
-    /// Returns the packet's content, or nothing if it is not here or is damaged on disk.
-    #[must_use]
-    pub fn get(&self, packet: PacketRef) -> Option<Vec<u8>> {
-        let packed = self.lock().read(&packet.digest)?;
-        match packed.unpack(packet) {
-            Ok(content) => Some(content.into_owned()),
-            Err(error) => {
-                tracing::warn!(%error, "dropping a damaged packet");
-                self.lock().forget(&packet.digest);
-                None
-            }
-        }
-    }
-
-    /// Keeps a packet. The caller has checked its content against its name.
-    ///
-    /// # Errors
-    /// The disk is full or fails.
-    pub fn put(&self, packet: PacketRef, packed: &Packed) -> Result<(), StoreError> {
-        self.lock().put(packet, packed)
+    pub fn shelf(self: &Arc<Self>, origin: &str) -> Shelf {
+        let key = blake3::derive_key(ORIGIN_CONTEXT, origin.as_bytes());
+        Shelf { store: Arc::clone(self), key }
     }
 
     /// Returns the bytes of all packs.
@@ -122,6 +107,49 @@ impl Store {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while the lock was held leaves at worst a packet unindexed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The packets of one origin.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    store: Arc<Store>,
+    key: [u8; 32],
+}
+
+impl Shelf {
+    /// Tells whether the packet is here.
+    #[must_use]
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.store.lock().place(&self.key_of(digest)).is_some()
+    }
+
+    /// Returns the packet's content, or nothing if it is not here or is damaged on disk.
+    #[must_use]
+    pub fn get(&self, packet: PacketRef) -> Option<Vec<u8>> {
+        let key = self.key_of(&packet.digest);
+        let packed = self.store.lock().read(&key)?;
+        match packed.unpack(packet) {
+            Ok(content) => Some(content.into_owned()),
+            Err(error) => {
+                tracing::warn!(%error, "dropping a damaged packet");
+                self.store.lock().forget(&key);
+                None
+            }
+        }
+    }
+
+    /// Keeps a packet that the origin has sent. The caller has checked its content against its name.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn put(&self, packet: PacketRef, packed: &Packed) -> Result<(), StoreError> {
+        self.store.lock().put(PacketRef { digest: self.key_of(&packet.digest), ..packet }, packed)
+    }
+
+    /// Returns the name under which a packet lies in the store.
+    fn key_of(&self, digest: &Digest) -> Digest {
+        Digest(*blake3::keyed_hash(&self.key, &digest.0).as_bytes())
     }
 }
 
@@ -236,7 +264,11 @@ mod tests {
     use super::*;
     use crate::packet::reference;
 
-    fn keep(store: &Store, content: &[u8]) -> PacketRef {
+    fn open(dir: &Path, bytes_max: u64) -> Shelf {
+        Arc::new(Store::open(dir, bytes_max).expect("a store")).shelf("o")
+    }
+
+    fn keep(store: &Shelf, content: &[u8]) -> PacketRef {
         let packet = reference(content);
         store.put(packet, &Packed::pack(content)).expect("the disk has room");
         packet
@@ -247,10 +279,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let contents: Vec<Vec<u8>> = (0..1500_u32).map(|n| n.to_le_bytes().repeat(9)).collect();
         let packets: Vec<_> = {
-            let store = Store::open(dir.path(), u64::MAX).expect("a fresh store");
+            let store = open(dir.path(), u64::MAX);
             contents.iter().map(|content| keep(&store, content)).collect()
         };
-        let store = Store::open(dir.path(), u64::MAX).expect("the same store");
+        let store = open(dir.path(), u64::MAX);
         for (packet, content) in packets.iter().zip(&contents) {
             assert_eq!(store.get(*packet).as_ref(), Some(content));
         }
@@ -258,15 +290,31 @@ mod tests {
     }
 
     #[test]
+    fn who_knows_a_digest_has_not_seen_the_content() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = open(dir.path(), u64::MAX);
+        let packet = keep(&first, b"secret of the first origin");
+        let second = first.store.shelf("second");
+        assert!(!second.has(&packet.digest));
+        assert_eq!(second.get(packet), None);
+        keep(&second, b"secret of the first origin");
+        assert!(second.get(packet).is_some());
+        drop((first, second));
+        let again = open(dir.path(), u64::MAX);
+        assert!(again.has(&packet.digest));
+        assert_eq!(again.store.shelf("third").get(packet), None);
+    }
+
+    #[test]
     fn rebuilds_the_index_from_the_packs() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let packet = keep(&Store::open(dir.path(), u64::MAX).expect("a fresh store"), b"content");
+        let packet = keep(&open(dir.path(), u64::MAX), b"content");
         std::fs::remove_file(dir.path().join("index.redb")).expect("the index is a file");
-        let store = Store::open(dir.path(), u64::MAX).expect("the same store");
+        let store = open(dir.path(), u64::MAX);
         assert_eq!(store.get(packet).as_deref(), Some(b"content".as_slice()));
         drop(store);
         std::fs::write(dir.path().join("index.redb"), b"garbage").expect("the index is writable");
-        let store = Store::open(dir.path(), u64::MAX).expect("the index is made anew");
+        let store = open(dir.path(), u64::MAX);
         assert_eq!(store.get(packet).as_deref(), Some(b"content".as_slice()));
     }
 
@@ -274,7 +322,7 @@ mod tests {
     fn a_torn_or_damaged_record_is_a_miss() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (first, second) = {
-            let store = Store::open(dir.path(), u64::MAX).expect("a fresh store");
+            let store = open(dir.path(), u64::MAX);
             (keep(&store, b"first"), keep(&store, b"second"))
         };
         let pack = dir.path().join("0.pack");
@@ -283,7 +331,7 @@ mod tests {
         bytes[42] ^= 1;
         std::fs::write(&pack, bytes).expect("the pack is writable");
         std::fs::remove_file(dir.path().join("index.redb")).expect("the index is a file");
-        let store = Store::open(dir.path(), u64::MAX).expect("the store opens");
+        let store = open(dir.path(), u64::MAX);
         assert_eq!(store.get(first), None);
         assert_eq!(store.get(second), None);
         let third = keep(&store, b"third");
@@ -293,7 +341,7 @@ mod tests {
     #[test]
     fn the_size_is_bounded() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let store = Store::open(dir.path(), PACK_BYTES).expect("a fresh store");
+        let store = open(dir.path(), PACK_BYTES);
         let mut last = None;
         for n in 0..900_u32 {
             let content: Vec<u8> = (0..60_000_u32)
@@ -306,7 +354,7 @@ mod tests {
             store.put(packet, &packed).expect("the disk has room");
             last = Some((packet, packed.body));
         }
-        assert!(store.bytes() <= 2 * PACK_BYTES, "{} bytes", store.bytes());
+        assert!(store.store.bytes() <= 2 * PACK_BYTES, "{} bytes", store.store.bytes());
         let (packet, content) = last.expect("packets were kept");
         assert_eq!(store.get(packet), Some(content));
     }

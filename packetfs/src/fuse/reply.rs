@@ -30,9 +30,9 @@ fn bytes(reply: ReplyXattr, bytes: &[u8], room: u32) {
     }
 }
 
-pub(super) fn file_attr(node: u64, attr: &Attr) -> FileAttr {
+pub(super) fn file_attr(ino: u64, attr: &Attr) -> FileAttr {
     FileAttr {
-        ino: INodeNo(node),
+        ino: INodeNo(ino),
         size: attr.bytes,
         blocks: attr.blocks,
         atime: system_time(attr.mtime),

@@ -11,6 +11,9 @@ use crate::tree::{Attr, Kind};
 /// A file at its origin: file system and inode number.
 type Inode = (u64, u64);
 
+/// From here on inode numbers are shown that no file system gives.
+const RESERVED: u64 = 1 << 63;
+
 /// The files of a mirror, and what their paths show. A path is given by its number.
 #[derive(Debug, Default)]
 pub(super) struct Links {
@@ -20,12 +23,38 @@ pub(super) struct Links {
     paths: HashMap<Node, BTreeSet<Node>>,
     /// The number that a path behind one of those shows.
     shown: HashMap<Node, Node>,
+    /// The file systems that the files are on.
+    devices: BTreeSet<u64>,
+    /// Files whose inode number was that of a file on another file system when they became known, with
+    /// the one that they show instead.
+    twins: HashMap<Inode, u64>,
+    twins_ever: u64,
 }
 
 impl Links {
     /// Returns the number that a path shows.
     pub(super) fn shown(&self, path: Node) -> Node {
         self.shown.get(&path).copied().unwrap_or(path)
+    }
+
+    /// Returns the inode number that programs see: that of the origin, which they may keep and compare
+    /// there. A mount has one device number for all files, so no two have the same.
+    pub(super) fn ino(&self, attr: &Attr) -> u64 {
+        self.twins.get(&(attr.dev, attr.ino)).copied().unwrap_or(attr.ino)
+    }
+
+    /// Takes in a file and its number.
+    fn file(&mut self, inode: Inode, number: Node) {
+        if self.files.insert(inode, number).is_some() {
+            return;
+        }
+        let (dev, ino) = inode;
+        self.devices.insert(dev);
+        let mut others = self.devices.iter().filter(|&&other| other != dev);
+        if others.any(|&other| self.files.contains_key(&(other, ino))) {
+            self.twins.insert(inode, RESERVED + self.twins_ever);
+            self.twins_ever += 1;
+        }
     }
 
     /// Returns the paths that share a number; nothing if it is a path's own.
@@ -66,11 +95,11 @@ impl Links {
             }
             _ if self.paths.contains_key(&path) => {
                 let fresh = take(next);
-                self.files.insert(inode, fresh);
+                self.file(inode, fresh);
                 moved.extend(self.share(path, fresh));
             }
             _ => {
-                self.files.insert(inode, path);
+                self.file(inode, path);
             }
         }
         moved
@@ -112,6 +141,7 @@ impl Links {
     fn unfile(&mut self, inode: Inode, number: Node) {
         if self.files.get(&inode) == Some(&number) {
             self.files.remove(&inode);
+            self.twins.remove(&inode);
         }
     }
 }

@@ -392,3 +392,27 @@ fn the_kernel_remembers_so_many_absent_names_of_the_root() {
     assert_eq!(told.len(), 100_000 - ABSENT_MAX);
     assert_eq!(mirror.items[&ROOT].absent.len(), ABSENT_MAX);
 }
+
+#[test]
+fn inode_numbers_are_the_origins_and_differ() {
+    let mut mirror = mirror();
+    let on = |dev, ino| Attr { dev, ..attr(Kind::File, ino, 1) };
+    let first = shown(&mut mirror, "a.c");
+    assert_eq!(mirror.ino(first, &on(1, 4)), 4);
+    mirror.apply(names("/src", "m", Some(entry("m", on(2, 4)))));
+    mirror.apply(names("/src", "n", Some(entry("n", on(2, 77)))));
+    let node = shown(&mut mirror, "m");
+    let twin = mirror.ino(node, &on(2, 4));
+    assert!(twin > u64::MAX / 2);
+    let other = shown(&mut mirror, "n");
+    assert_eq!(mirror.ino(other, &on(2, 77)), 77);
+    // It stays what it was, whatever becomes of the other.
+    mirror.apply(names("/src", "a.c", None));
+    assert_eq!(mirror.ino(node, &on(2, 4)), twin);
+    let Answer::Known(listed) = mirror.list(mirror.node(b"/src").expect("listed"), 0, 9) else {
+        panic!("listed")
+    };
+    assert_eq!(listed.iter().map(|name| name.ino).collect::<Vec<_>>(), [5, twin, 77]);
+    mirror.apply(names("/src", "m", None));
+    assert_eq!(mirror.ino(NOWHERE, &on(2, 4)), 4);
+}
