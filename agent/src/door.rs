@@ -156,13 +156,14 @@ async fn answer(
             // A process of another pid namespace cannot be seen from here.
             let process = options.becomes.then(|| watch::process(peer.pid).ok()).flatten();
             options.becomes = process.is_some();
-            let session = open_session(agent, peer, &options)?;
+            let notice = None;
+            let session = open_session(agent, peer, &options, notice.clone())?;
             match process {
                 Some(process) => end_with(agent, session.id, process),
                 None => opened.set(Some(session.id)),
             }
             let page = session.page_path().as_os_str().as_encoded_bytes().to_vec();
-            Ok(Reply::Session { session: session.id, page, becomes: options.becomes, notice: None })
+            Ok(Reply::Session { session: session.id, page, becomes: options.becomes, notice })
         }
         Request::CloseSession => {
             let id = opened.get().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
@@ -196,6 +197,7 @@ fn open_session(
     agent: &Rc<Agent>,
     peer: Peer,
     options: &SessionOptions,
+    notice: Option<String>,
 ) -> anyhow::Result<Rc<Session>> {
     let ours = env!("CARGO_PKG_VERSION");
     anyhow::ensure!(
@@ -215,7 +217,7 @@ fn open_session(
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
     let (dir, door) = (&agent.pages_dir, &agent.door_path);
-    let session = Session::open(dir, door, options, peer, gate, agent.usage())?;
+    let session = Session::open(dir, door, options, peer, gate, notice, agent.usage())?;
     Ok(agent.add_session(session))
 }
 
