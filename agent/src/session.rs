@@ -226,8 +226,28 @@ impl Session {
         *stays.entry(key).or_default() += 1;
     }
 
-    /// Makes the report; `now` is the agent's usage at this moment.
-    pub(crate) fn report(&self, now: Usage) -> Report {
+    /// Tells whether programs should have walked, and none did.
+    pub(crate) fn walked_in_vain(&self) -> bool {
+        let walked = self.walks.as_ref().is_some_and(|walks| walks.borrow().count() > 0);
+        !walked && self.stays().iter().any(|stay| is_in_vain(&stay.reason))
+    }
+
+    /// Makes the report; `now` is the agent's usage at this moment, and `notice` why nothing walks as
+    /// things stand.
+    pub(crate) fn report(&self, now: Usage, notice: Option<String>) -> Report {
+        let why_not = self.walked_in_vain().then(|| {
+            notice.or_else(|| self.notice.clone()).unwrap_or_else(|| {
+                let stays = self.stays();
+                let mut reasons: Vec<_> = stays
+                    .iter()
+                    .map(|stay| stay.reason.as_str())
+                    .filter(|name| is_in_vain(name))
+                    .collect();
+                reasons.sort_unstable();
+                reasons.dedup();
+                format!("no walk succeeded ({}): the agent's log says why", reasons.join(", "))
+            })
+        });
         let walks = self.walks.as_ref().map(|walks| walks.borrow().clone()).unwrap_or_default();
         let stays = self.stays();
         let totals = Totals {
@@ -241,7 +261,7 @@ impl Session {
         };
         Report {
             began_unix_ms: self.began_unix_ms,
-            why_not: self.notice.clone().filter(|_| totals.walks == 0),
+            why_not,
             walks: walks.lines,
             walks_left_out: walks.left_out,
             stays,
@@ -280,6 +300,20 @@ impl Drop for Session {
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 pub(crate) fn ms(us: u64) -> f64 {
     us as f64 / 1e3
+}
+
+/// Tells whether a reason says that there was nobody to execute a walk.
+fn is_in_vain(reason: &str) -> bool {
+    const REASONS: [Reason; 7] = [
+        Reason::NoCluster,
+        Reason::NoAgent,
+        Reason::NoBroker,
+        Reason::NoSlot,
+        Reason::GrantedHome,
+        Reason::RunnerLost,
+        Reason::RunnerFault,
+    ];
+    REASONS.iter().any(|counted| counted.name() == reason)
 }
 
 fn unix_ms(time: SystemTime) -> u64 {

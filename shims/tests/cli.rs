@@ -136,14 +136,27 @@ fn open(options: &SessionOptions, page_path: &Path) -> Reply {
         door_path: b"/door",
         stub_path: &options.stub,
         preload_path: &options.preload,
-        rules: vec![(b"sh".to_vec(), Verdict::Stay(Reason::Shell))],
+        rules: vec![
+            (b"sh".to_vec(), Verdict::Stay(Reason::Shell)),
+            (b"pkg-config".to_vec(), Verdict::Stay(Reason::Rule)),
+        ],
         tally_bytes: u32::try_from(tally_bytes).expect("small"),
     }
     .encode();
     page.resize(page.len() + tally_bytes, 0);
     fs::write(page_path, page).expect("writes");
     let page = page_path.as_os_str().as_bytes().to_vec();
-    Reply::Session { session: SessionId(1), page, becomes: options.becomes, notice: None }
+    Reply::Session {
+        session: SessionId(1),
+        page,
+        becomes: options.becomes,
+        notice: notice(options),
+    }
+}
+
+/// What the fake agent says of a node that was named.
+fn notice(options: &SessionOptions) -> Option<String> {
+    options.on.as_ref().map(|node| format!("{node} is unreachable"))
 }
 
 fn stdout(output: &Output) -> String {
@@ -490,6 +503,23 @@ fn words_that_are_no_text_are_refused_or_carried() {
 }
 
 #[test]
+fn a_node_that_was_named_and_does_not_take_walks_is_told() {
+    for (command, told) in [("sh", true), ("gcc", true), ("pkg-config", false)] {
+        let machine = Machine::new();
+        let agent = machine.agent();
+        machine.script("lib/gcc", "");
+        machine.script("lib/pkg-config", "");
+        let path = format!("{}:/usr/bin:/bin", machine.path("lib").display());
+        let mut oswalk =
+            machine.oswalk(&["exec", "--on", "n1", "--stay", "pkg-*", command, "-c", ":"]);
+        let output = oswalk.env("PATH", path).output().expect("oswalk starts");
+        let said = stderr(&output).contains("oswalk: nothing walks: n1 is unreachable\n");
+        assert_eq!((said, output.status.code()), (told, Some(0)), "{command}");
+        agent.join().expect("the agent ends");
+    }
+}
+
+#[test]
 fn a_bad_policy_file_is_an_error() {
     let machine = Machine::new();
     fs::write(machine.path("p.toml"), "stay = ['a']\nstya = ['b']\n").expect("writes");
@@ -533,7 +563,7 @@ fn status_down_and_doctor_ask_the_agent() {
     let agent = machine.agent();
     let output = machine.run(&["status", "--json"]);
     let status: Status = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(status.node.as_str(), "me");
+    assert_eq!((status.node.as_str(), output.status.code()), ("me", Some(1)), "no broker");
     agent.join().expect("the agent ends");
 
     fs::remove_file(machine.path("state/door")).expect("unlinks");
