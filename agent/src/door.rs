@@ -11,9 +11,10 @@ use std::rc::Rc;
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 use worknode::door::{HELLO_BYTES_MAX, Kind};
-use worknode::id::SessionId;
-use worknode::page;
+use worknode::id::{NodeId, SessionId};
+use worknode::report::Report;
 use worknode::request::{Reply, Request, SessionOptions};
+use worknode::{notice, page};
 
 use crate::agent::Agent;
 use crate::origin;
@@ -149,26 +150,28 @@ async fn answer(
     match request {
         Request::OpenSession(mut options) => {
             anyhow::ensure!(opened.get().is_none(), "this connection has a session already");
-            if !agent.cluster.has_runner_for(options.on.as_ref(), &[]) {
-                // Somebody may have come since the last heartbeat.
-                agent.cluster.refresh().await;
-            }
+            let notice = why_nothing_walks(agent, options.on.as_ref()).await;
             // A process of another pid namespace cannot be seen from here.
             let process = options.becomes.then(|| watch::process(peer.pid).ok()).flatten();
             options.becomes = process.is_some();
-            let session = open_session(agent, peer, &options)?;
+            let session = open_session(agent, peer, &options, notice.clone())?;
             match process {
                 Some(process) => end_with(agent, session.id, process),
                 None => opened.set(Some(session.id)),
             }
             let page = session.page_path().as_os_str().as_encoded_bytes().to_vec();
-            Ok(Reply::Session { session: session.id, page, becomes: options.becomes, notice: None })
+            Ok(Reply::Session { session: session.id, page, becomes: options.becomes, notice })
         }
         Request::CloseSession => {
             let id = opened.get().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
-            let report = agent.session(id).map(|session| session.report(agent.usage()));
+            let Some(session) = agent.session(id) else {
+                return Ok(Reply::Report(Report::default()));
+            };
+            let walked_in_vain = session.walked_in_vain();
+            let on = session.on.as_ref();
+            let notice = if walked_in_vain { why_nothing_walks(agent, on).await } else { None };
             // It ends with the connection, when nobody waits any more.
-            Ok(Reply::Report(report.unwrap_or_default()))
+            Ok(Reply::Report(session.report(agent.usage(), notice)))
         }
         Request::Status => Ok(Reply::Status(agent.status().await)),
         Request::Shutdown => {
@@ -180,6 +183,20 @@ async fn answer(
             Ok(Reply::Done)
         }
     }
+}
+
+/// Returns why nothing walks as things stand; nothing if there is somebody to walk to.
+async fn why_nothing_walks(agent: &Agent, on: Option<&NodeId>) -> Option<String> {
+    let broker = &agent.cluster.broker;
+    if !broker.is_up() {
+        return notice::why_nothing_walks(&[], &agent.node, on, Some(broker.url()));
+    }
+    if agent.cluster.has_runner_for(on, &[]) {
+        return None;
+    }
+    // Somebody may have come since the last heartbeat.
+    let status = agent.status().await;
+    notice::why_nothing_walks(&status.nodes, &agent.node, on, None)
 }
 
 /// Has a session end when a process does.
@@ -196,6 +213,7 @@ fn open_session(
     agent: &Rc<Agent>,
     peer: Peer,
     options: &SessionOptions,
+    notice: Option<String>,
 ) -> anyhow::Result<Rc<Session>> {
     let ours = env!("CARGO_PKG_VERSION");
     anyhow::ensure!(
@@ -207,15 +225,11 @@ fn open_session(
         let known = agent.cluster.nodes.borrow().iter().any(|state| &state.info.node == node);
         anyhow::ensure!(known, "there is no node '{node}': `oswalk status` lists the cluster");
     }
-    let gate = if agent.cluster.has_runner_for(options.on.as_ref(), &[]) {
-        page::GATE_OPEN
-    } else {
-        page::GATE_SHUT
-    };
+    let gate = if notice.is_none() { page::GATE_OPEN } else { page::GATE_SHUT };
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
     let (dir, door) = (&agent.pages_dir, &agent.door_path);
-    let session = Session::open(dir, door, options, peer, gate, agent.usage())?;
+    let session = Session::open(dir, door, options, peer, gate, notice, agent.usage())?;
     Ok(agent.add_session(session))
 }
 

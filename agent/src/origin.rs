@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use broker::{Grant, Retried, Submit, Submitted};
 use packetfs::commit::CommitError;
 use tokio::sync::mpsc;
+use worknode::command::{Files, Role, Tool};
 use worknode::door::{DATA_BYTES_MAX, Header, Kind};
 use worknode::id::{Attempt, NodeId, WalkId};
 use worknode::reason::Reason;
@@ -25,9 +26,10 @@ use worknode::spec::WalkSpec;
 
 use crate::agent::Agent;
 use crate::cluster::{Slot, Turn};
+use crate::compile::Disk;
 use crate::door::{Peer, Reader, Writer};
 use crate::link::message::{Doubt, Exit};
-use crate::session::{Session, ms};
+use crate::session::{self, Session, ms};
 use attempt::{Attempted, Ended};
 use output::Output;
 use stops::Stops;
@@ -225,9 +227,10 @@ impl Errand<'_> {
                         // It would be so on every runner; here it is certain what happens.
                         return give_up(stub, spec.walk, reason);
                     }
-                    let line = line(spec, &grant, attempt, stub, &ended, waited);
+                    let line = || self.line(stub, &ended, &grant, attempt, waited);
+                    let line = self.session.keeps_report().then(line);
                     let last = stub.output.consumed_input() || attempt == ATTEMPTS_MAX;
-                    let committed = if line.torn && !last {
+                    let committed = if is_torn(&ended) && !last {
                         Committed::Conflict
                     } else {
                         self.commit(stub, ended, line, last).await
@@ -276,18 +279,61 @@ impl Errand<'_> {
         give_up(stub, spec.walk, why.unwrap_or(Reason::RunnerLost))
     }
 
+    /// Makes the line of a program that ended.
+    fn line(
+        &self,
+        stub: &Stub,
+        ended: &Ended,
+        grant: &Grant,
+        attempt: u32,
+        waited: Duration,
+    ) -> WalkLine {
+        let spec = self.spec;
+        let (argv, argv_left_out, argv_lossy) = session::argv(spec.arguments());
+        WalkLine {
+            argv0: text(spec.arguments().next().unwrap_or_default()),
+            argv,
+            argv_left_out,
+            argv_lossy,
+            output: output(spec),
+            cwd: text(&spec.cwd),
+            runner: grant.node.to_string(),
+            attempt,
+            start_ms: self.session.report_ms(self.arrived),
+            end_ms: 0.0,
+            wait_ms: waited.as_secs_f64() * 1e3,
+            run_ms: ms(ended.ending.run_us),
+            origin_cpu_ms: crate::sys::process::cpu_of(stub.pid).as_secs_f64() * 1e3,
+            runner_cpu_ms: ms(ended.ending.cpu_us),
+            bytes_out: ended.bytes_out,
+            bytes_back: ended.bytes_back,
+            status: shell_status(ended.ending.status),
+            overwrote: Vec::new(),
+            torn: is_torn(ended),
+        }
+    }
+
     /// Applies what a program that ended has changed; if that is the `last` chance, over what others
     /// have changed meanwhile.
-    async fn commit(&self, stub: &Stub, ended: Ended, mut line: WalkLine, last: bool) -> Committed {
+    async fn commit(
+        &self,
+        stub: &Stub,
+        ended: Ended,
+        line: Option<WalkLine>,
+        last: bool,
+    ) -> Committed {
         let (agent, session, spec) = (self.agent, self.session, self.spec);
         let offsets = ended.exit.exit.offsets.clone();
+        let is_torn = is_torn(&ended);
         match attempt::commit(agent, spec, ended.exit, last).await {
             Ok((status, overwrote)) => {
-                line.overwrote.extend(overwrote.iter().map(|path| text(path)));
-                let overwrote = line.overwrote.iter().map(|path| overwritten(&line.argv0, path));
-                let warnings: Vec<_> =
-                    overwrote.chain(line.torn.then(|| torn(&line.argv0))).collect();
-                session.add_walk(line);
+                let overwrote: Vec<_> = overwrote.iter().map(|path| text(path)).collect();
+                let argv0 = text(spec.arguments().next().unwrap_or_default());
+                let told = overwrote.iter().map(|path| overwritten(&argv0, path));
+                let warnings: Vec<_> = told.chain(is_torn.then(|| torn(&argv0))).collect();
+                if let Some(line) = line {
+                    session.add_walk(WalkLine { overwrote, ..line });
+                }
                 for (fd, offset) in offsets {
                     let fd = u16::try_from(fd).unwrap_or(u16::MAX);
                     stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
@@ -468,29 +514,20 @@ fn drop_with_process(held: impl Sized + 'static, pid: u32) {
     });
 }
 
-fn line(
-    spec: &WalkSpec,
-    grant: &Grant,
-    attempt: u32,
-    stub: &Stub,
-    ended: &Ended,
-    waited: Duration,
-) -> WalkLine {
-    WalkLine {
-        argv0: text(spec.arguments().next().unwrap_or_default()),
-        cwd: text(&spec.cwd),
-        runner: grant.node.to_string(),
-        attempt,
-        wait_ms: waited.as_secs_f64() * 1e3,
-        run_ms: ms(ended.ending.run_us),
-        origin_cpu_ms: crate::sys::process::cpu_of(stub.pid).as_secs_f64() * 1e3,
-        runner_cpu_ms: ms(ended.ending.cpu_us),
-        bytes_out: ended.bytes_out,
-        bytes_back: ended.bytes_back,
-        status: shell_status(ended.ending.status),
-        overwrote: Vec::new(),
-        torn: ended.exit.exit.doubt == Some(Doubt::Torn),
+/// Tells whether a walk has read a file while that was changed.
+fn is_torn(ended: &Ended) -> bool {
+    ended.exit.exit.doubt == Some(Doubt::Torn)
+}
+
+/// Returns the file that a compile step makes, as its command line has it.
+fn output(spec: &WalkSpec) -> Option<String> {
+    if !spec.compiles {
+        return None;
     }
+    let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
+    let arguments = spec.arguments().skip(1);
+    let files = Files::of(tool, arguments, &mut Disk { cwd: &spec.cwd }, true);
+    files.of_roles(&[Role::Output]).next().map(text)
 }
 
 /// What the user is told of a loss that could not be avoided.

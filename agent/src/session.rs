@@ -1,5 +1,7 @@
 //! A session: one `oswalk exec`. Its policy page, its report.
 
+mod walks;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use worknode::id::{NodeId, SessionId, WalkId};
@@ -20,6 +22,11 @@ use worknode::tally;
 
 use crate::door::Peer;
 use crate::sys::process;
+use walks::Walks;
+pub(crate) use walks::argv;
+
+/// Pairs of program and reason that are counted apart; those of further programs are counted together.
+const STAYS_MAX: usize = 10_000;
 
 /// An open session.
 #[derive(Debug)]
@@ -44,9 +51,13 @@ pub(crate) struct Session {
     page_bytes: u64,
     rules: Vec<(Vec<u8>, Verdict)>,
     next_walk: Cell<u32>,
-    walks: RefCell<Vec<WalkLine>>,
+    /// Nothing, if nobody will ask for the report.
+    walks: Option<RefCell<Walks>>,
     stays: RefCell<BTreeMap<(String, Reason), u64>>,
     began: Instant,
+    began_unix_ms: u64,
+    /// Why nothing walks, if nothing did when it began.
+    notice: Option<String>,
     /// The agent's own figures when the session began.
     pub(crate) before: Usage,
 }
@@ -77,6 +88,7 @@ impl Session {
         options: &SessionOptions,
         peer: Peer,
         gate: u32,
+        notice: Option<String>,
         before: Usage,
     ) -> anyhow::Result<Self> {
         let id = SessionId(crate::random::number());
@@ -127,9 +139,11 @@ impl Session {
             page_bytes: page.len() as u64,
             rules,
             next_walk: Cell::new(1),
-            walks: RefCell::default(),
+            walks: (!options.becomes).then(RefCell::default),
             stays: RefCell::default(),
             began: Instant::now(),
+            began_unix_ms: unix_ms(SystemTime::now()),
+            notice,
             before,
         })
     }
@@ -182,31 +196,77 @@ impl Session {
         rules.find(|rule| rule.names(path)).map(|rule| rule.verdict)
     }
 
+    /// Tells whether somebody may ask for the report.
+    pub(crate) fn keeps_report(&self) -> bool {
+        self.walks.is_some()
+    }
+
+    /// Returns the time of the report at this moment.
+    pub(crate) fn report_ms(&self, at: Instant) -> f64 {
+        at.saturating_duration_since(self.began).as_secs_f64() * 1e3
+    }
+
     /// Adds a committed walk to the report.
     pub(crate) fn add_walk(&self, line: WalkLine) {
-        self.walks.borrow_mut().push(line);
+        if let Some(walks) = &self.walks {
+            let end_ms = self.report_ms(Instant::now());
+            walks.borrow_mut().add(WalkLine { end_ms, ..line });
+        }
     }
 
     /// Adds a process that came to the agent and stayed after all.
     pub(crate) fn add_stay(&self, argv0: &str, reason: Reason) {
-        *self.stays.borrow_mut().entry((argv0.to_owned(), reason)).or_default() += 1;
+        if !self.keeps_report() {
+            return;
+        }
+        let mut stays = self.stays.borrow_mut();
+        let key = (argv0.to_owned(), reason);
+        let is_new = !stays.contains_key(&key);
+        let key = if is_new && stays.len() >= STAYS_MAX { (String::new(), reason) } else { key };
+        *stays.entry(key).or_default() += 1;
     }
 
-    /// Makes the report; `now` is the agent's usage at this moment.
-    pub(crate) fn report(&self, now: Usage) -> Report {
-        let walks = self.walks.borrow().clone();
+    /// Tells whether programs should have walked, and none did.
+    pub(crate) fn walked_in_vain(&self) -> bool {
+        let walked = self.walks.as_ref().is_some_and(|walks| walks.borrow().count() > 0);
+        !walked && self.stays().iter().any(|stay| is_in_vain(&stay.reason))
+    }
+
+    /// Makes the report; `now` is the agent's usage at this moment, and `notice` why nothing walks as
+    /// things stand.
+    pub(crate) fn report(&self, now: Usage, notice: Option<String>) -> Report {
+        let why_not = self.walked_in_vain().then(|| {
+            notice.or_else(|| self.notice.clone()).unwrap_or_else(|| {
+                let stays = self.stays();
+                let mut reasons: Vec<_> = stays
+                    .iter()
+                    .map(|stay| stay.reason.as_str())
+                    .filter(|name| is_in_vain(name))
+                    .collect();
+                reasons.sort_unstable();
+                reasons.dedup();
+                format!("no walk succeeded ({}): the agent's log says why", reasons.join(", "))
+            })
+        });
+        let walks = self.walks.as_ref().map(|walks| walks.borrow().clone()).unwrap_or_default();
         let stays = self.stays();
-        let stubs_ms = sum(walks.iter().map(|walk| walk.origin_cpu_ms));
         let totals = Totals {
-            walks: walks.len() as u64,
+            walks: walks.count(),
             stays: stays.iter().map(|stay| stay.count).sum(),
             wall_ms: self.began.elapsed().as_secs_f64() * 1e3,
-            origin_cpu_ms: stubs_ms + ms(now.cpu_us - self.before.cpu_us),
-            runner_cpu_ms: sum(walks.iter().map(|walk| walk.runner_cpu_ms)),
+            origin_cpu_ms: walks.origin_cpu_ms + ms(now.cpu_us - self.before.cpu_us),
+            runner_cpu_ms: walks.runner_cpu_ms,
             bytes_out: now.bytes_out - self.before.bytes_out,
             bytes_back: now.bytes_in - self.before.bytes_in,
         };
-        Report { walks, stays, totals }
+        Report {
+            began_unix_ms: self.began_unix_ms,
+            why_not,
+            walks: walks.lines,
+            walks_left_out: walks.left_out,
+            stays,
+            totals,
+        }
     }
 
     fn stays(&self) -> Vec<StayLine> {
@@ -242,9 +302,23 @@ pub(crate) fn ms(us: u64) -> f64 {
     us as f64 / 1e3
 }
 
-/// Adds figures up. That of none is 0, where `Iterator::sum` has it -0.
-fn sum(figures: impl Iterator<Item = f64>) -> f64 {
-    figures.fold(0.0, |sum, figure| sum + figure)
+/// Tells whether a reason says that there was nobody to execute a walk.
+fn is_in_vain(reason: &str) -> bool {
+    const REASONS: [Reason; 7] = [
+        Reason::NoCluster,
+        Reason::NoAgent,
+        Reason::NoBroker,
+        Reason::NoSlot,
+        Reason::GrantedHome,
+        Reason::RunnerLost,
+        Reason::RunnerFault,
+    ];
+    REASONS.iter().any(|counted| counted.name() == reason)
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn rules(options: &SessionOptions) -> Vec<(Vec<u8>, Verdict)> {
@@ -259,15 +333,4 @@ fn rules(options: &SessionOptions) -> Vec<(Vec<u8>, Verdict)> {
     let built_in =
         BUILT_IN.iter().map(|&(pattern, verdict)| (pattern.as_bytes().to_vec(), verdict));
     user.chain(built_in).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::sum;
-
-    #[test]
-    fn the_sum_of_nothing_is_not_negative() {
-        assert!(sum(std::iter::empty()).is_sign_positive());
-        assert!((sum([0.5, 1.0].into_iter()) - 1.5).abs() < f64::EPSILON);
-    }
 }

@@ -31,8 +31,7 @@ enum Command {
     /// End the agent of this machine
     Down(NoOptions),
     Status(status::Options),
-    /// Check whether this machine can take part, and say what to do if not
-    Doctor(NoOptions),
+    Doctor(doctor::Options),
 }
 
 #[derive(Debug, Args)]
@@ -63,7 +62,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
         Command::Up(options) => up::run(&options, &places),
         Command::Down(_) => down::run(&places),
         Command::Status(options) => status::run(&options, &places),
-        Command::Doctor(_) => doctor::run(&places),
+        Command::Doctor(options) => doctor::run(&options, &places),
     }
 }
 

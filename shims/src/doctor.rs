@@ -1,12 +1,19 @@
 //! `oswalk doctor`: what this machine lacks, and the remedy.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clap::Args;
 use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access, geteuid};
-use worknode::request::Status;
+use serde::Serialize;
+use worknode::request::{NodeCondition, Status};
 
 use crate::door::Door;
 use crate::error::Failure;
@@ -15,49 +22,133 @@ use crate::{places, process, say};
 
 /// 1 January 2024: a clock before it was never set.
 const SANE_AFTER: Duration = Duration::from_secs(1_704_067_200);
+/// Each link, stub and walk needs some: a build of 64 jobs has about a thousand.
+const DESCRIPTORS_MIN: u64 = 4096;
+/// Directories that a walk has read are watched: those of a large tree and its toolchain.
+const WATCHES_MIN: u64 = 65_536;
+/// A toolchain's packets take 200 MB, and a commit needs room besides.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+/// The oldest kernel whose overlayfs, pidfds and close_range are as the agent needs them.
+const KERNEL_MIN: (u32, u32) = (5, 11);
+
+/// Check whether this machine can take part, and say what to do if not
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// What a check found: what is well, or what is wrong and how to mend it.
 type Finding = Result<String, (String, String)>;
 
-pub(crate) fn run(places: &Places) -> Result<ExitCode, Failure> {
-    let status = Door::open(&places.door()).and_then(|mut door| door.status());
+/// A finding, as it is printed in JSON.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    check: &'a str,
+    ok: bool,
+    text: &'a str,
+    remedy: Option<&'a str>,
+}
+
+pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
+    let checks = checks(places);
+    if options.json {
+        let lines: Vec<_> = checks.iter().map(|(check, finding)| line(check, finding)).collect();
+        let text = serde_json::to_string_pretty(&lines);
+        say::out(text.map_err(|error| Failure::from_error(&error))? + "\n")?;
+    } else {
+        for (name, finding) in &checks {
+            say::out(match finding {
+                Ok(text) => format!("ok    {name}: {text}\n"),
+                Err((text, remedy)) => format!("FAIL  {name}: {text}\n      remedy: {remedy}\n"),
+            })?;
+        }
+    }
+    Ok(ExitCode::from(u8::from(checks.iter().any(|(_, finding)| finding.is_err()))))
+}
+
+fn line<'a>(check: &'a str, finding: &'a Finding) -> Line<'a> {
+    match finding {
+        Ok(text) => Line { check, ok: true, text, remedy: None },
+        Err((text, remedy)) => Line { check, ok: false, text, remedy: Some(remedy) },
+    }
+}
+
+fn checks(places: &Places) -> Vec<(String, Finding)> {
+    let door = Door::open(&places.door()).and_then(|mut door| door.status());
+    let status = door.as_ref().ok();
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut checks = vec![
+        ("kernel", kernel(&read("/proc/sys/kernel/osrelease"))),
         ("fuse", fuse()),
-        ("overlayfs", overlayfs(&fs::read_to_string("/proc/filesystems").unwrap_or_default())),
+        ("overlayfs", overlayfs(&read("/proc/filesystems"))),
         ("namespaces", namespaces()),
-        ("redis", redis()),
+        ("descriptors", descriptors(status.map(|status| status.pid))),
+        ("inotify", inotify(&read("/proc/sys/fs/inotify/max_user_watches"))),
+        ("redis", redis(status, places)),
         ("clock", clock(SystemTime::now())),
         ("shim", shim()),
     ];
-    match &status {
+    // Others see nothing of it, and need not.
+    if geteuid().is_root() {
+        checks.push(("state", state(&places.state)));
+        checks.push(("disk", disk(&places.state)));
+        checks.push(("secret", secret(status, places)));
+    }
+    match &door {
         Ok(status) => {
             checks.push(("agent", Ok(format!("{} answers (pid {})", status.node, status.pid))));
+            checks.push(("door", closed(&places.door())));
             checks.push(("broker", broker(status)));
             checks.push(("versions", versions(status, env!("CARGO_PKG_VERSION"))));
         }
         Err(error) => checks.push(("agent", wrong(error.to_string(), error.hint()))),
     }
-    for (name, finding) in &checks {
-        say::out(match finding {
-            Ok(text) => format!("ok    {name}: {text}\n"),
-            Err((text, remedy)) => format!("FAIL  {name}: {text}\n      remedy: {remedy}\n"),
-        })?;
-    }
-    Ok(ExitCode::from(u8::from(checks.iter().any(|(_, finding)| finding.is_err()))))
+    let mut checks: Vec<_> =
+        checks.into_iter().map(|(name, finding)| (name.to_owned(), finding)).collect();
+    checks.extend(status.into_iter().flat_map(nodes));
+    checks
 }
 
 fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
     Err((what.into(), remedy.into()))
 }
 
+/// Reads a kernel's release.
+fn kernel(release: &str) -> Finding {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let release = release.trim();
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < KERNEL_MIN => {
+            let (major, minor) = KERNEL_MIN;
+            wrong(format!("it is {release}"), format!("boot Linux {major}.{minor} or newer"))
+        }
+        _ => Ok(release.to_owned()),
+    }
+}
+
+/// The agent is root's: whether others may open the device is no matter.
 fn fuse() -> Finding {
-    match access("/dev/fuse", AccessFlags::R_OK | AccessFlags::W_OK) {
-        Ok(()) => Ok("/dev/fuse can be opened".to_owned()),
-        Err(nix::errno::Errno::ENOENT) => wrong(
-            "/dev/fuse is missing".to_owned(),
+    const PATH: &str = "/dev/fuse";
+    match fs::metadata(PATH) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => wrong(
+            "/dev/fuse is missing",
             "load the module (modprobe fuse); in a container, pass the device (--device /dev/fuse)",
         ),
-        Err(error) => wrong(format!("/dev/fuse: {error}"), "chmod 666 /dev/fuse"),
+        Err(error) => wrong(format!("{PATH}: {error}"), "check the permissions of /dev"),
+        Ok(meta) if !meta.file_type().is_char_device() => wrong(
+            format!("{PATH} is no device"),
+            "make it one: rm /dev/fuse, then mknod -m 666 /dev/fuse c 10 229",
+        ),
+        Ok(_) if !geteuid().is_root() => Ok("the device is there".to_owned()),
+        Ok(_) => match fs::File::options().read(true).write(true).open(PATH) {
+            Ok(_) => Ok("/dev/fuse can be opened".to_owned()),
+            Err(error) => wrong(
+                format!("/dev/fuse cannot be opened: {error}"),
+                "load the module (modprobe fuse); in a container, allow the device (--device /dev/fuse)",
+            ),
+        },
     }
 }
 
@@ -70,28 +161,157 @@ fn overlayfs(filesystems: &str) -> Finding {
 }
 
 fn namespaces() -> Finding {
-    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     if !geteuid().is_root() {
-        flags |= CloneFlags::CLONE_NEWUSER;
+        let all = ["mnt", "pid", "ipc", "uts"]
+            .iter()
+            .all(|name| access(&Path::new("/proc/self/ns").join(name), AccessFlags::F_OK).is_ok());
+        return if all {
+            Ok("the kernel has them".to_owned())
+        } else {
+            wrong("the kernel has not all of them", "boot a kernel with namespaces")
+        };
     }
-    match process::may_unshare(flags) {
+    match process::may_unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID) {
         Ok(()) => Ok("mount and pid namespaces can be created".to_owned()),
         Err(error) => wrong(
             format!("they cannot be created: {error}"),
-            "run the agent as root, or allow user namespaces: \
-             sysctl -w user.max_user_namespaces=15000 kernel.apparmor_restrict_unprivileged_userns=0",
+            "in a container, give it CAP_SYS_ADMIN (--cap-add SYS_ADMIN), or run the agent outside",
         ),
     }
 }
 
-fn redis() -> Finding {
+/// The limit of the agent that is up, or of one that would be started here.
+fn descriptors(agent: Option<u32>) -> Finding {
+    let limits = agent.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/limits")).ok());
+    let of_agent = limits.as_deref().and_then(hard_limit);
+    let own = || getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+    let limit = of_agent.unwrap_or_else(own);
+    if limit >= DESCRIPTORS_MIN {
+        return Ok(format!("{limit} may be open"));
+    }
+    wrong(
+        format!("{limit} may be open, and {DESCRIPTORS_MIN} may be needed"),
+        "raise the limit before 'oswalk up' (ulimit -n 65536, or LimitNOFILE= of its service)",
+    )
+}
+
+/// Returns the hard limit of descriptors in `/proc/PID/limits`.
+fn hard_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn inotify(watches: &str) -> Finding {
+    match watches.trim().parse::<u64>() {
+        Ok(watches) if watches < WATCHES_MIN => wrong(
+            format!("{watches} watches: directories beyond are read again for every walk"),
+            "sysctl -w fs.inotify.max_user_watches=1048576, and the same in /etc/sysctl.d",
+        ),
+        Ok(watches) => Ok(format!("{watches} watches")),
+        Err(_) => wrong("the kernel has no inotify", "boot a kernel with CONFIG_INOTIFY_USER"),
+    }
+}
+
+/// An agent with a broker elsewhere needs none here.
+fn redis(status: Option<&Status>, places: &Places) -> Finding {
+    let is_private = |status: &Status| status.broker.contains(&*places.state.to_string_lossy());
     match which::which("redis-server").or_else(|_| which::which("valkey-server")) {
         Ok(path) => Ok(path.display().to_string()),
+        Err(_) if status.is_some_and(|status| !is_private(status)) => {
+            Ok("not needed: the broker is elsewhere".to_owned())
+        }
         Err(_) => wrong(
-            "neither redis-server nor valkey-server is in PATH".to_owned(),
+            "neither redis-server nor valkey-server is in PATH",
             "install the package redis-server, or give the agent a broker with --broker URL",
         ),
     }
+}
+
+/// The state directory is its user's alone.
+fn state(dir: &Path) -> Finding {
+    let shown = dir.display();
+    match fs::metadata(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(format!("{shown} is made by 'oswalk up'"))
+        }
+        Err(error) => wrong(format!("{shown}: {error}"), "choose another with --state DIR"),
+        Ok(meta) if !meta.is_dir() => {
+            wrong(format!("{shown} is no directory"), "choose another with --state DIR")
+        }
+        Ok(meta) if meta.uid() != geteuid().as_raw() => wrong(
+            format!("{shown} belongs to user {}", meta.uid()),
+            format!("end what uses it, then: chown -R root: {shown}"),
+        ),
+        Ok(meta) if meta.mode() & 0o022 != 0 => wrong(
+            format!("{shown} can be written by others"),
+            format!("see what is in it that is not yours, then: chmod 700 {shown}"),
+        ),
+        Ok(_) => Ok(format!("{shown} is closed to others")),
+    }
+}
+
+fn disk(dir: &Path) -> Finding {
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let shown = there.display();
+    match statvfs(there) {
+        Ok(found) => {
+            let free = found.blocks_available() * found.fragment_size();
+            let text = format!("{} MB are free at {shown}", free / 1_000_000);
+            if free >= FREE_BYTES_MIN {
+                Ok(text)
+            } else {
+                wrong(text, "make room, or choose a state directory on another disk (--state DIR)")
+            }
+        }
+        Err(error) => wrong(format!("{shown}: {error}"), "choose another with --state DIR"),
+    }
+}
+
+/// The agent refuses a secret that others can read, when it starts.
+fn secret(status: Option<&Status>, places: &Places) -> Finding {
+    let path = status.map(|status| status.settings.secret.clone());
+    let path = path.unwrap_or_else(|| places.state.join("secret"));
+    let shown = path.display();
+    match fs::metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && status.is_none() => {
+            Ok("'oswalk up' makes one, or takes that of --secret FILE".to_owned())
+        }
+        Err(error) => wrong(format!("{shown}: {error}"), "copy the cluster's secret there"),
+        Ok(meta) if meta.mode() & 0o077 != 0 => {
+            wrong(format!("{shown} can be read by others"), format!("chmod 600 {shown}"))
+        }
+        Ok(_) => Ok(format!("{shown} is closed to others")),
+    }
+}
+
+fn closed(door: &Path) -> Finding {
+    let shown = door.display();
+    match fs::metadata(door) {
+        Ok(meta) if meta.mode() & 0o007 != 0 => wrong(
+            format!("{shown} is open to all users: their builds run through this agent"),
+            format!("if that is not meant: chmod 600 {shown}"),
+        ),
+        Ok(_) => Ok("it is closed to others".to_owned()),
+        Err(error) => wrong(format!("{shown}: {error}"), "start the agent anew"),
+    }
+}
+
+/// What keeps nodes from taking walks.
+fn nodes(status: &Status) -> Vec<(String, Finding)> {
+    let others = status.nodes.iter().filter(|node| node.node != status.node);
+    let wrong = others.filter(|node| status.broker_up && node.state != NodeCondition::Alive);
+    let finding = |node: &worknode::request::NodeStatus| {
+        let why = node.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let remedy = node
+            .remedy
+            .clone()
+            .unwrap_or_else(|| format!("see 'oswalk status' and 'oswalk doctor' on {}", node.node));
+        (
+            format!("node {}", node.node),
+            self::wrong(format!("it is {}{why}", node.state.name()), remedy),
+        )
+    };
+    wrong.map(finding).collect()
 }
 
 fn clock(now: SystemTime) -> Finding {
@@ -146,5 +366,30 @@ mod tests {
         assert!(overlayfs("nodev\ttmpfs\n\text4\n").is_err());
         assert!(clock(SystemTime::now()).is_ok());
         assert!(clock(UNIX_EPOCH).is_err());
+        assert!(kernel("5.11.0-generic\n").is_ok() && kernel("6.1\n").is_ok());
+        assert!(kernel("5.10.0-9-amd64\n").is_err() && kernel("4.19\n").is_err());
+        assert!(inotify("8\n").is_err() && inotify("1048576\n").is_ok());
+        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files  1024  524288  files\n";
+        assert_eq!(hard_limit(limits), Some(524_288));
+    }
+
+    #[test]
+    fn modes_of_the_state() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let path = dir.path().join("state");
+        assert!(state(&path).is_ok(), "it is made");
+        fs::create_dir(&path).expect("mkdir");
+        for (mode, is_sound) in [(0o700, true), (0o711, true), (0o770, false), (0o777, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+            assert_eq!(state(&path).is_ok(), is_sound, "{mode:o}");
+        }
+        fs::write(path.join("door"), "").expect("writes");
+        for (mode, is_sound) in [(0o600, true), (0o666, false)] {
+            fs::set_permissions(path.join("door"), fs::Permissions::from_mode(mode))
+                .expect("chmod");
+            assert_eq!(closed(&path.join("door")).is_ok(), is_sound, "{mode:o}");
+        }
+        assert!(state(&path.join("door")).is_err());
     }
 }

@@ -24,10 +24,8 @@ const REPLY_BYTES_MAX: u32 = 256 * 1024 * 1024;
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// What a user who is not root can do about it today.
-const NO_AGENT_OF_A_USER: &str =
-    "an agent needs root: ask an administrator to start it ('oswalk up' as root)";
-const ANOTHER_USERS_AGENT: &str =
-    "ask who runs it, most likely root, to open its door to you, or run the command as that user";
+const NO_AGENT_OF_A_USER: &str = "an agent needs root, and serves root alone so far: both 'oswalk up' and the build have to be root's";
+const ANOTHER_USERS_AGENT: &str = "an agent serves only the user who runs it so far, most likely root: run the command as that user";
 
 /// A connection to the agent. A session lives as long as it.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use clap::Args;
 use worknode::glob::{self, PatternError};
 use worknode::id::NodeId;
 use worknode::page::{ASAN_OPTION, Page};
+use worknode::reason::Reason;
 use worknode::report::Report;
 use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
 
@@ -70,6 +71,8 @@ struct Session {
     page: Vec<u8>,
     /// It ends with this process, not with the door.
     becomes: bool,
+    /// Why nothing walks as things stand.
+    notice: Option<String>,
     preload: PathBuf,
     stub: PathBuf,
 }
@@ -88,7 +91,7 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
         }
     };
     let program = match &session {
-        Some(session) => session.program(&file, &options.command),
+        Some(session) => session.program(&file, options),
         None => Program::new(&file, &options.command),
     };
     let becomes = session.as_ref().map_or_else(|| becomes(options), |session| session.becomes);
@@ -154,15 +157,17 @@ fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (
     let refused =
         |error: DoorError| (Failure::from_error(&error).hint(error.hint()), error.to_string());
     let mut door = Door::open(&places.door()).map_err(refused)?;
-    let (page_path, becomes) = match door.ask(&request).map_err(refused)? {
-        Reply::Session { page, becomes, .. } => (PathBuf::from(OsString::from_vec(page)), becomes),
+    let (page_path, becomes, notice) = match door.ask(&request).map_err(refused)? {
+        Reply::Session { page, becomes, notice, .. } => {
+            (PathBuf::from(OsString::from_vec(page)), becomes, notice)
+        }
         _ => return Err(refused(door.protocol())),
     };
     let (page_file, page) = read_page(&page_path).map_err(|error| {
         let message = format!("failed to read the policy page {}", page_path.display());
         (Failure::new(format!("{message}: {error}")), message)
     })?;
-    Ok(Session { door, page_path, page_file, page, becomes, preload, stub })
+    Ok(Session { door, page_path, page_file, page, becomes, notice, preload, stub })
 }
 
 /// Reads the page, not the tally behind it; the file is writable if that may be.
@@ -192,10 +197,30 @@ fn with_asan_option(own: Option<OsString>) -> OsString {
 }
 
 impl Session {
-    fn program(&self, file: &Path, words: &[OsString]) -> io::Result<Program> {
+    /// Tells why nothing will walk, if the command would or starts programs that would. Who has named a
+    /// node hears it in any case, others at a terminal: now, or at the end if this process is there then.
+    fn tell(&self, options: &Options, decision: Result<(), Reason>) {
+        let Some(notice) = &self.notice else { return };
+        let matters = match decision {
+            Ok(()) => true,
+            Err(reason) => matches!(
+                reason,
+                Reason::NoCluster | Reason::Driver | Reason::Shell | Reason::Wrapper
+            ),
+        };
+        let is_heard = options.on.is_some() || (self.becomes && io::stderr().is_terminal());
+        if matters && is_heard {
+            say::err(format_args!("oswalk: nothing walks: {notice}"));
+        }
+    }
+
+    fn program(&self, file: &Path, options: &Options) -> io::Result<Program> {
         let page = Page::parse(&self.page).expect("parsed when it was read");
         let terminal = std::io::stdin().is_terminal();
-        let mut program = match decide::decide(&page, file, &words[1..], terminal) {
+        let words = &options.command;
+        let decision = decide::decide(&page, file, &words[1..], terminal);
+        self.tell(options, decision);
+        let mut program = match decision {
             Ok(()) => {
                 let mut stub = Program::new(&self.stub, words)?;
                 stub.set("OSWALK_WALK", file.as_os_str())?;
@@ -255,6 +280,12 @@ fn finish(options: &Options, file: Option<ReportFile>, report: &Report, wall: Du
     {
         let path = file.path().display();
         say::err(format_args!("oswalk: failed to write the report {path}: {error}"));
+    }
+    if let Some(why_not) = &report.why_not
+        && options.on.is_none()
+        && io::stderr().is_terminal()
+    {
+        say::err(format_args!("oswalk: nothing walked: {why_not}"));
     }
     if options.summary {
         say::err(summary(report, wall));

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use worknode::request::Status;
+use worknode::request::{NodeCondition, NodeStatus, Status};
 
 use crate::door::Door;
 use crate::error::Failure;
@@ -20,14 +20,18 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
     let status = Door::open(&places.door()).and_then(|mut door| door.status());
-    let status = status.map_err(|error| Failure::from_error(&error).hint(error.hint()))?;
+    let mut status = status.map_err(|error| Failure::from_error(&error).hint(error.hint()))?;
+    if !status.broker_up {
+        // What was heard last may be true no more.
+        status.nodes.iter_mut().for_each(|node| node.state = NodeCondition::Unknown);
+    }
     if options.json {
         let text = serde_json::to_string_pretty(&status);
         say::out(text.map_err(|error| Failure::from_error(&error))? + "\n")?;
     } else {
         say::out(table(&status))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(u8::from(!status.broker_up)))
 }
 
 fn table(status: &Status) -> String {
@@ -53,13 +57,30 @@ fn table(status: &Status) -> String {
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
         text.push('\n');
     }
+    if !status.broker_up {
+        let remedy = "check that Redis runs there and that no firewall is between";
+        text += &format!("the broker {} does not answer: {remedy}\n", status.broker);
+    }
+    for node in &status.nodes {
+        text += &problem(node);
+    }
     text
+}
+
+/// Returns a line about a node that takes no walks of this origin, if there is something to say.
+fn problem(node: &NodeStatus) -> String {
+    let seen = (node.last_seen > 0).then(|| format!("last seen {} s ago", node.last_seen));
+    let parts: Vec<_> =
+        [seen, node.why.clone(), node.remedy.clone()].into_iter().flatten().collect();
+    if node.state == NodeCondition::Alive || parts.is_empty() {
+        return String::new();
+    }
+    format!("{} is {}: {}\n", node.node, node.state.name(), parts.join("; "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use worknode::request::{NodeCondition, NodeStatus};
 
     #[test]
     fn the_table() {
@@ -95,6 +116,22 @@ mod tests {
              NODE     ADDRESS         VERSION  SLOTS  RUNNING  STATE\n\
              laptop*  10.0.0.4:7000   0.1.0    4      1        alive\n\
              n1       10.0.0.64:7000  0.1.0    64     1        gone\n"
+        );
+        let mut status = status;
+        status.broker_up = false;
+        status.nodes.remove(0);
+        let why = ("it does not hold the secret", "give all agents the same --secret file");
+        let refused = &mut status.nodes[0];
+        refused.state = NodeCondition::Refused;
+        (refused.why, refused.remedy) = (Some(why.0.to_owned()), Some(why.1.to_owned()));
+        refused.last_seen = 12;
+        assert_eq!(
+            table(&status),
+            "broker redis://hub:6379/ (away), 2 sessions\n\
+             NODE  ADDRESS         VERSION  SLOTS  RUNNING  STATE\n\
+             n1    10.0.0.64:7000  0.1.0    64     1        refused\n\
+             the broker redis://hub:6379/ does not answer: check that Redis runs there and that no firewall is between\n\
+             n1 is refused: last seen 12 s ago; it does not hold the secret; give all agents the same --secret file\n"
         );
     }
 }

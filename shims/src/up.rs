@@ -68,6 +68,12 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
         Err(DoorError::NoAgent { .. }) => {}
         Err(error) => return Err(Failure::from_error(&error).hint(error.hint())),
     }
+    if !may_mount(&fs::read_to_string("/proc/self/status").unwrap_or_default()) {
+        return Err(Failure::new(
+            "an agent needs root on this machine, to mount and to make namespaces",
+        )
+        .hint("run 'oswalk up' as root; without an agent builds run here"));
+    }
     let agent = places::agent()?;
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700).create(&places.state).map_err(|error| {
@@ -210,6 +216,15 @@ fn cannot_start(agent: &Path, error: &io::Error) -> Failure {
     Failure::new(format!("failed to start {}: {error}", agent.display()))
 }
 
+/// Tells from `/proc/self/status` whether this process has CAP_SYS_ADMIN, which is what an agent's start
+/// needs of root.
+fn may_mount(status: &str) -> bool {
+    const SYS_ADMIN: u32 = 21;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    effective.is_none_or(|bits| bits & (1 << SYS_ADMIN) != 0)
+}
+
 /// Returns what an agent said last, behind what others had written into its log before.
 fn last_words(path: &Path, written_before: u64) -> Option<String> {
     let mut log = File::open(path).ok()?;
@@ -314,6 +329,13 @@ mod tests {
                 "--secret is /no/such/secret, not /other",
             ]
         );
+    }
+
+    #[test]
+    fn who_may_start_an_agent() {
+        assert!(may_mount("Uid:\t0\nCapEff:\t000001ffffffffff\n"));
+        assert!(!may_mount("CapEff:\t0000000000000000\n"));
+        assert!(!may_mount("CapEff:\t000001ffffdfffff\n"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -136,14 +136,27 @@ fn open(options: &SessionOptions, page_path: &Path) -> Reply {
         door_path: b"/door",
         stub_path: &options.stub,
         preload_path: &options.preload,
-        rules: vec![(b"sh".to_vec(), Verdict::Stay(Reason::Shell))],
+        rules: vec![
+            (b"sh".to_vec(), Verdict::Stay(Reason::Shell)),
+            (b"pkg-config".to_vec(), Verdict::Stay(Reason::Rule)),
+        ],
         tally_bytes: u32::try_from(tally_bytes).expect("small"),
     }
     .encode();
     page.resize(page.len() + tally_bytes, 0);
     fs::write(page_path, page).expect("writes");
     let page = page_path.as_os_str().as_bytes().to_vec();
-    Reply::Session { session: SessionId(1), page, becomes: options.becomes, notice: None }
+    Reply::Session {
+        session: SessionId(1),
+        page,
+        becomes: options.becomes,
+        notice: notice(options),
+    }
+}
+
+/// What the fake agent says of a node that was named.
+fn notice(options: &SessionOptions) -> Option<String> {
+    options.on.as_ref().map(|node| format!("{node} is unreachable"))
 }
 
 fn stdout(output: &Output) -> String {
@@ -490,6 +503,56 @@ fn words_that_are_no_text_are_refused_or_carried() {
 }
 
 #[test]
+fn a_node_that_was_named_and_does_not_take_walks_is_told() {
+    for (command, told) in [("sh", true), ("gcc", true), ("pkg-config", false)] {
+        let machine = Machine::new();
+        let agent = machine.agent();
+        machine.script("lib/gcc", "");
+        machine.script("lib/pkg-config", "");
+        let path = format!("{}:/usr/bin:/bin", machine.path("lib").display());
+        let mut oswalk =
+            machine.oswalk(&["exec", "--on", "n1", "--stay", "pkg-*", command, "-c", ":"]);
+        let output = oswalk.env("PATH", path).output().expect("oswalk starts");
+        let said = stderr(&output).contains("oswalk: nothing walks: n1 is unreachable\n");
+        assert_eq!((said, output.status.code()), (told, Some(0)), "{command}");
+        agent.join().expect("the agent ends");
+    }
+}
+
+/// As root, who may become somebody else.
+#[test]
+fn an_ordinary_user_is_told_what_is_possible() {
+    const NOBODY: u32 = 65534;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    fs::copy(env!("CARGO_BIN_EXE_oswalk"), machine.path("lib/oswalk")).expect("copies");
+    fs::set_permissions(machine.path(""), PermissionsExt::from_mode(0o755)).expect("chmod");
+    let run = |arguments: &[&str]| {
+        let like = machine.oswalk(arguments);
+        let mut command = Command::new(machine.path("lib/oswalk"));
+        command.args(arguments).uid(NOBODY).gid(NOBODY).current_dir("/");
+        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().expect("oswalk starts");
+        (output.status.code(), stdout(&output) + &stderr(&output))
+    };
+    let (status, said) = run(&["up"]);
+    assert_eq!(status, Some(125));
+    assert!(said.contains("an agent needs root"), "{said}");
+    let (status, said) = run(&["doctor"]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("serves root alone") && !said.contains("chmod"), "{said}");
+    fs::set_permissions(machine.path("state"), PermissionsExt::from_mode(0o700)).expect("chmod");
+    for arguments in [&["status"][..], &["exec", "--no-fallback", "true"], &["down"]] {
+        let (status, said) = run(arguments);
+        assert_eq!(status, Some(125), "{arguments:?}: {said}");
+        assert!(said.contains("serves another user"), "{said}");
+    }
+    assert_eq!(run(&["exec", "sh", "-c", "exit 4"]).0, Some(4));
+}
+
+#[test]
 fn a_bad_policy_file_is_an_error() {
     let machine = Machine::new();
     fs::write(machine.path("p.toml"), "stay = ['a']\nstya = ['b']\n").expect("writes");
@@ -533,7 +596,7 @@ fn status_down_and_doctor_ask_the_agent() {
     let agent = machine.agent();
     let output = machine.run(&["status", "--json"]);
     let status: Status = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(status.node.as_str(), "me");
+    assert_eq!((status.node.as_str(), output.status.code()), ("me", Some(1)), "no broker");
     agent.join().expect("the agent ends");
 
     fs::remove_file(machine.path("state/door")).expect("unlinks");
@@ -551,4 +614,12 @@ fn status_down_and_doctor_ask_the_agent() {
     assert!(text.contains("FAIL  broker: redis://b/ does not answer the agent\n"), "{text}");
     assert!(text.contains("ok    clock:"), "{text}");
     agent.join().expect("the agent ends");
+
+    fs::remove_file(machine.path("state/door")).expect("unlinks");
+    let output = machine.run(&["doctor", "--json"]);
+    let lines: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let lines = lines.as_array().expect("a list");
+    let agent = lines.iter().find(|line| line["check"] == "agent").expect("a check");
+    assert_eq!((&agent["ok"], output.status.code()), (&serde_json::json!(false), Some(1)));
+    assert!(agent["remedy"].is_string() && agent["text"].is_string(), "{agent}");
 }

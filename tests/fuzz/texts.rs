@@ -43,6 +43,12 @@ fn reports() -> impl Strategy<Value = Report> {
             (wait_ms, run_ms, origin_cpu_ms, runner_cpu_ms),
             (attempt, bytes_out, bytes_back, status),
         )| WalkLine {
+            argv: vec![argv0.clone(), cwd.clone()],
+            argv_left_out: u64::from(attempt % 3),
+            argv_lossy: attempt % 2 == 1,
+            output: (attempt % 2 == 1).then(|| runner.clone()),
+            start_ms: wait_ms,
+            end_ms: run_ms,
             argv0,
             cwd,
             runner,
@@ -73,6 +79,9 @@ fn reports() -> impl Strategy<Value = Report> {
         },
     );
     (vec(walks, 0..4), vec(stays, 0..4), totals).prop_map(|(walks, stays, totals)| Report {
+        began_unix_ms: totals.walks,
+        why_not: (totals.walks % 2 == 1).then(|| "é".to_owned()),
+        walks_left_out: totals.stays,
         walks,
         stays,
         totals,

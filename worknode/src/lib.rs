@@ -19,6 +19,8 @@ pub mod tally;
 #[cfg(feature = "std")]
 pub mod id;
 #[cfg(feature = "std")]
+pub mod notice;
+#[cfg(feature = "std")]
 pub mod report;
 #[cfg(feature = "std")]
 pub mod request;

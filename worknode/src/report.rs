@@ -5,25 +5,57 @@ use serde::{Deserialize, Serialize};
 /// The report, as `oswalk exec --report` writes it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// When the session began, in milliseconds since 1970. All other times count from there, and are
+    /// those of a clock that is never set.
+    #[serde(default)]
+    pub began_unix_ms: u64,
+    /// Why nothing walked, if nothing could when the session began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not: Option<String>,
     /// The walks, in the order of their ends.
     pub walks: Vec<WalkLine>,
+    /// Walks that are not in the list, because it is long; the totals have them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub walks_left_out: u64,
     /// The stays, counted.
     pub stays: Vec<StayLine>,
     /// Sums over all of them.
     pub totals: Totals,
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// One walk.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WalkLine {
     /// `argv[0]`.
     pub argv0: String,
+    /// All of `argv`, or its first 64 words, of which as many as fit into 4 KiB.
+    #[serde(default)]
+    pub argv: Vec<String>,
+    /// Words of `argv` that are missing or cut.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub argv_left_out: u64,
+    /// Some of `argv` is no UTF-8, and U+FFFD stands for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub argv_lossy: bool,
+    /// The output file of a compile step, as its command line has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
     /// The working directory.
     pub cwd: String,
     /// The node that executed it.
     pub runner: String,
     /// The attempt that was committed.
     pub attempt: u32,
+    /// When the stub's hello came, from the session's beginning on.
+    #[serde(default)]
+    pub start_ms: f64,
+    /// When its changes were there, and its process could leave.
+    #[serde(default)]
+    pub end_ms: f64,
     /// From the stub's hello to the grant.
     pub wait_ms: f64,
     /// From the grant to the end on the runner.
