@@ -13,6 +13,7 @@ use anyhow::Context;
 use broker::{Broker, Grant, NodeInfo, PrivateServer};
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
+use packetfs::export::Hidden;
 use packetfs::store::Store;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
@@ -38,7 +39,7 @@ use crate::state::State;
 use crate::sys::launcher::{Launcher, Plan};
 use crate::sys::view::View;
 use crate::vital::Vital;
-use crate::{callers, door, runner};
+use crate::{callers, door, own, runner};
 
 /// A link is called, or greeted, within this time or not at all.
 pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,8 +59,8 @@ pub(crate) struct Agent {
     pub(crate) dirs: Dirs,
     pub(crate) door_path: PathBuf,
     pub(crate) pages_dir: PathBuf,
-    /// This agent's own directories, which no walk may touch.
-    pub(crate) private_dirs: Vec<Vec<u8>>,
+    /// What no runner is shown, and no walk may touch.
+    pub(crate) hidden: Arc<Hidden>,
     pub(crate) upper_bytes: u64,
     /// Memory for what runners have sent back, of all walks.
     pub(crate) returned: Rc<Budget>,
@@ -181,7 +182,7 @@ async fn serve(
     let pages = PagesDir::make(state)?;
     let door_path = state.join("door");
     let door = open_door(&door_path)?;
-    let private = vec![path_bytes(state), path_bytes(pages.path())];
+    let hidden = Arc::new(Hidden::new(own::all(config, &[state, pages.path()], &secret, &url)));
     let (vital, mut ended) = Vital::new();
     let agent = Rc::new(Agent {
         node,
@@ -190,19 +191,19 @@ async fn serve(
         dirs,
         door_path,
         pages_dir: pages.path().to_owned(),
-        private_dirs: private.clone(),
+        hidden: Arc::clone(&hidden),
         upper_bytes: settings.upper_bytes,
         admission: Admission::new(info.slots),
         returned: Budget::new(config.upper_bytes.unwrap_or_else(|| memory_bytes() / ROOM_PART)),
         launcher,
-        exporter: ExporterHandle::start(&vital, private)?,
+        exporter: ExporterHandle::start(&vital, hidden)?,
         commits: Commits::start(&vital, &state.join("journal"))?,
         cluster: Rc::new(Cluster::new(info, broker)),
         shutdown: tokio::sync::Notify::new(),
         listen,
         settings,
         incarnation: crate::random::number(),
-        secret,
+        secret: Secret::new(&secret),
         store: Arc::new(store),
         vital: vital.clone(),
         links: RefCell::default(),
@@ -597,7 +598,7 @@ const SECRET_BYTES_MIN: usize = 16;
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// Reads the secret; makes one if nobody has named a file and there is none.
-fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Secret> {
+fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Vec<u8>> {
     use std::io::Read;
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     if is_own && !path.exists() {
@@ -638,11 +639,7 @@ fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Secret> {
          random ones (`openssl rand -hex 32`), the same on all nodes",
         path.display()
     );
-    Ok(Secret::new(&text))
-}
-
-fn path_bytes(path: &Path) -> Vec<u8> {
-    path.as_os_str().as_encoded_bytes().to_vec()
+    Ok(text)
 }
 
 fn processors() -> u32 {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use outbox::Outbox;
-use packetfs::export::Exporter;
+use packetfs::export::{Exporter, Hidden};
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::path::{FileName, TreePath};
 use packetfs::tree::{Attr, Bytes, Change, Kind as FileKind, Listing, join, split};
@@ -112,10 +112,10 @@ impl Quiet {
 
 impl ExporterHandle {
     /// Starts the thread.
-    pub(crate) fn start(vital: &Vital, private: Vec<Bytes>) -> anyhow::Result<Self> {
+    pub(crate) fn start(vital: &Vital, hidden: Arc<Hidden>) -> anyhow::Result<Self> {
         let watcher = Watcher::new()?;
         let (jobs_tx, jobs_rx) = mpsc::channel();
-        let exporter = Exporter::new(private);
+        let exporter = Exporter::new(hidden);
         let outbox = Outbox::start();
         let quiet = Arc::new(Quiet {
             queue: watcher.queue()?,
@@ -253,7 +253,7 @@ impl State {
 
     fn list(&mut self, reader: ReaderId, path: &TreePath) -> Result<Answer, nix::errno::Errno> {
         // What the kernel fills or what is hidden is not watched: it never changes for a reader.
-        if !self.exporter.is_hidden(path) {
+        if !self.exporter.hidden().hides_dir(path) {
             self.watcher.watch_dir(path, reader)?;
         }
         match self.exporter.list(path) {
@@ -267,7 +267,7 @@ impl State {
             }
             Ok(listing) => Ok(Answer::Listing(listing)),
             // Who looks into a hidden directory is refused; everybody may know that it is there.
-            Err(nix::errno::Errno::EACCES) if self.exporter.is_hidden(path) => {
+            Err(nix::errno::Errno::EACCES) if self.exporter.hidden().hides_dir(path) => {
                 let (dir, name) = split(path).ok_or(nix::errno::Errno::EACCES)?;
                 let attr = self.exporter.entry(dir, name).ok_or(nix::errno::Errno::ENOENT)?.attr;
                 Ok(Answer::Listing(Listing { attr, entries: Vec::new(), hidden: true }))

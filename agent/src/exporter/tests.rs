@@ -45,7 +45,7 @@ fn with_exporter<F: Future<Output = ()>>(
         .expect("a runtime");
     let dir = tempfile::tempdir().expect("a directory");
     runtime.block_on(async {
-        test(ExporterHandle::start(&Vital::new().0, Vec::new()).expect("a thread"), dir).await;
+        test(ExporterHandle::start(&Vital::new().0, Arc::default()).expect("a thread"), dir).await;
     });
 }
 

@@ -429,7 +429,7 @@ pub(super) async fn commit(
     last_wins: bool,
 ) -> anyhow::Result<(i32, Vec<TreePath>)> {
     let who = &spec.credentials;
-    vet::changes(&ready.exit.changes, spec, &agent.private_dirs)?;
+    vet::changes(&ready.exit.changes, spec, &agent.hidden)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let Ready { exit, packets, memory: _memory, began, status } = ready;
     let commit = Commit { owner, changes: exit.changes, packets, last_wins, began };
