@@ -207,6 +207,9 @@ fn open_session(
         let known = agent.cluster.nodes.borrow().iter().any(|state| &state.info.node == node);
         anyhow::ensure!(known, "there is no node '{node}': `oswalk status` lists the cluster");
     }
+    if agent.hidden.hide(&options.hide)? {
+        agent.exporter.retell();
+    }
     let gate = if agent.cluster.has_runner_for(options.on.as_ref(), &[]) {
         page::GATE_OPEN
     } else {

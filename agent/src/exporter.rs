@@ -71,6 +71,7 @@ enum Job {
     Forget {
         reader: ReaderId,
     },
+    Retell,
 }
 
 /// The handle to the thread.
@@ -90,6 +91,8 @@ struct Quiet {
     busy: AtomicBool,
     /// What it has said and was not handed to the links.
     under_way: Arc<AtomicUsize>,
+    /// Jobs after which more is hidden, and which are not done.
+    retells: AtomicUsize,
     /// Readers that have not been told all that the thread knows.
     behind: Mutex<HashSet<ReaderId>>,
 }
@@ -101,6 +104,7 @@ impl Quiet {
         fds::unread(&self.queue).is_ok_and(|bytes| bytes == 0)
             && !self.busy.load(Ordering::SeqCst)
             && self.under_way.load(Ordering::SeqCst) == 0
+            && self.retells.load(Ordering::SeqCst) == 0
             && !self.behind().contains(&reader)
     }
 
@@ -121,6 +125,7 @@ impl ExporterHandle {
             queue: watcher.queue()?,
             busy: AtomicBool::new(false),
             under_way: outbox.under_way(),
+            retells: AtomicUsize::new(0),
             behind: Mutex::default(),
         });
         let state = State {
@@ -161,6 +166,12 @@ impl ExporterHandle {
         let (done_tx, done_rx) = oneshot::channel();
         let _ = self.jobs_tx.send(Job::Drain { reader, done_tx });
         let _ = done_rx.await;
+    }
+
+    /// Has all readers ask again for what they know: some of it is hidden now.
+    pub(crate) fn retell(&self) {
+        self.quiet.retells.fetch_add(1, Ordering::SeqCst);
+        let _ = self.jobs_tx.send(Job::Retell);
     }
 
     /// Forgets a reader whose link broke.
@@ -224,6 +235,12 @@ impl State {
                     self.readers.remove(&reader);
                     self.quiet.behind().remove(&reader);
                     self.watcher.remove_reader(reader);
+                }
+                Job::Retell => {
+                    let all = Change::Forget { dir: TreePath::root() };
+                    let readers: Vec<_> = self.readers.keys().copied().collect();
+                    readers.into_iter().for_each(|reader| self.queue(reader, vec![all.clone()]));
+                    self.quiet.retells.fetch_sub(1, Ordering::SeqCst);
                 }
             }
             self.outbox.send();
@@ -344,23 +361,28 @@ impl State {
             }
         }
         for (number, changes) in changes {
-            let Some(reader) = self.readers.get_mut(&number) else { continue };
-            for change in &changes {
-                match change {
-                    Change::Names { dir, names, .. } => {
-                        names.iter().for_each(|(name, _)| reader.told.forget(&join(dir, name)));
-                    }
-                    Change::Forget { dir } => reader.told.forget(dir),
+            self.queue(number, changes);
+        }
+    }
+
+    /// Keeps what a reader is to be told with the next that it is told.
+    fn queue(&mut self, number: ReaderId, changes: Vec<Change>) {
+        let Some(reader) = self.readers.get_mut(&number) else { return };
+        for change in &changes {
+            match change {
+                Change::Names { dir, names, .. } => {
+                    names.iter().for_each(|(name, _)| reader.told.forget(&join(dir, name)));
                 }
+                Change::Forget { dir } => reader.told.forget(dir),
             }
-            if reader.changes.is_empty() {
-                reader.behind_since = Instant::now();
-                self.quiet.behind().insert(number);
-            }
-            reader.changes.extend(changes);
-            if reader.behind_since.elapsed() > BEHIND_MAX {
-                self.tell_changes(number);
-            }
+        }
+        if reader.changes.is_empty() {
+            reader.behind_since = Instant::now();
+            self.quiet.behind().insert(number);
+        }
+        reader.changes.extend(changes);
+        if reader.behind_since.elapsed() > BEHIND_MAX {
+            self.tell_changes(number);
         }
     }
 
