@@ -37,9 +37,10 @@ use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
 use crate::state::State;
 use crate::sys::launcher::{Launcher, Plan};
+use crate::sys::outside::Outside;
 use crate::sys::view::View;
 use crate::vital::Vital;
-use crate::{callers, door, own, runner};
+use crate::{callers, door, look, own, runner};
 
 /// A link is called, or greeted, within this time or not at all.
 pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -110,6 +111,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let state = State::take(&config.state)?;
     // Before it has mounts of its own: those of the users that it serves.
     let view = View::own().context("failed to look at /proc/self: oswalkd needs /proc")?;
+    let outside = Arc::new(Outside::keep().context("failed to keep hold of /proc/self/ns/mnt")?);
     // Mounts of this agent are nobody else's, and end with it however it ends.
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
         "failed to make a mount namespace: oswalkd needs root (or CAP_SYS_ADMIN) on this machine",
@@ -131,13 +133,14 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(config, state.dir(), view, dirs, launcher))
+    runtime.block_on(serve(config, state.dir(), view, outside, dirs, launcher))
 }
 
 async fn serve(
     config: &Config,
     state: &Path,
     view: View,
+    outside: Arc<Outside>,
     dirs: Dirs,
     launcher: Launcher,
 ) -> anyhow::Result<()> {
@@ -183,6 +186,7 @@ async fn serve(
     let door_path = state.join("door");
     let door = open_door(&door_path)?;
     let hidden = Arc::new(Hidden::new(own::all(config, &[state, pages.path()], &secret, &url)));
+    look::begin_at(outside.root())?;
     let (vital, mut ended) = Vital::new();
     let agent = Rc::new(Agent {
         node,
@@ -196,8 +200,8 @@ async fn serve(
         admission: Admission::new(info.slots),
         returned: Budget::new(config.upper_bytes.unwrap_or_else(|| memory_bytes() / ROOM_PART)),
         launcher,
-        exporter: ExporterHandle::start(&vital, hidden)?,
-        commits: Commits::start(&vital, &state.join("journal"))?,
+        exporter: ExporterHandle::start(&vital, hidden, &outside)?,
+        commits: Commits::start(&vital, &state.join("journal"), &outside)?,
         cluster: Rc::new(Cluster::new(info, broker)),
         shutdown: tokio::sync::Notify::new(),
         listen,

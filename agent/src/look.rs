@@ -3,13 +3,44 @@
 //! that is not enough does another thread look, which may wait.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::sys::place::Place;
+
+/// The root of those whose paths are looked at, if it is not this process's.
+static ROOT: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Has all paths begin at this root.
+pub(crate) fn begin_at(root: &OwnedFd) -> io::Result<()> {
+    // It is the same one if there is one already.
+    let _ = ROOT.set(root.try_clone()?);
+    Ok(())
+}
+
+/// Opens a regular file to read it, following links.
+///
+/// # Errors
+/// What the system says. A fifo is not waited for.
+pub(crate) fn open_file(path: &[u8]) -> Result<File, Errno> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY);
+    open_at_root(path, how, ResolveFlag::empty()).map(File::from)
+}
+
+fn open_at_root(path: &[u8], how: OpenHow, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+    let path = OsStr::from_bytes(path);
+    match ROOT.get() {
+        Some(root) => openat2(root, path, how.resolve(resolve | ResolveFlag::RESOLVE_IN_ROOT)),
+        None => openat2(AT_FDCWD, path, how.resolve(resolve)),
+    }
+}
 
 /// A way to look at paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +61,8 @@ impl Look {
             Self::AtOnce => ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED),
             Self::Waiting => ResolveFlag::empty(),
         };
-        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-        match openat2(AT_FDCWD, OsStr::from_bytes(path), how) {
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+        match open_at_root(path, how, resolve) {
             // The kernel is older than 5.12, and waits in any case.
             Err(Errno::EINVAL) if self == Self::AtOnce => Err(Errno::EAGAIN),
             opened => opened,
