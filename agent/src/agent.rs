@@ -13,6 +13,7 @@ use anyhow::Context;
 use broker::{Broker, Grant, NodeInfo, PrivateServer};
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
+use packetfs::export::Hidden;
 use packetfs::store::Store;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
@@ -36,9 +37,10 @@ use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
 use crate::state::State;
 use crate::sys::launcher::{Launcher, Plan};
+use crate::sys::outside::Outside;
 use crate::sys::view::View;
 use crate::vital::Vital;
-use crate::{callers, door, runner};
+use crate::{callers, door, look, own, runner};
 
 /// A link is called, or greeted, within this time or not at all.
 pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,8 +60,8 @@ pub(crate) struct Agent {
     pub(crate) dirs: Dirs,
     pub(crate) door_path: PathBuf,
     pub(crate) pages_dir: PathBuf,
-    /// This agent's own directories, which no walk may touch.
-    pub(crate) private_dirs: Vec<Vec<u8>>,
+    /// What no runner is shown, and no walk may touch.
+    pub(crate) hidden: Arc<Hidden>,
     pub(crate) upper_bytes: u64,
     /// Memory for what runners have sent back, of all walks.
     pub(crate) returned: Rc<Budget>,
@@ -109,6 +111,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let state = State::take(&config.state)?;
     // Before it has mounts of its own: those of the users that it serves.
     let view = View::own().context("failed to look at /proc/self: oswalkd needs /proc")?;
+    let outside = Arc::new(Outside::keep().context("failed to keep hold of /proc/self/ns/mnt")?);
     // Mounts of this agent are nobody else's, and end with it however it ends.
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
         "failed to make a mount namespace: oswalkd needs root (or CAP_SYS_ADMIN) on this machine",
@@ -130,13 +133,14 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(config, state.dir(), view, dirs, launcher))
+    runtime.block_on(serve(config, state.dir(), view, outside, dirs, launcher))
 }
 
 async fn serve(
     config: &Config,
     state: &Path,
     view: View,
+    outside: Arc<Outside>,
     dirs: Dirs,
     launcher: Launcher,
 ) -> anyhow::Result<()> {
@@ -181,7 +185,8 @@ async fn serve(
     let pages = PagesDir::make(state)?;
     let door_path = state.join("door");
     let door = open_door(&door_path)?;
-    let private = vec![path_bytes(state), path_bytes(pages.path())];
+    let hidden = Arc::new(Hidden::new(own::all(config, &[state, pages.path()], &secret, &url)));
+    look::begin_at(outside.root())?;
     let (vital, mut ended) = Vital::new();
     let agent = Rc::new(Agent {
         node,
@@ -190,19 +195,19 @@ async fn serve(
         dirs,
         door_path,
         pages_dir: pages.path().to_owned(),
-        private_dirs: private.clone(),
+        hidden: Arc::clone(&hidden),
         upper_bytes: settings.upper_bytes,
         admission: Admission::new(info.slots),
         returned: Budget::new(config.upper_bytes.unwrap_or_else(|| memory_bytes() / ROOM_PART)),
         launcher,
-        exporter: ExporterHandle::start(&vital, private)?,
-        commits: Commits::start(&vital, &state.join("journal"))?,
+        exporter: ExporterHandle::start(&vital, hidden, &outside)?,
+        commits: Commits::start(&vital, &state.join("journal"), &outside)?,
         cluster: Rc::new(Cluster::new(info, broker)),
         shutdown: tokio::sync::Notify::new(),
         listen,
         settings,
         incarnation: crate::random::number(),
-        secret,
+        secret: Secret::new(&secret),
         store: Arc::new(store),
         vital: vital.clone(),
         links: RefCell::default(),
@@ -596,7 +601,7 @@ const SECRET_BYTES_MIN: usize = 16;
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// Reads the secret; makes one if nobody has named a file and there is none.
-fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Secret> {
+fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Vec<u8>> {
     use std::io::Read;
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     if is_own && !path.exists() {
@@ -637,11 +642,7 @@ fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Secret> {
          random ones (`openssl rand -hex 32`), the same on all nodes",
         path.display()
     );
-    Ok(Secret::new(&text))
-}
-
-fn path_bytes(path: &Path) -> Vec<u8> {
-    path.as_os_str().as_encoded_bytes().to_vec()
+    Ok(text)
 }
 
 fn processors() -> u32 {

@@ -1,12 +1,14 @@
 //! The thread that applies the change sets of walks, one after the other.
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
+use anyhow::Context;
 use packetfs::commit::{Commit, CommitError, Committer};
 use packetfs::path::TreePath;
 use tokio::sync::oneshot;
 
+use crate::sys::outside::Outside;
 use crate::vital::Vital;
 
 /// The files of others that were overwritten, or why nothing is certain to have been changed.
@@ -21,10 +23,16 @@ pub(crate) struct Commits {
 
 impl Commits {
     /// Starts the thread, which first finishes what an earlier agent left in the journal.
-    pub(crate) fn start(vital: &Vital, journal: &Path) -> anyhow::Result<Self> {
-        let journal = journal.to_owned();
+    pub(crate) fn start(
+        vital: &Vital,
+        journal: &Path,
+        outside: &Arc<Outside>,
+    ) -> anyhow::Result<Self> {
+        let (journal, outside) = (journal.to_owned(), Arc::clone(outside));
         Self::start_with(vital, move || {
-            own_umask()?;
+            outside.enter().context("failed to enter the mounts of users")?;
+            // Of its own, and masks nothing: a change set says every mode.
+            nix::sys::stat::umask(nix::sys::stat::Mode::empty());
             let committer = Committer::open(&journal)?;
             Ok(move |commit: &Commit| committer.commit(commit))
         })
@@ -67,13 +75,6 @@ impl Commits {
         self.jobs_tx.send((commit, done_tx)).map_err(|_| died())?;
         Ok(done_rx.await.map_err(|_| died())??)
     }
-}
-
-/// Gives the calling thread a mask of its own that masks nothing: a change set says every mode.
-fn own_umask() -> anyhow::Result<()> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! The files of a compile step, as its command line names them, on this machine's disk.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
+use nix::errno::Errno;
 use packetfs::tree::{Bytes, join, split};
 use worknode::command::{Files, ResponseFiles, Unread};
+
+use crate::look::{self, Look};
 
 /// Files of arguments, by their names in a working directory.
 #[derive(Debug)]
@@ -18,18 +19,10 @@ pub(crate) struct Disk<'a> {
 
 impl ResponseFiles for Disk<'_> {
     fn read(&mut self, path: &[u8], room: &mut [u8]) -> Result<usize, Unread> {
-        let path = self::path(self.cwd, path);
-        // A fifo is not even opened: that lets its writer go on.
-        match std::fs::metadata(OsStr::from_bytes(&path)) {
-            Ok(metadata) if metadata.is_file() => {}
-            Ok(_) => return Err(Unread::Refused),
-            Err(_) => return Err(Unread::Absent),
-        }
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(OsStr::from_bytes(&path))
-            .map_err(|_| Unread::Absent)?;
+        let file = look::open_file(&self::path(self.cwd, path)).map_err(|errno| match errno {
+            Errno::EINVAL => Unread::Refused,
+            _ => Unread::Absent,
+        })?;
         let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file);
         let size = metadata.and_then(|metadata| usize::try_from(metadata.len()).ok());
         let text = size.and_then(|size| room.get_mut(..size)).ok_or(Unread::Refused)?;
@@ -41,7 +34,9 @@ impl ResponseFiles for Disk<'_> {
 /// Returns what changes when what is read first changes, its inode and its time; nothing for what is not there.
 pub(crate) fn versions(files: &Files, cwd: &[u8]) -> Vec<Option<(u64, SystemTime)>> {
     let version = |name: &[u8]| {
-        let meta = std::fs::metadata(OsStr::from_bytes(&path(cwd, name))).ok()?;
+        // What is not at hand is taken for changed: the worst is that it is told again.
+        let file = File::from(Look::AtOnce.open(&path(cwd, name)).ok()?);
+        let meta = file.metadata().ok()?;
         Some((meta.ino(), meta.modified().ok()?))
     };
     files.inputs().map(version).collect()
@@ -64,6 +59,8 @@ pub(crate) fn goes_up(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
     use worknode::command::Tool;
     use worknode::reason::Reason;

@@ -225,6 +225,9 @@ fn open_session(
         let known = agent.cluster.nodes.borrow().iter().any(|state| &state.info.node == node);
         anyhow::ensure!(known, "there is no node '{node}': `oswalk status` lists the cluster");
     }
+    if agent.hidden.hide(&options.hide)? {
+        agent.exporter.retell();
+    }
     let gate = if notice.is_none() { page::GATE_OPEN } else { page::GATE_SHUT };
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };

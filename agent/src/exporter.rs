@@ -6,17 +6,21 @@ mod outbox;
 mod predict;
 pub(crate) mod profile;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use outbox::Outbox;
-use packetfs::export::Exporter;
+use packetfs::export::{Exporter, Hidden};
+use packetfs::mounts::MountWatch;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::path::{FileName, TreePath};
-use packetfs::tree::{Attr, Bytes, Change, Kind as FileKind, Listing, join, split};
+use packetfs::tree::{Attr, Bytes, Change, Entry, Kind as FileKind, Listing, join, split};
 use packetfs::watch::{Drained, ReaderId, Watcher};
 use profile::{Known, Likeness, Profiles};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
@@ -25,7 +29,7 @@ use worknode::command::Files;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Answer, Ask};
 use crate::link::squeeze::Squeezer;
-use crate::sys::fds;
+use crate::sys::outside::Outside;
 use crate::vital::Vital;
 
 /// Packets a reader is known to have; when there are more, all are forgotten and sent again when
@@ -33,6 +37,10 @@ use crate::vital::Vital;
 const SENT_MAX: usize = 500_000;
 /// A reader for which nothing begins hears of changes after this time, once there are more.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
+/// A walk waits so long at most for what its runner is to be told first; then it does not walk. The thread
+/// reads a large file for one runner while others wait, a gigabyte or two in a second; longer than this
+/// it only stands still because a file system does not answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A reader's question.
 pub(crate) struct Question {
@@ -71,6 +79,22 @@ enum Job {
     Forget {
         reader: ReaderId,
     },
+    Retell,
+    #[cfg(test)]
+    Run(Box<dyn FnOnce() + Send>),
+}
+
+/// Why a walk's runner could not be told what has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Untold {
+    /// The thread has died, and the agent ends.
+    #[error("the exporter has died: the program is executed here")]
+    Died,
+    /// The thread waits for a file system, or has too much to do.
+    #[error(
+        "the files of this machine could not be read in {PATIENCE:?}: the program is executed here"
+    )]
+    Late,
 }
 
 /// The handle to the thread.
@@ -78,6 +102,7 @@ enum Job {
 pub(crate) struct ExporterHandle {
     jobs_tx: mpsc::Sender<Job>,
     quiet: Arc<Quiet>,
+    patience: Duration,
 }
 
 /// Whether there is nothing to tell, as can be seen without waiting for the thread.
@@ -85,11 +110,17 @@ pub(crate) struct ExporterHandle {
 struct Quiet {
     /// What the kernel has told of changes and the thread has not read.
     queue: OwnedFd,
+    /// Tells each change of the mounts once …
+    mounts: MountWatch,
+    /// … so that is noted until the thread has read them.
+    mounted: AtomicBool,
     /// The thread is at work, and may have read what it has not passed on yet; or it does not hear of
     /// all changes.
     busy: AtomicBool,
     /// What it has said and was not handed to the links.
     under_way: Arc<AtomicUsize>,
+    /// Jobs after which more is hidden, and which are not done.
+    retells: AtomicUsize,
     /// Readers that have not been told all that the thread knows.
     behind: Mutex<HashSet<ReaderId>>,
 }
@@ -98,10 +129,24 @@ impl Quiet {
     /// In this order: what is not in the queue any more was read by a thread that had said before
     /// that it is busy, and says what it has read before it is not.
     fn holds(&self, reader: ReaderId) -> bool {
-        fds::unread(&self.queue).is_ok_and(|bytes| bytes == 0)
+        !self.is_unread()
+            && !self.mounted.load(Ordering::SeqCst)
             && !self.busy.load(Ordering::SeqCst)
             && self.under_way.load(Ordering::SeqCst) == 0
+            && self.retells.load(Ordering::SeqCst) == 0
             && !self.behind().contains(&reader)
+    }
+
+    /// Tells whether the kernel has something to tell, in one call.
+    fn is_unread(&self) -> bool {
+        let queue = PollFd::new(self.queue.as_fd(), PollFlags::POLLIN);
+        let mut asked = [queue, self.mounts.poll_fd()];
+        match poll(&mut asked, PollTimeout::ZERO) {
+            Ok(0) => return false,
+            Ok(_) if !MountWatch::is_set(&asked[1]) => {}
+            _ => self.mounted.store(true, Ordering::SeqCst),
+        }
+        true
     }
 
     fn behind(&self) -> MutexGuard<'_, HashSet<ReaderId>> {
@@ -111,56 +156,88 @@ impl Quiet {
 }
 
 impl ExporterHandle {
-    /// Starts the thread.
-    pub(crate) fn start(vital: &Vital, private: Vec<Bytes>) -> anyhow::Result<Self> {
-        let watcher = Watcher::new()?;
+    /// Starts the thread, which sees the files of those outside.
+    pub(crate) fn start(
+        vital: &Vital,
+        hidden: Arc<Hidden>,
+        outside: &Arc<Outside>,
+    ) -> anyhow::Result<Self> {
+        let outside = Arc::clone(outside);
+        let enter = move || outside.enter();
+        Self::start_with(vital, hidden, PATIENCE, Watcher::new()?, enter)
+    }
+
+    fn start_with(
+        vital: &Vital,
+        hidden: Arc<Hidden>,
+        patience: Duration,
+        watcher: Watcher,
+        enter: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let (jobs_tx, jobs_rx) = mpsc::channel();
-        let exporter = Exporter::new(private);
+        let (ready_tx, ready_rx) = mpsc::channel();
         let outbox = Outbox::start();
-        let quiet = Arc::new(Quiet {
-            queue: watcher.queue()?,
-            busy: AtomicBool::new(false),
-            under_way: outbox.under_way(),
-            behind: Mutex::default(),
-        });
-        let state = State {
-            exporter,
-            watcher,
-            readers: HashMap::new(),
-            profiles: Profiles::default(),
-            outbox,
-            quiet: Arc::clone(&quiet),
-        };
-        vital.thread("exporter", move || state.serve(&jobs_rx))?;
-        Ok(Self { jobs_tx, quiet })
+        vital.thread("exporter", move || {
+            match enter().and_then(|()| State::new(hidden, watcher, outbox)) {
+                Ok(state) => {
+                    let _ = ready_tx.send(Ok(Arc::clone(&state.quiet)));
+                    state.serve(&jobs_rx);
+                }
+                Err(error) => drop(ready_tx.send(Err(error))),
+            }
+        })?;
+        let quiet = ready_rx.recv()?.context("failed to look at the files and mounts of users")?;
+        Ok(Self { jobs_tx, quiet, patience })
     }
 
     /// Answers a runner's question, in a frame.
     pub(crate) fn ask(&self, reader: ReaderId, question: Question, out_tx: UnboundedSender<Frame>) {
-        let _ = self.jobs_tx.send(Job::Ask { reader, question, out_tx });
+        let job = Job::Ask { reader, question, out_tx };
+        if let Err(mpsc::SendError(Job::Ask { question, out_tx, .. })) = self.jobs_tx.send(job) {
+            let payload = message::encode(&Answer::Failed(libc::EIO)).into();
+            let _ = out_tx.send(Frame { kind: Kind::Answer, stream: question.stream, payload });
+        }
     }
 
     /// Tells a reader ahead of a walk what it will ask for. When this ends, it is on its way.
+    ///
+    /// # Errors
+    /// See [`Untold`]: the walk must not begin.
     pub(crate) async fn foretell(
         &self,
         reader: ReaderId,
         upcoming: Upcoming,
         out_tx: UnboundedSender<Frame>,
-    ) {
+    ) -> Result<(), Untold> {
         let (done_tx, done_rx) = oneshot::channel();
-        let _ = self.jobs_tx.send(Job::Foretell { reader, upcoming, out_tx, done_tx });
-        let _ = done_rx.await;
+        self.wait(Job::Foretell { reader, upcoming, out_tx, done_tx }, done_rx).await
     }
 
     /// Sends a reader what has changed. When this ends, whatever was changed before it began is on
     /// its way.
-    pub(crate) async fn drain(&self, reader: ReaderId) {
+    ///
+    /// # Errors
+    /// See [`Untold`]: the walk must not begin.
+    pub(crate) async fn drain(&self, reader: ReaderId) -> Result<(), Untold> {
         if self.quiet.holds(reader) {
-            return;
+            return Ok(());
         }
         let (done_tx, done_rx) = oneshot::channel();
-        let _ = self.jobs_tx.send(Job::Drain { reader, done_tx });
-        let _ = done_rx.await;
+        self.wait(Job::Drain { reader, done_tx }, done_rx).await
+    }
+
+    async fn wait(&self, job: Job, done_rx: oneshot::Receiver<()>) -> Result<(), Untold> {
+        self.jobs_tx.send(job).map_err(|_| Untold::Died)?;
+        match tokio::time::timeout(self.patience, done_rx).await {
+            Ok(done) => done.map_err(|_| Untold::Died),
+            Err(_) => Err(Untold::Late),
+        }
+    }
+
+    /// Has all readers ask again for what they know: some of it is hidden now.
+    pub(crate) fn retell(&self) {
+        self.quiet.retells.fetch_add(1, Ordering::SeqCst);
+        let _ = self.jobs_tx.send(Job::Retell);
     }
 
     /// Forgets a reader whose link broke.
@@ -172,6 +249,7 @@ impl ExporterHandle {
 struct State {
     exporter: Exporter,
     watcher: Watcher,
+    mounts: MountWatch,
     readers: HashMap<ReaderId, Reader>,
     profiles: Profiles,
     outbox: Outbox,
@@ -191,6 +269,29 @@ struct Reader {
 }
 
 impl State {
+    fn new(hidden: Arc<Hidden>, watcher: Watcher, outbox: Outbox) -> io::Result<Self> {
+        let mut mounts = MountWatch::new()?;
+        let quiet = Arc::new(Quiet {
+            queue: watcher.queue()?,
+            mounts: MountWatch::new()?,
+            mounted: AtomicBool::new(false),
+            busy: AtomicBool::new(watcher.is_blind()),
+            under_way: outbox.under_way(),
+            retells: AtomicUsize::new(0),
+            behind: Mutex::default(),
+        });
+        hidden.set_mounts(Arc::new(mounts.read()?));
+        Ok(Self {
+            exporter: Exporter::new(hidden),
+            watcher,
+            mounts,
+            readers: HashMap::new(),
+            profiles: Profiles::default(),
+            outbox,
+            quiet,
+        })
+    }
+
     fn serve(mut self, jobs_rx: &mpsc::Receiver<Job>) {
         while let Ok(job) = jobs_rx.recv() {
             self.quiet.busy.store(true, Ordering::SeqCst);
@@ -225,6 +326,14 @@ impl State {
                     self.quiet.behind().remove(&reader);
                     self.watcher.remove_reader(reader);
                 }
+                Job::Retell => {
+                    let all = Change::Forget { dir: TreePath::root() };
+                    let readers: Vec<_> = self.readers.keys().copied().collect();
+                    readers.into_iter().for_each(|reader| self.queue(reader, vec![all.clone()]));
+                    self.quiet.retells.fetch_sub(1, Ordering::SeqCst);
+                }
+                #[cfg(test)]
+                Job::Run(run) => run(),
             }
             self.outbox.send();
             self.quiet.busy.store(self.watcher.is_blind(), Ordering::SeqCst);
@@ -253,33 +362,58 @@ impl State {
 
     fn list(&mut self, reader: ReaderId, path: &TreePath) -> Result<Answer, nix::errno::Errno> {
         // What the kernel fills or what is hidden is not watched: it never changes for a reader.
-        if !self.exporter.is_hidden(path) {
+        let hides = self.exporter.hidden().hides_dir(path);
+        if !hides {
             self.watcher.watch_dir(path, reader)?;
         }
-        match self.exporter.list(path) {
-            Ok(listing) if listing.entries.iter().any(|entry| is_linked(&entry.attr)) => {
-                for entry in listing.entries.iter().filter(|entry| is_linked(&entry.attr)) {
-                    // One that is gone again already needs no watch.
-                    let _ = self.watcher.watch_file(&join(path, &entry.name));
-                }
+        let listed = self.exporter.list(path);
+        let listed = match &listed {
+            Ok(listing) if self.watch_files(path, listing.entries.iter()) => {
                 // Once more, because they may have changed before they were watched.
-                self.exporter.list(path).map(Answer::Listing)
+                self.exporter.list(path)
             }
-            Ok(listing) => Ok(Answer::Listing(listing)),
+            _ => listed,
+        };
+        if listed.is_err() && !hides {
+            self.watcher.unwatch_dir(path, reader);
+        }
+        match listed {
             // Who looks into a hidden directory is refused; everybody may know that it is there.
-            Err(nix::errno::Errno::EACCES) if self.exporter.is_hidden(path) => {
+            Err(nix::errno::Errno::EACCES) if hides => {
                 let (dir, name) = split(path).ok_or(nix::errno::Errno::EACCES)?;
                 let attr = self.exporter.entry(dir, name).ok_or(nix::errno::Errno::ENOENT)?.attr;
                 Ok(Answer::Listing(Listing { attr, entries: Vec::new(), hidden: true }))
             }
-            Err(errno) => Err(errno),
+            listed => listed.map(Answer::Listing),
         }
+    }
+
+    /// Watches the files of a directory that may change unseen by it: those with other names, and those
+    /// that something is mounted on. Returns whether that is new for any of them.
+    fn watch_files<'a>(
+        &mut self,
+        dir: &TreePath,
+        entries: impl Iterator<Item = &'a Entry>,
+    ) -> bool {
+        let mounts = self.exporter.hidden().mounts();
+        let has_points = mounts.has_points_in(dir);
+        let is_unseen = |entry: &Entry| {
+            is_linked(&entry.attr)
+                || (has_points
+                    && entry.attr.kind == FileKind::File
+                    && mounts.is_point(&join(dir, &entry.name)))
+        };
+        let mut is_new = false;
+        for entry in entries.filter(|entry| is_unseen(entry)) {
+            // One that is gone again already needs no watch.
+            is_new |= self.watcher.watch_file(&join(dir, &entry.name)).unwrap_or_default();
+        }
+        is_new
     }
 
     fn content(&mut self, reader: ReaderId, path: &TreePath) -> Result<Answer, nix::errno::Errno> {
         let mut exported = self.exporter.content(path, true)?;
-        if is_linked(&exported.content.attr) {
-            self.watcher.watch_file(path)?;
+        if is_linked(&exported.content.attr) && self.watcher.watch_file(path)? {
             exported = self.exporter.content(path, true)?;
         }
         if let (Some(reader), [packet]) =
@@ -311,7 +445,8 @@ impl State {
     /// Takes in what has changed. Readers are told with the next that they are told anyway, or when it
     /// has waited for long: to each the changes that follow each other in one piece.
     fn drain(&mut self) {
-        let drained = self.watcher.drain();
+        let points = self.changed_mounts();
+        let drained = self.watcher.drain(&points);
         if drained.is_empty() {
             return;
         }
@@ -332,11 +467,12 @@ impl State {
             let dir = watched(dir);
             // The kernel tells no other names.
             let names = names.into_iter().filter_map(|name| FileName::new(name).ok());
-            let (attr, names) = self.exporter.entries(&dir, names);
-            let entries = names.iter().filter_map(|(_, entry)| entry.as_ref());
-            for entry in entries.filter(|entry| is_linked(&entry.attr)) {
-                // One that is gone again already needs no watch.
-                let _ = self.watcher.watch_file(&join(&dir, &entry.name));
+            let (mut attr, mut names) = self.exporter.entries(&dir, names);
+            let entries: Vec<_> = names.iter().filter_map(|(_, entry)| entry.as_ref()).collect();
+            if self.watch_files(&dir, entries.into_iter()) {
+                // Once more, because they may have changed before they were watched.
+                let again: Vec<_> = names.into_iter().map(|(name, _)| name).collect();
+                (attr, names) = self.exporter.entries(&dir, again.into_iter());
             }
             let change = Change::Names { dir, attr, names };
             for reader in readers {
@@ -344,23 +480,49 @@ impl State {
             }
         }
         for (number, changes) in changes {
-            let Some(reader) = self.readers.get_mut(&number) else { continue };
-            for change in &changes {
-                match change {
-                    Change::Names { dir, names, .. } => {
-                        names.iter().for_each(|(name, _)| reader.told.forget(&join(dir, name)));
-                    }
-                    Change::Forget { dir } => reader.told.forget(dir),
+            self.queue(number, changes);
+        }
+    }
+
+    /// Returns the points at which something was mounted or unmounted since the last time.
+    fn changed_mounts(&mut self) -> BTreeSet<Bytes> {
+        // Before they are read: what is noted afterwards may not be among them.
+        let was_noted = self.quiet.mounted.swap(false, Ordering::SeqCst);
+        if !self.mounts.has_changed() && !was_noted {
+            return BTreeSet::new();
+        }
+        let hidden = self.exporter.hidden();
+        match self.mounts.read() {
+            Ok(mounts) => {
+                let changed = hidden.mounts().changed(&mounts);
+                hidden.set_mounts(Arc::new(mounts));
+                changed
+            }
+            Err(error) => {
+                tracing::error!(%error, "failed to read the mounts: all is asked for again");
+                BTreeSet::from([b"/".to_vec()])
+            }
+        }
+    }
+
+    /// Keeps what a reader is to be told with the next that it is told.
+    fn queue(&mut self, number: ReaderId, changes: Vec<Change>) {
+        let Some(reader) = self.readers.get_mut(&number) else { return };
+        for change in &changes {
+            match change {
+                Change::Names { dir, names, .. } => {
+                    names.iter().for_each(|(name, _)| reader.told.forget(&join(dir, name)));
                 }
+                Change::Forget { dir } => reader.told.forget(dir),
             }
-            if reader.changes.is_empty() {
-                reader.behind_since = Instant::now();
-                self.quiet.behind().insert(number);
-            }
-            reader.changes.extend(changes);
-            if reader.behind_since.elapsed() > BEHIND_MAX {
-                self.tell_changes(number);
-            }
+        }
+        if reader.changes.is_empty() {
+            reader.behind_since = Instant::now();
+            self.quiet.behind().insert(number);
+        }
+        reader.changes.extend(changes);
+        if reader.behind_since.elapsed() > BEHIND_MAX {
+            self.tell_changes(number);
         }
     }
 

@@ -19,6 +19,7 @@ mod log;
 mod look;
 mod mirrors;
 mod origin;
+mod own;
 mod pages;
 mod random;
 mod runner;

@@ -3,13 +3,49 @@
 //! that is not enough does another thread look, which may wait.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{SFlag, fstat};
 
 use crate::sys::place::Place;
+
+/// The root of those whose paths are looked at, if it is not this process's.
+static ROOT: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Has all paths begin at this root.
+pub(crate) fn begin_at(root: &OwnedFd) -> io::Result<()> {
+    // It is the same one if there is one already.
+    let _ = ROOT.set(root.try_clone()?);
+    Ok(())
+}
+
+/// Opens a regular file to read it, following links.
+///
+/// # Errors
+/// What the system says; `EINVAL` for anything else than a regular file. That is not even opened: it
+/// would let the writer of a fifo go on.
+pub(crate) fn open_file(path: &[u8]) -> Result<File, Errno> {
+    let found = Look::Waiting.open(path)?;
+    if SFlag::from_bits_truncate(fstat(&found)?.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFREG {
+        return Err(Errno::EINVAL);
+    }
+    let again = format!("/proc/self/fd/{}", found.as_raw_fd());
+    File::open(again).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+fn open_at_root(path: &[u8], how: OpenHow, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+    let path = OsStr::from_bytes(path);
+    match ROOT.get() {
+        Some(root) => openat2(root, path, how.resolve(resolve | ResolveFlag::RESOLVE_IN_ROOT)),
+        None => openat2(AT_FDCWD, path, how.resolve(resolve)),
+    }
+}
 
 /// A way to look at paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +66,8 @@ impl Look {
             Self::AtOnce => ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED),
             Self::Waiting => ResolveFlag::empty(),
         };
-        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-        match openat2(AT_FDCWD, OsStr::from_bytes(path), how) {
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+        match open_at_root(path, how, resolve) {
             // The kernel is older than 5.12, and waits in any case.
             Err(Errno::EINVAL) if self == Self::AtOnce => Err(Errno::EAGAIN),
             opened => opened,

@@ -5,6 +5,7 @@ mod above;
 pub(crate) mod fds;
 mod filter;
 pub(crate) mod launcher;
+pub(crate) mod outside;
 pub(crate) mod peer;
 pub(crate) mod place;
 pub(crate) mod process;

@@ -1,5 +1,11 @@
 //! The origin's side of its tree: lists directories, splits files into packets and reads packets,
-//! for runners that ask by path. Secrets and the kernel's own file systems are never shown.
+//! for runners that ask by path. What is [`Hidden`] is never shown, whatever other name it has.
+
+mod hidden;
+mod inodes;
+mod names;
+mod pattern;
+mod secrets;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -18,18 +24,26 @@ use crate::packet::{
     self, Manifest, PACKET_BYTES_MAX, Packed, PacketRef, WHOLE_BYTES_MAX, reference,
 };
 use crate::path::{FileName, TreePath};
-use crate::tree::{Attr, Bytes, Content, Entry, Kind, Listing, Version, is_within, split};
+use crate::tree::{Attr, Bytes, Content, Entry, Kind, Listing, Version, join};
 use crate::xattr;
+use hidden::is_kernels;
+use inodes::Inodes;
+
+pub use hidden::{Hidden, Own, PatternError};
+pub use pattern::{PATTERN_BYTES_MAX, PATTERNS_MAX};
 
 /// Manifests that are remembered; when there are more, all are forgotten and made again on demand.
 const MANIFESTS_MAX: usize = 200_000;
 /// A file that changes while it is read is read again this often.
 const READS_MAX: u32 = 5;
+/// Homes that are looked into at the start; secrets in others are found when a runner lists these.
+const HOMES_MAX: usize = 100;
 
 /// Shows the files of this machine.
 #[derive(Debug)]
 pub struct Exporter {
-    private: Vec<Bytes>,
+    hidden: Arc<Hidden>,
+    inodes: Inodes,
     manifests: HashMap<Version, Arc<Manifest>>,
 }
 
@@ -43,18 +57,24 @@ pub struct Exported {
 }
 
 impl Exporter {
-    /// Makes an exporter that hides the directories in `private` besides what it always hides.
+    /// Makes an exporter that shows all but what is hidden. It looks for that in the agent's own directories
+    /// and in the homes of users.
     #[must_use]
-    pub fn new(private: Vec<Bytes>) -> Self {
-        Self { private, manifests: HashMap::new() }
+    pub fn new(hidden: Arc<Hidden>) -> Self {
+        let mut inodes = Inodes::default();
+        hidden.own_paths().iter().for_each(|path| inodes.note_path(path));
+        for home in homes() {
+            names::in_home().for_each(|name| inodes.note_path(&join(&home, name.as_bytes())));
+        }
+        Self { hidden, inodes, manifests: HashMap::new() }
     }
 
     /// Lists a directory.
     ///
     /// # Errors
     /// What the system says, or `EACCES` for what is not exported.
-    pub fn list(&self, path: &TreePath) -> Result<Listing, Errno> {
-        if self.is_hidden(path) {
+    pub fn list(&mut self, path: &TreePath) -> Result<Listing, Errno> {
+        if self.hidden.hides_dir(path) {
             return Err(Errno::EACCES);
         }
         let dir = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
@@ -70,7 +90,16 @@ impl Exporter {
             // A name that vanished meanwhile is simply not listed.
             entries.extend(entry(&dir, name));
         }
+        self.note_hidden(path, entries.iter());
         Ok(Listing { attr, entries, hidden: false })
+    }
+
+    /// Keeps the inodes of what is hidden in a directory in mind.
+    fn note_hidden<'a>(&mut self, dir: &[u8], entries: impl Iterator<Item = &'a Entry>) {
+        let mut hides = self.hidden.hider(dir);
+        for entry in entries.filter(|entry| hides(&entry.name)) {
+            self.inodes.note(&join(dir, &entry.name), &entry.attr);
+        }
     }
 
     /// Returns what a name of a directory names now, if anything.
@@ -87,11 +116,12 @@ impl Exporter {
         dir: &TreePath,
         names: impl Iterator<Item = FileName>,
     ) -> (Option<Attr>, Vec<(FileName, Option<Entry>)>) {
-        let Ok(dir) = open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY) else {
-            return (None, Vec::new());
-        };
-        let attr = fstat(&dir).ok().map(|stat| Attr::of(&stat));
-        let entries: Vec<_> = names.map(|name| (name.clone(), entry(&dir, name))).collect();
+        let shown = (!self.hidden.hides_dir(dir)).then_some(dir);
+        let opened = shown.map(|dir| open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY));
+        let Some(Ok(open)) = opened else { return (None, Vec::new()) };
+        let attr = fstat(&open).ok().map(|stat| Attr::of(&stat));
+        let entries: Vec<_> = names.map(|name| (name.clone(), entry(&open, name))).collect();
+        self.note_hidden(dir, entries.iter().filter_map(|(_, entry)| entry.as_ref()));
         for (_, entry) in &entries {
             // Two writes within one tick of the clock leave one version.
             entry.iter().for_each(|entry| drop(self.manifests.remove(&entry.attr.version())));
@@ -105,28 +135,29 @@ impl Exporter {
     /// What the system says, `EACCES` for what is not exported, `EAGAIN` for a file that is
     /// written faster than it can be read.
     pub fn content(&mut self, path: &TreePath, want_inline: bool) -> Result<Exported, Errno> {
-        if self.is_hidden(path) {
+        if self.hidden.hides(path) {
             return Err(Errno::EACCES);
         }
         let file = File::from(open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
         for _ in 0..READS_MAX {
-            let attr = Attr::of(&fstat(&file)?);
-            if attr.kind != Kind::File {
-                return Err(Errno::EINVAL);
-            }
+            let attr = self.shown_attr(&file)?;
             let small = attr.bytes <= WHOLE_BYTES_MAX as u64;
             let known = self.manifests.get(&attr.version());
             if let (Some(manifest), false) = (known, small && want_inline) {
                 let manifest = manifest.as_ref().clone();
                 return Ok(Exported { content: Content { attr, manifest }, inline: None });
             }
-            let mut inline = None;
+            let (mut inline, mut secret) = (None, false);
             let manifest = packet::split_file(&file, attr.bytes, attr.blocks, |_, piece| {
-                if small && want_inline {
+                secret |= small && self.is_secret(path, &attr, piece);
+                if small && want_inline && !secret {
                     inline = Some(Packed::pack(piece));
                 }
             });
             let manifest = manifest.map_err(errno)?;
+            if secret {
+                return Err(Errno::EACCES);
+            }
             if Attr::of(&fstat(&file)?).version() != attr.version()
                 || manifest.bytes() != attr.bytes
             {
@@ -147,14 +178,15 @@ impl Exporter {
     /// # Errors
     /// What the system says, or `EACCES` for what is not exported.
     pub fn packets(
-        &self,
+        &mut self,
         path: &TreePath,
         wanted: &[(u64, PacketRef)],
     ) -> Result<Vec<(PacketRef, Packed)>, Errno> {
-        if self.is_hidden(path) {
+        if self.hidden.hides(path) {
             return Err(Errno::EACCES);
         }
         let file = File::from(open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
+        self.shown_attr(&file)?;
         let mut packets = Vec::with_capacity(wanted.len());
         for &(offset, packet) in wanted {
             if packet.bytes as usize > PACKET_BYTES_MAX {
@@ -169,69 +201,48 @@ impl Exporter {
         Ok(packets)
     }
 
-    /// Tells whether the path is never exported.
+    /// Returns the attributes of an open file, unless it is hidden under another name.
+    fn shown_attr(&mut self, file: &File) -> Result<Attr, Errno> {
+        let attr = Attr::of(&fstat(file)?);
+        match attr.kind {
+            Kind::File if self.inodes.holds(&attr) => Err(Errno::EACCES),
+            Kind::File => Ok(attr),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Tells whether a small file's content shows that nobody else may see it, whatever its name: it is a
+    /// private key, or has one of the agent's words in it and is not everybody's to read anyway.
+    fn is_secret(&self, path: &[u8], attr: &Attr, content: &[u8]) -> bool {
+        let first_line = content.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let is_key = first_line.starts_with(b"-----BEGIN ")
+            && first_line.trim_ascii_end().ends_with(b"PRIVATE KEY-----")
+            && !names::is_public_path(path);
+        is_key || (attr.mode & 0o004 == 0 && self.hidden.has_own_word(content))
+    }
+
+    /// Returns what is hidden.
     #[must_use]
-    pub fn is_hidden(&self, path: &[u8]) -> bool {
-        self.private.iter().any(|dir| is_within(path, dir)) || is_secret(path)
+    pub fn hidden(&self) -> &Arc<Hidden> {
+        &self.hidden
     }
 }
 
-/// Directories that the kernel fills: a runner has its own.
-fn is_kernels(path: &[u8]) -> bool {
-    matches!(path, b"/proc" | b"/sys" | b"/dev" | b"/run")
+/// Returns the homes of those who work here, as far as the machine itself knows them.
+fn homes() -> Vec<Bytes> {
+    let text = std::fs::read("/etc/passwd").unwrap_or_default();
+    let home = |line: &[u8]| line.split(|&byte| byte == b':').nth(5).map(<[u8]>::to_vec);
+    let mut homes: Vec<Bytes> = text.split(|&byte| byte == b'\n').filter_map(home).collect();
+    homes.retain(|home| home.len() > 1 && home.starts_with(b"/"));
+    homes.sort();
+    homes.dedup();
+    homes.truncate(HOMES_MAX);
+    homes
 }
 
-/// Tells whether a path leads to keys, passwords or tokens, wherever they lie.
-#[must_use]
-pub fn is_secret(path: &[u8]) -> bool {
-    const DIRS: [&[u8]; 10] = [
-        b".ssh",
-        b".gnupg",
-        b".aws",
-        b".azure",
-        b".kube",
-        b".password-store",
-        b"gcloud",
-        b"keyrings",
-        b".oci",
-        b".terraform.d",
-    ];
-    const FILES: [&[u8]; 11] = [
-        b".netrc",
-        b".git-credentials",
-        b".pgpass",
-        b".npmrc",
-        b".pypirc",
-        b".vault-token",
-        b"credentials.toml",
-        b"shadow",
-        b"shadow-",
-        b"gshadow",
-        b"gshadow-",
-    ];
-    let kernels = [b"/proc/".as_slice(), b"/sys/", b"/dev/", b"/run/"];
-    if kernels.iter().any(|dir| path.starts_with(dir)) {
-        return true;
-    }
-    let Some((dir, name)) = split(path) else { return false };
-    let in_etc = dir == b"/etc";
-    let file = match name {
-        b"shadow" | b"shadow-" | b"gshadow" | b"gshadow-" => in_etc,
-        b"credentials.toml" | b"credentials" => dir.ends_with(b"/.cargo"),
-        b"hosts.yml" => dir.ends_with(b"/.config/gh"),
-        b"config.json" => dir.ends_with(b"/.docker"),
-        _ if dir == b"/etc/ssh" => name.starts_with(b"ssh_host_") && !name.ends_with(b".pub"),
-        _ => FILES.contains(&name),
-    };
-    file || path.split(|&byte| byte == b'/').any(|part| match part {
-        b"gcloud" => path.windows(15).any(|window| window == b"/.config/gcloud"),
-        b"keyrings" => path.windows(9).any(|window| window == b"/keyrings") && !in_usr(path),
-        _ => DIRS.contains(&part),
-    })
-}
-
-fn in_usr(path: &[u8]) -> bool {
-    is_within(path, b"/usr") || is_within(path, b"/etc")
+/// Opens a directory to read its names.
+fn open_dir(path: &[u8]) -> std::io::Result<OwnedFd> {
+    Ok(open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)
 }
 
 /// Opens a path without following symbolic links: a runner names only real directories, and a
@@ -268,13 +279,17 @@ mod tests {
         TreePath::new(dir.path().join(name).as_os_str().as_bytes()).expect("a sound path")
     }
 
+    fn root(dir: &tempfile::TempDir) -> TreePath {
+        TreePath::new(dir.path().as_os_str().as_bytes()).expect("a sound path")
+    }
+
     #[test]
     fn lists_and_reads() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(dir.path().join("small"), b"hello").expect("writable");
         std::fs::write(dir.path().join("large"), vec![b'x'; 300_000]).expect("writable");
         symlink("small", dir.path().join("link")).expect("writable");
-        let mut exporter = Exporter::new(Vec::new());
+        let mut exporter = Exporter::new(Arc::default());
         let listing = exporter
             .list(&TreePath::new(dir.path().as_os_str().as_bytes()).expect("sound"))
             .expect("listable");
@@ -301,32 +316,127 @@ mod tests {
         assert!(exporter.packets(&path(&dir, "large"), &wanted).expect("readable").is_empty());
     }
 
+    /// An exporter that hides this.
+    fn hiding(paths: &[&str], words: &[&str]) -> Exporter {
+        let paths = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
+        let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        Exporter::new(Arc::new(Hidden::new(Own { paths, words })))
+    }
+
+    fn is_refused(exporter: &mut Exporter, path: &TreePath) -> bool {
+        let packets = exporter.packets(path, &[]).err();
+        let content = exporter.content(path, true).err();
+        assert_eq!(content, packets, "{}", String::from_utf8_lossy(path));
+        content == Some(Errno::EACCES)
+    }
+
     #[test]
     fn secrets_are_hidden() {
-        let exporter = Exporter::new(vec![b"/var/lib/oswalk".to_vec()]);
-        for secret in [
-            "/home/u/.ssh",
-            "/home/u/.ssh/id_ed25519",
-            "/root/.gnupg/x",
-            "/etc/shadow",
-            "/home/u/.config/gcloud/creds",
-            "/home/u/.docker/config.json",
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir_all(dir.path().join(".ssh/keys")).expect("writable");
+        for name in [".ssh/x", ".ssh/keys/y", ".netrc", "own", "plain"] {
+            std::fs::write(dir.path().join(name), name).expect("writable");
+        }
+        let own = path(&dir, "own");
+        let mut exporter = hiding(&[std::str::from_utf8(&own).expect("plain")], &[]);
+        for name in [".ssh/x", ".ssh/keys/y", ".netrc", "own"] {
+            assert!(is_refused(&mut exporter, &path(&dir, name)), "{name}");
+        }
+        assert!(!is_refused(&mut exporter, &path(&dir, "plain")));
+        assert_eq!(exporter.list(&path(&dir, ".ssh")).err(), Some(Errno::EACCES));
+        assert!(exporter.list(&root(&dir)).is_ok());
+        let told =
+            exporter.entries(&path(&dir, ".ssh"), std::iter::once("x".parse().expect("sound")));
+        assert_eq!(told, (None, Vec::new()), "nothing in it is told of");
+    }
+
+    #[test]
+    fn other_names_of_secrets_are_hidden() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir_all(dir.path().join(".ssh/keys")).expect("writable");
+        for name in [".ssh/x", ".ssh/keys/y", ".netrc", "own", "plain"] {
+            std::fs::write(dir.path().join(name), name).expect("writable");
+        }
+        let link = |from: &str, to: &str| {
+            std::fs::hard_link(dir.path().join(from), dir.path().join(to)).expect("linkable");
+        };
+        link(".ssh/x", "a");
+        link("own", "d");
+        link("plain", "e");
+        let own = path(&dir, "own");
+        let mut exporter = hiding(&[std::str::from_utf8(&own).expect("plain")], &[]);
+        assert!(is_refused(&mut exporter, &path(&dir, "d")), "known from the start");
+        // Whoever looks the others up lists the directory first.
+        exporter.list(&root(&dir)).expect("listable");
+        assert!(is_refused(&mut exporter, &path(&dir, "a")));
+        assert!(!is_refused(&mut exporter, &path(&dir, "e")));
+        link(".ssh/keys/y", "b");
+        link(".netrc", "c");
+        for name in ["b", "c"] {
+            assert!(is_refused(&mut exporter, &path(&dir, name)), "{name}, made later");
+        }
+        // A file that gets the number of one that is gone is no secret.
+        std::fs::rename(dir.path().join(".netrc"), dir.path().join("f")).expect("movable");
+        assert!(!is_refused(&mut exporter, &path(&dir, "f")));
+    }
+
+    #[test]
+    fn secrets_are_known_by_their_content() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut exporter = hiding(&[], &["0123456789abcdef", "short"]);
+        for (name, text, mode, expected) in [
+            ("a", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl", 0o644, true),
+            ("b", "-----BEGIN CERTIFICATE-----\nb3Bl", 0o644, false),
+            ("c.h", "#define K \"-----BEGIN PRIVATE KEY-----\"\n", 0o644, false),
+            ("d", "requirepass 0123456789abcdef\n", 0o640, true),
+            ("e", "requirepass 0123456789abcdef\n", 0o644, false),
+            ("f", "a short one", 0o600, false),
+        ] {
+            let file = dir.path().join(name);
+            std::fs::write(&file, text).expect("writable");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("mine");
+            let refused = exporter.content(&path(&dir, name), true).err() == Some(Errno::EACCES);
+            assert_eq!(refused, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_hidden_elsewhere_is_hidden_here() {
+        let hidden = Hidden::new(Own {
+            paths: vec![b"/srv/oswalk".to_vec(), b"/etc/cluster.secret".to_vec()],
+            words: Vec::new(),
+        });
+        let mounts = "1 0 8:1 / / rw - ext4 d rw\n2 1 8:1 /home/u/.docker /mnt/d rw - ext4 d rw\n\
+            3 1 8:1 /srv /mnt/s rw - ext4 d rw\n4 1 0:5 / /mnt/c/proc rw - proc p rw\n\
+            5 1 0:5 / /proc rw - proc p rw\n";
+        hidden.set_mounts(Arc::new(crate::mounts::Mounts::parse(mounts.as_bytes())));
+        assert_eq!(hidden.hide(&["/data/*.pw"]), Ok(true));
+        assert_eq!(hidden.hide(&["/data/*.pw"]), Ok(false));
+        assert!(hidden.hide(&["nowhere"]).is_err());
+        for path in [
+            "/srv/oswalk",
+            "/srv/oswalk/secret",
+            "/etc/cluster.secret",
+            "/mnt/d/config.json",
+            "/mnt/s/oswalk/x",
+            "/mnt/c/proc/1/environ",
             "/proc/1/environ",
-            "/home/u/.netrc",
-            "/etc/ssh/ssh_host_rsa_key",
-            "/var/lib/oswalk/secret",
+            "/data/a/b.pw",
         ] {
-            assert!(exporter.is_hidden(secret.as_bytes()), "{secret}");
+            assert!(hidden.hides(path.as_bytes()), "{path}");
         }
-        for public in [
-            "/usr/include/shadow.h",
-            "/home/u/src/gcloud/x.c",
-            "/usr/share/keyrings/a",
-            "/etc/passwd",
-            "/home/u/src/config.json",
-            "/src/shadow",
-        ] {
-            assert!(!exporter.is_hidden(public.as_bytes()), "{public}");
+        for path in ["/proc", "/run", "/mnt/d/x", "/mnt/s/x", "/data/a", "/etc/cluster"] {
+            assert!(!hidden.hides(path.as_bytes()), "{path}");
         }
+        for path in ["/srv", "/", "/etc", "/data", "/home/u/.docker"] {
+            assert!(hidden.contains_hidden(path.as_bytes()), "{path}");
+        }
+        assert!(!hidden.contains_hidden(b"/home/u"));
+        for (from, to) in [("/srv", "/s"), ("/x", "/srv"), ("/data", "/d"), ("/a/.docker", "/a/d")]
+        {
+            assert!(!hidden.may_be_renamed(from.as_bytes(), to.as_bytes()), "{from} {to}");
+        }
+        assert!(hidden.may_be_renamed(b"/home/u/a", b"/home/u/b"));
     }
 }

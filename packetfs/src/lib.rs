@@ -2,7 +2,7 @@
 //! and the change sets that walks leave behind.
 //!
 //! Reading order: [`packet`] and [`store`] hold content; [`path`] and [`tree`] name files and directories;
-//! [`export`] and [`watch`] show an origin's tree and notice its changes; [`mirror`] is that tree
+//! [`export`], [`mounts`] and [`watch`] show an origin's tree and notice its changes; [`mirror`] is that tree
 //! on a runner, [`fuse`] mounts it; [`change`], [`upper`] and [`commit`] carry a walk's changes home.
 //!
 //! The crate knows nothing of walks, sessions or Redis. Only [`fuse`] names fuser.
@@ -13,6 +13,7 @@ pub mod store;
 pub mod tree;
 
 pub mod export;
+pub mod mounts;
 pub mod watch;
 
 pub mod mirror;

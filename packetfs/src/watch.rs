@@ -17,15 +17,33 @@ use crate::tree::{Bytes, is_within, join, split};
 /// Names a reader of the tree, so that it hears only of directories it has read.
 pub type ReaderId = u32;
 
+/// What there is no watch for is taken for changed at every drain; when there is more of it than this,
+/// everything is.
+const UNWATCHED_MAX: usize = 10_000;
+
 /// Watches directories for readers.
 #[derive(Debug)]
 pub struct Watcher {
     inotify: Inotify,
+    /// Watches that may be used; the kernel may give fewer.
+    watches_max: usize,
     dirs: HashMap<Bytes, Watched>,
+    /// Watched files by their directories, which have readers, and their names.
+    files: HashMap<Bytes, BTreeMap<Bytes, WatchDescriptor>>,
     /// What a watch stands for. Bind mounts can show one directory at several paths.
     subjects: HashMap<WatchDescriptor, Vec<Subject>>,
-    /// Directories that the kernel had no watch left for: taken for changed at every drain.
-    unwatched: BTreeMap<Bytes, BTreeSet<ReaderId>>,
+    unwatched: Unwatched,
+}
+
+/// What the kernel had no watch left for.
+#[derive(Debug, Default)]
+struct Unwatched {
+    /// Forgotten by their readers at the next drain.
+    dirs: BTreeMap<Bytes, BTreeSet<ReaderId>>,
+    /// Files of watched directories, told of at each drain until there is a watch.
+    files: BTreeSet<Bytes>,
+    /// There is more.
+    too_much: bool,
 }
 
 #[derive(Debug)]
@@ -82,9 +100,17 @@ impl Watcher {
     /// # Errors
     /// The kernel has no inotify instance left for this user.
     pub fn new() -> Result<Self, Errno> {
+        Self::with_watches(usize::MAX)
+    }
+
+    /// Makes a watcher that uses a few watches only, as if the kernel had no more.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_watches(watches_max: usize) -> Result<Self, Errno> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let (dirs, subjects) = (HashMap::new(), HashMap::new());
-        Ok(Self { inotify, dirs, subjects, unwatched: BTreeMap::new() })
+        let (dirs, files, subjects) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Self { inotify, watches_max, dirs, files, subjects, unwatched: Unwatched::default() })
     }
 
     /// Watches a directory for a reader. To be called before the directory is read for it. Beyond
@@ -98,35 +124,66 @@ impl Watcher {
             return Ok(());
         }
         let flags = DIR_EVENTS | AddWatchFlags::IN_ONLYDIR | AddWatchFlags::IN_DONT_FOLLOW;
-        let descriptor = match self.inotify.add_watch(OsStr::from_bytes(path), flags) {
-            Err(Errno::ENOSPC) => {
-                self.unwatched.entry(path.to_vec()).or_default().insert(reader);
-                return Ok(());
-            }
-            result => result?,
+        let Some(descriptor) = self.watch(path, flags)? else {
+            self.unwatched.add_dir(path, reader);
+            return Ok(());
         };
         self.subject(descriptor, Subject::Dir(path.to_vec()));
         self.dirs.insert(path.to_vec(), Watched { descriptor, readers: BTreeSet::from([reader]) });
         Ok(())
     }
 
-    /// Watches a file that has several names.
+    /// Takes a reader back that could not read the directory after all.
+    pub fn unwatch_dir(&mut self, path: &[u8], reader: ReaderId) {
+        let Some(watched) = self.dirs.get_mut(path) else { return };
+        watched.readers.remove(&reader);
+        if watched.readers.is_empty() {
+            self.unwatch(path);
+        }
+    }
+
+    /// Watches a file that may change unseen by its directory, for the readers of that. Returns whether it
+    /// was not watched before: then it may have changed since it was looked at.
     ///
     /// # Errors
-    /// As [`Self::watch_dir`].
-    pub fn watch_file(&mut self, path: &[u8]) -> Result<(), Errno> {
+    /// The file is gone.
+    pub fn watch_file(&mut self, path: &[u8]) -> Result<bool, Errno> {
+        let Some((dir, name)) = split(path).filter(|(dir, _)| self.dirs.contains_key(*dir)) else {
+            // Nobody has read the directory, or all forget it at the next drain.
+            return Ok(false);
+        };
+        if self.files.get(dir).is_some_and(|files| files.contains_key(name)) {
+            return Ok(false);
+        }
         // MASK_ADD: the inode may be watched already, under another of its names.
         let add = AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD);
         let flags = FILE_EVENTS | AddWatchFlags::IN_DONT_FOLLOW | add;
-        let descriptor = self.inotify.add_watch(OsStr::from_bytes(path), flags)?;
+        let Some(descriptor) = self.watch(path, flags)? else {
+            self.unwatched.add_file(path);
+            return Ok(false);
+        };
+        self.unwatched.files.remove(path);
+        self.files.entry(dir.to_vec()).or_default().insert(name.to_vec(), descriptor);
         self.subject(descriptor, Subject::File(path.to_vec()));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Asks the kernel for a watch; nothing if it has none left.
+    fn watch(&self, path: &[u8], flags: AddWatchFlags) -> Result<Option<WatchDescriptor>, Errno> {
+        if self.subjects.len() >= self.watches_max {
+            return Ok(None);
+        }
+        match self.inotify.add_watch(OsStr::from_bytes(path), flags) {
+            Err(Errno::ENOSPC | Errno::ENOMEM) => Ok(None),
+            result => result.map(Some),
+        }
     }
 
     /// Tells whether a drain may find something though the kernel has told nothing.
     #[must_use]
     pub fn is_blind(&self) -> bool {
-        !self.unwatched.is_empty()
+        let Unwatched { dirs, files, too_much } = &self.unwatched;
+        *too_much || !dirs.is_empty() || !files.is_empty()
     }
 
     /// Returns the queue of what the kernel tells, to see whether there is anything in it.
@@ -139,33 +196,68 @@ impl Watcher {
 
     /// Forgets a reader.
     pub fn remove_reader(&mut self, reader: ReaderId) {
-        let mut idle = Vec::new();
-        for (path, watched) in &mut self.dirs {
-            watched.readers.remove(&reader);
-            if watched.readers.is_empty() {
-                idle.push(path.clone());
-            }
+        let of_reader = |(path, watched): (&Bytes, &Watched)| {
+            watched.readers.contains(&reader).then(|| path.clone())
+        };
+        let paths: Vec<_> = self.dirs.iter().filter_map(of_reader).collect();
+        paths.iter().for_each(|path| self.unwatch_dir(path, reader));
+        for readers in self.unwatched.dirs.values_mut() {
+            readers.remove(&reader);
         }
-        for path in idle {
-            self.unwatch(&path);
-        }
+        self.unwatched.dirs.retain(|_, readers| !readers.is_empty());
     }
 
-    /// Returns what happened since the last call.
-    pub fn drain(&mut self) -> Drained {
-        let forgotten = std::mem::take(&mut self.unwatched);
-        let mut drained = Drained { forgotten, ..Drained::default() };
+    /// Returns what happened since the last call, and at which of these points something else is mounted
+    /// now.
+    pub fn drain(&mut self, mounted: &BTreeSet<Bytes>) -> Drained {
+        let forgotten = std::mem::take(&mut self.unwatched.dirs);
+        let overflow = std::mem::take(&mut self.unwatched.too_much);
+        let mut drained = Drained { forgotten, overflow, ..Drained::default() };
+        self.read(&mut drained);
+        for point in mounted {
+            self.forget(point, &mut drained);
+            if let Some((dir, name)) = split(point) {
+                self.drop_file(dir, name);
+                self.note_name(dir.to_vec(), name.to_vec(), &mut drained);
+            }
+        }
+        for path in &self.unwatched.files {
+            if let Some((dir, name)) = split(path) {
+                self.note_name(dir.to_vec(), name.to_vec(), &mut drained);
+            }
+        }
+        if drained.overflow {
+            self.forget_all();
+        }
+        drained
+    }
+
+    fn read(&mut self, drained: &mut Drained) {
         loop {
             match self.inotify.read_events() {
                 Ok(events) => {
                     for event in events {
-                        self.note(event, &mut drained);
+                        self.note(event, drained);
                     }
                 }
                 Err(Errno::EINTR) => {}
-                Err(_) => return drained,
+                Err(Errno::EAGAIN) => return,
+                Err(_) => {
+                    drained.overflow = true;
+                    return;
+                }
             }
         }
+    }
+
+    /// Watches nothing any more: a directory may have been moved unheard, and its watch with it.
+    fn forget_all(&mut self) {
+        for (descriptor, _) in self.subjects.drain() {
+            let _ = self.inotify.rm_watch(descriptor);
+        }
+        self.dirs.clear();
+        self.files.clear();
+        self.unwatched = Unwatched::default();
     }
 
     fn note(&mut self, event: InotifyEvent, drained: &mut Drained) {
@@ -179,10 +271,11 @@ impl Watcher {
                 (Subject::Dir(dir), Some(name)) => {
                     // A directory that is open somewhere outlives its name, and so does its watch:
                     // what has this name next is another directory.
-                    if event.mask.contains(AddWatchFlags::IN_ISDIR)
-                        && event.mask.intersects(NAME_EVENTS)
-                    {
-                        self.forget(&join(&dir, name.as_bytes()), drained);
+                    if event.mask.intersects(NAME_EVENTS) {
+                        if event.mask.contains(AddWatchFlags::IN_ISDIR) {
+                            self.forget(&join(&dir, name.as_bytes()), drained);
+                        }
+                        self.drop_file(&dir, name.as_bytes());
                     }
                     self.note_name(dir, name.as_bytes().to_vec(), drained);
                 }
@@ -205,7 +298,13 @@ impl Watcher {
             }
         }
         if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-            self.subjects.remove(&event.wd);
+            for subject in self.subjects.remove(&event.wd).unwrap_or_default() {
+                if let Subject::File(path) = subject
+                    && let Some((dir, name)) = split(&path)
+                {
+                    self.drop_file(dir, name);
+                }
+            }
         }
     }
 
@@ -230,15 +329,34 @@ impl Watcher {
 
     fn unwatch(&mut self, path: &[u8]) -> Option<BTreeSet<ReaderId>> {
         let watched = self.dirs.remove(path)?;
-        if let Some(subjects) = self.subjects.get_mut(&watched.descriptor) {
-            subjects.retain(|subject| !matches!(subject, Subject::Dir(dir) if dir == path));
-            if subjects.is_empty() {
-                self.subjects.remove(&watched.descriptor);
-                // The kernel has dropped the watch itself if the directory is gone.
-                let _ = self.inotify.rm_watch(watched.descriptor);
-            }
+        self.release(watched.descriptor, &Subject::Dir(path.to_vec()));
+        for (name, descriptor) in self.files.remove(path).unwrap_or_default() {
+            self.release(descriptor, &Subject::File(join(path, &name)));
         }
+        self.unwatched.files.retain(|file| split(file).is_none_or(|(dir, _)| dir != path));
         Some(watched.readers)
+    }
+
+    /// The name is another file's now, or nobody's.
+    fn drop_file(&mut self, dir: &[u8], name: &[u8]) {
+        let descriptor = self.files.get_mut(dir).and_then(|files| files.remove(name));
+        if let Some(descriptor) = descriptor {
+            self.release(descriptor, &Subject::File(join(dir, name)));
+        }
+        if !self.unwatched.files.is_empty() {
+            self.unwatched.files.remove(&join(dir, name));
+        }
+    }
+
+    /// Ends a watch if it stood for this alone.
+    fn release(&mut self, descriptor: WatchDescriptor, subject: &Subject) {
+        let Some(subjects) = self.subjects.get_mut(&descriptor) else { return };
+        subjects.retain(|other| other != subject);
+        if subjects.is_empty() {
+            self.subjects.remove(&descriptor);
+            // The kernel has dropped the watch itself if what it watched is gone.
+            let _ = self.inotify.rm_watch(descriptor);
+        }
     }
 
     fn subject(&mut self, descriptor: WatchDescriptor, subject: Subject) {
@@ -249,9 +367,32 @@ impl Watcher {
     }
 }
 
+impl Unwatched {
+    fn add_dir(&mut self, path: &[u8], reader: ReaderId) {
+        if self.dirs.len() < UNWATCHED_MAX || self.dirs.contains_key(path) {
+            self.dirs.entry(path.to_vec()).or_default().insert(reader);
+        } else {
+            self.too_much = true;
+        }
+    }
+
+    fn add_file(&mut self, path: &[u8]) {
+        if self.files.len() < UNWATCHED_MAX || self.files.contains(path) {
+            self.files.insert(path.to_vec());
+        } else {
+            self.too_much = true;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Drains where nothing was mounted.
+    fn drain(watcher: &mut Watcher) -> Drained {
+        watcher.drain(&BTreeSet::new())
+    }
 
     fn bytes(dir: &tempfile::TempDir, name: &str) -> Bytes {
         join(dir.path().as_os_str().as_bytes(), name.as_bytes())
@@ -265,14 +406,14 @@ mod tests {
         let mut watcher = Watcher::new().expect("an inotify instance");
         watcher.watch_dir(&root, 1).expect("watchable");
         watcher.watch_dir(&root, 2).expect("watchable");
-        assert!(watcher.drain().is_empty());
+        assert!(drain(&mut watcher).is_empty());
         std::fs::write(dir.path().join("new"), b"1").expect("writable");
         std::fs::rename(dir.path().join("old"), dir.path().join("moved")).expect("movable");
-        let drained = watcher.drain();
+        let drained = drain(&mut watcher);
         let (readers, names) = &drained.names[&root];
         assert_eq!(readers, &BTreeSet::from([1, 2]));
         assert_eq!(names, &[&b"new"[..], b"old", b"moved"].map(<[u8]>::to_vec).into());
-        assert!(watcher.drain().is_empty());
+        assert!(drain(&mut watcher).is_empty());
     }
 
     #[test]
@@ -285,10 +426,10 @@ mod tests {
         }
         std::fs::rename(dir.path().join("a"), dir.path().join("c")).expect("movable");
         std::fs::create_dir(dir.path().join("a")).expect("writable");
-        let drained = watcher.drain();
+        let drained = drain(&mut watcher);
         assert!(drained.forgotten.contains_key(&bytes(&dir, "a")), "{drained:?}");
         std::fs::write(dir.path().join("c/b/x"), b"1").expect("writable");
-        assert!(watcher.drain().names.is_empty());
+        assert!(drain(&mut watcher).names.is_empty());
     }
 
     #[test]
@@ -302,10 +443,10 @@ mod tests {
         let open = std::fs::File::open(dir.path().join("d")).expect("openable");
         std::fs::remove_dir(dir.path().join("d")).expect("removable");
         std::fs::create_dir(dir.path().join("d")).expect("writable");
-        assert!(watcher.drain().forgotten.contains_key(&bytes(&dir, "d")));
+        assert!(drain(&mut watcher).forgotten.contains_key(&bytes(&dir, "d")));
         watcher.watch_dir(&bytes(&dir, "d"), 1).expect("watchable");
         std::fs::write(dir.path().join("d/new"), b"1").expect("writable");
-        assert!(watcher.drain().names.contains_key(&bytes(&dir, "d")));
+        assert!(drain(&mut watcher).names.contains_key(&bytes(&dir, "d")));
         drop(open);
     }
 
@@ -319,7 +460,107 @@ mod tests {
         watcher.watch_dir(&bytes(&dir, "seen"), 1).expect("watchable");
         watcher.watch_file(&bytes(&dir, "seen/two")).expect("watchable");
         std::fs::write(dir.path().join("one"), b"22").expect("writable");
-        let drained = watcher.drain();
+        let drained = drain(&mut watcher);
         assert!(drained.names[&bytes(&dir, "seen")].1.contains(b"two".as_slice()));
+    }
+    #[test]
+    fn watches_end_with_their_readers_and_files() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = dir.path().as_os_str().as_bytes().to_vec();
+        for name in ["a", "b"] {
+            std::fs::write(dir.path().join(name), b"1").expect("writable");
+        }
+        let mut watcher = Watcher::new().expect("an inotify instance");
+        assert_eq!(watcher.watch_file(&bytes(&dir, "a")), Ok(false), "nobody reads it");
+        watcher.watch_dir(&root, 1).expect("watchable");
+        for name in ["a", "b"] {
+            assert_eq!(watcher.watch_file(&bytes(&dir, name)), Ok(true));
+            assert_eq!(watcher.watch_file(&bytes(&dir, name)), Ok(false));
+        }
+        assert_eq!(watcher.subjects.len(), 3);
+        std::fs::rename(dir.path().join("a"), dir.path().join("b")).expect("movable");
+        drain(&mut watcher);
+        assert_eq!(watcher.subjects.len(), 1, "{:?}", watcher.subjects);
+        assert_eq!(watcher.watch_file(&bytes(&dir, "b")), Ok(true));
+        watcher.remove_reader(1);
+        assert!(watcher.subjects.is_empty() && watcher.files.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_watched_is_taken_for_changed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = dir.path().as_os_str().as_bytes().to_vec();
+        let below: Vec<_> = (0..12).map(|number| bytes(&dir, &number.to_string())).collect();
+        for path in &below {
+            std::fs::create_dir(OsStr::from_bytes(path)).expect("writable");
+        }
+        std::fs::write(dir.path().join("f"), b"1").expect("writable");
+        let mut watcher = Watcher::with_watches(8).expect("an inotify instance");
+        watcher.watch_dir(&root, 1).expect("watchable");
+        below.iter().for_each(|path| watcher.watch_dir(path, 1).expect("watchable"));
+        assert_eq!(watcher.watch_file(&bytes(&dir, "f")), Ok(false));
+        let drained = drain(&mut watcher);
+        assert_eq!(drained.forgotten.len(), 5, "{drained:?}");
+        assert!(drained.names[&root].1.contains(b"f".as_slice()), "{drained:?}");
+        let again = drain(&mut watcher);
+        assert!(again.forgotten.is_empty(), "they were not read again");
+        assert!(again.names.contains_key(&root) && watcher.is_blind(), "it may still be known");
+        // As soon as there are watches, all is as usual.
+        for path in &below {
+            std::fs::remove_dir(OsStr::from_bytes(path)).expect("removable");
+        }
+        drain(&mut watcher);
+        assert_eq!(watcher.watch_file(&bytes(&dir, "f")), Ok(true));
+        assert!(drain(&mut watcher).is_empty() && !watcher.is_blind());
+    }
+
+    #[test]
+    fn too_much_without_a_watch_is_everything() {
+        let mut watcher = Watcher::with_watches(0).expect("an inotify instance");
+        for number in 0..=UNWATCHED_MAX {
+            watcher.watch_dir(number.to_string().as_bytes(), 1).expect("watchable");
+        }
+        assert!(drain(&mut watcher).overflow);
+        assert!(!watcher.is_blind() && drain(&mut watcher).is_empty());
+    }
+
+    #[test]
+    fn after_lost_events_nothing_is_watched() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = dir.path().as_os_str().as_bytes().to_vec();
+        std::fs::create_dir(dir.path().join("d")).expect("writable");
+        let mut watcher = Watcher::new().expect("an inotify instance");
+        watcher.watch_dir(&root, 1).expect("watchable");
+        watcher.watch_dir(&bytes(&dir, "d"), 1).expect("watchable");
+        let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events");
+        let most: usize = text.expect("readable").trim().parse().expect("a number");
+        // Equal events that follow each other are one.
+        for number in 0..=most {
+            let name = if number % 2 == 0 { "e" } else { "f" };
+            std::fs::write(dir.path().join("d").join(name), b"1").expect("writable");
+        }
+        std::fs::rename(dir.path().join("d"), dir.path().join("moved")).expect("movable");
+        std::fs::create_dir(dir.path().join("d")).expect("writable");
+        assert!(drain(&mut watcher).overflow);
+        assert!(watcher.dirs.is_empty() && watcher.subjects.is_empty());
+        watcher.watch_dir(&bytes(&dir, "d"), 1).expect("watchable");
+        std::fs::write(dir.path().join("d/new"), b"1").expect("writable");
+        assert!(drain(&mut watcher).names.contains_key(&bytes(&dir, "d")), "the new one");
+    }
+
+    #[test]
+    fn what_is_mounted_over_is_forgotten() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = dir.path().as_os_str().as_bytes().to_vec();
+        std::fs::create_dir_all(dir.path().join("a/b")).expect("writable");
+        let mut watcher = Watcher::new().expect("an inotify instance");
+        for path in [&root, &bytes(&dir, "a"), &bytes(&dir, "a/b")] {
+            watcher.watch_dir(path, 1).expect("watchable");
+        }
+        let point = bytes(&dir, "a");
+        let drained = watcher.drain(&BTreeSet::from([point.clone()]));
+        assert_eq!(drained.forgotten[&point], BTreeSet::from([1]));
+        assert!(drained.names[&root].1.contains(b"a".as_slice()));
+        assert_eq!(watcher.subjects.len(), 1);
     }
 }

@@ -151,6 +151,7 @@ fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (
         on: options.on.clone(),
         no_fallback: options.no_fallback,
         becomes: becomes(options),
+        hide: policy.hide,
         preload: preload.as_os_str().as_bytes().to_vec(),
         stub: stub.as_os_str().as_bytes().to_vec(),
     });

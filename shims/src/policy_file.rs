@@ -21,6 +21,8 @@ struct PolicyFile {
     compilers: Vec<String>,
     #[serde(default)]
     alone: Alone,
+    #[serde(default)]
+    hide: Vec<String>,
 }
 
 /// What becomes of a compile step that is the only thing under way.
@@ -38,6 +40,7 @@ pub(crate) enum Alone {
 pub(crate) struct Policy {
     pub(crate) rules: Vec<UserRule>,
     pub(crate) alone: Alone,
+    pub(crate) hide: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +120,7 @@ fn parse(path: &Path, text: &str) -> Result<Policy, PolicyFileError> {
     let rules = rules(file.stay, Action::Stay)
         .chain(rules(file.compilers, Action::Compiler))
         .chain(rules(file.walk, Action::Walk));
-    Ok(Policy { rules: rules.collect(), alone: file.alone })
+    Ok(Policy { rules: rules.collect(), alone: file.alone, hide: file.hide })
 }
 
 /// Returns the key whose value reaches into the line.
@@ -153,6 +156,7 @@ mod tests {
         );
         let parse = |text| parse(Path::new("p"), text).expect("a sound file");
         assert!(parse("").rules.is_empty());
+        assert_eq!(parse("hide = ['/srv/keys', '*.secret']").hide, ["/srv/keys", "*.secret"]);
         assert_eq!([parse("").alone, parse("alone = 'walk'").alone], [Alone::Stay, Alone::Walk]);
     }
 
@@ -161,7 +165,7 @@ mod tests {
         assert_eq!(
             error("walk = []\nwakl = ['x']\n"),
             "failed to read policy file /p.toml: line 2, key 'wakl': unknown field `wakl`, \
-             expected one of `walk`, `stay`, `compilers`, `alone`"
+             expected one of `walk`, `stay`, `compilers`, `alone`, `hide`"
         );
         assert_eq!(
             error("walk = []\n\nstay = 7\n"),

@@ -112,7 +112,7 @@ fn requests() {
         vec(rules(), 0..4),
         any::<(bool, bool, bool, bool)>(),
         proptest::option::of(nodes()),
-        (noise(), noise()),
+        (noise(), noise(), vec(".{0,8}", 0..3)),
     )
         .prop_map(
             |(
@@ -120,7 +120,7 @@ fn requests() {
                 rules,
                 (walk_all, no_fallback, lone_walks, becomes),
                 on,
-                (preload, stub),
+                (preload, stub, hide),
             )| {
                 Request::OpenSession(SessionOptions {
                     version,
@@ -130,6 +130,7 @@ fn requests() {
                     no_fallback,
                     lone_walks,
                     becomes,
+                    hide,
                     preload,
                     stub,
                 })

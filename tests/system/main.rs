@@ -12,6 +12,7 @@ mod coherence;
 mod conflicts;
 mod coverage;
 mod faults;
+mod hidden;
 mod interrupts;
 mod lab;
 mod nodes;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     let others = [
         bad_input::ALL,
         interrupts::ALL,
+        hidden::ALL,
         nodes::ALL,
         sandboxes::ALL,
         sessions::ALL,

@@ -44,6 +44,9 @@ pub struct SessionOptions {
     /// see it, and not with the connection. There is nobody to ask for the report then.
     #[serde(default)]
     pub becomes: bool,
+    /// Shell patterns of absolute paths that no runner is shown from now on, whoever's walks it executes.
+    #[serde(default)]
+    pub hide: Vec<String>,
     /// Absolute path of the preload library.
     pub preload: Vec<u8>,
     /// Absolute path of the stub.

@@ -120,8 +120,8 @@ impl State {
     fn predicted(&mut self, reader: ReaderId, walk: &Likeness, files: &Files) -> Known {
         let told = self.readers.get(&reader).map(|reader| &reader.told);
         let is_told = |path: &[u8]| told?.get(path).map(|facts| facts.content);
-        let leave =
-            |path: &[u8]| self.exporter.is_hidden(path) || is_told(path).unwrap_or_default();
+        let hidden = self.exporter.hidden();
+        let leave = |path: &[u8]| hidden.hides(path) || is_told(path).unwrap_or_default();
         let mut known = predict::reads(&walk.cwd, files, leave);
         known.of(&walk.cwd).listing = true;
         for (path, facts) in known.iter_mut().filter(|(_, facts)| facts.content) {

@@ -36,6 +36,13 @@ impl Runner {
     }
 }
 
+/// Starts the thread among the mounts of the test.
+fn start(vital: &Vital, patience: Duration, watches: usize) -> ExporterHandle {
+    let watcher = Watcher::with_watches(watches).expect("an inotify instance");
+    ExporterHandle::start_with(vital, Arc::default(), patience, watcher, || Ok(()))
+        .expect("a thread")
+}
+
 fn with_exporter<F: Future<Output = ()>>(
     test: impl FnOnce(ExporterHandle, tempfile::TempDir) -> F,
 ) {
@@ -45,7 +52,7 @@ fn with_exporter<F: Future<Output = ()>>(
         .expect("a runtime");
     let dir = tempfile::tempdir().expect("a directory");
     runtime.block_on(async {
-        test(ExporterHandle::start(&Vital::new().0, Vec::new()).expect("a thread"), dir).await;
+        test(start(&Vital::new().0, PATIENCE, usize::MAX), dir).await;
     });
 }
 
@@ -64,14 +71,14 @@ fn changes_go_to_where_something_begins() {
     with_exporter(async |exporter, dir| {
         let [mut first, mut second] = two_that_know(&exporter, dir.path()).await;
         std::fs::write(dir.path().join("new"), "1").expect("writable");
-        exporter.drain(1).await;
+        exporter.drain(1).await.expect("it lives");
         assert_eq!(first.next().await, Kind::Changes);
         assert!(!second.has_more(), "nothing begins there");
         // Nothing has changed since, but the other one was not told.
-        exporter.drain(2).await;
+        exporter.drain(2).await.expect("it lives");
         assert_eq!(second.next().await, Kind::Changes);
-        exporter.drain(1).await;
-        exporter.drain(2).await;
+        exporter.drain(1).await.expect("it lives");
+        exporter.drain(2).await.expect("it lives");
         assert!(!first.has_more() && !second.has_more(), "told once");
     });
 }
@@ -82,11 +89,64 @@ fn changes_come_before_an_answer() {
         let [mut first, mut second] = two_that_know(&exporter, dir.path()).await;
         for name in ["a", "b"] {
             std::fs::write(dir.path().join(name), "1").expect("writable");
-            exporter.drain(1).await;
+            exporter.drain(1).await.expect("it lives");
             assert_eq!(first.next().await, Kind::Changes);
         }
         second.ask(&exporter, dir.path());
         assert_eq!(second.next().await, Kind::Changes, "both in one piece");
         assert_eq!(second.next().await, Kind::Answer);
+    });
+}
+
+/// What was not drained is never taken for drained.
+#[test]
+fn a_thread_that_dies_lets_no_walk_begin() {
+    with_exporter(async |_, dir| {
+        let (vital, mut ended) = Vital::new();
+        let exporter = start(&vital, PATIENCE, usize::MAX);
+        let [first, _] = two_that_know(&exporter, dir.path()).await;
+        let dies = Job::Run(Box::new(|| panic!("in the middle of its work")));
+        exporter.jobs_tx.send(dies).expect("it lives");
+        assert_eq!(ended.wait().await, "exporter");
+        std::fs::write(dir.path().join("new"), "1").expect("writable");
+        assert_eq!(exporter.drain(1).await, Err(Untold::Died));
+        let mut late = Runner::new(3);
+        late.ask(&exporter, dir.path());
+        assert_eq!(late.next().await, Kind::Answer, "that it failed");
+        drop(first);
+    });
+}
+
+#[test]
+fn a_thread_that_stands_still_lets_no_walk_begin() {
+    with_exporter(async |_, dir| {
+        let exporter = start(&Vital::new().0, Duration::from_millis(10), usize::MAX);
+        let _runners = two_that_know(&exporter, dir.path()).await;
+        let (go_tx, go_rx) = mpsc::channel::<()>();
+        let waits = Job::Run(Box::new(move || assert!(go_rx.recv().is_err())));
+        exporter.jobs_tx.send(waits).expect("it lives");
+        std::fs::write(dir.path().join("new"), "1").expect("writable");
+        assert_eq!(exporter.drain(1).await, Err(Untold::Late));
+        drop(go_tx);
+    });
+}
+
+/// Of every kind of change, that of a file which is not watched is told, too.
+#[test]
+fn what_cannot_be_watched_is_told_of_before_each_walk() {
+    with_exporter(async |_, dir| {
+        let exporter = start(&Vital::new().0, PATIENCE, 1);
+        std::fs::create_dir(dir.path().join("d")).expect("writable");
+        std::fs::write(dir.path().join("f"), "1").expect("writable");
+        std::fs::hard_link(dir.path().join("f"), dir.path().join("d/g")).expect("linkable");
+        let mut runner = Runner::new(1);
+        for path in [dir.path().to_owned(), dir.path().join("d")] {
+            runner.ask(&exporter, &path);
+            assert_eq!(runner.next().await, Kind::Answer);
+        }
+        for _ in 0..2 {
+            exporter.drain(1).await.expect("it lives");
+            assert_eq!(runner.next().await, Kind::Changes);
+        }
     });
 }

@@ -22,7 +22,7 @@ use crate::agent::Agent;
 use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
 use crate::compile::Disk;
-use crate::exporter::{Upcoming, profile::Likeness};
+use crate::exporter::{Untold, Upcoming, profile::Likeness};
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{Exit, Packets};
 use crate::link::{Inbox, Link};
@@ -105,10 +105,15 @@ pub(super) async fn run(
     let files = files.filter(|files| link.note_step(&likeness, files));
     if is_first || files.is_some() {
         let upcoming = Upcoming { walk: likeness, is_first, files };
-        agent.exporter.foretell(link.number, upcoming, link.sender()).await;
+        let told = agent.exporter.foretell(link.number, upcoming, link.sender()).await;
+        if let Err(untold) = told {
+            return declined(&link, stream, untold);
+        }
     }
     // Everything that was changed before this moment goes to the runner ahead of the walk.
-    agent.exporter.drain(link.number).await;
+    if let Err(untold) = agent.exporter.drain(link.number).await {
+        return declined(&link, stream, untold);
+    }
     let began = Time::of(SystemTime::now());
     let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
     let (packets, ledger) = (Vec::new(), Ledger::of(spec));
@@ -139,6 +144,13 @@ pub(super) async fn run(
             attempted
         }
     }
+}
+
+/// A runner that does not know what has changed would read old files.
+fn declined(link: &Link, stream: u32, untold: Untold) -> Attempted {
+    tracing::error!("{untold}");
+    link.close_stream(stream);
+    Attempted::Declined(Reason::NotExported)
 }
 
 fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
@@ -429,7 +441,7 @@ pub(super) async fn commit(
     last_wins: bool,
 ) -> anyhow::Result<(i32, Vec<TreePath>)> {
     let who = &spec.credentials;
-    vet::changes(&ready.exit.changes, spec, &agent.private_dirs)?;
+    vet::changes(&ready.exit.changes, spec, &agent.hidden)?;
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let Ready { exit, packets, memory: _memory, began, status } = ready;
     let commit = Commit { owner, changes: exit.changes, packets, last_wins, began };

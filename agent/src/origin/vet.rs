@@ -2,21 +2,17 @@
 //! believed no more than the walk itself could have done.
 
 use packetfs::change::{ChangeSet, Meta, Op};
-use packetfs::export::is_secret;
-use packetfs::tree::{Bytes, Kind, is_within};
+use packetfs::export::Hidden;
+use packetfs::tree::{Kind, is_within};
 use worknode::spec::WalkSpec;
 
 use super::hello::SYSTEM_DIRS;
 
 /// Refuses changes that the walk could not have made.
-pub(super) fn changes(
-    changes: &ChangeSet,
-    spec: &WalkSpec,
-    private: &[Bytes],
-) -> anyhow::Result<()> {
+pub(super) fn changes(changes: &ChangeSet, spec: &WalkSpec, hidden: &Hidden) -> anyhow::Result<()> {
     for (path, _) in &changes.found {
         anyhow::ensure!(
-            !is_secret(path) && !private.iter().any(|dir| is_within(path, dir)),
+            !hidden.hides(path),
             "the runner says what is at {}, which is not exported",
             String::from_utf8_lossy(path)
         );
@@ -31,10 +27,17 @@ pub(super) fn changes(
             | Op::Symlink { path, .. }
             | Op::Special { path, .. } => &[path],
         };
+        if let Op::Rename { from, to } = op {
+            anyhow::ensure!(
+                hidden.may_be_renamed(from, to),
+                "the runner renamed {}, which would show what is not exported",
+                String::from_utf8_lossy(from)
+            );
+        }
         for path in paths {
             let shown = String::from_utf8_lossy(path);
-            let hidden = is_secret(path) || private.iter().any(|dir| is_within(path, dir));
-            anyhow::ensure!(!hidden, "the runner changed {shown}, which is not exported");
+            let own_or_secret = hidden.hides(path);
+            anyhow::ensure!(!own_or_secret, "the runner changed {shown}, which is not exported");
             let system = SYSTEM_DIRS.iter().any(|dir| is_within(path, dir));
             anyhow::ensure!(
                 spec.whole_tree || !system || matches!(op, Op::Dir { replaces: false, .. }),
@@ -69,6 +72,7 @@ fn meta(op: &Op) -> Option<&Meta> {
 mod tests {
     use super::*;
     use packetfs::change::Placing;
+    use packetfs::export::Own;
     use worknode::id::{SessionId, WalkId};
     use worknode::spec::Credentials;
 
@@ -111,18 +115,28 @@ mod tests {
 
     #[test]
     fn only_what_the_walk_could_do() {
-        let private = [b"/var/lib/oswalk".to_vec(), b"/run/oswalk-1-2".to_vec()];
-        let vet = |set: &ChangeSet, spec: &WalkSpec| changes(set, spec, &private).is_ok();
+        let paths = vec![b"/srv/state".to_vec(), b"/run/oswalk-1-2".to_vec()];
+        let hidden = Hidden::new(Own { paths, words: Vec::new() });
+        let vet = |set: &ChangeSet, spec: &WalkSpec| changes(set, spec, &hidden).is_ok();
         assert!(vet(&file("/home/u/a.o", 1000), &spec(1000, false)));
         for bad in [
             "/home/u/.ssh/authorized_keys",
             "/usr/bin/gcc",
-            "/var/lib/oswalk/secret",
+            "/srv/state/secret",
             "/run/oswalk-1-2/0123456789abcdef",
         ] {
             assert!(!vet(&file(bad, 1000), &spec(1000, false)), "{bad}");
         }
         assert!(!vet(&file("/home/u/a.o", 0), &spec(1000, false)));
         assert!(vet(&file("/usr/local/bin/x", 0), &spec(0, true)));
+        let rename = |from: &str, to: &str| {
+            let (from, to) = (from.parse().expect("sound"), to.parse().expect("sound"));
+            ChangeSet { ops: vec![Op::Rename { from, to }], ..ChangeSet::default() }
+        };
+        for (from, to) in [("/home/u/.docker", "/home/u/d"), ("/srv", "/s"), ("/home/u/.ssh", "/x")]
+        {
+            assert!(!vet(&rename(from, to), &spec(0, true)), "{from}");
+        }
+        assert!(vet(&rename("/home/u/a", "/home/u/b"), &spec(0, true)));
     }
 }

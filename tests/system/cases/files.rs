@@ -304,6 +304,7 @@ python3 acl.py 'os.setxattr("a", "system.posix_acl_access", user(1234, 4, 4)); o
         Case::with(&["--walk", "cat"], "a file of one size and time changes", "for i in 1 2 3 4 5 6 7 8; do echo $i >f; touch -d @1000000000 f; cat f; done").walks(&["cat"]),
         Case::each("a hidden file", "perl -e 'open F, q(<), q(.netrc) or exit 9; print <F>'; echo $?; wc -c <.netrc").setup("echo secret >.netrc").stays(&[("perl", "not-exported")]).alone(),
         Case::each("a hidden file that another walk asks for", "perl -e '$|=1; $SIG{TERM}=sub{exit 4}; print qq(up\n); sleep 20' >out & p=$!; until [ -s out ]; do sleep 0.05; done; perl -e 'open F, q(<), q(.netrc) or exit 9; print <F>'; kill -TERM $p; wait $p; echo $?").setup("echo secret >.netrc").stays(&[("perl", "not-exported")]).on("n1").alone(),
+        Case::each("other names of hidden files", "cat a; cat b; cat <c; wc -c a").setup("mkdir .ssh; echo secret >.netrc; echo key >.ssh/x; ln .netrc a; ln .ssh/x b; echo c >c").stays(&[("cat", "not-exported")]).walks(&["cat", "wc"]).alone(),
         Case::each("a hidden directory", "cat .ssh/config; echo $?; ls .ssh; ls -A; stat -c %F .ssh; find . -type f; tar cf t.tar .ssh; tar tf t.tar; rm t.tar").setup("mkdir .ssh; echo secret >.ssh/config").stays(&[("cat", "not-exported"), ("ls", "not-exported"), ("find", "not-exported"), ("tar", "not-exported")]).walks(&["ls", "stat", "tar"]).alone(),
         Case::each("on one node", "show a; cat /etc/hostname >f; cat f").on("n2"),
     ]);
