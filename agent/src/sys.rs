@@ -13,6 +13,7 @@ mod program;
 mod readers;
 mod root;
 mod sandbox;
+mod standing;
 pub(crate) mod tcp;
 pub(crate) mod terminal;
 pub(crate) mod view;

@@ -8,6 +8,8 @@ use crate::run::{Run, seconds};
 pub(crate) const ALL: &[Test] = &[
     ("sandboxes::nothing_of_a_walk_is_left_to_the_next", nothing_is_left),
     ("sandboxes::nothing_inherited_is_open", nothing_inherited),
+    ("sandboxes::they_begin_as_new", as_new),
+    ("sandboxes::they_serve_again", serve_again),
     ("sandboxes::what_reaches_beyond_them_is_refused", reach_beyond),
 ];
 
@@ -95,4 +97,52 @@ fn reach_beyond(lab: &Lab) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whatever root changes of a sandbox is not to be seen by a later walk, nor by others on the node.
+fn as_new(lab: &Lab) -> Result<(), String> {
+    const WALKS: usize = 10;
+    let (up, _shared) = lab.shared()?;
+    let dir = up.fresh("as-new")?;
+    let report = dir.join("report.json");
+    let mut command = up.exec(&report);
+    let each = "for i in $(seq \"$1\"); do leave; done";
+    command.args(["--on", "n2", "--walk", "leave", "--no-fallback", "--", "sh", "-c", each, "sh"]);
+    command.arg(WALKS.to_string()).current_dir(&dir);
+    let run = Run::of(command, seconds(60))?;
+    let said = run.out();
+    let lines: Vec<_> = said.lines().collect();
+    let walks = Report::read(&report)?.walks.len();
+    if !run.succeeded() || (walks, lines.len()) != (WALKS, WALKS) {
+        return Err(format!("{walks} walked: {run}"));
+    }
+    match lines.iter().find(|&line| line != &lines[0]) {
+        Some(other) => Err(format!("one found {other:?}, the first {:?}", lines[0])),
+        None => Ok(()),
+    }
+}
+
+/// What makes sure that a sandbox is as new does not keep an honest one from serving again.
+fn serve_again(lab: &Lab) -> Result<(), String> {
+    const WALKS: usize = 40;
+    // Prints when its first process began, which no two sandboxes have in common.
+    const BEGAN: &str = "open F, '/proc/1/stat'; print ((split ' ', <F>)[21], qq(\\n)); open G, '>/dev/shm/x'; unlink '/dev/shm/x'";
+    let (up, _shared) = lab.shared()?;
+    let dir = up.fresh("again")?;
+    let mut command = up.exec(&dir.join("report.json"));
+    let each = "for i in $(seq \"$1\"); do perl -e \"$2\"; done";
+    command.args(["--on", "n3", "--walk", "perl", "--no-fallback", "--", "sh", "-c", each, "sh"]);
+    command.args([&WALKS.to_string(), BEGAN]).current_dir(&dir);
+    let run = Run::of(command, seconds(60))?;
+    let said = run.out();
+    let mut sandboxes: Vec<_> = said.lines().collect();
+    let walks = sandboxes.len();
+    sandboxes.sort_unstable();
+    sandboxes.dedup();
+    // Other tests use the node, too, and may have it make some.
+    if run.succeeded() && walks == WALKS && sandboxes.len() <= WALKS / 2 {
+        Ok(())
+    } else {
+        Err(format!("{walks} walks in {} sandboxes: {run}", sandboxes.len()))
+    }
 }

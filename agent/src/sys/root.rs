@@ -26,9 +26,25 @@ const NONE: Option<&str> = None;
 /// Directories that a compile step reads and never changes.
 const SYSTEM_DIRS: [&str; 9] =
     ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt"];
-/// What root could change of the whole machine through `/proc`: the kernel checks there who owns a
-/// file, not what its capabilities are.
-const PROTECTED: [&str; 7] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi"];
+/// Files of `/proc` that tell of the machine what a walk needs not know, its keys and its memory; empty for
+/// a walk.
+const HIDDEN: [&str; 15] = [
+    "iomem",
+    "ioports",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "pagetypeinfo",
+    "sched_debug",
+    "slabinfo",
+    "timer_list",
+    "vmallocinfo",
+];
 const READ_ONLY: MsFlags = MsFlags::MS_REMOUNT.union(MsFlags::MS_BIND).union(MsFlags::MS_RDONLY);
 const BIND: MsFlags = MsFlags::MS_BIND.union(MsFlags::MS_REC);
 const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
@@ -40,6 +56,12 @@ const UPPER: &str = "/layers/upper";
 const QUEUES: &str = "/queues";
 const SHM: &str = "/dev/shm";
 const SHM_MODE: u32 = 0o1777;
+/// As the kernel makes the root of `/proc` …
+const PROC_MODE: u32 = 0o555;
+/// … that of a file system of terminals …
+const TERMINALS_MODE: u32 = 0o755;
+/// … and as that is told to make its `ptmx`.
+const TERMINAL_MAKER_MODE: u32 = 0o666;
 
 /// The root that walks have in common.
 pub(super) struct Root {
@@ -67,14 +89,14 @@ impl Root {
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
             .map_err(at("make the mounts private"))?;
         mount_memory(scratch, "mode=0755")?;
-        for dir in ["root", "lower", "layers", "queues", "proc", "dev"] {
+        for dir in ["root", "lower", "layers", "queues", "proc", "still", "dev"] {
             make_dir(&scratch.join(dir))?;
         }
         mount_queues(&scratch.join("queues"))?;
         let shm = format!("size={},mode={SHM_MODE:o}", plan.upper_bytes_max);
         mount(Some(path(&plan.lower)), &scratch.join("lower"), NONE, MsFlags::MS_BIND, NONE)
             .map_err(at("bind the origin's tree"))?;
-        let last_pid = prepare_proc(&scratch.join("proc"))?;
+        let last_pid = prepare_proc(scratch, path(&plan.dev))?;
         prepare_dev(path(&plan.dev), &scratch.join("dev"), &shm)?;
         std::env::set_current_dir(scratch).map_err(at("enter the first root"))?;
         nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
@@ -131,6 +153,18 @@ impl Root {
         Ok(before)
     }
 
+    /// Tells whether what is kept for the next walk, and cannot be made anew, is as it was made: to
+    /// be asked when the walk's own is taken away.
+    pub(super) fn is_as_new() -> bool {
+        let is = |name: &str, mode| {
+            let metadata = std::fs::metadata(name);
+            metadata.is_ok_and(|is| (is.mode() & 0o7777, is.uid(), is.gid()) == (mode, 0, 0))
+        };
+        is("/proc", PROC_MODE)
+            && is("/dev/pts", TERMINALS_MODE)
+            && is("/dev/pts/ptmx", TERMINAL_MAKER_MODE)
+    }
+
     /// Takes away all that was one walk's own. None of its processes is left.
     pub(super) fn take_away(&self, layers: Layers) -> Result<(), Failure> {
         nix::unistd::fchdir(&layers.top).map_err(at("enter the overlay"))?;
@@ -144,6 +178,7 @@ impl Root {
         umount2(LAYERS, MntFlags::MNT_DETACH).map_err(at("detach the layers"))?;
         let shm = std::fs::metadata(SHM).map_err(at("look at /dev/shm"))?;
         let is_fresh = (shm.mode() & 0o7777, shm.uid(), shm.gid()) == (SHM_MODE, 0, 0)
+            && has_no_attributes(SHM)
             && std::fs::read_dir(SHM).is_ok_and(|mut entries| entries.next().is_none());
         if !is_fresh {
             umount2(SHM, MntFlags::MNT_DETACH).map_err(at("detach /dev/shm"))?;
@@ -158,6 +193,12 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// Tells whether a file has no extended attributes and no access control list.
+fn has_no_attributes(name: &str) -> bool {
+    let names = File::open(name).and_then(|file| packetfs::xattr::list(&file.into()));
+    names.is_ok_and(|names| names.is_empty())
 }
 
 fn mount_memory(on: &Path, options: &str) -> Result<(), Failure> {
@@ -190,19 +231,32 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
     made.map_err(at(format!("make {}", dir.display())))
 }
 
-fn prepare_proc(proc: &Path) -> Result<Option<File>, Failure> {
-    mount(Some("proc"), proc, Some("proc"), NO_DEVICES | MsFlags::MS_NOEXEC, NONE)
+/// Mounts a `/proc` in which only the directories of processes can be written, and of these not that of
+/// this one. All else there is the machine's, and root could change it: the kernel checks who owns a file,
+/// not what capabilities he has, and its mode and owner, too, are those that others see.
+fn prepare_proc(scratch: &Path, devices: &Path) -> Result<Option<File>, Failure> {
+    let (proc, still) = (scratch.join("proc"), scratch.join("still"));
+    mount(Some("proc"), &proc, Some("proc"), NO_DEVICES | MsFlags::MS_NOEXEC, NONE)
         .map_err(at("mount /proc"))?;
     let last_pid = File::options().write(true).open(proc.join("sys/kernel/ns_last_pid")).ok();
-    for name in PROTECTED {
-        let path = proc.join(name);
-        if !path.exists() {
+    // What is bound from there is read-only as well.
+    mount(Some(&proc), &still, NONE, MsFlags::MS_BIND, NONE).map_err(at("bind /proc"))?;
+    let flags = READ_ONLY | NO_DEVICES | MsFlags::MS_NOEXEC;
+    mount(NONE, &still, NONE, flags, NONE).map_err(at("make /proc read-only"))?;
+    for entry in std::fs::read_dir(&still).map_err(at("list /proc"))? {
+        let entry = entry.map_err(at("list /proc"))?;
+        let name = entry.file_name();
+        let is_process = name.as_bytes()[0].is_ascii_digit() && name != "1";
+        let is_link = entry.file_type().map_err(at("list /proc"))?.is_symlink();
+        if is_process || is_link {
             continue;
         }
-        let failed = || at(format!("protect {}", path.display()));
-        mount(Some(&path), &path, NONE, MsFlags::MS_BIND, NONE).map_err(failed())?;
-        mount(NONE, &path, NONE, READ_ONLY, NONE).map_err(failed())?;
+        let is_hidden = HIDDEN.iter().any(|&hidden| name == hidden);
+        let from = if is_hidden { devices.join("null") } else { entry.path() };
+        mount(Some(&from), &proc.join(&name), NONE, MsFlags::MS_BIND, NONE)
+            .map_err(at(format!("protect /proc/{}", name.display())))?;
     }
+    umount2(&still, MntFlags::MNT_DETACH).map_err(at("detach the other /proc"))?;
     Ok(last_pid)
 }
 

@@ -23,6 +23,7 @@ use super::launcher::{Event, Launch, Order, Plan, tell};
 use super::process::Stack;
 use super::program::{self, Open, Started};
 use super::root::{Layers, Root};
+use super::standing::Standing;
 use super::{fds, process, readers, terminal};
 
 /// The first look whether a terminal is being read comes after so long; each pause is twice the one
@@ -71,6 +72,7 @@ fn serve(plan: &Plan, filter: &Filter, control: &UnixStream) -> Result<(), Failu
     process::join_new_keyring().map_err(at("make a keyring"))?;
     let root = Root::prepare(plan)?;
     let pids = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
+    let standing = Standing::now().map_err(at("look at its standing"))?;
     let stack = Stack::new().map_err(at("make a stack"))?;
     process::populate();
     let mut sandbox = Sandbox { control, signals, root, pids, stack, filter };
@@ -86,6 +88,11 @@ fn serve(plan: &Plan, filter: &Filter, control: &UnixStream) -> Result<(), Failu
             return Ok(());
         }
         sandbox.root.take_away(layers)?;
+        let stands = Standing::now().is_ok_and(|now| now == standing);
+        if !stands || !Root::is_as_new() {
+            // The agent makes another.
+            return Ok(());
+        }
     }
 }
 
