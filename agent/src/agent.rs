@@ -32,9 +32,10 @@ use crate::mirrors::Mirror;
 use crate::pages::PagesDir;
 use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
+use crate::state::State;
 use crate::sys::launcher::{Launcher, Plan};
 use crate::vital::Vital;
-use crate::{callers, door, lock, runner};
+use crate::{callers, door, runner};
 
 /// A link is called, or greeted, within this time or not at all.
 pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -92,20 +93,18 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     unsafe { crate::sys::fds::keep_only(&[]) }
         .context("failed to close inherited descriptors: oswalkd needs Linux 5.10 or newer")?;
     raise_descriptors();
-    let state = prepare_state(&config.state)?;
-    let _lock = lock::State::take(&state)?;
+    let state = State::take(&config.state)?;
     // Mounts of this agent are nobody else's, and end with it however it ends.
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
         "failed to make a mount namespace: oswalkd needs root (or CAP_SYS_ADMIN) on this machine",
     )?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .context("failed to make the mounts private")?;
-    let dirs =
-        Dirs { lower: state.join("lower"), scratch: state.join("scratch"), dev: state.join("dev") };
-    for dir in [&dirs.lower, &dirs.scratch, &dirs.dev] {
-        std::fs::create_dir_all(dir)
-            .with_context(|| format!("failed to make {}", dir.display()))?;
-    }
+    let dirs = Dirs {
+        lower: state.make_dir("lower")?,
+        scratch: state.make_dir("scratch")?,
+        dev: state.make_dir("dev")?,
+    };
     crate::devices::prepare(&dirs.dev)?;
     check_fuse()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
@@ -116,7 +115,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(config, &state, dirs, launcher))
+    runtime.block_on(serve(config, state.dir(), dirs, launcher))
 }
 
 async fn serve(
@@ -515,15 +514,6 @@ fn raise_descriptors() {
     }
 }
 
-fn prepare_state(dir: &Path) -> anyhow::Result<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    let failed = || format!("failed to prepare the state directory {}", dir.display());
-    std::fs::create_dir_all(dir).with_context(failed)?;
-    // Pages lie below it and belong to their users: others may pass, not look.
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711)).with_context(failed)?;
-    std::fs::canonicalize(dir).with_context(failed)
-}
-
 /// Until agents have identities of their own, a link is as safe as the network it crosses.
 fn check_listen(config: &Config) -> anyhow::Result<()> {
     use std::net::IpAddr;
@@ -566,7 +556,8 @@ const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// Reads the secret; makes one if nobody has named a file and there is none.
 fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Secret> {
-    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    use std::io::Read;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     if is_own && !path.exists() {
         let mut fresh = [0; 32];
         crate::random::fill(&mut fresh);
@@ -575,18 +566,29 @@ fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Secret> {
         std::io::Write::write_all(&mut file?, text.as_bytes())?;
     }
     let failed = || format!("failed to read the secret {}", path.display());
-    let meta = std::fs::metadata(path).with_context(failed)?;
+    let mut options = std::fs::File::options();
+    // A fifo would keep the agent waiting.
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).with_context(failed)?;
+    let meta = file.metadata().with_context(failed)?;
     anyhow::ensure!(
         meta.is_file() && meta.len() <= SECRET_BYTES_MAX,
         "the secret {} is no regular file of at most {SECRET_BYTES_MAX} bytes",
         path.display()
     );
-    let text = std::fs::read(path).with_context(failed)?;
     anyhow::ensure!(
-        meta.permissions().mode() & 0o077 == 0,
+        meta.mode() & 0o077 == 0,
         "the secret {} can be read by others: `chmod 600` it",
         path.display()
     );
+    anyhow::ensure!(
+        meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw(),
+        "the secret {} belongs to user {}, who may change it: `chown root` it",
+        path.display(),
+        meta.uid()
+    );
+    let mut text = Vec::new();
+    file.take(SECRET_BYTES_MAX).read_to_end(&mut text).with_context(failed)?;
     let length = text.trim_ascii().len();
     anyhow::ensure!(
         length >= SECRET_BYTES_MIN,

@@ -14,7 +14,6 @@ mod devices;
 mod door;
 mod exporter;
 mod link;
-mod lock;
 mod log;
 mod mirrors;
 mod origin;
@@ -22,6 +21,7 @@ mod pages;
 mod random;
 mod runner;
 mod session;
+mod state;
 mod sys;
 mod vital;
 

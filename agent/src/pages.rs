@@ -22,9 +22,11 @@ impl PagesDir {
     pub(crate) fn make(state: &Path) -> io::Result<Self> {
         let meta = std::fs::metadata(state)?;
         let name = format!("oswalk-{:x}-{:x}", meta.dev(), meta.ino());
-        let mut in_memory = memory_dirs().into_iter().filter(|dir| is_memory(dir));
+        // Nobody else gets into the state directory: better no memory than not there.
+        let (in_memory, others): (Vec<_>, Vec<_>) =
+            shared_dirs().into_iter().partition(|dir| is_memory(dir));
         // Others may write there, too: what is theirs is not taken.
-        let made = in_memory.find_map(|dir| make(dir.join(&name)).ok());
+        let made = in_memory.iter().chain(&others).find_map(|dir| make(dir.join(&name)).ok());
         made.map_or_else(|| make(state.join("sessions")), Ok).map(Self)
     }
 
@@ -40,7 +42,7 @@ impl Drop for PagesDir {
 }
 
 /// Directories in which those find their pages whom this agent serves: root's all users, others' themselves.
-fn memory_dirs() -> Vec<PathBuf> {
+fn shared_dirs() -> Vec<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         vec!["/run".into(), "/dev/shm".into()]
     } else {

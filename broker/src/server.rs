@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -23,6 +24,7 @@ use crate::wire::{Address, Wire};
 const READY_MAX: Duration = Duration::from_secs(10);
 const READY_POLL: Duration = Duration::from_millis(10);
 /// Waits before a new start double from the first to the second.
+const LOG_MODE: u32 = 0o600;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A server that lived so long was well: the next start is immediate again.
@@ -149,7 +151,9 @@ struct Plan {
 
 impl Plan {
     fn spawn(&self) -> io::Result<Child> {
-        let log = File::create(log_path(&self.dir))?;
+        let mut options = File::options();
+        let log = options.write(true).create(true).truncate(true).mode(LOG_MODE);
+        let log = log.custom_flags(OFlag::O_NOFOLLOW.bits()).open(log_path(&self.dir))?;
         let mut command = Command::new(&self.binary);
         command
             .current_dir(&self.dir)

@@ -5,6 +5,7 @@ mod index;
 mod pack;
 
 use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -59,17 +60,17 @@ struct Inner {
     clock: u64,
 }
 
+/// Nobody but the agent reads packets from disk.
+const DIR_MODE: u32 = 0o700;
+
 impl Store {
     /// Opens the store in `dir`, making it if need be, with at most `bytes_max` of packs.
     ///
     /// # Errors
     /// The directory cannot be used.
     pub fn open(dir: &Path, bytes_max: u64) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(dir).map_err(|source| StoreError::Io {
-            action: "create",
-            path: dir.to_owned(),
-            source,
-        })?;
+        let make = std::fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir);
+        make.map_err(|source| StoreError::Io { action: "create", path: dir.to_owned(), source })?;
         let (index, fresh) = Index::open(&dir.join("index.redb"))?;
         let mut inner = Inner {
             dir: dir.to_owned(),

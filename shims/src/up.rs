@@ -11,6 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use nix::fcntl::OFlag;
 use worknode::id::NodeId;
 use worknode::request::{STORE_BYTES_MIN, Status, UPPER_BYTES_MIN};
 
@@ -21,6 +22,8 @@ use crate::{process, say};
 
 /// An agent that is not up by then has a problem that its log tells.
 const UP_MAX: Duration = Duration::from_secs(10);
+/// It names programs, directories and nodes.
+const LOG_MODE: u32 = 0o600;
 const POLL: Duration = Duration::from_millis(20);
 /// An agent that ended at once has not said more.
 const LOG_BYTES_MAX: u64 = 64 * 1024;
@@ -160,10 +163,7 @@ impl Options {
 
 fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode, Failure> {
     let log_path = places.log();
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
-    // One of an earlier version may be open to others.
-    let log =
-        log.and_then(|log| log.set_permissions(PermissionsExt::from_mode(0o600)).map(|()| log));
+    let log = open_log(&log_path);
     let log = log.and_then(|log| Ok((log.metadata()?.len(), log.try_clone()?, log)));
     let (written_before, out, err) = log.map_err(|error| {
         Failure::new(format!("failed to open the log {}: {error}", log_path.display()))
@@ -190,6 +190,16 @@ fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode
     let seconds = UP_MAX.as_secs();
     Err(Failure::new(format!("the agent does not answer within {seconds} s"))
         .hint(format!("its log is {}; 'oswalk doctor' checks this machine", log_path.display())))
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let log =
+        options.create(true).append(true).mode(LOG_MODE).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let log = log.open(path)?;
+    // One of an earlier version.
+    log.set_permissions(PermissionsExt::from_mode(LOG_MODE))?;
+    Ok(log)
 }
 
 fn status(places: &Places) -> Option<Status> {

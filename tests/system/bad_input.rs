@@ -71,6 +71,7 @@ pub(crate) const ALL: &[Test] = &[
     ("bad_input::listen_without_a_port_is_another_agent", listen_without_a_port),
     ("bad_input::a_hung_agent_is_named", a_hung_agent_is_named),
     ("bad_input::state_is_a_file", state_is_a_file),
+    ("bad_input::forged_journal", forged_journal),
     ("bad_input::version_mismatch", version_mismatch),
     ("bad_input::noise_at_the_door", noise_at_the_door),
     ("bad_input::stub_without_a_session", stub_without_a_session),
@@ -256,6 +257,20 @@ fn a_hung_agent_is_named(lab: &Lab) -> Result<(), String> {
 fn state_is_a_file(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     expect(&Run::of(up_on(up, Path::new("/etc/hostname"), &[]), LIMIT)?, 125, &["/etc/hostname"])
+}
+
+/// A commit in a journal that others may write is not finished: the agent does not even start.
+fn forged_journal(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let state = up.fresh("forged-journal")?;
+    let journal = state.join("journal");
+    let failed = |error: std::io::Error| format!("{}: {error}", journal.display());
+    fs::create_dir_all(&state).map_err(failed)?;
+    fs::write(&journal, "forged").map_err(failed)?;
+    fs::set_permissions(&journal, fs::Permissions::from_mode(0o666)).map_err(failed)?;
+    let run = Run::of(up_on(up, &state, &[]), LIMIT);
+    down(up, &state);
+    expect(&run?, 125, &[&journal.to_string_lossy(), "others may write", "remove it"])
 }
 
 fn second_agent(lab: &Lab) -> Result<(), String> {

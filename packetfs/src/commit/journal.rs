@@ -2,14 +2,15 @@
 //!
 //! `u64 record bytes, digest[32], u64 cleared, record, bodies`: 1 once all is taken aside that has to be.
 //! The digest is the record's; the packets' bodies, which follow it, have their names to be checked
-//! against. The head is written last and zeroed when the commit is done. A process that is killed
-//! between two writes leaves a head that does not fit its record, or none: then nothing was begun. (The
+//! against. The head is written last. A process that is killed
+//! between two writes leaves a head that does not fit its record, or none: then nothing was begun. The
+//! file is emptied after each commit, whose files may be for their owner only. (The
 //! page cache survives the process; a power cut is no worse than one in the middle of the user's own
 //! program.)
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::apply::Begun;
@@ -20,8 +21,9 @@ use crate::tree::Time;
 
 const HEAD_BYTES: usize = 48;
 const CLEARED_AT: u64 = 40;
-/// A journal larger than this is cut back after its commit.
-const KEPT_BYTES: u64 = 4 * 1024 * 1024;
+/// What is in it is applied with the agent's rights: nobody else may write, or read, it.
+const MODE: u32 = 0o600;
+const OTHERS: u32 = 0o022;
 /// Small bodies are written together.
 const WRITE_BYTES: usize = 32 * 1024;
 
@@ -36,8 +38,12 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = File::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = options.mode(MODE).custom_flags(flags).open(path)?;
+        check(&file)?;
+        file.set_permissions(Permissions::from_mode(MODE))?;
         Ok(Self { path: path.to_owned(), file })
     }
 
@@ -66,11 +72,7 @@ impl Journal {
     }
 
     pub(super) fn strike(&self) -> io::Result<()> {
-        self.file.write_all_at(&[0; HEAD_BYTES], 0)?;
-        if self.file.metadata()?.len() > KEPT_BYTES {
-            self.file.set_len(HEAD_BYTES as u64)?;
-        }
-        Ok(())
+        self.file.set_len(0)
     }
 
     /// Notes that everything is taken aside.
@@ -118,6 +120,23 @@ impl Journal {
             packets.push((packet, Packed { compressed, body }));
         }
         Ok(Some(Commit { owner, changes, packets, last_wins, began }))
+    }
+}
+
+/// Refuses a journal that somebody else may have written.
+fn check(file: &File) -> io::Result<()> {
+    let (metadata, own) = (file.metadata()?, nix::unistd::geteuid().as_raw());
+    let refused = |why: String| {
+        let remedy = "what is in it is not trusted: remove it, and an empty one is made";
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{why}; {remedy}")))
+    };
+    match (metadata.uid(), metadata.mode() & 0o7777) {
+        _ if !metadata.is_file() => refused("it is no regular file".into()),
+        (uid, _) if uid != own => refused(format!("it belongs to user {uid}")),
+        (_, mode) if mode & OTHERS != 0 => {
+            refused(format!("others may write it (mode {mode:04o})"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -345,3 +345,40 @@ fn times_count_from_the_beginning_of_the_walk() {
     let after = Time::of(std::time::SystemTime::now());
     assert!((before..=after).contains(&mtime("ahead/f")), "nothing is written in the future");
 }
+
+#[test]
+fn a_journal_that_others_could_have_written_is_refused() {
+    let mut ground = Ground::new();
+    ground.write("file", b"content", false);
+    Journal::open(&ground.journal()).expect("writable").write(&ground.commit).expect("writable");
+    let mode = |mode| std::fs::set_permissions(ground.journal(), PermissionsExt::from_mode(mode));
+    for bad in [0o666, 0o620, 0o602] {
+        mode(bad).expect("ours");
+        let refused = Committer::open(&ground.journal()).expect_err("it is refused");
+        let said = std::error::Error::source(&refused).expect("a cause").to_string();
+        assert!(said.contains("others may write it") && said.contains("remove it"), "{said}");
+        assert!(!ground.file("file").exists(), "nothing of it is applied");
+    }
+    mode(0o600).expect("ours");
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(ground.journal(), Some(65534), None).expect("root may");
+        Committer::open(&ground.journal()).expect_err("it is refused");
+        std::os::unix::fs::chown(ground.journal(), Some(0), None).expect("root may");
+    }
+    let elsewhere = ground.dir.path().join("elsewhere");
+    std::fs::rename(ground.journal(), &elsewhere).expect("movable");
+    symlink(&elsewhere, ground.journal()).expect("writable");
+    Committer::open(&ground.journal()).expect_err("it is refused");
+    assert!(!ground.file("file").exists(), "nothing of it is applied");
+}
+
+#[test]
+fn nothing_of_a_commit_stays_in_the_journal() {
+    let mut ground = Ground::new();
+    ground.write("private", b"for their owner only", false);
+    ground.apply().expect("applicable");
+    let journal = std::fs::metadata(ground.journal()).expect("there");
+    assert_eq!((journal.len(), journal.permissions().mode() & 0o7777), (0, 0o600));
+    ground.apply_once_more();
+    assert_eq!(std::fs::metadata(ground.journal()).expect("there").len(), 0);
+}

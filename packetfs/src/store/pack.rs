@@ -4,7 +4,7 @@
 //! is read from its start without an index; a torn record ends it.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -12,6 +12,8 @@ use super::index::Place;
 use crate::packet::{Digest, PACKET_BYTES_MAX, Packed, PacketRef};
 
 const RECORD_HEAD_BYTES: u64 = 40;
+/// What is in it may be for its owner only, at its origin.
+const MODE: u32 = 0o600;
 const COMPRESSED: u32 = 1 << 31;
 
 /// An open pack.
@@ -43,8 +45,9 @@ impl Pack {
     pub(super) fn open(dir: &Path, number: u32) -> Result<Self, StoreError> {
         let path = dir.join(format!("{number}.pack"));
         let open = || -> std::io::Result<(File, u64)> {
-            let file =
-                File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+            let mut options = File::options();
+            let options = options.read(true).write(true).create(true).truncate(false);
+            let file = options.mode(MODE).custom_flags(libc::O_NOFOLLOW).open(&path)?;
             let bytes = file.metadata()?.len();
             Ok((file, bytes))
         };

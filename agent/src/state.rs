@@ -1,0 +1,247 @@
+//! The state directory: one agent's, and nobody else's. It is 0700, and what lies in it is trusted
+//! by an agent that acts as root; so what others could have put or changed there is refused at the
+//! start, by name and with a remedy.
+
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use nix::dir::Dir;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat};
+use nix::unistd::geteuid;
+
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+/// Group and others may write.
+const WRITABLE: u32 = 0o022;
+const WRITABLE_BY_ALL: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+/// What lies in it is looked at so deep: `redis/appendonlydir/FILE` is the deepest.
+const DEPTH_MAX: usize = 4;
+/// Policy pages belong to the users of their sessions. An old directory of them is removed unread.
+const PAGES: &[u8] = b"sessions";
+
+/// The state directory, and the lock on it, which ends with the process.
+#[derive(Debug)]
+pub(crate) struct State {
+    dir: PathBuf,
+    /// Locked as long as it is open.
+    _pid: Flock<File>,
+}
+
+impl State {
+    /// Takes the state directory for this process, making it if need be.
+    ///
+    /// # Errors
+    /// Another agent has it, or others could have changed what is in it.
+    pub(crate) fn take(dir: &Path) -> anyhow::Result<Self> {
+        let failed = || format!("failed to prepare the state directory {}", dir.display());
+        DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir).with_context(failed)?;
+        let dir = std::fs::canonicalize(dir).with_context(failed)?;
+        dir.ancestors().skip(1).try_for_each(check_above)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = nix::fcntl::open(&dir, flags, Mode::empty()).with_context(failed)?;
+        check(&dir, &fstat(&fd).with_context(failed)?)?;
+        fchmod(&fd, Mode::from_bits_truncate(DIR_MODE)).with_context(failed)?;
+        let pid = take_pid(&fd, &dir)?;
+        check_below(&fd, &dir, DEPTH_MAX)?;
+        Ok(Self { dir, _pid: pid })
+    }
+
+    /// Returns its path, without symbolic links.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes a directory in it, unless it is there.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub(crate) fn make_dir(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let dir = self.dir.join(name);
+        let made = DirBuilder::new().recursive(true).mode(DIR_MODE).create(&dir);
+        made.with_context(|| format!("failed to make {}", dir.display()))?;
+        Ok(dir)
+    }
+}
+
+/// Locks the file that holds the agent's pid.
+fn take_pid(state: &OwnedFd, dir: &Path) -> anyhow::Result<Flock<File>> {
+    let path = dir.join("pid");
+    let failed = || format!("failed to open {}", path.display());
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mode = Mode::from_bits_truncate(FILE_MODE);
+    let file = openat(state, "pid", flags | OFlag::O_CLOEXEC, mode).with_context(failed)?;
+    check(&path, &fstat(&file).with_context(failed)?)?;
+    fchmod(&file, mode).with_context(failed)?;
+    match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            file.set_len(0).with_context(failed)?;
+            writeln!(file, "{}", std::process::id()).with_context(failed)?;
+            Ok(file)
+        }
+        Err(_) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default();
+            anyhow::bail!(
+                "an agent (pid {}) already uses {}: end it with `oswalk down`, or give this \
+                 one another --state directory",
+                pid.trim(),
+                dir.display()
+            )
+        }
+    }
+}
+
+/// Refuses a directory above in which others may put another one in its place.
+fn check_above(dir: &Path) -> anyhow::Result<()> {
+    let stat = nix::sys::stat::stat(dir)
+        .with_context(|| format!("failed to look at {}", dir.display()))?;
+    let remedy = "choose a --state directory below directories of root's, such as /var/lib/oswalk";
+    anyhow::ensure!(
+        stat.st_uid == 0 || stat.st_uid == geteuid().as_raw(),
+        "{} is above the state directory and belongs to user {}: {remedy}",
+        dir.display(),
+        stat.st_uid
+    );
+    anyhow::ensure!(
+        stat.st_mode & WRITABLE_BY_ALL == 0 || stat.st_mode & STICKY != 0,
+        "{} is above the state directory and everybody may write in it: {remedy}",
+        dir.display()
+    );
+    Ok(())
+}
+
+/// Refuses what others could have put into a directory of the agent's, or changed there.
+fn check_below(dir: &OwnedFd, path: &Path, depth: usize) -> anyhow::Result<()> {
+    let failed = || format!("failed to look into {}", path.display());
+    let mut entries = Dir::from_fd(dir.try_clone().with_context(failed)?).with_context(failed)?;
+    for entry in entries.iter() {
+        let entry = entry.with_context(failed)?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if matches!(name.as_bytes(), b"." | b".." | PAGES) {
+            continue;
+        }
+        let path = path.join(name);
+        let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(nix::errno::Errno::ENOENT) => continue,
+            stat => stat.with_context(|| format!("failed to look at {}", path.display()))?,
+        };
+        check(&path, &stat)?;
+        if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+            anyhow::ensure!(
+                depth > 0,
+                "{} is no directory of the agent's: remove it",
+                path.display()
+            );
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let below = openat(dir.as_fd(), name, flags, Mode::empty())
+                .with_context(|| format!("failed to open {}", path.display()))?;
+            check_below(&below, &path, depth - 1)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what is not the agent's own.
+fn check(path: &Path, stat: &FileStat) -> anyhow::Result<()> {
+    let (own, shown) = (geteuid().as_raw(), path.display());
+    anyhow::ensure!(
+        stat.st_uid == own,
+        "{shown} belongs to user {}, and the agent is user {own}: what is in it is not trusted; \
+         remove it, or give this agent another --state directory",
+        stat.st_uid
+    );
+    let kind = stat.st_mode & libc::S_IFMT;
+    anyhow::ensure!(
+        kind != libc::S_IFLNK,
+        "{shown} is a symbolic link, which is not followed: remove it"
+    );
+    // A socket's mode says who may connect.
+    anyhow::ensure!(
+        stat.st_mode & WRITABLE == 0,
+        "others may write {shown} (mode {:04o}): what is in it is not trusted; remove it, or \
+         `chmod go-w` it if nobody else has changed it",
+        stat.st_mode & 0o7777
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().expect("it is there").mode() & 0o7777
+    }
+
+    fn refusal(dir: &Path) -> String {
+        format!("{:#}", State::take(dir).expect_err("it is refused"))
+    }
+
+    #[test]
+    fn it_is_the_agents_alone() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let dir = parent.path().join("a/state");
+        let state = State::take(&dir).expect("usable");
+        assert_eq!((mode(&dir), mode(&dir.join("pid"))), (0o700, 0o600));
+        let pid = std::fs::read_to_string(dir.join("pid")).expect("readable");
+        assert_eq!(pid.trim(), std::process::id().to_string());
+        assert!(refusal(&dir).contains("already uses"));
+        drop(state);
+        // As an earlier version left them: others could only read.
+        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o711)).expect("ours");
+        std::fs::set_permissions(dir.join("pid"), PermissionsExt::from_mode(0o644)).expect("ours");
+        State::take(&dir).expect("usable");
+        assert_eq!((mode(&dir), mode(&dir.join("pid"))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn what_others_could_have_changed_is_refused() {
+        for name in ["pid", "journal", "secret", "packets/1.pack", "redis/appendonlydir/x"] {
+            for bad in [0o666, 0o620, 0o602, 0o777] {
+                let state = tempfile::tempdir().expect("a directory");
+                let file = state.path().join(name);
+                std::fs::create_dir_all(file.parent().expect("one")).expect("writable");
+                std::fs::write(&file, "").expect("writable");
+                std::fs::set_permissions(&file, PermissionsExt::from_mode(bad)).expect("ours");
+                let said = refusal(state.path());
+                assert!(said.contains(&*file.to_string_lossy()), "{said}");
+                assert!(said.contains("others may write") && said.contains("chmod go-w"), "{said}");
+            }
+        }
+        let state = tempfile::tempdir().expect("a directory");
+        symlink("/etc/passwd", state.path().join("journal")).expect("writable");
+        assert!(refusal(state.path()).contains("symbolic link"));
+    }
+
+    #[test]
+    fn what_belongs_to_others_is_refused() {
+        if !geteuid().is_root() {
+            return;
+        }
+        for name in ["journal", "packets", "pid", ""] {
+            let state = tempfile::tempdir().expect("a directory");
+            let file = state.path().join(name);
+            if !name.is_empty() {
+                std::fs::write(&file, "").expect("writable");
+            }
+            chown(&file, Some(65534), None).expect("root may");
+            assert!(refusal(state.path()).contains("belongs to user 65534"), "{name}");
+        }
+        let above = tempfile::tempdir().expect("a directory");
+        chown(above.path(), Some(65534), None).expect("root may");
+        assert!(refusal(&above.path().join("state")).contains("is above the state directory"));
+        chown(above.path(), Some(0), None).expect("root may");
+        std::fs::set_permissions(above.path(), PermissionsExt::from_mode(0o777)).expect("ours");
+        assert!(refusal(&above.path().join("state")).contains("everybody may write"));
+        std::fs::set_permissions(above.path(), PermissionsExt::from_mode(0o1777)).expect("ours");
+        State::take(&above.path().join("state")).expect("nobody else may rename it");
+    }
+}
