@@ -87,6 +87,7 @@ mod tests {
         let owner = Owner { uid: 0, gid: 0, groups: Vec::new() };
         let changes = ChangeSet { ops, linked: Vec::new() };
         Commit {
+            scope: packetfs::commit::Scope::default(),
             owner,
             changes,
             packets: Vec::new(),

@@ -270,7 +270,7 @@ impl Errand<'_> {
     /// have changed meanwhile.
     async fn commit(&self, stub: &Stub, ended: Ended, mut line: WalkLine, last: bool) -> Committed {
         let (agent, session, spec) = (self.agent, self.session, self.spec);
-        let offsets = ended.exit.exit.offsets.clone();
+        let offsets = vet::offsets(spec, &ended.exit.exit.offsets);
         match attempt::commit(agent, spec, ended.exit, last).await {
             Ok((status, overwrote)) => {
                 line.overwrote.extend(overwrote.iter().map(|path| text(path)));
@@ -278,7 +278,6 @@ impl Errand<'_> {
                     line.overwrote.iter().map(|path| overwritten(&line.argv0, path)).collect();
                 session.add_walk(line);
                 for (fd, offset) in offsets {
-                    let fd = u16::try_from(fd).unwrap_or(u16::MAX);
                     stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
                 }
                 stub.output.release();

@@ -376,10 +376,11 @@ pub(super) async fn commit(
     last_wins: bool,
 ) -> anyhow::Result<(i32, Vec<TreePath>)> {
     let who = &spec.credentials;
-    vet::changes(&ready.exit.changes, spec, &agent.private_dirs)?;
+    vet::changes(&ready.exit.changes)?;
+    let scope = vet::scope(spec, &agent.private_dirs);
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let (changes, packets, began) = (ready.exit.changes, ready.packets, ready.began);
-    let commit = Commit { owner, changes, packets, last_wins, began };
+    let commit = Commit { owner, scope, changes, packets, last_wins, began };
     let overwrote = agent.commits.apply(commit).await.context("failed to commit a walk")?;
     Ok((ready.status, overwrote))
 }
