@@ -615,7 +615,7 @@ fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Vec<u8>> {
     let mut options = std::fs::File::options();
     // A fifo would keep the agent waiting.
     let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-    let mut file = options.open(path).with_context(failed)?;
+    let file = options.open(path).with_context(failed)?;
     let metadata = file.metadata().with_context(failed)?;
     anyhow::ensure!(
         metadata.is_file() && metadata.len() <= SECRET_BYTES_MAX,
@@ -634,7 +634,7 @@ fn read_secret(path: &Path, is_own: bool) -> anyhow::Result<Vec<u8>> {
         metadata.uid()
     );
     let mut text = Vec::new();
-    file.read_to_end(&mut text).with_context(failed)?;
+    file.take(SECRET_BYTES_MAX).read_to_end(&mut text).with_context(failed)?;
     let length = text.trim_ascii().len();
     anyhow::ensure!(
         length >= SECRET_BYTES_MIN,

@@ -198,13 +198,13 @@ fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode
         .hint(format!("its log is {}; 'oswalk doctor' checks this machine", log_path.display())))
 }
 
-fn open_log(path: &Path) -> io::Result<fs::File> {
+fn open_log(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let log =
         options.create(true).append(true).mode(LOG_MODE).custom_flags(OFlag::O_NOFOLLOW.bits());
     let log = log.open(path)?;
     // One of an earlier version.
-    log.set_permissions(fs::Permissions::from_mode(LOG_MODE))?;
+    log.set_permissions(PermissionsExt::from_mode(LOG_MODE))?;
     Ok(log)
 }
 

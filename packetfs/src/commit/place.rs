@@ -54,7 +54,9 @@ impl<'a> Place<'a> {
 
 fn remove_tree(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let child = openat(dir, name, flags, Mode::empty())?;
+    // What is mounted below it is not part of it.
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+    let child = nix::fcntl::openat2(dir, name, how)?;
     for name in names_in(&child)? {
         Place { dir: child.try_clone()?, name: OsStr::from_bytes(&name) }.clear()?;
     }

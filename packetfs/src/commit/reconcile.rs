@@ -89,8 +89,8 @@ fn with_appends(
     };
     let kept = commit.packets.iter().filter(|(packet, _)| is_needed(&packet.digest)).cloned();
     let packets = kept.chain(added).collect();
-    let owner = commit.owner.clone();
-    Commit { owner, changes, packets, began: commit.began, last_wins: commit.last_wins }
+    let (owner, scope) = (commit.owner.clone(), commit.scope.clone());
+    Commit { owner, scope, changes, packets, last_wins: commit.last_wins, began: commit.began }
 }
 
 /// What a walk has added to a file, and where that goes if nothing else is added meanwhile.

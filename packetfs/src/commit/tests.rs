@@ -19,6 +19,7 @@ impl Ground {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let owner = Owner { uid, gid, groups: Vec::new() };
         let commit = Commit {
+            scope: Scope { set_id: true, ..Scope::default() },
             owner,
             changes: ChangeSet::default(),
             packets: Vec::new(),

@@ -48,6 +48,12 @@ impl Hidden {
         Self { own, ..Self::default() }
     }
 
+    /// Returns the agent's own directories and files.
+    #[must_use]
+    pub fn own_paths(&self) -> &[Bytes] {
+        &self.own.paths
+    }
+
     /// Hides what fits these patterns, too, for as long as the agent lives: runners know one tree, whoever
     /// it is shown for. Returns whether any of them is new.
     ///
@@ -138,10 +144,6 @@ impl Hidden {
 
     fn asked(&self) -> std::sync::RwLockReadGuard<'_, Vec<Pattern>> {
         self.asked.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn own_paths(&self) -> &[Bytes] {
-        &self.own.paths
     }
 
     /// Tells whether content has one of the agent's words in it.
