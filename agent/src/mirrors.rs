@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use packetfs::change::Base;
 use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
@@ -24,6 +25,11 @@ use crate::link::{Link, PACKETS_PER_ASK, QUESTIONS_AT_ONCE};
 use crate::runner::sandboxes::Sandboxes;
 use crate::sys::launcher::Launcher;
 use crate::vital::Vital;
+
+/// An origin that answers none of the questions asked of it for so long waits for a file system of its own
+/// that does not answer: what is read there fails here, and the walks are executed at the origin. A file of a
+/// hundred gigabytes takes less to be read.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// What had been noted of requests at some time.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +60,8 @@ pub(crate) struct Mirror {
     store: Shelf,
     link: RefCell<Option<Rc<Link>>>,
     next_ask: Cell<u32>,
+    /// When a question was answered, or one was asked while none waited.
+    heard: Cell<Instant>,
     asked: RefCell<HashMap<u32, Asked>>,
     /// Of these, encoded, what waits until fewer are on their way, and how many are.
     line: RefCell<VecDeque<(u32, Vec<u8>)>>,
@@ -113,6 +121,7 @@ impl Mirror {
             store,
             link: RefCell::new(Some(Rc::clone(link))),
             next_ask: Cell::new(1),
+            heard: Cell::new(Instant::now()),
             asked: RefCell::default(),
             line: RefCell::default(),
             on_their_way: Cell::new(0),
@@ -171,6 +180,11 @@ impl Mirror {
 
     /// Gives up what was made for walks that do not come.
     pub(crate) fn rest(&self) {
+        let is_late = !self.asked.borrow().is_empty() && self.heard.get().elapsed() > SILENCE_MAX;
+        if is_late {
+            tracing::error!(origin = ?self.plain.point, "no answer in {SILENCE_MAX:?}: its walks are executed there");
+            self.fail_questions();
+        }
         self.plain.sandboxes.rest();
         if let Some(lower) = self.with_xattrs.borrow().as_ref() {
             lower.sandboxes.rest();
@@ -206,6 +220,11 @@ impl Mirror {
     /// The link broke: whoever waits gets an error.
     pub(crate) fn unlink(&self) {
         self.link.replace(None);
+        self.fail_questions();
+    }
+
+    /// Whoever waits for an answer gets an error.
+    fn fail_questions(&self) {
         self.asked.borrow_mut().clear();
         self.line.borrow_mut().clear();
         self.on_their_way.set(0);
@@ -303,6 +322,7 @@ impl Mirror {
     /// Takes in the answer to a question.
     pub(crate) fn take_answer(&self, number: u32, answer: Answer) {
         let Some(asked) = self.asked.borrow_mut().remove(&number) else { return };
+        self.heard.set(Instant::now());
         self.on_their_way.set(self.on_their_way.get().saturating_sub(1));
         if let Some(link) = self.link.borrow().as_ref() {
             self.send_questions(link, &mut self.line.borrow_mut());
@@ -471,6 +491,9 @@ impl Mirror {
     fn ask(&self, ask: &Ask, asked: Asked) -> bool {
         let link = self.link.borrow();
         let Some(link) = link.as_ref() else { return false };
+        if self.asked.borrow().is_empty() {
+            self.heard.set(Instant::now());
+        }
         let number = self.next_ask.get();
         self.next_ask.set(number.wrapping_add(1));
         self.asked.borrow_mut().insert(number, asked);

@@ -99,7 +99,8 @@ fn join() -> Option<()> {
 }
 
 fn map(fd: core::ffi::c_int) -> Option<()> {
-    let file_bytes = usize::try_from(sys::fstat(fd).ok()?.size).ok().filter(|&bytes| bytes > 0)?;
+    let stat = sys::fstat(fd).ok().filter(|stat| is_own(stat, sys::effective_user()))?;
+    let file_bytes = usize::try_from(stat.size).ok().filter(|&bytes| bytes > 0)?;
     let first = sys::map(fd, 0, file_bytes, false)?;
     // SAFETY: mapped just now, with these bytes, for good.
     let page = Page::parse(unsafe { core::slice::from_raw_parts(first, file_bytes) })?;
@@ -119,6 +120,12 @@ fn map(fd: core::ffi::c_int) -> Option<()> {
     PAGE_BYTES.store(page_bytes, Ordering::Relaxed);
     PAGE.store(first, Ordering::Relaxed);
     Some(())
+}
+
+/// Tells whether nobody else can have written a page: it names a program that this process becomes.
+fn is_own(stat: &sys::Stat, user: u32) -> bool {
+    const OTHERS_WRITE: u32 = 0o022;
+    stat.uid == user && stat.mode & OTHERS_WRITE == 0
 }
 
 fn mapped() -> Option<Session> {

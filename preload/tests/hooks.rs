@@ -197,6 +197,31 @@ fn a_shut_gate() {
     assert_eq!(session.tally(), [("walker".into(), Reason::NoCluster, 1)]);
 }
 
+/// Whoever writes a page says what its readers execute.
+#[test]
+fn pages_that_others_may_write_are_not_believed() {
+    use std::os::unix::fs::PermissionsExt;
+    let session = session();
+    let page = session.page.clone();
+    let who = || {
+        let mut command = session.command(&programs().path("driver"));
+        command.args(["private", &path("walker"), "walker"]);
+        Record::of(&command.output().expect("the driver runs")).one("who=")
+    };
+    let usual = who();
+    assert_ne!(usual.as_deref(), Some("native"));
+    for mode in [0o620, 0o602, 0o666] {
+        std::fs::set_permissions(&page, std::fs::Permissions::from_mode(mode)).expect("mine");
+        assert_eq!(who().as_deref(), Some("native"), "{mode:o}");
+    }
+    std::fs::set_permissions(&page, std::fs::Permissions::from_mode(0o600)).expect("mine");
+    assert_eq!(who(), usual);
+    // Only root may give it away, and read it then.
+    if std::os::unix::fs::chown(&page, Some(65534), None).is_ok() {
+        assert_eq!(who().as_deref(), Some("native"), "another user's");
+    }
+}
+
 #[test]
 fn inert_without_a_page() {
     let session = session();

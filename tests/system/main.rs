@@ -15,6 +15,7 @@ mod faults;
 mod hidden;
 mod interrupts;
 mod lab;
+mod mounts;
 mod nodes;
 mod outcome;
 mod report;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         bad_input::ALL,
         interrupts::ALL,
         hidden::ALL,
+        mounts::ALL,
         nodes::ALL,
         sandboxes::ALL,
         sessions::ALL,

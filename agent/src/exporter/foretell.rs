@@ -121,7 +121,7 @@ impl State {
         let told = self.readers.get(&reader).map(|reader| &reader.told);
         let is_told = |path: &[u8]| told?.get(path).map(|facts| facts.content);
         let hidden = self.exporter.hidden();
-        let leave = |path: &[u8]| hidden.hides(path) || is_told(path).unwrap_or_default();
+        let leave = |path: &[u8]| is_told(path).unwrap_or_default() || hidden.hides(path);
         let mut known = predict::reads(&walk.cwd, files, leave);
         known.of(&walk.cwd).listing = true;
         for (path, facts) in known.iter_mut().filter(|(_, facts)| facts.content) {

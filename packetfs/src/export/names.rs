@@ -44,13 +44,17 @@ pub(super) struct Cut {
 
 /// Tells whether a path is, or lies below, a hidden directory.
 pub(super) fn hides_dir(path: &[u8]) -> bool {
-    let cut = Cut::new(path);
-    (1..=cut.len()).any(|names| LISTS.dirs.finds(&cut, names))
+    is_in_dir(&Cut::new(path))
 }
 
 /// Tells whether a path is hidden, as a file or with its directory.
 pub(super) fn hides(path: &[u8]) -> bool {
-    hides_dir(path) || hides_file(&Cut::new(path))
+    let cut = Cut::new(path);
+    is_in_dir(&cut) || hides_file(&cut)
+}
+
+fn is_in_dir(cut: &Cut) -> bool {
+    (1..=cut.len()).any(|names| LISTS.dirs.finds(cut, names))
 }
 
 /// Tells whether the names of a directory that is not hidden are hidden.
@@ -131,8 +135,10 @@ impl List {
     /// Tells whether the first `names` names of a path are one of the list.
     fn finds(&self, cut: &Cut, names: usize) -> bool {
         let Some(last) = cut.name(names) else { return false };
-        let literal = self.literal.get(last).into_iter().flatten();
-        literal.chain(&self.patterns).any(|line| line.ends_with(cut, names, 0))
+        let mut literal = self.literal.get(last).into_iter().flatten();
+        let mut patterns = self.patterns.iter().filter(|line| fits(line.names[0], last));
+        literal.any(|line| line.ends_with(cut, names, 0))
+            || patterns.any(|line| line.ends_with(cut, names, 0))
     }
 }
 
