@@ -39,6 +39,7 @@ use crate::state::State;
 use crate::sys::launcher::{Launcher, Plan};
 use crate::sys::outside::Outside;
 use crate::sys::view::View;
+use crate::transfer::Transfers;
 use crate::vital::Vital;
 use crate::{callers, door, look, own, runner};
 
@@ -74,6 +75,7 @@ pub(crate) struct Agent {
     pub(crate) shutdown: tokio::sync::Notify,
     listen: SocketAddr,
     settings: Settings,
+    pub(crate) transfers: Transfers,
     /// Tells this agent from an earlier one of the same name.
     incarnation: u64,
     secret: Secret,
@@ -206,6 +208,7 @@ async fn serve(
         shutdown: tokio::sync::Notify::new(),
         listen,
         settings,
+        transfers: Transfers::default(),
         incarnation: crate::random::number(),
         secret: Secret::new(&secret),
         store: Arc::new(store),
@@ -353,7 +356,9 @@ impl Agent {
             let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
             let (mut socket, _) =
                 tokio_tungstenite::client_async_with_config(url, stream, config).await?;
+            let asked = Instant::now();
             let peer = handshake::call(&mut socket, &self.own(), &self.secret).await?;
+            self.transfers.note_distance(&peer.node, asked.elapsed());
             socket.get_mut().open();
             anyhow::Ok((socket, peer))
         };

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 
@@ -63,7 +63,9 @@ async fn greet(
     link::prepare(&stream)?;
     let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
     let mut socket = tokio_tungstenite::accept_async_with_config(stream, config).await?;
+    let answered = Instant::now();
     let peer = handshake::answer(&mut socket, &agent.own(), agent.secret()).await?;
+    agent.transfers.note_distance(&peer.node, answered.elapsed());
     socket.get_mut().open();
     Ok((socket, peer))
 }

@@ -26,6 +26,7 @@ mod runner;
 mod session;
 mod state;
 mod sys;
+mod transfer;
 mod vital;
 
 use std::process::ExitCode;

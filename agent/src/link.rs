@@ -233,9 +233,13 @@ impl Link {
 
     /// Tells whether compressing takes longer than to send what it saves.
     pub(crate) fn is_fast(&self) -> bool {
+        self.delivery_rate() > FAST_BYTES_PER_SECOND
+    }
+
+    /// Returns how many bytes the kernel has seen arrive in a second; 0 as long as it has not.
+    pub(crate) fn delivery_rate(&self) -> u64 {
         let connection = self.connection.borrow();
-        let rate = connection.as_ref().and_then(|connection| tcp::delivery_rate(connection).ok());
-        rate.is_some_and(|rate| rate > FAST_BYTES_PER_SECOND)
+        connection.as_ref().and_then(|connection| tcp::delivery_rate(connection).ok()).unwrap_or(0)
     }
 
     /// Asks whether the other side's agent is there; tells whether it answers within this time.

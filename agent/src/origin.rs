@@ -108,6 +108,7 @@ pub(crate) async fn walk(
             drop_with_process(session.note_under_way(), stub.pid);
             End::Here(Reason::Alone)
         }
+        Ok(spec) if all_are_too_dear(&agent, &session, &spec) => End::Here(Reason::Transfer),
         Ok(spec) => {
             let _under_way = session.note_under_way();
             carry(&agent, &session, &mut stub, &spec, arrived).await
@@ -123,6 +124,9 @@ pub(crate) async fn walk(
         }
         End::Here(reason) => {
             session.add_stay(&argv0, reason);
+            if reason == Reason::Transfer {
+                drop_with_process(session.note_stayed(), stub.pid);
+            }
             if session.no_fallback && reason != Reason::GrantedHome {
                 let text = format!(
                     "oswalk: {argv0}: no runner ({}), and --no-fallback forbids to execute it here\n",
@@ -144,6 +148,31 @@ pub(crate) async fn walk(
     if !pump.is_finished() {
         let _ = tokio::time::timeout(FAREWELL_MAX, pump).await;
     }
+}
+
+/// Tells whether each node that may be had is one to which a compile step is not worth sending.
+fn all_are_too_dear(agent: &Agent, session: &Session, spec: &WalkSpec) -> bool {
+    if !spec.compiles || !session.keeps_lone {
+        return false;
+    }
+    let nodes = agent.cluster.nodes.borrow();
+    let mut runners = nodes
+        .iter()
+        .filter(|state| state.alive && state.info.slots > 0 && state.info.node != agent.node)
+        .peekable();
+    runners.peek().is_some()
+        && runners.all(|state| is_too_dear(agent, session, spec, &state.info.node))
+}
+
+/// Tells whether a program is a compile step and not worth what has to be sent to a node for it, as far as that is
+/// known. Who named a node, or wants all to walk, has decided that.
+fn is_too_dear(agent: &Agent, session: &Session, spec: &WalkSpec, node: &NodeId) -> bool {
+    if !spec.compiles || !session.keeps_lone {
+        return false;
+    }
+    let rate = || agent.open_link(node).map_or(0, |link| link.delivery_rate());
+    let price = agent.transfers.price(node, &spec.path, rate);
+    price.is_some_and(|price| !session.affords(price))
 }
 
 /// Carries a walk through its attempts.
@@ -212,12 +241,23 @@ impl Errand<'_> {
                 return give_up(stub, spec.walk, Reason::GrantedHome);
             }
             agent.cluster.adopt(&slot, spec.walk);
-            let attempted =
-                attempt::run(agent, stub, spec, &self.encoded, &slot, &mut self.turns).await;
+            let attempted = attempt::run(
+                agent,
+                self.session,
+                stub,
+                spec,
+                &self.encoded,
+                &slot,
+                &mut self.turns,
+            )
+            .await;
             agent.cluster.disown(&slot, spec.walk);
             stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
             let lost = match attempted {
                 Attempted::Ended(ended) => {
+                    if spec.compiles {
+                        agent.transfers.note_provided(&grant.node, &spec.path);
+                    }
                     // While it is committed somebody who waits may have the slot.
                     let keeps = ended.exit.is_empty() || agent.cluster.may_pass_on();
                     let slot = keeps.then_some(slot);

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use worknode::id::{NodeId, SessionId, WalkId};
@@ -44,6 +44,8 @@ pub(crate) struct Session {
     becomes: bool,
     /// A compile step that is alone may stay.
     pub(crate) keeps_lone: bool,
+    /// How long compile steps took that stayed because it would have taken longer to send what far nodes lack.
+    stayed_for: Rc<Cell<Duration>>,
     /// Processes that walk, or are left here because they are alone.
     under_way: Rc<Cell<usize>>,
     page_path: PathBuf,
@@ -77,6 +79,19 @@ pub(crate) struct UnderWay(Rc<Cell<usize>>);
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A compile step that is executed here.
+#[derive(Debug)]
+pub(crate) struct Stayed {
+    since: Instant,
+    sum: Rc<Cell<Duration>>,
+}
+
+impl Drop for Stayed {
+    fn drop(&mut self) {
+        self.sum.set(self.sum.get() + self.since.elapsed());
     }
 }
 
@@ -133,6 +148,7 @@ impl Session {
                 || options.walk_all
                 || options.no_fallback
                 || options.on.is_some()),
+            stayed_for: Rc::default(),
             under_way: Rc::default(),
             page_path: page_path.clone(),
             page_file,
@@ -187,6 +203,16 @@ impl Session {
     pub(crate) fn note_under_way(&self) -> UnderWay {
         self.under_way.set(self.under_way.get() + 1);
         UnderWay(Rc::clone(&self.under_way))
+    }
+
+    /// Tells whether a compile step may wait for this transfer: as much time has been spent without.
+    pub(crate) fn affords(&self, price: Duration) -> bool {
+        price <= self.stayed_for.get()
+    }
+
+    /// Counts the time of a compile step that stayed for its transfer, until what is returned is dropped.
+    pub(crate) fn note_stayed(&self) -> Stayed {
+        Stayed { since: Instant::now(), sum: Rc::clone(&self.stayed_for) }
     }
 
     /// Returns what the rules say of the program at `path`.

@@ -71,11 +71,13 @@ pub enum Reason {
     NeedsOrigin = 32,
     /// A preloaded library talks to a process of this machine (those of bear, pseudo, fakeroot …).
     ForeignPreload = 33,
+    /// To send what far nodes lack for it would take longer than the session's steps that stayed so far.
+    Transfer = 34,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -109,6 +111,7 @@ impl Reason {
         Self::ResponseFile,
         Self::NeedsOrigin,
         Self::ForeignPreload,
+        Self::Transfer,
     ];
 
     /// Returns the reason with this discriminant.
@@ -154,6 +157,7 @@ impl Reason {
             Self::ResponseFile => "response-file",
             Self::NeedsOrigin => "needs-origin",
             Self::ForeignPreload => "foreign-preload",
+            Self::Transfer => "transfer",
         }
     }
 }
@@ -170,6 +174,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(34), None);
+        assert_eq!(Reason::from_u8(35), None);
     }
 }

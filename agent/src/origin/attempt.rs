@@ -17,7 +17,7 @@ use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
 use super::ledger::Ledger;
-use super::{Stub, signal, vet};
+use super::{Stub, is_too_dear, signal, vet};
 use crate::agent::Agent;
 use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
@@ -26,6 +26,7 @@ use crate::exporter::{Untold, Upcoming, profile::Likeness};
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{Exit, Packets};
 use crate::link::{Inbox, Link};
+use crate::session::Session;
 
 /// Output is shown after this time even if the walk goes on: a program in a pipeline can wait …
 const HOLD_MAX: Duration = Duration::from_secs(1);
@@ -81,6 +82,7 @@ pub(super) struct Ready {
 /// Has the walk executed by the runner that a slot is of.
 pub(super) async fn run(
     agent: &Rc<Agent>,
+    session: &Session,
     stub: &mut Stub,
     spec: &WalkSpec,
     encoded: &[u8],
@@ -95,6 +97,9 @@ pub(super) async fn run(
             return lost(agent, grant);
         }
     };
+    if is_too_dear(agent, session, spec, &grant.node) {
+        return Attempted::Declined(Reason::Transfer);
+    }
     let (stream, mut frames) = link.open_stream();
     let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
     let is_first = link.note_walk(stream, &likeness);

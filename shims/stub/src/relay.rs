@@ -24,7 +24,7 @@ pub(crate) enum End {
     Exit(i32),
     /// By the user, who was tired of an agent that did not answer.
     Killed(u32),
-    /// The program is to be run here, with all that it executes if it is `alone`.
+    /// The program is to be run here, with all that it executes if it is `alone`, or its transfer is too dear.
     Here { alone: bool },
     /// Not at all, and the agent's reason was shown.
     Refused,
@@ -168,7 +168,8 @@ impl<'s> Relay<'s> {
             }
             Kind::Exit => Err(End::Exit(number(payload)?.cast_signed())),
             Kind::RunHere => {
-                let alone = payload.first().is_some_and(|&reason| reason == Reason::Alone as u8);
+                let whole = [Reason::Alone as u8, Reason::Transfer as u8];
+                let alone = payload.first().is_some_and(|reason| whole.contains(reason));
                 Err(End::Here { alone })
             }
             Kind::Refused | Kind::Failed => {
