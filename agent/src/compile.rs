@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use nix::errno::Errno;
 use packetfs::tree::{Bytes, join, split};
-use worknode::command::{Files, ResponseFiles, Unread};
+use worknode::command::{Files, NoFiles, ResponseFiles, Tool, Unread};
+use worknode::spec::WalkSpec;
 
 use crate::look::{self, Look};
 
@@ -50,6 +51,14 @@ pub(crate) fn path(dir: &[u8], name: &[u8]) -> Bytes {
         b".." => split(&path).map_or_else(|| path.clone(), |(dir, _)| dir.to_vec()),
         name => join(&path, name),
     })
+}
+
+/// Returns what a compile step writes, named as in its command line. Files of arguments are the origin's:
+/// what they say is seen when it is looked up.
+pub(crate) fn outputs(spec: &WalkSpec) -> Vec<Bytes> {
+    let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
+    let files = Files::of(tool, spec.arguments().skip(1), &mut NoFiles, true);
+    files.outputs().map(<[u8]>::to_vec).collect()
 }
 
 /// Tells whether a name goes up again.

@@ -15,10 +15,11 @@ use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::path::TreePath;
 use packetfs::store::{Shelf, Store};
-use packetfs::tree::{Attr, Bytes, Change, Time, Xattr};
+use packetfs::tree::{Attr, Bytes, Change, Time, Xattr, split};
 use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
 
+use crate::compile;
 use crate::link::frame::Kind;
 use crate::link::message::{self, Answer, Ask, Doubt, Told};
 use crate::link::{Link, PACKETS_PER_ASK, QUESTIONS_AT_ONCE};
@@ -30,6 +31,8 @@ use crate::vital::Vital;
 /// that does not answer: what is read there fails here, and the walks are executed at the origin. A file of a
 /// hundred gigabytes takes less to be read.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// The list that files get which are made in a directory.
+const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// What had been noted of requests at some time.
 #[derive(Debug, Clone, Copy)]
@@ -143,13 +146,27 @@ impl Mirror {
     }
 
     /// Returns the mount for a walk: that with extended attributes, if anything in the tree has some.
-    /// They cost a request for each file that a walk opens, so most compile steps do without.
+    /// They cost a request for each file that a walk opens, so most compile steps do without: root's,
+    /// whom no list stops, need them only to make files where a default list says their modes.
     pub(crate) async fn lower(&self, spec: &WalkSpec) -> Rc<Lower> {
-        if !spec.compiles {
-            self.know(&spec.cwd).await;
+        self.know(&spec.cwd).await;
+        let mut dirs = vec![spec.cwd.clone()];
+        if spec.compiles {
+            let paths = compile::outputs(spec).into_iter().map(|it| compile::path(&spec.cwd, &it));
+            dirs.extend(paths.filter_map(|path| Some(split(&path)?.0.to_vec())));
+            dirs.dedup();
+            for dir in &dirs[1..] {
+                self.know(dir).await;
+            }
         }
         let (marks, root) = (self.mount.marks(), spec.credentials.uid == 0);
-        let wanted = if spec.compiles { marks.acls && !root } else { marks.xattrs };
+        let xattrs = self.mount.xattrs();
+        let inherits = |dir: &Bytes| xattrs(dir).iter().any(|(name, _)| name == ACL_DEFAULT);
+        let wanted = if spec.compiles {
+            marks.acls && (!root || dirs.iter().any(inherits))
+        } else {
+            marks.xattrs
+        };
         let mounted = wanted.then(|| self.lower_with_xattrs()).and_then(|mounted| {
             mounted.inspect_err(|error| tracing::error!(%error, "failed to show attributes")).ok()
         });

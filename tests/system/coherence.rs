@@ -15,9 +15,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::Test;
 use crate::lab::{Lab, NODES, Up};
 use crate::report::Report;
-use crate::run::seconds;
+use crate::run::{Run, seconds};
 
-pub(crate) const ALL: &[Test] = &[("coherence::no_stale_read", no_stale_read)];
+pub(crate) const ALL: &[Test] = &[
+    ("coherence::no_stale_read", no_stale_read),
+    ("coherence::inode_numbers_are_the_origins", inode_numbers),
+];
 
 const STEPS: u64 = 2000;
 /// One step is a few milliseconds; this one hangs.
@@ -53,6 +56,38 @@ const CHANGES: [&str; 20] = [
 ];
 /// Contents of no packet, of one and of many.
 const SIZES: [u64; 6] = [0, 1, 10, 100, 5000, 200_000];
+
+/// What a walk notes of a file's inode, as Git does in its index, holds at the origin.
+fn inode_numbers(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let dir = up.fresh("inode-numbers")?;
+    let sh = |walked: bool, script: &str| -> Result<String, String> {
+        let mut command = if walked { up.exec_unreported() } else { up.command("sh") };
+        if walked {
+            command.args(["--walk-all", "--", "sh"]);
+        }
+        command.args(["-ec", script]).current_dir(&dir);
+        let run = Run::of(command, STEP)?;
+        if run.succeeded() { Ok(run.out()) } else { Err(format!("{script}: {run}")) }
+    };
+    let made = "git init -q .; git config user.name n; git config user.email e; echo a >a; echo b >b; ln -s a l; \
+        ln b c; touch -hd @1000000000 a b c l; git add . && git commit -qm m; git diff-index --quiet HEAD";
+    sh(false, made)?;
+    let look = "stat -c '%i %n' a b c l; ls -i1 a b c l; \\ls -iU1 | sort";
+    let (native, walked) = (sh(false, look)?, sh(true, look)?);
+    if native != walked {
+        return Err(format!("native {native}, walked {walked}"));
+    }
+    // Replaced by another file: the name shows the new number.
+    sh(true, "cat a >/dev/null")?;
+    sh(false, "cp -p a a2; mv a2 a; git update-index -q --refresh")?;
+    let (native, walked) = (sh(false, look)?, sh(true, look)?);
+    if native != walked {
+        return Err(format!("replaced: native {native}, walked {walked}"));
+    }
+    sh(true, "git diff-index --quiet HEAD && git status -s")?;
+    sh(false, "git diff-index --quiet HEAD").map(|_| ())
+}
 
 fn no_stale_read(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;

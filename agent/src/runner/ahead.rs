@@ -3,7 +3,6 @@
 
 use packetfs::mirror::Answer;
 use packetfs::tree::{Attr, Bytes, Kind, join, split};
-use worknode::command::{Files, NoFiles, Tool};
 use worknode::spec::WalkSpec;
 
 use crate::compile;
@@ -17,10 +16,8 @@ pub(super) fn of(spec: &WalkSpec, attr_of: impl Fn(&[u8]) -> Answer<Attr>) -> Ah
         ahead.dirs.push(b"/tmp".to_vec());
     }
     if spec.compiles {
-        let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
-        // Files of arguments are the origin's; what they say is seen when it is looked up.
-        let files = Files::of(tool, spec.arguments().skip(1), &mut NoFiles, true);
-        let plain = files.outputs().filter(|name| !compile::goes_up(name));
+        let outputs = compile::outputs(spec);
+        let plain = outputs.iter().filter(|name| !compile::goes_up(name));
         for path in plain.map(|name| compile::path(&spec.cwd, name)) {
             let Some((dir, _)) = split(&path) else { continue };
             let is_dir = matches!(attr_of(dir), Answer::Known(attr) if attr.kind == Kind::Dir);

@@ -51,6 +51,14 @@ pub(crate) fn cases() -> Vec<Case> {
             "gcc -Iinc -c a.c && gcc a.o -o a && ./a; echo $?",
             &["gcc"],
         ),
+        (
+            "objects in a directory with a default list",
+            r#"mkdir d; python3 -c 'import os, struct
+acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits, 0xffffffff) for tag, bits in ((1, 7), (4, 7), (32, 0)))
+os.setxattr("d", "system.posix_acl_default", acl)'; mkdir d/e; umask 077
+gcc -Iinc -MMD -c a.c -o d/a.o; gcc -Iinc -c a.c -o d/e/a.o; gcc -Iinc -c a.c -o a.o; cd d/e; gcc -I../../inc -c ../../a.c -o b.o; stat -c '%a %n' ../a.* a.o b.o ../../a.o"#,
+            &["gcc"],
+        ),
         ("response file", "echo '-O1 -Iinc -c a.c' >args; gcc @args -o a.o -c; echo $?", &["gcc"]),
         (
             "outputs elsewhere",
