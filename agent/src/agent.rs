@@ -531,6 +531,7 @@ impl Agent {
                 scratch: bytes(&self.dirs.scratch),
                 dev: bytes(&self.dirs.dev),
                 upper_bytes_max: self.upper_bytes,
+                memory_bytes_max: admission::memory_bytes(memory_bytes(), self.settings.slots),
             })
         };
         let mirror = Mirror::mount(&self.dirs.lower, link, &self.store, &self.vital, sandboxes)

@@ -137,7 +137,7 @@ async fn run(
                     let error = std::io::Error::from_raw_os_error(errno);
                     return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
                 }
-                Some((Event::Ended { status, cpu_us, offsets, again }, fds)) => {
+                Some((Event::Ended { status, cpu_us, offsets, bounded, again }, fds)) => {
                     let run_us = started.elapsed().as_micros();
                     let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
                     let ending = Ending { status, run_us, cpu_us };
@@ -148,6 +148,10 @@ async fn run(
                     };
                     if !ended {
                         return Ok(None);
+                    }
+                    if bounded {
+                        // Whatever came of it would not have at the origin.
+                        return Err(Fault::Full);
                     }
                     if mirror.failed(since, namespace) {
                         // It saw an error that it would not have seen at the origin.

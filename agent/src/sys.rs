@@ -4,6 +4,7 @@
 mod above;
 pub(crate) mod fds;
 mod filter;
+mod groups;
 pub(crate) mod launcher;
 pub(crate) mod outside;
 pub(crate) mod peer;

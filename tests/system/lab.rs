@@ -14,7 +14,7 @@ use crate::run::{Run, seconds};
 /// Nodes of the lab.
 pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// What the programs of the tests are compiled from.
-const PROGRAMS: [&str; 6] = ["show", "hooks", "look", "change", "forbidden", "leave"];
+const PROGRAMS: [&str; 7] = ["show", "hooks", "look", "change", "forbidden", "leave", "tasks"];
 /// Takes the lab `$1` down, and removes `$2`, when its standard input ends.
 const GUARD: &str = r#"
 read -r word

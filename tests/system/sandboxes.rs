@@ -1,5 +1,7 @@
 //! Sandboxes serve one walk after the other: nothing of one is left to the next.
 
+use std::path::{Path, PathBuf};
+
 use crate::Test;
 use crate::lab::Lab;
 use crate::report::Report;
@@ -10,6 +12,8 @@ pub(crate) const ALL: &[Test] = &[
     ("sandboxes::nothing_inherited_is_open", nothing_inherited),
     ("sandboxes::they_begin_as_new", as_new),
     ("sandboxes::they_serve_again", serve_again),
+    ("sandboxes::what_meets_a_bound_runs_here", bounded),
+    ("sandboxes::what_runs_out_of_memory_runs_here", out_of_memory),
     ("sandboxes::what_reaches_beyond_them_is_refused", reach_beyond),
 ];
 
@@ -145,4 +149,84 @@ fn serve_again(lab: &Lab) -> Result<(), String> {
     } else {
         Err(format!("{walks} walks in {} sandboxes: {run}", sandboxes.len()))
     }
+}
+
+/// A walk that has met a bound of its runner is not believed: the program is executed at the origin.
+fn bounded(lab: &Lab) -> Result<(), String> {
+    let (up, _shared) = lab.shared()?;
+    let dir = up.fresh("bounded")?;
+    let report = dir.join("report.json");
+    // More than agent/src/sys/groups.rs allows, and fewer.
+    for (tasks, walks) in [("4500", false), ("1000", true)] {
+        let mut command = up.exec(&report);
+        command.args(["--walk", "tasks", "--", "tasks", tasks]).current_dir(&dir);
+        let run = Run::of(command, seconds(60))?;
+        let walked = Report::read(&report)?.walked("tasks");
+        if !run.succeeded() || run.out() != format!("{tasks} made\n") || walked != walks {
+            return Err(format!("walked: {walked}: {run}"));
+        }
+    }
+    Ok(())
+}
+
+/// So does a walk of which a process was ended for want of memory: no test can fill a machine's, so its
+/// sandboxes get less.
+fn out_of_memory(lab: &Lab) -> Result<(), String> {
+    let (up, _alone) = lab.alone()?;
+    let dir = up.fresh("memory")?;
+    let report = dir.join("report.json");
+    let walk = |mebibytes: &str| -> Result<bool, String> {
+        let mut command = up.exec(&report);
+        command.args(["--on", "n1", "--walk", "tasks", "--", "tasks", "1", mebibytes]);
+        command.current_dir(&dir);
+        let run = Run::of(command, seconds(60))?;
+        if run.succeeded() && run.out() == "1 made\n" {
+            Ok(Report::read(&report)?.walked("tasks"))
+        } else {
+            Err(format!("with {mebibytes} MiB: {run}"))
+        }
+    };
+    if !walk("200")? {
+        return Err("it does not walk where there is memory".into());
+    }
+    let pid = std::fs::read_to_string(up.state("n1").join("pid")).map_err(|e| e.to_string())?;
+    let name = format!("oswalk-{}", pid.trim());
+    let bounds = memory_bounds(Path::new("/sys/fs/cgroup"), &name);
+    if bounds.is_empty() {
+        eprintln!("sandboxes: no memory controller on this machine");
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| error.to_string();
+    let mut before = Vec::new();
+    for bound in &bounds {
+        before.push((bound, std::fs::read(bound).map_err(failed)?));
+        std::fs::write(bound, "64M").map_err(failed)?;
+    }
+    let (large, small) = (walk("200"), walk("10"));
+    // A sandbox that is gone needs none.
+    for (bound, value) in before {
+        let _ = std::fs::write(bound, value);
+    }
+    match (large?, small?) {
+        (false, true) => Ok(()),
+        (large, small) => Err(format!("walked with 200 MiB: {large}, with 10 MiB: {small}")),
+    }
+}
+
+/// Returns the files that bound the memory of an agent's sandboxes, in either version.
+fn memory_bounds(dir: &Path, agent: &str) -> Vec<PathBuf> {
+    let dirs = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink())
+    };
+    let groups = dirs(dir).flat_map(|path| {
+        if path.ends_with(agent) {
+            let names = ["memory.max", "memory.limit_in_bytes"];
+            let files = dirs(&path).flat_map(|group| names.map(|name| group.join(name)));
+            files.filter(|file| file.exists()).collect()
+        } else {
+            memory_bounds(&path, agent)
+        }
+    });
+    groups.collect()
 }

@@ -13,6 +13,9 @@ const MEMORY_PART: u64 = 4;
 /// A walk may change so much all the same, if the part for all is not less: links of large programs do.
 const UPPER_BYTES_MIN: u64 = 512 << 20;
 
+/// The processes of a walk may use so much all the same, if the machine has it: compilers do.
+const MEMORY_BYTES_MIN: u64 = 2 << 30;
+
 /// Counts the walks that are under way.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -53,6 +56,12 @@ pub(crate) fn upper_bytes(memory_bytes: u64, slots: u32) -> u64 {
     all.min((all / u64::from(slots.max(1))).max(UPPER_BYTES_MIN))
 }
 
+/// Returns how much memory the processes of one walk may use, with what they change, on a machine with so
+/// much of it.
+pub(crate) fn memory_bytes(memory_bytes: u64, slots: u32) -> u64 {
+    memory_bytes.min((memory_bytes / u64::from(slots.max(1))).max(MEMORY_BYTES_MIN))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +84,8 @@ mod tests {
         assert_eq!(upper_bytes(16 * GIB, 4), GIB);
         assert_eq!(upper_bytes(16 * GIB, 64), GIB / 2);
         assert_eq!(upper_bytes(GIB, 64), GIB / 4);
+        assert_eq!(memory_bytes(16 * GIB, 4), 4 * GIB);
+        assert_eq!(memory_bytes(16 * GIB, 64), 2 * GIB);
+        assert_eq!(memory_bytes(GIB, 64), GIB);
     }
 }

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use worknode::spec::{Bytes, WalkSpec};
 
 use super::filter::Filter;
+use super::groups::Groups;
 use super::process::{self, Side};
+use super::sandbox::{Failure, at};
 use super::{fds, sandbox};
 
 /// What the launcher needs to make a sandbox.
@@ -28,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) dev: Bytes,
     /// Memory for changed files.
     pub(crate) upper_bytes_max: u64,
+    /// Memory for all that the walk's processes use.
+    pub(crate) memory_bytes_max: u64,
 }
 
 /// What is made in a walk's upper layer before it begins, so that the overlay need not ask for it.
@@ -85,6 +89,8 @@ pub(crate) enum Event {
         cpu_us: u64,
         /// Where reading stands in the files that were open at the start, by descriptor.
         offsets: Vec<(u32, u64)>,
+        /// It has met a bound of its sandbox, which the program would not have met at its origin.
+        bounded: bool,
         /// The sandbox can serve another walk, when it is told [`Order::ServeAgain`]; else it has ended.
         again: bool,
     },
@@ -125,7 +131,7 @@ impl Launcher {
     pub(crate) unsafe fn start() -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
         // SAFETY: the caller vouches for the single thread.
-        match unsafe { process::fork_into(0) }? {
+        match unsafe { process::fork_into(0, None) }? {
             Side::Parent(_) => Ok(Self { socket: near }),
             Side::Child => {
                 process::die_with_parent();
@@ -197,19 +203,34 @@ impl Sandbox {
 fn serve(socket: &UnixStream) {
     ignore_children();
     let filter = Filter::new();
+    let mut groups = Groups::find(nix::unistd::getppid().as_raw().cast_unsigned());
     while let Ok(Some((message, mut fds))) = fds::receive(socket) {
         let Some(control) = fds.pop().map(UnixStream::from) else { continue };
         let Ok(plan) = postcard::from_bytes::<Plan>(&message) else { continue };
-        let namespaces =
-            libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        // SAFETY: the launcher never makes a thread.
-        match unsafe { process::fork_into(namespaces) } {
-            Ok(Side::Parent(_)) => {}
-            Ok(Side::Child) => sandbox::run(&plan, &filter, &control),
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                tell(&control, &Event::Failed { stage: "make namespaces".into(), errno }, &[]);
-            }
+        if let Err(Failure { stage, error }) = make(&mut groups, &plan, &filter, &control) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            tell(&control, &Event::Failed { stage, errno }, &[]);
+        }
+    }
+}
+
+/// Makes a sandbox. Returns in the launcher alone.
+fn make(
+    groups: &mut Groups,
+    plan: &Plan,
+    filter: &Filter,
+    control: &UnixStream,
+) -> Result<(), Failure> {
+    let mut group = groups.make(plan.memory_bytes_max).map_err(at("make a control group"))?;
+    let namespaces =
+        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let unified = group.unified.as_ref().map(AsFd::as_fd);
+    // SAFETY: the launcher never makes a thread.
+    match unsafe { process::fork_into(namespaces, unified) }.map_err(at("make namespaces"))? {
+        Side::Parent(_) => Ok(()),
+        Side::Child => {
+            group.unified = None;
+            sandbox::run(plan, group, filter, control)
         }
     }
 }

@@ -2,11 +2,15 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use nix::time::ClockId;
 use nix::unistd::Pid;
+
+/// `CLONE_INTO_CGROUP`.
+const INTO_GROUP: u64 = 0x2_0000_0000;
 
 /// Which side of a [`clone3`] this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,16 +21,24 @@ pub(crate) enum Side {
     Child,
 }
 
-/// Makes a process in new namespaces.
+/// Makes a process in new namespaces, and in a control group of version 2 if one is given.
 ///
 /// # Errors
 /// The kernel refuses.
 ///
 /// # Safety
 /// The calling process has only one thread.
-pub(crate) unsafe fn fork_into(namespaces: libc::c_int) -> io::Result<Side> {
+pub(crate) unsafe fn fork_into(
+    namespaces: libc::c_int,
+    group: Option<BorrowedFd<'_>>,
+) -> io::Result<Side> {
+    let namespaces = u64::try_from(namespaces).map_err(io::Error::other)?;
+    let (into, cgroup) = match group {
+        Some(group) => (INTO_GROUP, u64::try_from(group.as_raw_fd()).map_err(io::Error::other)?),
+        None => (0, 0),
+    };
     let arguments = libc::clone_args {
-        flags: u64::try_from(namespaces).map_err(io::Error::other)?,
+        flags: namespaces | into,
         pidfd: 0,
         child_tid: 0,
         parent_tid: 0,
@@ -36,7 +48,7 @@ pub(crate) unsafe fn fork_into(namespaces: libc::c_int) -> io::Result<Side> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup,
     };
     // SAFETY: the arguments live during the call, and without a stack of its own and CLONE_VM the
     // child is a copy, as after fork.

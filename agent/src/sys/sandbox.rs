@@ -13,12 +13,14 @@ use std::path::Path;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, Whence, lseek};
 use worknode::spec::{FdKind, TerminalSpec, WalkSpec};
 
 use super::filter::Filter;
+use super::groups::{Exceeded, Group};
 use super::launcher::{Event, Launch, Order, Plan, tell};
 use super::process::Stack;
 use super::program::{self, Open, Started};
@@ -43,10 +45,10 @@ pub(super) fn at<E: Into<io::Error>>(stage: impl Into<String>) -> impl FnOnce(E)
 }
 
 /// Runs walks, one after the other, each from the first mount to the last child. Never returns.
-pub(super) fn run(plan: &Plan, filter: &Filter, control: &UnixStream) -> ! {
+pub(super) fn run(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> ! {
     process::die_with_parent();
     process::set_name(c"oswalk-walk");
-    if let Err(failure) = serve(plan, filter, control) {
+    if let Err(failure) = serve(plan, group, filter, control) {
         let errno = failure.error.raw_os_error().unwrap_or(libc::EIO);
         tell(control, &Event::Failed { stage: failure.stage, errno }, &[]);
     }
@@ -55,9 +57,16 @@ pub(super) fn run(plan: &Plan, filter: &Filter, control: &UnixStream) -> ! {
 }
 
 /// Serves walks until there are no more.
-fn serve(plan: &Plan, filter: &Filter, control: &UnixStream) -> Result<(), Failure> {
+fn serve(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> Result<(), Failure> {
     // SAFETY: this copy of the launcher uses its own socket alone, and never returns.
     unsafe { fds::keep_only(&[control.as_fd()]) }.map_err(at("close descriptors"))?;
+    let exceeded = group.join().map_err(at("join the control group"))?;
+    // Its own group is the root of all that the walk sees.
+    match nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP) {
+        // A kernel without groups.
+        Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+        Err(error) => return Err(at("make a cgroup namespace")(error)),
+    }
     // The modes of the walk's mounts are those of its origin; the agent's own mask is stricter.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // SAFETY: the disposition is valid; the launcher ignored its children, this process waits.
@@ -75,7 +84,7 @@ fn serve(plan: &Plan, filter: &Filter, control: &UnixStream) -> Result<(), Failu
     let standing = Standing::now().map_err(at("look at its standing"))?;
     let stack = Stack::new().map_err(at("make a stack"))?;
     process::populate();
-    let mut sandbox = Sandbox { control, signals, root, pids, stack, filter };
+    let mut sandbox = Sandbox { control, signals, root, pids, stack, filter, exceeded };
     loop {
         let layers = sandbox.root.lay()?;
         let received = fds::receive(control).map_err(at("receive the walk"))?;
@@ -116,6 +125,7 @@ struct Sandbox<'a> {
     pids: u64,
     stack: Stack,
     filter: &'a Filter,
+    exceeded: Exceeded,
 }
 
 impl Sandbox<'_> {
@@ -153,9 +163,10 @@ impl Sandbox<'_> {
         let offsets =
             files.iter().filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
         let (cpu_us, offsets) = (walk.cpu_us, offsets.collect());
+        let bounded = self.exceeded.times() > 0;
         // Who has made a terminal's root its own cannot leave it.
-        let again = launch.spec.terminal.is_none();
-        let ended = Event::Ended { status, cpu_us, offsets, again };
+        let again = launch.spec.terminal.is_none() && !bounded;
+        let ended = Event::Ended { status, cpu_us, offsets, bounded, again };
         let (upper, index) = (layers.upper.as_fd(), layers.index.as_ref().map(AsFd::as_fd));
         let changes = before.has_changed().then(|| iter::once(upper).chain(index).collect());
         Ok((ended, changes.unwrap_or_default()))
