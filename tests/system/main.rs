@@ -15,8 +15,10 @@ mod faults;
 mod hidden;
 mod interrupts;
 mod lab;
+mod members;
 mod nodes;
 mod outcome;
+mod peers;
 mod report;
 mod run;
 mod sandboxes;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
         bad_input::ALL,
         interrupts::ALL,
         hidden::ALL,
+        members::ALL,
+        peers::ALL,
         nodes::ALL,
         sandboxes::ALL,
         sessions::ALL,

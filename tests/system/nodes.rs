@@ -300,7 +300,7 @@ fn fetches(up: &Up, node: &str) -> Result<u64, String> {
 }
 
 /// Returns what the agent of a node says of itself and its cluster.
-fn status(up: &Up, node: &str) -> Result<serde_json::Value, String> {
+pub(crate) fn status(up: &Up, node: &str) -> Result<serde_json::Value, String> {
     let mut command = up.command("oswalk");
     command.args(["status", "--json"]).env("OSWALK_STATE", up.state(node));
     let run = Run::of(command, LIMIT)?;
