@@ -182,8 +182,9 @@ fn gone(lab: &Lab) -> Result<(), String> {
 fn address_changes(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let change = |from: &str, to: &str| {
-        up.ip("n3", &["address", "add", &format!("{to}/24"), "dev", "eth0"])?;
-        up.ip("n3", &["address", "del", &format!("{from}/24"), "dev", "eth0"])
+        // In this order: with the first address of a network the kernel removes the others.
+        up.ip("n3", &["address", "del", &format!("{from}/24"), "dev", "eth0"])?;
+        up.ip("n3", &["address", "add", &format!("{to}/24"), "dev", "eth0"])
     };
     let listen = ["--listen", "0.0.0.0:7709"];
     let _odd = Odd::start(up, up.fresh("moves")?, &listen, Secret::Shared)?;
