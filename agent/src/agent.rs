@@ -7,31 +7,31 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use broker::{Broker, Grant, NodeInfo, PrivateServer};
+use broker::{Broker, Grant, NodeInfo, PrivateServer, Trouble};
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use packetfs::export::Hidden;
 use packetfs::store::Store;
 use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use worknode::id::{NodeId, SessionId};
 use worknode::page;
-use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Settings, Status};
+use worknode::request::{FuseCounts, Settings, Status};
 
 use crate::budget::Budget;
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, Failure};
 use crate::commits::Commits;
 use crate::config::Config;
 use crate::exporter::{ExporterHandle, Question};
 use crate::link::frame::{Frame, Kind};
-use crate::link::guarded::Guarded;
-use crate::link::handshake::{self, Peer, Secret};
+use crate::link::handshake::{Peer, Purpose, Secret};
 use crate::link::{self, Link, message};
 use crate::mirrors::Mirror;
 use crate::pages::PagesDir;
+use crate::reached_at::{ReachedAt, check_private};
 use crate::runner::admission::{self, Admission};
 use crate::runner::sandboxes::Sandboxes;
 use crate::session::{Session, Usage};
@@ -43,8 +43,6 @@ use crate::transfer::Transfers;
 use crate::vital::Vital;
 use crate::{callers, door, look, own, runner};
 
-/// A link is called, or greeted, within this time or not at all.
-pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node that could not be reached is tried again after this time.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 
@@ -74,6 +72,8 @@ pub(crate) struct Agent {
     /// Ends the agent.
     pub(crate) shutdown: tokio::sync::Notify,
     listen: SocketAddr,
+    reached_at: ReachedAt,
+    state: PathBuf,
     settings: Settings,
     pub(crate) transfers: Transfers,
     /// Tells this agent from an earlier one of the same name.
@@ -84,8 +84,6 @@ pub(crate) struct Agent {
     links: RefCell<HashMap<NodeId, Rc<Link>>>,
     /// Held while a node is being called, so that two walks do not call twice.
     calling: RefCell<HashMap<NodeId, Rc<tokio::sync::Mutex<()>>>>,
-    /// When a node could not be reached: who waited for the same call need not try again.
-    unreachable: RefCell<HashMap<NodeId, Instant>>,
     next_link: Cell<u32>,
     mirrors: RefCell<HashMap<NodeId, Rc<Mirror>>>,
     sessions: RefCell<HashMap<SessionId, Rc<Session>>>,
@@ -150,7 +148,7 @@ async fn serve(
         Some(name) => name.clone(),
         None => cluster::default_name()?,
     };
-    check_listen(config)?;
+    check_private(config.listen.ip())?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("failed to listen on {}: choose another --listen address or port", config.listen)
     })?;
@@ -166,14 +164,17 @@ async fn serve(
         }
     };
     let (broker, events) = Broker::connect(&url, "oswalk", &node).await?;
+    let reached_at = ReachedAt::new(config, listen, broker.host())?;
     let info = NodeInfo {
         node: node.clone(),
-        address: config.advertise.unwrap_or(listen),
+        address: reached_at.now(),
         version: env!("CARGO_PKG_VERSION").into(),
         slots: config.slots.unwrap_or_else(processors),
         cpu: cluster::processor(),
+        trouble: trouble(&reached_at, reached_at.now(), state),
     };
-    broker.register(&info).await?;
+    let cluster = Rc::new(Cluster::new(info.clone(), broker));
+    cluster.broker.register(&cluster.own()).await?;
     let settings = Settings {
         advertise: info.address.to_string(),
         slots: info.slots,
@@ -204,9 +205,11 @@ async fn serve(
         launcher,
         exporter: ExporterHandle::start(&vital, hidden, &outside)?,
         commits: Commits::start(&vital, &state.join("journal"), &outside)?,
-        cluster: Rc::new(Cluster::new(info, broker)),
+        cluster,
         shutdown: tokio::sync::Notify::new(),
         listen,
+        reached_at,
+        state: state.to_owned(),
         settings,
         transfers: Transfers::default(),
         incarnation: crate::random::number(),
@@ -215,13 +218,13 @@ async fn serve(
         vital: vital.clone(),
         links: RefCell::default(),
         calling: RefCell::default(),
-        unreachable: RefCell::default(),
         next_link: Cell::new(1),
         mirrors: RefCell::default(),
         sessions: RefCell::default(),
         ended_links: Cell::new((0, 0)),
     });
     agent.cluster.refresh().await;
+    cluster::greet::begin(&agent, false);
     vital.task("broker's events", cluster::listen(Rc::clone(&agent), events));
     vital.task("heartbeat", cluster::beat(Rc::clone(&agent)));
     vital.task("links", callers::accept(Rc::clone(&agent), listener));
@@ -249,6 +252,10 @@ async fn serve(
         ),
     }
 }
+
+/// A node with less room in its state directory is full: what one walk reads may be as much.
+const ROOM_BYTES_MIN: u64 = 32 * 1024 * 1024;
+const ROOM_FILES_MIN: u64 = 64;
 
 /// Nodes that are named to the broker as warm.
 const PREFERRED_MAX: usize = 4;
@@ -300,21 +307,9 @@ impl Agent {
     }
 
     /// Returns the state of agent and cluster.
-    pub(crate) async fn status(&self) -> Status {
+    pub(crate) async fn status(self: &Rc<Self>) -> Status {
         self.cluster.refresh().await;
-        let mut states = self.cluster.nodes.borrow().clone();
-        states.sort_by(|a, b| a.info.node.cmp(&b.info.node));
-        let nodes = states.iter().map(|state| NodeStatus {
-            node: state.info.node.clone(),
-            address: state.info.address,
-            version: state.info.version.clone(),
-            slots: state.info.slots,
-            running: state.running,
-            state: if state.alive { NodeCondition::Alive } else { NodeCondition::Gone },
-            why: None,
-            remedy: None,
-            last_seen: 0,
-        });
+        cluster::greet::settle(self).await;
         Status {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -325,7 +320,7 @@ impl Agent {
             settings: self.settings.clone(),
             sessions: u32::try_from(self.sessions.borrow().len()).unwrap_or(u32::MAX),
             fuse: self.fuse_counts(),
-            nodes: nodes.collect(),
+            nodes: self.cluster.status(),
         }
     }
 
@@ -339,6 +334,31 @@ impl Agent {
         sum
     }
 
+    /// Calls the agent of a node.
+    pub(crate) async fn call(
+        &self,
+        node: &NodeId,
+        address: SocketAddr,
+        purpose: Purpose,
+    ) -> Result<(link::Socket, Peer), Failure> {
+        let called = link::call::call(&self.own(), &self.secret, (node, address), purpose).await;
+        let (socket, peer, took) = called?;
+        self.transfers.note_distance(node, took);
+        Ok((socket, peer))
+    }
+
+    /// Takes in whether a node could be greeted.
+    pub(crate) fn note_greeting(self: &Rc<Self>, node: &NodeId, greeted: Result<(), Failure>) {
+        let failure = greeted.as_ref().err().cloned();
+        if self.cluster.note_greeting(node, greeted) {
+            self.set_gates();
+            if let Some(failure) = failure {
+                let remedy = failure.remedy;
+                tracing::warn!(%node, why = %failure, remedy, "failed to greet a node");
+            }
+        }
+    }
+
     /// Returns the link to the node of a grant, calling it if there is none.
     pub(crate) async fn link_to(self: &Rc<Self>, grant: &Grant) -> anyhow::Result<Rc<Link>> {
         if let Some(link) = self.open_link(&grant.node) {
@@ -349,36 +369,13 @@ impl Agent {
         if let Some(link) = self.open_link(&grant.node) {
             return Ok(link);
         }
-        let call = async {
-            let stream = TcpStream::connect(&grant.address).await?;
-            link::prepare(&stream)?;
-            let url = format!("ws://{}/oswalk", grant.address);
-            let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
-            let (mut socket, _) =
-                tokio_tungstenite::client_async_with_config(url, stream, config).await?;
-            let asked = Instant::now();
-            let peer = handshake::call(&mut socket, &self.own(), &self.secret).await?;
-            self.transfers.note_distance(&peer.node, asked.elapsed());
-            socket.get_mut().open();
-            anyhow::Ok((socket, peer))
-        };
-        let failed = self.unreachable.borrow().get(&grant.node).copied();
-        if failed.is_some_and(|failed| failed.elapsed() < UNREACHABLE_FOR) {
-            anyhow::bail!("{} could not be reached just now", grant.node);
+        if let Some(failure) = self.cluster.members.failed_since(&grant.node, UNREACHABLE_FOR) {
+            anyhow::bail!("{} could not be greeted just now: {failure}", grant.node);
         }
-        let (socket, peer) = tokio::time::timeout(LINK_TIMEOUT, call)
-            .await
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {LINK_TIMEOUT:?}")))
-            .inspect_err(|_| {
-                self.unreachable.borrow_mut().insert(grant.node.clone(), Instant::now());
-            })
-            .with_context(|| format!("failed to call {} at {}", grant.node, grant.address))?;
-        anyhow::ensure!(
-            peer.node == grant.node,
-            "{} answered in the place of {}",
-            peer.node,
-            grant.node
-        );
+        let called = self.call(&grant.node, grant.address, Purpose::Link).await;
+        let said = called.as_ref().map(drop).map_err(Clone::clone);
+        self.note_greeting(&grant.node, said);
+        let (socket, peer) = called.with_context(|| format!("failed to call {}", grant.node))?;
         Ok(self.start_link(socket, peer, true))
     }
 
@@ -540,6 +537,12 @@ impl Agent {
         Ok(mirror)
     }
 
+    /// Returns what is wrong with this node, and where others reach it.
+    pub(crate) fn look_at_itself(&self) -> (Option<Trouble>, SocketAddr) {
+        let address = self.reached_at.now();
+        (trouble(&self.reached_at, address, &self.state), address)
+    }
+
     /// Gives up what no walk has needed for a long time.
     pub(crate) fn rest(&self) {
         self.mirrors.borrow().values().for_each(|mirror| mirror.rest());
@@ -566,23 +569,21 @@ fn raise_descriptors() {
     }
 }
 
-/// Until agents have identities of their own, a link is as safe as the network it crosses.
-fn check_listen(config: &Config) -> anyhow::Result<()> {
-    use std::net::IpAddr;
-    let ip = config.listen.ip();
-    anyhow::ensure!(
-        !ip.is_unspecified() || config.advertise.is_some(),
-        "{ip} is no address that others can call: name one with --listen, or with --advertise"
-    );
-    let private = match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_unspecified(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unspecified(),
-    };
-    anyhow::ensure!(
-        private,
-        "{ip} is a public address: links are not encrypted yet, listen on loopback or in a private network"
-    );
-    Ok(())
+fn trouble(reached_at: &ReachedAt, address: SocketAddr, state: &Path) -> Option<Trouble> {
+    if !reached_at.is_there(address) {
+        return Some(Trouble::Address);
+    }
+    (!has_room(state)).then_some(Trouble::Full)
+}
+
+/// Tells whether packets can be written. On errors they are tried.
+fn has_room(state: &Path) -> bool {
+    nix::sys::statvfs::statvfs(state).map_or(true, |stats| {
+        let bytes = stats.blocks_available() * stats.fragment_size();
+        // Some file systems have no number of files to run out of.
+        let has_files = stats.files() == 0 || stats.files_available() >= ROOM_FILES_MIN;
+        bytes >= ROOM_BYTES_MIN && has_files
+    })
 }
 
 fn open_door(path: &Path) -> anyhow::Result<AsyncFd<UnixListener>> {

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::agent::{Agent, LINK_TIMEOUT};
+use crate::agent::Agent;
+use crate::link::call::LINK_TIMEOUT;
 use crate::link::guarded::Guarded;
+use crate::link::handshake::{Peer, Purpose};
 use crate::link::{self, handshake};
 
 /// Callers that have not greeted, in all: as many as a large cluster has nodes, which may all call at once
@@ -45,7 +47,9 @@ pub(crate) async fn accept(agent: Rc<Agent>, listener: TcpListener) {
         let agent = Rc::clone(&agent);
         tokio::task::spawn_local(async move {
             match tokio::time::timeout(LINK_TIMEOUT, greet(&agent, stream)).await {
-                Ok(Ok((socket, peer))) => {
+                // That it can call says nothing of whether it can be called.
+                Ok(Ok((_, _, Purpose::Greet))) => {}
+                Ok(Ok((socket, peer, Purpose::Link))) => {
                     agent.start_link(socket, peer, false);
                 }
                 Ok(Err(error)) => tracing::warn!(%address, "refused a link: {error:#}"),
@@ -56,18 +60,15 @@ pub(crate) async fn accept(agent: Rc<Agent>, listener: TcpListener) {
     }
 }
 
-async fn greet(
-    agent: &Agent,
-    stream: TcpStream,
-) -> anyhow::Result<(link::Socket, handshake::Peer)> {
+async fn greet(agent: &Agent, stream: TcpStream) -> anyhow::Result<(link::Socket, Peer, Purpose)> {
     link::prepare(&stream)?;
     let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
     let mut socket = tokio_tungstenite::accept_async_with_config(stream, config).await?;
     let answered = Instant::now();
-    let peer = handshake::answer(&mut socket, &agent.own(), agent.secret()).await?;
+    let (peer, purpose) = handshake::answer(&mut socket, &agent.own(), agent.secret()).await?;
     agent.transfers.note_distance(&peer.node, answered.elapsed());
     socket.get_mut().open();
-    Ok((socket, peer))
+    Ok((socket, peer, purpose))
 }
 
 /// Counts callers that have not greeted.

@@ -1,24 +1,33 @@
 //! What this agent knows of its cluster, through the broker: who is there, and whose turn it is.
 
+pub(crate) mod greet;
+mod members;
 mod slots;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use broker::{Broker, Event, Grant, NodeInfo, NodeState, Registered};
+use broker::{Broker, Event, Grant, NodeInfo, NodeState, Registered, Trouble};
 use tokio::sync::{Notify, mpsc, watch};
 use worknode::id::{NodeId, SessionId, WalkId};
+use worknode::notice;
+use worknode::request::{NodeCondition, NodeStatus};
 use worknode::said::Said;
 
 use crate::agent::Agent;
 use crate::sys::watch::Timer;
+use members::Members;
+pub(crate) use members::{Failure, SAME_VERSION};
 pub(crate) use slots::Slot;
 use slots::Slots;
 
 /// Twice, and a little sooner, within the lease.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
+/// Heartbeats between two looks at whether this node has room and its address.
+const LOOK_EVERY: u32 = 5;
 /// What the broker did not hear while it was away is repeated, for an hour.
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
 const REPEATS_MAX: u32 = 7200;
@@ -40,12 +49,18 @@ pub(crate) struct Cluster {
     pub(crate) info: NodeInfo,
     pub(crate) broker: Broker,
     pub(crate) nodes: RefCell<Vec<NodeState>>,
+    pub(crate) members: Members,
+    /// Living nodes that cannot take this origin's walks.
+    avoided: RefCell<Vec<NodeId>>,
     /// The number of the list of nodes that was fetched last.
     list: Cell<Option<u64>>,
     waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
     slots: Slots,
     /// Walks of other origins wait at the broker, as it said last.
     others_wait: Cell<bool>,
+    /// What is wrong with this node, and where others reach it.
+    trouble: Cell<Option<Trouble>>,
+    address: Cell<SocketAddr>,
     /// Told whenever the list of nodes is another one.
     changed_tx: watch::Sender<()>,
     /// Told at every other heartbeat.
@@ -58,7 +73,24 @@ impl Cluster {
         let (nodes, waiting) = (RefCell::default(), RefCell::default());
         let (slots, others_wait) = (Slots::default(), Cell::default());
         let (list, beaten) = (Cell::default(), Notify::new());
-        Self { info, broker, nodes, list, waiting, slots, others_wait, changed_tx, beaten }
+        let members = Members::new(info.node.clone(), info.version.clone());
+        let avoided = RefCell::default();
+        let (trouble, address) = (Cell::new(info.trouble), Cell::new(info.address));
+        Self {
+            info,
+            broker,
+            nodes,
+            members,
+            avoided,
+            trouble,
+            address,
+            list,
+            waiting,
+            slots,
+            others_wait,
+            changed_tx,
+            beaten,
+        }
     }
 
     /// Returns what hears whenever the list of nodes is another one.
@@ -80,14 +112,14 @@ impl Cluster {
                 Some(on) => state.info.node == *on,
                 None => state.info.node != self.info.node,
             };
-            suits && state.alive && state.info.slots > 0 && !failed.contains(&state.info.node)
+            suits && self.members.is_usable(state) && !failed.contains(&state.info.node)
         })
     }
 
     /// Tells whether all nodes that take walks have this node's processor.
     pub(crate) fn is_of_one_kind(&self) -> bool {
         let nodes = self.nodes.borrow();
-        let mut runners = nodes.iter().filter(|state| state.alive && state.info.slots > 0);
+        let mut runners = nodes.iter().filter(|state| self.members.is_usable(state));
         runners.all(|state| state.info.cpu == self.info.cpu)
     }
 
@@ -170,15 +202,10 @@ impl Cluster {
     pub(crate) async fn refresh(&self) -> bool {
         match self.broker.nodes().await {
             Ok(nodes) => {
-                let takers = |nodes: &[NodeState]| -> Vec<_> {
-                    let nodes = nodes.iter().filter(|state| state.alive && state.info.slots > 0);
-                    nodes.map(|state| state.info.node.clone()).collect()
-                };
-                let new = takers(&nodes);
-                if takers(&self.nodes.replace(nodes)) != new {
-                    self.changed_tx.send_replace(());
-                }
-                self.look_at_line();
+                let old = self.takers();
+                self.members.take_list(&nodes, Instant::now());
+                self.nodes.replace(nodes);
+                self.note_takers(&old);
                 true
             }
             Err(error) => {
@@ -188,8 +215,90 @@ impl Cluster {
         }
     }
 
+    /// Takes in whether a node could be greeted; tells whether that is news.
+    pub(crate) fn note_greeting(&self, node: &NodeId, greeted: Result<(), Failure>) -> bool {
+        let old = self.takers();
+        let is_news = match greeted {
+            Ok(()) => self.members.note_greeted(node),
+            Err(failure) => self.members.note_failed(node, failure, Instant::now()),
+        };
+        if is_news {
+            self.note_takers(&old);
+        }
+        is_news
+    }
+
+    /// Returns living nodes that cannot take this origin's walks.
+    pub(crate) fn to_avoid(&self) -> Vec<NodeId> {
+        self.avoided.borrow().clone()
+    }
+
+    /// Returns why nothing of a session walks as things stand; nothing if something may.
+    pub(crate) fn notice(&self, on: Option<&NodeId>) -> Option<String> {
+        let silent = (!self.broker.is_up()).then(|| self.broker.url());
+        notice::why_nothing_walks(&self.status(), &self.info.node, on, silent)
+    }
+
+    /// Returns what is shown of all nodes, by name.
+    pub(crate) fn status(&self) -> Vec<NodeStatus> {
+        let mut statuses = self.members.status(self.broker.is_up(), Instant::now());
+        statuses.push(self.own_status());
+        statuses.sort_by(|a, b| a.node.cmp(&b.node));
+        statuses
+    }
+
+    fn own_status(&self) -> NodeStatus {
+        let info = self.own();
+        let nodes = self.nodes.borrow();
+        let listed = nodes.iter().find(|state| state.info.node == info.node);
+        let trouble = info.trouble.map(members::trouble);
+        NodeStatus {
+            node: info.node,
+            address: info.address,
+            version: info.version,
+            slots: info.slots,
+            running: listed.map_or(0, |state| state.running),
+            state: trouble.map_or(NodeCondition::Alive, |(state, ..)| state),
+            why: trouble.map(|(_, why, _)| why.to_owned()),
+            remedy: trouble.map(|(.., remedy)| remedy.to_owned()),
+            last_seen: 0,
+        }
+    }
+
+    /// Returns what this node says of itself.
+    pub(crate) fn own(&self) -> NodeInfo {
+        let trouble = self.trouble.get();
+        // Nobody sends walks to where they would fail.
+        let slots = if trouble.is_some() { 0 } else { self.info.slots };
+        NodeInfo { trouble, slots, address: self.address.get(), ..self.info.clone() }
+    }
+
+    /// Takes in what is wrong with this node, and where it is reached; the broker hears of it if that is news.
+    pub(crate) async fn note_own(&self, trouble: Option<Trouble>, address: SocketAddr) {
+        let old = (self.trouble.replace(trouble), self.address.replace(address));
+        if old != (trouble, address) {
+            tracing::warn!(?trouble, %address, "this node is not as it was");
+            self.register().await;
+        }
+    }
+
+    /// Returns the nodes that take walks of this origin.
+    fn takers(&self) -> Vec<NodeId> {
+        let nodes = self.nodes.borrow();
+        let takers = nodes.iter().filter(|state| self.members.is_usable(state));
+        takers.map(|state| state.info.node.clone()).collect()
+    }
+
+    fn note_takers(&self, old: &[NodeId]) {
+        self.avoided.replace(self.members.to_avoid());
+        if self.takers() != old {
+            self.changed_tx.send_replace(());
+        }
+        self.look_at_line();
+    }
+
     async fn register(&self) {
-        if let Err(error) = self.broker.register(&self.info).await {
+        if let Err(error) = self.broker.register(&self.own()).await {
             tracing::error!(%error, "failed to register");
         }
     }
@@ -227,6 +336,11 @@ pub(crate) async fn beat(agent: Rc<Agent>) {
             cluster.beaten.notify_waiters();
         }
         agent.rest();
+        if beats.is_multiple_of(LOOK_EVERY) {
+            let (trouble, address) = agent.look_at_itself();
+            cluster.note_own(trouble, address).await;
+        }
+        greet::begin(&agent, false);
         beats = beats.wrapping_add(1);
     }
 }

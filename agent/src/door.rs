@@ -12,9 +12,9 @@ use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 use worknode::door::{HELLO_BYTES_MAX, Kind};
 use worknode::id::{NodeId, SessionId};
+use worknode::page;
 use worknode::report::Report;
 use worknode::request::{Reply, Request, SessionOptions};
-use worknode::{notice, page};
 
 use crate::agent::Agent;
 use crate::origin;
@@ -186,17 +186,16 @@ async fn answer(
 }
 
 /// Returns why nothing walks as things stand; nothing if there is somebody to walk to.
-async fn why_nothing_walks(agent: &Agent, on: Option<&NodeId>) -> Option<String> {
-    let broker = &agent.cluster.broker;
-    if !broker.is_up() {
-        return notice::why_nothing_walks(&[], &agent.node, on, Some(broker.url()));
+async fn why_nothing_walks(agent: &Rc<Agent>, on: Option<&NodeId>) -> Option<String> {
+    let cluster = &agent.cluster;
+    if cluster.broker.is_up() {
+        if cluster.has_runner_for(on, &[]) {
+            return None;
+        }
+        // Somebody may have come since the last heartbeat.
+        agent.status().await;
     }
-    if agent.cluster.has_runner_for(on, &[]) {
-        return None;
-    }
-    // Somebody may have come since the last heartbeat.
-    let status = agent.status().await;
-    notice::why_nothing_walks(&status.nodes, &agent.node, on, None)
+    cluster.notice(on)
 }
 
 /// Has a session end when a process does.

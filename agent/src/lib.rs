@@ -22,6 +22,7 @@ mod origin;
 mod own;
 mod pages;
 mod random;
+mod reached_at;
 mod runner;
 mod session;
 mod state;

@@ -4,6 +4,7 @@
 //! another; the reader never waits for whoever consumes what it reads, because what may be sent is
 //! bounded by credit.
 
+pub(crate) mod call;
 pub(crate) mod frame;
 pub(crate) mod guarded;
 pub(crate) mod handshake;

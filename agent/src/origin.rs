@@ -128,9 +128,11 @@ pub(crate) async fn walk(
                 drop_with_process(session.note_stayed(), stub.pid);
             }
             if session.no_fallback && reason != Reason::GrantedHome {
+                let why = agent.cluster.notice(session.on.as_ref());
                 let text = format!(
-                    "oswalk: {argv0}: no runner ({}), and --no-fallback forbids to execute it here\n",
-                    reason.name()
+                    "oswalk: {argv0}: no runner ({}), and --no-fallback forbids to execute it here{}\n",
+                    reason.name(),
+                    why.map_or_else(String::new, |why| format!("; {why}"))
                 );
                 stub.output.send(Kind::Refused, 0, text.into_bytes());
             } else {
@@ -411,7 +413,7 @@ impl Errand<'_> {
             walk,
             after,
             only: session.on.clone(),
-            avoid: failed_nodes.clone(),
+            avoid: [&failed_nodes[..], &cluster.to_avoid()].concat(),
             prefer: agent.warm_nodes(),
         };
         let after = failed.map_or(Attempt(0), |grant| grant.attempt);

@@ -81,6 +81,7 @@ async fn register(broker: &Broker, node: &NodeId) -> Result<(), Failure> {
         version: "1".into(),
         slots: SLOTS,
         cpu: "any".into(),
+        trouble: None,
     };
     Ok(broker.register(&info).await?)
 }

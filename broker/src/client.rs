@@ -13,7 +13,7 @@ use crate::error::BrokerError;
 use crate::keeper::Keeper;
 use crate::model::{
     Event, Finished, NODES_MAX, NodeInfo, NodeState, Registered, Retried, SLOTS_MAX, Submit,
-    Submitted,
+    Submitted, Trouble,
 };
 use crate::office::{Answer, Office};
 use crate::pulse::Pulse;
@@ -29,6 +29,7 @@ pub struct Broker {
 #[derive(Debug)]
 struct Shared {
     office: Arc<Office>,
+    host: Option<(String, u16)>,
     courier: Courier,
     /// Aborted when the last clone is dropped; that closes the connection.
     keeper: AbortHandle,
@@ -53,6 +54,7 @@ impl Broker {
         let shown = url::without_password(url);
         let address = Address::parse(url)
             .map_err(|source| BrokerError::Url { url: shown.clone(), source })?;
+        let host = address.host();
         let key = format!("{{{cell}}}{LAYOUT}");
         let (events_tx, events_rx) = mpsc::unbounded_channel();
         let channel = format!("{key}:to:{node}");
@@ -72,7 +74,7 @@ impl Broker {
         let office = Office { url: shown, key, node: node.clone(), line_rx, pulse, events_tx };
         let office = Arc::new(office);
         let courier = Courier::start(Arc::clone(&office));
-        let shared = Shared { office, courier, keeper };
+        let shared = Shared { office, host, courier, keeper };
         Ok((Self { shared: Arc::new(shared) }, events_rx))
     }
 
@@ -80,6 +82,12 @@ impl Broker {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.shared.office.url
+    }
+
+    /// Returns host and port of the broker, if it is reached over the network.
+    #[must_use]
+    pub fn host(&self) -> Option<(&str, u16)> {
+        self.shared.host.as_ref().map(|(host, port)| (host.as_str(), *port))
     }
 
     /// Tells whether the connection stands.
@@ -102,6 +110,7 @@ impl Broker {
             info.version.as_str(),
             &slots,
             info.cpu.as_str(),
+            info.trouble.map_or("", Trouble::name),
         ];
         let arguments = arguments.map(str::as_bytes);
         let office = &self.shared.office;
@@ -270,9 +279,11 @@ fn node_state(line: &Value) -> Option<NodeState> {
             version: text(2)?.into(),
             slots: number(fields.get(3)?)?.min(SLOTS_MAX),
             cpu: text(4)?.into(),
+            trouble: Trouble::parse(text(7)?),
         },
         running: number(fields.get(5)?)?,
         alive: number(fields.get(6)?)? == 1,
+        incarnation: text(8)?.into(),
     })
 }
 

@@ -11,7 +11,7 @@
 --
 -- Keys, all with the cell's hash tag, here w:
 --   w:lease           zset   node -> end of its lease, ms
---   w:node:<node>     hash   address version slots cpu incarnation
+--   w:node:<node>     hash   address version slots cpu trouble incarnation
 --   w:up:<node>       string slots incarnation address; expires with the lease, absent while it
 --                            is suspect
 --   w:load            zset   node with a free slot -> load and turn (see settle)
@@ -1204,7 +1204,7 @@ local function say(keys, args)
   return reply(c, table.concat(results, '\n', 1, count))
 end
 
--- node incarnation address version slots cpu
+-- node incarnation address version slots cpu trouble
 local function register(keys, args)
   local c = begin(keys, args)
   local name, incarnation, address, slots = args[2], args[3], args[4], args[6]
@@ -1217,7 +1217,7 @@ local function register(keys, args)
     bury(c, { name })
   end
   call('HSET', key, 'incarnation', incarnation, 'address', address, 'version', args[5],
-    'slots', slots, 'cpu', args[7])
+    'slots', slots, 'cpu', args[7], 'trouble', args[8])
   local node = node_of(c, name)
   keep(c, node, slots .. ' ' .. incarnation .. ' ' .. address)
   node.used = count_used(c, name)
@@ -1233,14 +1233,15 @@ local function nodes(keys, args)
   local found = call('ZREVRANGE', c.w .. ':lease', 0, LIST_MAX - 1, 'WITHSCORES')
   for i = 1, #found, 2 do
     local node = string.sub(found[i], 1, TEXT_MAX)
-    local info = call('HMGET', c.w .. ':node:' .. node, 'address', 'version', 'slots', 'cpu')
+    local info = call('HMGET', c.w .. ':node:' .. node, 'address', 'version', 'slots', 'cpu',
+      'trouble', 'incarnation')
     if info[1] then
       for at, text in pairs(info) do
         info[at] = text and string.sub(text, 1, TEXT_MAX)
       end
       lines[#lines + 1] = {
         node, info[1], info[2], tonumber(info[3]), info[4],
-        count_used(c, node), tonumber(found[i + 1]) > now(c) and 1 or 0,
+        count_used(c, node), tonumber(found[i + 1]) > now(c) and 1 or 0, info[5] or '', info[6] or '',
       }
     end
   end

@@ -22,7 +22,7 @@ pub use client::Broker;
 pub use error::{BrokerError, ServerError};
 pub use model::{
     Event, Finished, Grant, LEASE, NODES_MAX, NodeInfo, NodeState, Registered, Retried, Submit,
-    Submitted,
+    Submitted, Trouble,
 };
 pub use server::PrivateServer;
 pub use wire::library;

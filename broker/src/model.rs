@@ -58,6 +58,37 @@ pub struct NodeInfo {
     pub slots: u32,
     /// Its processor.
     pub cpu: Said,
+    /// What it has found wrong with itself; it takes no walks then.
+    pub trouble: Option<Trouble>,
+}
+
+/// What a node may find wrong with itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It has no room for packets.
+    Full,
+    /// Its machine does not have the address that it is reached at.
+    Address,
+}
+
+impl Trouble {
+    /// Returns the word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Address => "address",
+        }
+    }
+
+    /// Returns what a word says. Whatever else is wrong with a node, it is not reached.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        match word {
+            "" => None,
+            "full" => Some(Self::Full),
+            _ => Some(Self::Address),
+        }
+    }
 }
 
 /// A node, as the broker knows it.
@@ -69,6 +100,8 @@ pub struct NodeState {
     pub running: u32,
     /// Its lease holds.
     pub alive: bool,
+    /// Tells its agent from an earlier one of the same name.
+    pub incarnation: Said,
 }
 
 /// Whether the broker knows the node.

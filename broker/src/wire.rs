@@ -88,6 +88,16 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Returns host and port, if there are some.
+    pub(crate) fn host(&self) -> Option<(String, u16)> {
+        match self.0.addr() {
+            ConnectionAddr::Tcp(host, port) => Some((host.clone(), *port)),
+            _ => None,
+        }
+    }
+}
+
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {

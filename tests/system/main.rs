@@ -15,9 +15,11 @@ mod faults;
 mod hidden;
 mod interrupts;
 mod lab;
+mod members;
 mod mounts;
 mod nodes;
 mod outcome;
+mod peers;
 mod report;
 mod run;
 mod sandboxes;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         interrupts::ALL,
         hidden::ALL,
         mounts::ALL,
+        members::ALL,
+        peers::ALL,
         nodes::ALL,
         sandboxes::ALL,
         sessions::ALL,

@@ -19,6 +19,7 @@ pub(crate) const ALL: &[Test] = &[
     ("nodes::the_broker_dies_in_the_middle", |lab| hurt(lab, "broker", &["kill"], &["broker"])),
     ("nodes::all_are_dead", all_are_dead),
     ("nodes::one_that_lost_only_the_broker_keeps_its_walks", loses_the_broker),
+    ("nodes::one_that_stands_still_for_a_moment_keeps_its_walks", stands_still),
     ("nodes::all_die_under_a_program_that_is_stopped", dies_while_stopped),
     ("nodes::a_second_one_is_told_what_the_first_one_asked", second_is_told),
     ("nodes::one_is_told_what_a_first_compile_includes", first_compile_is_told),
@@ -163,6 +164,48 @@ fn loses_the_broker(lab: &Lab) -> Result<(), String> {
     }
 }
 
+/// An agent that does not come to answer for two seconds loses its lease, and not its walks: its machine is there.
+fn stands_still(lab: &Lab) -> Result<(), String> {
+    const PROGRAM: &str = "for (1, 2) { $line = <STDIN>; print qq(got $line) }";
+    const STILL: Duration = Duration::from_secs(2);
+    let (up, _alone) = lab.alone()?;
+    let dir = up.fresh("still")?;
+    let report = dir.join("report.json");
+    let failed = |error: std::io::Error| error.to_string();
+    let (input, mut typed) = std::io::pipe().map_err(failed)?;
+    let mut command = up.exec(&report);
+    command.args(["--walk-all", "--", "perl", "-e", PROGRAM]).current_dir(&dir).stdin(input);
+    let started = Run::start(command, None)?;
+    typed.write_all(b"one\n").map_err(failed)?;
+    let mut runner = None;
+    wait_until("a node runs the walk", || {
+        runner = NODES.into_iter().find(|node| running_on(up, node).unwrap_or(0) > 0);
+        runner.is_some()
+    })?;
+    let runner = runner.expect("it was waited for");
+    let pid = fs::read_to_string(up.state(runner).join("pid")).map_err(failed)?;
+    let signal = |name: &str| {
+        let mut command = up.command("kill");
+        command.args([name, pid.trim()]);
+        Run::of(command, LIMIT).map(drop)
+    };
+    signal("-STOP")?;
+    thread::sleep(STILL);
+    signal("-CONT")?;
+    typed.write_all(b"two\n").map_err(failed)?;
+    drop(typed);
+    let run = started.wait(LIMIT);
+    all_join(up, &NODES)?;
+    let run = run?;
+    let report = Report::read(&report)?;
+    // A second attempt would miss the input that the first one has read.
+    if run.out() == "got one\ngot two\n" && report.runners() == [runner] {
+        Ok(())
+    } else {
+        Err(format!("by {:?}, not {runner}: {run}", report.runners()))
+    }
+}
+
 /// Returns how many walks a node has, as the broker knows.
 fn running_on(up: &Up, node: &str) -> Result<u64, String> {
     let status = status(up, "origin")?;
@@ -300,7 +343,7 @@ fn fetches(up: &Up, node: &str) -> Result<u64, String> {
 }
 
 /// Returns what the agent of a node says of itself and its cluster.
-fn status(up: &Up, node: &str) -> Result<serde_json::Value, String> {
+pub(crate) fn status(up: &Up, node: &str) -> Result<serde_json::Value, String> {
     let mut command = up.command("oswalk");
     command.args(["status", "--json"]).env("OSWALK_STATE", up.state(node));
     let run = Run::of(command, LIMIT)?;

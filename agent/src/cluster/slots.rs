@@ -205,7 +205,10 @@ impl Cluster {
 
     fn holds_all(&self) -> bool {
         let nodes = self.nodes.borrow();
-        let slots = nodes.iter().filter(|state| state.alive).map(|state| state.info.slots);
+        let slots = nodes
+            .iter()
+            .filter(|state| self.members.is_usable(state))
+            .map(|state| state.info.slots);
         let slots = slots.fold(0_u32, u32::saturating_add);
         slots > 0 && self.slots.held.get() >= slots
     }

@@ -4,6 +4,8 @@
 //! `caller: Hello` → `callee: Hello, Proof` → `caller: Proof`. A proof is the keyed BLAKE3 of both
 //! hellos and of the side that gives it; each hello has 32 fresh random bytes.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -43,6 +45,9 @@ pub(crate) struct Hello {
     pub(crate) node: NodeId,
     /// Tells this agent from an earlier one of the same name.
     pub(crate) incarnation: u64,
+    purpose: Purpose,
+    /// Its clock, in seconds since 1970.
+    clock_s: u64,
     pub(crate) nonce: [u8; 32],
 }
 
@@ -52,6 +57,19 @@ pub(crate) struct Peer {
     pub(crate) node: NodeId,
     pub(crate) incarnation: u64,
 }
+
+/// Why an agent calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Purpose {
+    /// To have a link.
+    Link,
+    /// To know whether they could have one.
+    Greet,
+}
+
+/// Clocks that differ by no more are taken for right: `make` and its like compare times of two machines to the
+/// second at best, and NTP keeps to a fraction of that.
+const CLOCKS_APART_MAX: u64 = 10;
 
 /// Why two agents do not come together.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +83,8 @@ pub(crate) enum HandshakeError {
          ({VERSION}): install one version on all nodes"
     )]
     Version { node: NodeId, theirs: Said, their_protocol: u32, ours: &'static str },
+    #[error("the other side's clock is {ahead_s} s ahead of this one")]
+    Clock { ahead_s: i64 },
     #[error("node {0} does not hold this cluster's secret: give all agents the same --secret file")]
     Secret(NodeId),
 }
@@ -74,13 +94,15 @@ pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
     own: &Peer,
     secret: &Secret,
+    purpose: Purpose,
 ) -> Result<Peer, HandshakeError> {
-    let mine = hello(own);
+    let mine = hello(own, purpose);
     send(socket, &mine).await?;
     let theirs: Hello = receive(socket).await?;
     check_version(&theirs)?;
     let proof: [u8; 32] = receive(socket).await?;
     check_proof(&theirs, proof, prove(secret, b"callee", &mine, &theirs))?;
+    check_clock(theirs.clock_s, clock_s())?;
     send(socket, &prove(secret, b"caller", &mine, &theirs)).await?;
     Ok(Peer { node: theirs.node, incarnation: theirs.incarnation })
 }
@@ -90,23 +112,36 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
     own: &Peer,
     secret: &Secret,
-) -> Result<Peer, HandshakeError> {
+) -> Result<(Peer, Purpose), HandshakeError> {
     let theirs: Hello = receive(socket).await?;
-    let mine = hello(own);
+    let mine = hello(own, Purpose::Link);
     send(socket, &mine).await?;
     check_version(&theirs)?;
     send(socket, &prove(secret, b"callee", &theirs, &mine)).await?;
     let proof: [u8; 32] = receive(socket).await?;
     check_proof(&theirs, proof, prove(secret, b"caller", &theirs, &mine))?;
-    Ok(Peer { node: theirs.node, incarnation: theirs.incarnation })
+    check_clock(theirs.clock_s, clock_s())?;
+    Ok((Peer { node: theirs.node, incarnation: theirs.incarnation }, theirs.purpose))
 }
 
-fn hello(own: &Peer) -> Hello {
+fn hello(own: &Peer, purpose: Purpose) -> Hello {
     let mut nonce = [0; 32];
     crate::random::fill(&mut nonce);
     let version = env!("CARGO_PKG_VERSION").into();
     let Peer { node, incarnation } = own.clone();
-    Hello { protocol: VERSION, version, node, incarnation, nonce }
+    Hello { protocol: VERSION, version, node, incarnation, purpose, clock_s: clock_s(), nonce }
+}
+
+fn clock_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn check_clock(theirs: u64, ours: u64) -> Result<(), HandshakeError> {
+    if theirs.abs_diff(ours) <= CLOCKS_APART_MAX {
+        return Ok(());
+    }
+    let ahead_s = i128::from(theirs) - i128::from(ours);
+    Err(HandshakeError::Clock { ahead_s: i64::try_from(ahead_s).unwrap_or(i64::MAX) })
 }
 
 fn prove(secret: &Secret, side: &[u8], caller: &Hello, callee: &Hello) -> [u8; 32] {
@@ -180,7 +215,9 @@ mod tests {
             let name = peer("caller");
             let caller = async {
                 let mut socket = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
-                call(&mut socket, &name, &secret).await.map_err(|error| error.to_string())
+                call(&mut socket, &name, &secret, Purpose::Link)
+                    .await
+                    .map_err(|error| error.to_string())
             };
             let callee = async {
                 let mut socket = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
@@ -197,7 +234,7 @@ mod tests {
         let (caller, callee) =
             meet(secret(), async |socket| answer(socket, &name, &secret()).await);
         assert_eq!(caller, Ok(name));
-        assert_eq!(callee.expect("greeted"), peer("caller"));
+        assert_eq!(callee.expect("greeted"), (peer("caller"), Purpose::Link));
     }
 
     #[test]
@@ -210,7 +247,7 @@ mod tests {
         assert!(callee.is_err());
         let (caller, ()) = meet(Secret([7; 32]), async |socket| {
             let _: Hello = receive(socket).await.expect("a hello");
-            let theirs = Hello { version: "9.9.9".into(), ..hello(&name) };
+            let theirs = Hello { version: "9.9.9".into(), ..hello(&name, Purpose::Link) };
             send(socket, &theirs).await.expect("heard");
         });
         let said = caller.expect_err("refused");
@@ -228,7 +265,7 @@ mod tests {
             caller.expect_err("refused")
         };
         let garbled = HandshakeError::Garbled.to_string();
-        let hello = super::super::message::encode(&hello(&name));
+        let hello = super::super::message::encode(&hello(&name, Purpose::Link));
         assert_eq!(sent(vec![b'x'; 1_000_000 / 512]), garbled);
         assert_eq!(sent([&hello[..], &[0; MESSAGE_BYTES_MAX]].concat()), garbled);
         // The name is as long.
@@ -238,12 +275,22 @@ mod tests {
     }
 
     #[test]
+    fn clocks_agree() {
+        for (theirs, ours) in [(100, 100), (100, 110), (110, 100)] {
+            assert!(check_clock(theirs, ours).is_ok());
+        }
+        let said = check_clock(100, 3700).expect_err("an hour behind").to_string();
+        assert!(said.contains("-3600 s"), "{said}");
+        assert!(check_clock(u64::MAX, 0).is_err() && check_clock(0, u64::MAX).is_err());
+    }
+
+    #[test]
     fn what_a_version_says_is_shown_escaped() {
         let name = peer("callee");
         let (caller, ()) = meet(Secret([7; 32]), async |socket| {
             let _: Hello = receive(socket).await.expect("a hello");
             // As long as "0.1.0", which is what the encoded hello has there.
-            let hello = super::super::message::encode(&hello(&name));
+            let hello = super::super::message::encode(&hello(&name, Purpose::Link));
             let at = hello.windows(5).position(|bytes| bytes == b"0.1.0").expect("a version");
             let forged = [&hello[..at], b"\x1b[2J\n", &hello[at + 5..]].concat();
             socket.send(Message::Binary(forged.into())).await.expect("heard");

@@ -123,6 +123,7 @@ pub fn info(name: &str, slots: u32) -> NodeInfo {
         version: "1".into(),
         slots,
         cpu: "a cpu".into(),
+        trouble: None,
     }
 }
 

@@ -1,0 +1,357 @@
+//! What this agent knows of the other nodes besides what the broker says: whether it could greet them, and who
+//! was there. A node takes walks of this origin only if both could greet each other.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use broker::{NodeState, Trouble};
+use tokio::sync::Notify;
+use worknode::id::NodeId;
+use worknode::request::{NodeCondition, NodeStatus};
+use worknode::said::Said;
+
+/// A node that could not be greeted is called again after this time.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// Nodes that are gone and remembered: as long as the agent lives, those that were seen last.
+const GONE_MAX: usize = 256;
+
+/// Why a node could not be greeted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub(crate) struct Failure {
+    pub(crate) condition: NodeCondition,
+    pub(crate) why: String,
+    pub(crate) remedy: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Greeting {
+    Not,
+    Done,
+    Failed(Failure, Instant),
+}
+
+#[derive(Debug)]
+struct Member {
+    /// As the broker listed it last.
+    state: NodeState,
+    /// It is in the present list, and its lease holds.
+    alive: bool,
+    seen: Instant,
+    greeting: Greeting,
+    /// It is being greeted.
+    under_way: bool,
+}
+
+/// All nodes but this one.
+#[derive(Debug)]
+pub(crate) struct Members {
+    own: NodeId,
+    version: Said,
+    known: RefCell<BTreeMap<NodeId, Member>>,
+    /// Told whenever a greeting has ended.
+    noted: Notify,
+}
+
+impl Members {
+    pub(crate) fn new(own: NodeId, version: Said) -> Self {
+        Self { own, version, known: RefCell::default(), noted: Notify::new() }
+    }
+
+    /// Takes in the broker's list.
+    pub(crate) fn take_list(&self, nodes: &[NodeState], now: Instant) {
+        let mut known = self.known.borrow_mut();
+        let was_alive: BTreeSet<NodeId> =
+            known.iter().filter(|(_, it)| it.alive).map(|(node, _)| node.clone()).collect();
+        known.values_mut().for_each(|member| member.alive = false);
+        for state in nodes.iter().filter(|state| state.info.node != self.own) {
+            let member = known.entry(state.info.node.clone()).or_insert_with(|| Member {
+                state: state.clone(),
+                alive: false,
+                seen: now,
+                greeting: Greeting::Not,
+                under_way: false,
+            });
+            let (old, new) = (&member.state, state);
+            let is_another =
+                old.incarnation != new.incarnation || old.info.address != new.info.address;
+            let is_back = new.alive && !was_alive.contains(&new.info.node);
+            if is_another || is_back && member.greeting != Greeting::Done {
+                member.greeting = Greeting::Not;
+            }
+            member.state = state.clone();
+            member.alive = state.alive;
+            if state.alive {
+                member.seen = now;
+            }
+        }
+        while known.values().filter(|member| !member.alive).count() > GONE_MAX {
+            let gone = known.iter().filter(|(_, member)| !member.alive);
+            let oldest = gone.min_by_key(|(_, member)| member.seen).map(|(node, _)| node.clone());
+            oldest.map(|node| known.remove(&node));
+        }
+    }
+
+    /// The node was greeted; tells whether that is news.
+    pub(crate) fn note_greeted(&self, node: &NodeId) -> bool {
+        self.note(node, Greeting::Done)
+    }
+
+    /// The node could not be greeted; tells whether that is news.
+    pub(crate) fn note_failed(&self, node: &NodeId, failure: Failure, now: Instant) -> bool {
+        self.note(node, Greeting::Failed(failure, now))
+    }
+
+    /// Notes that a node is being greeted; false if it was already.
+    pub(crate) fn begin_greeting(&self, node: &NodeId) -> bool {
+        let mut known = self.known.borrow_mut();
+        known.get_mut(node).is_some_and(|member| !std::mem::replace(&mut member.under_way, true))
+    }
+
+    /// Ends when nobody is being greeted.
+    pub(crate) async fn greetings(&self) {
+        loop {
+            let noted = self.noted.notified();
+            if !self.known.borrow().values().any(|member| member.under_way) {
+                return;
+            }
+            noted.await;
+        }
+    }
+
+    fn note(&self, node: &NodeId, greeting: Greeting) -> bool {
+        let mut known = self.known.borrow_mut();
+        let Some(member) = known.get_mut(node) else { return false };
+        member.under_way = false;
+        self.noted.notify_waiters();
+        let old = std::mem::replace(&mut member.greeting, greeting);
+        std::mem::discriminant(&old) != std::mem::discriminant(&member.greeting)
+    }
+
+    /// Returns whom to greet now: who has not been, or could not be some time ago. With `all`, or then.
+    pub(crate) fn to_greet(&self, all: bool, now: Instant) -> Vec<(NodeId, SocketAddr)> {
+        let known = self.known.borrow();
+        let due = known.iter().filter(|(_, member)| {
+            member.alive
+                && self.is_sound(&member.state)
+                && match &member.greeting {
+                    Greeting::Not => true,
+                    Greeting::Done => false,
+                    Greeting::Failed(_, at) => all || now.duration_since(*at) > AGAIN_AFTER,
+                }
+        });
+        due.map(|(node, member)| (node.clone(), member.state.info.address)).collect()
+    }
+
+    /// Tells whether a node can take walks, as far as the broker and this agent know.
+    pub(crate) fn is_usable(&self, state: &NodeState) -> bool {
+        let known = self.known.borrow();
+        let greeted = known.get(&state.info.node).is_some_and(|it| it.greeting == Greeting::Done);
+        let is_own = state.info.node == self.own;
+        state.alive && state.info.slots > 0 && self.is_sound(state) && (is_own || greeted)
+    }
+
+    /// Returns why a node could not be greeted, if that was so short a time ago.
+    pub(crate) fn failed_since(&self, node: &NodeId, within: Duration) -> Option<Failure> {
+        match &self.known.borrow().get(node)?.greeting {
+            Greeting::Failed(failure, at) if at.elapsed() < within => Some(failure.clone()),
+            _ => None,
+        }
+    }
+
+    /// Returns living nodes that the broker would give walks to and that cannot take those of this origin.
+    pub(crate) fn to_avoid(&self) -> Vec<NodeId> {
+        let known = self.known.borrow();
+        let of_no_use = known.iter().filter(|(_, member)| {
+            let failed = matches!(member.greeting, Greeting::Failed(..));
+            member.alive && member.state.info.slots > 0 && (failed || !self.is_sound(&member.state))
+        });
+        of_no_use.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Returns what is shown of all nodes but this one.
+    pub(crate) fn status(&self, broker_up: bool, now: Instant) -> Vec<NodeStatus> {
+        let known = self.known.borrow();
+        let statuses = known.values().map(|member| {
+            let (state, why, remedy) = self.condition(member, broker_up, now);
+            let info = &member.state.info;
+            NodeStatus {
+                node: info.node.clone(),
+                address: info.address,
+                version: info.version.clone(),
+                slots: info.slots,
+                running: if member.alive { member.state.running } else { 0 },
+                state,
+                why,
+                remedy: remedy.map(str::to_owned),
+                last_seen: if member.alive { 0 } else { (now - member.seen).as_secs() },
+            }
+        });
+        statuses.collect()
+    }
+
+    fn condition(
+        &self,
+        member: &Member,
+        broker_up: bool,
+        now: Instant,
+    ) -> (NodeCondition, Option<String>, Option<&'static str>) {
+        let state = &member.state;
+        let say = |condition, why: String, remedy| (condition, Some(why), Some(remedy));
+        if !broker_up {
+            let why = "the broker does not answer".to_owned();
+            return (NodeCondition::Unknown, Some(why), None);
+        }
+        if !member.alive {
+            let seconds = (now - member.seen).as_secs();
+            let why = format!("it left, or has not been heard for {seconds} s");
+            return say(
+                NodeCondition::Gone,
+                why,
+                "see whether its agent runs: oswalk status, there",
+            );
+        }
+        if let Some((condition, why, remedy)) = state.info.trouble.map(trouble) {
+            return say(condition, why.to_owned(), remedy);
+        }
+        if state.info.version != self.version {
+            let (theirs, ours) = (&state.info.version, &self.version);
+            let why = format!("it runs OS Walk {theirs}, this one {ours}");
+            return say(NodeCondition::Incompatible, why, SAME_VERSION);
+        }
+        match &member.greeting {
+            Greeting::Done => (NodeCondition::Alive, None, None),
+            Greeting::Failed(failure, _) => {
+                say(failure.condition, failure.why.clone(), failure.remedy)
+            }
+            Greeting::Not => {
+                let why = "it has not been greeted yet".to_owned();
+                (NodeCondition::Unknown, Some(why), None)
+            }
+        }
+    }
+
+    fn is_sound(&self, state: &NodeState) -> bool {
+        state.info.trouble.is_none() && state.info.version == self.version
+    }
+}
+
+/// What helps where versions differ.
+pub(crate) const SAME_VERSION: &str =
+    "install one version on all nodes, then restart the agents: oswalk down, oswalk up";
+
+/// Returns what is said of a node that has found something wrong with itself.
+pub(crate) fn trouble(trouble: Trouble) -> (NodeCondition, &'static str, &'static str) {
+    match trouble {
+        Trouble::Full => (
+            NodeCondition::Full,
+            "there is no room left in its state directory",
+            "make room on that file system, or move the agent with --state DIR",
+        ),
+        Trouble::Address => (
+            NodeCondition::Unreachable,
+            "others cannot reach the address that it listens on",
+            "start its agent again with --listen and an address of its machine that other nodes reach",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use broker::NodeInfo;
+
+    use super::*;
+
+    fn members() -> Members {
+        Members::new(name("own"), "1".into())
+    }
+
+    fn name(name: &str) -> NodeId {
+        name.parse().expect("a node's name")
+    }
+
+    fn state(node: &str) -> NodeState {
+        let info = NodeInfo {
+            node: name(node),
+            address: ([10, 0, 0, 1], 7).into(),
+            version: "1".into(),
+            slots: 2,
+            cpu: "x".into(),
+            trouble: None,
+        };
+        NodeState { info, running: 0, alive: true, incarnation: "i".into() }
+    }
+
+    fn failure() -> Failure {
+        let (condition, why) = (NodeCondition::Refused, "no".to_owned());
+        Failure { condition, why, remedy: "mend it" }
+    }
+
+    fn condition(members: &Members, now: Instant) -> NodeCondition {
+        members.status(true, now)[0].state
+    }
+
+    #[test]
+    fn who_could_not_be_greeted_takes_no_walks() {
+        let (members, now, n1) = (members(), Instant::now(), state("n1"));
+        members.take_list(&[state("own"), n1.clone()], now);
+        assert!(members.is_usable(&state("own")) && !members.is_usable(&n1));
+        assert_eq!(members.to_greet(false, now).len(), 1);
+        assert!(members.note_failed(&n1.info.node, failure(), now));
+        assert!(!members.note_failed(&n1.info.node, failure(), now), "no news");
+        assert_eq!(members.to_avoid(), [name("n1")]);
+        assert_eq!(condition(&members, now), NodeCondition::Refused);
+        assert!(members.to_greet(false, now).is_empty() && members.to_greet(true, now).len() == 1);
+        let later = now + AGAIN_AFTER + Duration::from_millis(1);
+        assert_eq!(members.to_greet(false, later).len(), 1);
+        assert!(members.note_greeted(&n1.info.node));
+        assert!(members.is_usable(&n1) && members.to_avoid().is_empty());
+        // Another agent of that name has to be greeted anew; a lease that was lost for a moment is the same one.
+        members.take_list(&[NodeState { alive: false, ..n1.clone() }], now);
+        members.take_list(std::slice::from_ref(&n1), now);
+        assert!(members.is_usable(&n1));
+        members.take_list(&[NodeState { incarnation: "j".into(), ..n1.clone() }], now);
+        assert!(!members.is_usable(&n1));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_node_is_said() {
+        let (members, now) = (members(), Instant::now());
+        let shown = |info: NodeInfo| {
+            let state = NodeState { info, ..state("n1") };
+            members.take_list(std::slice::from_ref(&state), now);
+            members.note_greeted(&state.info.node);
+            assert!(!members.is_usable(&state));
+            condition(&members, now)
+        };
+        let sound = state("n1").info;
+        assert_eq!(
+            shown(NodeInfo { version: "2".into(), ..sound.clone() }),
+            NodeCondition::Incompatible
+        );
+        for (trouble, condition) in
+            [(Trouble::Full, NodeCondition::Full), (Trouble::Address, NodeCondition::Unreachable)]
+        {
+            assert_eq!(shown(NodeInfo { trouble: Some(trouble), ..sound.clone() }), condition);
+        }
+        members.take_list(&[state("n1")], now);
+        assert_eq!(condition(&members, now), NodeCondition::Alive);
+        assert_eq!(members.status(false, now)[0].state, NodeCondition::Unknown);
+    }
+
+    #[test]
+    fn nodes_that_are_gone_are_remembered() {
+        let (members, now) = (members(), Instant::now());
+        members.take_list(&[state("n1")], now);
+        let later = now + Duration::from_secs(7);
+        members.take_list(&[], later);
+        let gone = &members.status(true, later)[0];
+        assert_eq!((gone.state, gone.last_seen), (NodeCondition::Gone, 7));
+        let many: Vec<_> = (0..1000).map(|number| state(&format!("m{number}"))).collect();
+        members.take_list(&many, later);
+        members.take_list(&[], later);
+        assert_eq!(members.status(true, later).len(), GONE_MAX);
+    }
+}

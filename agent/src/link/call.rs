@@ -1,0 +1,111 @@
+//! Calls another agent, and says why if that fails.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Error as SocketError;
+use worknode::id::NodeId;
+use worknode::request::NodeCondition::{Incompatible, Refused, Unreachable};
+
+use super::Socket;
+use super::guarded::Guarded;
+use super::handshake::{self, HandshakeError, Peer, Purpose, Secret};
+use crate::cluster::{Failure, SAME_VERSION};
+
+/// A link is called, or greeted, within this time or not at all.
+pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
+
+const OPEN_THE_WAY: &str =
+    "see whether its agent runs, and whether a firewall is between: its port must be open";
+const LISTEN: &str =
+    "start its agent with --listen ADDRESS:PORT, or --advertise: an address that other nodes reach";
+const SECRET: &str = "give all agents the same file with --secret";
+const CLOCK: &str = "set the clocks of both machines, best by NTP";
+const NAMES: &str = "see who listens there: each node needs an address of its own";
+
+/// Calls the agent of a node and greets it; returns how long the greeting took, too.
+pub(crate) async fn call(
+    own: &Peer,
+    secret: &Secret,
+    (node, address): (&NodeId, SocketAddr),
+    purpose: Purpose,
+) -> Result<(Socket, Peer, Duration), Failure> {
+    let greeted = tokio::time::timeout(LINK_TIMEOUT, greet(own, secret, address, purpose)).await;
+    let (socket, peer, took) = match greeted {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(error)) => return Err(failure(error, node, address)),
+        Err(_) => {
+            let why = format!("nobody answers at {address} within {} s", LINK_TIMEOUT.as_secs());
+            return Err(unreachable(why, address));
+        }
+    };
+    if peer.node == *node {
+        return Ok((socket, peer, took));
+    }
+    let why = format!("at {address} answers {}, not {node}", peer.node);
+    let remedy = if address.ip().is_loopback() { LISTEN } else { NAMES };
+    Err(Failure { condition: Refused, why, remedy })
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    #[error(transparent)]
+    Connect(#[from] io::Error),
+    #[error(transparent)]
+    Upgrade(#[from] SocketError),
+    #[error(transparent)]
+    Greet(#[from] HandshakeError),
+}
+
+async fn greet(
+    own: &Peer,
+    secret: &Secret,
+    address: SocketAddr,
+    purpose: Purpose,
+) -> Result<(Socket, Peer, Duration), CallError> {
+    let stream = TcpStream::connect(address).await?;
+    super::prepare(&stream)?;
+    let url = format!("ws://{address}/oswalk");
+    let (stream, config) = (Guarded::new(stream), Some(super::socket_config()));
+    let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, config).await?;
+    let asked = Instant::now();
+    let peer = handshake::call(&mut socket, own, secret, purpose).await?;
+    socket.get_mut().open();
+    Ok((socket, peer, asked.elapsed()))
+}
+
+fn failure(error: CallError, node: &NodeId, address: SocketAddr) -> Failure {
+    match error {
+        CallError::Connect(error) => {
+            unreachable(format!("nobody answers at {address}: {error}"), address)
+        }
+        CallError::Greet(error @ HandshakeError::Version { .. }) => {
+            Failure { condition: Incompatible, why: error.to_string(), remedy: SAME_VERSION }
+        }
+        CallError::Greet(HandshakeError::Clock { ahead_s }) => Failure {
+            condition: Incompatible,
+            why: format!("its clock is {ahead_s} s ahead of this one"),
+            remedy: CLOCK,
+        },
+        CallError::Greet(HandshakeError::Secret(_)) => {
+            let why = format!("{node} does not hold the secret that this agent holds");
+            Failure { condition: Refused, why, remedy: SECRET }
+        }
+        CallError::Greet(HandshakeError::Garbled) | CallError::Upgrade(_) => {
+            let why = format!("what listens at {address} is no agent of OS Walk");
+            Failure { condition: Refused, why, remedy: NAMES }
+        }
+        CallError::Greet(HandshakeError::Broken) => {
+            let why = format!("what listens at {address} ended the connection");
+            Failure { condition: Refused, why, remedy: "its log says why: oswalkd.log" }
+        }
+    }
+}
+
+/// Of a machine's loopback others know nothing: there is a likelier reason than a firewall.
+fn unreachable(why: String, address: SocketAddr) -> Failure {
+    let remedy = if address.ip().is_loopback() { LISTEN } else { OPEN_THE_WAY };
+    Failure { condition: Unreachable, why, remedy }
+}
