@@ -26,6 +26,7 @@ use crate::cluster::{self, Cluster, Failure};
 use crate::commits::Commits;
 use crate::config::Config;
 use crate::exporter::{ExporterHandle, Question};
+use crate::leaves::Leaves;
 use crate::link::frame::{Frame, Kind};
 use crate::link::handshake::{Peer, Purpose, Secret};
 use crate::link::{self, Link, message};
@@ -87,6 +88,8 @@ pub(crate) struct Agent {
     next_link: Cell<u32>,
     mirrors: RefCell<HashMap<NodeId, Rc<Mirror>>>,
     sessions: RefCell<HashMap<SessionId, Rc<Session>>>,
+    /// Commands that were seen to start no others.
+    pub(crate) leaves: Leaves,
     ended_links: Cell<(u64, u64)>,
 }
 
@@ -221,6 +224,7 @@ async fn serve(
         next_link: Cell::new(1),
         mirrors: RefCell::default(),
         sessions: RefCell::default(),
+        leaves: Leaves::default(),
         ended_links: Cell::new((0, 0)),
     });
     agent.cluster.refresh().await;
@@ -275,9 +279,12 @@ impl Agent {
 
     /// Ends a session: its waiting walks are taken out of the queue.
     pub(crate) fn end_session(&self, id: SessionId) {
-        let ended = self.sessions.borrow_mut().remove(&id).is_some();
+        let ended = self.sessions.borrow_mut().remove(&id);
         self.cluster.drop_session(id);
-        if ended {
+        if let Some(session) = ended {
+            if let Some(command) = session.leaf() {
+                self.leaves.add(session.uid, command);
+            }
             // Nobody waits for it.
             let cluster = Rc::clone(&self.cluster);
             tokio::task::spawn_local(async move {

@@ -231,7 +231,8 @@ fn open_session(
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
     let (dir, door) = (&agent.pages_dir, &agent.door_path);
-    let session = Session::open(dir, door, options, peer, gate, notice, agent.usage())?;
+    let is_leaf = options.command.is_some_and(|file| agent.leaves.contains(peer.uid, file));
+    let session = Session::open(dir, door, options, peer, gate, notice, is_leaf, agent.usage())?;
     Ok(agent.add_session(session))
 }
 

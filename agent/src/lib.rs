@@ -14,6 +14,7 @@ mod config;
 mod devices;
 mod door;
 mod exporter;
+mod leaves;
 mod link;
 mod log;
 mod look;

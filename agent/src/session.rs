@@ -17,7 +17,7 @@ use worknode::page::{self, PageContents};
 use worknode::policy::{BUILT_IN, Rule, Verdict};
 use worknode::reason::Reason;
 use worknode::report::{Report, StayLine, Totals, WalkLine};
-use worknode::request::{Action, SessionOptions};
+use worknode::request::{Action, CommandFile, SessionOptions};
 use worknode::tally;
 
 use crate::door::Peer;
@@ -38,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) on: Option<NodeId>,
     /// A walk that cannot be had fails.
     pub(crate) no_fallback: bool,
+    /// The file of its command.
+    command: Option<CommandFile>,
     /// Who opened it.
     owner: u32,
     /// The owner has become the command, and is not its parent.
@@ -97,6 +99,10 @@ impl Drop for Stayed {
 
 impl Session {
     /// Opens a session whose page lies in `dir` and may be used by the user of `peer`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a fact of its own, and there is one caller"
+    )]
     pub(crate) fn open(
         dir: &Path,
         door: &Path,
@@ -104,12 +110,17 @@ impl Session {
         peer: Peer,
         gate: u32,
         notice: Option<String>,
+        is_leaf: bool,
         before: Usage,
     ) -> anyhow::Result<Self> {
         let id = SessionId(crate::random::number());
         let page_path = dir.join(id.to_string());
         let rules = rules(options);
-        let bits = [(options.walk_all, page::WALK_ALL), (options.no_fallback, page::NO_FALLBACK)];
+        let bits = [
+            (options.walk_all, page::WALK_ALL),
+            (options.no_fallback, page::NO_FALLBACK),
+            (is_leaf, page::LEAF),
+        ];
         let contents = PageContents {
             session: id.0,
             options: bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum(),
@@ -142,6 +153,7 @@ impl Session {
             uid: peer.uid,
             on: options.on.clone(),
             no_fallback: options.no_fallback,
+            command: options.command,
             owner: peer.pid,
             becomes: options.becomes,
             keeps_lone: !(options.lone_walks
@@ -230,6 +242,20 @@ impl Session {
     /// Returns the time of the report at this moment.
     pub(crate) fn report_ms(&self, at: Instant) -> f64 {
         at.saturating_duration_since(self.began).as_secs_f64() * 1e3
+    }
+
+    /// Returns the file of the command if that stayed because it might start others, and started none that a rule
+    /// names.
+    pub(crate) fn leaf(&self) -> Option<CommandFile> {
+        let stays = self.stays();
+        let count = |reason: Reason| -> u64 {
+            stays.iter().filter(|stay| stay.reason == reason.name()).map(|stay| stay.count).sum()
+        };
+        let all: u64 = stays.iter().map(|stay| stay.count).sum();
+        let is_leaf = self.next_walk.get() == 1
+            && count(Reason::Driver) == 1
+            && all == 1 + count(Reason::Unlisted);
+        self.command.filter(|_| is_leaf)
     }
 
     /// Adds a committed walk to the report.

@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access, getegid, geteuid};
 use worknode::command::{ROOM_BYTES, ResponseFiles, Unread};
-use worknode::page::Page;
+use worknode::known;
+use worknode::page::{LEAF, Page};
+use worknode::policy::Verdict;
 use worknode::reason::Reason;
 
 use crate::error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
+use crate::starts::may_start_others;
 
 /// Finds the command as a shell does.
 pub(crate) fn find(name: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Failure> {
@@ -56,24 +59,62 @@ fn executable(file: &Path) -> bool {
 const SHELLS: [&str; 7] = ["bash", "dash", "fish", "ksh", "sh", "tcsh", "zsh"];
 
 /// Decides whether the command walks. One that was named on the command line does so unless a
-/// rule is against it. A shell stays, unless there is somebody at a `terminal` to talk to: then it is
-/// what he wants to have on a node.
+/// rule is against it, or it may start others: those are judged by the rules then. A shell stays, unless there is
+/// somebody at a terminal to talk to: then it is what he wants to have on a node.
 pub(crate) fn decide(
     page: &Page<'_>,
     file: &Path,
     arguments: &[OsString],
-    terminal: bool,
+    given: &Given,
 ) -> Result<(), Reason> {
     let open = page.gate() == worknode::page::GATE_OPEN;
     let words = arguments.iter().map(|argument| argument.as_bytes());
     let mut room = vec![0; ROOM_BYTES];
-    match page.decide(file.as_os_str().as_bytes(), words, &mut Disk, &mut room) {
+    let by_rule = page.decide(file.as_os_str().as_bytes(), words, &mut Disk, &mut room);
+    let by_rule = by_rule.and_then(|()| by_what_it_is(page, file, given));
+    let is_leaf = given.pinned || page.options() & LEAF != 0;
+    match by_rule {
         Ok(()) | Err(Reason::Unlisted) if changes_ids(file) => Err(Reason::Privileged),
-        Err(Reason::Shell) if terminal && open && is_interactive_shell(file, arguments) => Ok(()),
-        Err(Reason::Unlisted) if open => Ok(()),
+        Err(Reason::Shell) if given.terminal && open && is_interactive_shell(file, arguments) => {
+            Ok(())
+        }
+        Err(Reason::Unlisted)
+            if open && !is_leaf && may_start_others(file, arguments, given.terminal) =>
+        {
+            Err(Reason::Driver)
+        }
+        Err(Reason::Unlisted) if open => talks_here(given),
         Err(Reason::Unlisted) => Err(Reason::NoCluster),
         decision => decision,
     }
+}
+
+/// How the command was given.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    /// There is somebody to talk to.
+    pub(crate) terminal: bool,
+    /// It is to be on a certain node.
+    pub(crate) pinned: bool,
+    /// The libraries that it is to load.
+    pub(crate) preload: OsString,
+}
+
+/// As the preload library does: what only stands before a compiler stays.
+fn by_what_it_is(page: &Page<'_>, file: &Path, given: &Given) -> Result<(), Reason> {
+    if page.verdict(file.as_os_str().as_bytes()).is_some_and(Verdict::compiles) {
+        let mut head = [0; 2];
+        let is_script = File::open(file).and_then(|mut file| file.read_exact(&mut head)).is_ok()
+            && head == *b"#!";
+        let wraps = || page.wraps(std::fs::canonicalize(file).ok()?.as_os_str().as_bytes());
+        let reason = if is_script { Some(Reason::Wrapper) } else { wraps() };
+        reason.map_or(Ok(()), Err)?;
+    }
+    talks_here(given)
+}
+
+fn talks_here(given: &Given) -> Result<(), Reason> {
+    if known::talks_here(given.preload.as_bytes()) { Err(Reason::ForeignPreload) } else { Ok(()) }
 }
 
 /// Files of arguments, by their names in the working directory.
@@ -127,9 +168,12 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
     use worknode::page::{GATE_OPEN, GATE_SHUT, PageContents};
-    use worknode::policy::Verdict;
 
     fn page(gate: u32) -> Vec<u8> {
+        contents(gate).encode()
+    }
+
+    fn contents(gate: u32) -> PageContents<'static> {
         PageContents {
             session: 1,
             options: 0,
@@ -145,7 +189,6 @@ mod tests {
             ],
             tally_bytes: 0,
         }
-        .encode()
     }
 
     #[test]
@@ -154,13 +197,20 @@ mod tests {
         let open = Page::parse(&open).expect("a page");
         let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
         let decide = |page: &Page<'_>, file: &str, line: &str| {
-            super::decide(page, Path::new(file), &words(line), false)
+            super::decide(page, Path::new(file), &words(line), &Given::default())
         };
         assert_eq!(decide(&open, "./my_program", ""), Ok(()));
         assert_eq!(decide(&open, "/usr/bin/make", "-j8"), Err(Reason::Driver));
         assert_eq!(decide(&open, "/usr/bin/gcc", "-c a.c"), Ok(()));
         assert_eq!(decide(&open, "/usr/bin/gcc", "a.o"), Err(Reason::Link));
-        let talk = |line: &str| super::decide(&open, Path::new("/bin/bash"), &words(line), true);
+        let talk = |line: &str| {
+            super::decide(
+                &open,
+                Path::new("/bin/bash"),
+                &words(line),
+                &Given { terminal: true, ..Given::default() },
+            )
+        };
         assert_eq!(talk("--norc -i"), Ok(()));
         assert_eq!(talk("-c true"), Err(Reason::Shell));
         assert_eq!(talk("./build.sh"), Err(Reason::Shell));
@@ -168,6 +218,37 @@ mod tests {
         let shut = page(GATE_SHUT);
         let shut = Page::parse(&shut).expect("a page");
         assert_eq!(decide(&shut, "./my_program", ""), Err(Reason::NoCluster));
+    }
+
+    #[test]
+    fn commands_that_may_start_others_stay() {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let script = dir.path().join("build");
+        std::fs::write(&script, "#!/bin/sh\n").expect("write");
+        let ninja = dir.path().join("my-ninja");
+        std::fs::copy("/usr/bin/env", &ninja).expect("a copy");
+        let compiler = dir.path().join("gcc");
+        std::fs::write(&compiler, "#!/bin/sh\nexec /usr/bin/gcc \"$@\"\n").expect("write");
+        let open = page(GATE_OPEN);
+        let open = Page::parse(&open).expect("a page");
+        let of = |file: &Path, words: &[&str], given: &Given| {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            super::decide(&open, file, &words, given)
+        };
+        let plain = Given::default();
+        assert_eq!(of(&script, &[], &plain), Err(Reason::Driver));
+        assert_eq!(of(&ninja, &[], &plain), Err(Reason::Driver));
+        assert_eq!(of(Path::new("/usr/bin/perl"), &["-e", "1"], &plain), Err(Reason::Driver));
+        assert_eq!(of(Path::new("/usr/bin/taskset"), &["1"], &plain), Err(Reason::Driver));
+        assert_eq!(of(Path::new("/usr/bin/unshare"), &["-m"], &plain), Err(Reason::NeedsOrigin));
+        assert_eq!(of(&compiler, &["-c", "a.c"], &plain), Err(Reason::Wrapper));
+        let pinned = Given { pinned: true, ..Given::default() };
+        assert_eq!(of(&script, &[], &pinned), Ok(()));
+        let watched = Given { preload: "/usr/lib/bear/libexec.so".into(), ..Given::default() };
+        assert_eq!(of(Path::new("./my_program"), &[], &watched), Err(Reason::ForeignPreload));
+        let known = PageContents { options: LEAF, ..contents(GATE_OPEN) }.encode();
+        let known = Page::parse(&known).expect("a page");
+        assert_eq!(super::decide(&known, &script, &[], &plain), Ok(()));
     }
 
     #[test]

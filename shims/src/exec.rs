@@ -16,6 +16,7 @@ use worknode::reason::Reason;
 use worknode::report::Report;
 use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
 
+use crate::decide::Given;
 use crate::door::{Door, DoorError};
 use crate::error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
 use crate::places::{self, PRELOAD, Places};
@@ -23,7 +24,7 @@ use crate::policy_file::{self, Alone, Policy};
 use crate::process::{self, Ending};
 use crate::program::Program;
 use crate::report_file::ReportFile;
-use crate::{decide, say, tally};
+use crate::{decide, say, starts, tally};
 
 /// Policy pages are multiples of this.
 const PAGE_BYTES_MIN: u64 = 4096;
@@ -73,6 +74,8 @@ struct Session {
     becomes: bool,
     /// Why nothing walks as things stand.
     notice: Option<String>,
+    /// It is to be on a certain node, or nowhere.
+    pinned: bool,
     preload: PathBuf,
     stub: PathBuf,
 }
@@ -82,7 +85,7 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     let file = decide::find(&options.command[0], std::env::var_os("PATH").as_deref())?;
     let report_file = options.report.as_deref().map(ReportFile::prepare).transpose()?;
     let started = Instant::now();
-    let session = match open(options, policy, places) {
+    let session = match open(options, &file, policy, places) {
         Ok(session) => Some(session),
         Err(failure) if options.no_fallback => return Err(failure.0),
         Err(failure) => {
@@ -138,7 +141,12 @@ fn becomes(options: &Options) -> bool {
 }
 
 /// Opens a session, or returns the failure and the short form of it.
-fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (Failure, String)> {
+fn open(
+    options: &Options,
+    file: &Path,
+    policy: Policy,
+    places: &Places,
+) -> Result<Session, (Failure, String)> {
     let (preload, stub) = places::shim().map_err(|failure| {
         let message = failure.message().to_owned();
         (failure, message)
@@ -152,6 +160,7 @@ fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (
         no_fallback: options.no_fallback,
         becomes: becomes(options),
         hide: policy.hide,
+        command: starts::known_by(file, &options.command[1..]),
         preload: preload.as_os_str().as_bytes().to_vec(),
         stub: stub.as_os_str().as_bytes().to_vec(),
     });
@@ -168,7 +177,8 @@ fn open(options: &Options, policy: Policy, places: &Places) -> Result<Session, (
         let message = format!("failed to read the policy page {}", page_path.display());
         (Failure::new(format!("{message}: {error}")), message)
     })?;
-    Ok(Session { door, page_path, page_file, page, becomes, notice, preload, stub })
+    let pinned = options.on.is_some() || options.no_fallback;
+    Ok(Session { door, page_path, page_file, page, becomes, notice, pinned, preload, stub })
 }
 
 /// Reads the page, not the tally behind it; the file is writable if that may be.
@@ -217,9 +227,13 @@ impl Session {
 
     fn program(&self, file: &Path, options: &Options) -> io::Result<Program> {
         let page = Page::parse(&self.page).expect("parsed when it was read");
-        let terminal = std::io::stdin().is_terminal();
         let words = &options.command;
-        let decision = decide::decide(&page, file, &words[1..], terminal);
+        let given = Given {
+            terminal: std::io::stdin().is_terminal(),
+            pinned: self.pinned,
+            preload: std::env::var_os("LD_PRELOAD").unwrap_or_default(),
+        };
+        let decision = decide::decide(&page, file, &words[1..], &given);
         self.tell(options, decision);
         let mut program = match decision {
             Ok(()) => {

@@ -16,6 +16,7 @@ mod process;
 mod program;
 mod report_file;
 mod say;
+mod starts;
 mod status;
 mod tally;
 mod up;

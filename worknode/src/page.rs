@@ -32,6 +32,8 @@ pub const GATE_SHUT: u32 = 0;
 pub const WALK_ALL: u32 = 1;
 /// Option: every node has the origin's processor.
 pub const NATIVE_TWIN: u32 = 2;
+/// Option: the session's command started no compiler and no driver when it was executed before.
+pub const LEAF: u32 = 8;
 /// What a session adds to `ASAN_OPTIONS`: AddressSanitizer's runtime wants to be the first library of
 /// a program, and the session's own is. It is not shipped.
 pub const ASAN_OPTION: &str = "verify_asan_link_order=0";

@@ -47,10 +47,26 @@ pub struct SessionOptions {
     /// Shell patterns of absolute paths that no runner is shown from now on, whoever's walks it executes.
     #[serde(default)]
     pub hide: Vec<String>,
+    /// The file that the command is, or the script that its interpreter is given.
+    #[serde(default)]
+    pub command: Option<CommandFile>,
     /// Absolute path of the preload library.
     pub preload: Vec<u8>,
     /// Absolute path of the stub.
     pub stub: Vec<u8>,
+}
+
+/// A command as it is at the moment: a changed one is not the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandFile {
+    /// The device that it lies on.
+    pub dev: u64,
+    /// Its inode.
+    pub ino: u64,
+    /// When it was changed, in nanoseconds.
+    pub changed_ns: i64,
+    /// A hash of what it is given: with other arguments a program may do something else.
+    pub arguments: u64,
 }
 
 /// A rule of the user: of an option or of the policy file.

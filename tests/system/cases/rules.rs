@@ -7,6 +7,8 @@ const C: &str = "echo 'int main(void) { return 0; }' >a.c";
 /// A header that a mount replaces.
 const PRIVATE: &str = "mkdir alt; echo 'int one;' >v.h; echo 'int two;' >alt/v.h; echo '#include \"v.h\"' >a.c; cp a.c alt";
 
+const BUILD_PY: &str = r#"printf 'import subprocess, sys\nsys.exit(max(subprocess.Popen(["gcc", "-c", "f%d.c" % i]).wait() for i in (1, 2)))\n' >build.py; echo 'int a;' >f1.c; echo 'int b;' >f2.c"#;
+
 /// Programs that stay, with their reasons.
 type Stays = &'static [(&'static str, &'static str)];
 
@@ -58,6 +60,17 @@ pub(crate) fn cases() -> Vec<Case> {
             .walks(&["gcc"])
             .stays(&[("gcc", "alone"), ("cc1", "alone"), ("as", "link")])
             .alone(),
+        Case::with(&[], "a python script as the command", "python3 build.py; ls")
+            .setup(BUILD_PY)
+            .walks(&["gcc"])
+            .stays(&[("python3", "unlisted")]),
+        Case::with(&[], "a link to ccache, and a script before gcc", "ln -s /usr/bin/gcc y-gcc; printf '#!/bin/sh\\nexec gcc \"$@\"\\n' >x-gcc; chmod +x x-gcc; ./x-gcc -c a.c; ./y-gcc -c a.c -o b.o; echo $?; rm y-gcc x-gcc")
+            .setup(C)
+            .walks(&["gcc", "y-gcc"])
+            .stays(&[("x-gcc", "wrapper")]),
+        Case::with(&[], "standard input by another name", "gcc -x c -c /dev/stdin -o a.o <a.c; echo '-x c -' >args; gcc -c @args -o b.o <a.c; gcc a.o -o a; ./a; echo $?; cmp a.o b.o")
+            .setup(C)
+            .stays(&[("gcc", "stdin")]),
         Case::with(&["--walk", "*/sho?"], "--walk with a path pattern", "show").walks(&["show"]),
         Case::with(&[], "a private mount over a header stays", "unshare -m sh -c 'mount --bind alt/v.h v.h && gcc -c a.c'; nm a.o; gcc -c a.c -o b.o; nm b.o")
             .setup(PRIVATE)
