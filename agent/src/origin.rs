@@ -31,6 +31,7 @@ use crate::door::{Peer, Reader, Writer};
 use crate::link::message::{Doubt, Exit};
 use crate::session::{self, Session, ms};
 use attempt::{Attempted, Ended};
+pub(crate) use hello::Wishes;
 use output::Output;
 use stops::Stops;
 
@@ -103,6 +104,7 @@ pub(crate) async fn walk(
         stub.output.be_patient();
     }
     let argv0 = hello.argv0();
+    let mut withheld = None;
     let end = match hello.spec(&agent, &session, peer, groups).await {
         Ok(spec) if spec.compiles && alone::is_alone(&agent, &session, peer) => {
             drop_with_process(session.note_under_way(), stub.pid);
@@ -112,7 +114,10 @@ pub(crate) async fn walk(
             let _under_way = session.note_under_way();
             carry(&agent, &session, &mut stub, &spec, arrived).await
         }
-        Err(reason) => End::Here(reason),
+        Err(stay) => {
+            withheld = stay.variable;
+            End::Here(stay.reason)
+        }
     };
     match end {
         End::Exit(status, slot) => {
@@ -122,7 +127,7 @@ pub(crate) async fn walk(
             }
         }
         End::Here(reason) => {
-            session.add_stay(&argv0, reason);
+            session.add_stay(&argv0, reason, withheld);
             if session.no_fallback && reason != Reason::GrantedHome {
                 let text = format!(
                     "oswalk: {argv0}: no runner ({}), and --no-fallback forbids to execute it here\n",

@@ -71,11 +71,15 @@ pub enum Reason {
     NeedsOrigin = 32,
     /// A preloaded library talks to a process of this machine (those of bear, pseudo, fakeroot …).
     ForeignPreload = 33,
+    /// The program may read a variable that looks like a secret and is withheld.
+    SecretVariable = 34,
+    /// It reads or writes where the runner has something of its own: below /dev, /proc, /run or /sys.
+    Place = 35,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -109,6 +113,8 @@ impl Reason {
         Self::ResponseFile,
         Self::NeedsOrigin,
         Self::ForeignPreload,
+        Self::SecretVariable,
+        Self::Place,
     ];
 
     /// Returns the reason with this discriminant.
@@ -154,6 +160,8 @@ impl Reason {
             Self::ResponseFile => "response-file",
             Self::NeedsOrigin => "needs-origin",
             Self::ForeignPreload => "foreign-preload",
+            Self::SecretVariable => "secret-variable",
+            Self::Place => "place",
         }
     }
 }
@@ -170,6 +178,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(34), None);
+        assert_eq!(Reason::from_u8(36), None);
     }
 }

@@ -47,6 +47,12 @@ pub struct SessionOptions {
     /// Shell patterns of absolute paths that no runner is shown from now on, whoever's walks it executes.
     #[serde(default)]
     pub hide: Vec<String>,
+    /// Variables that travel though they look like secrets; shell patterns.
+    #[serde(default)]
+    pub pass_env: Vec<String>,
+    /// Variables that are withheld, and without which programs walk; shell patterns.
+    #[serde(default)]
+    pub without_env: Vec<String>,
     /// Absolute path of the preload library.
     pub preload: Vec<u8>,
     /// Absolute path of the stub.

@@ -1,7 +1,7 @@
 //! The places that a process names: its working directory, and its arguments as far as they are paths.
 
 use nix::errno::Errno;
-use packetfs::tree::{is_within, join};
+use packetfs::tree::{Bytes, is_within, join};
 use worknode::reason::Reason;
 use worknode::spec::{FdSpec, strings};
 
@@ -56,11 +56,7 @@ impl Hello {
     /// Tells whether an argument names a fifo or a socket: its other end is at the origin.
     fn names_a_channel(&self, look: Look) -> Result<bool, Errno> {
         for argument in strings(&self.argv).skip(1) {
-            let path = if argument.starts_with(b"/") {
-                argument.to_vec()
-            } else {
-                join(&self.cwd, argument)
-            };
+            let path = path(&self.cwd, argument);
             let kind = look.find(&path)?.map(|place| place.kind);
             if matches!(kind, Some(libc::S_IFIFO | libc::S_IFSOCK)) {
                 return Ok(true);
@@ -81,4 +77,9 @@ impl Hello {
         });
         !in_system(&self.cwd) && !outputs_in_system
     }
+}
+
+/// Returns the path of a name in a directory.
+pub(super) fn path(dir: &[u8], name: &[u8]) -> Bytes {
+    if name.starts_with(b"/") { name.to_vec() } else { join(dir, name) }
 }
