@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 
+use worknode::command::Tool;
 use worknode::door::{FdEntry, HelloHead, VERSION};
 use worknode::id::SessionId;
 use worknode::policy::{Verdict, base_name};
@@ -24,6 +25,7 @@ use crate::sys::view::View;
 use environment::Reader;
 pub(crate) use environment::Wishes;
 pub(super) use places::SYSTEM_DIRS;
+use places::Step;
 
 /// Why a process stays.
 #[derive(Debug)]
@@ -105,9 +107,10 @@ impl Hello {
         if View::of(peer.pid).ok().as_ref() != Some(&agent.view) {
             return Err(Reason::OtherMounts.into());
         }
-        let env = self.environment(session, compiles)?;
+        let step = self.step(session);
+        let env = self.environment(session, step)?;
         let hello = self.clone();
-        let found = look(move |look| hello.look_around(peer.pid, compiles, look)).await;
+        let found = look(move |look| hello.look_around(peer.pid, step, look)).await;
         // A directory that cannot be looked at is as good as none.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
         let terminal = fds.iter().any(|fd| fd.kind == FdKind::Terminal).then(|| TerminalSpec {
@@ -136,15 +139,19 @@ impl Hello {
             compiles,
         })
     }
+    /// Returns what is known of a compile step.
+    fn step(&self, session: &Session) -> Option<Step> {
+        let verdict = session.verdict(&self.path).filter(|verdict| verdict.compiles())?;
+        let tool = Tool::of(verdict, &self.path)?;
+        let (name, arguments) = (base_name(&self.path), strings(&self.argv).skip(1));
+        let reader = environment::reader(name, arguments, &self.env, || self.is_script());
+        Some(Step { tool, reader })
+    }
+
     /// Returns the environment of the walk.
-    fn environment(&self, session: &Session, compiles: bool) -> Result<Bytes, Stay> {
-        let reader = if compiles {
-            let arguments = strings(&self.argv).skip(1);
-            environment::reader(base_name(&self.path), arguments, &self.env, || self.is_script())
-        } else {
-            Reader::Anything
-        };
-        let shipped = environment::shipped(&self.env, compiles, reader, &session.wishes);
+    fn environment(&self, session: &Session, step: Option<Step>) -> Result<Bytes, Stay> {
+        let reader = step.map_or(Reader::Anything, |step| step.reader);
+        let shipped = environment::shipped(&self.env, step.is_some(), reader, &session.wishes);
         shipped.map_err(|name| Stay { reason: Reason::SecretVariable, variable: Some(name) })
     }
 

@@ -85,6 +85,8 @@ pub(crate) enum Event {
         cpu_us: u64,
         /// Where reading stands in the files that were open at the start, by descriptor.
         offsets: Vec<(u32, u64)>,
+        /// It has left files where a walk has a directory of its own.
+        left: bool,
         /// The sandbox can serve another walk, when it is told [`Order::ServeAgain`]; else it has ended.
         again: bool,
     },

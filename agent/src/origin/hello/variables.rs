@@ -203,9 +203,11 @@ pub(super) fn is_own(name: &[u8]) -> bool {
 /// Tells whether compilers read a variable.
 pub(super) fn is_for_compilers(name: &[u8]) -> bool {
     COMPILERS.iter().map(|pattern| pattern.as_bytes()).any(|pattern| {
-        match (pattern.strip_suffix(b"*"), pattern.strip_prefix(b"*")) {
-            (Some(beginning), _) => name.starts_with(beginning),
-            (_, Some(end)) => name.ends_with(end),
+        // Most are told by their first letter.
+        match (pattern.first(), pattern.last()) {
+            (Some(b'*'), _) => name.ends_with(&pattern[1..]),
+            (first, _) if first != name.first() => false,
+            (_, Some(b'*')) => name.starts_with(&pattern[..pattern.len() - 1]),
             _ => name == pattern,
         }
     })
