@@ -2,16 +2,20 @@
 //! does not answer would stop it for everybody. So it looks at what the kernel has at hand, and only if
 //! that is not enough does another thread look, which may wait.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::sync::OnceLock;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{SFlag, fstat};
+use nix::sys::statfs::fstatfs;
+use packetfs::tree::{Bytes, split};
 
 use crate::sys::place::Place;
 
@@ -62,21 +66,54 @@ impl Look {
     /// # Errors
     /// What the system says.
     pub(crate) fn open(self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let resolve = match self {
-            Self::AtOnce => ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED),
-            Self::Waiting => ResolveFlag::empty(),
-        };
-        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
-        match open_at_root(path, how, resolve) {
-            // The kernel is older than 5.12, and waits in any case.
-            Err(Errno::EINVAL) if self == Self::AtOnce => Err(Errno::EAGAIN),
-            opened => opened,
+        self.open_with(path, OFlag::empty())
+    }
+
+    fn open_with(self, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+        match self {
+            Self::Waiting => {
+                note_file_system(path);
+                open_at_root(path, as_place(flags), ResolveFlag::empty())
+            }
+            Self::AtOnce => match open_cached(path, flags) {
+                Err(Errno::EAGAIN) => open_in_local(path, flags),
+                opened => opened,
+            },
         }
     }
 
     fn place(self, path: &[u8]) -> Result<Place, Errno> {
         let place = Place::of(self.open(path)?);
         place.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+    }
+
+    /// Returns what a path leads to, if anything that can be looked at.
+    ///
+    /// # Errors
+    /// `EAGAIN`: it cannot be told at once.
+    pub(crate) fn resolve(self, path: &[u8]) -> Result<Option<Found>, Errno> {
+        let file = match self.open(path) {
+            Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
+            Err(_) => return Ok(None),
+            Ok(file) => file,
+        };
+        let Ok(place) = Place::of(&file) else { return Ok(None) };
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let path = nix::fcntl::readlink(link.as_str())?.into_vec();
+        Ok(Some(Found { path, kind: place.kind }))
+    }
+
+    /// Returns where a symbolic link leads; nothing if the path is of none.
+    ///
+    /// # Errors
+    /// `EAGAIN`: it cannot be told at once.
+    pub(crate) fn link(self, path: &[u8]) -> Result<Option<Bytes>, Errno> {
+        let file = match self.open_with(path, OFlag::O_NOFOLLOW) {
+            Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
+            Err(_) => return Ok(None),
+            Ok(file) => file,
+        };
+        Ok(nix::fcntl::readlinkat(&file, "").ok().map(OsStringExt::into_vec))
     }
 
     /// Returns what is at a path, if anything that can be looked at.
@@ -89,6 +126,75 @@ impl Look {
             found => Ok(found.ok()),
         }
     }
+}
+
+fn as_place(flags: OFlag) -> OpenHow {
+    OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC | flags)
+}
+
+/// Opens what the kernel knows of.
+fn open_cached(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    match open_at_root(path, as_place(flags), cached()) {
+        // The kernel is older than 5.12, and waits in any case.
+        Err(Errno::EINVAL) => Err(Errno::EAGAIN),
+        opened => opened,
+    }
+}
+
+fn cached() -> ResolveFlag {
+    ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED)
+}
+
+/// Opens a name of which the kernel knows nothing, as of an output that is not there yet, if its directory
+/// is on a local file system: that one is asked, and answers.
+fn open_in_local(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    let (dir, name) = split(path).ok_or(Errno::EAGAIN)?;
+    let dir = open_cached(if dir.is_empty() { b"/" } else { dir }, OFlag::empty())?;
+    let place = Place::of(&dir).map_err(|_| Errno::EAGAIN)?;
+    let since = LOCAL.lock().expect("nobody panics with it").get(&place.dev).copied();
+    if since.is_none_or(|since| since.elapsed() >= LOCAL_FOR) {
+        return Err(Errno::EAGAIN);
+    }
+    let here = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    match openat2(&dir, OsStr::from_bytes(name), as_place(flags).resolve(here)) {
+        // It leads elsewhere.
+        Err(Errno::ELOOP | Errno::EXDEV) => Err(Errno::EAGAIN),
+        opened => opened,
+    }
+}
+
+/// Notes whether the directory of a path is on a local file system. May wait.
+fn note_file_system(path: &[u8]) {
+    let Some((dir, _)) = split(path) else { return };
+    let dir = open_at_root(dir, as_place(OFlag::empty()), ResolveFlag::empty());
+    let Ok(dir) = dir else { return };
+    let (Ok(place), Ok(system)) = (Place::of(&dir), fstatfs(&dir)) else { return };
+    if LOCAL_TYPES.contains(&system.filesystem_type().0) {
+        LOCAL.lock().expect("nobody panics with it").insert(place.dev, Instant::now());
+    }
+}
+
+/// File systems that no server and no other process is behind.
+const LOCAL_TYPES: [libc::__fsword_t; 6] = [
+    libc::EXT4_SUPER_MAGIC,
+    libc::XFS_SUPER_MAGIC,
+    libc::BTRFS_SUPER_MAGIC,
+    libc::F2FS_SUPER_MAGIC,
+    libc::TMPFS_MAGIC,
+    libc::OVERLAYFS_SUPER_MAGIC,
+];
+/// A device number may stand for another file system after so long.
+const LOCAL_FOR: Duration = Duration::from_secs(10);
+/// Devices of local file systems, and when that was seen. There are as many as mounts.
+static LOCAL: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
+
+/// A file that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// A path without links.
+    pub(crate) path: Bytes,
+    /// The type, as in `st_mode`; 0 for what is not there yet.
+    pub(crate) kind: u32,
 }
 
 /// Has a question answered at once if possible, by a thread that may wait if not.
@@ -125,6 +231,19 @@ mod tests {
         assert!(place(&link).is_some() && place(&link) == place(&real));
         let gone = dir.path().join("gone");
         assert_eq!(Look::Waiting.find(bytes(&gone)).map(|found| found.is_some()), Ok(false));
+    }
+
+    #[test]
+    fn absent_names_on_a_local_disk_are_told_at_once() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let gone = dir.path().join("gone");
+        assert_eq!(Look::Waiting.find(bytes(&gone)), Ok(None));
+        if LOCAL.lock().expect("nobody panics with it").is_empty() {
+            return;
+        }
+        for name in ["gone", "gone too"] {
+            assert_eq!(Look::AtOnce.find(bytes(&dir.path().join(name))), Ok(None));
+        }
     }
 
     #[tokio::test]

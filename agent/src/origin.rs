@@ -31,6 +31,7 @@ use crate::door::{Peer, Reader, Writer};
 use crate::link::message::{Doubt, Exit};
 use crate::session::{self, Session, ms};
 use attempt::{Attempted, Ended};
+pub(crate) use hello::Wishes;
 use output::Output;
 use stops::Stops;
 
@@ -103,6 +104,7 @@ pub(crate) async fn walk(
         stub.output.be_patient();
     }
     let argv0 = hello.argv0();
+    let mut withheld = None;
     let end = match hello.spec(&agent, &session, peer, groups).await {
         Ok(spec) if spec.compiles && alone::is_alone(&agent, &session, peer) => {
             drop_with_process(session.note_under_way(), stub.pid);
@@ -113,7 +115,10 @@ pub(crate) async fn walk(
             let _under_way = session.note_under_way();
             carry(&agent, &session, &mut stub, &spec, arrived).await
         }
-        Err(reason) => End::Here(reason),
+        Err(stay) => {
+            withheld = stay.variable;
+            End::Here(stay.reason)
+        }
     };
     match end {
         End::Exit(status, slot) => {
@@ -123,7 +128,7 @@ pub(crate) async fn walk(
             }
         }
         End::Here(reason) => {
-            session.add_stay(&argv0, reason);
+            session.add_stay(&argv0, reason, withheld);
             if reason == Reason::Transfer {
                 drop_with_process(session.note_stayed(), stub.pid);
             }
@@ -500,6 +505,7 @@ fn doubt(exit: &Exit) -> Option<Reason> {
     linked.or(exit.doubt.map(|doubt| match doubt {
         Doubt::ShownLess => Reason::NotExported,
         Doubt::Torn => Reason::Conflict,
+        Doubt::Left => Reason::Place,
     }))
 }
 

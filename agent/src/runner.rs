@@ -27,7 +27,7 @@ use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
 use crate::agent::Agent;
 use crate::link::frame::{Frame, Kind};
-use crate::link::message::{self, Exit, Packets};
+use crate::link::message::{self, Doubt, Exit, Packets};
 use crate::link::{Inbox, Link};
 use crate::mirrors::{Lower, Mirror};
 use crate::sys::fds;
@@ -137,7 +137,7 @@ async fn run(
                     let error = std::io::Error::from_raw_os_error(errno);
                     return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
                 }
-                Some((Event::Ended { status, cpu_us, offsets, bounded, again }, fds)) => {
+                Some((Event::Ended { status, cpu_us, offsets, bounded, left, again }, fds)) => {
                     let run_us = started.elapsed().as_micros();
                     let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
                     let ending = Ending { status, run_us, cpu_us };
@@ -158,6 +158,7 @@ async fn run(
                         return Err(Fault::NotExported(Vec::new()));
                     }
                     let doubt = mirror.doubt(since, namespace, compiles);
+                    let doubt = doubt.or(left.then_some(Doubt::Left));
                     let mut fds = fds.into_iter();
                     let changes = match fds.next() {
                         Some(upper) => {

@@ -21,6 +21,7 @@ use worknode::request::{Action, CommandFile, SessionOptions};
 use worknode::tally;
 
 use crate::door::Peer;
+use crate::origin::Wishes;
 use crate::sys::process;
 use walks::Walks;
 pub(crate) use walks::argv;
@@ -54,10 +55,12 @@ pub(crate) struct Session {
     page_file: File,
     page_bytes: u64,
     rules: Vec<(Vec<u8>, Verdict)>,
+    /// Which variables travel.
+    pub(crate) wishes: Wishes,
     next_walk: Cell<u32>,
     /// Nothing, if nobody will ask for the report.
     walks: Option<RefCell<Walks>>,
-    stays: RefCell<BTreeMap<(String, Reason), u64>>,
+    stays: RefCell<BTreeMap<Stay, u64>>,
     began: Instant,
     began_unix_ms: u64,
     /// Why nothing walks, if nothing did when it began.
@@ -65,6 +68,9 @@ pub(crate) struct Session {
     /// The agent's own figures when the session began.
     pub(crate) before: Usage,
 }
+
+/// A program that stayed, why, and the variable that was withheld.
+type Stay = (String, Reason, Option<String>);
 
 /// What the agent has used since it started.
 #[derive(Debug, Clone, Copy, Default)]
@@ -166,6 +172,7 @@ impl Session {
             page_file,
             page_bytes: page.len() as u64,
             rules,
+            wishes: Wishes { pass: options.pass_env.clone(), without: options.without_env.clone() },
             next_walk: Cell::new(1),
             walks: (!options.becomes).then(RefCell::default),
             stays: RefCell::default(),
@@ -267,14 +274,15 @@ impl Session {
     }
 
     /// Adds a process that came to the agent and stayed after all.
-    pub(crate) fn add_stay(&self, argv0: &str, reason: Reason) {
+    pub(crate) fn add_stay(&self, argv0: &str, reason: Reason, withheld: Option<String>) {
         if !self.keeps_report() {
             return;
         }
         let mut stays = self.stays.borrow_mut();
-        let key = (argv0.to_owned(), reason);
+        let key = (argv0.to_owned(), reason, withheld);
         let is_new = !stays.contains_key(&key);
-        let key = if is_new && stays.len() >= STAYS_MAX { (String::new(), reason) } else { key };
+        let key =
+            if is_new && stays.len() >= STAYS_MAX { (String::new(), reason, None) } else { key };
         *stays.entry(key).or_default() += 1;
     }
 
@@ -322,21 +330,22 @@ impl Session {
     }
 
     fn stays(&self) -> Vec<StayLine> {
-        let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
-        for ((argv0, reason), count) in self.stays.borrow().iter() {
-            *counts.entry((argv0.clone(), reason.name().to_owned())).or_default() += count;
+        let mut counts: BTreeMap<(String, String, Option<String>), u64> = BTreeMap::new();
+        for ((argv0, reason, withheld), count) in self.stays.borrow().iter() {
+            let line = (argv0.clone(), reason.name().to_owned(), withheld.clone());
+            *counts.entry(line).or_default() += count;
         }
         let mut bytes = vec![0; tally::WORDS * 8];
         if self.page_file.read_exact_at(&mut bytes, self.page_bytes).is_ok() {
             for line in tally::read(&bytes) {
                 let argv0 = String::from_utf8_lossy(&line.name).into_owned();
                 let reason = line.reason.map_or("untallied", Reason::name).to_owned();
-                *counts.entry((argv0, reason)).or_default() += line.count;
+                *counts.entry((argv0, reason, None)).or_default() += line.count;
             }
         }
         counts
             .into_iter()
-            .map(|((argv0, reason), count)| StayLine { argv0, reason, count })
+            .map(|((argv0, reason, variable), count)| StayLine { argv0, reason, variable, count })
             .collect()
     }
 }

@@ -5,6 +5,7 @@
 use core::ffi::{CStr, c_char, c_int};
 
 use worknode::known;
+use worknode::page::ASAN_OPTION;
 
 use crate::scratch::{self, Scratch};
 use crate::session::Session;
@@ -13,8 +14,12 @@ use crate::strings::Strings;
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 const PAGE: &[u8] = b"OSWALK_PAGE=";
 const WALK: &[u8] = b"OSWALK_WALK=";
+/// Says that the session's variables were added to an environment that was made without them: the program
+/// is not to see them.
+pub(crate) const ADDED: &[u8] = b"OSWALK_ADDED=";
+const ASAN: &[u8] = b"ASAN_OPTIONS=";
 /// Entries that a copy may have more than the original, and the terminating null.
-const POINTERS_MORE: usize = 4;
+const POINTERS_MORE: usize = 6;
 
 /// An environment to call with; nothing stands for the caller's own.
 pub(crate) type Replacement = Option<*const *const c_char>;
@@ -69,7 +74,7 @@ pub(crate) fn talks_here(envp: Strings<'_>) -> bool {
 
 /// Returns the value that `LD_PRELOAD` needs: this library before those the program wants.
 pub(crate) fn preload_list<'a>(session: &Session, envp: Strings<'a>) -> [&'a [u8]; 3] {
-    match envp.variable(PRELOAD).filter(|list| !list.is_empty()) {
+    match envp.variable(PRELOAD) {
         Some(list) if lists(Some(list), session.preload()) => [list, b"", b""],
         Some(list) => [session.preload(), b":", list],
         None => [session.preload(), b"", b""],
@@ -83,6 +88,42 @@ fn lists(list: Option<&[u8]>, library: &[u8]) -> bool {
 fn libraries(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|&byte| byte == b':' || byte == b' ').filter(|entry| !entry.is_empty())
 }
+
+/// What becomes of an entry of an environment to which the session's variables were added.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// It was there before.
+    Whole,
+    /// It was not.
+    Nothing,
+    /// The name, and what is behind so many bytes of the value.
+    Behind(usize),
+    /// So many bytes of the entry.
+    Before(usize),
+}
+
+/// Tells what of an entry was there before.
+pub(crate) fn shown(session: &Session, entry: &[u8]) -> Shown {
+    if entry.starts_with(PAGE) || entry.starts_with(ADDED) {
+        return Shown::Nothing;
+    }
+    if let Some(list) = entry.strip_prefix(PRELOAD) {
+        return match list.strip_prefix(session.preload()) {
+            Some(b"") => Shown::Nothing,
+            Some([b':', ..]) => Shown::Behind(session.preload().len() + 1),
+            _ => Shown::Whole,
+        };
+    }
+    let options = entry.strip_prefix(ASAN).and_then(|all| all.strip_suffix(ASAN_OPTION.as_bytes()));
+    match options {
+        Some(b"") => Shown::Nothing,
+        Some([before @ .., b':']) => Shown::Before(ASAN.len() + before.len()),
+        _ => Shown::Whole,
+    }
+}
+
+/// The name of the only variable of which a part may be shown whose end was there before.
+pub(crate) const BEHIND: &[u8] = PRELOAD;
 
 /// A private copy of an environment.
 struct Copy<'a> {
@@ -101,23 +142,37 @@ impl Copy<'_> {
         }
     }
 
+    /// Tells whether the variables are added: the environment was made without them.
+    fn adds(&self) -> bool {
+        !matches!(self.need, Need::NoPreload) && self.envp.variable(PAGE).is_none()
+    }
+
     fn text_bytes(&self) -> usize {
         let walk = if let Need::Walk(path) = self.need { path.count_bytes() } else { 0 };
         let preload = self.session.preload().len() + 1 + self.preload.map_or(0, <[u8]>::len) + 1;
-        let names = PRELOAD.len() + PAGE.len() + 1 + WALK.len() + 1;
-        names + preload + self.session.page_path().len() + walk
+        let asan = self.envp.variable(ASAN).map_or(0, <[u8]>::len) + 1 + ASAN_OPTION.len();
+        let names = PRELOAD.len() + PAGE.len() + 1 + WALK.len() + 1 + ADDED.len() + 2;
+        names + ASAN.len() + asan + 1 + preload + self.session.page_path().len() + walk
     }
 
     fn write(&self, scratch: &mut Scratch<'_>) {
         let mut entries = Entries { scratch, pointers: 0, bytes: 0 };
         let page = self.envp.variable(PAGE).unwrap_or(self.session.page_path());
-        let mut wrote_preload = false;
+        let adds = self.adds();
+        let (mut wrote_preload, mut wrote_asan) = (false, false);
         for entry in self.envp.entries() {
             if entry.starts_with(PRELOAD) {
                 if !core::mem::replace(&mut wrote_preload, true) {
                     self.write_preload(&mut entries);
                 }
-            } else if !entry.starts_with(PAGE) && !entry.starts_with(WALK) {
+            } else if adds && entry.starts_with(ASAN) {
+                if !core::mem::replace(&mut wrote_asan, true) {
+                    self.write_asan(&mut entries);
+                }
+            } else if !(entry.starts_with(PAGE)
+                || entry.starts_with(WALK)
+                || adds && entry.starts_with(ADDED))
+            {
                 entries.push(entry.as_ptr());
             }
         }
@@ -125,8 +180,24 @@ impl Copy<'_> {
             self.write_preload(&mut entries);
         }
         entries.write(&[PAGE, page]);
+        if adds {
+            entries.write(&[ADDED, b"1"]);
+            if !wrote_asan {
+                self.write_asan(&mut entries);
+            }
+        }
         if let Need::Walk(path) = self.need {
             entries.write(&[WALK, path.to_bytes()]);
+        }
+    }
+
+    /// AddressSanitizer's runtime is not to mind that this library comes before it.
+    fn write_asan(&self, entries: &mut Entries<'_, '_>) {
+        let option = ASAN_OPTION.as_bytes();
+        match self.envp.variable(ASAN).filter(|options| !options.is_empty()) {
+            Some(options) if options.ends_with(option) => entries.write(&[ASAN, options]),
+            Some(options) => entries.write(&[ASAN, options, b":", option]),
+            None => entries.write(&[ASAN, option]),
         }
     }
 

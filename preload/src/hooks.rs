@@ -23,7 +23,7 @@ static CONSTRUCTOR: extern "C" fn() = construct;
 
 extern "C" fn construct() {
     next::resolve_all();
-    session::current();
+    session::hide_what_was_added();
 }
 
 /// # Safety

@@ -9,6 +9,7 @@ use worknode::policy::base_name;
 use worknode::reason::Reason;
 use worknode::tally;
 
+use crate::environment::{self, Shown};
 use crate::strings::Strings;
 use crate::sys;
 
@@ -88,6 +89,69 @@ pub(crate) fn environment<'a>() -> Strings<'a> {
     let first = unsafe { environ };
     // SAFETY: null or a null-terminated array, by the rules of libc.
     unsafe { Strings::new(first) }
+}
+
+/// Takes the session's variables out of the program's environment if they were added to one that its parent
+/// had made without them. They are added again to whatever the program executes.
+pub(crate) fn hide_what_was_added() {
+    let Some(session) = current() else { return };
+    let environment = environment();
+    if environment.variable(environment::ADDED).is_none() {
+        return;
+    }
+    let first = environment.as_ptr().cast_mut();
+    let mut kept = 0;
+    for (index, entry) in environment.entries().enumerate() {
+        let entry = entry.text();
+        let start = entry.as_ptr().cast_mut();
+        let shown = match environment::shown(&session, entry.to_bytes()) {
+            Shown::Whole => Some(start),
+            Shown::Nothing => None,
+            // SAFETY: the length of a part of this string, which nobody else has a hold of: `main` has not begun.
+            Shown::Before(bytes) => Some(unsafe { cut(start, bytes) }),
+            // SAFETY: likewise, and the string begins with this name.
+            Shown::Behind(bytes) => Some(unsafe { shift(start, environment::BEHIND, bytes) }),
+        };
+        // SAFETY: inside the array, as the index is.
+        let slot = unsafe { first.add(index) };
+        // SAFETY: as above; the array lies on the program's stack, which it may write.
+        unsafe { slot.write(core::ptr::null()) };
+        if let Some(start) = shown {
+            // SAFETY: inside the array, as at most so many entries were seen.
+            let slot = unsafe { first.add(kept) };
+            // SAFETY: as above.
+            unsafe { slot.write(start) };
+            kept += 1;
+        }
+    }
+}
+
+/// Ends a string after so many bytes.
+///
+/// # Safety
+/// The string is as long, and writable.
+unsafe fn cut(start: *mut c_char, bytes: usize) -> *mut c_char {
+    // SAFETY: inside the string.
+    let end = unsafe { start.add(bytes) };
+    // SAFETY: likewise, and it is writable.
+    unsafe { end.write(0) };
+    start
+}
+
+/// Leaves out the first bytes of a variable's value, and returns where it begins then.
+///
+/// # Safety
+/// The string begins with the name, has so many bytes behind it, and is writable.
+unsafe fn shift(start: *mut c_char, name: &[u8], bytes: usize) -> *mut c_char {
+    // SAFETY: inside the string.
+    let moved = unsafe { start.add(bytes) };
+    for (index, &byte) in name.iter().enumerate() {
+        // SAFETY: inside the string, before what is kept of the value.
+        let place = unsafe { moved.add(index) };
+        // SAFETY: likewise, and it is writable.
+        unsafe { place.cast::<u8>().write(byte) };
+    }
+    moved
 }
 
 fn join() -> Option<()> {

@@ -50,6 +50,9 @@ impl Line<'_> {
         list.iter().for_each(|part| self.quote(part));
         self.append(b"' OSWALK_PAGE='");
         self.quote(session.page_path());
+        if session::environment().variable(b"OSWALK_PAGE=").is_none() {
+            self.append(b"' OSWALK_ADDED='1");
+        }
         self.append(b"' exec /bin/sh -c '");
         self.quote(command.to_bytes());
         self.append(b"'");

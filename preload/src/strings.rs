@@ -80,7 +80,7 @@ impl<'a> Entry<'a> {
         self.first
     }
 
-    fn text(self) -> &'a CStr {
+    pub(crate) fn text(self) -> &'a CStr {
         // SAFETY: a string of an array, so alive for `'a` (see `Strings::new`).
         unsafe { CStr::from_ptr(self.first) }
     }

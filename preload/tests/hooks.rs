@@ -68,7 +68,12 @@ fn every_function_stays() {
         assert_eq!(record.one("who=").as_deref(), Some("native"), "{how}: {record:?}");
         assert_eq!(record.all("arg="), ARGUMENTS, "{how}");
         assert_eq!(record.one("env=OSWALK_WALK="), None, "{how}");
-        assert_in_session(&record, &session);
+        if WITH_ENVIRON.contains(how) {
+            assert_in_session(&record, &session);
+        } else {
+            // As its parent made it.
+            assert_eq!(record.all("env="), [b"X=1".as_slice(), b"NOT\xff=utf8"], "{how}");
+        }
         assert!(record.stderr.is_empty(), "{how}: {record:?}");
     }
     let calls = u64::try_from(WITH_ENVIRON.len() + WITH_PRIVATE.len()).expect("a few");
@@ -81,8 +86,7 @@ fn private_environments_keep_what_they_have() {
     assert_eq!(record.one("env=X=").as_deref(), Some("1"));
     assert_eq!(record.all("env=NOT"), [b"\xff=utf8"]);
     let record = session().drive("private", "stayer");
-    assert_eq!(record.one("env=X=").as_deref(), Some("1"));
-    assert_eq!(record.all("env=").len(), 4);
+    assert_eq!(record.all("env="), [b"X=1".as_slice(), b"NOT\xff=utf8"]);
 }
 
 #[test]
@@ -94,7 +98,11 @@ fn foreign_preloads_stay_in_the_list_and_in_the_chain() {
         command.env("FOREIGN", format!("LD_PRELOAD={foreign}"));
         command.args(["foreign", &path(program), program]);
         let record = Record::of(&command.output().expect("the driver runs"));
-        let expected = format!("{}:{foreign}", shims().preload.display());
+        // The stub is static, and sees what it was given; the program sees what its parent gave it.
+        let expected = match program {
+            "walker" => format!("{}:{foreign}", shims().preload.display()),
+            _ => foreign.clone(),
+        };
         assert_eq!(record.one("env=LD_PRELOAD="), Some(expected));
         let expected: &[&[u8]] = &[b"A=1", b"LD_PRELOAD="];
         assert!(
@@ -148,7 +156,7 @@ fn no_arguments_at_all() {
 
 #[test]
 fn environments_of_any_size() {
-    for (program, variables) in [("walker", 20_003), ("stayer", 20_002)] {
+    for (program, variables) in [("walker", 20_005), ("stayer", 20_000)] {
         let record = session().drive("huge", program);
         assert_eq!(record.all("env=").len(), variables, "{program}");
     }

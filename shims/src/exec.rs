@@ -56,6 +56,12 @@ pub(crate) struct Options {
     /// Print one line about the session at its end
     #[arg(long)]
     pub(crate) summary: bool,
+    /// Let variables travel that match, though they look like secrets
+    #[arg(long, value_name = "NAME", value_parser = pattern)]
+    pub(crate) pass_env: Vec<String>,
+    /// Withhold variables that match, and let programs walk without them
+    #[arg(long, value_name = "NAME", value_parser = pattern)]
+    pub(crate) without_env: Vec<String>,
     /// Fail rather than execute here what should walk
     #[arg(long)]
     pub(crate) no_fallback: bool,
@@ -130,9 +136,12 @@ fn policy(options: &Options) -> Result<Policy, Failure> {
     let mut rules = of(&options.stay, Action::Stay);
     rules.extend(of(&options.walk, Action::Walk));
     let file = policy_file::load(options.policy.as_deref());
-    let file = file.map_err(|error| Failure::from_error(&error))?;
-    rules.extend(file.rules);
-    Ok(Policy { rules, ..file })
+    let mut file = file.map_err(|error| Failure::from_error(&error))?;
+    rules.append(&mut file.rules);
+    let both = |own: &[String], file: Vec<String>| own.iter().cloned().chain(file).collect();
+    let pass_env = both(&options.pass_env, std::mem::take(&mut file.pass_env));
+    let without_env = both(&options.without_env, std::mem::take(&mut file.without_env));
+    Ok(Policy { rules, pass_env, without_env, ..file })
 }
 
 /// Tells whether nothing is left to do after the command: this process becomes it.
@@ -151,9 +160,11 @@ fn open(
         let message = failure.message().to_owned();
         (failure, message)
     })?;
-    let request = Request::OpenSession(SessionOptions {
+    let request = Request::OpenSession(Box::new(SessionOptions {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         rules: policy.rules,
+        pass_env: policy.pass_env,
+        without_env: policy.without_env,
         lone_walks: policy.alone == Alone::Walk,
         walk_all: options.walk_all,
         on: options.on.clone(),
@@ -163,7 +174,7 @@ fn open(
         command: starts::known_by(file, &options.command[1..]),
         preload: preload.as_os_str().as_bytes().to_vec(),
         stub: stub.as_os_str().as_bytes().to_vec(),
-    });
+    }));
     let refused =
         |error: DoorError| (Failure::from_error(&error).hint(error.hint()), error.to_string());
     let mut door = Door::open(&places.door()).map_err(refused)?;

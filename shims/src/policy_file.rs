@@ -20,6 +20,10 @@ struct PolicyFile {
     #[serde(default)]
     compilers: Vec<String>,
     #[serde(default)]
+    pass_env: Vec<String>,
+    #[serde(default)]
+    without_env: Vec<String>,
+    #[serde(default)]
     alone: Alone,
     #[serde(default)]
     hide: Vec<String>,
@@ -39,6 +43,10 @@ pub(crate) enum Alone {
 #[derive(Debug, Default)]
 pub(crate) struct Policy {
     pub(crate) rules: Vec<UserRule>,
+    /// Variables that travel though they look like secrets.
+    pub(crate) pass_env: Vec<String>,
+    /// Variables that are withheld, and without which programs walk.
+    pub(crate) without_env: Vec<String>,
     pub(crate) alone: Alone,
     pub(crate) hide: Vec<String>,
 }
@@ -102,9 +110,13 @@ fn parse(path: &Path, text: &str) -> Result<Policy, PolicyFileError> {
         let what = error.message().to_owned();
         PolicyFileError::Parse { path: path.to_owned(), line, key: key_at(text, line), what }
     })?;
-    for (key, patterns) in
-        [("walk", &file.walk), ("stay", &file.stay), ("compilers", &file.compilers)]
-    {
+    for (key, patterns) in [
+        ("walk", &file.walk),
+        ("stay", &file.stay),
+        ("compilers", &file.compilers),
+        ("pass_env", &file.pass_env),
+        ("without_env", &file.without_env),
+    ] {
         for pattern in patterns {
             glob::check(pattern.as_bytes()).map_err(|source| PolicyFileError::Pattern {
                 path: path.to_owned(),
@@ -120,7 +132,13 @@ fn parse(path: &Path, text: &str) -> Result<Policy, PolicyFileError> {
     let rules = rules(file.stay, Action::Stay)
         .chain(rules(file.compilers, Action::Compiler))
         .chain(rules(file.walk, Action::Walk));
-    Ok(Policy { rules: rules.collect(), alone: file.alone, hide: file.hide })
+    Ok(Policy {
+        rules: rules.collect(),
+        pass_env: file.pass_env,
+        without_env: file.without_env,
+        alone: file.alone,
+        hide: file.hide,
+    })
 }
 
 /// Returns the key whose value reaches into the line.
@@ -165,7 +183,7 @@ mod tests {
         assert_eq!(
             error("walk = []\nwakl = ['x']\n"),
             "failed to read policy file /p.toml: line 2, key 'wakl': unknown field `wakl`, \
-             expected one of `walk`, `stay`, `compilers`, `alone`, `hide`"
+             expected one of `walk`, `stay`, `compilers`, `pass_env`, `without_env`, `alone`, `hide`"
         );
         assert_eq!(
             error("walk = []\n\nstay = 7\n"),

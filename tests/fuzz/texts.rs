@@ -64,8 +64,9 @@ fn reports() -> impl Strategy<Value = Report> {
             torn: attempt % 3 == 1,
         },
     );
-    let stays = (".{0,9}", "[a-z-]{0,9}", any::<u64>())
-        .prop_map(|(argv0, reason, count)| StayLine { argv0, reason, count });
+    let stays = (".{0,9}", "[a-z-]{0,9}", any::<u64>()).prop_map(|(argv0, reason, count)| {
+        StayLine { argv0, reason, variable: (count % 2 == 1).then(|| "A_KEY".to_owned()), count }
+    });
     let times = (milliseconds(), milliseconds(), milliseconds());
     let totals = (any::<[u64; 4]>(), times).prop_map(
         |([walks, stays, bytes_out, bytes_back], (wall_ms, origin_cpu_ms, runner_cpu_ms))| Totals {
@@ -122,18 +123,21 @@ fn requests() {
                 on,
                 (preload, stub, hide),
             )| {
-                Request::OpenSession(SessionOptions {
+                Request::OpenSession(Box::new(SessionOptions {
                     version,
                     rules,
+                    pass_env: vec!["A*".to_owned(); usize::from(walk_all)],
+                    without_env: vec!["B".to_owned(); usize::from(becomes)],
                     walk_all,
                     on,
                     no_fallback,
                     lone_walks,
+                    command: None,
                     becomes,
                     hide,
                     preload,
                     stub,
-                })
+                }))
             },
         );
     survives_json(prop_oneof![
@@ -162,8 +166,11 @@ fn policy_files() {
             Action::Walk => 2,
         };
         rules.sort_by_key(weight);
+        let names: Vec<_> = rules.iter().map(|rule| rule.pattern.clone()).collect();
         let text = toml_of(&rules);
-        assert_eq!(load(text.as_bytes()).expect("just written").rules, rules);
+        let policy = load(text.as_bytes()).expect("just written");
+        assert_eq!(policy.rules, rules);
+        assert_eq!([policy.pass_env, policy.without_env], [names, Vec::new()]);
         for hostile in [damaged(text.into_bytes(), &damages), noise] {
             if let Err(error) = load(&hostile) {
                 assert!(error.to_string().contains("policy.toml"), "{error}");
@@ -173,13 +180,15 @@ fn policy_files() {
 }
 
 fn toml_of(rules: &[UserRule]) -> String {
+    let quoted = |rule: &UserRule| {
+        let escaped = |c: char| format!("\\U{:08x}", u32::from(c));
+        format!("\"{}\"", rule.pattern.chars().map(escaped).collect::<String>())
+    };
+    let all = rules.iter().map(quoted).collect::<Vec<_>>().join(", ");
     let list = |action| {
-        let quoted = rules.iter().filter(|rule| rule.action == action).map(|rule| {
-            let escaped = |c: char| format!("\\U{:08x}", u32::from(c));
-            format!("\"{}\"", rule.pattern.chars().map(escaped).collect::<String>())
-        });
+        let quoted = rules.iter().filter(|rule| rule.action == action).map(quoted);
         quoted.collect::<Vec<_>>().join(", ")
     };
     let (walk, stay, compilers) = (list(Action::Walk), list(Action::Stay), list(Action::Compiler));
-    format!("walk = [{walk}]\nstay = [{stay}]\ncompilers = [{compilers}]\n")
+    format!("walk = [{walk}]\nstay = [{stay}]\ncompilers = [{compilers}]\npass_env = [{all}]\n")
 }

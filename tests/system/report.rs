@@ -23,8 +23,8 @@ const BY_RULE: [&str; 13] = [
     "foreign-preload",
 ];
 
-/// Reasons that are right wherever they come: the other end of a channel is at the origin.
-const RIGHTLY: [&str; 1] = ["descriptor"];
+/// Reasons that are right wherever they come: the other end of a channel is at the origin, a place is every machine's own.
+const RIGHTLY: [&str; 2] = ["descriptor", "place"];
 
 /// A report of `oswalk exec`.
 pub(crate) struct Report {

@@ -73,11 +73,15 @@ pub enum Reason {
     ForeignPreload = 33,
     /// To send what far nodes lack for it would take longer than the session's steps that stayed so far.
     Transfer = 34,
+    /// The program may read a variable that looks like a secret and is withheld.
+    SecretVariable = 35,
+    /// It reads or writes where the runner has something of its own: below /dev, /proc, /run or /sys.
+    Place = 36,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -112,6 +116,8 @@ impl Reason {
         Self::NeedsOrigin,
         Self::ForeignPreload,
         Self::Transfer,
+        Self::SecretVariable,
+        Self::Place,
     ];
 
     /// Returns the reason with this discriminant.
@@ -158,6 +164,8 @@ impl Reason {
             Self::NeedsOrigin => "needs-origin",
             Self::ForeignPreload => "foreign-preload",
             Self::Transfer => "transfer",
+            Self::SecretVariable => "secret-variable",
+            Self::Place => "place",
         }
     }
 }
@@ -174,6 +182,6 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(35), None);
+        assert_eq!(Reason::from_u8(37), None);
     }
 }

@@ -86,6 +86,9 @@ pub struct StayLine {
     pub argv0: String,
     /// The name of the reason.
     pub reason: String,
+    /// The variable that is withheld and that the program may read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variable: Option<String>,
     /// How often.
     pub count: u64,
 }

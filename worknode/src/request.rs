@@ -15,7 +15,7 @@ use crate::said::Said;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     /// Open a session. It ends with the connection it was asked for on, or with the process that asked.
-    OpenSession(SessionOptions),
+    OpenSession(Box<SessionOptions>),
     /// Return the report of the connection's session, which ends with the connection.
     CloseSession,
     /// Tell about the agent and its cluster.
@@ -50,6 +50,12 @@ pub struct SessionOptions {
     /// The file that the command is, or the script that its interpreter is given.
     #[serde(default)]
     pub command: Option<CommandFile>,
+    /// Variables that travel though they look like secrets; shell patterns.
+    #[serde(default)]
+    pub pass_env: Vec<String>,
+    /// Variables that are withheld, and without which programs walk; shell patterns.
+    #[serde(default)]
+    pub without_env: Vec<String>,
     /// Absolute path of the preload library.
     pub preload: Vec<u8>,
     /// Absolute path of the stub.

@@ -39,6 +39,8 @@ pub(crate) enum Doubt {
     ShownLess,
     /// A file that was changed while it was read.
     Torn,
+    /// It has left files in a directory that it alone had, where they are lost.
+    Left,
 }
 
 /// Packets of changed files.

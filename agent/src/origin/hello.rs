@@ -3,7 +3,14 @@
 mod descriptors;
 mod environment;
 mod places;
+mod variables;
 
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+
+use worknode::command::Tool;
 use worknode::door::{FdEntry, HelloHead, VERSION};
 use worknode::id::SessionId;
 use worknode::policy::{Verdict, base_name};
@@ -15,7 +22,24 @@ use crate::door::Peer;
 use crate::look::look;
 use crate::session::Session;
 use crate::sys::view::View;
+use environment::Reader;
+pub(crate) use environment::Wishes;
 pub(super) use places::SYSTEM_DIRS;
+use places::Step;
+
+/// Why a process stays.
+#[derive(Debug)]
+pub(super) struct Stay {
+    pub(super) reason: Reason,
+    /// The name of the variable that is withheld.
+    pub(super) variable: Option<String>,
+}
+
+impl From<Reason> for Stay {
+    fn from(reason: Reason) -> Self {
+        Self { reason, variable: None }
+    }
+}
 
 /// A stub's hello.
 #[derive(Debug, Clone)]
@@ -74,17 +98,19 @@ impl Hello {
         session: &Session,
         peer: Peer,
         groups: Vec<u32>,
-    ) -> Result<WalkSpec, Reason> {
+    ) -> Result<WalkSpec, Stay> {
         let compiles = self.compiles(session);
         // Its daemon keeps the owners of files, and is asked for them by semaphores.
         if strings(&self.env).any(|variable| variable.starts_with(b"FAKEROOTKEY=")) {
-            return Err(Reason::Ipc);
+            return Err(Reason::Ipc.into());
         }
         if View::of(peer.pid).ok().as_ref() != Some(&agent.view) {
-            return Err(Reason::OtherMounts);
+            return Err(Reason::OtherMounts.into());
         }
+        let step = self.step(session);
+        let env = self.environment(session, step)?;
         let hello = self.clone();
-        let found = look(move |look| hello.look_around(peer.pid, compiles, look)).await;
+        let found = look(move |look| hello.look_around(peer.pid, step, look)).await;
         // A directory that cannot be looked at is as good as none.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
         let terminal = fds.iter().any(|fd| fd.kind == FdKind::Terminal).then(|| TerminalSpec {
@@ -97,7 +123,7 @@ impl Hello {
             origin: agent.node.clone(),
             path: self.path,
             argv: self.argv,
-            env: environment::shipped(&self.env, compiles),
+            env,
             cwd: self.cwd,
             hostname: agent.hostname.clone(),
             credentials: Credentials { uid: peer.uid, gid: peer.gid, groups },
@@ -112,5 +138,30 @@ impl Hello {
             whole_tree: peer.uid == 0 && places.writes_system,
             compiles,
         })
+    }
+    /// Returns what is known of a compile step.
+    fn step(&self, session: &Session) -> Option<Step> {
+        let verdict = session.verdict(&self.path).filter(|verdict| verdict.compiles())?;
+        let tool = Tool::of(verdict, &self.path)?;
+        let (name, arguments) = (base_name(&self.path), strings(&self.argv).skip(1));
+        let reader = environment::reader(name, arguments, &self.env, || self.is_script());
+        Some(Step { tool, reader })
+    }
+
+    /// Returns the environment of the walk.
+    fn environment(&self, session: &Session, step: Option<Step>) -> Result<Bytes, Stay> {
+        let reader = step.map_or(Reader::Anything, |step| step.reader);
+        let shipped = environment::shipped(&self.env, step.is_some(), reader, &session.wishes);
+        shipped.map_err(|name| Stay { reason: Reason::SecretVariable, variable: Some(name) })
+    }
+
+    /// Tells whether the program is a script, which may read anything. The preload library has just looked at
+    /// the same bytes, so that nobody waits for them.
+    fn is_script(&self) -> bool {
+        let path = places::path(&self.cwd, &self.path);
+        let mut magic = [0; 4];
+        let read =
+            File::open(OsStr::from_bytes(&path)).and_then(|mut file| file.read_exact(&mut magic));
+        read.is_err() || magic != *b"\x7fELF"
     }
 }

@@ -91,6 +91,8 @@ pub(crate) enum Event {
         offsets: Vec<(u32, u64)>,
         /// It has met a bound of its sandbox, which the program would not have met at its origin.
         bounded: bool,
+        /// It has left files where a walk has a directory of its own.
+        left: bool,
         /// The sandbox can serve another walk, when it is told [`Order::ServeAgain`]; else it has ended.
         again: bool,
     },

@@ -16,7 +16,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
 
 use super::above::{Above, Before};
 use super::launcher::{Launch, Plan};
@@ -80,6 +83,18 @@ pub(super) struct Layers {
     pub(super) upper: OwnedFd,
     /// … and files with several names that the walk has changed, if the kernel keeps account of them.
     pub(super) index: Option<OwnedFd>,
+}
+
+impl Layers {
+    /// Tells whether the walk has left anything in `/dev/shm`, which is nobody else's.
+    pub(super) fn have_files_left(&self) -> bool {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let dir = Dir::openat(&self.top, "dev/shm", flags, Mode::empty());
+        let is_name = |name: &[u8]| name != b"." && name != b"..";
+        dir.is_ok_and(|mut dir| {
+            dir.iter().flatten().any(|entry| is_name(entry.file_name().to_bytes()))
+        })
+    }
 }
 
 impl Root {

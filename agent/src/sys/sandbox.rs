@@ -166,7 +166,9 @@ impl Sandbox<'_> {
         let bounded = self.exceeded.times() > 0;
         // Who has made a terminal's root its own cannot leave it.
         let again = launch.spec.terminal.is_none() && !bounded;
-        let ended = Event::Ended { status, cpu_us, offsets, bounded, again };
+        // Who was killed has had no time to clean up, natively neither.
+        let left = libc::WIFEXITED(status) && layers.have_files_left();
+        let ended = Event::Ended { status, cpu_us, offsets, bounded, left, again };
         let (upper, index) = (layers.upper.as_fd(), layers.index.as_ref().map(AsFd::as_fd));
         let changes = before.has_changed().then(|| iter::once(upper).chain(index).collect());
         Ok((ended, changes.unwrap_or_default()))

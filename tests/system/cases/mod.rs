@@ -4,6 +4,7 @@ mod environment;
 mod exits;
 mod files;
 mod hooks;
+mod places;
 pub(crate) mod programs;
 mod rules;
 mod streams;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Vec<(&'static str, Case)> {
         ("tools", tools::cases()),
         ("programs", programs::cases()),
         ("rules", rules::cases()),
+        ("places", places::cases()),
     ];
     themes
         .into_iter()

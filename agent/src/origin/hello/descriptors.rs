@@ -6,7 +6,7 @@ use worknode::door::FdEntry;
 use worknode::reason::Reason;
 use worknode::spec::{FdKind, FdSpec, strings};
 
-use super::Hello;
+use super::{Hello, places};
 use crate::look::Look;
 
 impl Hello {
@@ -39,6 +39,11 @@ impl Hello {
         entry.terminal != 0 && first.is_some_and(|first| first.rdev == entry.rdev)
     }
 
+    /// Tells whether output goes to the terminal. Who writes there may ask descriptor 0 how wide it is.
+    fn writes_to_terminal(&self) -> bool {
+        self.fds.iter().any(|entry| (1..=2).contains(&entry.fd) && self.is_terminal(entry))
+    }
+
     fn descriptor(&self, entry: &FdEntry, compiles: bool) -> Result<Carried, Reason> {
         // Links name descriptors with a byte.
         if entry.fd > u32::from(u8::MAX) {
@@ -54,7 +59,7 @@ impl Hello {
             // A device of this machine.
             return Err(Reason::Descriptor);
         }
-        if self.is_terminal(entry) && !(compiles && entry.fd == 0) {
+        if self.is_terminal(entry) && !(compiles && entry.fd == 0 && !self.writes_to_terminal()) {
             return Ok(Carried::As(FdKind::Terminal));
         }
         let reads = access == flag(libc::O_RDONLY)
@@ -90,6 +95,10 @@ fn file(entry: &FdEntry, pid: u32, look: Look) -> Result<Option<FdKind>, Errno> 
         return Ok(None);
     };
     let path = path.into_os_string().into_vec();
+    if places::is_local(&path) {
+        // A runner has others there: it is carried as a stream.
+        return Ok(None);
+    }
     let same =
         look.find(&path)?.is_some_and(|place| (place.dev, place.ino) == (entry.dev, entry.ino));
     let offset = u64::try_from(entry.offset).unwrap_or(0);

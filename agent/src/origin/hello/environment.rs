@@ -1,16 +1,136 @@
 //! The environment of a walk.
 
+use worknode::glob;
 use worknode::spec::{Bytes, strings};
+
+use super::variables::{self, Travel, is_for_compilers, parts, travel};
 
 /// Where a compile step puts temporary files, unless it is told: nobody else has names there that it
 /// would have to look up.
 const TEMPORARY: &[u8] = b"TMPDIR=/dev/shm\0";
 
-/// Returns the environment as it is shipped: without secrets, and for a compile step without a
-/// jobserver, and with a place for temporary files.
-pub(super) fn shipped(env: &[u8], compiles: bool) -> Bytes {
+/// What a program may read of its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Only what compilers read.
+    Compiler,
+    /// Whatever it likes.
+    Anything,
+}
+
+/// Words of a command line with which a compiler runs what may read any variable: plug-ins, specs with
+/// `getenv`, other tools; or which are not known here.
+const OPENINGS: [&[u8]; 9] = [
+    b"-fplugin",
+    b"-fpass-plugin",
+    b"-load",
+    b"-specs",
+    b"--specs",
+    b"-wrapper",
+    b"--config",
+    b"-B",
+    b"@",
+];
+/// Variables that do the same.
+const OPENING_VARIABLES: [&[u8]; 6] = [
+    b"LD_PRELOAD=",
+    b"LD_AUDIT=",
+    b"COMPILER_PATH=",
+    b"GCC_EXEC_PREFIX=",
+    b"CCC_OVERRIDE_OPTIONS=",
+    b"CLANG_CONFIG_FILE",
+];
+/// What the names of gcc's and clang's programs end with, without a version.
+const COMPILERS: [&[u8]; 15] = [
+    b"gcc",
+    b"g++",
+    b"cc",
+    b"c++",
+    b"c89",
+    b"c99",
+    b"clang",
+    b"clang++",
+    b"gfortran",
+    b"cc1",
+    b"cc1plus",
+    b"cc1obj",
+    b"f951",
+    b"as",
+    b"f95",
+];
+
+/// Tells what a compile step may read. `is_script` is asked last.
+pub(super) fn reader<'a>(
+    name: &[u8],
+    mut arguments: impl Iterator<Item = &'a [u8]>,
+    env: &[u8],
+    is_script: impl FnOnce() -> bool,
+) -> Reader {
+    let is_compiler = || {
+        let version = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
+        let unversioned =
+            &name[..name.len() - name.iter().rev().take_while(|byte| version(byte)).count()];
+        let last = |name: &'_ [u8]| {
+            COMPILERS.contains(&name.rsplit(|&byte| byte == b'-').next().unwrap_or(name))
+        };
+        last(name) || last(unversioned)
+    };
+    let opens = |word: &[u8]| OPENINGS.iter().any(|opening| word.starts_with(opening));
+    let opens_by_variable =
+        |variable: &[u8]| OPENING_VARIABLES.iter().any(|opening| variable.starts_with(opening));
+    if is_compiler()
+        && !arguments.any(opens)
+        && !strings(env).any(opens_by_variable)
+        && !is_script()
+    {
+        Reader::Compiler
+    } else {
+        Reader::Anything
+    }
+}
+
+/// What the user says of variables, by shell patterns.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wishes {
+    /// They travel.
+    pub(crate) pass: Vec<String>,
+    /// They are withheld, and programs walk without them.
+    pub(crate) without: Vec<String>,
+}
+
+/// Returns the environment as it is shipped, for a compile step without a jobserver and with a place
+/// for temporary files.
+///
+/// # Errors
+/// The name of a variable that is withheld, and that the program may read.
+pub(super) fn shipped(
+    env: &[u8],
+    compiles: bool,
+    reader: Reader,
+    wishes: &Wishes,
+) -> Result<Bytes, String> {
+    let is_named = |patterns: &[String], name: &[u8]| {
+        patterns.iter().any(|pattern| glob::matches(pattern.as_bytes(), name))
+    };
     let mut shipped = Vec::with_capacity(env.len());
-    for variable in strings(env).filter(|variable| !is_secret(variable)) {
+    for variable in strings(env) {
+        let (name, _) = parts(variable);
+        let goes = if variables::is_own(name) || is_named(&wishes.without, name) {
+            false
+        } else if is_named(&wishes.pass, name) {
+            true
+        } else if reader == Reader::Compiler {
+            is_for_compilers(name)
+        } else {
+            match travel(variable) {
+                Travel::Goes => true,
+                Travel::Local => false,
+                Travel::Secret => return Err(String::from_utf8_lossy(name).into_owned()),
+            }
+        };
+        if !goes {
+            continue;
+        }
         if compiles {
             shipped.extend(without_jobserver(variable));
         } else {
@@ -24,24 +144,7 @@ pub(super) fn shipped(env: &[u8], compiles: bool) -> Bytes {
     if compiles && !strings(env).any(told) {
         shipped.extend(TEMPORARY);
     }
-    shipped
-}
-
-/// Tells whether a variable gives access to something else than files.
-fn is_secret(variable: &[u8]) -> bool {
-    const NAMES: [&[u8]; 5] = [
-        b"SSH_AUTH_SOCK",
-        b"GPG_AGENT_INFO",
-        b"SSH_AGENT_PID",
-        b"DBUS_SESSION_BUS_ADDRESS",
-        b"XAUTHORITY",
-    ];
-    const PREFIXES: [&[u8]; 3] = [b"AWS_", b"AZURE_", b"GOOGLE_APPLICATION_"];
-    const SUFFIXES: [&[u8]; 5] = [b"_TOKEN", b"_PASSWORD", b"_SECRET", b"_SECRET_KEY", b"_API_KEY"];
-    let name = variable.split(|&byte| byte == b'=').next().unwrap_or_default();
-    NAMES.contains(&name)
-        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+    Ok(shipped)
 }
 
 /// Takes the jobserver's descriptors out of make's flags: they lead to the origin's make.
@@ -62,25 +165,76 @@ fn without_jobserver(variable: &[u8]) -> Bytes {
 mod tests {
     use super::*;
 
+    fn any(env: &[u8], compiles: bool) -> Bytes {
+        shipped(env, compiles, Reader::Anything, &Wishes::default()).expect("nothing is secret")
+    }
+
     #[test]
     fn secrets_do_not_travel() {
-        let env = b"PATH=/bin\0SSH_AUTH_SOCK=/x\0AWS_KEY=1\0GITHUB_TOKEN=2\0A=b=c\0".as_slice();
-        assert_eq!(shipped(env, false), b"PATH=/bin\0A=b=c\0");
+        let env =
+            b"PATH=/bin\0SSH_AUTH_SOCK=/x\0OSWALK_BROKER=y\0CFLAGS=1\0GITHUB_TOKEN=2\0A=b=c\0"
+                .as_slice();
+        let ship = |reader, pass: &[&str], without: &[&str]| {
+            let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+            shipped(env, false, reader, &Wishes { pass: list(pass), without: list(without) })
+        };
+        assert_eq!(ship(Reader::Anything, &[], &[]), Err("GITHUB_TOKEN".to_owned()));
+        let text = |bytes: &[u8]| Ok(bytes.to_vec());
+        assert_eq!(ship(Reader::Compiler, &[], &[]), text(b"PATH=/bin\0"));
+        assert_eq!(ship(Reader::Compiler, &["A"], &[]), text(b"PATH=/bin\0A=b=c\0"));
+        assert_eq!(
+            ship(Reader::Anything, &[], &["GITHUB_*"]),
+            text(b"PATH=/bin\0CFLAGS=1\0A=b=c\0")
+        );
+        assert_eq!(
+            ship(Reader::Anything, &["*_TOKEN", "OSWALK_*"], &["CFLAGS"]),
+            text(b"PATH=/bin\0GITHUB_TOKEN=2\0A=b=c\0")
+        );
+    }
+
+    #[test]
+    fn who_reads_what() {
+        let tell = |line: &str, env: &[u8], is_script| {
+            let mut words = line.split(' ').map(str::as_bytes);
+            let name = words.next().unwrap_or_default();
+            reader(name, words, env, || is_script)
+        };
+        for line in [
+            "gcc -c a.c",
+            "x86_64-linux-gnu-g++-12 -c a.cc",
+            "clang-14 -c a.c",
+            "cc1 a.c -o a.s",
+            "as a.s",
+        ] {
+            assert_eq!(tell(line, b"", false), Reader::Compiler, "{line}");
+            assert_eq!(tell(line, b"", true), Reader::Anything, "{line}");
+            assert_eq!(tell(line, b"LD_PRELOAD=/x.so\0", false), Reader::Anything, "{line}");
+        }
+        for line in [
+            "rustc a.rs",
+            "nvcc -c a.cu",
+            "mycc -c a.c",
+            "gcc -fplugin=x.so -c a.c",
+            "gcc @args",
+            "gcc -specs=x -c a.c",
+        ] {
+            assert_eq!(tell(line, b"", false), Reader::Anything, "{line}");
+        }
     }
 
     #[test]
     fn compile_steps_have_no_jobserver() {
         let env = b"MAKEFLAGS= -j4 --jobserver-auth=3,4 -- A=1\0CARGO_MAKEFLAGS=-j --jobserver-fds=6,7 --jobserver-auth=6,7\0";
         let expected = b"MAKEFLAGS= -j4 -- A=1\0CARGO_MAKEFLAGS=-j\0".as_slice();
-        assert_eq!(shipped(env, true), [expected, TEMPORARY].concat());
-        assert_eq!(shipped(env, false), env);
+        assert_eq!(any(env, true), [expected, TEMPORARY].concat());
+        assert_eq!(any(env, false), env);
     }
 
     #[test]
     fn compile_steps_keep_the_place_for_temporary_files_that_they_are_given() {
         for env in [b"TMPDIR=/x\0".as_slice(), b"A=1\0TEMP=/x\0"] {
-            assert_eq!(shipped(env, true), env);
+            assert_eq!(any(env, true), env);
         }
-        assert_eq!(shipped(b"", false), b"");
+        assert_eq!(any(b"", false), b"");
     }
 }

@@ -1,23 +1,49 @@
-//! The places that a process names: its working directory, and its arguments as far as they are paths.
+//! The places that a process names: its working directory, and what its command line and its
+//! environment lead to, through all links. Some of them a runner has of its own, so that what is done there
+//! is not done here.
+
+use std::collections::BTreeSet;
 
 use nix::errno::Errno;
-use packetfs::tree::{is_within, join};
+use packetfs::tree::{Bytes, is_within, join, split};
+use worknode::command::{Files, Role, Tool, environment};
 use worknode::reason::Reason;
 use worknode::spec::{FdSpec, strings};
 
 use super::Hello;
-use crate::look::Look;
+use super::environment::Reader;
+use crate::compile::Disk;
+use crate::look::{Found, Look};
 use crate::sys::place::Place;
 
-/// Directories that only installations change. A compile step sees them, and never writes there.
+/// Directories that only installations change. A compile step sees them, and writes there only if it says so.
 pub(in crate::origin) const SYSTEM_DIRS: [&[u8]; 9] =
     [b"/usr", b"/bin", b"/sbin", b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/etc", b"/opt"];
+/// Directories that every machine has of its own.
+const LOCAL_DIRS: [&[u8]; 4] = [b"/dev", b"/proc", b"/run", b"/sys"];
+/// Where runners have an empty directory, too, for files that nobody else looks for.
+const SHARED_MEMORY: &[u8] = b"/dev/shm";
+/// The device that is the same everywhere.
+const NULL: &[u8] = b"/dev/null";
+/// Variables in which cargo says where a crate is, and where its files go.
+const CARGO: [&[u8]; 3] = [b"CARGO_MANIFEST_DIR=", b"CARGO_TARGET_DIR=", b"OUT_DIR="];
+/// Variables with the place for temporary files.
+const TEMPORARY: [&[u8]; 3] = [b"TMPDIR=", b"TMP=", b"TEMP="];
+/// Links that lead to nothing are followed so far, as the kernel does.
+const LINKS_MAX: usize = 40;
 
 /// What was found at the places.
 #[derive(Debug)]
 pub(super) struct Places {
     /// It may write into a system directory.
     pub(super) writes_system: bool,
+}
+
+/// A compile step, as far as its places are concerned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    pub(super) tool: Tool,
+    pub(super) reader: Reader,
 }
 
 impl Hello {
@@ -28,20 +54,21 @@ impl Hello {
     pub(super) fn look_around(
         &self,
         pid: u32,
-        compiles: bool,
+        step: Option<Step>,
         look: Look,
     ) -> Result<Result<(Places, Vec<FdSpec>), Reason>, Errno> {
         if !self.is_where_it_says(pid, look)? {
             return Ok(Err(Reason::OtherMounts));
         }
-        if !compiles && self.names_a_channel(look)? {
-            return Ok(Err(Reason::Descriptor));
+        if is_local(&self.cwd) {
+            return Ok(Err(Reason::Place));
         }
-        let fds = match self.descriptors(pid, compiles, look)? {
-            Ok(fds) => fds,
-            Err(reason) => return Ok(Err(reason)),
+        let places = match step {
+            Some(step) => self.places_of(step, look)?,
+            None => self.places_of_any(look)?,
         };
-        Ok(Ok((Places { writes_system: !(compiles && self.writes_elsewhere()) }, fds)))
+        let fds = self.descriptors(pid, step.is_some(), look)?;
+        Ok(places.and_then(|places| Ok((places, fds?))))
     }
 
     /// Tells whether the path of the working directory leads there: not if something was mounted over
@@ -53,32 +80,225 @@ impl Hello {
         Ok(look.find(&self.cwd)?.is_some_and(is_same))
     }
 
-    /// Tells whether an argument names a fifo or a socket: its other end is at the origin.
-    fn names_a_channel(&self, look: Look) -> Result<bool, Errno> {
+    /// Looks at the arguments of a program of which nothing is known: each may be a path.
+    fn places_of_any(&self, look: Look) -> Result<Result<Places, Reason>, Errno> {
         for argument in strings(&self.argv).skip(1) {
-            let path = if argument.starts_with(b"/") {
-                argument.to_vec()
-            } else {
-                join(&self.cwd, argument)
-            };
-            let kind = look.find(&path)?.map(|place| place.kind);
-            if matches!(kind, Some(libc::S_IFIFO | libc::S_IFSOCK)) {
-                return Ok(true);
+            let Some(found) = look.resolve(&path(&self.cwd, argument))? else { continue };
+            // The other end of a fifo or a socket is here.
+            if matches!(found.kind, libc::S_IFIFO | libc::S_IFSOCK) {
+                return Ok(Err(Reason::Descriptor));
+            }
+            // In /proc and /dev there is nearly everywhere the same.
+            let dirs = [b"/run/".as_slice(), b"/sys/", b"/dev/shm/"];
+            if dirs.iter().any(|dir| found.path.starts_with(dir)) {
+                return Ok(Err(Reason::Place));
             }
         }
-        Ok(false)
+        Ok(Ok(Places { writes_system: true }))
     }
 
-    /// Tells that the command writes into no system directory, as far as its words show.
-    fn writes_elsewhere(&self) -> bool {
-        let in_system = |path: &[u8]| SYSTEM_DIRS.iter().any(|dir| is_within(path, dir));
-        let mut output_next = false;
-        let outputs_in_system = strings(&self.argv).any(|argument| {
-            let output =
-                std::mem::replace(&mut output_next, argument == b"-o" || argument == b"-MF");
-            let glued = argument.strip_prefix(b"-o").is_some_and(in_system);
-            (output && in_system(argument)) || glued
-        });
-        !in_system(&self.cwd) && !outputs_in_system
+    /// Looks at all that a compile step reads and writes.
+    fn places_of(&self, step: Step, look: Look) -> Result<Result<Places, Reason>, Errno> {
+        let arguments = strings(&self.argv).skip(1);
+        let files = Files::of(step.tool, arguments, &mut Disk { cwd: &self.cwd }, true);
+        let mut named: BTreeSet<(Role, Bytes)> = files.paths.into_iter().collect();
+        let mut note = |role, path: &[u8]| {
+            named.insert((role, path.to_vec()));
+        };
+        let is_shared_memory = |entry: &&[u8]| {
+            let value = TEMPORARY.iter().find_map(|name| entry.strip_prefix(*name));
+            value.is_some_and(|value| value.strip_suffix(b"/").unwrap_or(value) == SHARED_MEMORY)
+        };
+        let variables = strings(&self.env).filter(|entry| !is_shared_memory(entry));
+        if let Err(reason) = environment::read(step.tool, variables, &mut note) {
+            return Ok(Err(reason));
+        }
+        let mut writes_system = is_system(&self.cwd);
+        if step.tool == Tool::Rustc {
+            // What macros write is known to nobody; most likely it belongs to the crate.
+            let values = strings(&self.env)
+                .filter_map(|entry| CARGO.iter().find_map(|name| entry.strip_prefix(*name)));
+            named.extend(values.map(|value| (Role::OutputDir, value.to_vec())));
+        } else {
+            // Nor what plug-ins and scripts do.
+            writes_system |= step.reader == Reader::Anything;
+        }
+        let base = named.iter().find(|(role, _)| *role == Role::WorkingDir);
+        let base = base.map_or_else(|| self.cwd.clone(), |(_, dir)| path(&self.cwd, dir));
+        for (role, name) in &named {
+            let path = path(&base, name);
+            let Some(found) = place_of(*role, &path, look)? else { continue };
+            if found.path == NULL {
+                continue;
+            }
+            if !matches!(found.kind, 0 | libc::S_IFREG | libc::S_IFDIR) {
+                return Ok(Err(Reason::Descriptor));
+            }
+            if is_local(&found.path) {
+                return Ok(Err(Reason::Place));
+            }
+            writes_system |= role.is_written() && is_system(&found.path);
+        }
+        Ok(Ok(Places { writes_system }))
+    }
+}
+
+/// Returns what a path of a compile step leads to: for what it writes, also where that would be made.
+fn place_of(role: Role, path: &[u8], look: Look) -> Result<Option<Found>, Errno> {
+    let mut path = path.to_vec();
+    for _ in 0..LINKS_MAX {
+        if let Some(found) = look.resolve(&path)? {
+            return Ok(Some(found));
+        }
+        let Some((dir, name)) = split(&path).filter(|_| role.is_written()) else { return Ok(None) };
+        let dir = if dir.is_empty() { b"/" } else { dir };
+        let Some(found) = look.resolve(dir)? else { return Ok(None) };
+        let made = join(&found.path, name);
+        // A link that leads to nothing yet.
+        let Some(target) = look.link(&made)? else {
+            return Ok(Some(Found { path: made, kind: 0 }));
+        };
+        path = self::path(&found.path, &target);
+    }
+    Ok(None)
+}
+
+/// Tells whether a path without links is of a place that every machine has of its own.
+pub(super) fn is_local(path: &[u8]) -> bool {
+    LOCAL_DIRS.iter().any(|dir| is_within(path, dir))
+}
+
+fn is_system(path: &[u8]) -> bool {
+    SYSTEM_DIRS.iter().any(|dir| is_within(path, dir))
+}
+
+/// Returns the path of a name in a directory.
+pub(super) fn path(dir: &[u8], name: &[u8]) -> Bytes {
+    if name.starts_with(b"/") { name.to_vec() } else { join(dir, name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    use worknode::door::{HELLO_HEAD_BYTES, HelloHead};
+
+    use super::*;
+
+    /// What is found of a command line and variables, with spaces between them, in a directory.
+    fn find(dir: &tempfile::TempDir, line: &str, env: &str) -> Result<bool, Reason> {
+        let block = |words: &str| {
+            words
+                .split_whitespace()
+                .fold(Vec::new(), |block, word| [block.as_slice(), word.as_bytes(), b"\0"].concat())
+        };
+        let (path, cwd) = (b"/usr/bin/gcc".as_slice(), dir.path().as_os_str().as_bytes());
+        let (argv, env) = (block(line), block(env));
+        let bytes = |part: &[u8]| u32::try_from(part.len()).expect("is short");
+        let head = HelloHead {
+            path_bytes: bytes(path),
+            cwd_bytes: bytes(cwd),
+            argv_bytes: bytes(&argv),
+            env_bytes: bytes(&env),
+            ..HelloHead::new(1)
+        };
+        assert_eq!(head.encode().len(), HELLO_HEAD_BYTES);
+        let hello = [&head.encode(), path, cwd, &argv, &env].concat();
+        let hello = Hello::parse(&hello).expect("just encoded");
+        let tool = if line.starts_with("rustc") { Tool::Rustc } else { Tool::Driver };
+        let step = Step { tool, reader: Reader::Compiler };
+        let places = hello.places_of(step, Look::Waiting).expect("can be looked at");
+        places.map(|places| places.writes_system)
+    }
+
+    fn directory() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("a.c"), "int a;\n").expect("writable");
+        std::fs::write(dir.path().join("args"), "-c a.c -o /dev/shm/a.o\n").expect("writable");
+        let make = |link, to| symlink(to, dir.path().join(link)).expect("writable");
+        make("memory", "/dev/shm");
+        make("object", "/dev/shm/no-such-object");
+        make("again", "object");
+        make("system", "/usr");
+        make("null", "/dev/null");
+        make("round", "round");
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRUSR)
+            .expect("writable");
+        dir
+    }
+
+    #[test]
+    fn what_runners_have_of_their_own() {
+        let dir = directory();
+        for line in [
+            "gcc -c a.c -o /dev/shm/a.o",
+            "gcc -c a.c -o /tmp/../dev/shm/a.o",
+            "gcc -c a.c -o memory/a.o",
+            "gcc -c a.c -o object",
+            "gcc -c a.c -o again",
+            "gcc @args",
+            "gcc -c a.c -MMD -MF /dev/shm/a.d",
+            "gcc -c a.c -Wp,-MMD,/dev/shm/a.d",
+            "gcc -c a.c -I/dev/shm",
+            "gcc -c a.c -I memory",
+            "gcc -c a.c -include /proc/version",
+            "gcc -c a.c -isystem /sys/kernel",
+            "gcc -c /proc/version",
+            "rustc a.rs --out-dir /dev/shm",
+            "rustc a.rs -C incremental=/dev/shm/x",
+        ] {
+            assert_eq!(find(&dir, line, ""), Err(Reason::Place), "{line}");
+        }
+        for env in [
+            "TMPDIR=/run",
+            "TMPDIR=memory/",
+            "DEPENDENCIES_OUTPUT=/dev/shm/log",
+            "CPATH=/usr/include:/dev/shm",
+        ] {
+            assert_eq!(find(&dir, "gcc -c a.c", env), Err(Reason::Place), "{env}");
+        }
+        for line in [
+            "gcc -c a.c",
+            "gcc -c a.c -o /dev/null",
+            "gcc -c a.c -o null",
+            "gcc -c a.c -o round",
+            "gcc -c -x c /dev/null -o a.o",
+            "gcc -c a.c -I/run/no-such-directory",
+            "gcc -c none.c -o none/a.o",
+        ] {
+            assert_eq!(find(&dir, line, "TMPDIR=/dev/shm TEMP=/dev/shm/"), Ok(false), "{line}");
+        }
+    }
+
+    #[test]
+    fn fifos_and_devices() {
+        let dir = directory();
+        for line in [
+            "gcc -c fifo -o a.o",
+            "gcc -c a.c -o fifo",
+            "gcc -c a.c -include fifo",
+            "gcc -c a.c -MF fifo -MD",
+        ] {
+            assert_eq!(find(&dir, line, ""), Err(Reason::Descriptor), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_into_system_directories() {
+        let dir = directory();
+        for line in [
+            "gcc -c a.c -o /usr/a.o",
+            "gcc -c a.c -o /usr/../opt/a.o",
+            "gcc -c a.c -o system/a.o",
+            "gcc -c a.c -MMD -MF/etc/a.d",
+            "gcc -c a.c -Wp,-MMD,/usr/a.d",
+            "rustc a.rs --out-dir /usr/lib",
+            "rustc a.rs --out-dir=system",
+        ] {
+            assert_eq!(find(&dir, line, ""), Ok(true), "{line}");
+        }
+        assert_eq!(find(&dir, "rustc a.rs", "CARGO_MANIFEST_DIR=/usr/src"), Ok(true));
+        assert_eq!(find(&dir, "gcc -c a.c -I/usr/include -Isystem/include", ""), Ok(false));
     }
 }

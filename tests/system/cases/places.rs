@@ -1,0 +1,70 @@
+//! Places that a runner has of its own, and directories of the system.
+
+use crate::case::Case;
+
+const C: &str =
+    "echo 'int answer(void) { return 42; }' >a.c; echo 'int main(void) { return 7; }' >m.c";
+/// A directory of the case's own in a place, which is gone at its end.
+const MEMORY: &str = "d=/dev/shm/oswalk-case-$$; mkdir $d; trap 'rm -rf $d' EXIT; ";
+const RUN: &str = "d=/run/oswalk-case-$$; mkdir $d; trap 'rm -rf $d' EXIT; ";
+const OPT: &str = "d=/opt/oswalk-case-$$; mkdir $d; trap 'rm -rf $d' EXIT; ";
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::with(
+            &[],
+            "temporary files on a disk in memory",
+            "export TMPDIR=/dev/shm; gcc -shared -fPIC a.c -o liba.so; nm -D liba.so | grep -c ' T answer'; gcc m.c -o m; ./m; echo $?; gcc -c a.c; nm a.o",
+        )
+        .walks(&["gcc"])
+        .stays(&[("cc1", "place"), ("gcc", "link")]),
+        Case::with(
+            &[],
+            "a compile step whose place for temporary files is /dev/shm walks",
+            "TMPDIR=/dev/shm gcc -c a.c; nm a.o",
+        )
+        .walks(&["gcc"]),
+        Case::each("a file that is left in /dev/shm", "python3 -c 'open(\"/dev/shm/oswalk-left\", \"w\").write(\"x\")'; cat /dev/shm/oswalk-left; rm /dev/shm/oswalk-left")
+            .stays(&[("python3", "place"), ("cat", "place"), ("rm", "place")]),
+        Case::each("input from /dev/shm", "f=/dev/shm/oswalk-input-$$; seq 3 >$f; sort -r <$f; rm -f $f")
+            .walks(&["sort"]),
+        Case::with(&[], "a fifo as a source stays", "mkfifo f; cat a.c >f & gcc -x c -c f -o a.o; wait; nm a.o")
+            .stays(&[("gcc", "descriptor"), ("cc1", "descriptor")]),
+        Case::with(&[], "the width of a terminal", "printf 'int f(void) { /* %s */ return undeclared; }\\n' \"$(printf 'x%.0s' $(seq 200))\" >wide.c; TERM=xterm script -qec 'stty cols 80; gcc -c wide.c; true' /dev/null </dev/null")
+            .walks(&["gcc"]),
+        Case::with(&[], "clang's serialized diagnostics", "clang -c a.c --serialize-diagnostics a.dia; ls; test -s a.dia; echo $?")
+            .walks(&["clang"]),
+    ];
+    let places = [
+        ("objects", "gcc -c a.c -o $d/a.o; nm $d/a.o"),
+        (
+            "rules for make",
+            "gcc -MMD -MF$d/a.d -c a.c; wc -l <$d/a.d; gcc -Wp,-MD,$d/b.d -c a.c; grep -c stdc $d/b.d",
+        ),
+        (
+            "headers",
+            "echo 'int h;' >$d/h.h; echo '#include <h.h>' >i.c; gcc -I$d -c i.c; nm i.o; CPATH=$d gcc -c i.c; nm i.o",
+        ),
+        ("a working directory", "cp a.c $d; cd $d; gcc -c a.c; nm a.o"),
+        (
+            "a link",
+            "ln -s $d l; gcc -c a.c -o l/a.o; nm $d/a.o; ln -s $d/b.o b.o; gcc -c a.c -o b.o; nm $d/b.o; rm l b.o",
+        ),
+        ("an @file", "echo \"-c a.c -o $d/a.o\" >args; gcc @args; nm $d/a.o; rm args"),
+        ("logs of dependencies", "DEPENDENCIES_OUTPUT=$d/log gcc -c a.c; wc -l <$d/log"),
+        ("rustc", "echo 'pub fn f() {}' >r.rs; rustc --crate-type lib --out-dir $d r.rs; ls $d"),
+    ];
+    for (name, script) in places {
+        for (dir, prelude) in [("/dev/shm", MEMORY), ("/run", RUN), ("/opt", OPT)] {
+            let case = Case::with(&[], &format!("{name} in {dir}"), &format!("{prelude}{script}"));
+            let program = if name == "rustc" { "rustc" } else { "gcc" };
+            cases.push(match (dir, program) {
+                ("/opt", "rustc") => case.walks(&["rustc"]),
+                ("/opt", _) => case.walks(&["gcc"]),
+                (_, "rustc") => case.stays(&[("rustc", "place")]),
+                _ => case.stays(&[("gcc", "place")]),
+            });
+        }
+    }
+    cases.into_iter().map(|case| case.prelude(&format!("{C}; "))).collect()
+}
