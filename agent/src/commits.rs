@@ -88,6 +88,7 @@ mod tests {
         let owner = Owner { uid: 0, gid: 0, groups: Vec::new() };
         let changes = ChangeSet { ops, ..ChangeSet::default() };
         Commit {
+            scope: packetfs::commit::Scope::default(),
             owner,
             changes,
             packets: Vec::new(),

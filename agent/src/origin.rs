@@ -323,7 +323,7 @@ impl Errand<'_> {
         last: bool,
     ) -> Committed {
         let (agent, session, spec) = (self.agent, self.session, self.spec);
-        let offsets = ended.exit.exit.offsets.clone();
+        let offsets = vet::offsets(spec, &ended.exit.exit.offsets);
         let is_torn = is_torn(&ended);
         match attempt::commit(agent, spec, ended.exit, last).await {
             Ok((status, overwrote)) => {
@@ -335,7 +335,6 @@ impl Errand<'_> {
                     session.add_walk(WalkLine { overwrote, ..line });
                 }
                 for (fd, offset) in offsets {
-                    let fd = u16::try_from(fd).unwrap_or(u16::MAX);
                     stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
                 }
                 stub.output.release();

@@ -11,6 +11,7 @@ mod moves;
 mod pieces;
 mod place;
 mod reconcile;
+mod vet;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use crate::tree::Time;
 use journal::Journal;
 
 pub use apply::ApplyError;
+pub use vet::{Refusal, Scope};
 
 /// The content of a commit's packets, checked against their names.
 type Contents<'a> = HashMap<Digest, Cow<'a, [u8]>>;
@@ -46,6 +48,8 @@ pub struct Owner {
 pub struct Commit {
     /// On whose behalf.
     pub owner: Owner,
+    /// Where the walk may change something.
+    pub scope: Scope,
     /// The changes.
     pub changes: ChangeSet,
     /// The packets that their files consist of.
@@ -73,6 +77,9 @@ pub enum CommitError {
     /// Somebody else has changed a file that the walk changed; nothing was changed.
     #[error("{} was changed by somebody else meanwhile", String::from_utf8_lossy(.0))]
     Conflict(TreePath),
+    /// The walk could not have made these changes; nothing was changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// A change could not be made.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -96,8 +103,12 @@ impl Committer {
             tracing::warn!(ops = commit.changes.ops.len(), "finishing an interrupted commit");
             let begun = journal.begun().map_err(failed)?;
             let cleared = || journal.note_cleared();
-            let finish = |contents| Ok(apply::apply(&commit, &contents, Some(begun), &cleared)?);
-            if let Err(error) = contents(&commit).and_then(finish) {
+            let finish = || {
+                vet::vet(&commit, true)?;
+                Ok(apply::apply(&commit, &contents(&commit)?, Some(begun), &cleared)?)
+            };
+            let finished: Result<(), CommitError> = finish();
+            if let Err(error) = finished {
                 tracing::error!(%error, "an interrupted commit cannot be finished");
             }
             journal.strike().map_err(failed)?;
@@ -114,6 +125,7 @@ impl Committer {
         if commit.changes.ops.is_empty() {
             return Ok(Vec::new());
         }
+        vet::vet(commit, false)?;
         let mut contents = contents(commit)?;
         let reconciled = reconcile::reconcile(commit, &mut contents)?;
         let commit = reconciled.commit.as_ref().unwrap_or(commit);

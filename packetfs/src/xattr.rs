@@ -12,7 +12,7 @@ const XATTR_BYTES_MAX: usize = 65_536;
 /// Tells whether walks are shown an attribute: what users set, and access control lists. Those of the
 /// kernel's security modules, and those for administrators only, mean something on their own
 /// machine.
-fn is_shown(name: &[u8]) -> bool {
+pub(crate) fn is_shown(name: &[u8]) -> bool {
     name.starts_with(b"user.") || is_acl(name)
 }
 

@@ -1,10 +1,13 @@
 //! Change sets, and the journal that holds one.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
 
 use packetfs::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
-use packetfs::commit::{Commit, Committer, Owner};
-use packetfs::packet::Digest;
+use packetfs::commit::{Commit, Committer, Owner, Scope};
+use packetfs::packet::{Digest, Manifest};
 use packetfs::path::TreePath;
 use packetfs::tree::{Time, Version};
 use proptest::collection::vec;
@@ -94,6 +97,7 @@ fn commits() -> impl Strategy<Value = Commit> {
         .prop_map(|((uid, gid), groups)| Owner { uid, gid, groups });
     (owners, change_sets(), vec((packets(), packed()), 0..3)).prop_map(
         |(owner, changes, packets)| Commit {
+            scope: Scope::default(),
             owner,
             changes,
             packets,
@@ -108,16 +112,124 @@ fn changes_of_walks() {
     survives_postcard(change_sets());
 }
 
+/// Places of a small tree: where the walk works, what is closed to it, and links from here to there.
+const PLACES: [&str; 16] = [
+    "",
+    "work",
+    "work/f",
+    "work/d",
+    "work/d/f",
+    "work/new",
+    "work/to-state",
+    "work/to-state/f",
+    "work/to-system",
+    "work/to-system/tool",
+    "state",
+    "state/f",
+    "state/new",
+    "system",
+    "system/tool",
+    "system/new",
+];
+
+fn places(root: &Path) -> impl Strategy<Value = TreePath> + use<> {
+    let root = root.as_os_str().as_bytes().to_vec();
+    proptest::sample::select(&PLACES[..]).prop_map(move |place| {
+        let slash = if place.is_empty() { "" } else { "/" };
+        TreePath::new([&root, slash.as_bytes(), place.as_bytes()].concat()).expect("sound")
+    })
+}
+
+/// Returns one like an operation, in another place.
+fn moved(op: Op, at: TreePath, other: TreePath) -> Op {
+    match op {
+        Op::Rename { .. } => Op::Rename { from: at, to: other },
+        Op::Link { .. } => Op::Link { path: at, to: other },
+        Op::Remove { .. } => Op::Remove { path: at },
+        Op::Dir { meta, replaces, .. } => Op::Dir { path: at, meta, replaces },
+        Op::File { meta, placing, .. } => {
+            Op::File { path: at, meta, manifest: Manifest::default(), placing }
+        }
+        Op::Symlink { target, meta, .. } => Op::Symlink { path: at, target, meta },
+        Op::Special { kind, rdev, meta, .. } => Op::Special { path: at, kind, rdev, meta },
+    }
+}
+
+/// Everything below a directory: name, mode, owner, content.
+fn picture(dir: &Path, seen: &mut Vec<(PathBuf, u32, u32, u64, Vec<u8>)>) {
+    for entry in fs::read_dir(dir).expect("listable").flatten() {
+        let (path, meta) = (entry.path(), entry.metadata().expect("there"));
+        let content = if meta.is_file() { fs::read(&path).expect("readable") } else { Vec::new() };
+        seen.push((path.clone(), meta.mode(), meta.uid(), meta.rdev(), content));
+        if meta.is_dir() {
+            picture(&path, seen);
+        }
+    }
+    seen.sort();
+}
+
+fn pictures(root: &Path) -> Vec<(PathBuf, u32, u32, u64, Vec<u8>)> {
+    let mut seen = Vec::new();
+    ["state", "system"].iter().for_each(|dir| picture(&root.join(dir), &mut seen));
+    seen
+}
+
+/// Whatever a runner says, by whatever names: what is closed to the walk is as it was, and nobody
+/// has made a device, or a program that acts with somebody else's rights.
+#[test]
+fn commits_leave_alone_what_is_closed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().join("tree");
+    let one = || (ops(), places(&root), places(&root));
+    let sets = vec(one(), 1..6)
+        .prop_map(|all| all.into_iter().map(|(op, at, other)| moved(op, at, other)).collect());
+    holds(&(sets, any::<(bool, bool)>()), |(ops, (last_wins, interrupted)): (Vec<Op>, _)| {
+        let _ = fs::remove_dir_all(&root);
+        for place in ["work/d", "state", "system"] {
+            fs::create_dir_all(root.join(place)).expect("writable");
+        }
+        for place in ["work/f", "work/d/f", "state/f", "system/tool"] {
+            fs::write(root.join(place), place).expect("writable");
+        }
+        symlink("../state", root.join("work/to-state")).expect("writable");
+        symlink("../system", root.join("work/to-system")).expect("writable");
+        let path =
+            |name: &str| TreePath::new(root.join(name).as_os_str().as_bytes()).expect("sound");
+        let scope = Scope {
+            only_below: Vec::new(),
+            closed: vec![path("state"), path("system")],
+            set_id: false,
+        };
+        let owner = Owner { uid: 0, gid: 0, groups: Vec::new() };
+        let changes = ChangeSet { ops, ..ChangeSet::default() };
+        let began = Time { seconds: 1, nanos: 2 };
+        let commit = Commit { scope, owner, changes, packets: Vec::new(), last_wins, began };
+        let (before, at) = (pictures(&root), dir.path().join("journal"));
+        if interrupted {
+            fs::write(&at, journal(&commit)).expect("writable");
+        }
+        let committer = Committer::open(&at).expect("usable");
+        let _ = committer.commit(&commit);
+        assert_eq!(pictures(&root), before);
+        let mut all = Vec::new();
+        picture(&root.join("work"), &mut all);
+        for (path, mode, _, rdev, _) in all {
+            let is_dir = mode & 0o170_000 == 0o040_000;
+            assert!(rdev == 0 && (is_dir || mode & 0o6000 == 0), "{}", path.display());
+        }
+    });
+}
+
 /// A journal as it lies on disk.
 fn journal(commit: &Commit) -> Vec<u8> {
-    let Commit { owner, changes, packets, last_wins, began } = commit;
+    let Commit { owner, scope, changes, packets, last_wins, began } = commit;
     let packets: Vec<_> = packets
         .iter()
         .map(|(packet, packed)| (*packet, packed.compressed, packed.body.len() as u64))
         .collect();
     let bodies = commit.packets.iter().flat_map(|(_, packed)| packed.body.clone()).collect();
-    let record =
-        postcard::to_allocvec(&(owner, changes, packets, last_wins, began)).expect("it fits");
+    let record = postcard::to_allocvec(&(owner, scope, changes, packets, last_wins, began))
+        .expect("it fits");
     let bytes = (record.len() as u64).to_le_bytes().to_vec();
     [bytes, Digest::of(&record).0.to_vec(), vec![0; 8], record, bodies].concat()
 }

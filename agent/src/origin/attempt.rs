@@ -441,10 +441,12 @@ pub(super) async fn commit(
     last_wins: bool,
 ) -> anyhow::Result<(i32, Vec<TreePath>)> {
     let who = &spec.credentials;
-    vet::changes(&ready.exit.changes, spec, &agent.hidden)?;
+    vet::changes(&ready.exit.changes, &agent.hidden)?;
+    let scope = vet::scope(spec, agent.hidden.own_paths());
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let Ready { exit, packets, memory: _memory, began, status } = ready;
-    let commit = Commit { owner, changes: exit.changes, packets, last_wins, began };
+    let changes = exit.changes;
+    let commit = Commit { owner, scope, changes, packets, last_wins, began };
     let overwrote = agent.commits.apply(commit).await.context("failed to commit a walk")?;
     Ok((status, overwrote))
 }

@@ -1,32 +1,79 @@
-//! Looks at what a runner says a walk has changed, before anything of it is applied: a runner is
-//! believed no more than the walk itself could have done.
+//! What a walk may change, by its kind, as a scope that the commit is held to: a runner is believed
+//! no more than the walk itself could have done.
 
-use packetfs::change::{ChangeSet, Meta, Op};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use packetfs::change::{ChangeSet, Op};
+use packetfs::commit::Scope;
 use packetfs::export::Hidden;
-use packetfs::tree::{Kind, is_within};
-use worknode::spec::WalkSpec;
+use packetfs::path::TreePath;
+use packetfs::tree::{Bytes, split};
+use worknode::command::{Files, Role, Tool, environment};
+use worknode::spec::{FdKind, WalkSpec};
 
 use super::hello::SYSTEM_DIRS;
+use crate::compile::{self, Disk};
 
-/// Refuses changes that the walk could not have made.
-pub(super) fn changes(changes: &ChangeSet, spec: &WalkSpec, hidden: &Hidden) -> anyhow::Result<()> {
-    for (path, _) in &changes.found {
-        anyhow::ensure!(
-            !hidden.hides(path),
-            "the runner says what is at {}, which is not exported",
-            String::from_utf8_lossy(path)
-        );
+/// A kind of walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A compile step of anybody's.
+    CompileStep,
+    /// One whose command line says that it writes into a system directory.
+    SystemCompileStep,
+    /// Anything else of root's.
+    Whole,
+    /// Anything else of another user's.
+    Ordinary,
+}
+
+/// What a kind of walk may do; in all of them what its user may, and nothing hidden.
+struct Permit {
+    kind: Kind,
+    /// Only where its command line and its environment say that it writes.
+    only_named: bool,
+    /// In the system's directories.
+    system: bool,
+    /// Programs that act with the rights of their owner.
+    set_id: bool,
+}
+
+#[rustfmt::skip]
+const PERMITS: [Permit; 4] = [
+    Permit { kind: Kind::CompileStep,       only_named: true,  system: false, set_id: false },
+    Permit { kind: Kind::SystemCompileStep, only_named: true,  system: true,  set_id: false },
+    Permit { kind: Kind::Whole,             only_named: false, system: true,  set_id: true },
+    Permit { kind: Kind::Ordinary,          only_named: false, system: false, set_id: true },
+];
+
+/// Returns where a walk may change something. The agent's own directories are `private`.
+pub(super) fn scope(spec: &WalkSpec, private: &[Bytes]) -> Scope {
+    let kind = match (spec.compiles, spec.whole_tree) {
+        (true, false) => Kind::CompileStep,
+        (true, true) => Kind::SystemCompileStep,
+        (false, true) => Kind::Whole,
+        (false, false) => Kind::Ordinary,
+    };
+    let permit = PERMITS.iter().find(|permit| permit.kind == kind).expect("all kinds are listed");
+    let system = SYSTEM_DIRS.iter().filter(|_| !permit.system).copied();
+    let closed = private.iter().map(Vec::as_slice).chain(system);
+    let only_below = if permit.only_named { written(spec) } else { Vec::new() };
+    Scope {
+        only_below: only_below.iter().filter_map(|path| TreePath::new(path.clone()).ok()).collect(),
+        closed: closed.filter_map(|path| path.try_into().ok()).collect(),
+        set_id: permit.set_id,
+    }
+}
+
+/// Refuses changes of what is not exported, and renames that would show it.
+pub(super) fn changes(changes: &ChangeSet, hidden: &Hidden) -> anyhow::Result<()> {
+    let found = changes.found.iter().map(|(path, _)| path);
+    for path in changes.ops.iter().flat_map(paths).chain(found) {
+        let shown = String::from_utf8_lossy(path);
+        anyhow::ensure!(!hidden.hides(path), "the runner changed {shown}, which is not exported");
     }
     for op in &changes.ops {
-        let paths: &[&[u8]] = match op {
-            Op::Rename { from, to } => &[from, to],
-            Op::Link { path, to } => &[path, to],
-            Op::Remove { path }
-            | Op::Dir { path, .. }
-            | Op::File { path, .. }
-            | Op::Symlink { path, .. }
-            | Op::Special { path, .. } => &[path],
-        };
         if let Op::Rename { from, to } = op {
             anyhow::ensure!(
                 hidden.may_be_renamed(from, to),
@@ -34,47 +81,79 @@ pub(super) fn changes(changes: &ChangeSet, spec: &WalkSpec, hidden: &Hidden) -> 
                 String::from_utf8_lossy(from)
             );
         }
-        for path in paths {
-            let shown = String::from_utf8_lossy(path);
-            let own_or_secret = hidden.hides(path);
-            anyhow::ensure!(!own_or_secret, "the runner changed {shown}, which is not exported");
-            let system = SYSTEM_DIRS.iter().any(|dir| is_within(path, dir));
-            anyhow::ensure!(
-                spec.whole_tree || !system || matches!(op, Op::Dir { replaces: false, .. }),
-                "the runner changed {shown}, which this walk could not"
-            );
-        }
-        let device = matches!(op, Op::Special { kind: Kind::Char | Kind::Block, .. });
-        anyhow::ensure!(!device, "the runner made a device");
-        if let Some(meta) = meta(op) {
-            let own = meta.uid == spec.credentials.uid || matches!(op, Op::Dir { .. });
-            anyhow::ensure!(
-                spec.credentials.uid == 0 || own,
-                "the runner gave a file to user {}",
-                meta.uid
-            );
-        }
     }
     Ok(())
 }
 
-fn meta(op: &Op) -> Option<&Meta> {
+/// Returns of the offsets that a runner says files were read to those that can be so: of files that
+/// the walk had open for reading, and not behind their end.
+pub(super) fn offsets(spec: &WalkSpec, claimed: &[(u32, u64)]) -> Vec<(u16, u64)> {
+    let sound = |&(fd, offset): &(u32, u64)| {
+        let known = spec.fds.iter().find(|known| known.fd == fd)?;
+        let FdKind::File { path, offset: begin } = &known.kind else { return None };
+        let bytes = std::fs::metadata(OsStr::from_bytes(path)).map_or(0, |metadata| metadata.len());
+        (offset <= bytes.max(*begin)).then_some((u16::try_from(fd).ok()?, offset))
+    };
+    claimed.iter().filter_map(sound).collect()
+}
+
+fn paths(op: &Op) -> Vec<&TreePath> {
     match op {
-        Op::Dir { meta, .. }
-        | Op::File { meta, .. }
-        | Op::Symlink { meta, .. }
-        | Op::Special { meta, .. } => Some(meta),
-        Op::Rename { .. } | Op::Remove { .. } | Op::Link { .. } => None,
+        Op::Rename { from, to } => vec![from, to],
+        Op::Link { path, to } => vec![path, to],
+        Op::Remove { path }
+        | Op::Dir { path, .. }
+        | Op::File { path, .. }
+        | Op::Symlink { path, .. }
+        | Op::Special { path, .. } => vec![path],
     }
+}
+
+/// Returns the directories in which a compile step writes: its own, and those of its outputs, as it
+/// names them and as they are when links are followed.
+fn written(spec: &WalkSpec) -> Vec<Bytes> {
+    let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
+    let files = Files::of(tool, spec.arguments().skip(1), &mut Disk { cwd: &spec.cwd }, true);
+    let mut dirs = vec![spec.cwd.clone()];
+    let mut add = |is_dir: bool, name: &[u8]| {
+        let path = compile::path(&spec.cwd, name);
+        let dir = if is_dir { &path[..] } else { split(&path).map_or(&path[..], |(dir, _)| dir) };
+        dirs.push(dir.to_vec());
+        dirs.extend(real(dir));
+        // An output that is a link leads to where it is written.
+        dirs.extend(
+            real(&path).and_then(|path| Some(split(&path)?.0.to_vec())).filter(|_| !is_dir),
+        );
+    };
+    let mut take = |role: Role, name: &[u8]| match role {
+        Role::Output | Role::Rules | Role::SideOutput => add(false, name),
+        // It may be either.
+        Role::Unknown => [true, false].into_iter().for_each(|is_dir| add(is_dir, name)),
+        role if role.is_written() => add(true, name),
+        _ => {}
+    };
+    files.paths.iter().for_each(|(role, name)| take(*role, name));
+    // A reason to stay was found when the hello was read.
+    let _ = environment::read(tool, spec.environment(), &mut |role, name| take(role, name));
+    dirs.sort_unstable();
+    dirs.dedup();
+    dirs
+}
+
+/// Returns where a path leads.
+fn real(path: &[u8]) -> Option<Bytes> {
+    let path = std::fs::canonicalize(OsStr::from_bytes(path)).ok()?;
+    Some(path.into_os_string().into_encoded_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use packetfs::change::Placing;
+    use packetfs::change::{Meta, Placing};
+    use packetfs::commit::Owner;
     use packetfs::export::Own;
     use worknode::id::{SessionId, WalkId};
-    use worknode::spec::Credentials;
+    use worknode::spec::{Credentials, FdSpec};
 
     fn spec(uid: u32, whole_tree: bool) -> WalkSpec {
         WalkSpec {
@@ -99,44 +178,91 @@ mod tests {
         }
     }
 
-    fn file(path: &str, uid: u32) -> ChangeSet {
-        let meta = Meta {
-            mode: 0o644,
-            uid,
-            gid: uid,
-            mtime: None,
-            xattrs: Vec::new(),
-            without: Vec::new(),
-        };
+    fn owner(spec: &WalkSpec) -> Owner {
+        let who = &spec.credentials;
+        Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() }
+    }
+
+    fn may(spec: &WalkSpec, path: &str) -> bool {
+        let uid = spec.credentials.uid;
+        let (xattrs, without) = (Vec::new(), Vec::new());
+        let meta = Meta { mode: 0o644, uid, gid: uid, mtime: None, xattrs, without };
         let path = path.parse().expect("a sound path");
-        let op = Op::File { path, meta, manifest: Default::default(), placing: Placing::Fresh };
-        ChangeSet { ops: vec![op], ..ChangeSet::default() }
+        let (manifest, placing) = (Default::default(), Placing::Fresh);
+        may_all(spec, vec![Op::File { path, meta, manifest, placing }])
+    }
+
+    fn may_all(spec: &WalkSpec, ops: Vec<Op>) -> bool {
+        let paths = vec![b"/srv/state".to_vec(), b"/run/oswalk-1-2".to_vec()];
+        let hidden = Hidden::new(Own { paths, words: Vec::new() });
+        let set = ChangeSet { ops, ..ChangeSet::default() };
+        let scope = scope(spec, hidden.own_paths());
+        changes(&set, &hidden).is_ok() && scope.check(&owner(spec), &set).is_ok()
     }
 
     #[test]
     fn only_what_the_walk_could_do() {
-        let paths = vec![b"/srv/state".to_vec(), b"/run/oswalk-1-2".to_vec()];
-        let hidden = Hidden::new(Own { paths, words: Vec::new() });
-        let vet = |set: &ChangeSet, spec: &WalkSpec| changes(set, spec, &hidden).is_ok();
-        assert!(vet(&file("/home/u/a.o", 1000), &spec(1000, false)));
+        assert!(may(&spec(1000, false), "/home/u/a.o"));
         for bad in [
             "/home/u/.ssh/authorized_keys",
             "/usr/bin/gcc",
             "/srv/state/secret",
             "/run/oswalk-1-2/0123456789abcdef",
+            "/dev/shm/x",
         ] {
-            assert!(!vet(&file(bad, 1000), &spec(1000, false)), "{bad}");
+            assert!(!may(&spec(1000, false), bad), "{bad}");
         }
-        assert!(!vet(&file("/home/u/a.o", 0), &spec(1000, false)));
-        assert!(vet(&file("/usr/local/bin/x", 0), &spec(0, true)));
+        assert!(may(&spec(0, true), "/usr/local/bin/x"));
+        assert!(!may(&spec(0, true), "/srv/state/journal"));
         let rename = |from: &str, to: &str| {
             let (from, to) = (from.parse().expect("sound"), to.parse().expect("sound"));
-            ChangeSet { ops: vec![Op::Rename { from, to }], ..ChangeSet::default() }
+            may_all(&spec(0, true), vec![Op::Rename { from, to }])
         };
         for (from, to) in [("/home/u/.docker", "/home/u/d"), ("/srv", "/s"), ("/home/u/.ssh", "/x")]
         {
-            assert!(!vet(&rename(from, to), &spec(0, true)), "{from}");
+            assert!(!rename(from, to), "{from}");
         }
-        assert!(vet(&rename("/home/u/a", "/home/u/b"), &spec(0, true)));
+        assert!(rename("/home/u/a", "/home/u/b"));
+    }
+
+    #[test]
+    fn a_compile_step_writes_where_its_command_line_says() {
+        let real = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink(real.path(), dir.path().join("link")).expect("writable");
+        let at = |dir: &tempfile::TempDir, name: &str| format!("{}/{name}", dir.path().display());
+        let steps = WalkSpec {
+            path: b"/usr/bin/gcc".to_vec(),
+            argv: b"gcc\0-c\0a.c\0-o\0/out/a.o\0-MD\0-MF\0/deps/a.d\0".to_vec(),
+            env: b"TMPDIR=/scratch\0".to_vec(),
+            cwd: b"/work/src".to_vec(),
+            compiles: true,
+            ..spec(0, false)
+        };
+        for good in ["/work/src/a.o", "/out/a.o", "/deps/a.d", "/scratch/cc1.s"] {
+            assert!(may(&steps, good), "{good}");
+        }
+        for bad in ["/work/other/x", "/root/.bashrc", "/usr/lib/x", "/outer/x", "/x"] {
+            assert!(!may(&steps, bad), "{bad}");
+        }
+        let cwd = dir.path().as_os_str().as_bytes().to_vec();
+        let linked = WalkSpec { argv: b"gcc\0-c\0a.c\0-o\0link/a.o\0".to_vec(), cwd, ..steps };
+        assert!(may(&linked, &at(&dir, "a.o")) && may(&linked, &at(&real, "a.o")));
+    }
+
+    #[test]
+    fn only_files_that_are_read_are_sought_in() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("input");
+        std::fs::write(&path, b"0123456789").expect("writable");
+        let path = path.into_os_string().into_encoded_bytes();
+        let fds = vec![
+            FdSpec { fd: 0, kind: FdKind::File { path, offset: 2 } },
+            FdSpec { fd: 1, kind: FdKind::Output },
+            FdSpec { fd: 3, kind: FdKind::Input },
+        ];
+        let spec = WalkSpec { fds, ..spec(0, false) };
+        let claimed = [(0, 10), (0, 11), (0, u64::MAX), (1, 0), (3, 0), (7, 0)];
+        assert_eq!(offsets(&spec, &claimed), [(0, 10)]);
     }
 }

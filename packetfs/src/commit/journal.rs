@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::apply::Begun;
-use super::{Commit, Owner};
+use super::{Commit, Owner, Scope};
 use crate::change::ChangeSet;
 use crate::packet::{Digest, Packed, PacketRef};
 use crate::tree::Time;
@@ -28,7 +28,7 @@ const OTHERS: u32 = 0o022;
 const WRITE_BYTES: usize = 32 * 1024;
 
 /// All of a commit but its packets' bodies: of these whether each is compressed, and its bytes.
-type Record = (Owner, ChangeSet, Vec<(PacketRef, bool, u64)>, bool, Time);
+type Record = (Owner, Scope, ChangeSet, Vec<(PacketRef, bool, u64)>, bool, Time);
 
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -56,7 +56,8 @@ impl Journal {
             (*packet, packed.compressed, packed.body.len() as u64)
         };
         let packets: Vec<_> = commit.packets.iter().map(packed).collect();
-        let record = (&commit.owner, &commit.changes, packets, commit.last_wins, commit.began);
+        let Commit { owner, scope, changes, last_wins, began, .. } = commit;
+        let record = (owner, scope, changes, packets, last_wins, began);
         let record = postcard::to_allocvec(&record).map_err(io::Error::other)?;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(HEAD_BYTES as u64))?;
@@ -113,13 +114,13 @@ impl Journal {
         let Ok((record, [])) = postcard::take_from_bytes::<Record>(&record) else {
             return Ok(None);
         };
-        let (owner, changes, bodies, last_wins, began) = record;
+        let (owner, scope, changes, bodies, last_wins, began) = record;
         let mut packets = Vec::new();
         for (packet, compressed, bytes) in bodies {
             let Some(body) = read(file, bytes)? else { return Ok(None) };
             packets.push((packet, Packed { compressed, body }));
         }
-        Ok(Some(Commit { owner, changes, packets, last_wins, began }))
+        Ok(Some(Commit { owner, scope, changes, packets, last_wins, began }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A name in an open directory: what a commit changes, whatever becomes of the path meanwhile.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -42,6 +43,15 @@ impl<'a> Place<'a> {
         Ok(openat(&self.dir, self.name, flags, Mode::from_bits_truncate(mode))?)
     }
 
+    /// Opens a regular file that is there. Whatever else has taken its name, nobody waits for it.
+    pub(super) fn open_file(&self, flags: OFlag) -> io::Result<File> {
+        let file = File::from(self.open(flags | OFlag::O_NONBLOCK, 0)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(file)
+    }
+
     /// Removes what is there, if anything.
     pub(super) fn clear(&self) -> io::Result<()> {
         match self.attr()? {
@@ -54,7 +64,9 @@ impl<'a> Place<'a> {
 
 fn remove_tree(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let child = openat(dir, name, flags, Mode::empty())?;
+    // What is mounted below it is not part of it.
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+    let child = nix::fcntl::openat2(dir, name, how)?;
     for name in names_in(&child)? {
         Place { dir: child.try_clone()?, name: OsStr::from_bytes(&name) }.clear()?;
     }

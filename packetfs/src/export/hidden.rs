@@ -140,7 +140,9 @@ impl Hidden {
         self.asked.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn own_paths(&self) -> &[Bytes] {
+    /// Returns the agent's own directories and files.
+    #[must_use]
+    pub fn own_paths(&self) -> &[Bytes] {
         &self.own.paths
     }
 

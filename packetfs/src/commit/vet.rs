@@ -1,0 +1,386 @@
+//! What a commit may do, and where. Whoever made the change set is believed no more than the walk
+//! itself could have done: what is not listed here is refused, before anything is changed, when a
+//! commit arrives and once more when an interrupted one is finished.
+
+use std::cell::LazyCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Commit, Owner};
+use crate::change::{ChangeSet, Meta, Op, Placing};
+use crate::path::TreePath;
+use crate::tree::{Attr, Bytes, Kind, is_within};
+use crate::xattr::is_shown;
+
+/// Directories that the kernel and the machine's own daemons fill: a walk has others.
+const KERNELS: [&[u8]; 4] = [b"/proc", b"/sys", b"/dev", b"/run"];
+/// Permission bits, and those that give a program the rights of its owner.
+const MODE_BITS: u32 = 0o7777;
+const SET_ID_BITS: u32 = 0o6000;
+/// The kernel takes no longer target of a symbolic link (`PATH_MAX` with its NUL).
+const TARGET_BYTES_MAX: usize = 4095;
+
+/// The part of the tree that a walk may change, besides what its user may.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// Only what is below these, if there are any.
+    pub only_below: Vec<TreePath>,
+    /// Nothing that is, or is below, one of these.
+    pub closed: Vec<TreePath>,
+    /// It may make programs that act with the rights of their owner.
+    pub set_id: bool,
+}
+
+/// A change that the walk could not have made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the walk could not have changed {}: {why}", String::from_utf8_lossy(path))]
+pub struct Refusal {
+    /// Where.
+    pub path: TreePath,
+    /// Why not.
+    pub why: &'static str,
+}
+
+/// Where a path lies, for a walk with a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Zone {
+    /// Where the walk works.
+    Open,
+    /// The root, or above something that is closed: it stays where it is.
+    Pillar,
+    /// What the walk has no business with.
+    Closed,
+}
+
+/// What a change does to a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    /// Something is made there, or written, perhaps in the place of something else.
+    Make,
+    /// What was there goes, with all below it.
+    Take,
+    /// A directory gets mode, owner, attributes or time, and is made if it is not there.
+    Settle,
+    /// The time of a directory moves, and nothing else of it changes.
+    Stir,
+    /// What is there gets another name, too.
+    Share,
+}
+
+/// All that is allowed. What is not in this list is refused.
+const ALLOWED: [(Zone, Deed); 6] = [
+    (Zone::Open, Deed::Make),
+    (Zone::Open, Deed::Take),
+    (Zone::Open, Deed::Settle),
+    (Zone::Open, Deed::Share),
+    (Zone::Open, Deed::Stir),
+    // Of a directory above the place where something is made.
+    (Zone::Pillar, Deed::Stir),
+];
+
+/// Refuses what the walk could not have done. A set that was reconciled is partly this machine's own.
+pub(super) fn vet(commit: &Commit, is_reconciled: bool) -> Result<(), Refusal> {
+    commit.scope.vet(&commit.owner, &commit.changes, is_reconciled)
+}
+
+impl Scope {
+    /// Refuses changes that a walk of this user could not have made.
+    ///
+    /// # Errors
+    /// One of them could not.
+    pub fn check(&self, owner: &Owner, changes: &ChangeSet) -> Result<(), Refusal> {
+        self.vet(owner, changes, false)
+    }
+
+    fn vet(&self, owner: &Owner, changes: &ChangeSet, is_reconciled: bool) -> Result<(), Refusal> {
+        // Nobody learns whether there is anything at other places either.
+        let other = changes.found.iter().find(|(path, _)| self.zone(path) == Zone::Closed);
+        if let Some((path, _)) = other {
+            return Err(Refusal { path: path.clone(), why: "it is closed to the walk" });
+        }
+        let mounts = LazyCell::new(mount_points);
+        for op in &changes.ops {
+            for (path, deed) in deeds(op) {
+                let refuse = |why| Err(Refusal { path: path.clone(), why });
+                if !ALLOWED.contains(&(self.zone(path), deed)) {
+                    return refuse("it is closed to the walk");
+                }
+                // Natively the kernel would not let go of it, or of what is below it.
+                let goes = deed == Deed::Take || deed == Deed::Make && is_replaced(op);
+                if goes && is_dir(path) && mounts.iter().any(|point| is_within(point, path)) {
+                    return refuse("a file system is mounted there");
+                }
+                if let Some(why) = unsound(op, self, owner, is_reconciled) {
+                    return refuse(why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn zone(&self, path: &TreePath) -> Zone {
+        let closed = KERNELS.into_iter().chain(self.closed.iter().map(|dir| &**dir));
+        let (mut is_closed, mut is_above) = (false, **path == *b"/");
+        for dir in closed {
+            is_closed |= is_within(path, dir);
+            is_above |= is_within(dir, path);
+        }
+        let is_outside =
+            !self.only_below.is_empty() && !self.only_below.iter().any(|dir| is_within(path, dir));
+        match (is_closed || is_outside, is_above) {
+            (true, _) => Zone::Closed,
+            (false, true) => Zone::Pillar,
+            (false, false) => Zone::Open,
+        }
+    }
+}
+
+/// Returns where file systems are mounted.
+fn mount_points() -> Vec<Bytes> {
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    points_in(&table)
+}
+
+/// Returns the mount points of the kernel's table: the fifth word of each line, in which octal
+/// numbers stand for white space and backslashes.
+fn points_in(table: &[u8]) -> Vec<Bytes> {
+    let word = |line: &[u8]| line.split(|&byte| byte == b' ').nth(4).map(<[u8]>::to_vec);
+    table.split(|&byte| byte == b'\n').filter_map(word).map(|word| unescaped(&word)).collect()
+}
+
+fn unescaped(word: &[u8]) -> Bytes {
+    let mut parts = word.split(|&byte| byte == b'\\');
+    let mut plain = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        let digits = part.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => plain.extend([&[byte], &part[3..]].concat()),
+            None => plain.extend([b"\\", part].concat()),
+        }
+    }
+    plain
+}
+
+fn is_dir(path: &TreePath) -> bool {
+    std::fs::symlink_metadata(OsStr::from_bytes(path)).is_ok_and(|metadata| metadata.is_dir())
+}
+
+/// Tells whether a directory under the name would go. A file that is written in place is none.
+fn is_replaced(op: &Op) -> bool {
+    !matches!(op, Op::File { placing: Placing::Over { .. } | Placing::Behind(_), .. })
+}
+
+fn deeds(op: &Op) -> Vec<(&TreePath, Deed)> {
+    match op {
+        Op::Rename { from, to } => vec![(from, Deed::Take), (to, Deed::Make)],
+        Op::Remove { path } => vec![(path, Deed::Take)],
+        Op::Dir { path, meta, replaces: false } => vec![(path, settles(path, meta))],
+        Op::Link { path, to } => vec![(path, Deed::Make), (to, Deed::Share)],
+        Op::Dir { path, replaces: true, .. }
+        | Op::File { path, .. }
+        | Op::Symlink { path, .. }
+        | Op::Special { path, .. } => vec![(path, Deed::Make)],
+    }
+}
+
+/// Returns what is done to a directory that is not replaced.
+fn settles(path: &TreePath, meta: &Meta) -> Deed {
+    let now = nix::sys::stat::lstat(OsStr::from_bytes(path)).map(|stat| Attr::of(&stat));
+    let is_so = now.is_ok_and(|now| {
+        now.kind == Kind::Dir
+            && (now.mode, now.uid, now.gid) == (meta.mode, meta.uid, meta.gid)
+            && meta.xattrs.is_empty()
+            && meta.without.is_empty()
+    });
+    if is_so { Deed::Stir } else { Deed::Settle }
+}
+
+/// Returns why a change is none that any walk could make, wherever.
+fn unsound(op: &Op, scope: &Scope, owner: &Owner, is_reconciled: bool) -> Option<&'static str> {
+    match op {
+        Op::Special { kind, rdev, .. }
+            if !matches!(kind, Kind::Fifo | Kind::Socket) || *rdev != 0 =>
+        {
+            return Some("walks make no devices");
+        }
+        Op::File { placing: Placing::Behind(_), .. } if !is_reconciled => {
+            return Some("only this machine says where something is appended");
+        }
+        Op::Symlink { target, .. }
+            if target.is_empty() || target.len() > TARGET_BYTES_MAX || target.contains(&0) =>
+        {
+            return Some("its target is no path");
+        }
+        _ => {}
+    }
+    let meta = meta(op)?;
+    let foreign = |name: &[u8]| !is_shown(name);
+    if meta.xattrs.iter().map(|(name, _)| name).chain(&meta.without).any(|name| foreign(name)) {
+        return Some("walks set attributes of users and access control lists only");
+    }
+    if meta.mode & !MODE_BITS != 0 {
+        return Some("its mode is none");
+    }
+    let is_dir = matches!(op, Op::Dir { .. });
+    if !is_dir && meta.mode & SET_ID_BITS != 0 && (!scope.set_id || meta.uid != owner.uid) {
+        return Some("it would act with rights that the walk does not have");
+    }
+    // Over a file of somebody else it stays theirs; the kernel looks whether it does.
+    (owner.uid != 0 && meta.uid != owner.uid && !is_dir).then_some("it would be somebody else's")
+}
+
+fn meta(op: &Op) -> Option<&Meta> {
+    match op {
+        Op::Dir { meta, .. }
+        | Op::File { meta, .. }
+        | Op::Symlink { meta, .. }
+        | Op::Special { meta, .. } => Some(meta),
+        Op::Rename { .. } | Op::Remove { .. } | Op::Link { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::Manifest;
+
+    fn path(text: &str) -> TreePath {
+        text.parse().expect("a sound path")
+    }
+
+    fn meta(mode: u32, uid: u32) -> Meta {
+        Meta { mode, uid, gid: uid, mtime: None, xattrs: Vec::new(), without: Vec::new() }
+    }
+
+    fn file(at: &str, meta: Meta) -> Op {
+        let (manifest, placing) = (Manifest::default(), Placing::Fresh);
+        Op::File { path: path(at), meta, manifest, placing }
+    }
+
+    /// Everything that can be done to a place.
+    fn all(at: &str) -> Vec<Op> {
+        let elsewhere = || path("/work/x");
+        vec![
+            Op::Rename { from: path(at), to: elsewhere() },
+            Op::Rename { from: elsewhere(), to: path(at) },
+            Op::Remove { path: path(at) },
+            Op::Dir { path: path(at), meta: meta(0o777, 0), replaces: false },
+            Op::Dir { path: path(at), meta: meta(0o755, 0), replaces: true },
+            file(at, meta(0o644, 0)),
+            Op::Symlink { path: path(at), target: b"x".to_vec(), meta: meta(0o777, 0) },
+            Op::Link { path: path(at), to: elsewhere() },
+            Op::Link { path: elsewhere(), to: path(at) },
+            Op::Special { path: path(at), kind: Kind::Fifo, rdev: 0, meta: meta(0o644, 0) },
+        ]
+    }
+
+    fn may(scope: &Scope, uid: u32, op: Op) -> bool {
+        let owner = Owner { uid, gid: uid, groups: Vec::new() };
+        scope.check(&owner, &ChangeSet { ops: vec![op], ..ChangeSet::default() }).is_ok()
+    }
+
+    fn scope() -> Scope {
+        let closed = vec![path("/usr"), path("/var/lib/oswalk")];
+        Scope { only_below: Vec::new(), closed, set_id: true }
+    }
+
+    #[test]
+    fn nothing_is_done_to_what_is_closed_or_above_it() {
+        let kernels = ["/proc", "/sys/x", "/dev/shm/f", "/run", "/run/user/0/x"];
+        let closed = ["/usr", "/usr/bin/gcc", "/var/lib/oswalk", "/var/lib/oswalk/journal"];
+        let above = ["/", "/var/lib", "/var"];
+        for at in kernels.into_iter().chain(closed).chain(above) {
+            for op in all(at) {
+                assert!(!may(&scope(), 0, op.clone()), "{op:?}");
+            }
+        }
+        for at in ["/work/y", "/usr2", "/procs", "/var/lib2/oswalk", "/devel"] {
+            for op in all(at) {
+                assert!(may(&scope(), 0, op.clone()), "{op:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_compile_step_writes_where_it_says() {
+        let scope = Scope { only_below: vec![path("/work"), path("/out/o")], ..scope() };
+        for (at, expected) in
+            [("/work/a", true), ("/out/o/a", true), ("/out/a", false), ("/a", false)]
+        {
+            for op in all(at) {
+                assert_eq!(may(&scope, 0, op.clone()), expected, "{op:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_directory_above_may_move() {
+        let root = Attr::of(&nix::sys::stat::lstat("/").expect("there"));
+        let meta = Meta { mode: root.mode, gid: root.gid, ..meta(0, root.uid) };
+        let stir = |meta: Meta| Op::Dir { path: path("/"), meta, replaces: false };
+        assert!(may(&scope(), 0, stir(meta.clone())));
+        assert!(!may(&scope(), 0, stir(Meta { mode: root.mode ^ 0o022, ..meta.clone() })));
+        let xattrs = vec![(b"user.x".to_vec(), b"1".to_vec())];
+        assert!(!may(&scope(), 0, stir(Meta { xattrs, ..meta })));
+    }
+
+    #[test]
+    fn what_no_walk_can_make_is_refused() {
+        use Kind::{Block, Char, Dir, Fifo, File, Socket, Symlink};
+        for kind in [File, Dir, Symlink, Fifo, Socket, Char, Block] {
+            for rdev in [0, 0x103] {
+                let op = Op::Special { path: path("/work/n"), kind, rdev, meta: meta(0o666, 0) };
+                let sound = matches!(kind, Fifo | Socket) && rdev == 0;
+                assert_eq!(may(&scope(), 0, op), sound, "{kind:?} {rdev}");
+            }
+        }
+        for (name, sound) in [
+            ("user.x", true),
+            ("system.posix_acl_access", true),
+            ("system.posix_acl_default", true),
+            ("security.capability", false),
+            ("security.selinux", false),
+            ("trusted.overlay.opaque", false),
+            ("system.other", false),
+            ("", false),
+        ] {
+            let sets = Meta { xattrs: vec![(name.into(), vec![1])], ..meta(0o644, 0) };
+            let removes = Meta { without: vec![name.into()], ..meta(0o644, 0) };
+            assert_eq!(may(&scope(), 0, file("/work/f", sets)), sound, "{name}");
+            assert_eq!(may(&scope(), 0, file("/work/f", removes)), sound, "{name}");
+        }
+        let compiles = Scope { set_id: false, ..scope() };
+        for (mode, uid, scope, sound) in [
+            (0o4755, 0, scope(), true),
+            (0o4755, 1000, scope(), false),
+            (0o2755, 1000, scope(), false),
+            (0o4755, 0, compiles.clone(), false),
+            (0o755, 1000, scope(), true),
+            (0o100_644, 0, scope(), false),
+        ] {
+            assert_eq!(may(&scope, 0, file("/work/f", meta(mode, uid))), sound, "{mode:o} {uid}");
+        }
+        assert!(may(&scope(), 1000, file("/work/f", meta(0o644, 1000))));
+        assert!(!may(&scope(), 1000, file("/work/f", meta(0o644, 0))));
+        let behind = |at| Op::File {
+            path: path("/work/log"),
+            meta: meta(0o644, 0),
+            manifest: Manifest::default(),
+            placing: Placing::Behind(at),
+        };
+        assert!(!may(&scope(), 0, behind(0)) && !may(&scope(), 0, behind(1 << 42)));
+        for target in [vec![], b"a\0b".to_vec(), vec![b'x'; TARGET_BYTES_MAX + 1]] {
+            let op = Op::Symlink { path: path("/work/l"), target, meta: meta(0o777, 0) };
+            assert!(!may(&scope(), 0, op));
+        }
+    }
+
+    #[test]
+    fn mount_points_of_the_kernels_table() {
+        let table = b"22 1 8:1 / / rw - ext4 /dev/sda rw\n36 22 0:7 /x /mnt/a\\040b\\134c rw - tmpfs t rw\n";
+        assert_eq!(points_in(table), [b"/".to_vec(), b"/mnt/a b\\c".to_vec()]);
+        assert!(mount_points().contains(&b"/proc".to_vec()), "this machine has one");
+    }
+}
