@@ -9,7 +9,7 @@ use packetfs::commit::Scope;
 use packetfs::export::Hidden;
 use packetfs::path::TreePath;
 use packetfs::tree::{Bytes, split};
-use worknode::command::{Files, Tool, environment};
+use worknode::command::{Files, Role, Tool, environment};
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::hello::SYSTEM_DIRS;
@@ -66,10 +66,10 @@ pub(super) fn scope(spec: &WalkSpec, private: &[Bytes]) -> Scope {
     }
 }
 
-/// Refuses changes of what is not exported, and those that would show it.
+/// Refuses changes of what is not exported, and renames that would show it.
 pub(super) fn changes(changes: &ChangeSet, hidden: &Hidden) -> anyhow::Result<()> {
-    let found = changes.found.iter().map(|(path, _)| &**path);
-    for path in changes.ops.iter().flat_map(paths).map(|path| &**path).chain(found) {
+    let found = changes.found.iter().map(|(path, _)| path);
+    for path in changes.ops.iter().flat_map(paths).chain(found) {
         let shown = String::from_utf8_lossy(path);
         anyhow::ensure!(!hidden.hides(path), "the runner changed {shown}, which is not exported");
     }
@@ -125,17 +125,16 @@ fn written(spec: &WalkSpec) -> Vec<Bytes> {
             real(&path).and_then(|path| Some(split(&path)?.0.to_vec())).filter(|_| !is_dir),
         );
     };
-    for (role, name) in files.paths.iter().filter(|(role, _)| role.is_written()) {
-        // What is not known may be a directory in which files are made.
-        add(role.is_read(), name);
-        add(false, name);
-    }
+    let mut take = |role: Role, name: &[u8]| match role {
+        Role::Output | Role::Rules | Role::SideOutput => add(false, name),
+        // It may be either.
+        Role::Unknown => [true, false].into_iter().for_each(|is_dir| add(is_dir, name)),
+        role if role.is_written() => add(true, name),
+        _ => {}
+    };
+    files.paths.iter().for_each(|(role, name)| take(*role, name));
     // A reason to stay was found when the hello was read.
-    let _ = environment::read(tool, spec.environment(), &mut |role, name| {
-        if role.is_written() {
-            add(role.is_read(), name);
-        }
-    });
+    let _ = environment::read(tool, spec.environment(), &mut |role, name| take(role, name));
     dirs.sort_unstable();
     dirs.dedup();
     dirs
@@ -185,16 +184,20 @@ mod tests {
     }
 
     fn may(spec: &WalkSpec, path: &str) -> bool {
-        let paths = vec![b"/srv/state".to_vec(), b"/run/oswalk-1-2".to_vec()];
-        let hidden = Hidden::new(Own { paths, words: Vec::new() });
         let uid = spec.credentials.uid;
         let (xattrs, without) = (Vec::new(), Vec::new());
         let meta = Meta { mode: 0o644, uid, gid: uid, mtime: None, xattrs, without };
         let path = path.parse().expect("a sound path");
-        let op = Op::File { path, meta, manifest: Default::default(), placing: Placing::Fresh };
-        let set = ChangeSet { ops: vec![op], ..ChangeSet::default() };
-        changes(&set, &hidden).is_ok()
-            && scope(spec, hidden.own_paths()).check(&owner(spec), &set).is_ok()
+        let (manifest, placing) = (Default::default(), Placing::Fresh);
+        may_all(spec, vec![Op::File { path, meta, manifest, placing }])
+    }
+
+    fn may_all(spec: &WalkSpec, ops: Vec<Op>) -> bool {
+        let paths = vec![b"/srv/state".to_vec(), b"/run/oswalk-1-2".to_vec()];
+        let hidden = Hidden::new(Own { paths, words: Vec::new() });
+        let set = ChangeSet { ops, ..ChangeSet::default() };
+        let scope = scope(spec, hidden.own_paths());
+        changes(&set, &hidden).is_ok() && scope.check(&owner(spec), &set).is_ok()
     }
 
     #[test]
@@ -211,6 +214,15 @@ mod tests {
         }
         assert!(may(&spec(0, true), "/usr/local/bin/x"));
         assert!(!may(&spec(0, true), "/srv/state/journal"));
+        let rename = |from: &str, to: &str| {
+            let (from, to) = (from.parse().expect("sound"), to.parse().expect("sound"));
+            may_all(&spec(0, true), vec![Op::Rename { from, to }])
+        };
+        for (from, to) in [("/home/u/.docker", "/home/u/d"), ("/srv", "/s"), ("/home/u/.ssh", "/x")]
+        {
+            assert!(!rename(from, to), "{from}");
+        }
+        assert!(rename("/home/u/a", "/home/u/b"));
     }
 
     #[test]
@@ -252,20 +264,5 @@ mod tests {
         let spec = WalkSpec { fds, ..spec(0, false) };
         let claimed = [(0, 10), (0, 11), (0, u64::MAX), (1, 0), (3, 0), (7, 0)];
         assert_eq!(offsets(&spec, &claimed), [(0, 10)]);
-    }
-
-    #[test]
-    fn what_is_hidden_by_where_it_lies_stays_there() {
-        let hidden = Hidden::new(Own { paths: vec![b"/srv/state".to_vec()], words: Vec::new() });
-        let may = |from: &str, to: &str| {
-            let (from, to) = (from.parse().expect("sound"), to.parse().expect("sound"));
-            let ops = vec![Op::Rename { from, to }];
-            changes(&ChangeSet { ops, ..ChangeSet::default() }, &hidden).is_ok()
-        };
-        for (from, to) in [("/home/u/.docker", "/home/u/d"), ("/srv", "/s"), ("/home/u/.ssh", "/x")]
-        {
-            assert!(!may(from, to), "{from}");
-        }
-        assert!(may("/home/u/a", "/home/u/b"));
     }
 }

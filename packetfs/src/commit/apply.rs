@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, renameat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, renameat};
 use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, futimens, mkdirat,
     mknodat, utimensat,
@@ -172,8 +172,8 @@ fn change(
                 make_symlink(path, target, meta, all).map_err(failed("make the link", path))
             }
             Op::Link { path, to } => link(path, to, all).map_err(failed("link", path)),
-            Op::Special { path, kind, rdev, meta } => {
-                make_special(path, *kind, *rdev, meta, all).map_err(failed("make", path))
+            Op::Special { path, kind, rdev: _, meta } => {
+                make_special(path, *kind, meta, all).map_err(failed("make", path))
             }
         }
         .map_err(|error| ApplyError { is_first, ..error })?;
@@ -207,7 +207,8 @@ fn belongs_to_others(op: &Op, contents: &Contents<'_>, begun: Time) -> bool {
         Op::File { placing: Placing::Behind(_), .. } => false,
         Op::File { manifest, .. } => {
             let pieces = Pieces { manifest, contents };
-            !File::open(OsStr::from_bytes(path)).is_ok_and(|file| pieces.begin_with(&file))
+            let file = Place::of(path).and_then(|place| place.open_file(OFlag::O_RDONLY));
+            !file.is_ok_and(|file| pieces.begin_with(&file))
         }
         Op::Remove { .. } => true,
         _ => false,
@@ -271,11 +272,22 @@ impl Settling<'_> {
     }
 }
 
-/// Sets owner and time of something that is no open file.
-fn settle(place: &Place<'_>, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
+/// Takes hold of what was just made under a name, whatever becomes of the name: somebody may put
+/// another name of a file of theirs, or of root's, in its place.
+fn just_made(place: &Place<'_>, kind: Kind) -> io::Result<OwnedFd> {
+    let made = place.open(OFlag::O_PATH, 0)?;
+    let attr = Attr::of(&fstat(&made)?);
+    if attr.kind != kind || attr.links != 1 {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    Ok(made)
+}
+
+/// Sets owner and time of something that is not opened to be read or written.
+fn settle(made: &OwnedFd, place: &Place<'_>, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     if (meta.uid, meta.gid) != (all.owner.uid, all.owner.gid) {
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        fchownat(&place.dir, place.name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        fchownat(made, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
     }
     if let Some(mtime) = meta.mtime {
         let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));
@@ -364,7 +376,7 @@ fn write_file(
         Some(Attr { kind: Kind::File, .. }) if placing != Placing::Fresh => {
             let behind = matches!(placing, Placing::Behind(_));
             let append = if behind { OFlag::O_APPEND } else { OFlag::empty() };
-            let file = File::from(place.open(OFlag::O_RDWR | append, 0)?);
+            let file = place.open_file(OFlag::O_RDWR | append)?;
             match placing {
                 Placing::Behind(offset) => pieces.append(&file, all.again.then_some(offset))?,
                 Placing::Over { .. } | Placing::Fresh => pieces.write_over(&file)?,
@@ -415,7 +427,7 @@ fn make_symlink(path: &[u8], target: &[u8], meta: &Meta, all: &Settling<'_>) -> 
     let place = Place::of(path)?;
     make_room(&place, path, all)?;
     symlinkat(OsStr::from_bytes(target), &place.dir, place.name)?;
-    settle(&place, meta, all)
+    settle(&just_made(&place, Kind::Symlink)?, &place, meta, all)
 }
 
 fn link(path: &[u8], to: &[u8], all: &Settling<'_>) -> io::Result<()> {
@@ -430,25 +442,23 @@ fn link(path: &[u8], to: &[u8], all: &Settling<'_>) -> io::Result<()> {
     Ok(linkat(&to.dir, to.name, &place.dir, place.name, AtFlags::empty())?)
 }
 
-fn make_special(
-    path: &[u8],
-    kind: Kind,
-    rdev: u64,
-    meta: &Meta,
-    all: &Settling<'_>,
-) -> io::Result<()> {
+fn make_special(path: &[u8], kind: Kind, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     let place = Place::of(path)?;
     make_room(&place, path, all)?;
-    let kind = match kind {
+    let flag = match kind {
         Kind::Fifo => SFlag::S_IFIFO,
         Kind::Socket => SFlag::S_IFSOCK,
-        Kind::Block => SFlag::S_IFBLK,
-        _ => SFlag::S_IFCHR,
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
     };
     let mode = Mode::from_bits_truncate(meta.mode);
-    mknodat(&place.dir, place.name, kind, mode, rdev)?;
-    fchmodat(&place.dir, place.name, mode, FchmodatFlags::FollowSymlink)?;
-    settle(&place, meta, all)
+    mknodat(&place.dir, place.name, flag, mode, 0)?;
+    let made = just_made(&place, kind)?;
+    if Attr::of(&fstat(&made)?).mode != meta.mode {
+        // The directory's default list, or a mask, has taken something away.
+        let link = format!("/proc/thread-self/fd/{}", made.as_raw_fd());
+        fchmodat(AT_FDCWD, link.as_str(), mode, FchmodatFlags::FollowSymlink)?;
+    }
+    settle(&made, &place, meta, all)
 }
 
 /// Gives an open file its owner, mode, attributes and time, where they are not so already.

@@ -1,6 +1,7 @@
 //! A name in an open directory: what a commit changes, whatever becomes of the path meanwhile.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -40,6 +41,15 @@ impl<'a> Place<'a> {
     pub(super) fn open(&self, flags: OFlag, mode: u32) -> io::Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         Ok(openat(&self.dir, self.name, flags, Mode::from_bits_truncate(mode))?)
+    }
+
+    /// Opens a regular file that is there. Whatever else has taken its name, nobody waits for it.
+    pub(super) fn open_file(&self, flags: OFlag) -> io::Result<File> {
+        let file = File::from(self.open(flags | OFlag::O_NONBLOCK, 0)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(file)
     }
 
     /// Removes what is there, if anything.

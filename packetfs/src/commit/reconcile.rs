@@ -2,8 +2,6 @@
 //! kept, anything else is a conflict. That there was nothing counts, too: of two that make one file,
 //! directory or link, the second is a conflict.
 
-use std::fs::File;
-
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
@@ -14,7 +12,7 @@ use super::{ApplyError, Commit, CommitError, Contents};
 use crate::change::{Base, Op, Placing, renamed};
 use crate::packet::{Digest, Manifest, Packed, PacketRef, reference, split};
 use crate::path::TreePath;
-use crate::tree::{Attr, Bytes, Kind, Version};
+use crate::tree::{Attr, Bytes, Version};
 
 /// A commit, held against what others have changed.
 pub(super) struct Reconciled {
@@ -113,10 +111,9 @@ fn appended(
         return None;
     }
     let place = Place::of(path).ok()?;
-    let file = place.open(OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0).ok()?;
+    let file = place.open_file(OFlag::O_RDONLY).ok()?;
     let found = Attr::of(&fstat(&file).ok()?);
-    let is_that = found.kind == Kind::File && (found.dev, found.ino) == (base.dev, base.ino);
-    let file = File::from(file);
+    let is_that = (found.dev, found.ino) == (base.dev, base.ino);
     if !is_that || found.bytes < base.bytes || !ours.are_as_in(&file, base.bytes) {
         return None;
     }

@@ -365,7 +365,8 @@ fn what_is_added_to_a_file_goes_to_its_end_once() {
     // Somebody else adds something after the two were held against each other.
     *placing = Placing::Behind(5);
     std::fs::write(ground.file("log"), b"base\ntheirs\n").expect("writable");
-    ground.apply().expect("applicable");
+    let contents = contents(&ground.commit).expect("whole");
+    apply::apply(&ground.commit, &contents, None, &|| Ok(())).expect("applicable");
     let whole = b"base\ntheirs\nours\n";
     assert_eq!(std::fs::read(ground.file("log")).expect("there"), whole);
     ground.apply_once_more();
@@ -520,4 +521,51 @@ fn nothing_of_a_commit_stays_in_the_journal() {
     assert_eq!((journal.len(), journal.permissions().mode() & 0o7777), (0, 0o600));
     ground.apply_once_more();
     assert_eq!(std::fs::metadata(ground.journal()).expect("there").len(), 0);
+}
+
+/// A name that somebody else has put a fifo or a link at keeps no commit waiting, and leads nowhere.
+#[test]
+fn what_takes_the_name_of_an_append_is_neither_waited_for_nor_followed() {
+    let content = |ground: &Ground, name: &str| std::fs::read(ground.file(name)).expect("there");
+    for interrupted in [false, true] {
+        for fifo in [false, true] {
+            let mut ground = Ground::new();
+            std::fs::write(ground.file("log"), b"base\n").expect("writable");
+            std::fs::write(ground.file("other"), b"base\n").expect("writable");
+            ground.write("log", b"base\nours\n", true);
+            std::fs::remove_file(ground.file("log")).expect("there");
+            if fifo {
+                nix::unistd::mkfifo(&ground.file("log"), nix::sys::stat::Mode::S_IRWXU)
+                    .expect("writable");
+            } else {
+                symlink("other", ground.file("log")).expect("writable");
+            }
+            if interrupted {
+                ground.apply_once_more();
+            } else {
+                assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))));
+            }
+            assert_eq!(content(&ground, "other"), b"base\n");
+        }
+    }
+}
+
+#[test]
+fn special_files_have_their_mode_from_the_beginning() {
+    let mut ground = Ground::new();
+    for (name, mode) in [("a", 0o604), ("b", 0o1666), ("c", 0o200)] {
+        let (path, kind) = (ground.bytes(name), crate::tree::Kind::Fifo);
+        ground.commit.changes.ops.push(Op::Special {
+            path,
+            kind,
+            rdev: 0,
+            meta: ground.meta(mode),
+        });
+    }
+    ground.apply().expect("applicable");
+    let mode = |name: &str| {
+        let metadata = std::fs::symlink_metadata(ground.file(name)).expect("made");
+        metadata.permissions().mode() & 0o7777
+    };
+    assert_eq!(["a", "b", "c"].map(mode), [0o604, 0o1666, 0o200]);
 }

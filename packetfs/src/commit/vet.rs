@@ -95,6 +95,11 @@ impl Scope {
     }
 
     fn vet(&self, owner: &Owner, changes: &ChangeSet, is_reconciled: bool) -> Result<(), Refusal> {
+        // Nobody learns whether there is anything at other places either.
+        let other = changes.found.iter().find(|(path, _)| self.zone(path) == Zone::Closed);
+        if let Some((path, _)) = other {
+            return Err(Refusal { path: path.clone(), why: "it is closed to the walk" });
+        }
         let mounts = LazyCell::new(mount_points);
         for op in &changes.ops {
             for (path, deed) in deeds(op) {
