@@ -12,6 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::Pid;
+
 /// Processes and threads of a walk. A build of a large machine, walked as a whole, stays below.
 const TASKS_MAX: u32 = 4096;
 /// The controllers that are used.
@@ -34,14 +36,15 @@ struct Hierarchy {
 #[derive(Debug)]
 pub(super) struct Groups {
     hierarchies: Vec<Hierarchy>,
-    /// Names of groups that may be in use.
-    made: Vec<String>,
+    /// Names of groups, and the first process of each, which joins it by itself.
+    made: Vec<(String, Pid)>,
     next: u64,
 }
 
 /// The group of one sandbox.
 #[derive(Debug)]
 pub(super) struct Group {
+    name: String,
     /// The directory in version 2: a process can be made in it.
     pub(super) unified: Option<OwnedFd>,
     /// Who writes himself there joins it, in version 1.
@@ -89,15 +92,19 @@ impl Groups {
     /// # Errors
     /// The kernel refuses.
     pub(super) fn make(&mut self, memory_bytes_max: u64) -> io::Result<Group> {
-        // Those of sandboxes that have ended are empty.
         let hierarchies = &self.hierarchies;
-        self.made.retain(|name| {
+        self.made.retain(|(name, first)| {
+            // One that has not joined yet leaves its group empty, too.
+            if nix::sys::signal::kill(*first, None).is_ok() {
+                return true;
+            }
             let removed = hierarchies.iter().map(|at| std::fs::remove_dir(at.base.join(name)));
             removed.filter(Result::is_err).count() > 0
         });
         let name = self.next.to_string();
         self.next += 1;
-        let mut group = Group { unified: None, joined: Vec::new(), counts: Vec::new() };
+        let mut group =
+            Group { name: name.clone(), unified: None, joined: Vec::new(), counts: Vec::new() };
         for Hierarchy { base, controller } in hierarchies {
             let dir = base.join(&name);
             std::fs::create_dir_all(&dir)?;
@@ -120,8 +127,12 @@ impl Groups {
                 Some(_) => group.joined.push(dir.join("cgroup.procs")),
             }
         }
-        self.made.push(name);
         Ok(group)
+    }
+
+    /// The group has this first process.
+    pub(super) fn note(&mut self, group: Group, first: Pid) {
+        self.made.push((group.name, first));
     }
 }
 

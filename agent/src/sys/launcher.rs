@@ -229,7 +229,10 @@ fn make(
     let unified = group.unified.as_ref().map(AsFd::as_fd);
     // SAFETY: the launcher never makes a thread.
     match unsafe { process::fork_into(namespaces, unified) }.map_err(at("make namespaces"))? {
-        Side::Parent(_) => Ok(()),
+        Side::Parent(first) => {
+            groups.note(group, first);
+            Ok(())
+        }
         Side::Child => {
             group.unified = None;
             sandbox::run(plan, group, filter, control)
