@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use packetfs::change::Base;
-use packetfs::fuse::{Ask as Lack, Done, Mount, Source};
+use packetfs::fuse::{Ask as Lack, Done, Mount, Outset, Source};
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::path::TreePath;
@@ -326,9 +325,9 @@ impl Mirror {
         self.mount.paths()
     }
 
-    /// Returns what gives what is found at a path, unless it changes from here on.
-    pub(crate) fn bases(&self) -> impl Fn(&[u8]) -> Base + Send + use<> {
-        self.mount.bases()
+    /// Returns what tells what a walk finds that begins now.
+    pub(crate) fn outset(&self) -> Outset {
+        self.mount.outset()
     }
 
     /// Returns what gives the modification times since a moment that are known of the tree.

@@ -17,7 +17,8 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
-use packetfs::change::{Base, ChangeSet};
+use packetfs::change::ChangeSet;
+use packetfs::fuse::Outset;
 use packetfs::mirror::Answer;
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::tree::{Attr, Bytes, Time};
@@ -82,13 +83,11 @@ struct Ended {
 /// What was true when a walk began.
 struct Began {
     at: Time,
-    /// Gives what the walk found.
-    bases: Bases,
+    /// The origin's tree as the walk found it.
+    outset: Outset,
     /// Names that were absent and were marked so in the upper layer.
     absent: Vec<Bytes>,
 }
-
-type Bases = Box<dyn Fn(&[u8]) -> Base + Send>;
 
 /// A started walk. Dropping it ends all its processes.
 struct Running {
@@ -113,9 +112,9 @@ async fn run(
     let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
     mirror.settle().await;
     let (ahead, since) = (ahead::of(&spec, mirror.attrs()), mirror.noted());
-    let (bases, absent) = (Box::new(mirror.bases()), ahead.absent.clone());
+    let (outset, absent) = (mirror.outset(), ahead.absent.clone());
     let at = last_tick().map_err(|error| sandbox(error.into()))?;
-    let began = Began { at, bases, absent };
+    let began = Began { at, outset, absent };
     let mut running = start(agent, link, stream, &lower, spec, ahead).map_err(sandbox)?;
     let mut namespace = 0;
     loop {
@@ -326,7 +325,8 @@ async fn collect(
         let is_shown = |time| times.get_or_init(|| times_since(began.at)).contains(&time);
         let mut reading = Reading {
             began: began.at,
-            base: &began.bases,
+            base: &|path| began.outset.base(path),
+            has_moved: &|path| began.outset.has_moved(path),
             ended: Time::of(SystemTime::now()),
             lower_attr: &lower_attr,
             lower_paths: &paths,

@@ -251,7 +251,12 @@ fn open(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
     let how = OpenHow::new()
         .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    nix::fcntl::openat2(nix::fcntl::AT_FDCWD, OsStr::from_bytes(path), how)
+    let opened = nix::fcntl::openat2(nix::fcntl::AT_FDCWD, OsStr::from_bytes(path), how);
+    opened.map_err(|errno| match errno {
+        // Nobody has hidden it: a server keeps it from this agent, though perhaps not from the walk's user.
+        Errno::EACCES => Errno::EIO,
+        errno => errno,
+    })
 }
 
 fn entry(dir: &OwnedFd, name: FileName) -> Option<Entry> {

@@ -85,7 +85,7 @@ pub struct Counters {
     pub failures: Noted,
     /// Requests that found something whose extended attributes they were not shown.
     pub missed: Noted,
-    /// Requests that were refused because they looked into a hidden directory.
+    /// Requests that were refused because they looked into a hidden directory or file.
     pub hidden: Noted,
     /// Requests whose file turned out to be another one than the kernel still believed: what was read
     /// of it may fit to what was known before.
@@ -205,12 +205,11 @@ impl Mount {
         &self.view.counters
     }
 
-    /// Returns what gives what is found at a path, unless it changes from here on; from any thread.
-    pub fn bases(&self) -> impl Fn(&[u8]) -> Base + Send + use<> {
+    /// Returns what tells what a walk finds that begins now; from any thread.
+    pub fn outset(&self) -> Outset {
         let view = Arc::clone(&self.view);
         let batches = view.mirror().begin();
-        let walk = Running { view, batches };
-        move |path| walk.view.mirror().base_since(walk.batches, path)
+        Outset { view, batches }
     }
 
     /// Tells whether anything that is known of the tree has extended attributes.
@@ -278,13 +277,33 @@ fn invalidate(notifier: &Notifier, invalidation: &Invalidation) {
     };
 }
 
-/// A walk that may have seen what is gone by now.
-struct Running {
+/// The tree as a walk found it, for as long as it may have seen what is gone by now.
+pub struct Outset {
     view: Arc<View>,
     batches: u64,
 }
 
-impl Drop for Running {
+impl std::fmt::Debug for Outset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outset").field("batches", &self.batches).finish_non_exhaustive()
+    }
+}
+
+impl Outset {
+    /// Returns what was found at a path, unless it has changed since.
+    #[must_use]
+    pub fn base(&self, path: &[u8]) -> Base {
+        self.view.mirror().base_since(self.batches, path)
+    }
+
+    /// Tells whether a path has got other attributes since.
+    #[must_use]
+    pub fn has_moved(&self, path: &[u8]) -> bool {
+        self.view.mirror().moved_since(self.batches, path)
+    }
+}
+
+impl Drop for Outset {
     fn drop(&mut self) {
         let forget = self.view.mirror().end(self.batches);
         self.view.forget(forget);
@@ -331,6 +350,11 @@ impl View {
                 let (view, asker) = (Arc::clone(self), asker.looked_up());
                 let done: Done = Box::new(move |result| match result {
                     Ok(()) => view.answer(attempt, reply, asker, fetches + 1),
+                    // The origin does not show it.
+                    Err(libc::EACCES) => {
+                        view.counters.hidden.note(asker);
+                        reply(Err(libc::EACCES), asker);
+                    }
                     Err(errno) => {
                         view.counters.failures.note(asker);
                         reply(Err(errno), asker);

@@ -94,6 +94,8 @@ struct Item {
     manifest: Option<Arc<Manifest>>,
     /// When the origin last said that it changed, in batches of changes.
     changed: u64,
+    /// When its attributes were other ones last, those of a directory's time among them.
+    moved: u64,
     children: HashMap<Bytes, Node>,
     /// The same in the order of their numbers, which only grow.
     order: Vec<Node>,
@@ -432,6 +434,13 @@ impl Mirror {
         }
     }
 
+    /// Tells whether a path has got other attributes after the first `batches`, as far as is known.
+    #[must_use]
+    pub fn moved_since(&self, batches: u64, path: &[u8]) -> bool {
+        let item = self.place(path).and_then(|place| self.items.get(&place));
+        item.is_none_or(|item| item.moved > batches)
+    }
+
     /// Takes in a directory's listing.
     pub fn take_listing(&mut self, path: &TreePath, listing: Listing) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
@@ -698,6 +707,9 @@ impl Mirror {
 impl Item {
     /// Notes that it is to be something else than before, if it is.
     fn note_change(&mut self, new: &Attr, batches: u64) {
+        if self.attr.is_some_and(|old| old != *new) {
+            self.moved = batches;
+        }
         if self.attr.is_some_and(|old| Base::of(&old) != Base::of(new)) {
             self.changed = batches;
         }
@@ -725,6 +737,7 @@ impl Item {
             xattrs: Vec::new(),
             manifest: None,
             changed: 0,
+            moved: 0,
             children: HashMap::new(),
             order: Vec::new(),
             listed: false,

@@ -40,6 +40,8 @@ pub struct Reading<'a> {
     pub lower_paths: &'a dyn Fn(u64) -> Vec<Bytes>,
     /// Returns what the walk found at a path of the lower layer.
     pub base: &'a dyn Fn(&[u8]) -> Base,
+    /// Tells whether what the origin has at a path has got other attributes since the walk began.
+    pub has_moved: &'a dyn Fn(&[u8]) -> bool,
     /// Returns the extended attributes of the file that the lower layer has at a path, as far as the
     /// walk saw them.
     pub lower_xattrs: &'a dyn Fn(&[u8]) -> Vec<Xattr>,
@@ -141,10 +143,15 @@ fn visit_dir(
     let lower = (reading.lower_attr)(path).filter(|lower| lower.kind == Kind::Dir);
     let replaces = opaque && lower.is_some();
     let mut meta = meta(dir, attr, reading)?;
-    // The time of a directory that is only on the way to a change is not the walk's doing;
-    // that of a sticky one, such as /tmp, is everybody's.
-    let on_the_way =
-        !opaque && lower.is_some_and(|lower| lower.mtime == attr.mtime || attr.mode & STICKY != 0);
+    // The time of a directory that is only on the way to a change is not the walk's doing, also if
+    // somebody else has changed it since; that of a sticky one, such as /tmp, is everybody's.
+    let is_older = matches!(meta.mtime, Some(Mtime::Set(time)) if time < reading.began);
+    let on_the_way = !opaque
+        && lower.is_some_and(|lower| {
+            lower.mtime == attr.mtime
+                || attr.mode & STICKY != 0
+                || is_older && (reading.has_moved)(path)
+        });
     let was_still = lower.is_some_and(|lower| lower.mtime == attr.mtime && attr.mode & STICKY == 0);
     if on_the_way {
         meta.mtime = None;

@@ -141,7 +141,7 @@ impl Up {
         let path =
             own.into_iter().chain(["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
         let path = env::join_paths(path).expect("no colon in these paths");
-        command.env_clear().env("PATH", path).env("HOME", "/nonexistent").env("LC_ALL", "C");
+        command.env_clear().env("PATH", path).env("HOME", self.dir.join("none")).env("LC_ALL", "C");
         command.env("OSWALK_STATE", self.state("origin")).stdin(Stdio::null());
         command.env("OSWALK_POLICY", self.dir.join("lab/policy.toml"));
         command
@@ -198,6 +198,21 @@ impl Up {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         Ok(dir)
+    }
+
+    /// Returns the mount namespace that the agent of a node was started in: who asks it from another one
+    /// stays. The thread that reads its users' files is there.
+    pub(crate) fn namespace(&self, node: &str) -> Result<String, String> {
+        let pid = self.state(node).join("pid");
+        let pid =
+            fs::read_to_string(&pid).map_err(|error| format!("{}: {error}", pid.display()))?;
+        let tasks = format!("/proc/{}/task", pid.trim());
+        let tasks = fs::read_dir(&tasks).map_err(|error| format!("{tasks}: {error}"))?;
+        let is_exporter = |task: &fs::DirEntry| {
+            fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "exporter")
+        };
+        let task = tasks.flatten().find(is_exporter).ok_or("the agent has no exporter")?;
+        Ok(task.path().join("ns/mnt").display().to_string())
     }
 
     /// Has the origin's agent find this machine idle, until what is returned is dropped: whatever else

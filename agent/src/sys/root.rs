@@ -11,13 +11,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use nix::dir::Dir;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 
@@ -93,6 +94,21 @@ impl Layers {
         let is_name = |name: &[u8]| name != b"." && name != b"..";
         dir.is_ok_and(|mut dir| {
             dir.iter().flatten().any(|entry| is_name(entry.file_name().to_bytes()))
+        })
+    }
+}
+
+impl Layers {
+    /// Tells whether the walk has left segments, semaphores or queues, which others at its origin would find.
+    pub(super) fn have_ipc_left(&self) -> bool {
+        let proc = openat(&self.top, "proc", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        proc.is_ok_and(|proc| {
+            has_ipc(|name| {
+                let file = openat(&proc, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+                let mut table = Vec::new();
+                File::from(file).read_to_end(&mut table)?;
+                Ok(table)
+            })
         })
     }
 }
@@ -199,7 +215,7 @@ impl Root {
             umount2(SHM, MntFlags::MNT_DETACH).map_err(at("detach /dev/shm"))?;
             mount_memory(Path::new(SHM), &self.shm)?;
         }
-        if has_ipc() {
+        if has_ipc(|name| std::fs::read(Path::new("/proc").join(name))) {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)
                 .map_err(at("renew the IPC"))?;
             // Not mounted where the kernel has none.
@@ -230,15 +246,16 @@ fn mount_queues(on: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Tells whether a walk has left segments, semaphores or queues: they outlive processes.
-fn has_ipc() -> bool {
+/// Tells whether a walk has left segments, semaphores or queues: they outlive processes. `read` reads a
+/// file of `/proc`.
+fn has_ipc(read: impl Fn(&str) -> io::Result<Vec<u8>>) -> bool {
     let is_empty = |dir: &str| std::fs::read_dir(dir).is_ok_and(|mut dir| dir.next().is_none());
     let has_rows = |name: &&str| {
-        let table = std::fs::read(Path::new("/proc/sysvipc").join(name));
+        let table = read(name);
         // The first line says what is in the columns.
         table.is_ok_and(|table| table.iter().filter(|&&byte| byte == b'\n').count() > 1)
     };
-    !is_empty(QUEUES) || ["shm", "sem", "msg"].iter().any(has_rows)
+    !is_empty(QUEUES) || ["sysvipc/shm", "sysvipc/sem", "sysvipc/msg"].iter().any(has_rows)
 }
 
 fn make_dir(dir: &Path) -> Result<(), Failure> {

@@ -167,7 +167,8 @@ impl Sandbox<'_> {
         // Who has made a terminal's root its own cannot leave it.
         let again = launch.spec.terminal.is_none() && !bounded;
         // Who was killed has had no time to clean up, natively neither.
-        let left = libc::WIFEXITED(status) && layers.have_files_left();
+        let left = libc::WIFEXITED(status)
+            && (layers.have_files_left() || !launch.spec.compiles && layers.have_ipc_left());
         let ended = Event::Ended { status, cpu_us, offsets, bounded, left, again };
         let (upper, index) = (layers.upper.as_fd(), layers.index.as_ref().map(AsFd::as_fd));
         let changes = before.has_changed().then(|| iter::once(upper).chain(index).collect());

@@ -224,11 +224,12 @@ fn unsound(op: &Op, scope: &Scope, owner: &Owner, is_reconciled: bool) -> Option
         return Some("its mode is none");
     }
     let is_dir = matches!(op, Op::Dir { .. });
-    if !is_dir && meta.mode & SET_ID_BITS != 0 && (!scope.set_id || meta.uid != owner.uid) {
+    let is_foreign = owner.uid != 0 && meta.uid != owner.uid;
+    if !is_dir && meta.mode & SET_ID_BITS != 0 && (!scope.set_id || is_foreign) {
         return Some("it would act with rights that the walk does not have");
     }
     // Over a file of somebody else it stays theirs; the kernel looks whether it does.
-    (owner.uid != 0 && meta.uid != owner.uid && !is_dir).then_some("it would be somebody else's")
+    (is_foreign && !is_dir).then_some("it would be somebody else's")
 }
 
 fn meta(op: &Op) -> Option<&Meta> {
@@ -354,8 +355,8 @@ mod tests {
         let compiles = Scope { set_id: false, ..scope() };
         for (mode, uid, scope, sound) in [
             (0o4755, 0, scope(), true),
-            (0o4755, 1000, scope(), false),
-            (0o2755, 1000, scope(), false),
+            // Root may give programs to others, and let them act with their rights.
+            (0o4755, 1000, scope(), true),
             (0o4755, 0, compiles.clone(), false),
             (0o755, 1000, scope(), true),
             (0o100_644, 0, scope(), false),
