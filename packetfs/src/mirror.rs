@@ -96,6 +96,8 @@ struct Item {
     changed: u64,
     /// When its attributes were other ones last, those of a directory's time among them.
     moved: u64,
+    /// When its listing was forgotten last.
+    forgotten: u64,
     children: HashMap<Bytes, Node>,
     /// The same in the order of their numbers, which only grow.
     order: Vec<Node>,
@@ -445,12 +447,15 @@ impl Mirror {
     pub fn take_listing(&mut self, path: &TreePath, listing: Listing) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         let Some(dir) = self.place(path) else { return forget };
-        // What is another one than before is not what a running walk was shown.
-        self.batches += 1;
+        // What is another one than before is not what a running walk was shown. One that began after the
+        // listing was forgotten has asked for this one.
+        let now = self.batches + 1;
+        let forgotten = self.items.get(&dir).filter(|item| item.seen && !item.listed);
+        self.batches = forgotten.map_or(now, |item| item.forgotten);
         let gone: Vec<Bytes> = {
             let named: BTreeSet<&[u8]> = listing.entries.iter().map(|entry| &*entry.name).collect();
-            let Some(item) = self.items.get(&dir) else { return forget };
-            item.children.keys().filter(|name| !named.contains(name.as_slice())).cloned().collect()
+            let children = self.items.get(&dir).into_iter().flat_map(|item| item.children.keys());
+            children.filter(|name| !named.contains(name.as_slice())).cloned().collect()
         };
         for name in gone {
             self.set_name(dir, &name, None, &mut forget);
@@ -459,12 +464,13 @@ impl Mirror {
             let name = entry.name.clone();
             self.set_name(dir, &name, Some(entry), &mut forget);
         }
+        let changed = std::mem::replace(&mut self.batches, now);
         // What was never listed, or was forgotten, has no names in the kernel.
         if self.items.get(&dir).is_some_and(|item| !item.listed) {
             forget.retain(|it| !matches!(it, Invalidation::Entry(parent, _) if *parent == dir));
         }
         if let Some(item) = self.items.get_mut(&dir) {
-            item.note_change(&listing.attr, self.batches);
+            item.note_change(&listing.attr, changed);
             item.set_attr(dir, listing.attr, &mut forget);
             item.listed = true;
             item.seen = true;
@@ -684,6 +690,7 @@ impl Mirror {
             forget.insert(Invalidation::Entry(item.parent, item.name.clone()));
         }
         if was_listed {
+            item.forgotten = self.batches;
             let children: Vec<_> = item.children.values().copied().collect();
             for child in children {
                 self.forget(child, forget);
@@ -738,6 +745,7 @@ impl Item {
             manifest: None,
             changed: 0,
             moved: 0,
+            forgotten: 0,
             children: HashMap::new(),
             order: Vec::new(),
             listed: false,

@@ -140,7 +140,9 @@ fn visit_dir(
         found.dirs.push(Op::Rename { from: TreePath::new(from)?, to: TreePath::new(path)? });
     }
     let opaque = overlay_mark(dir, "opaque")?.is_some_and(|value| value == b"y");
-    let lower = (reading.lower_attr)(path).filter(|lower| lower.kind == Kind::Dir);
+    // Nothing of the lower layer is seen below a directory that replaces another.
+    let lower = at.as_deref().and_then(|at| (reading.lower_attr)(at));
+    let lower = lower.filter(|lower| lower.kind == Kind::Dir);
     let replaces = opaque && lower.is_some();
     let mut meta = meta(dir, attr, reading)?;
     // The time of a directory that is only on the way to a change is not the walk's doing, also if
@@ -150,7 +152,7 @@ fn visit_dir(
         && lower.is_some_and(|lower| {
             lower.mtime == attr.mtime
                 || attr.mode & STICKY != 0
-                || is_older && (reading.has_moved)(path)
+                || is_older && at.as_deref().is_some_and(|at| (reading.has_moved)(at))
         });
     let was_still = lower.is_some_and(|lower| lower.mtime == attr.mtime && attr.mode & STICKY == 0);
     if on_the_way {

@@ -8,7 +8,7 @@ use packetfs::change::{ChangeSet, Op};
 use packetfs::commit::Scope;
 use packetfs::export::Hidden;
 use packetfs::path::TreePath;
-use packetfs::tree::{Bytes, split};
+use packetfs::tree::{Bytes, join, split};
 use worknode::command::{Files, Role, Tool, environment};
 use worknode::spec::{FdKind, WalkSpec};
 
@@ -122,7 +122,7 @@ fn written(spec: &WalkSpec) -> Vec<Bytes> {
         dirs.extend(real(dir));
         // An output that is a link leads to where it is written.
         dirs.extend(
-            real(&path).and_then(|path| Some(split(&path)?.0.to_vec())).filter(|_| !is_dir),
+            made_at(&path).and_then(|path| Some(split(&path)?.0.to_vec())).filter(|_| !is_dir),
         );
     };
     let mut take = |role: Role, name: &[u8]| match role {
@@ -138,6 +138,25 @@ fn written(spec: &WalkSpec) -> Vec<Bytes> {
     dirs.sort_unstable();
     dirs.dedup();
     dirs
+}
+
+/// The kernel follows as many links.
+const LINKS_MAX: usize = 40;
+
+/// Returns where an output is made: a link may lead to nothing yet.
+fn made_at(path: &[u8]) -> Option<Bytes> {
+    let mut path = path.to_vec();
+    for _ in 0..LINKS_MAX {
+        if let Some(found) = real(&path) {
+            return Some(found);
+        }
+        let (dir, name) = split(&path)?;
+        let dir = real(dir)?;
+        let made = join(&dir, name);
+        let Ok(target) = std::fs::read_link(OsStr::from_bytes(&made)) else { return Some(made) };
+        path = compile::path(&dir, target.as_os_str().as_bytes());
+    }
+    None
 }
 
 /// Returns where a path leads.
@@ -248,6 +267,10 @@ mod tests {
         let cwd = dir.path().as_os_str().as_bytes().to_vec();
         let linked = WalkSpec { argv: b"gcc\0-c\0a.c\0-o\0link/a.o\0".to_vec(), cwd, ..steps };
         assert!(may(&linked, &at(&dir, "a.o")) && may(&linked, &at(&real, "a.o")));
+        let nowhere = real.path().join("nothing yet");
+        std::os::unix::fs::symlink(&nowhere, dir.path().join("b.o")).expect("writable");
+        let argv = b"gcc\0-c\0a.c\0-o\0b.o\0".to_vec();
+        assert!(may(&WalkSpec { argv, ..linked }, &at(&real, "nothing yet")));
     }
 
     #[test]

@@ -133,6 +133,20 @@ fn that_there_was_nothing_is_a_version() {
 }
 
 #[test]
+fn who_begins_after_a_listing_was_forgotten_finds_what_is_listed_then() {
+    let mut mirror = mirror();
+    let before = mirror.begin();
+    mirror.apply(vec![Change::Forget { dir: path("/src") }]);
+    let after = mirror.begin();
+    let new = attr(Kind::File, 77, 5);
+    mirror.take_listing(&path("/src"), listing(2, vec![entry("new", new)]));
+    assert_eq!(mirror.base_since(before, b"/src/new"), Base::Unknown);
+    assert_eq!(mirror.base_since(after, b"/src/new"), Base::of(&new));
+    assert_eq!(mirror.base_since(before, b"/src/a.c"), Base::Unknown);
+    assert_eq!(mirror.base_since(after, b"/src/a.c"), Base::Nothing);
+}
+
+#[test]
 fn what_is_listed_again_has_changed_where_it_differs() {
     let mut mirror = mirror();
     let began = mirror.begin();
