@@ -157,7 +157,7 @@ const NAMES: [&str; 14] = [
     "CI_JOB_JWT",
 ];
 /// Names that look like those of secrets and are none.
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 14] = [
     "PWD",
     "OLDPWD",
     "FAKEROOTKEY",
@@ -167,6 +167,11 @@ const HARMLESS: [&str; 9] = [
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "AWS_PAGER",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_DEFAULT_OUTPUT",
+    "AWS_CA_BUNDLE",
+    "AWS_EC2_METADATA_DISABLED",
 ];
 /// How values begin that are secrets whatever they are called.
 const VALUES: [&str; 9] =
@@ -344,6 +349,7 @@ mod tests {
             "SSH_CONNECTION=1 2",
             "AUTHOR=me",
             "AWS_REGION=x",
+            "AWS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt",
             "STARSHIP_SESSION_KEY=1",
             "=",
             "",
