@@ -242,13 +242,14 @@ impl Case {
     }
 }
 
-struct Outcome {
-    run: Run,
-    tree: Tree,
+/// What a run leaves.
+pub(crate) struct Outcome {
+    pub(crate) run: Run,
+    pub(crate) tree: Tree,
 }
 
 impl Outcome {
-    fn differences(&self, walked: &Self) -> Vec<String> {
+    pub(crate) fn differences(&self, walked: &Self) -> Vec<String> {
         let mut differences = self.tree.differences(&walked.tree);
         let mut compare = |what: &str, native: String, walked: String, same: bool| {
             if !same {

@@ -9,6 +9,7 @@ mod bad_input;
 mod case;
 mod cases;
 mod coherence;
+mod commands;
 mod conflicts;
 mod coverage;
 mod faults;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         slots::ALL,
         terminals::ALL,
         coherence::ALL,
+        commands::ALL,
         conflicts::ALL,
         coverage::ALL,
         faults::ALL,

@@ -296,6 +296,8 @@ python3 acl.py 'os.setxattr("a", "system.posix_acl_access", user(1234, 4, 4)); o
         .collect();
     cases.extend([
         Case::with(&["--walk-all"], "a walk reads what another node has written", "for i in 1 2 3 4 5 6 7 8; do seq $i | tee f$i >/dev/null; cat f$i | wc -l; cp f$i g; cat g | wc -l; done").walks(&["tee", "cat", "cp"]),
+        Case::with(&[], "names come and go above a compile step", "cd w; while [ ! -e o/done ]; do mkdir ../n; rmdir ../n; done & for i in 1 2 3 4 5 6 7 8 9; do gcc -c ../a.c -o o/$i.o & p=\"$p $!\"; done; wait $p; : >o/done; wait; touch -d @1000000000 o/*; ls o")
+            .setup("mkdir -p w/o; echo '#include <stdio.h>' >a.c").walks(&["gcc"]),
         Case::each("parallel walks into one directory", "for i in 1 2 3 4 5 6 7 8; do cp /etc/hostname f$i & done; wait; touch -d @1000000000 f*; ls").walks(&["cp"]),
         Case::each("the origin deletes what a walk has seen", "echo x >f; cat f; rm -f f; cat f; echo $?; : >f; cat f; echo y >f; cat f").walks(&["cat"]),
         Case::with(&["--walk", "cat", "--walk", "ls"], "the shell changes what walks have seen", "for i in 1 2 3 4 5 6; do echo $i >f; cat f; rm f; cat f; mkdir d; echo $i >d/f; cat d/f; ls d; rm -r d; ls; ln -sfn f$i l; echo $i >f$i; cat l; done").walks(&["cat", "ls"]),
