@@ -129,7 +129,7 @@ fn tallies() {
 }
 
 pub(crate) fn nodes() -> impl Strategy<Value = NodeId> {
-    "[a-zA-Z0-9_.-]{1,64}".prop_map(|name| name.parse().expect("a node's name"))
+    "[a-zA-Z0-9]([_.-]?[a-zA-Z0-9]){0,31}".prop_map(|name| name.parse().expect("a node's name"))
 }
 
 fn fd_kinds() -> impl Strategy<Value = FdKind> {
