@@ -110,9 +110,11 @@ async fn run(
     let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
     let mirror = agent.mirror(link).map_err(sandbox)?;
     let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
+    // Before that: what changes while the kernel forgets may be seen as it was.
+    let outset = mirror.outset();
     mirror.settle().await;
     let (ahead, since) = (ahead::of(&spec, mirror.attrs()), mirror.noted());
-    let (outset, absent) = (mirror.outset(), ahead.absent.clone());
+    let absent = ahead.absent.clone();
     let at = last_tick().map_err(|error| sandbox(error.into()))?;
     let began = Began { at, outset, absent };
     let mut running = start(agent, link, stream, &lower, spec, ahead).map_err(sandbox)?;
