@@ -146,13 +146,14 @@ fn visit_dir(
     let replaces = opaque && lower.is_some();
     let mut meta = meta(dir, attr, reading)?;
     // The time of a directory that is only on the way to a change is not the walk's doing, also if
-    // somebody else has changed it since; that of a sticky one, such as /tmp, is everybody's.
-    let is_older = matches!(meta.mtime, Some(Mtime::Set(time)) if time < reading.began);
+    // somebody else has changed it since (a time that was copied up differs from the time of that); that of
+    // a sticky one, such as /tmp, is everybody's.
+    let is_copied = attr.mtime != attr.ctime;
     let on_the_way = !opaque
         && lower.is_some_and(|lower| {
             lower.mtime == attr.mtime
                 || attr.mode & STICKY != 0
-                || is_older && at.as_deref().is_some_and(|at| (reading.has_moved)(at))
+                || is_copied && at.as_deref().is_some_and(|at| (reading.has_moved)(at))
         });
     let was_still = lower.is_some_and(|lower| lower.mtime == attr.mtime && attr.mode & STICKY == 0);
     if on_the_way {
