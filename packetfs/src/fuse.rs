@@ -65,6 +65,15 @@ pub enum Ask {
     Packets(Bytes, Vec<(u64, PacketRef)>, Vec<(u64, PacketRef)>),
 }
 
+impl Ask {
+    /// Returns the path that it is about, for the log.
+    fn named(&self) -> String {
+        let (Self::Need(Need::Listing(path) | Need::Content(path)) | Self::Packets(path, ..)) =
+            self;
+        path.escape_ascii().to_string()
+    }
+}
+
 /// Called when what was asked for has arrived, or with the `errno` that came instead.
 pub type Done = Box<dyn FnOnce(Result<(), i32>) + Send>;
 
@@ -339,7 +348,12 @@ impl View {
                 self.counters.hidden.note(asker);
                 reply(Err(libc::EACCES), asker);
             }
-            Err(Lack::Ask(_)) if fetches == FETCHES_MAX => {
+            Err(Lack::Ask(ask)) if fetches == FETCHES_MAX => {
+                tracing::warn!(
+                    path = ask.named(),
+                    ?asker,
+                    "a request of a walk failed: it was never answered whole"
+                );
                 self.counters.failures.note(asker);
                 reply(Err(libc::EIO), asker);
             }
@@ -348,6 +362,7 @@ impl View {
                     self.counters.fetches.fetch_add(1, Ordering::Relaxed);
                 }
                 let (view, asker) = (Arc::clone(self), asker.looked_up());
+                let path = ask.named();
                 let done: Done = Box::new(move |result| match result {
                     Ok(()) => view.answer(attempt, reply, asker, fetches + 1),
                     // The origin does not show it.
@@ -356,6 +371,7 @@ impl View {
                         reply(Err(libc::EACCES), asker);
                     }
                     Err(errno) => {
+                        tracing::warn!(errno, ?asker, path, "a request of a walk failed");
                         view.counters.failures.note(asker);
                         reply(Err(errno), asker);
                     }
