@@ -328,7 +328,7 @@ async fn collect(
         let mut reading = Reading {
             began: began.at,
             base: &|path| began.outset.base(path),
-            has_moved: &|path| began.outset.has_moved(path),
+            had_time: &|path, time| began.outset.had_time(path, time),
             ended: Time::of(SystemTime::now()),
             lower_attr: &lower_attr,
             lower_paths: &paths,

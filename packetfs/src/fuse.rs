@@ -305,10 +305,11 @@ impl Outset {
         self.view.mirror().base_since(self.batches, path)
     }
 
-    /// Tells whether a path has got other attributes since.
+    /// Tells whether the walk may have found a directory with this modification time, though it has
+    /// another by now.
     #[must_use]
-    pub fn has_moved(&self, path: &[u8]) -> bool {
-        self.view.mirror().moved_since(self.batches, path)
+    pub fn had_time(&self, path: &[u8], time: Time) -> bool {
+        self.view.mirror().had_time_since(self.batches, path, time)
     }
 }
 
@@ -370,8 +371,16 @@ impl View {
                         view.counters.hidden.note(asker);
                         reply(Err(libc::EACCES), asker);
                     }
+                    // It was removed meanwhile, as it may be between two calls natively; the change is on its way.
+                    Err(libc::ENOENT) => reply(Err(libc::ENOENT), asker),
                     Err(errno) => {
-                        tracing::warn!(errno, ?asker, path, "a request of a walk failed");
+                        tracing::warn!(
+                            errno,
+                            ?asker,
+                            by = asker.program(),
+                            path,
+                            "a request of a walk failed"
+                        );
                         view.counters.failures.note(asker);
                         reply(Err(errno), asker);
                     }

@@ -8,7 +8,7 @@
 mod gone;
 mod links;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::change::Base;
@@ -27,6 +27,8 @@ pub const ROOT: Node = 1;
 const NOWHERE: Node = 0;
 /// Absent names of `/` that the kernel may remember: far more than programs look for.
 const ABSENT_MAX: usize = 4096;
+/// Earlier times of a directory that are kept: one that got more of them during a walk may have had any.
+const EARLIER_MAX: usize = 8;
 
 /// What must be fetched before a question can be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -94,8 +96,9 @@ struct Item {
     manifest: Option<Arc<Manifest>>,
     /// When the origin last said that it changed, in batches of changes.
     changed: u64,
-    /// When its attributes were other ones last, those of a directory's time among them.
-    moved: u64,
+    /// The modification times that a directory had, each with the batch in which it got another, the
+    /// last ones.
+    earlier: VecDeque<(u64, Time)>,
     /// When its listing was forgotten last.
     forgotten: u64,
     children: HashMap<Bytes, Node>,
@@ -436,11 +439,16 @@ impl Mirror {
         }
     }
 
-    /// Tells whether a path has got other attributes after the first `batches`, as far as is known.
+    /// Tells whether somebody may have found a directory with this modification time who has looked
+    /// after the first `batches`, though it has another by now.
     #[must_use]
-    pub fn moved_since(&self, batches: u64, path: &[u8]) -> bool {
-        let item = self.place(path).and_then(|place| self.items.get(&place));
-        item.is_none_or(|item| item.moved > batches)
+    pub fn had_time_since(&self, batches: u64, path: &[u8], time: Time) -> bool {
+        let Some(item) = self.place(path).and_then(|place| self.items.get(&place)) else {
+            return true;
+        };
+        let mut since = item.earlier.iter().rev().take_while(|(batch, _)| *batch > batches);
+        let count = since.clone().count();
+        count == EARLIER_MAX || since.any(|&(_, earlier)| earlier == time)
     }
 
     /// Takes in a directory's listing.
@@ -714,8 +722,11 @@ impl Mirror {
 impl Item {
     /// Notes that it is to be something else than before, if it is.
     fn note_change(&mut self, new: &Attr, batches: u64) {
-        if self.attr.is_some_and(|old| old != *new) {
-            self.moved = batches;
+        if let Some(old) = self.attr.filter(|old| old.kind == Kind::Dir && old.mtime != new.mtime) {
+            if self.earlier.len() == EARLIER_MAX {
+                self.earlier.pop_front();
+            }
+            self.earlier.push_back((batches, old.mtime));
         }
         if self.attr.is_some_and(|old| Base::of(&old) != Base::of(new)) {
             self.changed = batches;
@@ -744,7 +755,7 @@ impl Item {
             xattrs: Vec::new(),
             manifest: None,
             changed: 0,
-            moved: 0,
+            earlier: VecDeque::new(),
             forgotten: 0,
             children: HashMap::new(),
             order: Vec::new(),

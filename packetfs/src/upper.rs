@@ -40,8 +40,9 @@ pub struct Reading<'a> {
     pub lower_paths: &'a dyn Fn(u64) -> Vec<Bytes>,
     /// Returns what the walk found at a path of the lower layer.
     pub base: &'a dyn Fn(&[u8]) -> Base,
-    /// Tells whether what the origin has at a path has got other attributes since the walk began.
-    pub has_moved: &'a dyn Fn(&[u8]) -> bool,
+    /// Tells whether the walk may have found a directory with this modification time, though the origin
+    /// has given it another since.
+    pub had_time: &'a dyn Fn(&[u8], Time) -> bool,
     /// Returns the extended attributes of the file that the lower layer has at a path, as far as the
     /// walk saw them.
     pub lower_xattrs: &'a dyn Fn(&[u8]) -> Vec<Xattr>,
@@ -153,7 +154,7 @@ fn visit_dir(
         && lower.is_some_and(|lower| {
             lower.mtime == attr.mtime
                 || attr.mode & STICKY != 0
-                || is_copied && at.as_deref().is_some_and(|at| (reading.has_moved)(at))
+                || is_copied && at.as_deref().is_some_and(|at| (reading.had_time)(at, attr.mtime))
         });
     let was_still = lower.is_some_and(|lower| lower.mtime == attr.mtime && attr.mode & STICKY == 0);
     if on_the_way {

@@ -26,6 +26,11 @@ impl Asker {
     pub(super) fn looked_up(self) -> Self {
         Self { namespace: self.namespace.or_else(|| pid_namespace(self.pid)), ..self }
     }
+
+    /// Returns the name of the process's program, for the log, while it waits.
+    pub(super) fn program(self) -> String {
+        std::fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default()
+    }
 }
 
 fn pid_namespace(pid: u32) -> Option<u64> {

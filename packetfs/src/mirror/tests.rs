@@ -163,6 +163,25 @@ fn what_is_listed_again_has_changed_where_it_differs() {
 }
 
 #[test]
+fn directories_had_the_times_that_they_were_shown_with() {
+    let mut mirror = mirror();
+    let at = |ino| attr(Kind::Dir, ino, 0).mtime;
+    let change = |mirror: &mut Mirror, now| {
+        let (dir, attr) = (path("/src"), Some(Attr { mtime: at(now), ..attr(Kind::Dir, 3, 0) }));
+        mirror.apply(vec![Change::Names { dir, attr, names: Vec::new() }]);
+    };
+    change(&mut mirror, 8);
+    let began = mirror.begin();
+    assert!(!mirror.had_time_since(began, b"/src", at(3)), "that was before");
+    change(&mut mirror, 9);
+    assert!(mirror.had_time_since(began, b"/src", at(8)));
+    assert!(!mirror.had_time_since(began, b"/src", at(77)), "somebody has set it");
+    assert!(mirror.had_time_since(began, b"/unknown", at(77)));
+    (10..20).for_each(|now| change(&mut mirror, now));
+    assert!(mirror.had_time_since(began, b"/src", at(77)), "there were more than are kept");
+}
+
+#[test]
 fn created_and_deleted_names() {
     let mut mirror = mirror();
     let src = mirror.node(b"/src").expect("listed");
