@@ -328,6 +328,7 @@ async fn collect(
         let mut reading = Reading {
             began: began.at,
             base: &|path| began.outset.base(path),
+            contents: &|path| began.outset.contents(path),
             had_time: &|path, time| began.outset.had_time(path, time),
             ended: Time::of(SystemTime::now()),
             lower_attr: &lower_attr,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::packet::Manifest;
+use crate::packet::{Digest, Manifest};
 use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, is_within};
 
@@ -97,6 +97,20 @@ pub enum Op {
 }
 
 impl Op {
+    /// Returns the name under which it leaves nothing of what was there.
+    pub(crate) fn covers(&self) -> Option<&TreePath> {
+        match self {
+            Self::Rename { to: path, .. }
+            | Self::Remove { path }
+            | Self::Dir { path, replaces: true, .. }
+            | Self::File { path, placing: Placing::Fresh, .. }
+            | Self::Symlink { path, .. }
+            | Self::Link { path, .. }
+            | Self::Special { path, .. } => Some(path),
+            Self::Dir { .. } | Self::File { .. } => None,
+        }
+    }
+
     /// Returns the names before and after, if this is a rename.
     pub(crate) fn as_rename(&self) -> Option<(&[u8], &[u8])> {
         match self {
@@ -104,6 +118,11 @@ impl Op {
             _ => None,
         }
     }
+}
+
+/// Returns the name that a path had before the renames.
+pub(crate) fn former_name(ops: &[Op], path: &[u8]) -> Bytes {
+    renamed(path, ops.iter().filter_map(Op::as_rename).map(|(from, to)| (to, from)))
 }
 
 /// Returns the name that a path gets by renames, each from one name to another and all made at once:
@@ -194,6 +213,10 @@ pub struct ChangeSet {
     /// What the walk found where it changed something, by the names before the walk: all but files
     /// that say it in their placing, and what is in directories that are new.
     pub found: Vec<(TreePath, Base)>,
+    /// Directories that go with all that is in them, by their names before the walk, and the digest of
+    /// what the walk found there ([`contents`](crate::contents)). Whatever else is there is somebody
+    /// else's.
+    pub emptied: Vec<(TreePath, Digest)>,
     /// Files that had several names before: whether they were written or replaced is not known.
     /// They are taken for written.
     pub linked: Vec<TreePath>,

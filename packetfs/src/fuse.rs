@@ -29,7 +29,7 @@ use fuser::{
 
 use crate::change::Base;
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
-use crate::packet::PacketRef;
+use crate::packet::{Digest, PacketRef};
 use crate::store::Shelf;
 use crate::tree::{Attr, Bytes, Time, Xattr};
 use noted::Asker;
@@ -303,6 +303,12 @@ impl Outset {
     #[must_use]
     pub fn base(&self, path: &[u8]) -> Base {
         self.view.mirror().base_since(self.batches, path)
+    }
+
+    /// Returns the digest of what was found in a directory, unless that has changed since.
+    #[must_use]
+    pub fn contents(&self, path: &[u8]) -> Option<Digest> {
+        self.view.mirror().contents_since(self.batches, path)
     }
 
     /// Tells whether the walk may have found a directory with this modification time, though it has

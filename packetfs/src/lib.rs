@@ -22,6 +22,7 @@ pub mod fuse;
 
 pub mod change;
 pub mod commit;
+pub mod contents;
 pub mod upper;
 
 pub mod xattr;

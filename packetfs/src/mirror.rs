@@ -12,7 +12,8 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::change::Base;
-use crate::packet::Manifest;
+use crate::contents;
+use crate::packet::{Digest, Manifest};
 use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Change, Content, Entry, Kind, Listing, Time, Version, Xattr, join};
 use crate::xattr;
@@ -437,6 +438,26 @@ impl Mirror {
             }
             _ => Base::Unknown,
         }
+    }
+
+    /// Returns the digest of what somebody has found in a directory who has looked after the first
+    /// `batches`; nothing if that is not known.
+    #[must_use]
+    pub fn contents_since(&self, batches: u64, path: &[u8]) -> Option<Digest> {
+        contents::digest(path, &mut |dir| {
+            let dir = self.items.get(&self.place(dir)?)?;
+            if !dir.seen || dir.hidden || dir.dropped > batches {
+                return None;
+            }
+            let found = |(name, place): (&Bytes, &Node)| {
+                let item = self.items.get(place)?;
+                if item.changed > batches {
+                    return Some(None);
+                }
+                item.attr.map(|attr| Some((name.clone(), attr.kind == Kind::Dir)))
+            };
+            dir.children.iter().filter_map(found).collect()
+        })
     }
 
     /// Tells whether somebody may have found a directory with this modification time who has looked

@@ -20,7 +20,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{Base, ChangeSet, Meta, Mtime, Op};
-use crate::packet::{self, PacketRef};
+use crate::packet::{self, Digest, PacketRef};
 use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Kind, Time, Xattr, join, names_in, split};
 use crate::xattr;
@@ -40,6 +40,8 @@ pub struct Reading<'a> {
     pub lower_paths: &'a dyn Fn(u64) -> Vec<Bytes>,
     /// Returns what the walk found at a path of the lower layer.
     pub base: &'a dyn Fn(&[u8]) -> Base,
+    /// Returns the digest of what the walk found in a directory of the lower layer, if that is known.
+    pub contents: &'a dyn Fn(&[u8]) -> Option<Digest>,
     /// Tells whether the walk may have found a directory with this modification time, though the origin
     /// has given it another since.
     pub had_time: &'a dyn Fn(&[u8], Time) -> bool,
@@ -77,7 +79,7 @@ pub fn read(
     if let Some(index) = index {
         read_index(index, reading, &mut found)?;
     }
-    Ok(found.into_changes(reading.base)?)
+    Ok(found.into_changes(reading.base, reading.contents)?)
 }
 
 /// The names of a directory.

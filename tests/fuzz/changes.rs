@@ -88,8 +88,9 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 pub(crate) fn change_sets() -> impl Strategy<Value = ChangeSet> {
-    (vec(ops(), 0..5), vec((paths(), bases()), 0..3), vec(paths(), 0..3))
-        .prop_map(|(ops, found, linked)| ChangeSet { ops, found, linked })
+    let emptied = vec((paths(), any::<[u8; 32]>().prop_map(Digest)), 0..3);
+    (vec(ops(), 0..5), vec((paths(), bases()), 0..3), emptied, vec(paths(), 0..3))
+        .prop_map(|(ops, found, emptied, linked)| ChangeSet { ops, found, emptied, linked })
 }
 
 fn commits() -> impl Strategy<Value = Commit> {

@@ -2,17 +2,22 @@
 //! kept, anything else is a conflict. That there was nothing counts, too: of two that make one file,
 //! directory or link, the second is a conflict.
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::fstat;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{fstat, fstatat};
 
 use super::identity::Identity;
 use super::pieces::Pieces;
 use super::place::Place;
 use super::{ApplyError, Commit, CommitError, Contents};
-use crate::change::{Base, Op, Placing, renamed};
+use crate::change::{Base, ChangeSet, Op, Placing, former_name};
+use crate::contents;
 use crate::packet::{Digest, Manifest, Packed, PacketRef, reference, split};
 use crate::path::TreePath;
-use crate::tree::{Attr, Bytes, Version};
+use crate::tree::{Attr, Bytes, Kind, Version, names_in};
 
 /// A commit, held against what others have changed.
 pub(super) struct Reconciled {
@@ -41,6 +46,9 @@ pub(super) fn reconcile(
             conflict(path)?;
         }
     }
+    for path in fuller_than_found(&commit.changes) {
+        conflict(path)?;
+    }
     let mut appends = Vec::new();
     for (at, op) in commit.changes.ops.iter().enumerate() {
         let Op::File { path, manifest, placing: Placing::Over { base }, .. } = op else { continue };
@@ -58,6 +66,40 @@ pub(super) fn reconcile(
     }
     let commit = (!appends.is_empty()).then(|| with_appends(commit, appends, contents));
     Ok(Reconciled { commit, overwritten })
+}
+
+/// Returns the names under which a directory is to go that holds something else than the walk found.
+fn fuller_than_found(changes: &ChangeSet) -> impl Iterator<Item = &TreePath> {
+    // No directory: that was seen, and is looked at above.
+    let is_none = |(path, base): &(TreePath, Base)| match base {
+        Base::Nothing | Base::Other(_) => Some(path.to_vec()),
+        Base::Dir { .. } | Base::Unknown => None,
+    };
+    let none: HashSet<Bytes> = changes.found.iter().filter_map(is_none).collect();
+    let away: HashSet<&[u8]> =
+        changes.ops.iter().filter_map(Op::as_rename).map(|(from, _)| from).collect();
+    let emptied: HashMap<&[u8], Digest> =
+        changes.emptied.iter().map(|(path, digest)| (&**path, *digest)).collect();
+    changes.ops.iter().enumerate().filter_map(move |(at, op)| {
+        let path = op.covers()?;
+        let was = former_name(&changes.ops[..at], path);
+        if none.contains(&was) || away.contains(&*was) || attr(&was)?.kind != Kind::Dir {
+            return None;
+        }
+        let found = emptied.get(&*was).copied().unwrap_or_else(contents::nothing);
+        (contents::digest(&was, &mut list) != Some(found)).then_some(path)
+    })
+}
+
+/// Returns the names in a directory, and which of them are directories.
+fn list(dir: &[u8]) -> Option<Vec<(Bytes, bool)>> {
+    let dir = Place::of(dir).ok()?.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).ok()?;
+    let kind = |name: Bytes| {
+        let stat = fstatat(&dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        let is_dir = Attr::of(&stat).kind == Kind::Dir;
+        Some((name, is_dir))
+    };
+    names_in(&dir).ok()?.into_iter().map(kind).collect()
 }
 
 /// Returns the commit that adds to files what the walk has added to them, wherever they end now.
@@ -128,9 +170,4 @@ fn is_as_found(path: &[u8], base: &Base) -> bool {
 
 fn attr(path: &[u8]) -> Option<Attr> {
     Place::of(path).ok()?.attr().ok()?
-}
-
-/// Returns the name that a path had before the renames.
-fn former_name(ops: &[Op], path: &[u8]) -> Bytes {
-    renamed(path, ops.iter().filter_map(Op::as_rename).map(|(from, to)| (to, from)))
 }

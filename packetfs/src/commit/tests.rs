@@ -1,5 +1,6 @@
 //! Change sets applied to real directories, and commits that were interrupted.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -56,6 +57,22 @@ impl Ground {
         self.commit.changes.ops.push(op);
     }
 
+    /// Has the walk see what is in a directory now.
+    fn see(&mut self, name: &str) {
+        let path = self.bytes(name);
+        let list = &mut |dir: &[u8]| {
+            let entries = std::fs::read_dir(OsStr::from_bytes(dir)).ok()?;
+            let named = |entry: std::io::Result<std::fs::DirEntry>| {
+                let entry = entry.ok()?;
+                let name = entry.file_name().as_bytes().to_vec();
+                Some((name, entry.file_type().ok()?.is_dir()))
+            };
+            entries.map(named).collect()
+        };
+        let digest = crate::contents::digest(&path, list).expect("readable");
+        self.commit.changes.emptied.push((path, digest));
+    }
+
     fn journal(&self) -> PathBuf {
         self.dir.path().join("journal")
     }
@@ -108,6 +125,7 @@ fn files_are_made_replaced_and_written_in_place() {
 fn directories_links_and_removals() {
     let mut ground = Ground::new();
     std::fs::create_dir_all(ground.file("gone/deep")).expect("writable");
+    ground.see("gone");
     std::fs::create_dir_all(ground.file("was/inside")).expect("writable");
     std::fs::write(ground.file("file"), b"1").expect("writable");
     let meta = ground.meta(0o750);
@@ -153,6 +171,7 @@ fn renames_are_made_all_at_once() {
         std::fs::create_dir_all(ground.file(dir)).expect("writable");
         std::fs::write(ground.file(dir).join("was"), dir).expect("writable");
     }
+    ground.see("full");
     let (path, meta) = (ground.bytes("d"), ground.meta(0o755));
     let pairs =
         [("a", "b"), ("b", "a"), ("d", "d/e"), ("outer", "full"), ("outer/inner", "d/e/inner")];
@@ -175,6 +194,7 @@ fn renames_are_made_all_at_once() {
 fn what_was_taken_aside_comes_back_when_a_commit_fails() {
     let mut ground = Ground::new();
     std::fs::create_dir_all(ground.file("d/deep")).expect("writable");
+    ground.see("d");
     let ops = [
         Op::Dir { path: ground.bytes("d"), meta: ground.meta(0o755), replaces: true },
         Op::Rename { from: ground.bytes("never/was"), to: ground.bytes("x") },
@@ -305,6 +325,29 @@ fn what_somebody_else_made_where_there_was_nothing_is_a_conflict() {
         let made = |ground: &Ground| (make(ground), vec![("x", Base::Nothing)]);
         contested(made, old, |ground| std::fs::create_dir(ground.file("x")).expect("writable"));
         contested(made, old, |ground| std::fs::write(ground.file("x"), b"").expect("writable"));
+    }
+}
+
+#[test]
+fn what_others_put_into_a_directory_that_goes_is_a_conflict() {
+    for op in 0..3 {
+        let mut ground = Ground::new();
+        std::fs::create_dir_all(ground.file("d/e")).expect("writable");
+        std::fs::write(ground.file("d/e/seen"), b"").expect("writable");
+        ground.see("d");
+        let path = ground.bytes("d");
+        let target = b"/".to_vec();
+        ground.commit.changes.ops.push(match op {
+            0 => Op::Remove { path },
+            1 => Op::Dir { path, meta: ground.meta(0o755), replaces: true },
+            _ => Op::Symlink { path, target, meta: ground.meta(0o777) },
+        });
+        std::fs::write(ground.file("d/e/theirs"), b"").expect("writable");
+        assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))), "{op}");
+        assert!(ground.file("d/e/theirs").exists(), "{op}");
+        std::fs::remove_file(ground.file("d/e/theirs")).expect("there");
+        ground.apply().expect("applicable");
+        assert!(!ground.file("d/e").exists(), "{op}");
     }
 }
 

@@ -182,6 +182,26 @@ fn directories_had_the_times_that_they_were_shown_with() {
 }
 
 #[test]
+fn what_a_directory_holds_is_known_until_it_changes() {
+    let mut mirror = mirror();
+    let began = mirror.begin();
+    let holds = |names: &[&str]| {
+        let names = names.iter().map(|name| (name.as_bytes().to_vec(), false)).collect::<Vec<_>>();
+        crate::contents::digest(b"/src", &mut |_| Some(names.clone()))
+    };
+    assert_eq!(mirror.contents_since(began, b"/src"), holds(&["a.c", "b.c"]));
+    assert_eq!(mirror.contents_since(began, b"/unknown"), None);
+    mirror.apply(names("/src", "new", Some(entry("new", attr(Kind::File, 7, 1)))));
+    assert_eq!(mirror.contents_since(began, b"/src"), None);
+    let later = mirror.begin();
+    assert_eq!(mirror.contents_since(later, b"/src"), holds(&["a.c", "b.c", "new"]));
+    mirror.apply(names("/src", "a.c", None));
+    assert_eq!(mirror.contents_since(later, b"/src"), None);
+    let last = mirror.begin();
+    assert_eq!(mirror.contents_since(last, b"/src"), holds(&["b.c", "new"]));
+}
+
+#[test]
 fn created_and_deleted_names() {
     let mut mirror = mirror();
     let src = mirror.node(b"/src").expect("listed");

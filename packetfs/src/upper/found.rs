@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::change::{Base, ChangeSet, Meta, Op, Placing, renamed};
-use crate::packet::Manifest;
+use crate::change::{Base, ChangeSet, Meta, Op, Placing, former_name, renamed};
+use crate::packet::{Digest, Manifest};
 use crate::path::{PathError, TreePath};
 use crate::tree::{Bytes, Kind, Time, Xattr, above, split};
 
@@ -95,6 +95,7 @@ impl Found {
     pub(super) fn into_changes(
         mut self,
         base: &dyn Fn(&[u8]) -> Base,
+        contents: &dyn Fn(&[u8]) -> Option<Digest>,
     ) -> Result<ChangeSet, PathError> {
         let (mut renames, mut others, mut links) = (Vec::new(), Vec::new(), Vec::new());
         for node in std::mem::take(&mut self.nodes).into_values() {
@@ -140,9 +141,11 @@ impl Found {
             self.removed.into_iter().map(|path| Ok(Op::Remove { path: TreePath::new(path)? }));
         let removes = removes.collect::<Result<Vec<_>, PathError>>()?;
         let ops = self.dirs.into_iter().chain(renames).chain(removes);
-        let ops = ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect();
+        let ops = ops.chain(others.into_iter().map(|(_, op)| op)).chain(links).collect::<Vec<_>>();
+        let emptied = emptied(&ops, base, contents)?;
         let found = self.bases.into_iter().map(|(name, base)| Ok((TreePath::new(name)?, base)));
-        Ok(ChangeSet { ops, found: found.collect::<Result<_, PathError>>()?, linked: self.linked })
+        let found = found.collect::<Result<_, PathError>>()?;
+        Ok(ChangeSet { ops, found, emptied, linked: self.linked })
     }
 
     /// Gives directories their time in which names came or went, and which have the time they had
@@ -195,6 +198,19 @@ impl Found {
     fn is_covered(&self, path: &[u8]) -> bool {
         self.covered.contains(path) || above(path).any(|dir| self.covered.contains(dir))
     }
+}
+
+/// Returns the directories that go with all that is in them, and what that was.
+fn emptied(
+    ops: &[Op],
+    base: &dyn Fn(&[u8]) -> Base,
+    contents: &dyn Fn(&[u8]) -> Option<Digest>,
+) -> Result<Vec<(TreePath, Digest)>, PathError> {
+    let was = |(at, op): (usize, &Op)| Some(former_name(&ops[..at], op.covers()?));
+    let all = ops.iter().enumerate().filter_map(was);
+    let dirs = all.filter(|was| matches!(base(was), Base::Dir { .. }));
+    let known = dirs.filter_map(|was| contents(&was).map(|digest| (was, digest)));
+    known.map(|(was, digest)| Ok((TreePath::new(was)?, digest))).collect()
 }
 
 /// Leaves out of what is to be set the attributes that were there before, and adds those that are
@@ -288,7 +304,7 @@ mod tests {
         found.still = ["/gone", "/new", "/written"].map(still).to_vec();
         found.nodes.insert(1, node(&["/new/f"], &[]));
         found.nodes.insert(2, node(&["/written/f"], &["/written/f"]));
-        let ops = found.into_changes(&|_| Base::Unknown).expect("sound paths").ops;
+        let ops = found.into_changes(&|_| Base::Unknown, &|_| None).expect("sound paths").ops;
         let given = ops.iter().filter_map(|op| match op {
             Op::Dir { path, meta, .. } => Some((&**path, meta.mtime)),
             _ => None,
