@@ -12,6 +12,7 @@ use crate::run::{Run, seconds};
 pub(crate) const ALL: &[Test] = &[
     ("conflicts::a_program_that_was_silent_runs_again_at_the_origin", silent),
     ("conflicts::a_program_that_has_spoken_runs_again_on_a_node", spoken),
+    ("conflicts::what_others_put_into_a_removed_directory_stays", filled),
     ("conflicts::where_there_was_nothing_one_wins", races),
     ("conflicts::a_torn_read_that_cannot_be_repeated_is_told", torn),
 ];
@@ -97,6 +98,44 @@ fn races(lab: &Lab) -> Result<(), String> {
 const SHOUT: &str = "$0 = qq($ARGV[1]-runs); $| = 1; print qq(up\\n) if $ARGV[0]; \
     select undef, undef, undef, 1.6; open F, '+<', 'f'; local $/; $_ = <F>; seek F, 0, 0; print F uc";
 
+/// Removes a directory with what is in it, names itself after its argument, and goes on for a while.
+const EMPTY: &str = "unlink q(d/e/f); rmdir q(d/e); my $gone = rmdir q(d); $0 = qq($ARGV[0]-runs); \
+    select undef, undef, undef, 1.6; exit !$gone";
+
+/// A directory that somebody has put something into is not removed, as natively.
+fn filled(lab: &Lab) -> Result<(), String> {
+    let (up, _shared) = lab.shared()?;
+    let dir = up.fresh("conflict-filled")?;
+    let failed = |error: std::io::Error| error.to_string();
+    fs::create_dir_all(dir.join("d/e")).map_err(failed)?;
+    fs::write(dir.join("d/e/f"), "").map_err(failed)?;
+    let report = dir.join("report.json");
+    let mut command = up.exec(&report);
+    command.args([
+        "--walk",
+        "perl",
+        "--",
+        "sh",
+        "-c",
+        "perl -e \"$1\" emptied; echo $?",
+        "sh",
+        EMPTY,
+    ]);
+    command.current_dir(&dir);
+    let walk = Run::start(command, None)?;
+    wait_until("the walk has removed it", || !processes("emptied-runs").is_empty())?;
+    fs::write(dir.join("d/e/theirs"), "").map_err(failed)?;
+    let run = walk.wait(seconds(60))?;
+    let report = Report::read(&report)?;
+    if !dir.join("d/e/theirs").exists() {
+        return Err(format!("what somebody else has put there is lost: {run}"));
+    }
+    if run.out() != "1\n" || !report.stayed("perl", "conflict") {
+        return Err(format!("{run}: {:?}, {:?}", report.walks, report.stays));
+    }
+    Ok(())
+}
+
 fn silent(lab: &Lab) -> Result<(), String> {
     let report = disturb(lab, "silent", "0")?;
     if report.stayed("perl", "conflict") {
@@ -115,11 +154,11 @@ fn spoken(lab: &Lab) -> Result<(), String> {
     }
 }
 
-/// Takes its input, names itself after its argument, and reads files again and again.
-const READER: &str = "$_ = <STDIN>; $0 = qq($ARGV[0]-runs); my $end = time + 4; local $/; \
-    while (time < $end) { for (0 .. 19) { open F, '<', $_; my $x = <F>; close F } }";
+/// Takes its input, looks at files, names itself after its argument, and reads them some time later.
+const READER: &str = "$_ = <STDIN>; -s $_ for 0 .. 19; $0 = qq($ARGV[0]-runs); \
+    select undef, undef, undef, 1; local $/; for (0 .. 19) { open F, '<', $_; my $x = <F>; close F }";
 
-/// What has taken its input cannot be repeated. Files that change all the time while they are read are
+/// What has taken its input cannot be repeated. Files that change all the time while they are read may be
 /// seen as they never were, and that is told.
 fn torn(lab: &Lab) -> Result<(), String> {
     let (up, _shared) = lab.shared()?;
