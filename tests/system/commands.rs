@@ -229,10 +229,11 @@ impl Draw<'_> {
         let output = match self.random.below(30) {
             0 => "-".into(),
             1 => "/dev/null".into(),
-            2 => "/dev/stdout".into(),
+            // Not /dev/stdout: as removes a link before it writes, and root may do that there.
+            2 => "/proc/self/fd/1".into(),
             _ => self.output(name),
         };
-        self.may_walk &= output != "/dev/stdout";
+        self.may_walk &= output != "/proc/self/fd/1";
         if self.once_in(3) {
             words.push(format!("-o{output}"));
         } else {
