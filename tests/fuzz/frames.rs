@@ -151,7 +151,7 @@ fn other_spellings_are_refused() {
         let is_sound = names.is_some_and(|names| names.is_empty() || names.split('/').all(is_name));
         // As `Ask` and `ChangeSet` with bytes in the place of paths.
         let (ask, none) = (encode(&(0_u8, &text)), Vec::<u8>::new());
-        let remove = encode(&(vec![(1_u8, &text)], &none, &none));
+        let remove = encode(&(vec![(1_u8, &text)], &none, &none, &none));
         assert_eq!(postcard::from_bytes::<Ask>(&ask).is_ok(), is_sound, "{text:?}");
         assert_eq!(postcard::from_bytes::<ChangeSet>(&remove).is_ok(), is_sound, "{text:?}");
     });
