@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use broker::Grant;
@@ -42,6 +42,9 @@ const ANSWER_MAX: Duration = Duration::from_millis(300);
 /// One whose machine does, though its agent is late, has this time: it has more to do than it can, and to begin
 /// anew elsewhere takes longer than that.
 const LATE_ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// The kernel's clock stands still for so long, at most.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What a packet takes besides its content.
 const PACKET_BYTES: u64 = 96;
@@ -203,11 +206,13 @@ async fn superseded(
 
 /// Tells whether a runner is there, though its heartbeat was not heard.
 async fn lives(link: &Link) -> bool {
+    let asked = Instant::now();
     if link.answers(ANSWER_MAX).await {
         return true;
     }
-    // The question was acknowledged by its kernel, or it was not.
-    let acknowledged = link.acknowledged_since().is_some_and(|since| since < ANSWER_MAX);
+    // The question was acknowledged by its kernel, or it was not; that counts in ticks.
+    let since_asked = asked.elapsed() + TICK;
+    let acknowledged = link.acknowledged_since().is_some_and(|since| since < since_asked);
     acknowledged && !link.is_closed() && link.answers(LATE_ANSWER_MAX).await
 }
 
