@@ -359,7 +359,7 @@ impl View {
                 tracing::warn!(
                     path = ask.named(),
                     ?asker,
-                    "a request of a walk failed: it was never answered whole"
+                    "a request of a walk failed: what it needs has changed with every answer"
                 );
                 self.counters.failures.note(asker);
                 reply(Err(libc::EIO), asker);

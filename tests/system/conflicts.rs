@@ -111,17 +111,8 @@ fn filled(lab: &Lab) -> Result<(), String> {
     fs::write(dir.join("d/e/f"), "").map_err(failed)?;
     let report = dir.join("report.json");
     let mut command = up.exec(&report);
-    command.args([
-        "--walk",
-        "perl",
-        "--",
-        "sh",
-        "-c",
-        "perl -e \"$1\" emptied; echo $?",
-        "sh",
-        EMPTY,
-    ]);
-    command.current_dir(&dir);
+    command.args(["--walk", "perl", "--", "sh", "-c", "perl -e \"$1\" emptied; echo $?", "sh"]);
+    command.arg(EMPTY).current_dir(&dir);
     let walk = Run::start(command, None)?;
     wait_until("the walk has removed it", || !processes("emptied-runs").is_empty())?;
     fs::write(dir.join("d/e/theirs"), "").map_err(failed)?;

@@ -43,7 +43,7 @@ const ANSWER_MAX: Duration = Duration::from_millis(300);
 /// anew elsewhere takes longer than that.
 const LATE_ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// The kernel's clock stands still for so long, at most.
+/// The coarsest granularity of the kernel's timestamps: a tick at 100 Hz.
 const TICK: Duration = Duration::from_millis(10);
 
 /// What a packet takes besides its content.
@@ -210,7 +210,7 @@ async fn lives(link: &Link) -> bool {
     if link.answers(ANSWER_MAX).await {
         return true;
     }
-    // The question was acknowledged by its kernel, or it was not; that counts in ticks.
+    // Its kernel has acknowledged the question if the last acknowledgement is younger than that.
     let since_asked = asked.elapsed() + TICK;
     let acknowledged = link.acknowledged_since().is_some_and(|since| since < since_asked);
     acknowledged && !link.is_closed() && link.answers(LATE_ANSWER_MAX).await

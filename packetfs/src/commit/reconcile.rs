@@ -70,7 +70,7 @@ pub(super) fn reconcile(
 
 /// Returns the names under which a directory is to go that holds something else than the walk found.
 fn fuller_than_found(changes: &ChangeSet) -> impl Iterator<Item = &TreePath> {
-    // No directory: that was seen, and is looked at above.
+    // The walk found no directory there, and the caller has checked that there is still none.
     let is_none = |(path, base): &(TreePath, Base)| match base {
         Base::Nothing | Base::Other(_) => Some(path.to_vec()),
         Base::Dir { .. } | Base::Unknown => None,
@@ -91,8 +91,8 @@ fn fuller_than_found(changes: &ChangeSet) -> impl Iterator<Item = &TreePath> {
     })
 }
 
-/// Returns the names in a directory, and which of them are directories.
-fn list(dir: &[u8]) -> Option<Vec<(Bytes, bool)>> {
+/// Returns the names in a directory as the origin has it now.
+fn list(dir: &[u8]) -> Option<contents::Names> {
     let dir = Place::of(dir).ok()?.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).ok()?;
     let kind = |name: Bytes| {
         let stat = fstatat(&dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
