@@ -3,7 +3,7 @@
 mod walks;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -49,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) keeps_lone: bool,
     /// How long compile steps took that stayed because it would have taken longer to send what far nodes lack.
     stayed_for: Rc<Cell<Duration>>,
+    /// Nodes of which it was told that files are sent to them.
+    told_of: RefCell<HashSet<NodeId>>,
     /// Processes that walk, or are left here because they are alone.
     under_way: Rc<Cell<usize>>,
     page_path: PathBuf,
@@ -167,6 +169,7 @@ impl Session {
                 || options.no_fallback
                 || options.on.is_some()),
             stayed_for: Rc::default(),
+            told_of: RefCell::default(),
             under_way: Rc::default(),
             page_path: page_path.clone(),
             page_file,
@@ -222,6 +225,11 @@ impl Session {
     pub(crate) fn note_under_way(&self) -> UnderWay {
         self.under_way.set(self.under_way.get() + 1);
         UnderWay(Rc::clone(&self.under_way))
+    }
+
+    /// Notes that it is told of what is sent to a node; false if it was.
+    pub(crate) fn is_first_news_of(&self, node: &NodeId) -> bool {
+        self.told_of.borrow_mut().insert(node.clone())
     }
 
     /// Tells whether a compile step may wait for this transfer: as much time has been spent without.

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2086,SC2153,SC2154 # Part of scripts/bench, which sets what is used here.
-# hello, configure, cold: what a user waits for.
+# hello, configure, cold, far: what a user waits for.
 
 HELLOS=20
 RTTS=(1 20)
@@ -36,14 +36,17 @@ one_hello() {
     seconds_of "$key" "$@" make -s -C "$work/hello"
 }
 
+make_hello() {
+    mkdir -p "$work/hello"
+    printf '#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n' >"$work/hello/hello.c"
+    printf 'hello: hello.o\n\tgcc -o hello hello.o\nhello.o: hello.c\n\tgcc -O2 -c hello.c\n' >"$work/hello/Makefile"
+}
+
 # One file, one compile, one link: nothing to gain, and something to lose.
 measure_hello() {
-    local project=$work/hello
     another_lab $SLOTS
-    mkdir -p "$project"
-    printf '#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n' >"$project/hello.c"
-    printf 'hello: hello.o\n\tgcc -o hello hello.o\nhello.o: hello.c\n\tgcc -O2 -c hello.c\n' >"$project/Makefile"
-    oswalk exec -- make -s -C "$project" >/dev/null
+    make_hello
+    oswalk exec -- make -s -C "$work/hello" >/dev/null
     by_turns $HELLOS one_hello
     row hello "a project of one file, whose compile walks" s one_hello peer native one_hello_native
     # As it is without a policy: what is alone stays.
@@ -103,6 +106,30 @@ measure_cold() {
         row cold "the same on a second node" s "cold_n2_$rtt" peer native "cold_native_$rtt"
         row cold "  questions to the origin" "" "cold_fetches_n2_$rtt" must own 5
     done
+}
+
+# A first build on nodes far away that know nothing: nothing to gain, and much to send.
+measure_far() {
+    another_lab $SLOTS 2 --rtt 20 --mbit 50
+    unset OSWALK_POLICY
+    make_hello
+    mkdir -p "$work/crate/src"
+    printf '[package]\nname = "one"\nversion = "0.1.0"\nedition = "2024"\n[workspace]\n' >"$work/crate/Cargo.toml"
+    printf 'fn main() {\n    println!("hello");\n}\n' >"$work/crate/src/main.rs"
+    # The files are in memory for both.
+    one_crate warm
+    by_turns $((runs * 2)) one_hello
+    row far "a project of one file, 50 Mbit/s and 20 ms" s one_hello peer native one_hello_native must over 1.1
+    by_turns $((runs * 2)) one_crate
+    row far "a first cargo build of one crate" s one_crate peer native one_crate_native must over 1.1
+}
+
+# one_crate KEY [PREFIX…]
+one_crate() {
+    local key=$1
+    shift
+    rm -rf "$work/crate/target"
+    (cd "$work/crate" && seconds_of "$key" "$@" cargo build --quiet --offline)
 }
 
 node_fetches() { OSWALK_STATE=$OSWALK_LAB_DIR/$1 oswalk status --json | jq .fuse.fetches; }

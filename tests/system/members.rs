@@ -31,6 +31,7 @@ pub(crate) const ALL: &[Test] = &[
     ("members::one_without_room", without_room),
     ("members::one_that_has_gone_is_remembered", gone),
     ("members::one_whose_address_changes", address_changes),
+    ("members::one_behind_a_thin_link", thin_link),
     ("members::the_broker_is_gone", broker_gone),
 ];
 
@@ -203,6 +204,49 @@ fn address_changes(lab: &Lab) -> Result<(), String> {
     checked?;
     back?;
     all_join(up, &["n3"])
+}
+
+/// Who waits at a terminal while a node is sent what it lacks is told so, once; who reads a pipe is not.
+fn thin_link(lab: &Lab) -> Result<(), String> {
+    const BYTES: usize = 4_000_000;
+    let (up, _alone) = lab.alone()?;
+    let mut relay = up.inside("n3", env!("CARGO_BIN_EXE_oswalk-relay"))?;
+    relay.args(["--listen", "10.77.0.13:7710", "--to", "10.77.0.13:7709"]);
+    relay.args(["--delay-ms", "0", "--mbit", "5"]);
+    let mut relay = relay.spawn().map_err(|error| format!("oswalk-relay: {error}"))?;
+    let checked = (|| {
+        let options = ["--listen", "10.77.0.13:7709", "--advertise", "10.77.0.13:7710"];
+        let _odd = Odd::start(up, up.fresh("thin")?, &options, Secret::Shared)?;
+        wait_until("it is alive", || is(up, "odd", "alive"))?;
+        let dir = up.fresh("thin-files")?;
+        let run_at = |terminal: bool| {
+            let name = format!("file-{terminal}");
+            // Nothing that a link could send in fewer bytes.
+            let text: Vec<u8> = (0..BYTES / 32)
+                .flat_map(|number| *blake3::hash(format!("{name}{number}").as_bytes()).as_bytes())
+                .collect();
+            fs::write(dir.join(&name), text).map_err(|error| error.to_string())?;
+            let exec = format!("oswalk exec --on odd --no-fallback cksum {name} {name}");
+            let mut command = up.command(if terminal { "script" } else { "sh" });
+            command.arg(if terminal { "-qec" } else { "-c" }).arg(exec).current_dir(&dir);
+            if terminal {
+                command.arg("/dev/null");
+            }
+            Run::of(command, seconds(60))
+        };
+        for terminal in [true, false] {
+            let run = run_at(terminal)?;
+            let said = format!("{}{}", run.out(), run.err());
+            let lines = said.matches("oswalk: sending the files that odd lacks: ").count();
+            if !run.succeeded() || lines != usize::from(terminal) {
+                return Err(format!("at a terminal: {terminal}: {lines} lines: {run}"));
+            }
+        }
+        Ok(())
+    })();
+    let _ = relay.kill();
+    let _ = relay.wait();
+    checked
 }
 
 fn broker_gone(lab: &Lab) -> Result<(), String> {

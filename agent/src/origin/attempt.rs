@@ -17,7 +17,7 @@ use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
 use super::ledger::Ledger;
-use super::{Stub, is_too_dear, signal, vet};
+use super::{STDERR, Stub, is_too_dear, signal, vet};
 use crate::agent::Agent;
 use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
@@ -32,6 +32,11 @@ use crate::session::Session;
 const HOLD_MAX: Duration = Duration::from_secs(1);
 /// … a person cannot.
 const HOLD_TERMINAL_MAX: Duration = Duration::from_millis(100);
+
+/// Somebody who waits longer for files to be sent wants to know.
+const NEWS_AFTER: Duration = Duration::from_secs(2);
+/// A walk that is that long under way and has sent less works, or waits for something else.
+const NEWS_BYTES_MIN: u64 = 1_000_000;
 
 /// Whether its stub is stopped is looked at for a compile step each so many times only: nobody stops
 /// one and waits for that.
@@ -127,8 +132,10 @@ pub(super) async fn run(
     let (packets, ledger) = (Vec::new(), Ledger::of(spec));
     let mut talk = Talk {
         link: &link,
+        session,
         stream,
         spec,
+        sent_before: link.bytes().0,
         packets,
         began,
         memory: Some(agent.returned.part()),
@@ -218,8 +225,11 @@ async fn lives(link: &Link) -> bool {
 
 struct Talk<'a> {
     link: &'a Link,
+    session: &'a Session,
     stream: u32,
     spec: &'a WalkSpec,
+    /// What had been sent on the link when the walk began.
+    sent_before: u64,
     packets: Vec<(PacketRef, Packed)>,
     began: Time,
     /// Of the memory for all walks, what they take; until the walk ends.
@@ -254,6 +264,9 @@ impl Talk<'_> {
         let release = tokio::time::sleep(hold);
         tokio::pin!(release);
         let mut held = !stub.output.is_patient();
+        let news = tokio::time::sleep(NEWS_AFTER);
+        tokio::pin!(news);
+        let mut quiet = self.spec.is_terminal(STDERR.into());
         // The same future until it is ready: one that is dropped for a frame may have been told.
         let beaten = cluster.beaten();
         tokio::pin!(beaten);
@@ -281,6 +294,10 @@ impl Talk<'_> {
                     held = false;
                     stub.output.release();
                 }
+                () = &mut news, if quiet => {
+                    quiet = false;
+                    self.tell_what_is_sent(stub);
+                }
                 () = &mut beaten => {
                     beaten.set(cluster.beaten());
                     beats = beats.wrapping_add(1);
@@ -289,6 +306,20 @@ impl Talk<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells whoever waits at a terminal, once a session and node, that the walk waits for a transfer.
+    fn tell_what_is_sent(&self, stub: &Stub) {
+        let sent = self.link.bytes().0 - self.sent_before;
+        let node = &self.link.peer;
+        if sent >= NEWS_BYTES_MIN && self.session.is_first_news_of(node) {
+            let megabytes = sent / 1_000_000;
+            let text = format!(
+                "oswalk: sending the files that {node} lacks: {megabytes} MB in the first {} s\n",
+                NEWS_AFTER.as_secs()
+            );
+            stub.output.send(door::Kind::Data, STDERR, text.into_bytes());
         }
     }
 

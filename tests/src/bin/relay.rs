@@ -1,8 +1,10 @@
 //! `oswalk-relay`: a TCP relay that adds delay, so that a lab on one machine has distance in it.
 //!
-//! Every byte waits the given time in each direction; order, half-close and throughput stay as they
-//! were. It stands in for a long cable, not for a bad one: nothing is lost, nothing is reordered.
-//! Only `scripts/lab up --rtt` starts it. Not modelled: the handshake of TCP itself is not delayed.
+//! Every byte waits the given time in each direction; order and half-close stay as they were, and so
+//! does throughput unless `--mbit` limits it, for all connections together and in each direction apart.
+//! It stands in for a long or a thin cable, not for a bad one: nothing is lost, nothing is reordered.
+//! Only `scripts/lab up --rtt` and `--mbit` start it. Not modelled: the handshake of TCP itself is not
+//! delayed.
 #![expect(clippy::print_stderr, reason = "a program of the lab: its messages go to a log file")]
 
 use std::collections::VecDeque;
@@ -19,7 +21,14 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// What one direction may hold back: 2.5 Gbit/s at 200 ms. Beyond it the sender feels the pressure.
 const BUFFERED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-const USAGE: &str = "usage: oswalk-relay --listen IP:PORT --to IP:PORT --delay-ms N";
+/// One read where throughput is limited: 2.6 ms at 50 Mbit/s.
+const THIN_CHUNK_BYTES: usize = 16 * 1024;
+
+/// What a sender may have in the kernel's buffers of a limited relay: it shall not take a buffer for the link.
+const THIN_BUFFER_BYTES: usize = 64 * 1024;
+
+const USAGE: &str =
+    "usage: oswalk-relay --listen IP:PORT --to IP:PORT --delay-ms N [--mbit MBIT_PER_SECOND]";
 
 fn main() -> ExitCode {
     match Options::parse(std::env::args().skip(1)).and_then(|options| run(&options)) {
@@ -36,12 +45,60 @@ fn main() -> ExitCode {
 struct Options {
     listen: SocketAddr,
     to: SocketAddr,
+    cable: Cable,
+}
+
+/// What a connection goes through.
+#[derive(Debug, Clone, Default)]
+struct Cable {
+    /// What each byte waits, each way.
     delay: Duration,
+    /// One for each way, if throughput is limited.
+    pace: Option<[Arc<Pace>; 2]>,
+}
+
+/// One way's throughput, shared by all connections.
+#[derive(Debug)]
+struct Pace {
+    bytes_per_second: f64,
+    /// Until when the cable is taken.
+    free_at: Mutex<Instant>,
+}
+
+impl Pace {
+    fn new(bytes_per_second: f64) -> Arc<Self> {
+        Arc::new(Self { bytes_per_second, free_at: Mutex::new(Instant::now()) })
+    }
+
+    /// Waits until the cable has taken this many bytes.
+    fn take(&self, bytes: usize) {
+        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        #[expect(clippy::cast_precision_loss, reason = "a chunk is small")]
+        let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+        *free_at = Instant::now().max(*free_at) + takes;
+        let until = *free_at;
+        drop(free_at);
+        thread::sleep(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+impl Cable {
+    /// Returns how much is read at once, and what a way may hold back: twice what is on its way.
+    fn sizes(&self) -> (usize, usize) {
+        let Some([pace, _]) = &self.pace else { return (CHUNK_BYTES, BUFFERED_BYTES_MAX) };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is bounded"
+        )]
+        let on_its_way = (pace.bytes_per_second * self.delay.as_secs_f64()) as usize;
+        (THIN_CHUNK_BYTES, (2 * on_its_way + 2 * THIN_CHUNK_BYTES).min(BUFFERED_BYTES_MAX))
+    }
 }
 
 impl Options {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let (mut listen, mut to, mut delay) = (None, None, None);
+        let (mut listen, mut to, mut delay, mut pace) = (None, None, None, None);
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| format!("{name} needs a value; {USAGE}"))?;
             let bad = |error: &dyn std::fmt::Display| format!("{name} {value}: {error}");
@@ -52,11 +109,20 @@ impl Options {
                     let ms: f64 = value.parse().map_err(|e| bad(&e))?;
                     delay = Some(Duration::try_from_secs_f64(ms / 1e3).map_err(|e| bad(&e))?);
                 }
+                "--mbit" => {
+                    let mbit: f64 = value.parse().map_err(|e| bad(&e))?;
+                    if !(0.01..=100_000.0).contains(&mbit) {
+                        return Err(bad(&"a number from 0.01 to 100000 is wanted"));
+                    }
+                    pace = Some([(); 2].map(|()| Pace::new(mbit * 1e6 / 8.0)));
+                }
                 _ => return Err(format!("unknown option {name}; {USAGE}")),
             }
         }
         match (listen, to, delay) {
-            (Some(listen), Some(to), Some(delay)) => Ok(Self { listen, to, delay }),
+            (Some(listen), Some(to), Some(delay)) => {
+                Ok(Self { listen, to, cable: Cable { delay, pace } })
+            }
             _ => Err(USAGE.to_owned()),
         }
     }
@@ -65,14 +131,17 @@ impl Options {
 fn run(options: &Options) -> Result<(), String> {
     let listener = TcpListener::bind(options.listen)
         .map_err(|e| format!("failed to listen on {}: {e}", options.listen))?;
-    serve(&listener, options.to, options.delay);
+    serve(&listener, options.to, &options.cable);
     Ok(())
 }
 
-fn serve(listener: &TcpListener, to: SocketAddr, delay: Duration) {
+fn serve(listener: &TcpListener, to: SocketAddr, cable: &Cable) {
     loop {
         match listener.accept() {
-            Ok((client, _)) => drop(thread::spawn(move || relay(client, to, delay))),
+            Ok((client, _)) => {
+                let cable = cable.clone();
+                thread::spawn(move || relay(client, to, &cable));
+            }
             Err(error) => {
                 eprintln!("oswalk-relay: failed to accept: {error}");
                 thread::sleep(Duration::from_millis(50));
@@ -82,36 +151,55 @@ fn serve(listener: &TcpListener, to: SocketAddr, delay: Duration) {
 }
 
 /// A client whose target is away sees its own connection end: that is all a relay can tell it.
-fn relay(client: TcpStream, to: SocketAddr, delay: Duration) {
-    if let Err(error) = TcpStream::connect(to).and_then(|target| join(client, target, delay)) {
+fn relay(client: TcpStream, to: SocketAddr, cable: &Cable) {
+    if let Err(error) = TcpStream::connect(to).and_then(|target| join(client, target, cable)) {
         eprintln!("oswalk-relay: {to}: {error}");
     }
 }
 
-fn join(client: TcpStream, target: TcpStream, delay: Duration) -> io::Result<()> {
-    client.set_nodelay(true)?;
-    target.set_nodelay(true)?;
+fn join(client: TcpStream, target: TcpStream, cable: &Cable) -> io::Result<()> {
+    for socket in [&client, &target] {
+        socket.set_nodelay(true)?;
+        if cable.pace.is_some() {
+            rustix::net::sockopt::set_socket_recv_buffer_size(socket, THIN_BUFFER_BYTES)?;
+            rustix::net::sockopt::set_socket_send_buffer_size(socket, THIN_BUFFER_BYTES)?;
+        }
+    }
     let back = (target.try_clone()?, client.try_clone()?);
-    let backward = thread::spawn(move || carry(back.0, back.1, delay));
-    carry(client, target, delay);
+    let (there, again) = (cable.clone(), cable.clone());
+    let backward = thread::spawn(move || carry(back.0, back.1, again, 1));
+    carry(client, target, there, 0);
     let _ = backward.join();
     Ok(())
 }
 
 /// Carries one direction until its end, with a thread that reads and one that writes.
-fn carry(from: TcpStream, to: TcpStream, delay: Duration) {
-    let queue = Arc::new(Queue::default());
+fn carry(from: TcpStream, to: TcpStream, cable: Cable, way: usize) {
+    let (chunk_bytes, buffered_bytes_max) = cable.sizes();
+    let queue = Arc::new(Queue::new(buffered_bytes_max));
     let filled = Arc::clone(&queue);
-    let reader = thread::spawn(move || fill(from, &filled, delay));
+    let pace = cable.pace.map(|ways| Arc::clone(&ways[way]));
+    let reader =
+        thread::spawn(move || fill(from, &filled, cable.delay, pace.as_deref(), chunk_bytes));
     drain(to, &queue);
     let _ = reader.join();
 }
 
-fn fill(mut from: TcpStream, queue: &Queue, delay: Duration) {
-    let mut chunk = vec![0; CHUNK_BYTES];
+/// What has gone through the thin part of the cable is on its way for the delay.
+fn fill(
+    mut from: TcpStream,
+    queue: &Queue,
+    delay: Duration,
+    pace: Option<&Pace>,
+    chunk_bytes: usize,
+) {
+    let mut chunk = vec![0; chunk_bytes];
     loop {
         // An error ends the direction as an end of file does: what was read still arrives.
         let count = from.read(&mut chunk).unwrap_or(0);
+        if let Some(pace) = pace {
+            pace.take(count);
+        }
         let taken = queue.push(Instant::now() + delay, chunk[..count].to_vec());
         if count == 0 || !taken {
             let _ = from.shutdown(Shutdown::Read);
@@ -138,10 +226,10 @@ fn drain(mut to: TcpStream, queue: &Queue) {
 }
 
 /// Chunks with the time at which each is due; an empty chunk is the end.
-#[derive(Default)]
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    bytes_max: usize,
 }
 
 #[derive(Default)]
@@ -152,10 +240,14 @@ struct State {
 }
 
 impl Queue {
+    fn new(bytes_max: usize) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), bytes_max }
+    }
+
     /// Waits for room; returns false when nobody will take the chunk any more.
     fn push(&self, due: Instant, chunk: Vec<u8>) -> bool {
         let mut state = self.lock();
-        while state.bytes >= BUFFERED_BYTES_MAX && !state.closed {
+        while state.bytes >= self.bytes_max && !state.closed {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.bytes += chunk.len();
@@ -191,7 +283,7 @@ mod tests {
     use super::*;
 
     /// A relay in front of a server that answers with everything it got, once it has all of it.
-    fn relayed(delay: Duration) -> TcpStream {
+    fn relayed(cable: Cable) -> TcpStream {
         let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let to = server.local_addr().expect("an address");
         thread::spawn(move || {
@@ -202,17 +294,16 @@ mod tests {
         });
         let front = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = front.local_addr().expect("an address");
-        thread::spawn(move || serve(&front, to, delay));
+        thread::spawn(move || serve(&front, to, &cable));
         TcpStream::connect(address).expect("the relay listens")
     }
 
-    #[test]
-    fn half_close_and_order_survive_and_each_way_costs_the_delay() {
-        let sent: Vec<u8> = (0u32..1 << 18).flat_map(u32::to_le_bytes).collect();
-        let mut client = relayed(Duration::from_millis(40));
+    /// Sends these bytes and their end, and returns how long it took until they were back.
+    fn there_and_back(sent: &[u8], cable: Cable) -> Duration {
+        let mut client = relayed(cable);
         let start = Instant::now();
         let mut writer = client.try_clone().expect("a second handle");
-        let bytes = sent.clone();
+        let bytes = sent.to_vec();
         thread::spawn(move || {
             writer.write_all(&bytes).expect("the relay reads");
             writer.shutdown(Shutdown::Write).expect("half-close");
@@ -220,9 +311,23 @@ mod tests {
         let mut got = Vec::new();
         client.read_to_end(&mut got).expect("the answer");
         assert!(got == sent, "{} bytes of {} came back", got.len(), sent.len());
-        let took = start.elapsed();
+        start.elapsed()
+    }
+
+    #[test]
+    fn half_close_and_order_survive_and_each_way_costs_the_delay() {
+        let sent: Vec<u8> = (0u32..1 << 18).flat_map(u32::to_le_bytes).collect();
+        let cable = Cable { delay: Duration::from_millis(40), pace: None };
+        let took = there_and_back(&sent, cable);
         assert!(took >= Duration::from_millis(80), "{took:?} is shorter than two delays");
         assert!(took < Duration::from_secs(5), "{took:?} is far longer than two delays");
+    }
+
+    #[test]
+    fn a_thin_cable_takes_its_time_each_way() {
+        let pace = Some([(); 2].map(|()| Pace::new(1e6)));
+        let took = there_and_back(&vec![7; 200_000], Cable { delay: Duration::ZERO, pace });
+        assert!(took >= Duration::from_millis(400), "{took:?} for 200 kB at 1 MB/s, each way");
     }
 
     #[test]
@@ -230,7 +335,7 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
         let front = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = front.local_addr().expect("an address");
-        thread::spawn(move || serve(&front, gone, Duration::ZERO));
+        thread::spawn(move || serve(&front, gone, &Cable::default()));
         let mut client = TcpStream::connect(address).expect("the relay listens");
         assert_eq!(client.read(&mut [0; 1]).expect("an end of file"), 0);
     }
@@ -242,6 +347,7 @@ mod tests {
         };
         assert!(parse("--listen nonsense").contains("--listen nonsense"));
         assert!(parse("--delay-ms -1").contains("--delay-ms -1"));
+        assert!(parse("--mbit 0").contains("--mbit 0"));
         assert!(parse("--to 127.0.0.1:1").contains("usage"));
         assert!(parse("--what 1").contains("--what"));
     }
