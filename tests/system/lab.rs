@@ -147,13 +147,18 @@ impl Up {
         command
     }
 
+    /// Returns the network namespace of a node.
+    pub(crate) fn network(&self, node: &str) -> PathBuf {
+        format!("/run/netns/osw-{}-{node}", self.id).into()
+    }
+
     /// Returns a program of OS Walk, or any other, in the network of a node, with the URL of the broker.
     pub(crate) fn inside(&self, node: &str, program: &str) -> Result<Command, String> {
         let password = self.dir.join("lab/password");
         let password = fs::read_to_string(&password)
             .map_err(|error| format!("{}: {error}", password.display()))?;
         let mut command = self.command("nsenter");
-        command.arg(format!("--net=/run/netns/osw-{}-{node}", self.id));
+        command.arg(format!("--net={}", self.network(node).display()));
         command.args(["unshare", "--mount", "--propagation", "slave", "--", program]);
         command.env("OSWALK_BROKER", format!("redis://:{}@10.77.0.1:6379/", password.trim()));
         Ok(command)

@@ -16,6 +16,7 @@ mod faults;
 mod hidden;
 mod interrupts;
 mod lab;
+mod liars;
 mod members;
 mod mounts;
 mod nodes;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         mounts::ALL,
         members::ALL,
         peers::ALL,
+        liars::ALL,
         nodes::ALL,
         sandboxes::ALL,
         sessions::ALL,

@@ -38,19 +38,24 @@ pub(crate) const ALL: &[Test] = &[
 const LIMIT: std::time::Duration = seconds(20);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Secret {
+pub(crate) enum Secret {
     Shared,
     Other,
 }
 
 /// Another agent on the machine of n3, called `odd`; it ends with this.
-struct Odd<'a> {
+pub(crate) struct Odd<'a> {
     up: &'a Up,
     state: PathBuf,
 }
 
 impl<'a> Odd<'a> {
-    fn start(up: &'a Up, state: PathBuf, options: &[&str], secret: Secret) -> Result<Self, String> {
+    pub(crate) fn start(
+        up: &'a Up,
+        state: PathBuf,
+        options: &[&str],
+        secret: Secret,
+    ) -> Result<Self, String> {
         fs::create_dir_all(&state).map_err(|error| error.to_string())?;
         let mut file = up.dir.join("lab/secret");
         if secret == Secret::Other {
@@ -85,7 +90,7 @@ fn said(up: &Up, node: &str) -> Result<[String; 3], String> {
     Ok(["state", "why", "remedy"].map(|field| state[field].as_str().unwrap_or_default().to_owned()))
 }
 
-fn is(up: &Up, node: &str, expected: &str) -> bool {
+pub(crate) fn is(up: &Up, node: &str, expected: &str) -> bool {
     said(up, node).is_ok_and(|[state, ..]| state == expected)
 }
 
@@ -212,7 +217,7 @@ fn thin_link(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let mut relay = up.inside("n3", env!("CARGO_BIN_EXE_oswalk-relay"))?;
     relay.args(["--listen", "10.77.0.13:7710", "--to", "10.77.0.13:7709"]);
-    relay.args(["--delay-ms", "0", "--mbit", "5"]);
+    relay.args(["--delay-ms", "0", "--mbit", "10"]);
     let mut relay = relay.spawn().map_err(|error| format!("oswalk-relay: {error}"))?;
     let checked = (|| {
         let options = ["--listen", "10.77.0.13:7709", "--advertise", "10.77.0.13:7710"];

@@ -1,0 +1,480 @@
+//! A peer that lies: it greets and executes walks as others do, and then says of one that it has changed something
+//! else. Nothing of that may be done at the origin, and the program's own work is done all the same.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread;
+
+use packetfs::change::{Base, ChangeSet, Meta, Op, Placing};
+use packetfs::packet::{Manifest, Packed, PacketRef, reference, split};
+use packetfs::path::TreePath;
+use packetfs::tree::Kind;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use worknode::spec::{Ending, Outcome};
+
+use crate::Test;
+use crate::interrupts::wait_until;
+use crate::lab::{Lab, Up};
+use crate::members::{Odd, Secret, is};
+use crate::report::Report;
+use crate::run::{Run, seconds};
+
+pub(crate) const ALL: &[Test] = &[
+    ("liars::what_no_compile_step_changes", |lab| all_refused(lab, true)),
+    ("liars::what_no_walk_changes", |lab| all_refused(lab, false)),
+];
+
+const LIMIT: std::time::Duration = seconds(20);
+const AGENT: &str = "10.77.0.13:7709";
+const LIAR: &str = "10.77.0.13:7710";
+
+/// Kinds of frames, as docs/protocol.md numbers them.
+const DATA: u8 = 2;
+const PACKETS: u8 = 9;
+const EXIT: u8 = 10;
+/// Bytes of a frame's head.
+const HEAD_BYTES: usize = 8;
+/// The longest payload of one frame.
+const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// What is said of the next walk that ends.
+#[derive(Clone, Default)]
+struct Lie {
+    /// Frames ahead of the walk's exit.
+    ahead: Vec<(u8, Vec<u8>)>,
+    /// The exit, if it is another one than the runner's.
+    exit: Option<Vec<u8>>,
+}
+
+impl Lie {
+    /// The walk has made these changes, of which these are the files' contents.
+    fn of(ops: Vec<Op>, contents: &[&[u8]]) -> Self {
+        let packets: Vec<_> = contents
+            .iter()
+            .flat_map(|content| split(content))
+            .map(|piece| (reference(piece), Packed::plain(piece)))
+            .collect();
+        Self::with_packets(&packets).and_exit(ops, &[])
+    }
+
+    fn with_packets(packets: &[(PacketRef, Packed)]) -> Self {
+        Self { ahead: vec![(PACKETS, encode(&packets))], exit: None }
+    }
+
+    fn and_exit(self, ops: Vec<Op>, offsets: &[(u32, u64)]) -> Self {
+        let outcome = Outcome::Ended(Ending { status: 0, run_us: 1, cpu_us: 1 });
+        let found = ops.iter().filter_map(found).collect();
+        let changes = ChangeSet { ops, found, ..ChangeSet::default() };
+        let exit = encode(&(outcome, changes, offsets, None::<u8>));
+        Self { exit: Some(exit), ..self }
+    }
+}
+
+/// What was there, truly: a lie is not to fail for that.
+fn found(op: &Op) -> Option<(TreePath, Base)> {
+    let path = match op {
+        Op::Rename { from, .. } => from,
+        Op::Remove { path }
+        | Op::Dir { path, .. }
+        | Op::File { path, .. }
+        | Op::Symlink { path, .. }
+        | Op::Link { path, .. }
+        | Op::Special { path, .. } => path,
+    };
+    let base = match fs::symlink_metadata(std::str::from_utf8(path).ok()?) {
+        Err(_) => Base::Nothing,
+        Ok(found) if found.is_dir() => Base::Dir {
+            dev: found.dev(),
+            ino: found.ino(),
+            mode: found.mode() & 0o7777,
+            uid: found.uid(),
+            gid: found.gid(),
+        },
+        Ok(_) => Base::Unknown,
+    };
+    Some((path.clone(), base))
+}
+
+fn encode(message: &impl serde::Serialize) -> Vec<u8> {
+    postcard::to_allocvec(message).expect("a message that can be encoded")
+}
+
+/// Stands before the agent [`AGENT`], under the address [`LIAR`].
+struct Liar {
+    next: Arc<Mutex<Option<Lie>>>,
+}
+
+impl Liar {
+    /// Returns the one that listens in the network of n3 as long as this process lives.
+    fn of(up: &Up) -> Result<&'static Self, String> {
+        static LISTENS: OnceLock<Result<Liar, String>> = OnceLock::new();
+        LISTENS.get_or_init(|| Self::start(up)).as_ref().map_err(Clone::clone)
+    }
+
+    fn start(up: &Up) -> Result<Self, String> {
+        let next: Arc<Mutex<Option<Lie>>> = Arc::default();
+        let network = fs::File::open(up.network("n3")).map_err(|error| error.to_string())?;
+        let (ready_tx, ready_rx) = mpsc::channel();
+        let said = Arc::clone(&next);
+        thread::spawn(move || {
+            let listening = move_into_link_name_space(
+                std::os::fd::AsFd::as_fd(&network),
+                Some(LinkNameSpaceType::Network),
+            )
+            .map_err(io::Error::from)
+            .and_then(|()| TcpListener::bind(LIAR));
+            let listener = match listening {
+                Ok(listener) => listener,
+                Err(error) => return drop(ready_tx.send(Err(format!("{LIAR}: {error}")))),
+            };
+            let _ = ready_tx.send(Ok(()));
+            // Its threads are in that network, too.
+            for caller in listener.incoming().flatten() {
+                let said = Arc::clone(&said);
+                thread::spawn(move || relay(caller, &said));
+            }
+        });
+        ready_rx.recv().map_err(|error| error.to_string())??;
+        Ok(Self { next })
+    }
+
+    fn say(&self, lie: Option<Lie>) -> Option<Lie> {
+        std::mem::replace(&mut *self.next.lock().unwrap_or_else(PoisonError::into_inner), lie)
+    }
+}
+
+fn relay(caller: TcpStream, next: &Mutex<Option<Lie>>) {
+    let Ok(agent) = TcpStream::connect(AGENT) else { return };
+    let (Ok(mut from_caller), Ok(mut to_agent)) = (caller.try_clone(), agent.try_clone()) else {
+        return;
+    };
+    thread::spawn(move || {
+        let _ = io::copy(&mut from_caller, &mut to_agent);
+        let _ = to_agent.shutdown(std::net::Shutdown::Write);
+    });
+    // Who is cut off has lost a runner, as natively.
+    let _ = lie(io::BufReader::new(agent), &caller, next);
+    let _ = caller.shutdown(std::net::Shutdown::Both);
+}
+
+/// Passes on what the agent says, but for what is said of walks that end.
+fn lie(mut agent: impl Read, mut caller: &TcpStream, next: &Mutex<Option<Lie>>) -> io::Result<()> {
+    let mut upgrade = Vec::new();
+    while !upgrade.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        agent.read_exact(&mut byte)?;
+        upgrade.push(byte[0]);
+    }
+    caller.write_all(&upgrade)?;
+    // The callee's hello and its proof.
+    let mut greeting = 2;
+    loop {
+        let (kind, mut message) = read_message(&mut agent)?;
+        const BINARY: u8 = 0x82;
+        if kind == BINARY && greeting > 0 {
+            greeting -= 1;
+        } else if kind == BINARY {
+            message = lied(&message, next);
+        }
+        write_message(caller, kind, &message)?;
+    }
+}
+
+/// Reads a message of a server, which is not masked; whole, as agents send them.
+fn read_message(from: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 2];
+    from.read_exact(&mut head)?;
+    let mut more = [0; 8];
+    let length = match head[1] {
+        126 => {
+            from.read_exact(&mut more[6..])?;
+            u64::from_be_bytes(more)
+        }
+        127 => {
+            from.read_exact(&mut more)?;
+            u64::from_be_bytes(more)
+        }
+        short => u64::from(short),
+    };
+    let mut message = Vec::new();
+    from.take(length).read_to_end(&mut message)?;
+    Ok((head[0], message))
+}
+
+fn write_message(mut to: &TcpStream, kind: u8, message: &[u8]) -> io::Result<()> {
+    let mut out = vec![kind];
+    if let Ok(short) = u8::try_from(message.len())
+        .map_err(drop)
+        .and_then(|length| if length < 126 { Ok(length) } else { Err(()) })
+    {
+        out.push(short);
+    } else {
+        out.push(127);
+        out.extend((message.len() as u64).to_be_bytes());
+    }
+    out.extend(message);
+    to.write_all(&out)
+}
+
+/// Returns a message whose exits say what is to be said.
+fn lied(message: &[u8], next: &Mutex<Option<Lie>>) -> Vec<u8> {
+    let (mut rest, mut out) = (message, Vec::new());
+    while let Some((head, after)) = rest.split_first_chunk::<HEAD_BYTES>() {
+        let length = u32::from_le_bytes([head[1], head[2], head[3], 0]) as usize;
+        let (payload, after) = after.split_at(length.min(after.len()));
+        rest = after;
+        let stream = [head[4], head[5], head[6], head[7]];
+        let lie = (head[0] == EXIT)
+            .then(|| next.lock().unwrap_or_else(PoisonError::into_inner).take())
+            .flatten()
+            .unwrap_or_default();
+        for (kind, said) in &lie.ahead {
+            frame(*kind, stream, said, &mut out);
+        }
+        frame(head[0], stream, lie.exit.as_deref().unwrap_or(payload), &mut out);
+    }
+    out
+}
+
+fn frame(kind: u8, stream: [u8; 4], payload: &[u8], out: &mut Vec<u8>) {
+    const MORE: u8 = 0x80;
+    let mut rest = payload;
+    loop {
+        let (piece, after) = rest.split_at(rest.len().min(PAYLOAD_BYTES_MAX));
+        out.push(kind & !MORE | if after.is_empty() { kind & MORE } else { MORE });
+        out.extend(&u32::try_from(piece.len()).expect("a short piece").to_le_bytes()[..3]);
+        out.extend(stream);
+        out.extend(piece);
+        rest = after;
+        if rest.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Directories in which others are at work meanwhile.
+const SHARED: [&str; 4] = ["/run", "/dev", "/proc", "/sys"];
+
+/// What there is under a name, and in it if it is a directory.
+fn state(path: &Path) -> String {
+    let Ok(found) = fs::symlink_metadata(path) else { return "nothing".to_owned() };
+    let names = || {
+        let mut names: Vec<_> =
+            fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
+        names.sort();
+        format!("{names:?}")
+    };
+    let xattrs = || {
+        let mut names = [0; 4096];
+        let count = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
+        String::from_utf8_lossy(&names[..count]).into_owned()
+    };
+    let content = match found.is_dir() {
+        true if SHARED.iter().any(|shared| path == Path::new(shared)) => String::new(),
+        true => names(),
+        false if found.is_file() => format!("{:?}", fs::read(path)),
+        false => format!("{:?}", fs::read_link(path).ok()),
+    };
+    let (mode, owner, device) = (found.mode(), (found.uid(), found.gid()), found.rdev());
+    format!("mode {mode:o}, owner {owner:?}, device {device}, {}: {content}", xattrs())
+}
+
+/// A lie, and what stays as it is.
+struct Attempt {
+    name: &'static str,
+    lie: Lie,
+    spared: Vec<PathBuf>,
+}
+
+fn meta(mode: u32) -> Meta {
+    Meta { mode, uid: 0, gid: 0, mtime: None, xattrs: Vec::new(), without: Vec::new() }
+}
+
+fn tree(path: &Path) -> TreePath {
+    TreePath::try_from(path.as_os_str().as_encoded_bytes()).expect("a sound path")
+}
+
+fn file(path: &Path, meta: Meta, content: &[u8], placing: Placing) -> Op {
+    Op::File { path: tree(path), meta, manifest: Manifest::of(content), placing }
+}
+
+/// What would go with `/run`.
+const IN_RUN: &str = "/run/oswalk-liars";
+
+/// Device 1:3, as `stat` shows it.
+const NULL: u64 = 0x103;
+const TEXT: &[u8] = b"a lie\n";
+
+/// Makes what is to be spared in a walk's directory, and lists what is said.
+fn attempts(up: &Up, dir: &Path, compiles: bool) -> Result<Vec<Attempt>, String> {
+    let made = |path: &Path| -> Result<PathBuf, String> {
+        let write = || {
+            fs::create_dir_all(path.parent().unwrap_or(path))?;
+            fs::write(path, "as it was\n")
+        };
+        write().map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path.to_owned())
+    };
+    let beside = dir.parent().unwrap_or(dir).join("liars-beside");
+    let new = |name: &str| dir.join(name);
+    let fresh = |path: &Path| Lie::of(vec![file(path, meta(0o644), TEXT, Placing::Fresh)], &[TEXT]);
+    let special = |path: &Path, kind| {
+        Lie::of(vec![Op::Special { path: tree(path), kind, rdev: NULL, meta: meta(0o666) }], &[])
+    };
+    let with_xattr = |path: &Path, name: &[u8]| {
+        let meta = Meta { xattrs: vec![(name.to_vec(), vec![1, 0, 0, 2])], ..meta(0o755) };
+        Lie::of(vec![file(path, meta, TEXT, Placing::Fresh)], &[TEXT])
+    };
+    let mut all: Vec<Attempt> = Vec::new();
+    let mut add = |name, lie, spared: &[&Path]| {
+        let spared = spared.iter().map(|path| path.to_path_buf()).collect();
+        all.push(Attempt { name, lie, spared });
+    };
+    // What no walk whatsoever may do.
+    let device = new("device");
+    add("a device", special(&device, Kind::Char), &[&device]);
+    add("a device that is said to be a file", special(&device, Kind::File), &[&device]);
+    add("a device that is said to be a directory", special(&device, Kind::Dir), &[&device]);
+    add("a disk", special(&device, Kind::Block), &[&device]);
+    let program = new("program");
+    add("capabilities of a file", with_xattr(&program, b"security.capability"), &[&program]);
+    add("a trusted attribute", with_xattr(&program, b"trusted.overlay.opaque"), &[&program]);
+    let key = made(&new("home/.ssh/authorized_keys"))?;
+    let home = new("home");
+    add("a file in a hidden directory", fresh(&key), &[&key]);
+    add("a new file in a hidden directory", fresh(&new("home/.ssh/config")), &[&home, &key]);
+    let removed = Lie::of(vec![Op::Remove { path: tree(&new("home/.ssh")) }], &[]);
+    add("a hidden directory is removed", removed, &[&home, &key]);
+    let renamed = Op::Rename { from: tree(&new("home/.ssh")), to: tree(&new("shown")) };
+    add("a hidden directory is renamed", Lie::of(vec![renamed], &[]), &[&home, &key]);
+    let renamed = Op::Rename { from: tree(&home), to: tree(&new("house")) };
+    let link = Op::Link { path: tree(&new("loot")), to: tree(&new("house/.ssh/authorized_keys")) };
+    add(
+        "a hidden file gets another name",
+        Lie::of(vec![renamed, link], &[]),
+        &[&key, &new("loot")],
+    );
+    let state_dir = up.state("origin");
+    add(
+        "a file in the agent's directory",
+        fresh(&state_dir.join("planted")),
+        &[&state_dir.join("planted")],
+    );
+    add("a journal", fresh(&state_dir.join("journal")), &[&state_dir.join("journal")]);
+    let moved = Op::Rename { from: tree(&state_dir), to: tree(&new("state")) };
+    add(
+        "the agent's directory is moved",
+        Lie::of(vec![moved], &[]),
+        &[&state_dir.join("pid"), &new("state")],
+    );
+    for dir in SHARED {
+        let dir = Path::new(dir);
+        let planted = dir.join("oswalk-liar");
+        add("a file where the system's own are", fresh(&planted), &[&planted]);
+        let closed = Op::Dir { path: tree(dir), meta: meta(0o700), replaces: false };
+        add("the mode of a directory of the system's", Lie::of(vec![closed], &[]), &[dir]);
+    }
+    let removed = Lie::of(vec![Op::Remove { path: tree(Path::new("/run")) }], &[]);
+    add("a directory of the system's is removed", removed, &[&made(Path::new(IN_RUN))?]);
+    let comm = PathBuf::from(format!("/proc/{}/comm", std::process::id()));
+    for placing in [Placing::Over { base: None }, Placing::Behind(0)] {
+        let lie = Lie::of(vec![file(&comm, meta(0o644), TEXT, placing)], &[TEXT]);
+        add("a file of a process", lie, &[&comm]);
+    }
+    let kept = made(&new("kept"))?;
+    let far = vec![file(&kept, meta(0o644), TEXT, Placing::Behind(1 << 42))];
+    add("text far behind a file's end", Lie::of(far, &[TEXT]), &[&kept]);
+    let missing = vec![file(&kept, meta(0o644), b"never sent\n", Placing::Fresh)];
+    add("a file whose content is not sent", Lie::of(missing, &[]), &[&kept]);
+    let other = [(reference(TEXT), Packed::plain(b"a lye\n"))];
+    let said = vec![file(&kept, meta(0o644), TEXT, Placing::Fresh)];
+    add("content that is another", Lie::with_packets(&other).and_exit(said, &[]), &[&kept]);
+    let none = [(PacketRef { bytes: 0, ..reference(TEXT) }, Packed::plain(&vec![7; 1 << 20]))];
+    add("packets that claim to have no bytes", Lie::with_packets(&none), &[&kept]);
+    let flood = vec![(DATA, [&[1][..], &[b'x'; 60_000]].concat()); 200];
+    add("output without end", Lie { ahead: flood, exit: None }, &[&kept]);
+    add("an exit that is none", Lie { ahead: Vec::new(), exit: Some(vec![0xff; 40]) }, &[&kept]);
+    std::os::unix::fs::symlink(beside.join("through"), new("leads-away"))
+        .map_err(|error| error.to_string())?;
+    fs::create_dir_all(beside.join("through")).map_err(|error| error.to_string())?;
+    let through = beside.join("through/file");
+    add("a file behind a link", fresh(&new("leads-away/file")), &[&through]);
+    if compiles {
+        // What this walk may not.
+        let out = made(&beside.join("file"))?;
+        add("a file of another directory", fresh(&out), &[&out]);
+        add("a new file in another directory", fresh(&beside.join("new")), &[&beside.join("new")]);
+        let removed = Lie::of(vec![Op::Remove { path: tree(&beside) }], &[]);
+        add("another directory is removed", removed, &[&beside]);
+        let planted = Path::new("/etc/oswalk-liar");
+        add("a file in /etc", fresh(planted), &[planted]);
+        let opened = Op::Dir { path: tree(&beside), meta: meta(0o777), replaces: false };
+        add("the mode of another directory", Lie::of(vec![opened], &[]), &[&beside]);
+        let set_id = vec![file(&program, meta(0o4755), TEXT, Placing::Fresh)];
+        add("a program that makes its user root", Lie::of(set_id, &[TEXT]), &[&program]);
+        let link = Op::Link { path: tree(&new("loot")), to: tree(&out) };
+        add("another name of a file elsewhere", Lie::of(vec![link], &[]), &[&new("loot")]);
+        let taken = Op::Rename { from: tree(&out), to: tree(&new("taken")) };
+        add("a file elsewhere is taken", Lie::of(vec![taken], &[]), &[&out, &new("taken")]);
+    }
+    Ok(all)
+}
+
+fn all_refused(lab: &Lab, compiles: bool) -> Result<(), String> {
+    let (up, _alone) = lab.alone()?;
+    let liar = Liar::of(up)?;
+    let options = ["--listen", AGENT, "--advertise", LIAR];
+    let name = if compiles { "liars-compile" } else { "liars-any" };
+    let _odd = Odd::start(up, up.fresh(&format!("{name}-state"))?, &options, Secret::Shared)?;
+    let dir = up.fresh(name)?;
+    fs::write(dir.join("a.c"), "int f(void) { return 7; }\n").map_err(|error| error.to_string())?;
+    let walk = |lie: Option<Lie>| -> Result<(Run, Report), String> {
+        // After a lie it may not be spoken to for a moment.
+        wait_until("it is alive", || is(up, "odd", "alive"))?;
+        let _ = fs::remove_file(dir.join("a.o"));
+        liar.say(lie);
+        let report = dir.join("report.json");
+        let mut command = up.exec(&report);
+        command.args(["--on", "odd"]);
+        match compiles {
+            true => command.args(["--", "gcc", "-c", "a.c"]),
+            false => command.args(["--walk-all", "--", "/bin/cp", "a.c", "a.o"]),
+        };
+        command.current_dir(&dir);
+        let run = Run::of(command, LIMIT)?;
+        Ok((run, Report::read(&report)?))
+    };
+    let program = if compiles { "gcc" } else { "cp" };
+    // What it says is heard: this much it may say.
+    let believed = dir.join("believed");
+    let lie = Lie::of(vec![file(&believed, meta(0o644), TEXT, Placing::Fresh)], &[TEXT]);
+    let (run, report) = walk(Some(lie))?;
+    if !run.succeeded()
+        || !report.walked(program)
+        || fs::read(&believed).ok().as_deref() != Some(TEXT)
+    {
+        return Err(format!("what it may say is not done: {run}, stays {:?}", report.stays));
+    }
+    let mut failures = Vec::new();
+    for Attempt { name, lie, spared } in attempts(up, &dir, compiles)? {
+        let states = || spared.iter().map(|path| state(path)).collect::<Vec<_>>();
+        let before = states();
+        let (run, report) = walk(Some(lie))?;
+        let after = states();
+        if liar.say(None).is_some() {
+            failures.push(format!("{name}: it was not said: {run}, stays {:?}", report.stays));
+        }
+        if before != after {
+            failures.push(format!("{name}: {spared:?} was {before:?} and is {after:?}"));
+        }
+        if !run.succeeded() || !dir.join("a.o").exists() {
+            failures.push(format!("{name}: the program's own work is not done: {run}"));
+        }
+    }
+    let _ = fs::remove_file(IN_RUN);
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
