@@ -12,8 +12,9 @@ mod found;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
@@ -147,7 +148,7 @@ fn visit_dir(
     let lower = at.as_deref().and_then(|at| (reading.lower_attr)(at));
     let lower = lower.filter(|lower| lower.kind == Kind::Dir);
     let replaces = opaque && lower.is_some();
-    let mut meta = meta(dir, attr, reading)?;
+    let mut meta = meta((dir, b"."), dir, attr, reading)?;
     // The time of a directory that is only on the way to a change is not the walk's doing, also if
     // somebody else has changed it since (a time that was copied up differs from the time of that); that of
     // a sticky one, such as /tmp, is everybody's.
@@ -277,16 +278,18 @@ fn content(
     match attr.kind {
         Kind::File => {
             let file = open(dir, name, OFlag::O_RDONLY)?;
-            let meta = meta(&file, attr, reading)?;
+            let meta = meta((dir, name), &file, attr, reading)?;
             let (file, packet) = (File::from(file), &mut reading.packet);
             let manifest = packet::split_file(&file, attr.bytes, attr.blocks, packet)?;
             Ok((Body::File(manifest), meta))
         }
         Kind::Symlink => {
             let target = readlinkat(dir.as_fd(), OsStr::from_bytes(name))?.as_bytes().to_vec();
-            Ok((Body::Symlink(target), meta_without_xattrs(attr, reading)))
+            Ok((Body::Symlink(target), meta_without_xattrs((dir, name), attr, reading)))
         }
-        kind => Ok((Body::Special(kind, attr.rdev), meta_without_xattrs(attr, reading))),
+        kind => {
+            Ok((Body::Special(kind, attr.rdev), meta_without_xattrs((dir, name), attr, reading)))
+        }
     }
 }
 
@@ -306,8 +309,13 @@ fn redirected(above: Option<&[u8]>, mark: &[u8]) -> Option<Bytes> {
     if mark.starts_with(b"/") { Some(mark.to_vec()) } else { Some(join(above?, mark)) }
 }
 
-fn meta(node: &OwnedFd, attr: &Attr, reading: &Reading<'_>) -> io::Result<Meta> {
-    let mut meta = meta_without_xattrs(attr, reading);
+fn meta(
+    place: (&OwnedFd, &[u8]),
+    node: &OwnedFd,
+    attr: &Attr,
+    reading: &Reading<'_>,
+) -> io::Result<Meta> {
+    let mut meta = meta_without_xattrs(place, attr, reading);
     for name in xattr::list(node)? {
         // The overlay's own marks; everything else is the walk's.
         if !name.starts_with(b"trusted.overlay.")
@@ -319,22 +327,31 @@ fn meta(node: &OwnedFd, attr: &Attr, reading: &Reading<'_>) -> io::Result<Meta> 
     Ok(meta)
 }
 
-fn meta_without_xattrs(attr: &Attr, reading: &Reading<'_>) -> Meta {
+fn meta_without_xattrs((dir, name): (&OwnedFd, &[u8]), attr: &Attr, reading: &Reading<'_>) -> Meta {
     let (mode, uid, gid) = (attr.mode, attr.uid, attr.gid);
-    let mtime = Some(mtime(attr, reading.began, reading.ended, reading.is_shown));
+    let is_copied = |time| (reading.is_shown)(time) && made(dir, name) != Some(time);
+    let mtime = Some(mtime(attr, reading.began, reading.ended, &is_copied));
     Meta { mode, uid, gid, mtime, xattrs: Vec::new(), without: Vec::new() }
 }
 
 /// Tells whether a time was given by the walk, or came about by writing while it ran.
 ///
 /// The origin's clock may be ahead of the runner's: a time copied from a file of the origin can lie
-/// within the time of the walk. It differs from the time at which it was set, which writing does not.
-fn mtime(attr: &Attr, began: Time, ended: Time, is_shown: &dyn Fn(Time) -> bool) -> Mtime {
-    let is_copied = || attr.mtime != attr.ctime && is_shown(attr.mtime);
+/// within the time of the walk. It differs from the time at which it was set, which writing does not,
+/// and from the time at which the file was made, even where both machines have one clock.
+fn mtime(attr: &Attr, began: Time, ended: Time, is_copied: &dyn Fn(Time) -> bool) -> Mtime {
+    let is_copied = || attr.mtime != attr.ctime && is_copied(attr.mtime);
     match attr.mtime.nanos_since(began) {
         Some(nanos) if attr.mtime <= ended && !is_copied() => Mtime::Since(nanos),
         _ => Mtime::Set(attr.mtime),
     }
+}
+
+/// Returns when something was made, if its file system says so.
+fn made(dir: &OwnedFd, name: &[u8]) -> Option<Time> {
+    let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    let found = std::fs::symlink_metadata(Path::new(&path).join(OsStr::from_bytes(name))).ok()?;
+    found.created().ok().map(Time::of)
 }
 
 fn overlay_mark(node: &OwnedFd, mark: &str) -> io::Result<Option<Bytes>> {
@@ -349,6 +366,20 @@ fn open(dir: &OwnedFd, name: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_was_written_when_it_was_made_was_not_given_a_time() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let node = OwnedFd::from(File::open(dir.path()).expect("it is there"));
+        File::create(dir.path().join("new")).expect("a file");
+        let attr = Attr::of(&fstatat(&node, "new", AtFlags::empty()).expect("it is there"));
+        assert_eq!(made(&node, b"new"), Some(attr.mtime));
+        let given = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(7);
+        let file = File::open(dir.path().join("new")).expect("it is there");
+        file.set_modified(given).expect("ours");
+        assert_eq!(made(&node, b"new"), Some(attr.mtime));
+        assert_eq!(made(&node, b"absent"), None);
+    }
 
     #[test]
     fn times_that_were_set_are_told_from_those_that_came_about() {
