@@ -299,7 +299,13 @@ impl State {
                 Job::Ask { reader, question: Question { stream, ask, walks }, out_tx } => {
                     self.join(reader, &out_tx);
                     self.note(reader, &walks, &ask);
-                    let answer = self.answer(reader, ask);
+                    let mut answer = self.answer(reader, &ask);
+                    // What was mounted before it was read may have shown what is hidden elsewhere.
+                    if self.mounts.has_changed() {
+                        self.quiet.mounted.store(true, Ordering::SeqCst);
+                        self.drain();
+                        answer = self.answer(reader, &ask);
+                    }
                     let payload = message::encode(&answer);
                     // They were true before the answer.
                     self.tell_changes(reader);
@@ -351,11 +357,11 @@ impl State {
         });
     }
 
-    fn answer(&mut self, reader: ReaderId, ask: Ask) -> Answer {
+    fn answer(&mut self, reader: ReaderId, ask: &Ask) -> Answer {
         let answered = match ask {
-            Ask::Listing(path) => self.list(reader, &path),
-            Ask::Content(path) => self.content(reader, &path),
-            Ask::Packets(path, wanted) => self.packets(&path, &wanted),
+            Ask::Listing(path) => self.list(reader, path),
+            Ask::Content(path) => self.content(reader, path),
+            Ask::Packets(path, wanted) => self.packets(path, wanted),
         };
         answered.unwrap_or_else(|errno| Answer::Failed(errno as i32))
     }

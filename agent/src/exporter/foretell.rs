@@ -104,7 +104,7 @@ impl State {
                 if telling.bytes > BYTES_MAX {
                     return;
                 }
-                let told = match self.answer(reader, ask.clone()) {
+                let told = match self.answer(reader, &ask) {
                     Answer::Failed(_) => continue,
                     answer => Told { ask, answer },
                 };

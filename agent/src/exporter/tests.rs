@@ -22,7 +22,10 @@ impl Runner {
     }
 
     fn ask(&self, exporter: &ExporterHandle, dir: &Path) {
-        let ask = Ask::Listing(dir.as_os_str().as_bytes().try_into().expect("a sound path"));
+        self.ask_for(exporter, Ask::Listing(tree(dir)));
+    }
+
+    fn ask_for(&self, exporter: &ExporterHandle, ask: Ask) {
         let question = Question { stream: 1, ask, walks: Vec::new() };
         exporter.ask(self.number, question, self.out_tx.clone());
     }
@@ -31,8 +34,40 @@ impl Runner {
         self.out_rx.recv().await.expect("the exporter lives").kind
     }
 
+    /// Returns the next answer; what was changed before it is told ahead of it.
+    async fn answer(&mut self) -> Answer {
+        loop {
+            let frame = self.out_rx.recv().await.expect("the exporter lives");
+            if frame.kind == Kind::Answer {
+                return postcard::from_bytes(&frame.payload).expect("an answer");
+            }
+        }
+    }
+
     fn has_more(&mut self) -> bool {
         self.out_rx.try_recv().is_ok()
+    }
+}
+
+fn tree(path: &Path) -> TreePath {
+    path.as_os_str().as_bytes().try_into().expect("a sound path")
+}
+
+/// A directory that is seen at another path, too, until this is dropped.
+struct Bound<'a>(&'a Path);
+
+impl<'a> Bound<'a> {
+    fn new(dir: &Path, point: &'a Path) -> Self {
+        let none: Option<&str> = None;
+        nix::mount::mount(Some(dir), point, none, nix::mount::MsFlags::MS_BIND, none)
+            .expect("a test of mounts runs as root");
+        Self(point)
+    }
+}
+
+impl Drop for Bound<'_> {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0, nix::mount::MntFlags::MNT_DETACH);
     }
 }
 
@@ -95,6 +130,25 @@ fn changes_come_before_an_answer() {
         second.ask(&exporter, dir.path());
         assert_eq!(second.next().await, Kind::Changes, "both in one piece");
         assert_eq!(second.next().await, Kind::Answer);
+    });
+}
+
+/// Between two walks nobody is asked for what has changed.
+#[test]
+fn what_is_hidden_is_hidden_where_it_was_mounted_just_now() {
+    with_exporter(async |exporter, dir| {
+        let [hidden, point] = [".docker", "seen"].map(|name| dir.path().join(name));
+        for dir in [&hidden, &point] {
+            std::fs::create_dir(dir).expect("writable");
+        }
+        std::fs::write(hidden.join("config.json"), "a secret").expect("writable");
+        let mut runner = Runner::new(1);
+        let ask = || Ask::Content(tree(&point.join("config.json")));
+        runner.ask_for(&exporter, ask());
+        assert_eq!(runner.answer().await, Answer::Failed(libc::ENOENT));
+        let _bound = Bound::new(&hidden, &point);
+        runner.ask_for(&exporter, ask());
+        assert_eq!(runner.answer().await, Answer::Failed(libc::EACCES));
     });
 }
 

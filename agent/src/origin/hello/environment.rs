@@ -1,5 +1,7 @@
 //! The environment of a walk.
 
+use std::borrow::Cow;
+
 use worknode::glob;
 use worknode::spec::{Bytes, strings};
 
@@ -8,6 +10,9 @@ use super::variables::{self, Travel, is_for_compilers, parts, travel};
 /// Where a compile step puts temporary files, unless it is told: nobody else has names there that it
 /// would have to look up.
 const TEMPORARY: &[u8] = b"TMPDIR=/dev/shm\0";
+
+/// Variables in which make passes on its flags.
+const MAKE_FLAGS: [&[u8]; 3] = [b"MAKEFLAGS", b"MFLAGS", b"CARGO_MAKEFLAGS"];
 
 /// What a program may read of its environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,8 +124,8 @@ pub(super) fn shipped(
             false
         } else if is_named(&wishes.pass, name) {
             true
-        } else if reader == Reader::Compiler {
-            is_for_compilers(name)
+        } else if reader == Reader::Compiler && !is_for_compilers(name) {
+            false
         } else {
             match travel(variable) {
                 Travel::Goes => true,
@@ -131,11 +136,20 @@ pub(super) fn shipped(
         if !goes {
             continue;
         }
-        if compiles {
-            shipped.extend(without_jobserver(variable));
+        let variable = if compiles { without_jobserver(variable) } else { variable.into() };
+        let variable = if MAKE_FLAGS.contains(&name) {
+            let of_its_own = |definition: &[u8]| match travel(definition) {
+                _ if reader == Reader::Compiler => Ok(false),
+                _ if is_named(&wishes.without, parts(definition).0) => Ok(false),
+                _ if is_named(&wishes.pass, parts(definition).0) => Ok(true),
+                Travel::Secret => Err(String::from_utf8_lossy(parts(definition).0).into_owned()),
+                Travel::Goes | Travel::Local => Ok(true),
+            };
+            with_definitions(&variable, of_its_own)?.into()
         } else {
-            shipped.extend(variable);
-        }
+            variable
+        };
+        shipped.extend_from_slice(&variable);
         shipped.push(0);
     }
     let told = |variable: &[u8]| {
@@ -148,17 +162,47 @@ pub(super) fn shipped(
 }
 
 /// Takes the jobserver's descriptors out of make's flags: they lead to the origin's make.
-fn without_jobserver(variable: &[u8]) -> Bytes {
-    const NAMES: [&[u8]; 3] = [b"MAKEFLAGS=", b"MFLAGS=", b"CARGO_MAKEFLAGS="];
-    if !NAMES.iter().any(|name| variable.starts_with(name)) {
-        return variable.to_vec();
+fn without_jobserver(variable: &[u8]) -> Cow<'_, [u8]> {
+    if !MAKE_FLAGS.contains(&parts(variable).0) {
+        return variable.into();
     }
     let words = variable.split(|&byte| byte == b' ');
     let other = |word: &&[u8]| {
         let flag = word.rsplit(|&byte| byte == b'=').nth(1).unwrap_or_default();
         !flag.ends_with(b"--jobserver-auth") && !flag.ends_with(b"--jobserver-fds")
     };
-    words.filter(other).collect::<Vec<_>>().join(&b' ')
+    words.filter(other).collect::<Vec<_>>().join(&b' ').into()
+}
+
+/// Returns make's flags with those definitions of variables for which `keeps` holds: make passes on what it was given
+/// on its command line (`make TOKEN=x`).
+fn with_definitions(
+    flags: &[u8],
+    keeps: impl Fn(&[u8]) -> Result<bool, String>,
+) -> Result<Bytes, String> {
+    const MARK: &[u8] = b"-- ";
+    let Some(at) = flags.windows(MARK.len()).position(|window| window == MARK) else {
+        return Ok(flags.to_vec());
+    };
+    let mut kept = flags[..at].to_vec();
+    let definitions = flags[at + MARK.len()..].split(|&byte| byte == b' ');
+    // A space within a value has a backslash before it.
+    let mut is_within = false;
+    let mut keeps_it = true;
+    let mut mark = MARK.trim_ascii_end();
+    for piece in definitions {
+        if !is_within {
+            keeps_it = keeps(piece)?;
+        }
+        is_within = piece.ends_with(b"\\");
+        if keeps_it {
+            kept.extend_from_slice(mark);
+            kept.push(b' ');
+            kept.extend_from_slice(piece);
+            mark = b"";
+        }
+    }
+    Ok(kept)
 }
 
 #[cfg(test)]
@@ -228,6 +272,19 @@ mod tests {
         let expected = b"MAKEFLAGS= -j4 -- A=1\0CARGO_MAKEFLAGS=-j\0".as_slice();
         assert_eq!(any(env, true), [expected, TEMPORARY].concat());
         assert_eq!(any(env, false), env);
+    }
+
+    #[test]
+    fn secrets_do_not_travel_in_the_flags_of_make() {
+        let env = b"MAKEFLAGS= -j4 -- A=1\\ x DEPLOY_TOKEN=ghp\\ y B=2\0".as_slice();
+        let ship = |reader, without: &[&str]| {
+            let without = without.iter().map(|&name| name.to_owned()).collect();
+            shipped(env, false, reader, &Wishes { pass: Vec::new(), without })
+        };
+        assert_eq!(ship(Reader::Compiler, &[]), Ok(b"MAKEFLAGS= -j4 \0".to_vec()));
+        assert_eq!(ship(Reader::Anything, &[]), Err("DEPLOY_TOKEN".to_owned()));
+        let kept = b"MAKEFLAGS= -j4 -- A=1\\ x B=2\0".to_vec();
+        assert_eq!(ship(Reader::Anything, &["DEPLOY_TOKEN"]), Ok(kept));
     }
 
     #[test]

@@ -69,7 +69,7 @@ const COMPILERS: [&str; 70] = [
     "ADA_*",
     "SDKROOT",
     "DEVELOPER_DIR",
-    "CUDA_*",
+    "CUDA_PATH*",
     "HIP_*",
     "ROCM_PATH",
     "SCE_*",
@@ -93,7 +93,7 @@ const COMPILERS: [&str; 70] = [
     "SOURCE_DATE_EPOCH",
     "*_DEPLOYMENT_TARGET",
     "RC_DEBUG_OPTIONS",
-    "QA_*",
+    "QA_OVERRIDE_GCC3_OPTIONS",
     "GNUTARGET",
     "MAKEFLAGS",
     "MFLAGS",
@@ -205,7 +205,7 @@ pub(super) fn is_own(name: &[u8]) -> bool {
     name.starts_with(OWN)
 }
 
-/// Tells whether compilers read a variable.
+/// Tells whether compilers read a variable. None asks for a password, whatever its name begins with.
 pub(super) fn is_for_compilers(name: &[u8]) -> bool {
     COMPILERS.iter().map(|pattern| pattern.as_bytes()).any(|pattern| {
         // Most are told by their first letter.
@@ -215,7 +215,7 @@ pub(super) fn is_for_compilers(name: &[u8]) -> bool {
             (_, Some(b'*')) => name.starts_with(&pattern[..pattern.len() - 1]),
             _ => name == pattern,
         }
-    })
+    }) && !has_secret_name(name)
 }
 
 fn has_secret_name(name: &[u8]) -> bool {
@@ -376,7 +376,17 @@ mod tests {
         ] {
             assert!(is_for_compilers(name.as_bytes()), "{name}");
         }
-        for name in ["DISPLAY", "CFLAGS", "GITHUB_TOKEN", "PATHS", "EDITOR"] {
+        for name in [
+            "DISPLAY",
+            "CFLAGS",
+            "GITHUB_TOKEN",
+            "PATHS",
+            "EDITOR",
+            "QA_DB_USER",
+            "LLVM_SECRET_KEY",
+            "GCC_TOKEN",
+            "CUDA_REGISTRY_TOKEN",
+        ] {
             assert!(!is_for_compilers(name.as_bytes()), "{name}");
         }
     }
