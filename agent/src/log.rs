@@ -4,9 +4,13 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
 use tracing::callsite::Identifier;
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
@@ -18,6 +22,8 @@ const LINE_BYTES_MAX: usize = 6 * 1024;
 /// Lines of one kind in a window; those of a build whose nodes all die fit.
 const LINES_MAX: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(10);
+/// A log that is longer begins anew: at the highest rate of one kind of line that is an hour's.
+const LOG_BYTES_MAX: i64 = 256 * 1024 * 1024;
 
 /// Starts the log, on standard error.
 pub(crate) fn start() {
@@ -81,13 +87,31 @@ impl Write for Line {
     /// Writes an event, of which this is all.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         if let Self::Shown { left_out } = *self {
-            io::stderr().lock().write_all(line(event, left_out).as_bytes())?;
+            let mut log = io::stderr().lock();
+            begin_anew(&log, LOG_BYTES_MAX);
+            log.write_all(line(event, left_out).as_bytes())?;
         }
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Empties a log that is longer than `bytes_max`. Only a file to which all that is written is appended is one:
+/// `oswalk up` makes such.
+fn begin_anew(log: &impl AsFd, bytes_max: i64) {
+    let is_long = fstat(log).is_ok_and(|found| {
+        found.st_mode & libc::S_IFMT == libc::S_IFREG && found.st_size > bytes_max
+    });
+    let appends = || {
+        fcntl(log, FcntlArg::F_GETFL)
+            .is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_APPEND))
+    };
+    if is_long && appends() {
+        // One that cannot be emptied grows as before.
+        let _ = ftruncate(log, 0);
     }
 }
 
@@ -112,6 +136,23 @@ mod tests {
         assert_eq!(line(b"x\n", 7), "x (and 7 more of this kind before)\n");
         let long = line(&vec![b'\n'; 900_000], 0);
         assert!(long.len() <= LINE_BYTES_MAX + 1 && long.lines().count() == 1);
+    }
+
+    #[test]
+    fn a_log_that_is_long_begins_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        for (appends, left) in [(true, "later"), (false, "earlierlater")] {
+            std::fs::write(&path, "earlier").expect("writable");
+            let mut options = std::fs::File::options();
+            let mut log = options.append(appends).write(true).open(&path).expect("it is there");
+            io::Seek::seek(&mut log, io::SeekFrom::End(0)).expect("a file");
+            begin_anew(&log, 7);
+            assert_eq!(log.metadata().expect("it is open").len(), 7, "it is no longer than that");
+            begin_anew(&log, 6);
+            log.write_all(b"later").expect("writable");
+            assert_eq!(std::fs::read_to_string(&path).expect("readable"), left);
+        }
     }
 
     #[test]
