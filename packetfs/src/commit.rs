@@ -4,9 +4,11 @@
 //! is struck out. An agent that dies in between finds it there when it starts again and applies it
 //! once more: every step may be repeated. A set that is not whole in the journal was not begun.
 
+mod appends;
 mod apply;
 mod identity;
 mod journal;
+mod lock;
 mod moves;
 mod pieces;
 mod place;
@@ -14,6 +16,7 @@ mod reconcile;
 mod vet;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +27,7 @@ use crate::change::{ChangeSet, Op};
 use crate::packet::{Digest, Packed, PacketRef};
 use crate::path::TreePath;
 use crate::tree::Time;
+use appends::Appends;
 use journal::Journal;
 
 pub use apply::ApplyError;
@@ -89,6 +93,7 @@ pub enum CommitError {
 #[derive(Debug)]
 pub struct Committer {
     journal: Journal,
+    appends: RefCell<Appends>,
 }
 
 impl Committer {
@@ -113,7 +118,7 @@ impl Committer {
             }
             journal.strike().map_err(failed)?;
         }
-        Ok(Self { journal })
+        Ok(Self { journal, appends: RefCell::default() })
     }
 
     /// Applies a commit. Returns the files that others have changed meanwhile and that are overwritten
@@ -127,7 +132,7 @@ impl Committer {
         }
         vet::vet(commit, false)?;
         let mut contents = contents(commit)?;
-        let reconciled = reconcile::reconcile(commit, &mut contents)?;
+        let reconciled = reconcile::reconcile(commit, &self.appends.borrow(), &mut contents)?;
         let commit = reconciled.commit.as_ref().unwrap_or(commit);
         let failed = |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
         apply::check(commit)?;
@@ -141,6 +146,7 @@ impl Committer {
             Some(path) => CommitError::Conflict(path),
             None => CommitError::Apply(error),
         })?;
+        reconciled.note_appends(&mut self.appends.borrow_mut());
         Ok(reconciled.overwritten)
     }
 }

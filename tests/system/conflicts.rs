@@ -47,6 +47,18 @@ const LOGS: &[(&str, &str)] = &[
     ("DEPENDENCIES_OUTPUT", "DEPENDENCIES_OUTPUT=log gcc -c s$i.c"),
 ];
 
+/// What all racers count up, each under a lock.
+const COUNTERS: &[(&str, &str)] = &[
+    (
+        "a counter under flock",
+        "perl -MFcntl=:flock -e 'open F, q(+<), q(count) or die; flock F, LOCK_EX or die; $_ = <F>; seek F, 0, 0; print F $_ + 1, qq(\\n)'",
+    ),
+    (
+        "a counter under fcntl",
+        "perl -MFcntl -e 'open F, q(+<), q(count) or die; $l = pack q(s s x![q] q q l x![q]), F_WRLCK, 0, 0, 0, 0; fcntl F, F_SETLKW, $l or die; $_ = <F>; seek F, 0, 0; print F $_ + 1, qq(\\n)'",
+    ),
+];
+
 /// Races walks for names that are not there, round after round. What comes of it is what comes of it
 /// natively: one gets the lock, and no line is lost.
 fn races(lab: &Lab) -> Result<(), String> {
@@ -54,7 +66,7 @@ fn races(lab: &Lab) -> Result<(), String> {
     let rounds = std::env::var("OSWALK_TEST_ROUNDS").ok().and_then(|it| it.parse().ok());
     let dir = up.fresh("conflict-races")?;
     let start = format!(
-        "rm -rf lock log d dir moved payload won; mkdir dir; echo x >payload\n\
+        "rm -rf lock log d dir moved payload won; mkdir dir; echo x >payload; echo 0 >count\n\
          for i in $(seq {RACERS}); do echo \"int f$i;\" >s$i.c; done\n"
     );
     let race = |command: &str, result: &str| {
@@ -68,10 +80,17 @@ fn races(lab: &Lab) -> Result<(), String> {
     let logs = LOGS.iter().map(|(name, command)| {
         race(command, &format!("echo \"{name}: $(cat log d/log 2>err | grep -c .)\""))
     });
-    let script: String = locks.chain(logs).collect();
+    let counters = COUNTERS.iter().map(|(name, command)| {
+        race(
+            &format!("{command} || echo $i >>log"),
+            &format!("echo \"{name}: $(cat count log 2>err)\""),
+        )
+    });
+    let script: String = locks.chain(logs).chain(counters).collect();
     let locks = LOCKS.iter().map(|(name, _)| format!("{name}: 1\n"));
     let logs = LOGS.iter().map(|(name, _)| format!("{name}: {RACERS}\n"));
-    let wanted: String = locks.chain(logs).collect();
+    let counters = COUNTERS.iter().map(|(name, _)| format!("{name}: {RACERS}\n"));
+    let wanted: String = locks.chain(logs).chain(counters).collect();
     for round in 0..rounds.unwrap_or(ROUNDS) {
         let seed = std::process::id().wrapping_add(u32::try_from(round).unwrap_or(0));
         let report = dir.join("report.json");

@@ -9,7 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{fstat, fstatat};
 
+use super::appends::Appends;
 use super::identity::Identity;
+use super::lock::{Locked, Taken};
 use super::pieces::Pieces;
 use super::place::Place;
 use super::{ApplyError, Commit, CommitError, Contents};
@@ -25,11 +27,39 @@ pub(super) struct Reconciled {
     pub(super) commit: Option<Commit>,
     /// What others have changed, and what will be overwritten.
     pub(super) overwritten: Vec<TreePath>,
+    /// What will have been appended to.
+    appended: Vec<Appended>,
+    /// What is written in place, until that is done.
+    _locked: Vec<Locked>,
+}
+
+/// A file to which a walk appends.
+struct Appended {
+    path: TreePath,
+    before: Version,
+    /// How long it is then.
+    bytes: u64,
+}
+
+impl Reconciled {
+    /// Notes what was appended, if nobody else has changed it just then.
+    pub(super) fn note_appends(&self, appends: &mut Appends) {
+        for Appended { path, before, bytes } in &self.appended {
+            let after = attr(path).map(|attr| attr.version());
+            let is_that = |after: &Version| {
+                (after.dev, after.ino, after.bytes) == (before.dev, before.ino, *bytes)
+            };
+            if let Some(after) = after.filter(is_that) {
+                appends.note(*before, after);
+            }
+        }
+    }
 }
 
 /// Holds a commit against what others have changed.
 pub(super) fn reconcile(
     commit: &Commit,
+    noted: &Appends,
     contents: &mut Contents<'_>,
 ) -> Result<Reconciled, CommitError> {
     let _identity = Identity::assume(&commit.owner).map_err(ApplyError::of_identity)?;
@@ -49,23 +79,37 @@ pub(super) fn reconcile(
     for path in fuller_than_found(&commit.changes) {
         conflict(path)?;
     }
-    let mut appends = Vec::new();
+    let (mut appends, mut locked) = (Vec::new(), Vec::new());
     for (at, op) in commit.changes.ops.iter().enumerate() {
         let Op::File { path, manifest, placing: Placing::Over { base }, .. } = op else { continue };
         let now = former_name(&commit.changes.ops[..at], path);
+        match lock(&now) {
+            Ok(file) => locked.extend(file),
+            Err(Taken) => conflict(path)?,
+        }
         let current = attr(&now).map(|attr| attr.version());
         let is_as_found = current.is_some() && current == *base;
         let pieces = Pieces { manifest, contents };
-        // What was empty may have been truncated as well: it does not tell.
-        let tells = base.is_some_and(|base| base.bytes > 0) || is_as_found || commit.last_wins;
+        // The same content is not enough: it may have been written anew. What was empty may have been truncated.
+        let leads = || {
+            base.zip(current)
+                .is_some_and(|(base, current)| base.bytes > 0 && noted.lead(base, current))
+        };
+        let tells = is_as_found || commit.last_wins || leads();
         match appended(*base, current, &now, &pieces).filter(|_| tells) {
             Some(append) => appends.push((at, append)),
             None if is_as_found => {}
             None => conflict(path)?,
         }
     }
+    let appended = appends.iter().filter_map(|(at, append)| {
+        let Op::File { path, .. } = &commit.changes.ops[*at] else { return None };
+        let bytes = append.offset + append.tail.len() as u64;
+        Some(Appended { path: path.clone(), before: append.before, bytes })
+    });
+    let appended = appended.collect();
     let commit = (!appends.is_empty()).then(|| with_appends(commit, appends, contents));
-    Ok(Reconciled { commit, overwritten })
+    Ok(Reconciled { commit, overwritten, appended, _locked: locked })
 }
 
 /// Returns the names under which a directory is to go that holds something else than the walk found.
@@ -110,7 +154,7 @@ fn with_appends(
 ) -> Commit {
     let mut changes = commit.changes.clone();
     let mut added: Vec<(PacketRef, Packed)> = Vec::new();
-    for (at, Append { offset, tail }) in appends {
+    for (at, Append { offset, tail, .. }) in appends {
         for piece in split(&tail) {
             let packet = reference(piece);
             added.push((packet, Packed::pack(piece)));
@@ -135,6 +179,8 @@ fn with_appends(
 
 /// What a walk has added to a file, and where that goes if nothing else is added meanwhile.
 struct Append {
+    /// The file as it is now.
+    before: Version,
     offset: u64,
     tail: Bytes,
 }
@@ -159,13 +205,19 @@ fn appended(
     if !is_that || found.bytes < base.bytes || !ours.are_as_in(&file, base.bytes) {
         return None;
     }
-    Some(Append { offset: found.bytes, tail: ours.tail(base.bytes).ok()? })
+    Some(Append { before: found.version(), offset: found.bytes, tail: ours.tail(base.bytes).ok()? })
 }
 
 /// Tells whether there is under a name what the walk found there.
 fn is_as_found(path: &[u8], base: &Base) -> bool {
     let now = Place::of(path).and_then(|place| place.attr());
     now.is_ok_and(|now| base.is(now.as_ref()))
+}
+
+/// Locks what a walk has written in place; what cannot be opened fails when it is written.
+fn lock(path: &[u8]) -> Result<Option<Locked>, Taken> {
+    let file = Place::of(path).and_then(|place| place.open_file(OFlag::O_RDWR));
+    file.map_or(Ok(None), Locked::new)
 }
 
 fn attr(path: &[u8]) -> Option<Attr> {

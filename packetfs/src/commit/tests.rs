@@ -8,7 +8,7 @@ use std::path::Path;
 use super::*;
 use crate::change::{Base, Meta, Mtime, Op, Placing};
 use crate::packet::{Manifest, reference, split};
-use crate::tree::{Attr, Time, Version};
+use crate::tree::{Attr, Bytes, Time, Version};
 
 struct Ground {
     dir: tempfile::TempDir,
@@ -245,12 +245,89 @@ fn an_interrupted_commit_is_finished_and_a_torn_one_was_not_begun() {
     assert!(!ground.file("a").exists(), "a torn commit was not begun");
 }
 
+/// Has three walks change a file of which all found the same, one after the other.
+fn three_walks(
+    found: &[u8],
+    written: [&[u8]; 3],
+) -> (Vec<Result<Vec<TreePath>, CommitError>>, Bytes) {
+    let mut ground = Ground::new();
+    std::fs::write(ground.file("log"), found).expect("writable");
+    let changes = written.map(|content| {
+        ground.write("log", content, true);
+        ground.commit.changes.ops.pop().expect("just made")
+    });
+    let committer = Committer::open(&ground.journal()).expect("usable");
+    let results = changes.into_iter().map(|change| {
+        ground.commit.changes.ops = vec![change];
+        committer.commit(&ground.commit)
+    });
+    let results = results.collect();
+    (results, std::fs::read(ground.file("log")).expect("there"))
+}
+
 #[test]
-fn appends_of_others_are_kept() {
+fn appends_of_all_walks_are_kept() {
+    let (results, log) = three_walks(b"base\n", [b"base\none\n", b"base\ntwo\n", b"base\n3\n"]);
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(log, b"base\none\ntwo\n3\n");
+}
+
+/// Both have read 6 and written 7: natively one of them would have read what the other wrote.
+#[test]
+fn the_same_content_twice_is_no_append() {
+    for (found, one, another) in [
+        (b"6\n".as_slice(), b"7\n".as_slice(), b"7\n".as_slice()),
+        (b"6\n", b"7\n", b"7\nlog\n"),
+        (b"6\n", b"7\nlog\n", b"7\n"),
+    ] {
+        let (results, file) = three_walks(found, [one, another, b"6\nlog\n"]);
+        assert!(results[0].is_ok());
+        assert!(matches!(results[1], Err(CommitError::Conflict(_))), "{results:?}");
+        assert!(matches!(results[2], Err(CommitError::Conflict(_))), "{results:?}");
+        assert_eq!(file, one);
+    }
+}
+
+#[test]
+fn what_a_process_has_locked_is_its_own() {
+    use nix::fcntl::{Flock, FlockArg};
+    let mut ground = Ground::new();
+    std::fs::write(ground.file("counter"), b"6\n").expect("writable");
+    ground.write("counter", b"7\n", true);
+    let open = || std::fs::File::options().write(true).open(ground.file("counter")).expect("there");
+    let held = Flock::lock(open(), FlockArg::LockExclusive).expect("free");
+    assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))));
+    drop(held);
+    // Of another process: its own locks of this kind are none to a process.
+    let mut holder = std::process::Command::new("perl")
+        .args(["-MFcntl", "-e", HOLD])
+        .arg(ground.file("counter"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("perl is installed");
+    let mut word = [0; 3];
+    let output = holder.stdout.as_mut().expect("piped");
+    std::io::Read::read_exact(output, &mut word).expect("it has locked the file");
+    assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))));
+    drop(holder.stdin.take());
+    holder.wait().expect("it ends");
+    ground.apply().expect("nobody has locked it");
+    assert_eq!(std::fs::read(ground.file("counter")).expect("there"), b"7\n");
+}
+
+/// Locks a byte of the file in its argument, says so, and holds it until its input ends.
+const HOLD: &str = "open my $f, '+<', $ARGV[0] or die; my $lock = pack('s s x![q] q q l x![q]', F_WRLCK, 0, 0, 1, 0); \
+    fcntl($f, F_SETLK, $lock) or die; $| = 1; print qq(ok\\n); <STDIN>";
+
+#[test]
+fn what_others_have_appended_stays_where_a_walk_cannot_be_repeated() {
     let mut ground = Ground::new();
     std::fs::write(ground.file("log"), b"base\n").expect("writable");
     ground.write("log", b"base\nours\n", true);
     std::fs::write(ground.file("log"), b"base\ntheirs\n").expect("writable");
+    assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))), "who has written that?");
+    ground.commit.last_wins = true;
     ground.apply().expect("applicable");
     assert_eq!(std::fs::read(ground.file("log")).expect("there"), b"base\ntheirs\nours\n");
 }

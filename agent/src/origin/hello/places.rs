@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use nix::errno::Errno;
-use packetfs::tree::{Bytes, is_within, join, split};
+use packetfs::tree::{Bytes, above, is_within, join, split};
 use worknode::command::{Files, Role, Tool, environment};
 use worknode::reason::Reason;
 use worknode::spec::{FdSpec, strings};
@@ -127,6 +127,10 @@ impl Hello {
         let base = base.map_or_else(|| self.cwd.clone(), |(_, dir)| path(&self.cwd, dir));
         for (role, name) in &named {
             let path = path(&base, name);
+            // A link in such a place may be replaced there, wherever it leads.
+            if role.is_written() && is_made_locally(&path, look)? {
+                return Ok(Err(Reason::Place));
+            }
             let Some(found) = place_of(*role, &path, look)? else { continue };
             if found.path == NULL {
                 continue;
@@ -143,6 +147,17 @@ impl Hello {
     }
 }
 
+/// Tells whether a name is in a place that every machine has of its own, as far as there are the directories
+/// above it.
+fn is_made_locally(path: &[u8], look: Look) -> Result<bool, Errno> {
+    for dir in above(path) {
+        if let Some(found) = look.resolve(if dir.is_empty() { b"/" } else { dir })? {
+            return Ok(is_local(&found.path) && path != NULL);
+        }
+    }
+    Ok(false)
+}
+
 /// Returns what a path of a compile step leads to: for what it writes, also where that would be made.
 fn place_of(role: Role, path: &[u8], look: Look) -> Result<Option<Found>, Errno> {
     let mut path = path.to_vec();
@@ -152,7 +167,10 @@ fn place_of(role: Role, path: &[u8], look: Look) -> Result<Option<Found>, Errno>
         }
         let Some((dir, name)) = split(&path).filter(|_| role.is_written()) else { return Ok(None) };
         let dir = if dir.is_empty() { b"/" } else { dir };
-        let Some(found) = look.resolve(dir)? else { return Ok(None) };
+        let Some(found) = look.resolve(dir)? else {
+            let is_local = is_made_locally(&path, look)?;
+            return Ok(is_local.then_some(Found { path, kind: 0 }));
+        };
         let made = join(&found.path, name);
         // A link that leads to nothing yet.
         let Some(target) = look.link(&made)? else {
@@ -222,6 +240,7 @@ mod tests {
         make("again", "object");
         make("system", "/usr");
         make("null", "/dev/null");
+        make("nowhere", "/dev/shm/no-such-directory/object");
         make("round", "round");
         nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRUSR)
             .expect("writable");
@@ -237,6 +256,8 @@ mod tests {
             "gcc -c a.c -o memory/a.o",
             "gcc -c a.c -o object",
             "gcc -c a.c -o again",
+            "gcc -c a.c -o nowhere",
+            "gcc -c a.c -o /dev/shm/no/such/directory/a.o",
             "gcc @args",
             "gcc -c a.c -MMD -MF /dev/shm/a.d",
             "gcc -c a.c -Wp,-MMD,/dev/shm/a.d",

@@ -1,0 +1,80 @@
+//! Which versions of files differ by nothing but appends of walks. A walk that found an earlier one, and has itself only
+//! appended, has undone nothing. What content says is not enough: two that count up in a file write the same.
+
+use std::collections::HashMap;
+
+use crate::tree::Version;
+
+/// Files that are remembered; when there are more, all are forgotten, and their walks are repeated.
+const FILES_MAX: usize = 1000;
+/// Versions of one: as many walks as append to it while one runs.
+const VERSIONS_MAX: usize = 256;
+
+/// The last versions of files to which walks have appended, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Appends {
+    files: HashMap<(u64, u64), Vec<Version>>,
+}
+
+impl Appends {
+    /// Tells whether nothing but appends lie between two versions.
+    pub(super) fn lead(&self, from: Version, to: Version) -> bool {
+        from == to
+            || self
+                .files
+                .get(&(to.dev, to.ino))
+                .is_some_and(|versions| versions.last() == Some(&to) && versions.contains(&from))
+    }
+
+    /// Takes in an append.
+    pub(super) fn note(&mut self, before: Version, after: Version) {
+        let file = (after.dev, after.ino);
+        if self.files.len() >= FILES_MAX && !self.files.contains_key(&file) {
+            self.files.clear();
+        }
+        let versions = self.files.entry(file).or_default();
+        if versions.last() != Some(&before) {
+            *versions = vec![before];
+        }
+        if versions.len() == VERSIONS_MAX {
+            versions.remove(0);
+        }
+        versions.push(after);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Time;
+
+    fn version(ino: u64, bytes: u64) -> Version {
+        let time = Time { seconds: 1, nanos: 0 };
+        Version { dev: 1, ino, bytes, mtime: time, ctime: time }
+    }
+
+    #[test]
+    fn appends_lead_from_one_version_to_the_last() {
+        let mut appends = Appends::default();
+        let [a, b, c, d, e] = [1, 2, 3, 4, 5].map(|bytes| version(7, bytes));
+        assert!(appends.lead(a, a) && !appends.lead(a, b));
+        appends.note(a, b);
+        appends.note(b, c);
+        assert!(appends.lead(a, c) && appends.lead(b, c));
+        assert!(!appends.lead(c, a) && !appends.lead(a, b) && !appends.lead(a, d));
+        // Something else happened in between.
+        appends.note(d, e);
+        assert!(appends.lead(d, e) && !appends.lead(a, e) && !appends.lead(c, e));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut appends = Appends::default();
+        let last = VERSIONS_MAX as u64 * 2;
+        (0..last).for_each(|bytes| appends.note(version(7, bytes), version(7, bytes + 1)));
+        assert_eq!(appends.files[&(1, 7)].len(), VERSIONS_MAX);
+        assert!(appends.lead(version(7, last - 9), version(7, last)));
+        (0..5 * FILES_MAX as u64).for_each(|ino| appends.note(version(ino, 1), version(ino, 2)));
+        assert!(appends.files.len() <= FILES_MAX);
+    }
+}
