@@ -26,3 +26,6 @@ pub mod contents;
 pub mod upper;
 
 pub mod xattr;
+
+#[cfg(test)]
+mod deep;

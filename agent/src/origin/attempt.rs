@@ -466,6 +466,8 @@ impl Talk<'_> {
                 match fault {
                     Fault::NotExecuted(_) => Attempted::Declined(Reason::NotExecutable),
                     Fault::NotExported(_) => Attempted::Declined(Reason::NotExported),
+                    // It would be so on every runner.
+                    Fault::TooDeep => Attempted::Declined(Reason::CommitFault),
                     _ => Attempted::Failed(Reason::RunnerFault),
                 }
             }
