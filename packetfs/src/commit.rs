@@ -174,7 +174,12 @@ fn contents(commit: &Commit) -> Result<Contents<'_>, CommitError> {
     }
     for op in &commit.changes.ops {
         if let Op::File { manifest, .. } = op {
-            let missing = manifest.packets.iter().find(|p| !contents.contains_key(&p.digest));
+            // What it says of a packet's length decides how much room there has to be.
+            let is_whole = |packet: &PacketRef| {
+                let content = contents.get(&packet.digest);
+                content.is_some_and(|content| content.len() as u64 == u64::from(packet.bytes))
+            };
+            let missing = manifest.packets.iter().find(|&packet| !is_whole(packet));
             if let Some(packet) = missing {
                 return Err(CommitError::Packet(packet.digest));
             }

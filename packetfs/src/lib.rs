@@ -20,6 +20,7 @@ pub mod mirror;
 
 pub mod fuse;
 
+pub mod allowance;
 pub mod change;
 pub mod commit;
 pub mod contents;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use broker::Grant;
+use packetfs::allowance;
 use packetfs::commit::{Commit, Owner, Scope};
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::path::TreePath;
@@ -456,8 +457,9 @@ impl Talk<'_> {
                 Ok(packets) => self.take_packets(packets),
                 Err(_) => garbled(),
             },
-            Kind::Exit => match postcard::from_bytes::<Exit>(&frame.payload) {
-                Ok(exit) => Some(self.ended(exit)),
+            Kind::Exit => match self.take_exit(&frame.payload) {
+                Ok(Some(exit)) => Some(self.ended(exit)),
+                Ok(None) => Some(self.is_too_much()),
                 Err(_) => garbled(),
             },
             _ => None,
@@ -471,12 +473,30 @@ impl Talk<'_> {
         }
         let bytes = packets.iter().map(|(packet, _)| u64::from(packet.bytes) + PACKET_BYTES).sum();
         if !self.memory.as_mut().is_some_and(|memory| memory.take(bytes)) {
-            tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
-            self.link.send(Kind::Cancel, self.stream, Vec::new());
-            return Some(Attempted::Declined(Reason::CommitFault));
+            return Some(self.is_too_much());
         }
         self.packets.extend(packets);
         None
+    }
+
+    /// Reads how the walk ended; nothing if what it changed takes more memory than there is.
+    fn take_exit(&mut self, payload: &[u8]) -> Result<Option<Exit>, postcard::Error> {
+        let Some(memory) = self.memory.as_mut() else { return Ok(None) };
+        if !memory.take(payload.len() as u64) {
+            return Ok(None);
+        }
+        let left = memory.left();
+        match allowance::within(left, || postcard::from_bytes(payload)) {
+            (Ok(exit), taken) => Ok(memory.take(taken).then_some(exit)),
+            (Err(_), taken) if taken == left => Ok(None),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn is_too_much(&self) -> Attempted {
+        tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
+        self.link.send(Kind::Cancel, self.stream, Vec::new());
+        Attempted::Declined(Reason::CommitFault)
     }
 
     fn ended(&mut self, exit: Exit) -> Attempted {

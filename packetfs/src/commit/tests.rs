@@ -617,6 +617,42 @@ fn special_files_have_their_mode_from_the_beginning() {
     assert_eq!(["a", "b", "c"].map(mode), [0o604, 0o1666, 0o200]);
 }
 
+/// A file may name a packet any number of times: an append of that is not put together in memory.
+#[test]
+fn what_is_put_together_for_appends_was_sent() {
+    let mut ground = Ground::new();
+    let (content, times) = (vec![b'x'; 64 * 1024], 64);
+    let packet = reference(&content);
+    let begun = |ground: &mut Ground, name: &str| {
+        std::fs::write(ground.file(name), b"").expect("writable");
+        let now = version(&ground.file(name));
+        let meta = ground.meta(0o640);
+        let manifest = Manifest { packets: vec![packet; times], holes: Vec::new() };
+        let placing = Placing::Over { base: Some(now) };
+        ground.commit.changes.ops.push(Op::File {
+            path: ground.bytes(name),
+            meta,
+            manifest,
+            placing,
+        });
+    };
+    ground.commit.packets.push((packet, Packed::pack(&content)));
+    begun(&mut ground, "log");
+    let mut contents = contents(&ground.commit).expect("whole");
+    let reconciled = reconcile::reconcile(&ground.commit, &mut contents).expect("as found");
+    assert!(reconciled.commit.is_none(), "it is written over what is there");
+    drop(contents);
+    ground.apply().expect("applicable");
+    let written = std::fs::read(ground.file("log")).expect("there");
+    assert_eq!(written, content.repeat(times));
+
+    let Some(Op::File { manifest, .. }) = ground.commit.changes.ops.last_mut() else {
+        panic!("just added")
+    };
+    manifest.packets[0].bytes = 1;
+    assert!(matches!(ground.apply(), Err(CommitError::Packet(_))), "it says another length");
+}
+
 /// How deep something is says who made it: no thread's stack may depend on that.
 #[test]
 fn what_is_removed_may_be_of_any_depth() {
