@@ -451,12 +451,12 @@ impl Agent {
                 tracing::error!(peer = %link.peer, "dropping the link: it asks more than is answered");
                 link.close();
             }
-            Kind::Ask => match postcard::from_bytes(&frame.payload) {
-                Ok(ask) => {
+            Kind::Ask => match message::Ask::decode(&frame.payload) {
+                Some(ask) => {
                     let question = Question { stream: frame.stream, ask, walks: link.walks() };
                     self.exporter.ask(link.number, question, link.sender());
                 }
-                Err(_) => {
+                None => {
                     let answer = message::Answer::Failed(libc::EPROTO);
                     link.send(Kind::Answer, frame.stream, message::encode(&answer));
                 }

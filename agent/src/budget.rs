@@ -28,6 +28,11 @@ impl Budget {
 }
 
 impl Part {
+    /// Returns what may be taken.
+    pub(crate) fn left(&self) -> u64 {
+        self.budget.left.get()
+    }
+
     /// Takes more; false if there is not as much.
     pub(crate) fn take(&mut self, bytes: u64) -> bool {
         let Some(left) = self.budget.left.get().checked_sub(bytes) else { return false };

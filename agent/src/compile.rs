@@ -53,6 +53,13 @@ pub(crate) fn path(dir: &[u8], name: &[u8]) -> Bytes {
     })
 }
 
+/// Returns the files of a compile step, as its command line and this machine's files of arguments name them now.
+pub(crate) fn files(spec: &WalkSpec) -> Option<Files> {
+    let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
+    let read = || Files::of(tool, spec.arguments().skip(1), &mut Disk { cwd: &spec.cwd }, true);
+    spec.compiles.then(read)
+}
+
 /// Returns what a compile step writes, named as in its command line. Files of arguments are the origin's:
 /// what they say is seen when it is looked up.
 pub(crate) fn outputs(spec: &WalkSpec) -> Vec<Bytes> {

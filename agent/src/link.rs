@@ -39,14 +39,13 @@ use handshake::Peer;
 pub(crate) use inbox::Inbox;
 use inbox::Slit;
 use message::Open;
+pub(crate) use message::PACKETS_PER_ASK;
 use packetfs::tree::Change;
 use squeeze::{Squeezer, Unsqueezer};
 use worknode::id::Attempt;
 
 /// The largest message: one frame of the largest payload, or many small ones.
 const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
-/// Packets asked for in one question: an answer of about a megabyte.
-pub(crate) const PACKETS_PER_ASK: usize = 16;
 /// Questions of one side that are on their way at once; more wait there. At a megabyte each that fills any
 /// network.
 pub(crate) const QUESTIONS_AT_ONCE: usize = 128;

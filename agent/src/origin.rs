@@ -30,7 +30,7 @@ use crate::compile::Disk;
 use crate::door::{Peer, Reader, Writer};
 use crate::link::message::{Doubt, Exit};
 use crate::session::{self, Session, ms};
-use attempt::{Attempted, Ended};
+use attempt::{Attempted, Ended, Outgoing};
 pub(crate) use hello::Wishes;
 use output::Output;
 use stops::Stops;
@@ -195,7 +195,7 @@ async fn carry(
         agent,
         session,
         spec,
-        encoded: spec.encode(),
+        outgoing: Outgoing::new(spec),
         arrived,
         turns: cluster.wait_for(spec.walk),
         failed_nodes: Vec::new(),
@@ -216,7 +216,7 @@ struct Errand<'a> {
     agent: &'a Rc<Agent>,
     session: &'a Rc<Session>,
     spec: &'a WalkSpec,
-    encoded: Vec<u8>,
+    outgoing: Outgoing<'a>,
     arrived: Instant,
     /// Where grants arrive that had to be waited for.
     turns: mpsc::UnboundedReceiver<Turn>,
@@ -248,16 +248,9 @@ impl Errand<'_> {
                 return give_up(stub, spec.walk, Reason::GrantedHome);
             }
             agent.cluster.adopt(&slot, spec.walk);
-            let attempted = attempt::run(
-                agent,
-                self.session,
-                stub,
-                spec,
-                &self.encoded,
-                &slot,
-                &mut self.turns,
-            )
-            .await;
+            let attempted =
+                attempt::run(agent, self.session, stub, &self.outgoing, &slot, &mut self.turns)
+                    .await;
             agent.cluster.disown(&slot, spec.walk);
             stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
             let lost = match attempted {
@@ -372,7 +365,7 @@ impl Errand<'_> {
         let (agent, session, spec) = (self.agent, self.session, self.spec);
         let offsets = vet::offsets(spec, &ended.exit.exit.offsets);
         let is_torn = is_torn(&ended);
-        match attempt::commit(agent, spec, ended.exit, last).await {
+        match attempt::commit(agent, &self.outgoing, ended.exit, last).await {
             Ok((status, overwrote)) => {
                 let overwrote: Vec<_> = overwrote.iter().map(|path| text(path)).collect();
                 let argv0 = text(spec.arguments().next().unwrap_or_default());

@@ -338,8 +338,7 @@ async fn collect(
             absent: &began.absent,
             packet: &mut packet,
         };
-        let changes = upper::read(upper, index.as_ref(), &mut reading)
-            .map_err(|error| Fault::Sandbox(format!("failed to read the changes: {error}")))?;
+        let changes = upper::read(upper, index.as_ref(), &mut reading).map_err(unreadable)?;
         if !sending.is_empty() {
             send(sending);
         }
@@ -348,6 +347,13 @@ async fn collect(
     match tokio::task::spawn_blocking(read).await {
         Ok(result) => result,
         Err(error) => Err(Fault::Sandbox(format!("failed to read the changes: {error}"))),
+    }
+}
+
+fn unreadable(error: std::io::Error) -> Fault {
+    match error.raw_os_error() {
+        Some(libc::ENAMETOOLONG) => Fault::TooDeep,
+        _ => Fault::Sandbox(format!("failed to read the changes: {error}")),
     }
 }
 

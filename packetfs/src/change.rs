@@ -18,8 +18,10 @@ pub struct Meta {
     /// The modification time; nothing for a directory whose time follows from what happens in it.
     pub mtime: Option<Mtime>,
     /// Extended attributes that the walk set, access control lists among them.
+    #[serde(deserialize_with = "crate::allowance::list")]
     pub xattrs: Vec<Xattr>,
     /// Names of those that it removed.
+    #[serde(deserialize_with = "crate::allowance::list")]
     pub without: Vec<Bytes>,
 }
 
@@ -209,15 +211,19 @@ impl Base {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeSet {
     /// The changes.
+    #[serde(deserialize_with = "crate::allowance::list")]
     pub ops: Vec<Op>,
     /// What the walk found where it changed something, by the names before the walk: all but files
     /// that say it in their placing, and what is in directories that are new.
+    #[serde(deserialize_with = "crate::allowance::list")]
     pub found: Vec<(TreePath, Base)>,
     /// Directories that go with all that is in them, by their names before the walk, and the digest of
     /// what the walk found there ([`contents`](crate::contents)). Whatever else is there is somebody
     /// else's.
+    #[serde(deserialize_with = "crate::allowance::list")]
     pub emptied: Vec<(TreePath, Digest)>,
     /// Files that had several names before: whether they were written or replaced is not known.
     /// They are taken for written.
+    #[serde(deserialize_with = "crate::allowance::list")]
     pub linked: Vec<TreePath>,
 }

@@ -13,6 +13,7 @@ mod moves;
 mod pieces;
 mod place;
 mod reconcile;
+mod temporary;
 mod vet;
 
 use std::borrow::Cow;
@@ -28,10 +29,14 @@ use crate::packet::{Digest, Packed, PacketRef};
 use crate::path::TreePath;
 use crate::tree::Time;
 use appends::Appends;
-use journal::Journal;
+use journal::{Journal, Pending};
+use temporary::Temporaries;
 
 pub use apply::ApplyError;
 pub use vet::{Refusal, Scope};
+
+/// Agents that may die of an interrupted commit before the next one goes on without it.
+const TRIES_MAX: u64 = 2;
 
 /// The content of a commit's packets, checked against their names.
 type Contents<'a> = HashMap<Digest, Cow<'a, [u8]>>;
@@ -94,31 +99,44 @@ pub enum CommitError {
 pub struct Committer {
     journal: Journal,
     appends: RefCell<Appends>,
+    temporaries: Temporaries,
 }
 
 impl Committer {
-    /// Opens the journal at `path` and applies what an earlier committer left unfinished there.
+    /// Opens the journal at `path` and applies what an earlier committer left unfinished there. What two have
+    /// died of is set aside.
     ///
     /// # Errors
     /// The journal cannot be used.
     pub fn open(path: &Path) -> Result<Self, CommitError> {
         let failed = |source| CommitError::Journal { path: path.to_owned(), source };
-        let journal = Journal::open(path).map_err(failed)?;
-        if let Some(commit) = journal.pending().map_err(failed)? {
+        let mut journal = Journal::open(path).map_err(failed)?;
+        let temporaries = Temporaries::new().map_err(failed)?;
+        if journal.tries().map_err(failed)? >= TRIES_MAX {
+            let aside = journal.set_aside().map_err(failed)?;
+            tracing::error!(
+                journal = %aside.display(),
+                "{TRIES_MAX} agents have died of an interrupted commit: it is not finished, and set aside"
+            );
+            journal = Journal::open(path).map_err(failed)?;
+        }
+        // Before it is read, which an agent may die of as well.
+        journal.note_try().map_err(failed)?;
+        if let Some(Pending { commit, temporary }) = journal.pending().map_err(failed)? {
             tracing::warn!(ops = commit.changes.ops.len(), "finishing an interrupted commit");
             let begun = journal.begun().map_err(failed)?;
             let cleared = || journal.note_cleared();
             let finish = || {
                 vet::vet(&commit, true)?;
-                Ok(apply::apply(&commit, &contents(&commit)?, Some(begun), &cleared)?)
+                Ok(apply::apply(&commit, &contents(&commit)?, temporary, Some(begun), &cleared)?)
             };
             let finished: Result<(), CommitError> = finish();
             if let Err(error) = finished {
                 tracing::error!(%error, "an interrupted commit cannot be finished");
             }
-            journal.strike().map_err(failed)?;
         }
-        Ok(Self { journal, appends: RefCell::default() })
+        journal.strike().map_err(failed)?;
+        Ok(Self { journal, temporaries, appends: RefCell::default() })
     }
 
     /// Applies a commit. Returns the files that others have changed meanwhile and that are overwritten
@@ -136,8 +154,10 @@ impl Committer {
         let commit = reconciled.commit.as_ref().unwrap_or(commit);
         let failed = |source| CommitError::Journal { path: self.journal.path().to_owned(), source };
         apply::check(commit)?;
-        self.journal.write(commit).map_err(failed)?;
-        let result = apply::apply(commit, &contents, None, &|| self.journal.note_cleared());
+        let temporary = self.temporaries.next();
+        self.journal.write(commit, temporary).map_err(failed)?;
+        let cleared = || self.journal.note_cleared();
+        let result = apply::apply(commit, &contents, temporary, None, &cleared);
         // A journal that cannot be struck is struck, or applied once more, by the next agent.
         if let Err(error) = self.journal.strike() {
             tracing::error!(%error, "failed to strike the journal");
@@ -160,7 +180,12 @@ fn contents(commit: &Commit) -> Result<Contents<'_>, CommitError> {
     }
     for op in &commit.changes.ops {
         if let Op::File { manifest, .. } = op {
-            let missing = manifest.packets.iter().find(|p| !contents.contains_key(&p.digest));
+            // What it says of a packet's length decides how much room there has to be.
+            let is_whole = |packet: &PacketRef| {
+                let content = contents.get(&packet.digest);
+                content.is_some_and(|content| content.len() as u64 == u64::from(packet.bytes))
+            };
+            let missing = manifest.packets.iter().find(|&packet| !is_whole(packet));
             if let Some(packet) = missing {
                 return Err(CommitError::Packet(packet.digest));
             }

@@ -10,9 +10,9 @@ mod secrets;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use nix::dir::Dir;
@@ -138,17 +138,22 @@ impl Exporter {
         if self.hidden.hides(path) {
             return Err(Errno::EACCES);
         }
-        let file = File::from(open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
+        let place = open(path, OFlag::O_PATH)?;
+        let mut attr = self.shown_attr(&place)?;
+        let mut opened = None;
         for _ in 0..READS_MAX {
-            let attr = self.shown_attr(&file)?;
             let small = attr.bytes <= WHOLE_BYTES_MAX as u64;
             let known = self.manifests.get(&attr.version());
             if let (Some(manifest), false) = (known, small && want_inline) {
                 let manifest = manifest.as_ref().clone();
                 return Ok(Exported { content: Content { attr, manifest }, inline: None });
             }
+            let file = match &opened {
+                Some(file) => file,
+                None => opened.insert(open_again(&place)?),
+            };
             let (mut inline, mut secret) = (None, false);
-            let manifest = packet::split_file(&file, attr.bytes, attr.blocks, |_, piece| {
+            let manifest = packet::split_file(file, attr.bytes, attr.blocks, |_, piece| {
                 secret |= small && self.is_secret(path, &attr, piece);
                 if small && want_inline && !secret {
                     inline = Some(Packed::pack(piece));
@@ -158,9 +163,8 @@ impl Exporter {
             if secret {
                 return Err(Errno::EACCES);
             }
-            if Attr::of(&fstat(&file)?).version() != attr.version()
-                || manifest.bytes() != attr.bytes
-            {
+            let before = std::mem::replace(&mut attr, Attr::of(&fstat(file)?));
+            if before.version() != attr.version() || manifest.bytes() != attr.bytes {
                 continue;
             }
             if self.manifests.len() >= MANIFESTS_MAX {
@@ -185,8 +189,9 @@ impl Exporter {
         if self.hidden.hides(path) {
             return Err(Errno::EACCES);
         }
-        let file = File::from(open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
-        self.shown_attr(&file)?;
+        let place = open(path, OFlag::O_PATH)?;
+        self.shown_attr(&place)?;
+        let file = open_again(&place)?;
         let mut packets = Vec::with_capacity(wanted.len());
         for &(offset, packet) in wanted {
             if packet.bytes as usize > PACKET_BYTES_MAX {
@@ -201,12 +206,13 @@ impl Exporter {
         Ok(packets)
     }
 
-    /// Returns the attributes of an open file, unless it is hidden under another name.
-    fn shown_attr(&mut self, file: &File) -> Result<Attr, Errno> {
-        let attr = Attr::of(&fstat(file)?);
+    /// Returns the attributes of a regular file, unless it is hidden under another name.
+    fn shown_attr(&mut self, place: &OwnedFd) -> Result<Attr, Errno> {
+        let attr = Attr::of(&fstat(place)?);
         match attr.kind {
             Kind::File if self.inodes.holds(&attr) => Err(Errno::EACCES),
             Kind::File => Ok(attr),
+            Kind::Symlink => Err(Errno::ELOOP),
             _ => Err(Errno::EINVAL),
         }
     }
@@ -252,11 +258,24 @@ fn open(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
         .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let opened = nix::fcntl::openat2(nix::fcntl::AT_FDCWD, OsStr::from_bytes(path), how);
-    opened.map_err(|errno| match errno {
+    opened.map_err(shown)
+}
+
+/// Returns the error that a runner is told when this machine refuses something.
+fn shown(errno: Errno) -> Errno {
+    match errno {
         // Nobody has hidden it: a server keeps it from this agent, though perhaps not from the walk's user.
         Errno::EACCES => Errno::EIO,
         errno => errno,
-    })
+    }
+}
+
+/// Opens a regular file to read it that was opened as a place only. Anything else is not opened: the writer of a
+/// fifo would go on, and a device may do something.
+fn open_again(place: &OwnedFd) -> Result<File, Errno> {
+    let link = format!("/proc/self/fd/{}", place.as_raw_fd());
+    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(link);
+    opened.map_err(|error| shown(errno(error)))
 }
 
 fn entry(dir: &OwnedFd, name: FileName) -> Option<Entry> {
@@ -319,6 +338,24 @@ mod tests {
 
         std::fs::write(dir.path().join("large"), b"other").expect("writable");
         assert!(exporter.packets(&path(&dir, "large"), &wanted).expect("readable").is_empty());
+    }
+
+    /// Somebody who waits until his fifo is opened goes on only for one who reads it.
+    #[test]
+    fn what_is_no_regular_file_is_not_opened() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let fifo = dir.path().join("fifo");
+        let status = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(status.expect("every machine has it").success());
+        let queue = nix::sys::inotify::Inotify::init(nix::sys::inotify::InitFlags::IN_NONBLOCK)
+            .expect("an instance");
+        let opened = nix::sys::inotify::AddWatchFlags::IN_OPEN;
+        queue.add_watch(dir.path(), opened).expect("watchable");
+        let mut exporter = Exporter::new(Arc::default());
+        let content = exporter.content(&path(&dir, "fifo"), true).err();
+        let packets = exporter.packets(&path(&dir, "fifo"), &[]).err();
+        assert_eq!((content, packets), (Some(Errno::EINVAL), Some(Errno::EINVAL)));
+        assert_eq!(queue.read_events().err(), Some(Errno::EAGAIN), "nothing was opened");
     }
 
     /// An exporter that hides this.

@@ -20,9 +20,13 @@ pub mod mirror;
 
 pub mod fuse;
 
+pub mod allowance;
 pub mod change;
 pub mod commit;
 pub mod contents;
 pub mod upper;
 
 pub mod xattr;
+
+#[cfg(test)]
+mod deep;

@@ -707,7 +707,20 @@ impl Mirror {
 
     /// Unlearns everything below a node, and its content.
     fn forget(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) {
-        let Some(item) = self.items.get_mut(&node) else { return };
+        // No recursion: the origin says how deep its tree is.
+        let mut rest = vec![node];
+        while let Some(node) = rest.pop() {
+            if self.forget_one(node, forget) {
+                let children =
+                    self.items.get(&node).into_iter().flat_map(|it| it.children.values());
+                rest.extend(children.copied());
+            }
+        }
+    }
+
+    /// Unlearns what is in a node. Tells whether anything below it may be known.
+    fn forget_one(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) -> bool {
+        let Some(item) = self.items.get_mut(&node) else { return false };
         item.manifest = None;
         let was_listed = std::mem::take(&mut item.listed);
         let absent = std::mem::take(&mut item.absent);
@@ -720,11 +733,8 @@ impl Mirror {
         }
         if was_listed {
             item.forgotten = self.batches;
-            let children: Vec<_> = item.children.values().copied().collect();
-            for child in children {
-                self.forget(child, forget);
-            }
         }
+        was_listed
     }
 
     fn add(&mut self, dir: Node, name: &[u8]) -> Node {

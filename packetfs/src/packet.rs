@@ -64,8 +64,10 @@ pub struct PacketRef {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The packets.
+    #[serde(deserialize_with = "crate::allowance::list")]
     pub packets: Vec<PacketRef>,
     /// The holes.
+    #[serde(deserialize_with = "crate::allowance::list")]
     pub holes: Vec<Hole>,
 }
 

@@ -13,6 +13,9 @@ use crate::tree::Bytes;
 /// Bytes of a path at most. The kernel takes 4096 in one call, and programs that change directory
 /// step by step make longer ones; 16 times that is deeper than any tree that was met.
 pub const PATH_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a path that the kernel takes in one call (`PATH_MAX` without its NUL): nothing below a longer one is
+/// changed.
+pub const CALL_PATH_BYTES_MAX: usize = 4095;
 /// Bytes of a name at most: the kernel's `NAME_MAX`.
 pub const NAME_BYTES_MAX: usize = 255;
 

@@ -17,17 +17,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{Base, ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, Digest, PacketRef};
-use crate::path::TreePath;
+use crate::path::{CALL_PATH_BYTES_MAX, TreePath};
 use crate::tree::{Attr, Bytes, Kind, Time, Xattr, join, names_in, split};
 use crate::xattr;
 use found::{Body, Found, Node, leave_out};
 
 const STICKY: u32 = 0o1000;
+/// Directories that stay open until they are read; others are opened again.
+const OPEN_DIRS_MAX: usize = 64;
 
 /// What the reader needs to know besides the layer itself.
 pub struct Reading<'a> {
@@ -68,39 +70,62 @@ impl std::fmt::Debug for Reading<'_> {
 /// keeps one.
 ///
 /// # Errors
-/// The layer cannot be read.
+/// The layer cannot be read; `ENAMETOOLONG` if something in it has a path that the origin cannot name in one call.
 pub fn read(
     upper: &OwnedFd,
     index: Option<&OwnedFd>,
     reading: &mut Reading<'_>,
 ) -> io::Result<ChangeSet> {
     let mut found = Found::default();
-    let root = Dir { path: b"/", before: Some(b"/") };
-    walk(upper, &root, index.is_some(), reading, &mut found)?;
+    walk(upper, index.is_some(), reading, &mut found)?;
     if let Some(index) = index {
         read_index(index, reading, &mut found)?;
     }
     Ok(found.into_changes(reading.base, reading.contents)?)
 }
 
-/// The names of a directory.
-struct Dir<'a> {
-    path: &'a [u8],
+/// A directory that is still to be read.
+struct Dir {
+    path: Bytes,
     /// That of the directory of the lower layer which is seen through it, if there is one.
-    before: Option<&'a [u8]>,
+    before: Option<Bytes>,
+    /// It is open already.
+    open: Option<OwnedFd>,
 }
 
+/// Reads all directories. The walk says how deep they are: this takes no stack for each level, and few
+/// descriptors.
 fn walk(
-    dir: &OwnedFd,
-    names: &Dir<'_>,
+    upper: &OwnedFd,
     indexed: bool,
     reading: &mut Reading<'_>,
     found: &mut Found,
 ) -> io::Result<()> {
+    let root = Some(b"/".to_vec());
+    let mut rest = vec![Dir { path: b"/".to_vec(), before: root, open: None }];
+    while let Some(Dir { path, before, open }) = rest.pop() {
+        let dir = open.map_or_else(|| open_below(upper, &path), Ok)?;
+        read_dir(&dir, (&path, before.as_deref()), indexed, reading, found, &mut rest)?;
+    }
+    Ok(())
+}
+
+/// Takes in what is in a directory; those in it are `rest`.
+fn read_dir(
+    dir: &OwnedFd,
+    (dir_path, dir_before): (&[u8], Option<&[u8]>),
+    indexed: bool,
+    reading: &mut Reading<'_>,
+    found: &mut Found,
+    rest: &mut Vec<Dir>,
+) -> io::Result<()> {
     for name in names_in(dir)? {
         let attr = Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
-        let path = join(names.path, &name);
-        let before = names.before.map(|dir| join(dir, &name));
+        let path = join(dir_path, &name);
+        if path.len() > CALL_PATH_BYTES_MAX {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        let before = dir_before.map(|dir| join(dir, &name));
         match attr.kind {
             Kind::Char if attr.rdev == 0 => {
                 let base = before.as_deref().map(reading.base);
@@ -112,9 +137,9 @@ fn walk(
             }
             Kind::Dir => {
                 let child = open(dir, &name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-                let before = visit_dir(&child, &path, names.before, &attr, reading, found)?;
-                let names = Dir { path: &path, before: before.as_deref() };
-                walk(&child, &names, indexed, reading, found)?;
+                let before = visit_dir(&child, &path, dir_before, &attr, reading, found)?;
+                let open = (rest.len() < OPEN_DIRS_MAX).then_some(child);
+                rest.push(Dir { path, before, open });
             }
             _ => {
                 found.note_base(before, reading.base);
@@ -358,6 +383,15 @@ fn overlay_mark(node: &OwnedFd, mark: &str) -> io::Result<Option<Bytes>> {
     xattr::get(node, format!("trusted.overlay.{mark}").as_bytes())
 }
 
+/// Opens a directory of the layer by its path in it.
+fn open_below(upper: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
+    let below = path.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let how = OpenHow::new().flags(flags).resolve(resolve);
+    Ok(openat2(upper, OsStr::from_bytes(below), how)?)
+}
+
 fn open(dir: &OwnedFd, name: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
     let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     openat(dir, OsStr::from_bytes(name), flags, Mode::empty()).map_err(|errno: Errno| errno.into())
@@ -366,6 +400,7 @@ fn open(dir: &OwnedFd, name: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deep;
 
     #[test]
     fn a_file_that_was_written_when_it_was_made_was_not_given_a_time() {
@@ -379,6 +414,53 @@ mod tests {
         file.set_modified(given).expect("ours");
         assert_eq!(made(&node, b"new"), Some(attr.mtime));
         assert_eq!(made(&node, b"absent"), None);
+    }
+
+    /// Reads a layer over nothing.
+    fn read_new(upper: &Path) -> io::Result<ChangeSet> {
+        let upper = OwnedFd::from(File::open(upper)?);
+        let time = Time { seconds: 0, nanos: 0 };
+        let mut reading = Reading {
+            began: time,
+            ended: time,
+            lower_attr: &|_| None,
+            lower_paths: &|_| Vec::new(),
+            base: &|_| Base::Nothing,
+            contents: &|_| None,
+            had_time: &|_, _| false,
+            lower_xattrs: &|_| Vec::new(),
+            is_shown: &|_| false,
+            absent: &[],
+            packet: &mut |_, _| {},
+        };
+        read(&upper, None, &mut reading)
+    }
+
+    /// How deep it is says the walk.
+    #[test]
+    fn a_layer_may_be_as_deep_as_the_origin_can_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (upper, many) = (dir.path().join("upper"), OPEN_DIRS_MAX + 2);
+        deep::make(&upper, 500);
+        for at in 0..many {
+            std::fs::create_dir_all(upper.join(format!("d/{at}/e"))).expect("writable");
+        }
+        let changes = deep::on_a_small_stack(|| read_new(&upper)).expect("readable");
+        let dirs = changes.ops.iter().filter_map(|op| match op {
+            Op::Dir { path, .. } => Some(&**path),
+            _ => None,
+        });
+        let made: Vec<&[u8]> = dirs.collect();
+        assert_eq!(made.len(), 500 + 2 * many);
+        for (at, path) in made.iter().enumerate() {
+            let above = split(path).expect("not the root").0;
+            assert!(above == b"/" || made[..at].contains(&above), "parents come first");
+        }
+        deep::make(&dir.path().join("deeper"), deep::LEVELS);
+        let refused = deep::on_a_small_stack(|| read_new(&dir.path().join("deeper")));
+        let errno = refused.expect_err("it is too deep").raw_os_error();
+        assert_eq!(errno, Some(libc::ENAMETOOLONG));
+        deep::clear(&dir.path().join("deeper"));
     }
 
     #[test]

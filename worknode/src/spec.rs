@@ -151,6 +151,8 @@ pub enum Fault {
     Leaving,
     /// The runner has as many walks as it takes in.
     Busy,
+    /// The walk made something whose path is longer than the origin's kernel takes in one call.
+    TooDeep,
 }
 
 impl WalkSpec {

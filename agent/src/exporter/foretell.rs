@@ -20,9 +20,9 @@ use crate::link::message::{self, Answer, Ask, Told};
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 const FRAME_BYTES: usize = 256 * 1024;
 
-/// Paths of which is noted what a reader knows; when there are more, all are forgotten, and it may be
-/// told again what it knows.
-const KNOWN_MAX: usize = 100_000;
+/// What is noted of what a reader knows, some 100,000 paths; when there is more, all is forgotten, and it may
+/// be told again what it knows.
+const KNOWN_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// What is being told.
 #[derive(Default)]
@@ -64,10 +64,10 @@ impl State {
         let (Ask::Listing(path) | Ask::Content(path) | Ask::Packets(path, _)) = ask;
         self.profiles.note(walks, path, add);
         if let Some(reader) = self.readers.get_mut(&reader) {
-            if reader.told.paths() >= KNOWN_MAX {
+            if reader.told.bytes() >= KNOWN_BYTES_MAX {
                 reader.told.clear();
             }
-            add(reader.told.of(path));
+            reader.told.note(path, add);
         }
     }
 

@@ -10,6 +10,11 @@ use packetfs::tree::{Bytes, is_within};
 const PROFILES_MAX: usize = 64;
 /// Paths in one of them.
 const PATHS_MAX: usize = 1000;
+/// What one of them takes at most: so many paths of usual length, and the packets of some gigabytes.
+const PROFILE_BYTES_MAX: usize = 1024 * 1024;
+/// What a path takes besides its bytes, and a packet's offset, about.
+const PATH_BYTES: usize = 128;
+const OFFSET_BYTES: usize = 16;
 
 /// Walks of one program in one directory read much the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,23 +38,35 @@ pub(super) struct Facts {
 
 /// Paths with what was asked or told of them. Directories come before what is in them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Known(BTreeMap<Bytes, Facts>);
+pub(super) struct Known {
+    paths: BTreeMap<Bytes, Facts>,
+    /// What those take that were noted.
+    bytes: usize,
+}
 
 impl Known {
     /// Returns what is known of a path, to add to it.
     pub(super) fn of(&mut self, path: &[u8]) -> &mut Facts {
-        self.0.entry(path.to_vec()).or_default()
+        self.paths.entry(path.to_vec()).or_default()
+    }
+
+    /// Notes something of a path that somebody else has named.
+    pub(super) fn note(&mut self, path: &[u8], add: impl Fn(&mut Facts)) {
+        let before = self.paths.get(path).map_or(0, |facts| cost(path, facts));
+        let facts = self.of(path);
+        add(facts);
+        self.bytes = self.bytes.saturating_sub(before) + cost(path, &self.paths[path]);
     }
 
     /// Returns what is known of a path.
     pub(super) fn get(&self, path: &[u8]) -> Option<&Facts> {
-        self.0.get(path)
+        self.paths.get(path)
     }
 
     /// Forgets a path, and all below it.
     pub(super) fn forget(&mut self, path: &[u8]) {
         let gone: Vec<Bytes> = self
-            .0
+            .paths
             .range(path.to_vec()..)
             .map(|(known, _)| known)
             // Names that only begin alike, as `a.c` does with `a`, may lie between.
@@ -58,29 +75,39 @@ impl Known {
             .cloned()
             .collect();
         for path in gone {
-            self.0.remove(&path);
+            let facts = self.paths.remove(&path).unwrap_or_default();
+            self.bytes = self.bytes.saturating_sub(cost(&path, &facts));
         }
     }
 
     /// Returns how many paths something is known of.
-    pub(super) fn paths(&self) -> usize {
-        self.0.len()
+    fn paths(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Returns about how much memory it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 
     /// Returns everything, to add to it.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Bytes, &mut Facts)> {
-        self.0.iter_mut()
+        self.paths.iter_mut()
     }
 
     /// Returns everything.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Facts)> {
-        self.0.iter()
+        self.paths.iter()
     }
+}
+
+fn cost(path: &[u8], facts: &Facts) -> usize {
+    path.len() + PATH_BYTES + facts.packets.len() * OFFSET_BYTES
 }
 
 /// The profiles.
@@ -111,8 +138,10 @@ impl Profiles {
             }
             let profile = self.profiles.entry(Arc::clone(walk)).or_default();
             profile.used = used;
-            if profile.known.paths() < PATHS_MAX || profile.known.get(path).is_some() {
-                add(profile.known.of(path));
+            let is_known = profile.known.get(path).is_some();
+            let is_full = profile.known.bytes() >= PROFILE_BYTES_MAX;
+            if !is_full && (is_known || profile.known.paths() < PATHS_MAX) {
+                profile.known.note(path, &add);
             }
         }
     }
@@ -167,5 +196,28 @@ mod tests {
                 .note(std::slice::from_ref(&walk), path.as_bytes(), |facts| facts.listing = true);
         }
         assert_eq!(profiles.of(&walk).expect("it was noted").iter().count(), PATHS_MAX);
+        for offset in 0..PROFILE_BYTES_MAX as u64 {
+            profiles.note(std::slice::from_ref(&walk), b"/0", |facts| {
+                facts.packets.insert(offset);
+            });
+        }
+        let known = profiles.of(&walk).expect("it was noted");
+        assert!(known.bytes() < PROFILE_BYTES_MAX + PATH_BYTES);
+        assert!(
+            known.get(b"/0").expect("it was noted").packets.len()
+                < PROFILE_BYTES_MAX / OFFSET_BYTES
+        );
+    }
+
+    #[test]
+    fn what_is_forgotten_takes_nothing() {
+        let mut known = Known::default();
+        for path in ["/a", "/a/b"] {
+            known.note(path.as_bytes(), |facts| facts.packets.extend([1, 2]));
+        }
+        known.note(b"/a", |facts| facts.packets.extend([2, 3]));
+        assert_eq!(known.bytes(), 6 + 2 * PATH_BYTES + 5 * OFFSET_BYTES);
+        known.forget(b"/a");
+        assert_eq!(known.bytes(), 0);
     }
 }

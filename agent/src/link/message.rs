@@ -2,7 +2,7 @@
 
 use packetfs::change::ChangeSet;
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::path::TreePath;
+use packetfs::path::{PATH_BYTES_MAX, TreePath};
 use packetfs::tree::{Content, Listing};
 use serde::{Deserialize, Serialize};
 use worknode::id::Attempt;
@@ -27,6 +27,7 @@ pub(crate) struct Exit {
     /// What is to be applied at the origin.
     pub(crate) changes: ChangeSet,
     /// Where reading stands in the files that were open at the start, by descriptor.
+    #[serde(deserialize_with = "packetfs::allowance::list")]
     pub(crate) offsets: Vec<(u32, u64)>,
     /// Why it is not to be believed where it can be repeated.
     pub(crate) doubt: Option<Doubt>,
@@ -59,6 +60,23 @@ pub(crate) enum Ask {
     Content(TreePath),
     /// These packets of the file, each with its offset.
     Packets(TreePath, Vec<(u64, PacketRef)>),
+}
+
+/// Packets asked for in one question: an answer of about a megabyte.
+pub(crate) const PACKETS_PER_ASK: usize = 16;
+/// Bytes of a question at most: a path, and for each packet an offset, a digest and a number in their longest form.
+const ASK_BYTES_MAX: usize = PATH_BYTES_MAX + PACKETS_PER_ASK * 48 + 16;
+
+impl Ask {
+    /// Reads a question; nothing if it is damaged, or asks for more at once than a runner does.
+    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
+        if payload.len() > ASK_BYTES_MAX {
+            return None;
+        }
+        let ask = postcard::from_bytes(payload).ok()?;
+        let is_bounded = !matches!(&ask, Self::Packets(_, all) if all.len() > PACKETS_PER_ASK);
+        is_bounded.then_some(ask)
+    }
 }
 
 /// The answer.
@@ -102,4 +120,21 @@ impl Told {
 /// Encodes a message.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     postcard::to_allocvec(message).expect("a message fits a growing buffer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_as_long_as_a_runner_asks() {
+        let path = || TreePath::new("/x".repeat(PATH_BYTES_MAX / 2)).expect("as long as any");
+        let packet = PacketRef { digest: packetfs::packet::Digest([1; 32]), bytes: u32::MAX };
+        let ask = |count| Ask::Packets(path(), vec![(u64::MAX, packet); count]);
+        let longest = ask(PACKETS_PER_ASK);
+        assert_eq!(Ask::decode(&encode(&longest)), Some(longest));
+        assert_eq!(Ask::decode(&encode(&ask(PACKETS_PER_ASK + 1))), None);
+        let short = Ask::Packets(TreePath::root(), vec![(0, packet); PACKETS_PER_ASK + 1]);
+        assert_eq!(Ask::decode(&encode(&short)), None);
+    }
 }

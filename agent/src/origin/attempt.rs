@@ -1,17 +1,19 @@
 //! One attempt at a walk: the conversation between its stub and its runner.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use broker::Grant;
-use packetfs::commit::{Commit, Owner};
+use packetfs::allowance;
+use packetfs::commit::{Commit, Owner, Scope};
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::path::TreePath;
-use packetfs::tree::Time;
+use packetfs::tree::{Bytes, Time};
 use tokio::sync::mpsc;
-use worknode::command::{Files, Tool};
+use worknode::command::Files;
 use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
@@ -21,7 +23,7 @@ use super::{STDERR, Stub, is_too_dear, signal, vet};
 use crate::agent::Agent;
 use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
-use crate::compile::Disk;
+use crate::compile;
 use crate::exporter::{Untold, Upcoming, profile::Likeness};
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{Exit, Packets};
@@ -87,17 +89,54 @@ pub(super) struct Ready {
     began: Time,
 }
 
+/// A walk as it is sent, to one runner or, if that fails, to the next.
+pub(super) struct Outgoing<'a> {
+    spec: &'a WalkSpec,
+    encoded: Vec<u8>,
+    /// Nothing until it is first sent.
+    before: OnceCell<Before>,
+}
+
+/// What was looked up before a walk was first sent. Whatever is committed afterwards, a link or a file of
+/// arguments of another walk among it, widens nothing.
+struct Before {
+    /// Those of a compile step.
+    files: Option<Files>,
+    /// Where it may change something.
+    scope: Scope,
+}
+
+impl<'a> Outgoing<'a> {
+    pub(super) fn new(spec: &'a WalkSpec) -> Self {
+        Self { spec, encoded: spec.encode(), before: OnceCell::new() }
+    }
+
+    /// Looks it up, the first time. The agent's own directories are `private`.
+    fn before(&self, private: &[Bytes]) -> &Before {
+        self.before.get_or_init(|| {
+            let files = compile::files(self.spec);
+            let scope = vet::scope(self.spec, files.as_ref(), private);
+            Before { files, scope }
+        })
+    }
+
+    /// Returns where the walk may change something.
+    #[cfg(test)]
+    pub(super) fn scope(&self, private: &[Bytes]) -> &Scope {
+        &self.before(private).scope
+    }
+}
+
 /// Has the walk executed by the runner that a slot is of.
 pub(super) async fn run(
     agent: &Rc<Agent>,
     session: &Session,
     stub: &mut Stub,
-    spec: &WalkSpec,
-    encoded: &[u8],
+    outgoing: &Outgoing<'_>,
     slot: &Slot,
     turns: &mut mpsc::UnboundedReceiver<Turn>,
 ) -> Attempted {
-    let grant = slot.grant();
+    let (spec, grant) = (outgoing.spec, slot.grant());
     let link = match agent.link_to(grant).await {
         Ok(link) => link,
         Err(error) => {
@@ -111,11 +150,8 @@ pub(super) async fn run(
     let (stream, mut frames) = link.open_stream();
     let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
     let is_first = link.note_walk(stream, &likeness);
-    let files = spec.compiles.then(|| {
-        let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
-        Files::of(tool, spec.arguments().skip(1), &mut Disk { cwd: &spec.cwd }, true)
-    });
-    let files = files.filter(|files| link.note_step(&likeness, files));
+    let files = outgoing.before(agent.hidden.own_paths()).files.as_ref();
+    let files = files.filter(|files| link.note_step(&likeness, files)).cloned();
     if is_first || files.is_some() {
         let upcoming = Upcoming { walk: likeness, is_first, files };
         let told = agent.exporter.foretell(link.number, upcoming, link.sender()).await;
@@ -128,7 +164,7 @@ pub(super) async fn run(
         return declined(&link, stream, untold);
     }
     let began = Time::of(SystemTime::now());
-    let bytes_out = link.send_open(stream, grant.attempt, encoded) as u64;
+    let bytes_out = link.send_open(stream, grant.attempt, &outgoing.encoded) as u64;
     let (packets, ledger) = (Vec::new(), Ledger::of(spec));
     let mut talk = Talk {
         link: &link,
@@ -421,8 +457,9 @@ impl Talk<'_> {
                 Ok(packets) => self.take_packets(packets),
                 Err(_) => garbled(),
             },
-            Kind::Exit => match postcard::from_bytes::<Exit>(&frame.payload) {
-                Ok(exit) => Some(self.ended(exit)),
+            Kind::Exit => match self.take_exit(&frame.payload) {
+                Ok(Some(exit)) => Some(self.ended(exit)),
+                Ok(None) => Some(self.is_too_much()),
                 Err(_) => garbled(),
             },
             _ => None,
@@ -436,12 +473,30 @@ impl Talk<'_> {
         }
         let bytes = packets.iter().map(|(packet, _)| u64::from(packet.bytes) + PACKET_BYTES).sum();
         if !self.memory.as_mut().is_some_and(|memory| memory.take(bytes)) {
-            tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
-            self.link.send(Kind::Cancel, self.stream, Vec::new());
-            return Some(Attempted::Declined(Reason::CommitFault));
+            return Some(self.is_too_much());
         }
         self.packets.extend(packets);
         None
+    }
+
+    /// Reads how the walk ended; nothing if what it changed takes more memory than there is.
+    fn take_exit(&mut self, payload: &[u8]) -> Result<Option<Exit>, postcard::Error> {
+        let Some(memory) = self.memory.as_mut() else { return Ok(None) };
+        if !memory.take(payload.len() as u64) {
+            return Ok(None);
+        }
+        let left = memory.left();
+        match allowance::within(left, || postcard::from_bytes(payload)) {
+            (Ok(exit), taken) => Ok(memory.take(taken).then_some(exit)),
+            (Err(_), taken) if taken == left => Ok(None),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn is_too_much(&self) -> Attempted {
+        tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
+        self.link.send(Kind::Cancel, self.stream, Vec::new());
+        Attempted::Declined(Reason::CommitFault)
     }
 
     fn ended(&mut self, exit: Exit) -> Attempted {
@@ -466,6 +521,8 @@ impl Talk<'_> {
                 match fault {
                     Fault::NotExecuted(_) => Attempted::Declined(Reason::NotExecutable),
                     Fault::NotExported(_) => Attempted::Declined(Reason::NotExported),
+                    // It would be so on every runner.
+                    Fault::TooDeep => Attempted::Declined(Reason::CommitFault),
                     _ => Attempted::Failed(Reason::RunnerFault),
                 }
             }
@@ -477,13 +534,14 @@ impl Talk<'_> {
 /// with `last_wins`, because it cannot be repeated.
 pub(super) async fn commit(
     agent: &Rc<Agent>,
-    spec: &WalkSpec,
+    outgoing: &Outgoing<'_>,
     ready: Ready,
     last_wins: bool,
 ) -> anyhow::Result<(i32, Vec<TreePath>)> {
-    let who = &spec.credentials;
+    let who = &outgoing.spec.credentials;
     vet::changes(&ready.exit.changes, &agent.hidden)?;
-    let scope = vet::scope(spec, agent.hidden.own_paths());
+    let before = outgoing.before.get().context("a walk that was never sent has ended")?;
+    let scope = before.scope.clone();
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let Ready { exit, packets, memory: _memory, began, status } = ready;
     let commit = Commit { owner, scope, changes: exit.changes, packets, last_wins, began };

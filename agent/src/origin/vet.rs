@@ -8,12 +8,12 @@ use packetfs::change::{ChangeSet, Op};
 use packetfs::commit::Scope;
 use packetfs::export::Hidden;
 use packetfs::path::TreePath;
-use packetfs::tree::{Bytes, join, split};
+use packetfs::tree::{Bytes, above, join, split};
 use worknode::command::{Files, Role, Tool, environment};
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::hello::SYSTEM_DIRS;
-use crate::compile::{self, Disk};
+use crate::compile;
 
 /// A kind of walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +47,9 @@ const PERMITS: [Permit; 4] = [
     Permit { kind: Kind::Ordinary,          only_named: false, system: false, set_id: true },
 ];
 
-/// Returns where a walk may change something. The agent's own directories are `private`.
-pub(super) fn scope(spec: &WalkSpec, private: &[Bytes]) -> Scope {
+/// Returns where a walk may change something, as the links on the way lead now: to be asked before the walk is
+/// sent, and never again for it. `files` are those of a compile step. The agent's own directories are `private`.
+pub(super) fn scope(spec: &WalkSpec, files: Option<&Files>, private: &[Bytes]) -> Scope {
     let kind = match (spec.compiles, spec.whole_tree) {
         (true, false) => Kind::CompileStep,
         (true, true) => Kind::SystemCompileStep,
@@ -58,9 +59,13 @@ pub(super) fn scope(spec: &WalkSpec, private: &[Bytes]) -> Scope {
     let permit = PERMITS.iter().find(|permit| permit.kind == kind).expect("all kinds are listed");
     let system = SYSTEM_DIRS.iter().filter(|_| !permit.system).copied();
     let closed = private.iter().map(Vec::as_slice).chain(system);
-    let only_below = if permit.only_named { written(spec) } else { Vec::new() };
+    let only_below = files.filter(|_| permit.only_named).map(|files| written(spec, files));
     Scope {
-        only_below: only_below.iter().filter_map(|path| TreePath::new(path.clone()).ok()).collect(),
+        only_below: only_below
+            .into_iter()
+            .flatten()
+            .filter_map(|it| TreePath::new(it).ok())
+            .collect(),
         closed: closed.filter_map(|path| path.try_into().ok()).collect(),
         set_id: permit.set_id,
     }
@@ -110,20 +115,17 @@ fn paths(op: &Op) -> Vec<&TreePath> {
 }
 
 /// Returns the directories in which a compile step writes: its own, and those of its outputs, as it
-/// names them and as they are when links are followed.
-fn written(spec: &WalkSpec) -> Vec<Bytes> {
+/// names them and as they are when links are followed. One that another step makes meanwhile is there or nowhere.
+fn written(spec: &WalkSpec, files: &Files) -> Vec<Bytes> {
     let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
-    let files = Files::of(tool, spec.arguments().skip(1), &mut Disk { cwd: &spec.cwd }, true);
     let mut dirs = vec![spec.cwd.clone()];
     let mut add = |is_dir: bool, name: &[u8]| {
         let path = compile::path(&spec.cwd, name);
         let dir = if is_dir { &path[..] } else { split(&path).map_or(&path[..], |(dir, _)| dir) };
         dirs.push(dir.to_vec());
-        dirs.extend(real(dir));
-        // An output that is a link leads to where it is written.
-        dirs.extend(
-            made_at(&path).and_then(|path| Some(split(&path)?.0.to_vec())).filter(|_| !is_dir),
-        );
+        dirs.extend(made_at(dir));
+        // An output that is a link is written where it leads; nothing else is there.
+        dirs.extend(made_at(&path).filter(|_| !is_dir));
     };
     let mut take = |role: Role, name: &[u8]| match role {
         Role::Output | Role::Rules | Role::SideOutput => add(false, name),
@@ -143,18 +145,21 @@ fn written(spec: &WalkSpec) -> Vec<Bytes> {
 /// The kernel follows as many links.
 const LINKS_MAX: usize = 40;
 
-/// Returns where an output is made: a link may lead to nothing yet.
+/// Returns where something is, or is made: a link may lead to nothing yet, and directories may be missing.
 fn made_at(path: &[u8]) -> Option<Bytes> {
     let mut path = path.to_vec();
     for _ in 0..LINKS_MAX {
         if let Some(found) = real(&path) {
             return Some(found);
         }
-        let (dir, name) = split(&path)?;
-        let dir = real(dir)?;
-        let made = join(&dir, name);
-        let Ok(target) = std::fs::read_link(OsStr::from_bytes(&made)) else { return Some(made) };
-        path = compile::path(&dir, target.as_os_str().as_bytes());
+        let (dir, there) = above(&path).find_map(|dir| Some((dir, real(dir)?)))?;
+        let missing = path.strip_prefix(dir)?;
+        let missing = missing.strip_prefix(b"/").unwrap_or(missing);
+        let first = missing.split(|&byte| byte == b'/').next()?;
+        let link = std::fs::read_link(OsStr::from_bytes(&join(&there, first)));
+        let Ok(target) = link else { return Some(join(&there, missing)) };
+        let led = compile::path(&there, target.as_os_str().as_bytes());
+        path = [led.as_slice(), &missing[first.len()..]].concat();
     }
     None
 }
@@ -168,6 +173,7 @@ fn real(path: &[u8]) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::attempt::Outgoing;
     use packetfs::change::{Meta, Placing};
     use packetfs::commit::Owner;
     use packetfs::export::Own;
@@ -215,7 +221,7 @@ mod tests {
         let paths = vec![b"/srv/state".to_vec(), b"/run/oswalk-1-2".to_vec()];
         let hidden = Hidden::new(Own { paths, words: Vec::new() });
         let set = ChangeSet { ops, ..ChangeSet::default() };
-        let scope = scope(spec, hidden.own_paths());
+        let scope = scope(spec, compile::files(spec).as_ref(), hidden.own_paths());
         changes(&set, &hidden).is_ok() && scope.check(&owner(spec), &set).is_ok()
     }
 
@@ -270,7 +276,37 @@ mod tests {
         let nowhere = real.path().join("nothing yet");
         std::os::unix::fs::symlink(&nowhere, dir.path().join("b.o")).expect("writable");
         let argv = b"gcc\0-c\0a.c\0-o\0b.o\0".to_vec();
-        assert!(may(&WalkSpec { argv, ..linked }, &at(&real, "nothing yet")));
+        let linked = WalkSpec { argv, ..linked };
+        assert!(may(&linked, &at(&real, "nothing yet")) && !may(&linked, &at(&real, "another")));
+        // Directories that a step beside this one may make, behind a link.
+        let argv = b"gcc\0-c\0a.c\0-o\0link/x/y/a.o\0".to_vec();
+        let linked = WalkSpec { argv, ..linked };
+        assert!(may(&linked, &at(&real, "x/y/a.o")) && !may(&linked, &at(&real, "x/a.o")));
+    }
+
+    #[test]
+    fn what_is_committed_after_a_compile_step_was_sent_widens_nothing() {
+        let root = tempfile::tempdir().expect("a directory");
+        let [home, work] = ["home", "work"].map(|name| root.path().join(name));
+        [&home, &work].into_iter().for_each(|dir| std::fs::create_dir(dir).expect("writable"));
+        std::fs::write(work.join("args"), "-c b.c -o b.o").expect("writable");
+        let step = |argv: &[u8]| WalkSpec {
+            path: b"/usr/bin/gcc".to_vec(),
+            argv: argv.to_vec(),
+            cwd: work.as_os_str().as_bytes().to_vec(),
+            compiles: true,
+            ..spec(0, false)
+        };
+        let steps = [step(b"gcc\0-c\0b.c\0-o\0b.o\0"), step(b"gcc\0@args\0")];
+        let sent = steps.each_ref().map(Outgoing::new);
+        let before = sent.each_ref().map(|sent| sent.scope(&[]).clone());
+        std::os::unix::fs::symlink(home.join("x"), work.join("b.o")).expect("writable");
+        std::fs::write(work.join("args"), "-c b.c -o /x.o").expect("writable");
+        for (sent, before) in sent.iter().zip(&before) {
+            assert_eq!(sent.scope(&[]), before);
+            let below = |path: &TreePath| path.starts_with(work.as_os_str().as_bytes());
+            assert!(before.only_below.iter().all(below), "{before:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
@@ -23,6 +24,7 @@ use super::identity::Identity;
 use super::moves::Moves;
 use super::pieces::Pieces;
 use super::place::Place;
+use super::temporary::Temporary;
 use super::{Commit, Contents, Owner};
 use crate::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
 use crate::path::TreePath;
@@ -117,17 +119,18 @@ pub(super) struct Begun {
 pub(super) fn apply(
     commit: &Commit,
     contents: &Contents<'_>,
+    temporary: Temporary,
     begun: Option<Begun>,
     cleared: &dyn Fn() -> io::Result<()>,
 ) -> Result<(), ApplyError> {
     let _identity = Identity::assume(&commit.owner).map_err(ApplyError::of_identity)?;
-    let moves = Moves::of(&commit.changes.ops);
+    let moves = Moves::of(&commit.changes.ops, temporary);
     if !moves.is_empty() && !begun.is_some_and(|begun| begun.is_cleared) {
         let take = || moves.take_aside().and_then(|()| cleared().inspect_err(|_| moves.put_back()));
         let first = |error| ApplyError { is_first: begun.is_none(), ..error };
         take().map_err(failed("rename what is in", b"/")).map_err(first)?;
     }
-    let changed = change(commit, contents, &moves, begun.map(|begun| begun.at));
+    let changed = change(commit, contents, (&moves, temporary), begun.map(|begun| begun.at));
     changed.inspect_err(|_| moves.put_back())?;
     moves.remove_rest().map_err(failed("remove what was replaced in", b"/"))
 }
@@ -135,7 +138,7 @@ pub(super) fn apply(
 fn change(
     commit: &Commit,
     contents: &Contents<'_>,
-    moves: &Moves,
+    (moves, temporary): (&Moves, Temporary),
     begun: Option<Time>,
 ) -> Result<(), ApplyError> {
     let is_certain = begun.is_none() && !commit.last_wins;
@@ -144,7 +147,7 @@ fn change(
     let all = &Settling { owner: &commit.owner, began: commit.began, now, known, again };
     let mut made: HashSet<&[u8]> = HashSet::new();
     let mut is_first = !again;
-    for op in &commit.changes.ops {
+    for (at, op) in commit.changes.ops.iter().enumerate() {
         if begun.is_some_and(|begun| belongs_to_others(op, contents, begun)) {
             tracing::warn!(
                 path = %String::from_utf8_lossy(path_of(op)),
@@ -166,7 +169,9 @@ fn change(
                 .map_err(failed("make the directory", path)),
             Op::File { path, meta, manifest, placing } => {
                 let pieces = Pieces { manifest, contents };
-                write_file(path, meta, &pieces, *placing, all).map_err(failed("write", path))
+                let fresh_name = || temporary.fresh(at);
+                write_file((path, &fresh_name), meta, &pieces, *placing, all)
+                    .map_err(failed("write", path))
             }
             Op::Symlink { path, target, meta } => {
                 make_symlink(path, target, meta, all).map_err(failed("make the link", path))
@@ -215,16 +220,25 @@ fn belongs_to_others(op: &Op, contents: &Contents<'_>, begun: Time) -> bool {
     }
 }
 
-/// Tells whether something below a directory that is no directory itself is newer than a moment.
-fn has_newer_files(dir: &[u8], moment: Time) -> bool {
-    let Ok(entries) = std::fs::read_dir(OsStr::from_bytes(dir)) else { return false };
-    entries.flatten().any(|entry| {
-        let path = entry.path();
-        nix::sys::stat::lstat(&path).is_ok_and(|stat| match Attr::of(&stat) {
-            Attr { kind: Kind::Dir, .. } => has_newer_files(path.as_os_str().as_bytes(), moment),
-            attr => attr.ctime > moment,
-        })
-    })
+/// Tells whether something below a directory that is no directory itself is newer than a moment, or is
+/// deeper than anything that a walk has seen.
+pub(super) fn has_newer_files(dir: &[u8], moment: Time) -> bool {
+    let mut dirs = vec![PathBuf::from(OsStr::from_bytes(dir))];
+    while let Some(dir) = dirs.pop() {
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => return true,
+            Err(_) => continue,
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            match nix::sys::stat::lstat(&path).map(|stat| Attr::of(&stat)) {
+                Ok(Attr { kind: Kind::Dir, .. }) | Err(Errno::ENAMETOOLONG) => dirs.push(path),
+                Ok(attr) if attr.ctime > moment => return true,
+                _ => {}
+            }
+        }
+    }
+    false
 }
 
 /// What all changes of a commit have in common.
@@ -364,7 +378,7 @@ fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<bool> {
 }
 
 fn write_file(
-    path: &[u8],
+    (path, fresh_name): (&[u8], &dyn Fn() -> String),
     meta: &Meta,
     pieces: &Pieces<'_>,
     placing: Placing,
@@ -384,7 +398,7 @@ fn write_file(
             settle_open(&OwnedFd::from(file), meta, all)
         }
         Some(_) if all.known.absent.contains(path) => Err(io::ErrorKind::AlreadyExists.into()),
-        Some(_) => replace_file(&place, meta, pieces, all),
+        Some(_) => replace_file(&place, &fresh_name(), meta, pieces, all),
         None => {
             // What others append to it from now on stays.
             let append = if pieces.has_holes() { OFlag::empty() } else { OFlag::O_APPEND };
@@ -399,15 +413,16 @@ fn write_file(
 /// Puts a new file in the place of what is there, at once for everyone who looks.
 fn replace_file(
     place: &Place<'_>,
+    fresh_name: &str,
     meta: &Meta,
     pieces: &Pieces<'_>,
     all: &Settling<'_>,
 ) -> io::Result<()> {
-    let fresh_name = [b".oswalk-".as_slice(), place.name.as_bytes()].concat();
-    // A long name leaves no room for the prefix: then the end is cut off.
-    let fresh_name = &fresh_name[..fresh_name.len().min(255)];
-    let fresh = Place { dir: place.dir.try_clone()?, name: OsStr::from_bytes(fresh_name) };
-    fresh.clear()?;
+    let fresh = Place { dir: place.dir.try_clone()?, name: OsStr::new(fresh_name) };
+    if all.again {
+        // Its name is in the journal: no other commit has it, and what has become a directory is left alone.
+        fresh.remove_file()?;
+    }
     let file = File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
     let put = || -> io::Result<()> {
         pieces.write_to(&file)?;
@@ -419,7 +434,7 @@ fn replace_file(
     };
     put().inspect_err(|_| {
         // The error that counts is the first one.
-        let _ = fresh.clear();
+        let _ = fresh.remove_file();
     })
 }
 

@@ -1,6 +1,7 @@
 //! The journal: one file with room for one commit, overwritten in place.
 //!
-//! `u64 record bytes, digest[32], u64 cleared, record, bodies`: 1 once all is taken aside that has to be.
+//! `u64 record bytes, digest[32], u64 cleared, u64 tries, record, bodies`: cleared is 1 once all is taken aside
+//! that has to be, tries counts the agents that have begun to finish it.
 //! The digest is the record's; the packets' bodies, which follow it, have their names to be checked
 //! against. The head is written last. A process that is killed
 //! between two writes leaves a head that does not fit its record, or none: then nothing was begun. The
@@ -14,13 +15,17 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::apply::Begun;
+use super::temporary::Temporary;
 use super::{Commit, Owner, Scope};
 use crate::change::ChangeSet;
 use crate::packet::{Digest, Packed, PacketRef};
 use crate::tree::Time;
 
-const HEAD_BYTES: usize = 48;
+const HEAD_BYTES: usize = 56;
 const CLEARED_AT: u64 = 40;
+const TRIES_AT: u64 = 48;
+/// What is set aside lies beside the journal, under its name with this at the end. There is one at most.
+const ASIDE: &str = ".failed";
 /// What is in it is applied with the agent's rights: nobody else may write, or read, it.
 const MODE: u32 = 0o600;
 const OTHERS: u32 = 0o022;
@@ -28,7 +33,13 @@ const OTHERS: u32 = 0o022;
 const WRITE_BYTES: usize = 32 * 1024;
 
 /// All of a commit but its packets' bodies: of these whether each is compressed, and its bytes.
-type Record = (Owner, Scope, ChangeSet, Vec<(PacketRef, bool, u64)>, bool, Time);
+type Record = (Owner, Scope, ChangeSet, Vec<(PacketRef, bool, u64)>, bool, Time, Temporary);
+
+/// A commit that was begun and not finished, and its temporary names.
+pub(super) struct Pending {
+    pub(super) commit: Commit,
+    pub(super) temporary: Temporary,
+}
 
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -51,13 +62,13 @@ impl Journal {
         &self.path
     }
 
-    pub(super) fn write(&self, commit: &Commit) -> io::Result<()> {
+    pub(super) fn write(&self, commit: &Commit, temporary: Temporary) -> io::Result<()> {
         let packed = |(packet, packed): &(PacketRef, Packed)| {
             (*packet, packed.compressed, packed.body.len() as u64)
         };
         let packets: Vec<_> = commit.packets.iter().map(packed).collect();
         let Commit { owner, scope, changes, last_wins, began, .. } = commit;
-        let record = (owner, scope, changes, packets, last_wins, began);
+        let record = (owner, scope, changes, packets, last_wins, began, temporary);
         let record = postcard::to_allocvec(&record).map_err(io::Error::other)?;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(HEAD_BYTES as u64))?;
@@ -68,7 +79,7 @@ impl Journal {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         head.extend((record.len() as u64).to_le_bytes());
         head.extend(Digest::of(&record).0);
-        head.extend([0; 8]);
+        head.extend([0; 16]);
         self.file.write_all_at(&head, 0)
     }
 
@@ -79,6 +90,34 @@ impl Journal {
     /// Notes that everything is taken aside.
     pub(super) fn note_cleared(&self) -> io::Result<()> {
         self.file.write_all_at(&1_u64.to_le_bytes(), CLEARED_AT)
+    }
+
+    /// Returns how many agents have begun to finish what is in it.
+    pub(super) fn tries(&self) -> io::Result<u64> {
+        let mut tries = [0; 8];
+        match self.file.read_exact_at(&mut tries, TRIES_AT) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            read => read.map(|()| u64::from_le_bytes(tries)),
+        }
+    }
+
+    /// Notes that one more begins to.
+    pub(super) fn note_try(&self) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        if metadata.len() < HEAD_BYTES as u64 {
+            return Ok(());
+        }
+        self.file.write_all_at(&(self.tries()? + 1).to_le_bytes(), TRIES_AT)?;
+        // That says when the commit was begun.
+        self.file.set_modified(metadata.modified()?)
+    }
+
+    /// Gives it another name, which is returned.
+    pub(super) fn set_aside(&self) -> io::Result<PathBuf> {
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(ASIDE);
+        std::fs::rename(&self.path, &aside)?;
+        Ok(aside.into())
     }
 
     /// Returns how far the commit in it had come.
@@ -92,14 +131,14 @@ impl Journal {
     }
 
     /// Returns the commit that was begun and not finished, if any.
-    pub(super) fn pending(&self) -> io::Result<Option<Commit>> {
+    pub(super) fn pending(&self) -> io::Result<Option<Pending>> {
         let length = self.file.metadata()?.len();
         if length < HEAD_BYTES as u64 {
             return Ok(None);
         }
         let mut head = [0; HEAD_BYTES];
         self.file.read_exact_at(&mut head, 0)?;
-        let (bytes, rest) = head.split_first_chunk::<8>().expect("the head has 48 bytes");
+        let (bytes, rest) = head.split_first_chunk::<8>().expect("the head is longer");
         let bytes = u64::from_le_bytes(*bytes);
         if bytes == 0 || bytes > length - HEAD_BYTES as u64 {
             return Ok(None);
@@ -114,13 +153,14 @@ impl Journal {
         let Ok((record, [])) = postcard::take_from_bytes::<Record>(&record) else {
             return Ok(None);
         };
-        let (owner, scope, changes, bodies, last_wins, began) = record;
+        let (owner, scope, changes, bodies, last_wins, began, temporary) = record;
         let mut packets = Vec::new();
         for (packet, compressed, bytes) in bodies {
             let Some(body) = read(file, bytes)? else { return Ok(None) };
             packets.push((packet, Packed { compressed, body }));
         }
-        Ok(Some(Commit { owner, scope, changes, packets, last_wins, began }))
+        let commit = Commit { owner, scope, changes, packets, last_wins, began };
+        Ok(Some(Pending { commit, temporary }))
     }
 }
 

@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
 
 use super::place::Place;
+use super::temporary::Temporary;
 use crate::change::Op;
-use crate::packet::Digest;
 use crate::tree::{Attr, Bytes, Kind, above, is_within, join, split};
 
 /// What is taken aside, the last name first: what is below another comes before it.
@@ -30,8 +30,8 @@ struct Move {
 }
 
 impl Moves {
-    /// Finds what has to be taken aside. The temporary names of a change set are always the same.
-    pub(super) fn of(ops: &[Op]) -> Self {
+    /// Finds what has to be taken aside.
+    pub(super) fn of(ops: &[Op], names: Temporary) -> Self {
         let renames: Vec<_> = ops.iter().filter_map(Op::as_rename).collect();
         let old: HashSet<_> = renames.iter().map(|&(from, _)| from).collect();
         // Names under which there will be something else.
@@ -54,13 +54,11 @@ impl Moves {
         }
         let mut aside: Vec<_> = aside.into_iter().collect();
         aside.sort_unstable_by(|a, b| b.cmp(a));
-        let names: Vec<_> = renames.iter().flat_map(|&(from, to)| [from, b"/", to, b"/"]).collect();
-        let set = Digest::of(&[names.concat(), aside.join(&b'/')].concat()).to_string();
         let moved = |(number, from): (usize, &[u8])| {
             // Beside the outermost thing that goes: nothing happens to that directory.
             let outermost = above(from).filter(goes).last().unwrap_or(from);
             let dir = split(outermost).map_or(b"/".as_slice(), |(dir, _)| dir);
-            let temporary = join(dir, format!(".oswalk-{}-{number}", &set[..16]).as_bytes());
+            let temporary = join(dir, names.aside(number).as_bytes());
             Move { from: from.to_vec(), temporary, stays: old.contains(from) }
         };
         Self(aside.into_iter().enumerate().map(moved).collect())
@@ -149,7 +147,8 @@ mod tests {
     fn aside(ops: &[Op]) -> Vec<(String, String)> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("names of the tests");
         let dir = |path: &[u8]| text(split(path).expect("not the root").0);
-        let renamed = Moves::of(ops).0.into_iter().filter(|moved| moved.stays);
+        let renamed =
+            Moves::of(ops, Temporary::default()).0.into_iter().filter(|moved| moved.stays);
         renamed.map(|moved| (text(&moved.from), dir(&moved.temporary))).collect()
     }
 
@@ -194,7 +193,11 @@ mod tests {
         let replaced = Op::Dir { path: "/x/d".parse().expect("sound"), meta, replaces: true };
         let ops = [replaced, rename("/x/d/e", "/y")];
         assert_eq!(aside(&ops), expected(&[("/x/d/e", "/x")]));
-        let room: Vec<_> = Moves::of(&ops).0.into_iter().filter(|moved| !moved.stays).collect();
+        let room: Vec<_> = Moves::of(&ops, Temporary::default())
+            .0
+            .into_iter()
+            .filter(|moved| !moved.stays)
+            .collect();
         let names: Vec<_> = room.iter().map(|moved| moved.from.as_slice()).collect();
         assert_eq!(names, [b"/y".as_slice(), b"/x/d"]);
     }

@@ -12,6 +12,9 @@ use super::Contents;
 use crate::packet::{Hole, Manifest, PACKET_BYTES_MAX, PacketRef};
 use crate::tree::Bytes;
 
+/// What others may have appended before and behind a walk's tail for it to be found again.
+const OTHERS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// What a file is to consist of.
 pub(super) struct Pieces<'a> {
     pub(super) manifest: &'a Manifest,
@@ -99,7 +102,8 @@ impl Pieces<'_> {
 /// the end.
 fn appended_before(file: &File, offset: u64, tail: &[u8]) -> io::Result<usize> {
     let bytes = file.metadata()?.len().saturating_sub(offset);
-    let mut behind = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(tail.len() + OTHERS_BYTES_MAX);
+    let mut behind = vec![0; bytes];
     file.read_exact_at(&mut behind, offset)?;
     if tail.is_empty() || behind.windows(tail.len()).any(|there| there == tail) {
         return Ok(tail.len());

@@ -8,10 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::tree::{Attr, Kind, names_in, split};
+use crate::tree::{Attr, Bytes, names_in, split};
+
+/// Directories within each other that are removed at most. The deepest one with a path that can be named is
+/// the 2,048th; this is where the race is given up against somebody who makes others faster.
+const LEVELS_MAX: usize = 100_000;
 
 /// A name in an open directory.
 pub(super) struct Place<'a> {
@@ -54,21 +58,84 @@ impl<'a> Place<'a> {
 
     /// Removes what is there, if anything.
     pub(super) fn clear(&self) -> io::Result<()> {
-        match self.attr()? {
-            None => Ok(()),
-            Some(Attr { kind: Kind::Dir, .. }) => remove_tree(&self.dir, self.name),
-            Some(_) => Ok(unlinkat(&self.dir, self.name, UnlinkatFlags::NoRemoveDir)?),
+        remove_all(&self.dir, self.name)
+    }
+
+    /// Removes what is there unless it is a directory.
+    pub(super) fn remove_file(&self) -> io::Result<()> {
+        match unlinkat(&self.dir, self.name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT | Errno::EISDIR) => Ok(()),
+            Err(errno) => Err(errno.into()),
         }
     }
 }
 
-fn remove_tree(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    // What is mounted below it is not part of it.
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV);
-    let child = nix::fcntl::openat2(dir, name, how)?;
-    for name in names_in(&child)? {
-        Place { dir: child.try_clone()?, name: OsStr::from_bytes(&name) }.clear()?;
+/// A directory above the one that is being emptied.
+struct Level {
+    /// Its file system and inode.
+    id: (u64, u64),
+    /// The name in it that is being emptied.
+    name: Bytes,
+    /// Names in it that are still to be removed.
+    rest: Vec<Bytes>,
+}
+
+/// Removes a name with all below it. Others decide how deep that is: it takes neither stack nor a descriptor
+/// for each level, but goes up again by `..`, and looks whether that is where it came from.
+fn remove_all(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let mut levels: Vec<Level> = Vec::new();
+    let (mut here, mut names) = (dir.try_clone()?, vec![name.as_bytes().to_vec()]);
+    loop {
+        let Some(name) = names.pop() else {
+            let Some(Level { id, name, rest }) = levels.pop() else { return Ok(()) };
+            here = if levels.is_empty() { dir.try_clone()? } else { parent(&here, id)? };
+            unlinkat(&here, OsStr::from_bytes(&name), UnlinkatFlags::RemoveDir)?;
+            names = rest;
+            continue;
+        };
+        if is_removed(&here, OsStr::from_bytes(&name))? {
+            continue;
+        }
+        if levels.len() == LEVELS_MAX {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        let child = open_dir(&here, &name, OFlag::O_RDONLY)?;
+        levels.push(Level { id: id(&here)?, name, rest: names });
+        names = names_in(&child)?;
+        here = child;
     }
-    Ok(unlinkat(dir, name, UnlinkatFlags::RemoveDir)?)
+}
+
+/// Removes a name. False if that is a directory with something in it.
+fn is_removed(dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
+    let removed = match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::EISDIR) => unlinkat(dir, name, UnlinkatFlags::RemoveDir),
+        removed => removed,
+    };
+    match removed {
+        Ok(()) | Err(Errno::ENOENT) => Ok(true),
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Opens the directory above, which somebody may have moved meanwhile.
+fn parent(dir: &OwnedFd, expected: (u64, u64)) -> io::Result<OwnedFd> {
+    let parent = open_dir(dir, b"..", OFlag::O_PATH)?;
+    if id(&parent)? != expected {
+        return Err(io::Error::other("somebody moves what is being removed"));
+    }
+    Ok(parent)
+}
+
+/// Opens a directory in another. What is mounted there is not part of it.
+fn open_dir(dir: &OwnedFd, name: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
+    let flags = flags | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+    Ok(nix::fcntl::openat2(dir, OsStr::from_bytes(name), how)?)
+}
+
+fn id(dir: &OwnedFd) -> io::Result<(u64, u64)> {
+    let stat = fstat(dir)?;
+    Ok((stat.st_dev, stat.st_ino))
 }

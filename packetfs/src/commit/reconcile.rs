@@ -80,6 +80,9 @@ pub(super) fn reconcile(
         conflict(path)?;
     }
     let (mut appends, mut locked) = (Vec::new(), Vec::new());
+    // What is put together for appends, too, has to fit into the memory that was found for the packets: a file
+    // may name one of them any number of times.
+    let mut room = commit.packets.iter().map(|(packet, _)| u64::from(packet.bytes)).sum();
     for (at, op) in commit.changes.ops.iter().enumerate() {
         let Op::File { path, manifest, placing: Placing::Over { base }, .. } = op else { continue };
         let now = former_name(&commit.changes.ops[..at], path);
@@ -96,8 +99,11 @@ pub(super) fn reconcile(
                 .is_some_and(|(base, current)| base.bytes > 0 && noted.lead(base, current))
         };
         let tells = is_as_found || commit.last_wins || leads();
-        match appended(*base, current, &now, &pieces).filter(|_| tells) {
-            Some(append) => appends.push((at, append)),
+        match tells.then(|| appended(*base, current, &now, &pieces, room)).flatten() {
+            Some(append) => {
+                room -= append.tail.len() as u64;
+                appends.push((at, append));
+            }
             None if is_as_found => {}
             None => conflict(path)?,
         }
@@ -185,17 +191,22 @@ struct Append {
     tail: Bytes,
 }
 
-/// Returns the walk's addition, if both sides have only appended to what the walk had found.
+/// Returns the walk's addition, if both sides have only appended to what the walk had found, and it is not longer
+/// than it may be.
 fn appended(
     base: Option<Version>,
     current: Option<Version>,
     path: &[u8],
     ours: &Pieces<'_>,
+    bytes_max: u64,
 ) -> Option<Append> {
     let (base, current) = (base?, current?);
     let is_same_file = (base.dev, base.ino) == (current.dev, current.ino);
     // One with holes may be too large for memory.
     if !is_same_file || !ours.manifest.holes.is_empty() || ours.manifest.bytes() < base.bytes {
+        return None;
+    }
+    if ours.manifest.bytes() - base.bytes > bytes_max {
         return None;
     }
     let place = Place::of(path).ok()?;

@@ -7,8 +7,10 @@ use std::path::Path;
 
 use super::*;
 use crate::change::{Base, Meta, Mtime, Op, Placing};
+use crate::deep;
 use crate::packet::{Manifest, reference, split};
 use crate::tree::{Attr, Bytes, Time, Version};
+use temporary::Temporary;
 
 struct Ground {
     dir: tempfile::TempDir,
@@ -80,7 +82,7 @@ impl Ground {
     /// Makes a commit that was interrupted at its very end.
     fn apply_once_more(&self) {
         let journal = Journal::open(&self.journal()).expect("writable");
-        journal.write(&self.commit).expect("writable");
+        journal.write(&self.commit, Temporary::default()).expect("writable");
         journal.note_cleared().expect("writable");
         drop(Committer::open(&self.journal()).expect("usable"));
     }
@@ -229,7 +231,7 @@ fn an_interrupted_commit_is_finished_and_a_torn_one_was_not_begun() {
     let mut ground = Ground::new();
     ground.write("a", b"content", false);
     let journal = Journal::open(&ground.journal()).expect("writable");
-    journal.write(&ground.commit).expect("writable");
+    journal.write(&ground.commit, Temporary::default()).expect("writable");
     drop(Committer::open(&ground.journal()).expect("usable"));
     assert_eq!(std::fs::read(ground.file("a")).expect("finished"), b"content");
 
@@ -237,7 +239,7 @@ fn an_interrupted_commit_is_finished_and_a_torn_one_was_not_begun() {
     drop(Committer::open(&ground.journal()).expect("usable"));
     assert!(!ground.file("a").exists(), "a finished commit is not done twice");
 
-    journal.write(&ground.commit).expect("writable");
+    journal.write(&ground.commit, Temporary::default()).expect("writable");
     let mut bytes = std::fs::read(ground.journal()).expect("readable");
     bytes.truncate(bytes.len() - 1);
     std::fs::write(ground.journal(), bytes).expect("writable");
@@ -486,7 +488,8 @@ fn what_is_added_to_a_file_goes_to_its_end_once() {
     *placing = Placing::Behind(5);
     std::fs::write(ground.file("log"), b"base\ntheirs\n").expect("writable");
     let contents = contents(&ground.commit).expect("whole");
-    apply::apply(&ground.commit, &contents, None, &|| Ok(())).expect("applicable");
+    let names = Temporary::default();
+    apply::apply(&ground.commit, &contents, names, None, &|| Ok(())).expect("applicable");
     let whole = b"base\ntheirs\nours\n";
     assert_eq!(std::fs::read(ground.file("log")).expect("there"), whole);
     ground.apply_once_more();
@@ -525,14 +528,14 @@ fn a_removal_that_was_interrupted_is_finished() {
             std::fs::remove_file(ground.file("clock")).expect("there");
         }
     };
-    journal.write(&ground.commit).expect("writable");
+    journal.write(&ground.commit, Temporary::default()).expect("writable");
     later();
     std::fs::remove_file(ground.file("gone/one")).expect("there");
     drop(Committer::open(&ground.journal()).expect("usable"));
     assert!(!ground.file("gone").exists());
 
     std::fs::create_dir(ground.file("gone")).expect("writable");
-    journal.write(&ground.commit).expect("writable");
+    journal.write(&ground.commit, Temporary::default()).expect("writable");
     later();
     std::fs::write(ground.file("gone/new"), b"of somebody else").expect("writable");
     drop(Committer::open(&ground.journal()).expect("usable"));
@@ -610,7 +613,8 @@ fn times_count_from_the_beginning_of_the_walk() {
 fn a_journal_that_others_could_have_written_is_refused() {
     let mut ground = Ground::new();
     ground.write("file", b"content", false);
-    Journal::open(&ground.journal()).expect("writable").write(&ground.commit).expect("writable");
+    let journal = Journal::open(&ground.journal()).expect("writable");
+    journal.write(&ground.commit, Temporary::default()).expect("writable");
     let mode = |mode| std::fs::set_permissions(ground.journal(), PermissionsExt::from_mode(mode));
     for bad in [0o666, 0o620, 0o602] {
         mode(bad).expect("ours");
@@ -688,4 +692,126 @@ fn special_files_have_their_mode_from_the_beginning() {
         metadata.permissions().mode() & 0o7777
     };
     assert_eq!(["a", "b", "c"].map(mode), [0o604, 0o1666, 0o200]);
+}
+
+/// A file may name a packet any number of times: an append of that is not put together in memory.
+#[test]
+fn what_is_put_together_for_appends_was_sent() {
+    let mut ground = Ground::new();
+    let (content, times) = (vec![b'x'; 64 * 1024], 64);
+    let packet = reference(&content);
+    let begun = |ground: &mut Ground, name: &str| {
+        std::fs::write(ground.file(name), b"").expect("writable");
+        let now = version(&ground.file(name));
+        let meta = ground.meta(0o640);
+        let manifest = Manifest { packets: vec![packet; times], holes: Vec::new() };
+        let placing = Placing::Over { base: Some(now) };
+        ground.commit.changes.ops.push(Op::File {
+            path: ground.bytes(name),
+            meta,
+            manifest,
+            placing,
+        });
+    };
+    ground.commit.packets.push((packet, Packed::pack(&content)));
+    begun(&mut ground, "log");
+    let mut contents = contents(&ground.commit).expect("whole");
+    let reconciled =
+        reconcile::reconcile(&ground.commit, &Appends::default(), &mut contents).expect("as found");
+    assert!(reconciled.commit.is_none(), "it is written over what is there");
+    drop(contents);
+    ground.apply().expect("applicable");
+    let written = std::fs::read(ground.file("log")).expect("there");
+    assert_eq!(written, content.repeat(times));
+
+    let Some(Op::File { manifest, .. }) = ground.commit.changes.ops.last_mut() else {
+        panic!("just added")
+    };
+    manifest.packets[0].bytes = 1;
+    assert!(matches!(ground.apply(), Err(CommitError::Packet(_))), "it says another length");
+}
+
+/// How deep something is says who made it: no thread's stack may depend on that.
+#[test]
+fn what_is_removed_may_be_of_any_depth() {
+    let mut ground = Ground::new();
+    deep::make(&ground.file("gone"), deep::LEVELS);
+    std::fs::write(ground.file("gone/d/file"), b"x").expect("writable");
+    std::fs::create_dir_all(ground.file("gone/d/e/f")).expect("writable");
+    ground.commit.last_wins = true;
+    ground.commit.changes.ops.push(Op::Remove { path: ground.bytes("gone") });
+    deep::on_a_small_stack(|| ground.apply().expect("applicable"));
+    assert!(!ground.file("gone").exists());
+
+    deep::make(&ground.file("other"), deep::LEVELS);
+    let (other, never) = (ground.bytes("other"), Time { seconds: i64::MAX, nanos: 0 });
+    let is_newer = deep::on_a_small_stack(|| apply::has_newer_files(&other, never));
+    assert!(is_newer, "what no walk can have seen is somebody else's");
+    deep::clear(&ground.file("other"));
+}
+
+/// Whoever may write in a directory may have made any name in it.
+#[test]
+fn no_name_that_others_have_made_is_taken_for_a_temporary_one() {
+    let mut ground = Ground::new();
+    let others = [".oswalk-a.o", ".oswalk-00000000000000000000000000000000-f0"];
+    std::fs::write(ground.file("a.o"), b"old").expect("writable");
+    for name in others {
+        std::fs::create_dir(ground.file(name)).expect("writable");
+        std::fs::write(ground.file(name).join("theirs"), b"x").expect("writable");
+    }
+    ground.write("a.o", b"new", false);
+    ground.apply().expect("applicable");
+    assert_eq!(std::fs::read(ground.file("a.o")).expect("there"), b"new");
+    // In the journal of an interrupted commit is the name of the second one.
+    ground.apply_once_more();
+    assert!(others.iter().all(|name| ground.file(name).join("theirs").exists()));
+}
+
+#[test]
+fn an_interrupted_commit_removes_its_temporary_file() {
+    let mut ground = Ground::new();
+    std::fs::write(ground.file("a.o"), b"new").expect("writable");
+    std::fs::write(ground.file(&Temporary::default().fresh(0)), b"ne").expect("writable");
+    ground.write("a.o", b"new", false);
+    ground.apply_once_more();
+    assert_eq!(std::fs::read(ground.file("a.o")).expect("there"), b"new");
+    let names = std::fs::read_dir(ground.file(".")).expect("listable").count();
+    assert_eq!(names, 1, "no temporary file is left");
+}
+
+#[test]
+fn a_commit_of_which_agents_die_is_set_aside() {
+    let mut ground = Ground::new();
+    ground.write("a", b"content", false);
+    let journal = Journal::open(&ground.journal()).expect("writable");
+    journal.write(&ground.commit, Temporary::default()).expect("writable");
+    let begun = journal.begun().expect("written").at;
+    for tries in 0..TRIES_MAX {
+        assert_eq!(journal.tries().expect("written"), tries);
+        journal.note_try().expect("writable");
+    }
+    assert_eq!(
+        journal.begun().expect("written").at,
+        begun,
+        "what others do from there on is theirs"
+    );
+    let committer = Committer::open(&ground.journal()).expect("the agent starts");
+    assert!(!ground.file("a").exists(), "it is not tried again");
+    let aside = std::fs::metadata(ground.dir.path().join("journal.failed")).expect("kept");
+    assert!(aside.len() > 0 && aside.permissions().mode() & 0o077 == 0);
+    committer.commit(&ground.commit).expect("others go on");
+    drop(Committer::open(&ground.journal()).expect("usable"));
+    assert_eq!(std::fs::read(ground.file("a")).expect("there"), b"content");
+}
+
+#[test]
+fn what_the_kernel_cannot_name_in_one_call_is_refused_before_anything_is_changed() {
+    let mut ground = Ground::new();
+    ground.write("first", b"1", false);
+    let long = [&ground.bytes("d")[..], &b"/d".repeat(2100)].concat();
+    let (path, meta) = (TreePath::new(long).expect("sound"), ground.meta(0o755));
+    ground.commit.changes.ops.push(Op::Dir { path, meta, replaces: false });
+    assert!(matches!(ground.apply(), Err(CommitError::Refused(_))));
+    assert!(!ground.file("first").exists());
 }

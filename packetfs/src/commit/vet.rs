@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Commit, Owner};
 use crate::change::{ChangeSet, Meta, Op, Placing};
-use crate::path::TreePath;
+use crate::path::{CALL_PATH_BYTES_MAX, TreePath};
 use crate::tree::{Attr, Bytes, Kind, is_within};
 use crate::xattr::is_shown;
 
@@ -104,6 +104,9 @@ impl Scope {
         for op in &changes.ops {
             for (path, deed) in deeds(op) {
                 let refuse = |why| Err(Refusal { path: path.clone(), why });
+                if path.len() > CALL_PATH_BYTES_MAX {
+                    return refuse("its path is longer than the kernel takes");
+                }
                 if !ALLOWED.contains(&(self.zone(path), deed)) {
                     return refuse("it is closed to the walk");
                 }
@@ -137,9 +140,9 @@ impl Scope {
     }
 }
 
-/// Returns where file systems are mounted.
+/// Returns where file systems are mounted for this thread: the process's first one may have other mounts.
 fn mount_points() -> Vec<Bytes> {
-    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let table = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
     points_in(&table)
 }
 
@@ -376,6 +379,27 @@ mod tests {
             let op = Op::Symlink { path: path("/work/l"), target, meta: meta(0o777, 0) };
             assert!(!may(&scope(), 0, op));
         }
+    }
+
+    #[test]
+    fn mount_points_are_those_of_this_thread() {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let point = dir.path().as_os_str().as_bytes().to_vec();
+        // It has a namespace of its own, which ends with it.
+        let elsewhere = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).expect("root may");
+            let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+            mount(none, "/", none, private, none).expect("root may");
+            let memory = Some("tmpfs");
+            mount(none, dir.path(), memory, MsFlags::empty(), none).expect("root may");
+            mount_points()
+        });
+        assert!(elsewhere.join().expect("no panic").contains(&point));
     }
 
     #[test]

@@ -469,3 +469,21 @@ fn inode_numbers_are_the_origins_and_differ() {
     mirror.apply(names("/src", "m", None));
     assert_eq!(mirror.ino(NOWHERE, &on(2, 4)), 4);
 }
+
+/// How deep its tree is says the origin.
+#[test]
+fn a_tree_of_any_depth_is_forgotten() {
+    const LEVELS: u64 = 800;
+    let mut mirror = Mirror::new();
+    let mut dir = String::from("/");
+    for level in 1..=LEVELS {
+        let entries = vec![entry("d", attr(Kind::Dir, level + 1, 0))];
+        mirror.take_listing(&path(&dir), listing(level, entries));
+        dir = format!("{}/d", dir.trim_end_matches('/'));
+    }
+    let bottom = mirror.node(dir.as_bytes()).expect("listed");
+    let forget = crate::deep::on_a_small_stack(|| {
+        mirror.apply(vec![Change::Forget { dir: TreePath::root() }])
+    });
+    assert!(forget.contains(&Invalidation::Node(bottom)));
+}

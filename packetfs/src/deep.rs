@@ -1,0 +1,35 @@
+//! Trees for tests that are deeper than a stack is.
+
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, mkdirat};
+
+/// Deeper than any path that can be named in one call.
+pub(crate) const LEVELS: usize = 3000;
+/// A stack on which a recursion over so many levels ends.
+const STACK_BYTES: usize = 128 * 1024;
+
+/// Makes a directory, with so many below each other in it.
+pub(crate) fn make(top: &Path, levels: usize) {
+    std::fs::create_dir(top).expect("writable");
+    let mut dir = open(top, OFlag::O_DIRECTORY, Mode::empty()).expect("it was just made");
+    for _ in 0..levels {
+        mkdirat(&dir, "d", Mode::S_IRWXU).expect("writable");
+        dir = openat(&dir, "d", OFlag::O_DIRECTORY, Mode::empty()).expect("it was just made");
+    }
+}
+
+/// Removes one, as a temporary directory cannot.
+pub(crate) fn clear(top: &Path) {
+    let status = std::process::Command::new("rm").arg("-r").arg(top).status();
+    assert!(status.expect("every machine has it").success());
+}
+
+/// Does something with little stack.
+pub(crate) fn on_a_small_stack<R: Send>(act: impl FnOnce() -> R + Send) -> R {
+    std::thread::scope(|scope| {
+        let small = std::thread::Builder::new().stack_size(STACK_BYTES);
+        small.spawn_scoped(scope, act).expect("a thread").join().expect("no panic")
+    })
+}
