@@ -719,7 +719,7 @@ fn what_is_put_together_for_appends_was_sent() {
     let reconciled =
         reconcile::reconcile(&ground.commit, &Appends::default(), &mut contents).expect("as found");
     assert!(reconciled.commit.is_none(), "it is written over what is there");
-    drop(contents);
+    drop((reconciled, contents));
     ground.apply().expect("applicable");
     let written = std::fs::read(ground.file("log")).expect("there");
     assert_eq!(written, content.repeat(times));
