@@ -30,7 +30,7 @@ use crate::compile::Disk;
 use crate::door::{Peer, Reader, Writer};
 use crate::link::message::{Doubt, Exit};
 use crate::session::{self, Session, ms};
-use attempt::{Attempted, Ended, Outgoing};
+use attempt::{Applied, Attempted, Bound, Ended, Outgoing};
 pub(crate) use hello::Wishes;
 use output::Output;
 use stops::Stops;
@@ -83,7 +83,7 @@ pub(crate) async fn walk(
     };
     let session = agent.session(hello.session);
     let Some(session) = session.filter(|session| peer.uid == 0 || peer.uid == session.uid) else {
-        output.send(Kind::RunHere, 0, vec![Reason::NoAgent as u8]);
+        output.send(Kind::RunHere, 0, vec![Reason::NoAgent as u8, 0]);
         return output.finish().await;
     };
     let (frames_tx, frames) = mpsc::channel(FRAMES_WAITING_MAX);
@@ -100,7 +100,8 @@ pub(crate) async fn walk(
         goes_on();
     });
     let mut stub = Stub { frames, output, stops, pid: peer.pid };
-    if hello.compiles(&session) {
+    let compiles = hello.compiles(&session);
+    if compiles {
         stub.output.be_patient();
     }
     let argv0 = hello.argv0();
@@ -141,7 +142,8 @@ pub(crate) async fn walk(
                 );
                 stub.output.send(Kind::Refused, 0, text.into_bytes());
             } else {
-                stub.output.send(Kind::RunHere, 0, vec![reason as u8]);
+                let parts = stays_with_its_parts(reason, compiles);
+                stub.output.send(Kind::RunHere, 0, vec![reason as u8, u8::from(parts)]);
             }
         }
         End::Lost(text) => stub.output.send(Kind::Refused, 0, text.into_bytes()),
@@ -155,6 +157,13 @@ pub(crate) async fn walk(
     if !pump.is_finished() {
         let _ = tokio::time::timeout(FAREWELL_MAX, pump).await;
     }
+}
+
+/// Tells whether what a program executes stays with it. Of a compile step that has a slot of this machine no part
+/// waits for a second one: there may be no more.
+fn stays_with_its_parts(reason: Reason, compiles: bool) -> bool {
+    matches!(reason, Reason::Alone | Reason::Transfer)
+        || (compiles && reason == Reason::GrantedHome)
 }
 
 /// Tells whether each node that may be had is one to which a compile step is not worth sending.
@@ -365,11 +374,13 @@ impl Errand<'_> {
         let (agent, session, spec) = (self.agent, self.session, self.spec);
         let offsets = vet::offsets(spec, &ended.exit.exit.offsets);
         let is_torn = is_torn(&ended);
-        match attempt::commit(agent, &self.outgoing, ended.exit, last).await {
-            Ok((status, overwrote)) => {
+        let bound = Bound { last_wins: last, touched: !stub.output.is_untouched() };
+        match attempt::commit(agent, &self.outgoing, ended.exit, bound).await {
+            Ok(Applied { status, overwrote, left_out }) => {
                 let overwrote: Vec<_> = overwrote.iter().map(|path| text(path)).collect();
                 let argv0 = text(spec.arguments().next().unwrap_or_default());
                 let told = overwrote.iter().map(|path| overwritten(&argv0, path));
+                let told = told.chain(left_out.iter().map(|path| not_written(&argv0, &text(path))));
                 let warnings: Vec<_> = told.chain(is_torn.then(|| torn(&argv0))).collect();
                 if let Some(line) = line {
                     session.add_walk(WalkLine { overwrote, ..line });
@@ -574,6 +585,13 @@ fn output(spec: &WalkSpec) -> Option<String> {
 fn overwritten(argv0: &str, path: &str) -> String {
     format!(
         "oswalk: {argv0} has overwritten {path}, which was changed by something else while it ran\n"
+    )
+}
+
+/// What the user is told of a hidden file that was written elsewhere.
+fn not_written(argv0: &str, path: &str) -> String {
+    format!(
+        "oswalk: {argv0} has written {path}, which is not exported: what it wrote there is lost, and the file is as it was\n"
     )
 }
 

@@ -341,7 +341,7 @@ fn is_named_as_the_program() {
 fn runs_here_when_told() {
     let agent = Agent::new(0);
     let (child, _, mut door) = agent.start();
-    send(&mut door, Kind::RunHere, 0, &[Reason::NoSlot as u8]);
+    send(&mut door, Kind::RunHere, 0, &[Reason::NoSlot as u8, 0]);
     let record = common::Record::of(&finish(child));
     assert_eq!(record.one("who=").as_deref(), Some("native"));
     assert_eq!(record.all("arg="), [b"zero".as_slice(), b"one", b"t w o"]);
@@ -360,7 +360,7 @@ fn runs_here_with_signals_as_they_were() {
     let (child, _, mut door) = agent.start_command(&mut command);
     kill(&child, "TERM");
     assert_eq!(receive(&mut door).expect("a signal").0.kind, Kind::Signal);
-    send(&mut door, Kind::RunHere, 0, &[Reason::NoSlot as u8]);
+    send(&mut door, Kind::RunHere, 0, &[Reason::NoSlot as u8, 0]);
     assert_eq!(finish(child).status.signal(), Some(15));
 }
 
@@ -368,7 +368,7 @@ fn runs_here_with_signals_as_they_were() {
 fn what_is_alone_is_told_by_what_it_executes() {
     let agent = Agent::new(0);
     let (child, _, mut door) = agent.start();
-    send(&mut door, Kind::RunHere, 0, &[Reason::Alone as u8]);
+    send(&mut door, Kind::RunHere, 0, &[Reason::Alone as u8, 1]);
     let record = common::Record::of(&finish(child));
     assert_eq!(record.one("who=").as_deref(), Some("native"));
     assert!(record.one("env=OSWALK_WALK=").is_some());

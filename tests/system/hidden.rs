@@ -12,6 +12,7 @@ pub(crate) const ALL: &[Test] = &[
     ("hidden::what_the_agent_was_started_with", what_the_agent_was_started_with),
     ("hidden::what_the_user_hides", what_the_user_hides),
     ("hidden::what_is_hidden_is_not_moved", what_is_hidden_is_not_moved),
+    ("hidden::what_cannot_be_repeated_loses_what_is_hidden_only", loses_what_is_hidden_only),
 ];
 
 /// Runs a script as a walk of a session with this policy. It is executed nowhere else.
@@ -98,4 +99,26 @@ fn what_is_hidden_is_not_moved(lab: &Lab) -> Result<(), String> {
     let native = "mkdir p && echo 1 >p/a && mv p q && cat q/a";
     let run = walk(up, &policy, &format!("cd '{}' && {native}", dir.display()))?;
     if run.succeeded() { Ok(()) } else { Err(format!("what moves nothing hidden fails: {run}")) }
+}
+
+/// A shell at a terminal writes its history when it ends, where there may have been none.
+fn loses_what_is_hidden_only(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let dir = up.fresh("hidden-written")?;
+    let policy = up.dir.join("lab/policy.toml");
+    let write = "echo 1 >.bash_history; echo kept >kept; exit 7";
+    for (name, script) in [("shown", "echo begin; sleep 1.5;"), ("silent", "")] {
+        let dir = dir.join(name);
+        fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
+        let run = walk(up, &policy, &format!("cd '{}' && {script} {write}", dir.display()))?;
+        let is_shown = !script.is_empty();
+        let is_told = run.err().contains("/.bash_history, which is not exported");
+        let is_written = dir.join(".bash_history").exists();
+        // Nothing of the other was seen: it is executed here.
+        let wanted = (Some(7), is_shown, !is_shown);
+        if (run.status.code(), is_told, is_written) != wanted || !dir.join("kept").exists() {
+            return Err(format!("{name}: {wanted:?}: {run}"));
+        }
+    }
+    Ok(())
 }

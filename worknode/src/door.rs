@@ -5,7 +5,7 @@
 //! [`Kind::RunHere`]. `oswalk` uses the same socket for its own requests, with [`Kind::Request`].
 
 /// Version of this protocol, in the hello.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 8;
 /// Longest payload of a [`Kind::Data`] frame.

@@ -530,15 +530,35 @@ impl Talk<'_> {
     }
 }
 
-/// Applies what a walk changed. Returns its wait status, and the files of others that it overwrote:
-/// with `last_wins`, because it cannot be repeated.
+/// A walk whose changes were applied.
+pub(super) struct Applied {
+    /// Its wait status.
+    pub(super) status: i32,
+    /// The files of others that it overwrote, because it cannot be repeated.
+    pub(super) overwrote: Vec<TreePath>,
+    /// What is hidden and was not changed, because it cannot be executed here.
+    pub(super) left_out: Vec<TreePath>,
+}
+
+/// How much a walk may have done before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound {
+    /// It cannot be repeated: what others have changed is overwritten.
+    pub(super) last_wins: bool,
+    /// Something of it was shown or taken: it cannot be executed here instead.
+    pub(super) touched: bool,
+}
+
+/// Applies what a walk changed.
 pub(super) async fn commit(
     agent: &Rc<Agent>,
     outgoing: &Outgoing<'_>,
-    ready: Ready,
-    last_wins: bool,
-) -> anyhow::Result<(i32, Vec<TreePath>)> {
+    mut ready: Ready,
+    Bound { last_wins, touched }: Bound,
+) -> anyhow::Result<Applied> {
     let who = &outgoing.spec.credentials;
+    let changes = &mut ready.exit.changes;
+    let left_out = if touched { vet::leave_out_hidden(changes, &agent.hidden) } else { Vec::new() };
     vet::changes(&ready.exit.changes, &agent.hidden)?;
     let before = outgoing.before.get().context("a walk that was never sent has ended")?;
     let scope = before.scope.clone();
@@ -546,5 +566,5 @@ pub(super) async fn commit(
     let Ready { exit, packets, memory: _memory, began, status } = ready;
     let commit = Commit { owner, scope, changes: exit.changes, packets, last_wins, began };
     let overwrote = agent.commits.apply(commit).await.context("failed to commit a walk")?;
-    Ok((status, overwrote))
+    Ok(Applied { status, overwrote, left_out })
 }

@@ -71,6 +71,22 @@ pub(super) fn scope(spec: &WalkSpec, files: Option<&Files>, private: &[Bytes]) -
     }
 }
 
+/// Takes out what writes hidden files, and returns their paths. What moves or removes them is left, and refused.
+pub(super) fn leave_out_hidden(changes: &mut ChangeSet, hidden: &Hidden) -> Vec<TreePath> {
+    let mut left_out = Vec::new();
+    changes.ops.retain(|op| match op {
+        Op::File { path, .. } | Op::Symlink { path, .. } | Op::Special { path, .. }
+            if hidden.hides(path) =>
+        {
+            left_out.push(path.clone());
+            false
+        }
+        _ => true,
+    });
+    changes.found.retain(|(path, _)| !left_out.contains(path));
+    left_out
+}
+
 /// Refuses changes of what is not exported, and renames that would show it.
 pub(super) fn changes(changes: &ChangeSet, hidden: &Hidden) -> anyhow::Result<()> {
     let found = changes.found.iter().map(|(path, _)| path);

@@ -17,16 +17,11 @@ pub(super) struct Taken;
 impl Locked {
     /// Locks a file that is open for writing, without waiting. A file system without locks has nothing to be locked.
     pub(super) fn new(file: File) -> Result<Option<Self>, Taken> {
-        let whole = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
-            Err(Errno::EAGAIN | Errno::EACCES) => return Err(Taken),
-            Ok(_) | Err(_) => {}
+        let [l_type, l_whence] = [libc::F_WRLCK, libc::SEEK_SET]
+            .map(|number| libc::c_short::try_from(number).expect("a small number"));
+        let whole = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
+        if let Err(Errno::EAGAIN | Errno::EACCES) = fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+            return Err(Taken);
         }
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Some(Self { _file: file })),

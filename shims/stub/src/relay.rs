@@ -2,7 +2,6 @@
 //! the walk ended.
 
 use worknode::door::{Header, Kind, TERMIOS_BYTES, Termios, encode_window};
-use worknode::reason::Reason;
 
 use crate::door::{self, Inbox, Lost};
 use crate::input::{Input, WANTS_MAX};
@@ -168,9 +167,8 @@ impl<'s> Relay<'s> {
             }
             Kind::Exit => Err(End::Exit(number(payload)?.cast_signed())),
             Kind::RunHere => {
-                let whole = [Reason::Alone as u8, Reason::Transfer as u8];
-                let alone = payload.first().is_some_and(|reason| whole.contains(reason));
-                Err(End::Here { alone })
+                let &[_, parts] = payload else { return Err(End::Lost) };
+                Err(End::Here { alone: parts != 0 })
             }
             Kind::Refused | Kind::Failed => {
                 output::complain(&[payload.strip_suffix(b"\n").unwrap_or(payload)]);
