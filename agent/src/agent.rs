@@ -39,6 +39,7 @@ use crate::session::{Session, Usage};
 use crate::state::State;
 use crate::sys::launcher::{Launcher, Plan};
 use crate::sys::outside::Outside;
+use crate::sys::rights::Rights;
 use crate::sys::view::View;
 use crate::transfer::Transfers;
 use crate::vital::Vital;
@@ -57,6 +58,8 @@ pub(crate) struct Agent {
     pub(crate) hostname: Vec<u8>,
     /// What this agent saw when it was started: the files that it shows to runners.
     pub(crate) view: View,
+    /// What processes may do that have given nothing up.
+    pub(crate) rights: Rights,
     pub(crate) dirs: Dirs,
     pub(crate) door_path: PathBuf,
     pub(crate) pages_dir: PathBuf,
@@ -198,6 +201,7 @@ async fn serve(
         node,
         hostname: nix::unistd::gethostname()?.into_encoded_bytes(),
         view,
+        rights: Rights::own().context("failed to look at the rights of this process")?,
         dirs,
         door_path,
         pages_dir: pages.path().to_owned(),

@@ -12,6 +12,7 @@ pub(crate) mod place;
 pub(crate) mod process;
 mod program;
 mod readers;
+pub(crate) mod rights;
 mod root;
 mod sandbox;
 mod standing;

@@ -67,7 +67,8 @@ pub enum Reason {
     OtherMounts = 30,
     /// A file of arguments (`gcc @file`) cannot be read beforehand: it is large, or no regular file.
     ResponseFile = 31,
-    /// The program needs rights, namespaces, processes or devices of this machine (mount, docker, ps …).
+    /// The program needs rights, namespaces, processes or devices of this machine (mount, docker, ps …), or the process
+    /// has given up rights that its user has.
     NeedsOrigin = 32,
     /// A preloaded library talks to a process of this machine (those of bear, pseudo, fakeroot …).
     ForeignPreload = 33,

@@ -1,14 +1,11 @@
 //! Reads what a stub says of its process, and makes the walk's spec of it, or says why it must stay.
 
+mod compiler;
 mod descriptors;
 mod environment;
 mod places;
 mod variables;
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 
 use worknode::command::Tool;
 use worknode::door::{FdEntry, HelloHead, VERSION};
@@ -107,12 +104,15 @@ impl Hello {
         if View::of(peer.pid).ok().as_ref() != Some(&agent.view) {
             return Err(Reason::OtherMounts.into());
         }
+        if !agent.rights.are_those_of(peer.pid, peer.uid) {
+            return Err(Reason::NeedsOrigin.into());
+        }
         let step = self.step(session);
-        let env = self.environment(session, step)?;
         let hello = self.clone();
         let found = look(move |look| hello.look_around(peer.pid, step, look)).await;
         // A directory that cannot be looked at is as good as none.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
+        let env = self.environment(session, compiles, places.reader)?;
         let terminal = fds.iter().any(|fd| fd.kind == FdKind::Terminal).then(|| TerminalSpec {
             termios: self.head.termios.to_vec(),
             window: self.head.window,
@@ -139,29 +139,24 @@ impl Hello {
             compiles,
         })
     }
+
     /// Returns what is known of a compile step.
     fn step(&self, session: &Session) -> Option<Step> {
         let verdict = session.verdict(&self.path).filter(|verdict| verdict.compiles())?;
         let tool = Tool::of(verdict, &self.path)?;
         let (name, arguments) = (base_name(&self.path), strings(&self.argv).skip(1));
-        let reader = environment::reader(name, arguments, &self.env, || self.is_script());
+        let reader = environment::reader(name, arguments, &self.env);
         Some(Step { tool, reader })
     }
 
     /// Returns the environment of the walk.
-    fn environment(&self, session: &Session, step: Option<Step>) -> Result<Bytes, Stay> {
-        let reader = step.map_or(Reader::Anything, |step| step.reader);
-        let shipped = environment::shipped(&self.env, step.is_some(), reader, &session.wishes);
+    fn environment(
+        &self,
+        session: &Session,
+        compiles: bool,
+        reader: Reader,
+    ) -> Result<Bytes, Stay> {
+        let shipped = environment::shipped(&self.env, compiles, reader, &session.wishes);
         shipped.map_err(|name| Stay { reason: Reason::SecretVariable, variable: Some(name) })
-    }
-
-    /// Tells whether the program is a script, which may read anything. The preload library has just looked at
-    /// the same bytes, so that nobody waits for them.
-    fn is_script(&self) -> bool {
-        let path = places::path(&self.cwd, &self.path);
-        let mut magic = [0; 4];
-        let read =
-            File::open(OsStr::from_bytes(&path)).and_then(|mut file| file.read_exact(&mut magic));
-        read.is_err() || magic != *b"\x7fELF"
     }
 }

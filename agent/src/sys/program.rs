@@ -18,7 +18,7 @@ use super::{fds, terminal};
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine. Who
 /// leaves a changed root is back in the walk's.
-const KEPT_CAPABILITIES: [u32; 10] = [
+pub(super) const KEPT_CAPABILITIES: [u32; 10] = [
     0,  // CHOWN
     1,  // DAC_OVERRIDE
     2,  // DAC_READ_SEARCH

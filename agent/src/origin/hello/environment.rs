@@ -25,7 +25,7 @@ pub(super) enum Reader {
 
 /// Words of a command line with which a compiler runs what may read any variable: plug-ins, specs with
 /// `getenv`, other tools; or which are not known here.
-const OPENINGS: [&[u8]; 9] = [
+const OPENINGS: [&[u8]; 12] = [
     b"-fplugin",
     b"-fpass-plugin",
     b"-load",
@@ -34,6 +34,9 @@ const OPENINGS: [&[u8]; 9] = [
     b"-wrapper",
     b"--config",
     b"-B",
+    b"--prefix",
+    b"--gcc-toolchain",
+    b"--gcc-install-dir",
     b"@",
 ];
 /// Variables that do the same.
@@ -64,12 +67,11 @@ const COMPILERS: [&[u8]; 15] = [
     b"f95",
 ];
 
-/// Tells what a compile step may read. `is_script` is asked last.
+/// Tells what a compile step may read, if it is what its name says.
 pub(super) fn reader<'a>(
     name: &[u8],
     mut arguments: impl Iterator<Item = &'a [u8]>,
     env: &[u8],
-    is_script: impl FnOnce() -> bool,
 ) -> Reader {
     let is_compiler = || {
         let version = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
@@ -83,11 +85,7 @@ pub(super) fn reader<'a>(
     let opens = |word: &[u8]| OPENINGS.iter().any(|opening| word.starts_with(opening));
     let opens_by_variable =
         |variable: &[u8]| OPENING_VARIABLES.iter().any(|opening| variable.starts_with(opening));
-    if is_compiler()
-        && !arguments.any(opens)
-        && !strings(env).any(opens_by_variable)
-        && !is_script()
-    {
+    if is_compiler() && !arguments.any(opens) && !strings(env).any(opens_by_variable) {
         Reader::Compiler
     } else {
         Reader::Anything
@@ -238,10 +236,10 @@ mod tests {
 
     #[test]
     fn who_reads_what() {
-        let tell = |line: &str, env: &[u8], is_script| {
+        let tell = |line: &str, env: &[u8]| {
             let mut words = line.split(' ').map(str::as_bytes);
             let name = words.next().unwrap_or_default();
-            reader(name, words, env, || is_script)
+            reader(name, words, env)
         };
         for line in [
             "gcc -c a.c",
@@ -250,9 +248,8 @@ mod tests {
             "cc1 a.c -o a.s",
             "as a.s",
         ] {
-            assert_eq!(tell(line, b"", false), Reader::Compiler, "{line}");
-            assert_eq!(tell(line, b"", true), Reader::Anything, "{line}");
-            assert_eq!(tell(line, b"LD_PRELOAD=/x.so\0", false), Reader::Anything, "{line}");
+            assert_eq!(tell(line, b""), Reader::Compiler, "{line}");
+            assert_eq!(tell(line, b"LD_PRELOAD=/x.so\0"), Reader::Anything, "{line}");
         }
         for line in [
             "rustc a.rs",
@@ -261,8 +258,10 @@ mod tests {
             "gcc -fplugin=x.so -c a.c",
             "gcc @args",
             "gcc -specs=x -c a.c",
+            "gcc --prefix=tools/ -c a.c",
+            "clang --gcc-toolchain=/opt/gcc -c a.c",
         ] {
-            assert_eq!(tell(line, b"", false), Reader::Anything, "{line}");
+            assert_eq!(tell(line, b""), Reader::Anything, "{line}");
         }
     }
 

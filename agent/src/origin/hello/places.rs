@@ -10,8 +10,8 @@ use worknode::command::{Files, Role, Tool, environment};
 use worknode::reason::Reason;
 use worknode::spec::{FdSpec, strings};
 
-use super::Hello;
 use super::environment::Reader;
+use super::{Hello, compiler};
 use crate::compile::Disk;
 use crate::look::{Found, Look};
 use crate::sys::place::Place;
@@ -37,12 +37,15 @@ const LINKS_MAX: usize = 40;
 pub(super) struct Places {
     /// It may write into a system directory.
     pub(super) writes_system: bool,
+    /// What it may read of its environment.
+    pub(super) reader: Reader,
 }
 
 /// A compile step, as far as its places are concerned.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
     pub(super) tool: Tool,
+    /// What it may read of its environment, if it is what its name says.
     pub(super) reader: Reader,
 }
 
@@ -80,6 +83,18 @@ impl Hello {
         Ok(look.find(&self.cwd)?.is_some_and(is_same))
     }
 
+    /// Tells what a step may read of its environment.
+    fn reader(&self, step: Step, look: Look) -> Result<Reader, Errno> {
+        if step.reader == Reader::Anything {
+            return Ok(Reader::Anything);
+        }
+        let search = || strings(&self.env).find_map(|variable| variable.strip_prefix(b"PATH="));
+        let is_known = compiler::is_one(&path(&self.cwd, &self.path), look)?
+            && (step.tool != Tool::Driver
+                || compiler::assembles(search().unwrap_or(b"/usr/bin"), &self.cwd, look)?);
+        Ok(if is_known { Reader::Compiler } else { Reader::Anything })
+    }
+
     /// Looks at the arguments of a program of which nothing is known: each may be a path.
     fn places_of_any(&self, look: Look) -> Result<Result<Places, Reason>, Errno> {
         for argument in strings(&self.argv).skip(1) {
@@ -94,11 +109,12 @@ impl Hello {
                 return Ok(Err(Reason::Place));
             }
         }
-        Ok(Ok(Places { writes_system: true }))
+        Ok(Ok(Places { writes_system: true, reader: Reader::Anything }))
     }
 
     /// Looks at all that a compile step reads and writes.
     fn places_of(&self, step: Step, look: Look) -> Result<Result<Places, Reason>, Errno> {
+        let reader = self.reader(step, look)?;
         let arguments = strings(&self.argv).skip(1);
         let files = Files::of(step.tool, arguments, &mut Disk { cwd: &self.cwd }, true);
         let mut named: BTreeSet<(Role, Bytes)> = files.paths.into_iter().collect();
@@ -121,7 +137,7 @@ impl Hello {
             named.extend(values.map(|value| (Role::OutputDir, value.to_vec())));
         } else {
             // Nor what plug-ins and scripts do.
-            writes_system |= step.reader == Reader::Anything;
+            writes_system |= reader == Reader::Anything;
         }
         let base = named.iter().find(|(role, _)| *role == Role::WorkingDir);
         let base = base.map_or_else(|| self.cwd.clone(), |(_, dir)| path(&self.cwd, dir));
@@ -143,7 +159,7 @@ impl Hello {
             }
             writes_system |= role.is_written() && is_system(&found.path);
         }
-        Ok(Ok(Places { writes_system }))
+        Ok(Ok(Places { writes_system, reader }))
     }
 }
 
