@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use worknode::command::Tool;
 use worknode::door::{FdEntry, HelloHead, VERSION};
@@ -109,8 +110,8 @@ impl Hello {
         }
         let step = self.step(session);
         let env = self.environment(session, step)?;
-        let hello = self.clone();
-        let found = look(move |look| hello.look_around(peer.pid, step, look)).await;
+        let (hello, hidden) = (self.clone(), Arc::clone(&agent.hidden));
+        let found = look(move |look| hello.look_around(peer.pid, step, &hidden, look)).await;
         // A directory that cannot be looked at is as good as none.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
         let terminal = fds.iter().any(|fd| fd.kind == FdKind::Terminal).then(|| TerminalSpec {
