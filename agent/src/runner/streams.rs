@@ -127,6 +127,7 @@ impl Streams {
 
     /// Tells whether a process of the walk waits for the terminal's input.
     pub(super) fn is_read(&self, read: bool) {
+        // There is always room for that: one is asked for at a time.
         self.tell_terminal(Event::Reading(read));
     }
 
@@ -136,10 +137,10 @@ impl Streams {
         let settings = || Termios::try_from(rest).ok();
         match (frame.kind, self.inputs.get(&fd)) {
             (Kind::Data, Some(input)) => return input.take(rest.to_vec()),
-            (Kind::Data, None) => self.tell_terminal(Event::Typed(rest.to_vec())),
+            (Kind::Data, None) => return self.tell_terminal(Event::Typed(rest.to_vec())),
             (Kind::Eof, Some(input)) => input.end(),
-            (Kind::Eof, None) => self.tell_terminal(Event::Ended),
-            (Kind::Ready, _) => self.tell_terminal(Event::Ready),
+            (Kind::Eof, None) => return self.tell_terminal(Event::Ended),
+            (Kind::Ready, _) => return self.tell_terminal(Event::Ready),
             (Kind::Credit, _) => {
                 if let (Some(credit), Ok(bytes)) = (self.credits.get(&fd), rest.try_into()) {
                     credit.add(u32::from_le_bytes(bytes));
@@ -172,10 +173,8 @@ impl Streams {
         }
     }
 
-    fn tell_terminal(&self, event: Event) {
-        if let Some(terminal) = &self.terminal {
-            terminal.tell(event);
-        }
+    fn tell_terminal(&self, event: Event) -> bool {
+        self.terminal.as_ref().is_none_or(|terminal| terminal.tell(event))
     }
 
     fn channel(&self, fd: u8) -> Channel {

@@ -92,7 +92,7 @@ impl Hidden {
     /// Tells whether a path is hidden for what it is, and not because every machine has its own there.
     #[must_use]
     pub fn hides_secret(&self, path: &[u8]) -> bool {
-        let hides = |path: &[u8]| self.hides_here(path, &names::hides);
+        let hides = |path: &[u8]| self.hides_here(path, names::hides);
         hides(path) || self.mounts().aliases(path).any(|alias| hides(&alias))
     }
 
