@@ -479,7 +479,9 @@ impl Agent {
             Kind::Told => match self.linked_mirror(&link.peer) {
                 Some((mirror, current)) if current == link.number => tell(&mirror, &frame.payload),
                 // A tree is mounted for a walk, and not for what is said.
-                _ => link.keep_told(frame.payload),
+                _ if self.cluster.lists(&link.peer) => link.keep_told(frame.payload),
+                // It has come just now, or is none: it will be asked.
+                _ => {}
             },
             Kind::Changes => {
                 let mirror = self.linked_mirror(&link.peer);
