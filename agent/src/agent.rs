@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use broker::{Broker, Grant, NodeInfo, PrivateServer, Trouble};
@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use worknode::id::{NodeId, SessionId};
 use worknode::page;
 use worknode::request::{FuseCounts, Settings, Status};
+use worknode::spec::Fault;
 
 use crate::budget::Budget;
 use crate::cluster::{self, Cluster, Failure};
@@ -29,7 +30,7 @@ use crate::exporter::{ExporterHandle, Question};
 use crate::leaves::Leaves;
 use crate::link::frame::{Frame, Kind};
 use crate::link::handshake::{Peer, Purpose, Secret};
-use crate::link::{self, Link, message};
+use crate::link::{self, Link, TOLD_BYTES_MAX, lists, message};
 use crate::mirrors::Mirror;
 use crate::pages::PagesDir;
 use crate::reached_at::{ReachedAt, check_private};
@@ -47,6 +48,13 @@ use crate::{callers, door, look, own, runner};
 
 /// A node that could not be reached is tried again after this time.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
+
+/// Trees of origins that are mounted at once: each has four threads or more and some ten megabytes. As many people as
+/// share a cluster at work.
+const MIRRORS_MAX: usize = 64;
+/// A tree whose origin has no link for so long is unmounted: it comes back with what it has changed meanwhile, and must
+/// be asked for all of it again anyway.
+const MIRROR_ALONE_MAX: Duration = Duration::from_secs(600);
 
 /// What walks have changed may take this part of the machine's memory until it is committed.
 const ROOM_PART: u64 = 4;
@@ -94,6 +102,8 @@ pub(crate) struct Agent {
     /// Commands that were seen to start no others.
     pub(crate) leaves: Leaves,
     ended_links: Cell<(u64, u64)>,
+    /// Counts of trees that were given up.
+    ended_fuse: Cell<(u64, u64)>,
 }
 
 /// The directories below the state directory.
@@ -230,6 +240,7 @@ async fn serve(
         sessions: RefCell::default(),
         leaves: Leaves::default(),
         ended_links: Cell::new((0, 0)),
+        ended_fuse: Cell::new((0, 0)),
     });
     agent.cluster.refresh().await;
     cluster::greet::begin(&agent, false);
@@ -336,7 +347,8 @@ impl Agent {
     }
 
     fn fuse_counts(&self) -> FuseCounts {
-        let mut sum = FuseCounts::default();
+        let (requests, fetches) = self.ended_fuse.get();
+        let mut sum = FuseCounts { requests, fetches };
         for mirror in self.mirrors.borrow().values() {
             let (requests, fetches) = mirror.counts();
             sum.requests += requests;
@@ -441,16 +453,7 @@ impl Agent {
     /// Hands a frame to whom it concerns. Never waits.
     fn take(self: &Rc<Self>, link: &Rc<Link>, frame: Frame) {
         match frame.kind {
-            Kind::Open => {
-                // Without it those that follow cannot be read either.
-                let Some(spec) = link.take_open(&frame.payload) else { return link.close() };
-                let Some(frames) = link.accept_stream(frame.stream) else {
-                    tracing::error!(peer = %link.peer, "dropping the link: it opened a stream twice");
-                    return link.close();
-                };
-                let (agent, link) = (Rc::clone(self), Rc::clone(link));
-                tokio::task::spawn_local(runner::execute(agent, link, frame.stream, spec, frames));
-            }
+            Kind::Open => self.take_open(link, &frame),
             Kind::Ask if !link.note_question() => {
                 tracing::error!(peer = %link.peer, "dropping the link: it asks more than is answered");
                 link.close();
@@ -466,28 +469,68 @@ impl Agent {
                 }
             },
             Kind::Answer => {
-                if let Some(mirror) = self.mirror_of(&link.peer) {
+                if let Some(mirror) = self.mirror_of(&link.peer)
+                    && mirror.awaits(frame.stream)
+                {
                     let answer = postcard::from_bytes(&frame.payload)
                         .unwrap_or(message::Answer::Failed(libc::EPROTO));
                     mirror.take_answer(frame.stream, answer);
                 }
             }
-            Kind::Told => match (postcard::from_bytes(&frame.payload), self.mirror(link)) {
-                (Ok(told), Ok(mirror)) => mirror.take_told(told),
-                // It will ask.
-                (Err(error), _) => tracing::warn!(%error, "an origin told nothing readable"),
-                (_, Err(error)) => tracing::warn!("{error:#}"),
+            Kind::Told if frame.payload.len() > TOLD_BYTES_MAX => {
+                tracing::warn!(peer = %link.peer, "it tells more than any origin: it will be asked");
+            }
+            Kind::Told => match self.linked_mirror(&link.peer) {
+                Some((mirror, current)) if current == link.number => tell(&mirror, &frame.payload),
+                // A tree is mounted for a walk, and not for what is said.
+                _ if self.cluster.lists(&link.peer) => link.keep_told(frame.payload),
+                // It has come just now, or is none: it will be asked.
+                _ => {}
             },
             Kind::Changes => {
-                match (link.take_changes(&frame.payload), self.mirror_of(&link.peer)) {
-                    (Some(changes), Some(mirror)) => mirror.take_changes(changes),
-                    (Some(_), None) => {}
+                let mirror = self.linked_mirror(&link.peer);
+                let mirror = mirror.filter(|(_, current)| *current == link.number);
+                match (link.take_changes(&frame.payload, mirror.is_some()), mirror) {
+                    (Ok(changes), Some((mirror, _))) => mirror.take_changes(changes),
+                    // What was told before may not be so any more.
+                    (Ok(_), None) => drop(link.take_told()),
                     // Without them the mirror would be stale: better no link at all.
-                    (None, _) => link.close(),
+                    (Err(()), _) => {
+                        tracing::error!(peer = %link.peer, "dropping the link: its changes are none");
+                        link.close();
+                    }
                 }
             }
             _ => link.route(frame),
         }
+    }
+
+    /// Takes in a walk, if there is room: before that nothing of it is unpacked.
+    fn take_open(self: &Rc<Self>, link: &Rc<Link>, frame: &Frame) {
+        let admitted = self.admission.admit();
+        // Without it those that follow cannot be read either.
+        let Ok(spec) = link.take_open(&frame.payload, admitted.is_some()) else {
+            tracing::error!(peer = %link.peer, "dropping the link: it opened a walk that is none");
+            return link.close();
+        };
+        let Some(frames) = link.accept_stream(frame.stream) else {
+            tracing::error!(peer = %link.peer, "dropping the link: it opened a stream twice");
+            return link.close();
+        };
+        let (Some(admitted), Some(spec)) = (admitted, spec) else {
+            let is_read = link.send_exit(frame.stream, &runner::not_executed(Fault::Busy));
+            link.close_stream(frame.stream);
+            if !is_read {
+                tracing::error!(peer = %link.peer, "dropping the link: it opens walks and does not read how they end");
+                link.close();
+            }
+            return;
+        };
+        let (agent, link, stream) = (Rc::clone(self), Rc::clone(link), frame.stream);
+        tokio::task::spawn_local(async move {
+            let _admitted = admitted;
+            runner::execute(agent, link, stream, spec, frames).await;
+        });
     }
 
     fn end_link(&self, link: &Rc<Link>) {
@@ -524,11 +567,59 @@ impl Agent {
         Some((mirror, number))
     }
 
-    /// Returns the tree of the origin on the other side of a link.
-    pub(crate) fn mirror(&self, link: &Rc<Link>) -> anyhow::Result<Rc<Mirror>> {
+    /// Returns the tree of the origin on the other side of a link, for a walk that was taken in. Who is no node of the
+    /// cluster has none, by whatever name.
+    pub(crate) async fn tree_of(&self, link: &Rc<Link>) -> Result<Rc<Mirror>, Fault> {
+        let is_known = || self.mirror_of(&link.peer).is_some() || self.cluster.lists(&link.peer);
+        if !is_known() {
+            // It may have come just now.
+            self.cluster.refresh().await;
+        }
+        if !is_known() {
+            return Err(Fault::Sandbox(format!("the broker lists no node {}", link.peer)));
+        }
+        if self.mirror_of(&link.peer).is_none() && !self.has_room_for_mirror() {
+            return Err(Fault::Busy);
+        }
+        self.mirror(link).map_err(|error| Fault::Sandbox(format!("{error:#}")))
+    }
+
+    /// Makes room for another tree, if need be; false if there is none.
+    fn has_room_for_mirror(&self) -> bool {
+        if self.mirrors.borrow().len() < MIRRORS_MAX {
+            return true;
+        }
+        let longest = longest_alone(self.alone_mirrors().into_iter());
+        longest.inspect(|origin| self.give_up_mirror(origin)).is_some()
+    }
+
+    /// Returns the trees that no link feeds and no walk has, and since when.
+    fn alone_mirrors(&self) -> Vec<(NodeId, Instant)> {
+        let mirrors = self.mirrors.borrow();
+        let alone = mirrors.iter().filter(|(_, mirror)| Rc::strong_count(mirror) == 1);
+        alone.filter_map(|(origin, mirror)| Some((origin.clone(), mirror.alone_since()?))).collect()
+    }
+
+    fn give_up_mirror(&self, origin: &NodeId) {
+        if let Some(mirror) = self.mirrors.borrow_mut().remove(origin) {
+            let ((requests, fetches), (r, f)) = (self.ended_fuse.get(), mirror.counts());
+            self.ended_fuse.set((requests + r, fetches + f));
+            let points = mirror.points();
+            // It was the last who had it.
+            drop(mirror);
+            for point in points {
+                // Where something is mounted still the next one is mounted over it.
+                let _ = std::fs::remove_dir(point);
+            }
+            tracing::info!(%origin, "unmounted the tree of a node that is gone");
+        }
+    }
+
+    fn mirror(&self, link: &Rc<Link>) -> anyhow::Result<Rc<Mirror>> {
         if let Some(mirror) = self.mirror_of(&link.peer) {
             if mirror.link_number() != Some(link.number) {
                 mirror.relink(link);
+                link.take_told().iter().for_each(|told| tell(&mirror, told));
             }
             return Ok(mirror);
         }
@@ -545,6 +636,7 @@ impl Agent {
         let mirror = Mirror::mount(&self.dirs.lower, link, &self.store, &self.vital, sandboxes)
             .with_context(|| format!("failed to mount the tree of {}", link.peer))?;
         self.mirrors.borrow_mut().insert(link.peer.clone(), Rc::clone(&mirror));
+        link.take_told().iter().for_each(|told| tell(&mirror, told));
         Ok(mirror)
     }
 
@@ -557,6 +649,11 @@ impl Agent {
     /// Gives up what no walk has needed for a long time.
     pub(crate) fn rest(&self) {
         self.mirrors.borrow().values().for_each(|mirror| mirror.rest());
+        for (origin, since) in self.alone_mirrors() {
+            if since.elapsed() > MIRROR_ALONE_MAX {
+                self.give_up_mirror(&origin);
+            }
+        }
     }
 
     /// Prepares for the next walk of the origin on the other side of a link.
@@ -566,6 +663,20 @@ impl Agent {
         {
             mirror.prepare(&self.launcher);
         }
+    }
+}
+
+/// Returns the one that has been alone longest.
+fn longest_alone(mirrors: impl Iterator<Item = (NodeId, Instant)>) -> Option<NodeId> {
+    mirrors.min_by_key(|(_, since)| *since).map(|(origin, _)| origin)
+}
+
+/// Tells a tree what its origin has told.
+fn tell(mirror: &Mirror, told: &[u8]) {
+    match lists::told(told) {
+        Some(told) => mirror.take_told(told),
+        // It will ask.
+        None => tracing::warn!("an origin told nothing readable"),
     }
 }
 
@@ -675,4 +786,20 @@ fn memory_bytes() -> u64 {
         .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"))
         .and_then(|kib| kib.trim().parse::<u64>().ok());
     kib.unwrap_or(4 * 1024 * 1024) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_that_was_alone_longest_goes_first() {
+        let now = Instant::now();
+        let at = |name: &str, seconds| {
+            (name.parse().expect("a name"), now + Duration::from_secs(seconds))
+        };
+        let alone = [at("b", 20), at("a", 10), at("c", 30)];
+        assert_eq!(longest_alone(alone.into_iter()), "a".parse().ok());
+        assert_eq!(longest_alone(std::iter::empty()), None);
+    }
 }

@@ -32,6 +32,10 @@ const LOOK_EVERY: u32 = 5;
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
 const REPEATS_MAX: u32 = 7200;
 
+/// Ends of attempts that the broker is being told of, at most; of grants that nobody has asked for no more are. An
+/// honest broker grants what was asked for, and at the end of a session a walk's grant may come too late.
+const FINISHES_MAX: usize = 4096;
+
 /// What a waiting walk is told.
 #[derive(Debug)]
 pub(crate) enum Turn {
@@ -56,6 +60,8 @@ pub(crate) struct Cluster {
     list: Cell<Option<u64>>,
     waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
     slots: Slots,
+    /// Ends of attempts that the broker has not confirmed.
+    finishes: Finishes,
     /// Walks of other origins wait at the broker, as it said last.
     others_wait: Cell<bool>,
     /// What is wrong with this node, and where others reach it.
@@ -87,6 +93,7 @@ impl Cluster {
             list,
             waiting,
             slots,
+            finishes: Finishes::default(),
             others_wait,
             changed_tx,
             beaten,
@@ -114,6 +121,11 @@ impl Cluster {
             };
             suits && self.members.is_usable(state) && !failed.contains(&state.info.node)
         })
+    }
+
+    /// Tells whether the broker lists a node.
+    pub(crate) fn lists(&self, node: &NodeId) -> bool {
+        self.nodes.borrow().iter().any(|state| state.info.node == *node)
     }
 
     /// Tells whether all nodes that take walks have this node's processor.
@@ -145,8 +157,12 @@ impl Cluster {
             }),
             None => Some(grant),
         };
-        if let Some(grant) = refused {
-            self.finish(&grant);
+        match refused {
+            Some(grant) if self.finishes.has_room() => self.finish(&grant),
+            Some(grant) => {
+                tracing::warn!(walk = %grant.walk, "passed over a grant that nobody has asked for")
+            }
+            None => {}
         }
     }
 
@@ -154,7 +170,9 @@ impl Cluster {
     /// told again and again: otherwise the slot would be taken for ever.
     pub(crate) fn finish(self: &Rc<Self>, grant: &Grant) {
         let (cluster, grant) = (Rc::clone(self), grant.clone());
+        let finishing = self.finishes.one_more();
         tokio::task::spawn_local(async move {
+            let _finishing = finishing;
             for _ in 0..REPEATS_MAX {
                 match cluster.broker.finish(grant.walk, &grant.node, grant.attempt).await {
                     Ok(broker::Finished::Done { next: Some(next) }) => cluster.take_grant(next),
@@ -304,6 +322,32 @@ impl Cluster {
     }
 }
 
+/// The ends of attempts that the broker is being told of.
+#[derive(Debug, Default)]
+struct Finishes(Rc<Cell<usize>>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Finishing(Rc<Cell<usize>>);
+
+impl Finishes {
+    /// Tells whether one more may be of a grant that nobody waits for.
+    fn has_room(&self) -> bool {
+        self.0.get() < FINISHES_MAX
+    }
+
+    fn one_more(&self) -> Finishing {
+        self.0.set(self.0.get() + 1);
+        Finishing(Rc::clone(&self.0))
+    }
+}
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// Keeps the agent's lease, and finds nodes that lost theirs.
 pub(crate) async fn beat(agent: Rc<Agent>) {
     let cluster = &agent.cluster;
@@ -380,4 +424,22 @@ pub(crate) fn processor() -> Said {
 pub(crate) fn default_name() -> anyhow::Result<NodeId> {
     let name = nix::unistd::gethostname()?.to_string_lossy().into_owned();
     name.parse().map_err(|error| anyhow::anyhow!("{error}; give --name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_that_nobody_asked_for_are_given_back_so_many_at_once() {
+        let finishes = Finishes::default();
+        let under_way: Vec<_> =
+            (0..).map_while(|_| finishes.has_room().then(|| finishes.one_more())).collect();
+        assert_eq!(under_way.len(), FINISHES_MAX);
+        // What a walk had is given back in any case.
+        drop(finishes.one_more());
+        assert!(!finishes.has_room());
+        drop(under_way);
+        assert!(finishes.has_room());
+    }
 }

@@ -9,6 +9,7 @@ pub(crate) mod frame;
 pub(crate) mod guarded;
 pub(crate) mod handshake;
 mod inbox;
+pub(crate) mod lists;
 pub(crate) mod message;
 pub(crate) mod squeeze;
 
@@ -33,16 +34,18 @@ use worknode::id::NodeId;
 use crate::compile;
 use crate::exporter::profile::Likeness;
 use crate::sys::tcp;
+use bytes::Bytes;
 use frame::{Assembler, Frame, Kind};
 use guarded::Guarded;
 use handshake::Peer;
 pub(crate) use inbox::Inbox;
 use inbox::Slit;
-use message::Open;
 pub(crate) use message::PACKETS_PER_ASK;
+use message::{Exit, Open};
 use packetfs::tree::Change;
 use squeeze::{Squeezer, Unsqueezer};
 use worknode::id::Attempt;
+use worknode::spec::SPEC_BYTES_MAX;
 
 /// The largest message: one frame of the largest payload, or many small ones.
 const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
@@ -52,6 +55,13 @@ pub(crate) const QUESTIONS_AT_ONCE: usize = 128;
 /// Questions of the other side that wait for their answers, which may be a megabyte each. It keeps to half of
 /// that; the other half is for answers that are on their way to it.
 const QUESTIONS_MAX: usize = 2 * QUESTIONS_AT_ONCE;
+/// Exits of the other side's walks that wait to go out: those of all slots of a large node, and refusals of as many
+/// more. Who opens walks and does not read how they end has no use for them.
+const EXITS_MAX: usize = 4096;
+/// Changes in one message: of a million names, with all their attributes.
+const CHANGES_BYTES_MAX: usize = frame::ASSEMBLED_BYTES_MAX;
+/// What may be told ahead of a walk, in all. An origin tells 4 MiB as it estimates them.
+pub(crate) const TOLD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Silence after which a link asks whether the other side's agent is awake, and how often it asks in
 /// vain. Whether its machine is there the kernels find out among themselves, sooner and for less.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -96,6 +106,10 @@ pub(crate) struct Link {
     strays: Cell<u64>,
     /// Questions of the other side whose answers have not gone out.
     unanswered: Cell<usize>,
+    /// Exits that have not gone out.
+    exits: Cell<usize>,
+    /// What was told before there was a walk.
+    told: RefCell<Vec<Bytes>>,
     /// An answer to a ping waits to go out: it answers later ones, too.
     pong_waits: Cell<bool>,
     /// Walks of this side that run on the other, by stream.
@@ -131,19 +145,54 @@ impl Link {
         bytes
     }
 
-    /// Returns the spec in a [`Kind::Open`]; nothing if it is damaged. To be called for all of them,
-    /// in their order.
-    pub(crate) fn take_open(&self, payload: &[u8]) -> Option<Vec<u8>> {
-        let open: Open = postcard::from_bytes(payload).ok()?;
-        self.unsqueezer.borrow_mut().unsqueeze(open.spec)
+    /// Returns the spec in a [`Kind::Open`], if it is wanted.
+    ///
+    /// # Errors
+    /// It is damaged, and so are those that follow. To be called for all of them, in their order.
+    pub(crate) fn take_open(&self, payload: &[u8], wanted: bool) -> Result<Option<Vec<u8>>, ()> {
+        let open: Open = postcard::from_bytes(payload).map_err(drop)?;
+        let mut unsqueezer = self.unsqueezer.borrow_mut();
+        if wanted {
+            unsqueezer.unsqueeze(open.spec, SPEC_BYTES_MAX).map(Some).ok_or(())
+        } else {
+            unsqueezer.skip(open.spec).then_some(None).ok_or(())
+        }
     }
 
-    /// Returns the changes in a [`Kind::Changes`]; nothing if it is damaged. To be called for all of
-    /// them, in their order.
-    pub(crate) fn take_changes(&self, payload: &[u8]) -> Option<Vec<Change>> {
-        let squeezed = postcard::from_bytes(payload).ok()?;
-        let changes = self.changes_unsqueezer.borrow_mut().unsqueeze(squeezed)?;
-        postcard::from_bytes(&changes).ok()
+    /// Returns the changes in a [`Kind::Changes`], if they are wanted.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn take_changes(&self, payload: &[u8], wanted: bool) -> Result<Vec<Change>, ()> {
+        let squeezed = postcard::from_bytes(payload).map_err(drop)?;
+        let mut unsqueezer = self.changes_unsqueezer.borrow_mut();
+        if wanted {
+            let changes = unsqueezer.unsqueeze(squeezed, CHANGES_BYTES_MAX).ok_or(())?;
+            lists::changes(&changes).ok_or(())
+        } else {
+            unsqueezer.skip(squeezed).then(Vec::new).ok_or(())
+        }
+    }
+
+    /// Keeps what was told ahead of the first walk, until there is a tree of it.
+    pub(crate) fn keep_told(&self, told: Bytes) {
+        let mut kept = self.told.borrow_mut();
+        if kept.iter().map(Bytes::len).sum::<usize>() + told.len() <= TOLD_BYTES_MAX {
+            // Not the message that it came in.
+            kept.push(Bytes::copy_from_slice(&told));
+        }
+    }
+
+    /// Returns that.
+    pub(crate) fn take_told(&self) -> Vec<Bytes> {
+        self.told.take()
+    }
+
+    /// Says that a walk has ended; false if the other side does not read what it is told of those that it opens.
+    pub(crate) fn send_exit(&self, stream: u32, exit: &Exit) -> bool {
+        self.exits.set(self.exits.get() + 1);
+        self.send(Kind::Exit, stream, message::encode(exit));
+        self.exits.get() <= EXITS_MAX
     }
 
     /// Returns where other threads may put frames for this link.
@@ -253,6 +302,7 @@ impl Link {
 
     fn note_sent(&self, frame: &Frame) {
         match frame.kind {
+            Kind::Exit => self.exits.set(self.exits.get().saturating_sub(1)),
             Kind::Answer => self.unanswered.set(self.unanswered.get().saturating_sub(1)),
             Kind::Pong => self.pong_waits.set(false),
             _ => {}
@@ -369,6 +419,8 @@ pub(crate) fn start(
         streams: RefCell::default(),
         strays: Cell::new(0),
         unanswered: Cell::new(0),
+        exits: Cell::new(0),
+        told: RefCell::default(),
         pong_waits: Cell::new(false),
         walks: RefCell::default(),
         foretold: RefCell::default(),
@@ -529,5 +581,38 @@ mod tests {
         assert!(Meeting { is_same_caller: true, ..crossed }.newer_stays(), "it has called again");
         assert!(Meeting { is_same_agent: false, ..crossed }.newer_stays(), "it was started again");
         assert!(Meeting { age: CROSSING_MAX, ..crossed }.newer_stays(), "the other has lost it");
+    }
+
+    #[test]
+    fn who_does_not_read_how_its_walks_end_has_few_of_them() {
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        use worknode::spec::{Fault, Outcome};
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default())
+            .expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let (ours, theirs) = tokio::join!(listener.accept(), TcpStream::connect(address));
+            let (ours, _theirs) = (Guarded::new(ours.expect("a caller").0), theirs);
+            let config = Some(socket_config());
+            let socket = WebSocketStream::from_raw_socket(ours, Role::Server, config).await;
+            let peer = Peer { node: "n2".parse().expect("a name"), incarnation: 1 };
+            let link = start(socket, peer, 1, false, |_, _| {}, |_| {});
+            let exit = Exit {
+                outcome: Outcome::Fault(Fault::Busy),
+                changes: Default::default(),
+                offsets: Vec::new(),
+                doubt: None,
+            };
+            // The writer has no turn meanwhile.
+            let sent = (0..2 * EXITS_MAX).take_while(|_| link.send_exit(1, &exit)).count();
+            assert_eq!(sent, EXITS_MAX);
+            while link.exits.get() > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert!(link.send_exit(1, &exit));
+        });
     }
 }

@@ -61,6 +61,8 @@ pub(crate) struct Mirror {
     /// The packets that this origin has sent.
     store: Shelf,
     link: RefCell<Option<Rc<Link>>>,
+    /// When its last link broke; nothing while there is one.
+    alone_since: Cell<Option<Instant>>,
     next_ask: Cell<u32>,
     /// When a question was answered, or one was asked while none waited.
     heard: Cell<Instant>,
@@ -122,6 +124,7 @@ impl Mirror {
             mount,
             store,
             link: RefCell::new(Some(Rc::clone(link))),
+            alone_since: Cell::new(None),
             next_ask: Cell::new(1),
             heard: Cell::new(Instant::now()),
             asked: RefCell::default(),
@@ -230,12 +233,15 @@ impl Mirror {
     pub(crate) fn relink(&self, link: &Rc<Link>) {
         self.unlink();
         self.link.replace(Some(Rc::clone(link)));
+        self.alone_since.set(None);
         self.take_changes(vec![Change::Forget { dir: TreePath::root() }]);
     }
 
     /// The link broke: whoever waits gets an error.
     pub(crate) fn unlink(&self) {
-        self.link.replace(None);
+        if self.link.replace(None).is_some() {
+            self.alone_since.set(Some(Instant::now()));
+        }
         self.fail_questions();
     }
 
@@ -251,6 +257,18 @@ impl Mirror {
         for done in all {
             done(Err(libc::EIO));
         }
+    }
+
+    /// Returns where it is mounted.
+    pub(crate) fn points(&self) -> Vec<PathBuf> {
+        let with_xattrs = self.with_xattrs.borrow();
+        let lowers = [&self.plain].into_iter().chain(with_xattrs.iter());
+        lowers.map(|lower| lower.point.clone()).collect()
+    }
+
+    /// Returns since when there is no link to its origin.
+    pub(crate) fn alone_since(&self) -> Option<Instant> {
+        self.alone_since.get()
     }
 
     /// Returns the number of the link in use.
@@ -333,6 +351,11 @@ impl Mirror {
     /// Returns what gives the modification times since a moment that are known of the tree.
     pub(crate) fn times_since(&self) -> impl Fn(Time) -> HashSet<Time> + Send + use<> {
         self.mount.times_since()
+    }
+
+    /// Tells whether a question waits for its answer.
+    pub(crate) fn awaits(&self, number: u32) -> bool {
+        self.asked.borrow().contains_key(&number)
     }
 
     /// Takes in the answer to a question.

@@ -38,7 +38,7 @@ use streams::Streams;
 /// Packets go to the origin in frames of about this size.
 const PACKETS_FRAME_BYTES: usize = 512 * 1024;
 
-/// Executes a walk and tells its origin how it ended.
+/// Executes a walk that was taken in, and tells its origin how it ended.
 pub(crate) async fn execute(
     agent: Rc<Agent>,
     link: Rc<Link>,
@@ -46,24 +46,19 @@ pub(crate) async fn execute(
     spec: Vec<u8>,
     mut frames: Inbox,
 ) {
-    let outcome = match agent.admission.admit() {
-        Some(_admitted) => tokio::select! {
-            outcome = run(&agent, &link, stream, &spec, &mut frames) => outcome,
-            // The origin is gone: what the walk would have changed is nobody's any more.
-            () = link.closed() => Err(Fault::Leaving),
-        },
-        None => Err(Fault::Busy),
+    let outcome = tokio::select! {
+        outcome = run(&agent, &link, stream, &spec, &mut frames) => outcome,
+        // The origin is gone: what the walk would have changed is nobody's any more.
+        () = link.closed() => Err(Fault::Leaving),
     };
     let (exit, served) = match outcome {
         Ok(Some(Ended { exit, served })) => (Some(exit), served),
         Ok(None) => (None, None),
-        Err(fault) => {
-            let (outcome, changes) = (Outcome::Fault(fault), ChangeSet::default());
-            (Some(Exit { outcome, changes, offsets: Vec::new(), doubt: None }), None)
-        }
+        Err(fault) => (Some(not_executed(fault)), None),
     };
     if let Some(exit) = exit {
-        link.send(Kind::Exit, stream, message::encode(&exit));
+        // That it is read is certain: walks that are taken in are few.
+        link.send_exit(stream, &exit);
     }
     link.close_stream(stream);
     // Not before, when it would compete with the walk.
@@ -71,6 +66,12 @@ pub(crate) async fn execute(
         lower.sandboxes.take_back(control);
     }
     agent.prepare_for(&link);
+}
+
+/// Returns how a walk ended that could not be executed.
+pub(crate) fn not_executed(fault: Fault) -> Exit {
+    let (outcome, changes) = (Outcome::Fault(fault), ChangeSet::default());
+    Exit { outcome, changes, offsets: Vec::new(), doubt: None }
 }
 
 /// A walk that has ended.
@@ -108,7 +109,7 @@ async fn run(
     let started = Instant::now();
     let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
     let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
-    let mirror = agent.mirror(link).map_err(sandbox)?;
+    let mirror = agent.tree_of(link).await?;
     let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
     // Before that: what changes while the kernel forgets may be seen as it was.
     let outset = mirror.outset();

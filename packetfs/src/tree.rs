@@ -1,11 +1,14 @@
 //! Files and directories as they are named between machines: attributes, entries, listings, and the
 //! changes an origin reports to the runners that have seen them.
 
+use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 
 use nix::dir::Dir;
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::packet::Manifest;
 use crate::path::{FileName, TreePath};
@@ -188,12 +191,51 @@ pub struct Entry {
     pub xattrs: Vec<Xattr>,
 }
 
+/// Names of a directory that travel: a million, and somewhat more.
+pub const NAMES_MAX: usize = 1 << 20;
+/// Entries of a listing that travel: a directory with more is shown to nobody.
+const ENTRIES_MAX: usize = 1 << 22;
+
+/// Reads a list of at most so many: what is longer is refused before all of it is in memory, of which it takes many
+/// times what it takes on its way.
+pub(crate) fn at_most<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct List<T, const MAX: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for List<T, MAX> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(formatter, "at most {MAX}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            const AT_ONCE_MAX: usize = 1024;
+            let hint = items.size_hint().unwrap_or(0);
+            let mut list = Vec::with_capacity(hint.min(AT_ONCE_MAX));
+            while let Some(item) = items.next_element()? {
+                if list.len() == MAX {
+                    return Err(serde::de::Error::invalid_length(MAX + 1, &self));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_seq(List::<T, MAX>(PhantomData))
+}
+
 /// A directory, whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
     /// The directory itself.
     pub attr: Attr,
     /// All its names.
+    #[serde(deserialize_with = "at_most::<_, _, ENTRIES_MAX>")]
     pub entries: Vec<Entry>,
     /// Its names are not shown: who looks into it is refused.
     pub hidden: bool,
@@ -218,6 +260,7 @@ pub enum Change {
         /// Its attributes now; nothing if it is gone.
         attr: Option<Attr>,
         /// The names, each with what it names now, if anything.
+        #[serde(deserialize_with = "at_most::<_, _, NAMES_MAX>")]
         names: Vec<(FileName, Option<Entry>)>,
     },
     /// Nothing is known of the directory any more, nor of those below it.

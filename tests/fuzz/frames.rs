@@ -110,9 +110,9 @@ fn squeezed_messages() {
         for message in messages {
             let squeezed = squeezer.squeeze(&message);
             let hostile = damaged(encode(&squeezed), &damages);
-            assert_eq!(unsqueezer.unsqueeze(squeezed), Some(message));
+            assert_eq!(unsqueezer.unsqueeze(squeezed, 1 << 20), Some(message));
             if let Ok(hostile) = postcard::from_bytes(&hostile) {
-                let _ = Unsqueezer::default().unsqueeze(hostile);
+                let _ = Unsqueezer::default().unsqueeze(hostile, 1 << 20);
             }
         }
     });

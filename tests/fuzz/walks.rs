@@ -1,7 +1,7 @@
 //! What stub, agents and preload library read: frames of the door, policy pages, tallies, specs.
 
 use proptest::array::uniform16;
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use worknode::command::NoFiles;
@@ -137,7 +137,6 @@ fn fd_kinds() -> impl Strategy<Value = FdKind> {
         any::<u32>().prop_map(|flags| FdKind::Null { flags }),
         Just(FdKind::Input),
         Just(FdKind::Output),
-        any::<u32>().prop_map(|fd| FdKind::Same { fd }),
         (word(), any::<u64>()).prop_map(|(path, offset)| FdKind::File { path, offset }),
         Just(FdKind::Terminal),
     ]
@@ -147,9 +146,9 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
     let names = (nodes(), any::<(u64, u32)>(), vec(word(), 5..=5));
     let identity = (any::<(u32, u32)>(), vec(any::<u32>(), 0..5));
     let numbers = (any::<[u32; 2]>(), any::<i32>(), any::<[u64; 2]>(), any::<[bool; 2]>());
-    let terminals = (word(), any::<[u16; 4]>(), any::<bool>())
+    let terminals = (vec(any::<u8>(), 36..=36), any::<[u16; 4]>(), any::<bool>())
         .prop_map(|(termios, window, reads)| TerminalSpec { termios, window, reads });
-    let fds = (vec((any::<u32>(), fd_kinds()), 0..6), option::of(terminals));
+    let fds = (btree_map(0..256_u32, option::of(fd_kinds()), 0..6), option::of(terminals));
     let limits = vec(any::<(u64, u64)>(), 0..17);
     (names, identity, numbers, fds, limits).prop_map(
         |(
@@ -160,6 +159,11 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
             rlimits,
         )| {
             let [path, argv, env, cwd, hostname] = words.try_into().expect("five words");
+            let first = fds.keys().next().copied();
+            let kind = |fd, kind: Option<FdKind>| match first.filter(|&first| first != fd) {
+                Some(first) => kind.unwrap_or(FdKind::Same { fd: first }),
+                None => kind.unwrap_or(FdKind::Output),
+            };
             WalkSpec {
                 walk: WalkId { session: SessionId(session), number },
                 origin,
@@ -175,7 +179,7 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
                 blocked,
                 ignored,
                 rlimits,
-                fds: fds.into_iter().map(|(fd, kind)| FdSpec { fd, kind }).collect(),
+                fds: fds.into_iter().map(|(fd, it)| FdSpec { fd, kind: kind(fd, it) }).collect(),
                 terminal,
                 whole_tree,
                 compiles,

@@ -31,6 +31,11 @@ static void say_mode(const char *path) {
     else printf("%s %o %d:%d, ", path, stat_.st_mode, stat_.st_uid, stat_.st_gid);
 }
 
+static void say_times(const char *path) {
+    struct stat stat_;
+    if (!stat(path, &stat_)) printf("%s of %ld, ", path, (long)stat_.st_mtime);
+}
+
 static void put(const char *path, const char *text) {
     int file = open(path, O_WRONLY);
     if (file >= 0 && write(file, text, strlen(text)) < 0) {}
@@ -39,7 +44,9 @@ static void put(const char *path, const char *text) {
 
 int main(void) {
     static const char *const modes[] = {"/dev", "/dev/null", "/dev/shm", "/dev/pts", "/dev/pts/ptmx", "/proc",
-                                        "/proc/1", "/proc/uptime", "/proc/execdomains", "/proc/sys", "/"};
+                                        "/proc/1", "/proc/uptime", "/proc/execdomains", "/proc/sys", "/",
+                                        "/dev/zero", "/dev/tty", "/proc/iomem", "/proc/kcore", "/proc/keys",
+                                        "/proc/timer_list"};
     static const char *const files[] = {"/proc/self/oom_score_adj", "/proc/self/coredump_filter",
                                         "/proc/self/autogroup", "/proc/sys/kernel/hostname", "/proc/sys/kernel/msgmax",
                                         "/proc/sys/kernel/shmmax", "/proc/sys/fs/mqueue/msg_max"};
@@ -50,6 +57,10 @@ int main(void) {
     for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++) say_mode(modes[i]);
     for (unsigned i = 0; i < sizeof files / sizeof *files - 0; i++)
         if (!strstr(files[i], "autogroup")) say_file(files[i]);
+    struct stat null;
+    if (!fstat(0, &null)) printf("input %o %d:%d of %ld, ", null.st_mode, null.st_uid, null.st_gid, (long)null.st_mtime);
+    say_times("/dev/null");
+    say_times("/proc/iomem");
     say("attributes", listxattr("/dev/shm", names, sizeof names));
     say("nice", getpriority(PRIO_PROCESS, 1));
     say("policy", sched_getscheduler(1));
@@ -70,6 +81,12 @@ int main(void) {
         if (!strcmp(modes[i], "/") || !strcmp(modes[i], "/proc/uptime") || !strcmp(modes[i], "/proc/sys")) continue;
         if (chmod(modes[i], 0) || chown(modes[i], 65534, 65534)) {}
     }
+    // What it was started with is the null device: a descriptor is as good as a name.
+    struct timespec long_ago[2] = {{1, 0}, {1, 0}};
+    if (fchmod(0, 0600) || fchown(0, 65534, 65534)) {}
+    if (futimens(0, long_ago) || fsetxattr(0, "user.left", "x", 1, 0)) {}
+    if (utimensat(AT_FDCWD, "/proc/self/fd/0", long_ago, 0) || chmod("/proc/self/fd/0", 0600)) {}
+    if (utimensat(AT_FDCWD, "/proc/iomem", long_ago, 0) || utimensat(AT_FDCWD, "/dev/zero", long_ago, 0)) {}
     put("/proc/1/oom_score_adj", "1000");
     put("/proc/1/coredump_filter", "0");
     put("/proc/1/autogroup", "19");

@@ -26,6 +26,7 @@ use crate::run::{Run, seconds};
 pub(crate) const ALL: &[Test] = &[
     ("liars::what_no_compile_step_changes", |lab| all_refused(lab, true)),
     ("liars::what_no_walk_changes", |lab| all_refused(lab, false)),
+    ("liars::descriptors_that_are_not_the_walks", others_descriptors),
 ];
 
 const LIMIT: std::time::Duration = seconds(20);
@@ -34,8 +35,11 @@ const LIAR: &str = "10.77.0.13:7710";
 
 /// Kinds of frames, as docs/protocol.md numbers them.
 const DATA: u8 = 2;
+const CREDIT: u8 = 4;
 const PACKETS: u8 = 9;
 const EXIT: u8 = 10;
+const TOOK: u8 = 16;
+const SETTINGS: u8 = 18;
 /// Bytes of a frame's head.
 const HEAD_BYTES: usize = 8;
 /// The longest payload of one frame.
@@ -476,5 +480,62 @@ fn all_refused(lab: &Lab, compiles: bool) -> Result<(), String> {
         }
     }
     let _ = fs::remove_file(IN_RUN);
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+/// A stub has all that its process has open: pipes that a later process reads, and files that no runner is shown.
+/// A runner that asks for them, or has them taken, is not obeyed.
+fn others_descriptors(lab: &Lab) -> Result<(), String> {
+    const READ: &str = "printf zero | { gcc -c a.c; cat >0; cat <&3 >3; cat <&5 >5; } \
+                        3< <(printf three) 5<home/.ssh/id_rsa";
+    let (up, _alone) = lab.alone()?;
+    let liar = Liar::of(up)?;
+    let options = ["--listen", AGENT, "--advertise", LIAR];
+    let _odd = Odd::start(up, up.fresh("liars-fds-state")?, &options, Secret::Shared)?;
+    let dir = up.fresh("liars-fds")?;
+    let written = |name: &str, text: &str| {
+        fs::write(dir.join(name), text).map_err(|error| format!("{name}: {error}"))
+    };
+    written("a.c", "int f(void) { return 7; }\n")?;
+    fs::create_dir_all(dir.join("home/.ssh")).map_err(|error| error.to_string())?;
+    written("home/.ssh/id_rsa", "five")?;
+    let run = |lie: Option<Lie>| -> Result<(Run, Report), String> {
+        wait_until("it is alive", || is(up, "odd", "alive"))?;
+        let _ = fs::remove_file(dir.join("a.o"));
+        liar.say(lie);
+        let report = dir.join("report.json");
+        let mut command = up.exec(&report);
+        command.args(["--on", "odd", "--", "bash", "-c", READ]).current_dir(&dir);
+        let run = Run::of(command, LIMIT)?;
+        Ok((run, Report::read(&report)?))
+    };
+    let (run_well, report) = run(None)?;
+    if !run_well.succeeded() || !report.walked("gcc") {
+        return Err(format!("it does not walk: {run_well}, stays {:?}", report.stays));
+    }
+    let bytes = 4096_u32.to_le_bytes();
+    let mut failures = Vec::new();
+    for fd in [0, 1, 3, 5, 200] {
+        for (name, kind, said) in [
+            ("asks for", CREDIT, bytes.to_vec()),
+            ("has taken", TOOK, bytes.to_vec()),
+            ("sets", SETTINGS, vec![0; 37]),
+        ] {
+            let ahead = vec![(kind, [&[fd][..], &said].concat())];
+            let (run, report) = run(Some(Lie { ahead, exit: None }))?;
+            let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+            let left = ["0", "3", "5"].map(read);
+            let is_done = run.succeeded() && dir.join("a.o").exists();
+            // What it is believed in another attempt is no lie.
+            let is_believed = report.walked("gcc") && report.repeated == 0;
+            if liar.say(None).is_some() || is_believed || !is_done {
+                let stays = &report.stays;
+                failures.push(format!("it {name} {fd}, and is believed: {run}, stays {stays:?}"));
+            }
+            if left != ["zero", "three", "five"] {
+                failures.push(format!("it {name} {fd}: {left:?} is left"));
+            }
+        }
+    }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }

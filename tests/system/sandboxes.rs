@@ -1,5 +1,6 @@
 //! Sandboxes serve one walk after the other: nothing of one is left to the next.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::Test;
@@ -118,10 +119,20 @@ fn as_new(lab: &Lab) -> Result<(), String> {
     let dir = up.fresh("as-new")?;
     let report = dir.join("report.json");
     let mut command = up.exec(&report);
-    let each = "for i in $(seq \"$1\"); do leave; done";
+    let each = "for i in $(seq \"$1\"); do leave </dev/null; done";
     command.args(["--on", "n2", "--walk", "leave", "--no-fallback", "--", "sh", "-c", each, "sh"]);
     command.arg(WALKS.to_string()).current_dir(&dir);
+    // The nodes of the lab have this machine's devices.
+    let null = || {
+        let null = std::fs::metadata("/dev/null").map_err(|error| error.to_string())?;
+        Ok::<_, String>((null.mode(), null.uid(), null.gid(), null.mtime()))
+    };
+    let before = null()?;
     let run = Run::of(command, seconds(60))?;
+    let after = null()?;
+    if before != after {
+        return Err(format!("the node's null device was {before:?} and is {after:?}"));
+    }
     let said = run.out();
     let lines: Vec<_> = said.lines().collect();
     let walks = Report::read(&report)?.walks.len();

@@ -1,11 +1,27 @@
 //! A walk as it travels: what is to be executed, and how it ended.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::door::{RLIMITS, TERMIOS_BYTES};
 use crate::id::{NodeId, WalkId};
 
 /// Leads every encoded spec; another version is refused by name.
 pub const SPEC_VERSION: u8 = 3;
+
+/// Longest spec: what a stub may say of its process has at most 8 MiB, and what is added here to it is little.
+pub const SPEC_BYTES_MAX: usize = 9 * 1024 * 1024;
+/// Descriptors of a walk: an origin carries half as many, and links name them with a byte.
+pub const FDS_MAX: usize = 256;
+/// Arguments and environment together: the kernel takes no more.
+const STRINGS_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Supplementary groups: the kernel's `NGROUPS_MAX`.
+const GROUPS_MAX: usize = 65_536;
+/// The longest path that travels.
+const PATH_BYTES_MAX: usize = 65_536;
 
 /// A byte string that is not necessarily UTF-8: a path, an argument.
 pub type Bytes = Vec<u8>;
@@ -45,8 +61,10 @@ pub struct WalkSpec {
     /// Ignored signals.
     pub ignored: u64,
     /// Soft and hard resource limits, in the kernel's order.
+    #[serde(deserialize_with = "at_most::<_, _, RLIMITS>")]
     pub rlimits: Vec<(u64, u64)>,
     /// The open descriptors.
+    #[serde(deserialize_with = "at_most::<_, _, FDS_MAX>")]
     pub fds: Vec<FdSpec>,
     /// The terminal behind some of them.
     pub terminal: Option<TerminalSpec>,
@@ -64,6 +82,7 @@ pub struct Credentials {
     /// Group.
     pub gid: u32,
     /// Supplementary groups.
+    #[serde(deserialize_with = "at_most::<_, _, GROUPS_MAX>")]
     pub groups: Vec<u32>,
 }
 
@@ -96,6 +115,7 @@ pub enum FdKind {
     /// A file of the tree, opened for reading at an offset.
     File {
         /// Its path.
+        #[serde(deserialize_with = "at_most::<_, _, PATH_BYTES_MAX>")]
         path: Bytes,
         /// Where reading goes on.
         offset: u64,
@@ -168,12 +188,48 @@ impl WalkSpec {
     /// Reads a spec.
     ///
     /// # Errors
-    /// The version is another one, or the bytes are damaged.
+    /// The version is another one, the bytes are damaged, or no origin says this.
     pub fn decode(bytes: &[u8]) -> Result<Self, SpecError> {
+        if bytes.len() > SPEC_BYTES_MAX {
+            return Err(SpecError::Impossible("it is too long"));
+        }
         match bytes.split_first() {
-            Some((&SPEC_VERSION, body)) => Ok(postcard::from_bytes(body)?),
+            Some((&SPEC_VERSION, body)) => {
+                let spec: Self = postcard::from_bytes(body)?;
+                spec.check().map_err(SpecError::Impossible).map(|()| spec)
+            }
             Some((&other, _)) => Err(SpecError::Version(other)),
             None => Err(SpecError::Empty),
+        }
+    }
+
+    /// Tells what of a spec no origin can say: whoever reads one goes through its lists more than once.
+    fn check(&self) -> Result<(), &'static str> {
+        if self.argv.len().saturating_add(self.env.len()) > STRINGS_BYTES_MAX {
+            return Err("its arguments and environment are longer than the kernel takes");
+        }
+        if self.path.len().max(self.cwd.len()) > PATH_BYTES_MAX {
+            return Err("a path is too long");
+        }
+        let mut seen = [false; FDS_MAX];
+        for spec in &self.fds {
+            let number = usize::try_from(spec.fd).unwrap_or(FDS_MAX);
+            match (seen.get(number), &spec.kind) {
+                (None, _) => return Err("a descriptor's number is too high"),
+                (Some(true), _) => return Err("it has a descriptor twice"),
+                (_, FdKind::Same { fd })
+                    if !usize::try_from(*fd).is_ok_and(|fd| seen.get(fd) == Some(&true)) =>
+                {
+                    return Err("a descriptor is the same as none before it");
+                }
+                (Some(false), _) => seen[number] = true,
+            }
+        }
+        match &self.terminal {
+            Some(terminal) if terminal.termios.len() != TERMIOS_BYTES => {
+                Err("the settings of its terminal are none")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -218,9 +274,42 @@ pub enum SpecError {
     /// No bytes.
     #[error("walk spec is empty")]
     Empty,
+    /// No origin has such a process.
+    #[error("walk spec is impossible: {0}")]
+    Impossible(&'static str),
     /// Not a spec.
     #[error("walk spec is damaged")]
     Damaged(#[from] postcard::Error),
+}
+
+/// Reads a list of at most so many: what is longer is refused before it is there.
+fn at_most<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct List<T, const MAX: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for List<T, MAX> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(formatter, "at most {MAX}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if list.len() == MAX {
+                    return Err(serde::de::Error::invalid_length(MAX + 1, &self));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_seq(List::<T, MAX>(PhantomData))
 }
 
 /// Splits NUL-terminated strings that lie one after the other.
@@ -272,5 +361,38 @@ mod tests {
         for end in 1..bytes.len() {
             assert!(WalkSpec::decode(&bytes[..end]).is_err());
         }
+    }
+
+    #[test]
+    fn specs_that_no_origin_sends_are_refused() {
+        let fd = |fd, kind| FdSpec { fd, kind };
+        let input = |number| fd(number, FdKind::Input);
+        let refused = |spec: &WalkSpec| WalkSpec::decode(&spec.encode()).is_err();
+        let with_fds = |fds| WalkSpec { fds, ..spec() };
+        assert!(!refused(&with_fds((0..256).map(input).collect())));
+        assert!(refused(&with_fds(vec![input(256)])));
+        assert!(refused(&with_fds(vec![input(7), input(7)])));
+        assert!(refused(&with_fds(vec![input(0); 100_000])));
+        let same = |other| fd(2, FdKind::Same { fd: other });
+        assert!(!refused(&with_fds(vec![fd(1, FdKind::Output), same(1)])));
+        for other in [2, 3, u32::MAX] {
+            assert!(refused(&with_fds(vec![fd(1, FdKind::Output), same(other)])), "{other}");
+        }
+        let file = |bytes| FdKind::File { path: vec![b'/'; bytes], offset: 0 };
+        assert!(!refused(&with_fds(vec![fd(3, file(65_536))])));
+        assert!(refused(&with_fds(vec![fd(3, file(65_537))])));
+        let with_groups = |count| Credentials { uid: 0, gid: 0, groups: vec![4; count] };
+        assert!(!refused(&WalkSpec { credentials: with_groups(65_536), ..spec() }));
+        assert!(refused(&WalkSpec { credentials: with_groups(65_537), ..spec() }));
+        assert!(refused(&WalkSpec { rlimits: vec![(1, 2); 17], ..spec() }));
+        let half = vec![0; 3 * 1024 * 1024];
+        let strings = |argv: &[u8]| WalkSpec { argv: argv.to_vec(), env: half.clone(), ..spec() };
+        assert!(!refused(&strings(&half)));
+        assert!(refused(&strings(&[half.as_slice(), b"\0"].concat())));
+        assert!(refused(&WalkSpec { cwd: vec![b'/'; 65_537], ..spec() }));
+        let terminal =
+            |bytes| TerminalSpec { termios: vec![0; bytes], window: [0; 4], reads: true };
+        assert!(!refused(&WalkSpec { terminal: Some(terminal(TERMIOS_BYTES)), ..spec() }));
+        assert!(refused(&WalkSpec { terminal: Some(terminal(3)), ..spec() }));
     }
 }

@@ -10,6 +10,10 @@ pub(crate) const HEAD_BYTES: usize = 8;
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 /// Longest payload in all its frames: a directory of a million names.
 pub(crate) const ASSEMBLED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Of kinds that tell no directory: a spec, what is told ahead of a walk, or packets of changed files …
+const LONG_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// … and of those that are short: a question names a path and 16 packets.
+const SHORT_BYTES_MAX: usize = 1024 * 1024;
 const MORE: u8 = 0x80;
 
 /// What a frame is. Requests about files name the request in the stream's place; everything else
@@ -61,6 +65,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Returns how long its payload may be in all its frames.
+    fn bytes_max(self) -> usize {
+        match self {
+            Self::Exit | Self::Answer | Self::Changes => ASSEMBLED_BYTES_MAX,
+            Self::Open | Self::Told | Self::Packets => LONG_BYTES_MAX,
+            _ => SHORT_BYTES_MAX,
+        }
+    }
+
     fn from_u8(value: u8) -> Option<Self> {
         use Kind::{
             Answer, Ask, Broken, Cancel, Changes, Credit, Data, Eof, Exit, Open, Packets, Ping,
@@ -109,7 +122,7 @@ pub(crate) enum FrameError {
     Truncated,
     #[error("a frame has the unknown kind {0}")]
     Kind(u8),
-    #[error("a frame is longer than {ASSEMBLED_BYTES_MAX} bytes")]
+    #[error("a frame is longer than one of its kind is")]
     TooLong,
     #[error("a frame does not continue the one before it")]
     Discontinued,
@@ -149,7 +162,7 @@ impl Assembler {
                     begun
                 }
             };
-            if begun.len() + piece.len() > ASSEMBLED_BYTES_MAX {
+            if begun.len() + piece.len() > kind.bytes_max() {
                 return Err(FrameError::TooLong);
             }
             let mut payload = begun;
@@ -193,5 +206,18 @@ mod tests {
         assert_eq!(frames(&[0x7f, 0, 0, 0, 0, 0, 0, 0]), Err(FrameError::Kind(0x7f)));
         let mixed = [0x81, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0];
         assert_eq!(frames(&mixed), Err(FrameError::Discontinued));
+    }
+
+    #[test]
+    fn frames_are_as_long_as_their_kind() {
+        let frames = |kind, bytes| {
+            let mut message = Vec::new();
+            Frame { kind, stream: 1, payload: vec![0; bytes].into() }.encode(&mut message);
+            Assembler::default().frames(message.into())
+        };
+        for (kind, bytes) in [(Kind::Data, SHORT_BYTES_MAX), (Kind::Open, LONG_BYTES_MAX)] {
+            assert!(frames(kind, bytes).is_ok());
+            assert_eq!(frames(kind, bytes + 1), Err(FrameError::TooLong));
+        }
     }
 }

@@ -18,7 +18,7 @@ use worknode::said::Said;
 const MESSAGE_BYTES_MAX: usize = 256;
 
 /// Version of the link's protocol; other versions are refused by name.
-pub(crate) const VERSION: u32 = 11;
+pub(crate) const VERSION: u32 = 12;
 
 /// The key that proves the cluster's secret.
 #[derive(Clone)]

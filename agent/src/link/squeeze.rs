@@ -6,9 +6,10 @@ use zstd::bulk::{Compressor, Decompressor};
 
 /// With a dictionary that was made ready, the fastest level.
 const LEVEL: i32 = 1;
-/// Longest message: the kernel allows 6 MiB of arguments and environment; a directory of a million
-/// names may change at once.
-const MESSAGE_BYTES_MAX: u32 = 256 * 1024 * 1024;
+/// A message is at most so many times as long as its body, and this: who sends little makes nobody keep much. What
+/// is more alike than that is sent as it is.
+const GROWTH_MAX: usize = 256;
+const GROWN_BYTES_MIN: usize = 64 * 1024;
 /// Larger messages are never a dictionary.
 const DICTIONARY_BYTES_MAX: usize = 64 * 1024;
 /// When messages get larger than this, the dictionary is not like them any more …
@@ -44,7 +45,8 @@ pub(crate) struct Unsqueezer {
 impl Squeezer {
     pub(crate) fn squeeze(&mut self, message: &[u8]) -> Squeezed {
         let packed = self.packer.as_mut().and_then(|packer| packer.compress(message).ok());
-        let packed = packed.filter(|body| body.len() < message.len());
+        let packed =
+            packed.filter(|body| body.len() < message.len() && message.len() <= grown(body));
         self.age += 1;
         let fits = message.len() <= DICTIONARY_BYTES_MAX;
         let dictionary = fits
@@ -65,13 +67,14 @@ impl Squeezer {
 }
 
 impl Unsqueezer {
-    /// Returns the message; nothing if it is damaged.
-    pub(crate) fn unsqueeze(&mut self, squeezed: Squeezed) -> Option<Vec<u8>> {
+    /// Returns the message; nothing if it is damaged, or longer than this.
+    pub(crate) fn unsqueeze(&mut self, squeezed: Squeezed, bytes_max: usize) -> Option<Vec<u8>> {
         let Squeezed { bytes, dictionary, body } = squeezed;
-        let message = match bytes {
+        let message = match usize::try_from(bytes).ok()? {
+            0 if body.len() > bytes_max => return None,
             0 => body,
+            bytes if bytes > bytes_max.min(grown(&body)) => return None,
             bytes => {
-                let bytes = usize::try_from(bytes.min(MESSAGE_BYTES_MAX)).ok()?;
                 let message = self.unpacker.as_mut()?.decompress(&body, bytes).ok()?;
                 (message.len() == bytes).then_some(message)?
             }
@@ -82,6 +85,16 @@ impl Unsqueezer {
         }
         Some(message)
     }
+
+    /// Passes over a message that nobody wants, but for what those that follow need of it; false if that is damaged.
+    pub(crate) fn skip(&mut self, squeezed: Squeezed) -> bool {
+        !squeezed.dictionary || self.unsqueeze(squeezed, DICTIONARY_BYTES_MAX).is_some()
+    }
+}
+
+/// Returns how long the message may be that is in a body.
+fn grown(body: &[u8]) -> usize {
+    body.len().saturating_mul(GROWTH_MAX).max(GROWN_BYTES_MIN)
 }
 
 impl std::fmt::Debug for Squeezer {
@@ -100,6 +113,8 @@ impl std::fmt::Debug for Unsqueezer {
 mod tests {
     use super::*;
 
+    const MAX: usize = 16 << 20;
+
     fn spec(number: u32, noise: u32) -> Vec<u8> {
         let environment = (0..200_u32).map(|i| format!("NAME{i}={}\n", i.wrapping_mul(noise)));
         format!("walk {number} gcc -c file{number}.c\n{}", environment.collect::<String>()).into()
@@ -114,7 +129,7 @@ mod tests {
             if [2, 3].contains(&number) {
                 assert!(squeezed.body.len() < 100, "{}", squeezed.body.len());
             }
-            assert_eq!(unsqueezer.unsqueeze(squeezed), Some(spec));
+            assert_eq!(unsqueezer.unsqueeze(squeezed, MAX), Some(spec));
         }
     }
 
@@ -123,9 +138,39 @@ mod tests {
         let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
         for bytes in [0, 1, 100_000, 3_000_000, 10, 1000, 2000, 1000] {
             let spec = vec![b'x'; bytes];
-            assert_eq!(unsqueezer.unsqueeze(squeezer.squeeze(&spec)), Some(spec));
+            assert_eq!(unsqueezer.unsqueeze(squeezer.squeeze(&spec), MAX), Some(spec));
         }
         let damaged = Squeezed { bytes: 10, dictionary: false, body: vec![1, 2, 3] };
-        assert_eq!(unsqueezer.unsqueeze(damaged), None);
+        assert_eq!(unsqueezer.unsqueeze(damaged, MAX), None);
+    }
+
+    #[test]
+    fn little_does_not_become_much() {
+        let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
+        let first = squeezer.squeeze(&[b'x'; 1000]);
+        assert!(unsqueezer.unsqueeze(first, MAX).is_some());
+        let zeros = vec![0; 8 << 20];
+        let honest = squeezer.squeeze(&zeros);
+        assert_eq!(unsqueezer.unsqueeze(honest, MAX).as_ref(), Some(&zeros));
+        let mut packer = Compressor::with_dictionary(LEVEL, &[b'x'; 1000]).expect("a compressor");
+        let body = packer.compress(&zeros).expect("it fits");
+        let bomb = Squeezed { bytes: 8 << 20, dictionary: false, body };
+        assert_eq!(unsqueezer.unsqueeze(bomb, MAX), None);
+        let long = Squeezed { bytes: 0, dictionary: false, body: zeros };
+        assert_eq!(unsqueezer.unsqueeze(long, MAX / 4), None);
+    }
+
+    #[test]
+    fn who_skips_a_message_reads_the_next() {
+        let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
+        for (number, skipped) in (1..20).zip([true, false, true].into_iter().cycle()) {
+            let spec = spec(number, 7919 + number / 3);
+            let squeezed = squeezer.squeeze(&spec);
+            if skipped {
+                assert!(unsqueezer.skip(squeezed));
+            } else {
+                assert_eq!(unsqueezer.unsqueeze(squeezed, MAX), Some(spec));
+            }
+        }
     }
 }

@@ -420,16 +420,17 @@ impl Talk<'_> {
             _ => None,
         };
         if let Some(kind) = to_stub {
-            let (&fd, payload) = frame.payload.split_first()?;
-            if let (door::Kind::Want, Ok(bytes)) = (kind, payload.try_into()) {
-                self.ledger.ask(fd, u32::from_le_bytes(bytes) as usize);
+            let Some((&fd, payload)) = frame.payload.split_first() else { return garbled() };
+            if !self.may_say(kind, fd, payload) {
+                tracing::error!(node = %self.link.peer, fd, ?kind, "it is no such descriptor of the walk");
+                return garbled();
             }
             stub.output.to_descriptor(kind, u16::from(fd), frame.payload.slice_ref(payload));
             return if stub.output.is_flooded() { garbled() } else { None };
         }
         match frame.kind {
             Kind::Data => {
-                let (&fd, bytes) = frame.payload.split_first()?;
+                let Some((&fd, bytes)) = frame.payload.split_first() else { return garbled() };
                 if !self.ledger.spend(fd, bytes.len()) {
                     tracing::error!(node = %self.link.peer, fd, "it sent output beyond its credit");
                     return garbled();
@@ -463,6 +464,20 @@ impl Talk<'_> {
                 Err(_) => garbled(),
             },
             _ => None,
+        }
+    }
+
+    /// Tells whether the runner may have the stub do this: a stub has all that its process has open, and asks
+    /// nobody whether it is of the walk.
+    fn may_say(&mut self, kind: door::Kind, fd: u8, payload: &[u8]) -> bool {
+        let bytes = <[u8; 4]>::try_from(payload).map(|word| u32::from_le_bytes(word) as usize);
+        match (kind, bytes) {
+            (door::Kind::Want, Ok(bytes)) => self.ledger.ask(fd, bytes),
+            (door::Kind::Took, Ok(bytes)) => self.ledger.took(fd, bytes),
+            (door::Kind::Settings, _) => {
+                payload.len() == door::TERMIOS_BYTES + 1 && self.ledger.may_set(fd)
+            }
+            _ => false,
         }
     }
 

@@ -6,6 +6,7 @@ mod environment;
 mod places;
 mod variables;
 
+use std::sync::Arc;
 
 use worknode::command::Tool;
 use worknode::door::{FdEntry, HelloHead, VERSION};
@@ -108,8 +109,8 @@ impl Hello {
             return Err(Reason::NeedsOrigin.into());
         }
         let step = self.step(session);
-        let hello = self.clone();
-        let found = look(move |look| hello.look_around(peer.pid, step, look)).await;
+        let (hello, hidden) = (self.clone(), Arc::clone(&agent.hidden));
+        let found = look(move |look| hello.look_around(peer.pid, step, &hidden, look)).await;
         // A directory that cannot be looked at is as good as none.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
         let env = self.environment(session, compiles, places.reader)?;

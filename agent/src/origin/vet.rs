@@ -187,7 +187,7 @@ fn real(path: &[u8]) -> Option<Bytes> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::origin::attempt::Outgoing;
     use packetfs::change::{Meta, Placing};
@@ -196,7 +196,7 @@ mod tests {
     use worknode::id::{SessionId, WalkId};
     use worknode::spec::{Credentials, FdSpec};
 
-    fn spec(uid: u32, whole_tree: bool) -> WalkSpec {
+    pub(in crate::origin) fn spec(uid: u32, whole_tree: bool) -> WalkSpec {
         WalkSpec {
             walk: WalkId { session: SessionId(1), number: 1 },
             origin: "o".parse().expect("a sound name"),

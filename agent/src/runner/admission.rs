@@ -35,7 +35,7 @@ impl Admission {
     }
 
     /// Takes in a walk, unless there are too many.
-    pub(super) fn admit(&self) -> Option<Admitted> {
+    pub(crate) fn admit(&self) -> Option<Admitted> {
         let under_way = self.under_way.get();
         (under_way < self.max).then(|| {
             self.under_way.set(under_way + 1);

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -81,10 +80,10 @@ impl Streams {
         for fd in &spec.fds {
             let number = u8::try_from(fd.fd)?;
             let end = match &fd.kind {
-                FdKind::Null { flags } => OwnedFd::from(null(*flags)?),
                 FdKind::Output => streams.output(number)?,
                 FdKind::Input => streams.input(number)?,
-                FdKind::File { .. } | FdKind::Terminal => continue,
+                // These it finds in its sandbox.
+                FdKind::Null { .. } | FdKind::File { .. } | FdKind::Terminal => continue,
                 FdKind::Same { fd: other } => {
                     let index = places.iter().find(|&&(place, _)| place == *other);
                     let index = index.map(|&(_, index)| index);
@@ -128,6 +127,7 @@ impl Streams {
 
     /// Tells whether a process of the walk waits for the terminal's input.
     pub(super) fn is_read(&self, read: bool) {
+        // There is always room for that: one is asked for at a time.
         self.tell_terminal(Event::Reading(read));
     }
 
@@ -137,10 +137,10 @@ impl Streams {
         let settings = || Termios::try_from(rest).ok();
         match (frame.kind, self.inputs.get(&fd)) {
             (Kind::Data, Some(input)) => return input.take(rest.to_vec()),
-            (Kind::Data, None) => self.tell_terminal(Event::Typed(rest.to_vec())),
+            (Kind::Data, None) => return self.tell_terminal(Event::Typed(rest.to_vec())),
             (Kind::Eof, Some(input)) => input.end(),
-            (Kind::Eof, None) => self.tell_terminal(Event::Ended),
-            (Kind::Ready, _) => self.tell_terminal(Event::Ready),
+            (Kind::Eof, None) => return self.tell_terminal(Event::Ended),
+            (Kind::Ready, _) => return self.tell_terminal(Event::Ready),
             (Kind::Credit, _) => {
                 if let (Some(credit), Ok(bytes)) = (self.credits.get(&fd), rest.try_into()) {
                     credit.add(u32::from_le_bytes(bytes));
@@ -173,10 +173,8 @@ impl Streams {
         }
     }
 
-    fn tell_terminal(&self, event: Event) {
-        if let Some(terminal) = &self.terminal {
-            terminal.tell(event);
-        }
+    fn tell_terminal(&self, event: Event) -> bool {
+        self.terminal.as_ref().is_none_or(|terminal| terminal.tell(event))
     }
 
     fn channel(&self, fd: u8) -> Channel {
@@ -207,11 +205,4 @@ impl Drop for Streams {
         self.outputs.borrow().iter().for_each(JoinHandle::abort);
         self.carriers.borrow().iter().for_each(JoinHandle::abort);
     }
-}
-
-fn null(flags: u32) -> std::io::Result<File> {
-    let access = flags & u32::try_from(libc::O_ACCMODE).unwrap_or(3);
-    let reads = access != u32::try_from(libc::O_WRONLY).unwrap_or(1);
-    let writes = access != u32::try_from(libc::O_RDONLY).unwrap_or(0);
-    File::options().read(reads).write(writes).open("/dev/null")
 }

@@ -19,6 +19,12 @@ use crate::sys::terminal::{self, Packet};
 /// Input asked for at once: the longest line that a terminal gives.
 const LINE_BYTES: u32 = 4096;
 
+/// Input that was asked for and may still come, at most: each question takes the place of the one before, which may
+/// have been answered already.
+const WANTED_BYTES_MAX: usize = 16 * LINE_BYTES as usize;
+/// Events that wait while the terminal's buffer is full. An honest origin says something when it was asked.
+const EVENTS_MAX: usize = 1024;
+
 /// What a terminal's input waits for.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -32,6 +38,23 @@ pub(super) enum Event {
     Reading(bool),
 }
 
+/// Bytes that were asked for and have not come.
+#[derive(Debug, Default)]
+struct Wanted(Cell<usize>);
+
+impl Wanted {
+    fn add(&self, bytes: usize) {
+        self.0.set(self.0.get().saturating_add(bytes).min(WANTED_BYTES_MAX));
+    }
+
+    /// So many have come; false if they are more.
+    fn take(&self, bytes: usize) -> bool {
+        let left = self.0.get().checked_sub(bytes);
+        self.0.set(left.unwrap_or(0));
+        left.is_some()
+    }
+}
+
 /// A walk's terminal.
 #[derive(Debug)]
 pub(super) struct Terminal {
@@ -41,15 +64,16 @@ pub(super) struct Terminal {
     master: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
     /// The terminal at the origin is gone: the master is to be closed.
     hung_up: Notify,
-    events_tx: mpsc::UnboundedSender<Event>,
-    events_rx: RefCell<Option<mpsc::UnboundedReceiver<Event>>>,
+    events_tx: mpsc::Sender<Event>,
+    events_rx: RefCell<Option<mpsc::Receiver<Event>>>,
+    wanted: Wanted,
     pub(super) credit: Rc<Credit>,
     reads: bool,
 }
 
 impl Terminal {
     pub(super) fn new(input: Channel, output: Channel, settings: Termios, reads: bool) -> Rc<Self> {
-        let (events_tx, events_rx) = mpsc::unbounded_channel();
+        let (events_tx, events_rx) = mpsc::channel(EVENTS_MAX);
         Rc::new(Self {
             input,
             output,
@@ -58,6 +82,7 @@ impl Terminal {
             hung_up: Notify::new(),
             events_tx,
             events_rx: RefCell::new(Some(events_rx)),
+            wanted: Wanted::default(),
             credit: Credit::new(),
             reads,
         })
@@ -77,9 +102,20 @@ impl Terminal {
         Ok((input, Rc::clone(self).carry_output(master)))
     }
 
-    pub(super) fn tell(&self, event: Event) {
+    /// Takes in an event; false if the origin says more than it was asked for.
+    pub(super) fn tell(&self, event: Event) -> bool {
+        if let Event::Typed(bytes) = &event
+            && !self.wanted.take(bytes.len())
+        {
+            return false;
+        }
         // Whoever does not read needs no events.
-        let _ = self.events_tx.send(event);
+        !matches!(self.events_tx.try_send(event), Err(mpsc::error::TrySendError::Full(_)))
+    }
+
+    fn want(&self, bytes: u32) {
+        self.wanted.add(bytes as usize);
+        self.input.send(Kind::Credit, &bytes.to_le_bytes());
     }
 
     /// The settings at the origin were changed by somebody else.
@@ -103,7 +139,7 @@ impl Terminal {
         order: impl Fn(Order) + 'static,
     ) {
         let (Some(mut events), true) = (self.events_rx.take(), self.reads) else { return };
-        let want = |bytes: u32| self.input.send(Kind::Credit, &bytes.to_le_bytes());
+        let want = |bytes| self.want(bytes);
         // The origin has input that nobody waited for yet.
         let mut ready = false;
         order(Order::Watch);
@@ -250,6 +286,19 @@ async fn write(master: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_typed_that_was_not_asked_for() {
+        let wanted = Wanted::default();
+        assert!(wanted.take(0) && !wanted.take(1));
+        wanted.add(4096);
+        assert!(wanted.take(4000) && wanted.take(96) && !wanted.take(1));
+        (0..1000).for_each(|_| wanted.add(4096));
+        assert!(
+            wanted.take(WANTED_BYTES_MAX) && !wanted.take(1),
+            "questions do not add up for ever"
+        );
+    }
 
     #[test]
     fn only_the_terminals_own_returns_are_taken_out() {

@@ -81,6 +81,7 @@ pub(super) struct Open<'a> {
     pub(super) root: BorrowedFd<'a>,
     pub(super) descriptors: &'a [OwnedFd],
     pub(super) files: &'a [(u32, File)],
+    pub(super) nulls: &'a [(u32, File)],
     pub(super) terminal: Option<&'a terminal::Pair>,
     pub(super) filter: &'a Filter,
 }
@@ -155,7 +156,7 @@ fn move_up(fd: RawFd, above: RawFd) -> io::Result<OwnedFd> {
 
 /// Puts every descriptor in its place. They are first moved out of the way of the places.
 fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
-    let &Open { descriptors, files, terminal, .. } = open;
+    let &Open { descriptors, files, nulls, terminal, .. } = open;
     let above = above(&launch.spec);
     let number = |fd: u32| RawFd::try_from(fd).map_err(io::Error::other);
     let mut places = Vec::new();
@@ -165,7 +166,7 @@ fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         places.push((number(place)?, move_up(fd.as_raw_fd(), above)?));
     }
-    for (place, file) in files {
+    for (place, file) in files.iter().chain(nulls) {
         places.push((number(*place)?, move_up(file.as_raw_fd(), above)?));
     }
     if let Some(terminal) = terminal {

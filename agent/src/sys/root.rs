@@ -127,8 +127,8 @@ impl Root {
         let shm = format!("size={},mode={SHM_MODE:o}", plan.upper_bytes_max);
         mount(Some(path(&plan.lower)), &scratch.join("lower"), NONE, MsFlags::MS_BIND, NONE)
             .map_err(at("bind the origin's tree"))?;
-        let last_pid = prepare_proc(scratch, path(&plan.dev))?;
         prepare_dev(path(&plan.dev), &scratch.join("dev"), &shm)?;
+        let last_pid = prepare_proc(scratch)?;
         std::env::set_current_dir(scratch).map_err(at("enter the first root"))?;
         nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
         umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the machine's root"))?;
@@ -263,11 +263,13 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
     made.map_err(at(format!("make {}", dir.display())))
 }
 
-/// Mounts a `/proc` in which only the directories of processes can be written, and of these not that of
+/// Mounts, when `/dev` is there, a `/proc` in which only the directories of processes can be written, and of these not that of
 /// this one. All else there is the machine's, and root could change it: the kernel checks who owns a file,
 /// not what capabilities he has, and its mode and owner, too, are those that others see.
-fn prepare_proc(scratch: &Path, devices: &Path) -> Result<Option<File>, Failure> {
+fn prepare_proc(scratch: &Path) -> Result<Option<File>, Failure> {
     let (proc, still) = (scratch.join("proc"), scratch.join("still"));
+    // What is bound from there is read-only, like all of that /dev.
+    let null = scratch.join("dev/null");
     mount(Some("proc"), &proc, Some("proc"), NO_DEVICES | MsFlags::MS_NOEXEC, NONE)
         .map_err(at("mount /proc"))?;
     let last_pid = File::options().write(true).open(proc.join("sys/kernel/ns_last_pid")).ok();
@@ -284,7 +286,7 @@ fn prepare_proc(scratch: &Path, devices: &Path) -> Result<Option<File>, Failure>
             continue;
         }
         let is_hidden = HIDDEN.iter().any(|&hidden| name == hidden);
-        let from = if is_hidden { devices.join("null") } else { entry.path() };
+        let from = if is_hidden { null.clone() } else { entry.path() };
         mount(Some(&from), &proc.join(&name), NONE, MsFlags::MS_BIND, NONE)
             .map_err(at(format!("protect /proc/{}", name.display())))?;
     }

@@ -138,13 +138,14 @@ impl Sandbox<'_> {
     ) -> Result<(Event, Vec<BorrowedFd<'a>>), Failure> {
         let before = Root::suit(launch, layers)?;
         let top = layers.top.as_fd();
-        let files = open_files(&launch.spec, top)?;
+        let (files, nulls) = (open_files(&launch.spec, top)?, open_nulls(&launch.spec, top)?);
         let terminal = launch.spec.terminal.as_ref().map(|spec| open_terminal(spec, top));
         let terminal = terminal.transpose()?;
         let open = Open {
             root: top,
             descriptors: &descriptors,
             files: &files,
+            nulls: &nulls,
             terminal: terminal.as_ref(),
             filter: self.filter,
         };
@@ -309,6 +310,23 @@ fn open_files(spec: &WalkSpec, root: BorrowedFd<'_>) -> Result<Vec<(u32, File)>,
         }
     }
     Ok(files)
+}
+
+/// Opens the null device of the sandbox, which is read-only: by a descriptor, too, its mode, owner and times
+/// cannot be changed, which those of the machine's can, for all.
+fn open_nulls(spec: &WalkSpec, root: BorrowedFd<'_>) -> Result<Vec<(u32, File)>, Failure> {
+    let mut nulls = Vec::new();
+    for fd in &spec.fds {
+        if let FdKind::Null { flags } = fd.kind {
+            let access = i32::try_from(flags).unwrap_or(0) & libc::O_ACCMODE;
+            let how = OpenHow::new()
+                .flags(OFlag::from_bits_retain(access) | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+            let null = openat2(root, "dev/null", how).map_err(at("open /dev/null"))?;
+            nulls.push((fd.fd, File::from(null)));
+        }
+    }
+    Ok(nulls)
 }
 
 /// A path that travelled as bytes.

@@ -89,6 +89,13 @@ impl Hidden {
         self.hides_by(dir, names::hides_dir)
     }
 
+    /// Tells whether a path is hidden for what it is, and not because every machine has its own there.
+    #[must_use]
+    pub fn hides_secret(&self, path: &[u8]) -> bool {
+        let hides = |path: &[u8]| self.hides_here(path, names::hides);
+        hides(path) || self.mounts().aliases(path).any(|alias| hides(&alias))
+    }
+
     fn hides_by(&self, path: &[u8], by_name: impl Fn(&[u8]) -> bool) -> bool {
         let mounts = self.mounts();
         is_below_kernels(path)

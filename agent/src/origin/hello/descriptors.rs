@@ -1,6 +1,7 @@
 //! What is behind the descriptors of a process, and how it is carried.
 
 use nix::errno::Errno;
+use packetfs::export::Hidden;
 use std::os::unix::ffi::OsStringExt;
 use worknode::door::FdEntry;
 use worknode::reason::Reason;
@@ -15,7 +16,7 @@ impl Hello {
         &self,
         pid: u32,
         compiles: bool,
-        look: Look,
+        (look, hidden): (Look, &Hidden),
     ) -> Result<Result<Vec<FdSpec>, Reason>, Errno> {
         let mut specs: Vec<FdSpec> = Vec::new();
         for (index, entry) in self.fds.iter().enumerate() {
@@ -24,7 +25,10 @@ impl Hello {
                 Some(other) if !self.is_terminal(entry) => FdKind::Same { fd: other.fd },
                 _ => match self.descriptor(entry, compiles) {
                     Ok(Carried::As(kind)) => kind,
-                    Ok(Carried::ByPath) => file(entry, pid, look)?.unwrap_or(FdKind::Input),
+                    Ok(Carried::ByPath) => match file(entry, pid, look, hidden)? {
+                        Ok(kind) => kind,
+                        Err(reason) => return Ok(Err(reason)),
+                    },
                     Err(reason) => return Ok(Err(reason)),
                 },
             };
@@ -89,20 +93,35 @@ enum Carried {
     ByPath,
 }
 
-/// Returns a regular file as it is opened again, unless it has no path any more.
-fn file(entry: &FdEntry, pid: u32, look: Look) -> Result<Option<FdKind>, Errno> {
+/// Returns a regular file as it is opened again, or as a stream if it has no path any more. One that is hidden
+/// is neither: what is read of it here would be read at a runner.
+fn file(
+    entry: &FdEntry,
+    pid: u32,
+    look: Look,
+    hidden: &Hidden,
+) -> Result<Result<FdKind, Reason>, Errno> {
     let Ok(path) = std::fs::read_link(format!("/proc/{pid}/fd/{}", entry.fd)) else {
-        return Ok(None);
+        return Ok(Ok(FdKind::Input));
     };
     let path = path.into_os_string().into_vec();
+    if is_hidden(&path, hidden) {
+        return Ok(Err(Reason::NotExported));
+    }
     if places::is_local(&path) {
         // A runner has others there: it is carried as a stream.
-        return Ok(None);
+        return Ok(Ok(FdKind::Input));
     }
     let same =
         look.find(&path)?.is_some_and(|place| (place.dev, place.ino) == (entry.dev, entry.ino));
     let offset = u64::try_from(entry.offset).unwrap_or(0);
-    Ok(same.then_some(FdKind::File { path, offset }))
+    Ok(Ok(if same { FdKind::File { path, offset } } else { FdKind::Input }))
+}
+
+/// Tells whether an open file is a hidden one, which may have lost its name.
+fn is_hidden(path: &[u8], hidden: &Hidden) -> bool {
+    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    hidden.hides_secret(path)
 }
 
 /// Tells whether two descriptors write to the same place, so that their order counts.
@@ -133,7 +152,21 @@ fn flag(value: libc::c_int) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use packetfs::export::Own;
+
     use super::*;
+
+    #[test]
+    fn hidden_files_are_not_read_for_a_runner() {
+        let hidden = Hidden::new(Own::default());
+        for path in ["/root/.ssh/id_rsa", "/root/.ssh/id_rsa (deleted)", "/home/a/.ssh/id_ed25519"]
+        {
+            assert!(is_hidden(path.as_bytes(), &hidden), "{path}");
+        }
+        for path in ["/root/a.c", "/proc/cpuinfo", "/dev/shm/x", "/run/x", "/tmp/x (deleted)"] {
+            assert!(!is_hidden(path.as_bytes(), &hidden), "{path}");
+        }
+    }
 
     fn entry(fd: u32, mode: u32, flags: libc::c_int, ino: u64) -> FdEntry {
         FdEntry { fd, mode, flags: flag(flags), ino, offset: -1, ..FdEntry::default() }

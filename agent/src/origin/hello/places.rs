@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use nix::errno::Errno;
+use packetfs::export::Hidden;
 use packetfs::tree::{Bytes, above, is_within, join, split};
 use worknode::command::{Files, Role, Tool, environment};
 use worknode::reason::Reason;
@@ -58,6 +59,7 @@ impl Hello {
         &self,
         pid: u32,
         step: Option<Step>,
+        hidden: &Hidden,
         look: Look,
     ) -> Result<Result<(Places, Vec<FdSpec>), Reason>, Errno> {
         if !self.is_where_it_says(pid, look)? {
@@ -70,7 +72,7 @@ impl Hello {
             Some(step) => self.places_of(step, look)?,
             None => self.places_of_any(look)?,
         };
-        let fds = self.descriptors(pid, step.is_some(), look)?;
+        let fds = self.descriptors(pid, step.is_some(), (look, hidden))?;
         Ok(places.and_then(|places| Ok((places, fds?))))
     }
 

@@ -1,0 +1,82 @@
+//! Lists that come over a link: read item by item, because in memory an item takes up to a hundred times what it takes
+//! on its way.
+
+use packetfs::tree::{Change, NAMES_MAX};
+use serde::de::DeserializeOwned;
+
+use super::message::Told;
+
+/// Answers that are told in one message: thrice what an origin tells of any walk.
+const TOLD_MAX: usize = 8192;
+
+/// Reads what changed; nothing if that is damaged, or more than there is in a directory.
+pub(crate) fn changes(bytes: &[u8]) -> Option<Vec<Change>> {
+    let mut left = NAMES_MAX;
+    list(bytes, NAMES_MAX, |change| {
+        let names = match change {
+            Change::Names { names, .. } => names.len(),
+            Change::Forget { .. } => 0,
+        };
+        let rest = left.checked_sub(names);
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    })
+}
+
+/// Reads what is told; nothing if that is damaged.
+pub(crate) fn told(bytes: &[u8]) -> Option<Vec<Told>> {
+    list(bytes, TOLD_MAX, |_| true)
+}
+
+/// Reads a list of at most so many, as long as it may go on.
+fn list<T: DeserializeOwned>(
+    bytes: &[u8],
+    count_max: usize,
+    mut goes_on: impl FnMut(&T) -> bool,
+) -> Option<Vec<T>> {
+    let (count, mut rest) = postcard::take_from_bytes::<u64>(bytes).ok()?;
+    let count = usize::try_from(count).ok().filter(|&count| count <= count_max)?;
+    let mut list = Vec::new();
+    for _ in 0..count {
+        let (item, after) = postcard::take_from_bytes(rest).ok()?;
+        if !goes_on(&item) {
+            return None;
+        }
+        list.push(item);
+        rest = after;
+    }
+    Some(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use packetfs::path::TreePath;
+
+    use super::super::message::{Answer, Ask, encode};
+    use super::*;
+
+    fn names(count: usize) -> Change {
+        let names = vec![("a".parse().expect("a name"), None); count];
+        Change::Names { dir: TreePath::root(), attr: None, names }
+    }
+
+    #[test]
+    fn changes_are_as_many_as_a_directory_has() {
+        let few = vec![names(3), Change::Forget { dir: TreePath::root() }, names(0)];
+        assert_eq!(changes(&encode(&few)), Some(few));
+        assert!(changes(&encode(&vec![names(1_000_000)])).is_some());
+        assert_eq!(changes(&encode(&vec![names(NAMES_MAX + 1)])), None);
+        assert_eq!(changes(&encode(&vec![names(NAMES_MAX / 2); 3])), None, "all together");
+        let forgotten = vec![Change::Forget { dir: TreePath::root() }; NAMES_MAX + 1];
+        assert_eq!(changes(&encode(&forgotten)), None);
+        assert_eq!(changes(&[0xff; 20]), None);
+        assert_eq!(changes(&encode(&(u64::MAX))), None, "more than there are bytes for");
+    }
+
+    #[test]
+    fn what_is_told_is_bounded() {
+        let one = Told { ask: Ask::Listing(TreePath::root()), answer: Answer::Failed(1) };
+        assert_eq!(told(&encode(&vec![one.clone(); 100])).map(|told| told.len()), Some(100));
+        assert_eq!(told(&encode(&vec![one; TOLD_MAX + 1])), None);
+    }
+}
