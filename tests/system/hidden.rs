@@ -106,14 +106,14 @@ fn loses_what_is_hidden_only(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh("hidden-written")?;
     let policy = up.dir.join("lab/policy.toml");
-    let write = "echo 1 >.bash_history; echo kept >kept; exit 7";
+    let write = "echo 1 >.netrc; echo kept >kept; exit 7";
     for (name, script) in [("shown", "echo begin; sleep 1.5;"), ("silent", "")] {
         let dir = dir.join(name);
         fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
         let run = walk(up, &policy, &format!("cd '{}' && {script} {write}", dir.display()))?;
         let is_shown = !script.is_empty();
-        let is_told = run.err().contains("/.bash_history, which is not exported");
-        let is_written = dir.join(".bash_history").exists();
+        let is_told = run.err().contains("/.netrc, which is not exported");
+        let is_written = dir.join(".netrc").exists();
         // Nothing of the other was seen: it is executed here.
         let wanted = (Some(7), is_shown, !is_shown);
         if (run.status.code(), is_told, is_written) != wanted || !dir.join("kept").exists() {

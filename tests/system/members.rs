@@ -216,11 +216,11 @@ fn thin_link(lab: &Lab) -> Result<(), String> {
     const BYTES: usize = 4_000_000;
     let (up, _alone) = lab.alone()?;
     let mut relay = up.inside("n3", env!("CARGO_BIN_EXE_oswalk-relay"))?;
-    relay.args(["--listen", "10.77.0.13:7710", "--to", "10.77.0.13:7709"]);
+    relay.args(["--listen", "10.77.0.13:7720", "--to", "10.77.0.13:7709"]);
     relay.args(["--delay-ms", "0", "--mbit", "10"]);
     let mut relay = relay.spawn().map_err(|error| format!("oswalk-relay: {error}"))?;
     let checked = (|| {
-        let options = ["--listen", "10.77.0.13:7709", "--advertise", "10.77.0.13:7710"];
+        let options = ["--listen", "10.77.0.13:7709", "--advertise", "10.77.0.13:7720"];
         let _odd = Odd::start(up, up.fresh("thin")?, &options, Secret::Shared)?;
         wait_until("it is alive", || is(up, "odd", "alive"))?;
         let dir = up.fresh("thin-files")?;

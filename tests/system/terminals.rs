@@ -308,7 +308,7 @@ fn shell_on_a_node(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh("terminal-shell")?;
     // There is no such file yet, and it is hidden.
-    let shell = "HISTFILE=$PWD/.bash_history PS1='$ ' oswalk exec --report report.json bash --norc --noprofile; sleep 1000";
+    let shell = "HISTFILE=$PWD/.netrc PS1='$ ' oswalk exec --report report.json bash --norc --noprofile; sleep 1000";
     let screen = Screen::open(up, &dir, shell)?;
     screen.until("$", |line| line.starts_with('$'))?;
     for step in [

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Commit, Owner};
 use crate::change::{ChangeSet, Meta, Op, Placing};
 use crate::path::{CALL_PATH_BYTES_MAX, TreePath};
-use crate::tree::{Attr, Bytes, Kind, is_within};
+use crate::tree::{Attr, Bytes, Kind, is_within, split};
 use crate::xattr::is_shown;
 
 /// Directories that the kernel and the machine's own daemons fill: a walk has others.
@@ -48,7 +48,7 @@ pub struct Refusal {
 enum Zone {
     /// Where the walk works.
     Open,
-    /// The root, or above something that is closed: it stays where it is.
+    /// The root, above something that is closed, or the directory of a file that alone is open: it stays where it is.
     Pillar,
     /// What the walk has no business with.
     Closed,
@@ -132,7 +132,11 @@ impl Scope {
         }
         let is_outside =
             !self.only_below.is_empty() && !self.only_below.iter().any(|dir| is_within(path, dir));
+        let holds_open = || {
+            self.only_below.iter().any(|open| split(open).is_some_and(|(dir, _)| *dir == **path))
+        };
         match (is_closed || is_outside, is_above) {
+            (true, _) if !is_closed && holds_open() => Zone::Pillar,
             (true, _) => Zone::Closed,
             (false, true) => Zone::Pillar,
             (false, false) => Zone::Open,
@@ -327,7 +331,14 @@ mod tests {
         assert!(may(&scope(), 0, stir(meta.clone())));
         assert!(!may(&scope(), 0, stir(Meta { mode: root.mode ^ 0o022, ..meta.clone() })));
         let xattrs = vec![(b"user.x".to_vec(), b"1".to_vec())];
-        assert!(!may(&scope(), 0, stir(Meta { xattrs, ..meta })));
+        assert!(!may(&scope(), 0, stir(Meta { xattrs, ..meta.clone() })));
+        let tmp = Attr::of(&nix::sys::stat::lstat("/tmp").expect("there"));
+        let meta = Meta { mode: tmp.mode, gid: tmp.gid, ..self::meta(0, tmp.uid) };
+        for (open, expected) in [("/tmp/file", true), ("/tmp/dir/file", false)] {
+            let scope = Scope { only_below: vec![path(open)], ..scope() };
+            let op = Op::Dir { path: path("/tmp"), meta: meta.clone(), replaces: false };
+            assert_eq!(may(&scope, 0, op), expected, "{open}");
+        }
     }
 
     #[test]
