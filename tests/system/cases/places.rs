@@ -30,6 +30,12 @@ pub(crate) fn cases() -> Vec<Case> {
             .walks(&["sort"]),
         Case::with(&[], "a fifo as a source stays", "mkfifo f; cat a.c >f & gcc -x c -c f -o a.o; wait; nm a.o")
             .stays(&[("gcc", "descriptor"), ("cc1", "descriptor")]),
+        Case::with(&[], "standard input by a link stays", "ln -s /dev/stdin in.c; ln -s /dev/fd fds; echo 'int x;' | gcc -c in.c; nm in.o; echo 'int y;' | gcc -c -x c fds/0 -o y.o; nm y.o; up=$(pwd | sed 's,/[^/]*,../,g'); echo 'int z;' | gcc -c -x c ${up}dev/stdin -o z.o; nm z.o; ln -s /dev/stdin r.rs; echo 'pub fn f() {}' | rustc --crate-type lib --crate-name r --emit obj r.rs; test -s r.o; echo $?; rm in.c fds r.rs")
+            .stays(&[("gcc", "stdin"), ("rustc", "stdin")]),
+        Case::with(&[], "specs and configuration files that are not the system's stay", "printf -- '-march=native\\n' >n.cfg; printf '*cc1:\\n+ -march=native\\n' >n.specs; clang --config ./n.cfg -c a.c -o b.o; gcc -specs=./n.specs -c a.c -o c.o; ls; rm n.cfg n.specs")
+            .stays(&[("gcc", "response-file"), ("clang", "response-file")]),
+        Case::with(&[], "a map of rustc's linker in /opt", "d=/opt/oswalk-case-$$; mkdir $d; echo 'fn main() {}' >m.rs; rustc m.rs -C link-arg=-Wl,-Map=$d/m.map; echo $?; test -s $d/m.map; echo $?; rm -rf $d m")
+            .walks(&["rustc"]),
         Case::with(&[], "the width of a terminal", "printf 'int f(void) { /* %s */ return undeclared; }\\n' \"$(printf 'x%.0s' $(seq 200))\" >wide.c; TERM=xterm script -qec 'stty cols 80; gcc -c wide.c; true' /dev/null </dev/null")
             .walks(&["gcc"]),
         Case::with(&[], "clang's serialized diagnostics", "clang -c a.c --serialize-diagnostics a.dia; ls; test -s a.dia; echo $?")
