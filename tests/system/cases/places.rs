@@ -9,6 +9,10 @@ const MEMORY: &str = "d=/dev/shm/oswalk-case-$$; mkdir $d; trap 'rm -rf $d' EXIT
 const RUN: &str = "d=/run/oswalk-case-$$; mkdir $d; trap 'rm -rf $d' EXIT; ";
 const OPT: &str = "d=/opt/oswalk-case-$$; mkdir $d; trap 'rm -rf $d' EXIT; ";
 
+const MARKS_SETUP: &str =
+    "mkdir -p layer/sub; mknod layer/gone c 0 0; mknod layer/sub/gone c 0 0; echo f >layer/f";
+const MARKS: &str = "test -e layer/gone; echo $?; mkdir layer/gone; echo $?; rmdir layer/sub; echo $?; ls -l layer/gone | cut -c1; rm -r layer; ls";
+
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
         Case::with(
@@ -41,6 +45,32 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::with(&[], "clang's serialized diagnostics", "clang -c a.c --serialize-diagnostics a.dia; ls; test -s a.dia; echo $?")
             .walks(&["clang"]),
     ];
+    for (dir, prelude) in [("/dev/shm", MEMORY), ("/run", RUN)] {
+        let case = |name: &str, script: &str| {
+            Case::with(&[], &format!("{name} in {dir}"), &format!("{prelude}{script}"))
+                .stays(&[("gcc", "place")])
+        };
+        cases.push(case("a header that is a link to one", "echo 'int one;' >$d/h.h; mkdir one two; ln -s $d/h.h one/h.h; echo 'int two;' >two/h.h; echo '#include <h.h>' >i.c; gcc -Ione -Itwo -c i.c; nm i.o; rm -r one"));
+        cases.push(case("a directory of headers that is a link to one", "echo 'int one;' >$d/h.h; mkdir inc; ln -s $d inc/gen; printf '#if __has_include(<gen/h.h>)\n#include <gen/h.h>\n#endif\nint two;\n' >i.c; gcc -Iinc -c i.c; nm i.o; rm -r inc"));
+        cases.push(case("what sources include by name", "echo 'int one;' >$d/h.h; printf '#if __has_include(\"%s/h.h\")\nint one;\n#endif\nint two;\n' $d >i.c; gcc -c i.c; nm i.o; rm i.c"));
+    }
+    cases.push(
+        Case::with(&["--walk-all"], "a program that is led into /run", &format!("{RUN}echo x >$d/x; ln -s $d/x l; perl -e 'print -e \"l\" ? \"there\\n\" : \"gone\\n\"'; rm l"))
+            .stays(&[("perl", "place")]),
+    );
+    cases.push(Case::each("devices that overlays take for marks", MARKS).setup(MARKS_SETUP).stays(
+        &[
+            ("ls", "not-exported"),
+            ("mkdir", "not-exported"),
+            ("rm", "not-exported"),
+            ("rmdir", "not-exported"),
+        ],
+    ));
+    cases.push(
+        Case::with(&["--walk", "sh"], "devices that overlays take for marks, as a whole", MARKS)
+            .setup(MARKS_SETUP)
+            .stays(&[("sh", "not-exported")]),
+    );
     let places = [
         ("objects", "gcc -c a.c -o $d/a.o; nm $d/a.o"),
         (
