@@ -23,6 +23,10 @@ const LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
+/// The other name of `/dev/shm`, by which compile steps know it: whatever looks into the former is led to nothing
+/// of the origin's, and is noticed.
+pub(crate) const MEMORY: &str = "oswalk";
+
 /// Fills `dir` with a memory file system that holds the devices.
 pub(crate) fn prepare(dir: &Path) -> anyhow::Result<()> {
     let failed = || format!("failed to prepare devices in {}", dir.display());
@@ -39,7 +43,7 @@ pub(crate) fn prepare(dir: &Path) -> anyhow::Result<()> {
     for (name, target) in LINKS {
         symlink(target, dir.join(name)).with_context(failed)?;
     }
-    for name in ["pts", "shm"] {
+    for name in ["pts", "shm", MEMORY] {
         std::fs::create_dir(dir.join(name)).with_context(failed)?;
     }
     std::fs::set_permissions(dir.join("shm"), std::os::unix::fs::PermissionsExt::from_mode(0o1777))

@@ -33,9 +33,16 @@ pub(crate) fn begin_at(root: &OwnedFd) -> io::Result<()> {
 ///
 /// # Errors
 /// What the system says; `EINVAL` for anything else than a regular file. That is not even opened: it
-/// would let the writer of a fifo go on.
+/// would let the writer of a fifo go on. So is what a process has open (`/dev/stdin`): it is another file here.
 pub(crate) fn open_file(path: &[u8]) -> Result<File, Errno> {
-    let found = Look::Waiting.open(path)?;
+    let found = match Look::Waiting.resolve(path)? {
+        Resolved::Nothing => return Err(Errno::ENOENT),
+        Resolved::Stream => return Err(Errno::EINVAL),
+        Resolved::At(_) => {
+            let how = ResolveFlag::RESOLVE_NO_MAGICLINKS;
+            Look::Waiting.open_with(path, OFlag::empty(), how)?
+        }
+    };
     if SFlag::from_bits_truncate(fstat(&found)?.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFREG {
         return Err(Errno::EINVAL);
     }
@@ -66,16 +73,16 @@ impl Look {
     /// # Errors
     /// What the system says.
     pub(crate) fn open(self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        self.open_with(path, OFlag::empty())
+        self.open_with(path, OFlag::empty(), ResolveFlag::empty())
     }
 
-    fn open_with(self, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    fn open_with(self, path: &[u8], flags: OFlag, how: ResolveFlag) -> Result<OwnedFd, Errno> {
         match self {
             Self::Waiting => {
                 note_file_system(path);
-                open_at_root(path, as_place(flags), ResolveFlag::empty())
+                open_at_root(path, as_place(flags), how)
             }
-            Self::AtOnce => match open_cached(path, flags) {
+            Self::AtOnce => match open_cached(path, flags, how) {
                 Err(Errno::EAGAIN) => open_in_local(path, flags),
                 opened => opened,
             },
@@ -87,20 +94,29 @@ impl Look {
         place.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
     }
 
-    /// Returns what a path leads to, if anything that can be looked at.
+    /// Returns what a path leads to, if anything that can be looked at. Links to what a process has open are
+    /// not followed: they lead elsewhere for each process.
     ///
     /// # Errors
     /// `EAGAIN`: it cannot be told at once.
-    pub(crate) fn resolve(self, path: &[u8]) -> Result<Option<Found>, Errno> {
-        let file = match self.open(path) {
+    pub(crate) fn resolve(self, path: &[u8]) -> Result<Resolved, Errno> {
+        let file = match self.open_with(path, OFlag::empty(), ResolveFlag::RESOLVE_NO_MAGICLINKS) {
             Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
-            Err(_) => return Ok(None),
+            // A link to what is open, or links that lead around: these cannot be opened at all.
+            Err(Errno::ELOOP) => {
+                return match self.open(path) {
+                    Err(Errno::EAGAIN) => Err(Errno::EAGAIN),
+                    Err(Errno::ELOOP) => Ok(Resolved::Nothing),
+                    _ => Ok(Resolved::Stream),
+                };
+            }
+            Err(_) => return Ok(Resolved::Nothing),
             Ok(file) => file,
         };
-        let Ok(place) = Place::of(&file) else { return Ok(None) };
+        let Ok(place) = Place::of(&file) else { return Ok(Resolved::Nothing) };
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
         let path = nix::fcntl::readlink(link.as_str())?.into_vec();
-        Ok(Some(Found { path, kind: place.kind }))
+        Ok(Resolved::At(Found { path, kind: place.kind }))
     }
 
     /// Returns where a symbolic link leads; nothing if the path is of none.
@@ -108,7 +124,7 @@ impl Look {
     /// # Errors
     /// `EAGAIN`: it cannot be told at once.
     pub(crate) fn link(self, path: &[u8]) -> Result<Option<Bytes>, Errno> {
-        let file = match self.open_with(path, OFlag::O_NOFOLLOW) {
+        let file = match self.open_with(path, OFlag::O_NOFOLLOW, ResolveFlag::empty()) {
             Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
             Err(_) => return Ok(None),
             Ok(file) => file,
@@ -133,8 +149,8 @@ fn as_place(flags: OFlag) -> OpenHow {
 }
 
 /// Opens what the kernel knows of.
-fn open_cached(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
-    match open_at_root(path, as_place(flags), cached()) {
+fn open_cached(path: &[u8], flags: OFlag, how: ResolveFlag) -> Result<OwnedFd, Errno> {
+    match open_at_root(path, as_place(flags), how | cached()) {
         // The kernel is older than 5.12, and waits in any case.
         Err(Errno::EINVAL) => Err(Errno::EAGAIN),
         opened => opened,
@@ -149,7 +165,8 @@ fn cached() -> ResolveFlag {
 /// is on a local file system: that one is asked, and answers.
 fn open_in_local(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
     let (dir, name) = split(path).ok_or(Errno::EAGAIN)?;
-    let dir = open_cached(if dir.is_empty() { b"/" } else { dir }, OFlag::empty())?;
+    let dir =
+        open_cached(if dir.is_empty() { b"/" } else { dir }, OFlag::empty(), ResolveFlag::empty())?;
     let place = Place::of(&dir).map_err(|_| Errno::EAGAIN)?;
     let since = LOCAL.lock().expect("nobody panics with it").get(&place.dev).copied();
     if since.is_none_or(|since| since.elapsed() >= LOCAL_FOR) {
@@ -187,6 +204,17 @@ const LOCAL_TYPES: [libc::__fsword_t; 6] = [
 const LOCAL_FOR: Duration = Duration::from_secs(10);
 /// Devices of local file systems, and when that was seen. There are as many as mounts.
 static LOCAL: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
+
+/// What a path leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Resolved {
+    /// Nothing that can be looked at.
+    Nothing,
+    /// What a process has open (`/dev/stdin`, `/proc/self/fd/3`, `/proc/1/cwd`), by whatever name.
+    Stream,
+    /// A file.
+    At(Found),
+}
 
 /// A file that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]

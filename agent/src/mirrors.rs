@@ -40,6 +40,8 @@ pub(crate) struct Since {
     missed: u64,
     hidden: u64,
     torn: u64,
+    elsewhere: u64,
+    elsewhere_in_files: u64,
 }
 
 /// What lies under a walk.
@@ -313,6 +315,8 @@ impl Mirror {
             missed: counters.missed.count(),
             hidden: counters.hidden.count(),
             torn: counters.torn.count(),
+            elsewhere: counters.elsewhere.count(),
+            elsewhere_in_files: counters.elsewhere_in_files.count(),
         }
     }
 
@@ -324,13 +328,22 @@ impl Mirror {
 
     /// Returns why a walk is not to be believed. It has read a file while that was changed; or has
     /// looked into a hidden directory; or has found something whose extended attributes it was not
-    /// shown, which a compile step does not want.
+    /// shown, which a compile step does not want; or was led to what this machine has of its own.
     pub(crate) fn doubt(&self, since: Since, namespace: u64, compiles: bool) -> Option<Doubt> {
         let counters = self.mount.counters();
         let less = counters.hidden.concern(since.hidden, namespace)
             || !compiles && counters.missed.concern(since.missed, namespace);
         let torn = counters.torn.concern(since.torn, namespace);
-        if torn { Some(Doubt::Torn) } else { less.then_some(Doubt::ShownLess) }
+        let elsewhere = if compiles {
+            counters.elsewhere.concern(since.elsewhere, namespace)
+        } else {
+            counters.elsewhere_in_files.concern(since.elsewhere_in_files, namespace)
+        };
+        match (torn, less) {
+            (true, _) => Some(Doubt::Torn),
+            (_, true) => Some(Doubt::ShownLess),
+            _ => elsewhere.then_some(Doubt::Elsewhere),
+        }
     }
 
     /// Returns what gives the attributes of what a path names, as far as they are known.

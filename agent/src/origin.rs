@@ -509,7 +509,7 @@ fn doubt(exit: &Exit) -> Option<Reason> {
     linked.or(exit.doubt.map(|doubt| match doubt {
         Doubt::ShownLess => Reason::NotExported,
         Doubt::Torn => Reason::Conflict,
-        Doubt::Left => Reason::Place,
+        Doubt::Left | Doubt::Elsewhere => Reason::Place,
     }))
 }
 

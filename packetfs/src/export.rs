@@ -105,6 +105,9 @@ impl Exporter {
     /// Returns what a name of a directory names now, if anything.
     #[must_use]
     pub fn entry(&self, dir: &[u8], name: &[u8]) -> Option<Entry> {
+        if is_kernels(dir) {
+            return None;
+        }
         let dir = open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
         entry(&dir, FileName::new(name).ok()?)
     }
@@ -120,7 +123,9 @@ impl Exporter {
         let opened = shown.map(|dir| open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY));
         let Some(Ok(open)) = opened else { return (None, Vec::new()) };
         let attr = fstat(&open).ok().map(|stat| Attr::of(&stat));
-        let entries: Vec<_> = names.map(|name| (name.clone(), entry(&open, name))).collect();
+        let shown =
+            |name: &FileName| (!is_kernels(dir)).then(|| entry(&open, name.clone())).flatten();
+        let entries: Vec<_> = names.map(|name| (name.clone(), shown(&name))).collect();
         self.note_hidden(dir, entries.iter().filter_map(|(_, entry)| entry.as_ref()));
         for (_, entry) in &entries {
             // Two writes within one tick of the clock leave one version.
@@ -420,6 +425,20 @@ mod tests {
         // A file that gets the number of one that is gone is no secret.
         std::fs::rename(dir.path().join(".netrc"), dir.path().join("f")).expect("movable");
         assert!(!is_refused(&mut exporter, &path(&dir, "f")));
+    }
+
+    #[test]
+    fn the_kernels_directories_are_empty_whatever_comes_and_goes() {
+        let mut exporter = hiding(&[], &[]);
+        for dir in ["/dev", "/proc"] {
+            let dir: TreePath = dir.parse().expect("sound");
+            assert!(exporter.list(&dir).expect("listable").entries.is_empty());
+            let name = if &*dir == b"/dev" { "null" } else { "self" };
+            let (attr, names) =
+                exporter.entries(&dir, std::iter::once(name.parse().expect("sound")));
+            assert!(attr.is_some() && names.iter().all(|(_, entry)| entry.is_none()), "{name}");
+            assert_eq!(exporter.entry(&dir, name.as_bytes()), None, "{name}");
+        }
     }
 
     #[test]

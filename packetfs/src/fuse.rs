@@ -8,6 +8,7 @@
 //! [`Mount::invalidate`], from a thread of its own: a notification sent by a thread that also
 //! answers requests can deadlock with the kernel.
 
+mod elsewhere;
 mod noted;
 mod reply;
 
@@ -31,7 +32,7 @@ use crate::change::Base;
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Name, Need};
 use crate::packet::{Digest, PacketRef};
 use crate::store::Shelf;
-use crate::tree::{Attr, Bytes, Time, Xattr};
+use crate::tree::{Attr, Bytes, Kind, Time, Xattr};
 use noted::Asker;
 pub use noted::Noted;
 use reply::{absent, file_attr, file_type};
@@ -96,6 +97,11 @@ pub struct Counters {
     pub missed: Noted,
     /// Requests that were refused because they looked into a hidden directory or file.
     pub hidden: Noted,
+    /// Requests that lead to what a runner has of its own: for names in its empty `/run`, and of links to
+    /// its devices and processes.
+    pub elsewhere: Noted,
+    /// Those of them for names that no service of a machine has.
+    pub elsewhere_in_files: Noted,
     /// Requests whose file turned out to be another one than the kernel still believed: what was read
     /// of it may fit to what was known before.
     pub torn: Noted,
@@ -335,6 +341,16 @@ impl View {
         }
     }
 
+    /// Notes who looked for a name where a runner has nothing.
+    fn note_elsewhere(&self, name: &[u8], asker: Asker) {
+        if !elsewhere::is_of_libraries(name) {
+            self.counters.elsewhere.note(asker);
+        }
+        if !elsewhere::is_of_services(name) {
+            self.counters.elsewhere_in_files.note(asker);
+        }
+    }
+
     fn mirror(&self) -> MutexGuard<'_, Mirror> {
         // The mirror is never left half changed: its methods do not panic between changes.
         self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
@@ -463,6 +479,12 @@ fn known<T>(answer: Answer<T>) -> Result<T, Lack> {
     }
 }
 
+/// Tells whether an overlay takes this for a name that is gone: it is refused, so that nobody makes another
+/// thing in its place.
+fn is_whiteout(attr: &Attr) -> bool {
+    attr.kind == Kind::Char && attr.rdev == 0
+}
+
 struct Handler {
     view: Arc<View>,
     /// Extended attributes are shown.
@@ -507,6 +529,11 @@ impl Filesystem for Handler {
             move |view| {
                 let mut mirror = view.mirror();
                 let (node, attr) = match mirror.lookup(parent.0, &name) {
+                    Answer::Absent if mirror.is_of_services(parent.0) => {
+                        drop(mirror);
+                        view.note_elsewhere(&name, asker);
+                        return Ok((absent(), Duration::ZERO));
+                    }
                     // A node of number 0 makes the kernel remember that the name is absent.
                     Answer::Absent => {
                         view.forget(mirror.take_excess());
@@ -514,8 +541,18 @@ impl Filesystem for Handler {
                     }
                     answer => known(answer)?,
                 };
+                if is_whiteout(&attr) {
+                    return Err(Lack::Hidden);
+                }
+                let leads = attr.kind == Kind::Symlink
+                    && elsewhere::is_runners(&mirror.path(node), &mirror.target(node));
+                if leads {
+                    view.counters.elsewhere.note(asker);
+                }
                 if xattrs || mirror.xattrs(node).is_empty() {
-                    return Ok((file_attr(node, &attr), FOR_EVER));
+                    // Whoever finds a link next is noted, too.
+                    let valid = if leads { Duration::ZERO } else { FOR_EVER };
+                    return Ok((file_attr(node, &attr), valid));
                 }
                 drop(mirror);
                 view.counters.missed.note(asker);

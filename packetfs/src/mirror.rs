@@ -24,6 +24,8 @@ use links::Links;
 pub type Node = u64;
 /// The number of `/`.
 pub const ROOT: Node = 1;
+/// A directory of the root.
+const SERVICES: &[u8] = b"run";
 /// The number of no path.
 const NOWHERE: Node = 0;
 /// Absent names of `/` that the kernel may remember: far more than programs look for.
@@ -204,6 +206,12 @@ impl Mirror {
         }
         let node = self.links.shown(place);
         self.attr(node).map(|attr| (node, attr))
+    }
+
+    /// Tells whether a directory is that in which an origin's services have their files, which is empty here.
+    #[must_use]
+    pub fn is_of_services(&self, dir: Node) -> bool {
+        self.items.get(&dir).is_some_and(|item| item.parent == ROOT && item.name == SERVICES)
     }
 
     /// Takes what the kernel has to forget because it would be too much to remember.

@@ -42,6 +42,8 @@ pub(crate) enum Doubt {
     Torn,
     /// It has left files in a directory that it alone had, where they are lost.
     Left,
+    /// It was led to what its runner has of its own.
+    Elsewhere,
 }
 
 /// Packets of changed files.

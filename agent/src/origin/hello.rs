@@ -1,6 +1,7 @@
 //! Reads what a stub says of its process, and makes the walk's spec of it, or says why it must stay.
 
 mod compiler;
+mod configs;
 mod descriptors;
 mod environment;
 mod places;

@@ -9,6 +9,7 @@
 //! System directories are bound from the lower mount where the walk may not change them: a fresh
 //! overlay over all of them would cost every walk its cold look-ups.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -59,6 +60,8 @@ const UPPER: &str = "/layers/upper";
 /// The message queues of walks, to see whether there are any.
 const QUEUES: &str = "/queues";
 const SHM: &str = "/dev/shm";
+/// The same file system by another name.
+const MEMORY: &str = "/dev/oswalk";
 const SHM_MODE: u32 = 0o1777;
 /// As the kernel makes the root of `/proc` …
 const PROC_MODE: u32 = 0o555;
@@ -84,13 +87,15 @@ pub(super) struct Layers {
     pub(super) upper: OwnedFd,
     /// … and files with several names that the walk has changed, if the kernel keeps account of them.
     pub(super) index: Option<OwnedFd>,
+    /// The walk's `/dev/shm` is covered.
+    pub(super) covers_shm: Cell<bool>,
 }
 
 impl Layers {
     /// Tells whether the walk has left anything in `/dev/shm`, which is nobody else's.
     pub(super) fn have_files_left(&self) -> bool {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let dir = Dir::openat(&self.top, "dev/shm", flags, Mode::empty());
+        let dir = Dir::openat(&self.top, &MEMORY[1..], flags, Mode::empty());
         let is_name = |name: &[u8]| name != b"." && name != b"..";
         dir.is_ok_and(|mut dir| {
             dir.iter().flatten().any(|entry| is_name(entry.file_name().to_bytes()))
@@ -99,6 +104,20 @@ impl Layers {
 }
 
 impl Layers {
+    /// Has a compile step find the origin's empty `/run` in the place of `/dev/shm`: whatever it looks up there is
+    /// noted as it is in `/run`. Its own temporary files have the other name of that place.
+    fn cover_shm(&self) -> Result<(), Failure> {
+        let run = Path::new("/lower/run");
+        // Not every origin has one.
+        if !std::fs::symlink_metadata(run).is_ok_and(|metadata| metadata.is_dir()) {
+            return Ok(());
+        }
+        nix::unistd::fchdir(&self.top).map_err(at("enter the overlay"))?;
+        mount(Some(run), &SHM[1..], NONE, MsFlags::MS_BIND, NONE).map_err(at("cover /dev/shm"))?;
+        self.covers_shm.set(true);
+        std::env::set_current_dir("/").map_err(at("go back to the first root"))
+    }
+
     /// Tells whether the walk has left segments, semaphores or queues, which others at its origin would find.
     pub(super) fn have_ipc_left(&self) -> bool {
         let proc = openat(&self.top, "proc", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
@@ -157,7 +176,7 @@ impl Root {
         mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).map_err(at("move the overlay"))?;
         let top = OwnedFd::from(File::open(".").map_err(at("open the overlay"))?);
         std::env::set_current_dir("/").map_err(at("go back to the first root"))?;
-        Ok(Layers { top, upper, index })
+        Ok(Layers { top, upper, index, covers_shm: Cell::new(false) })
     }
 
     /// Suits the root to a walk.
@@ -178,6 +197,9 @@ impl Root {
                     .map_err(at(format!("bind {}", from.display())))?;
             }
             std::env::set_current_dir("/").map_err(at("go back to the first root"))?;
+        }
+        if spec.compiles {
+            layers.cover_shm()?;
         }
         nix::unistd::sethostname(OsStr::from_bytes(&spec.hostname))
             .map_err(at("set the host name"))?;
@@ -205,6 +227,9 @@ impl Root {
         }
         umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the overlay"))?;
         std::env::set_current_dir("/").map_err(at("go back to the first root"))?;
+        if layers.covers_shm.get() {
+            umount2(SHM, MntFlags::MNT_DETACH).map_err(at("uncover /dev/shm"))?;
+        }
         drop(layers);
         umount2(LAYERS, MntFlags::MNT_DETACH).map_err(at("detach the layers"))?;
         let shm = std::fs::metadata(SHM).map_err(at("look at /dev/shm"))?;
@@ -212,8 +237,10 @@ impl Root {
             && has_no_attributes(SHM)
             && std::fs::read_dir(SHM).is_ok_and(|mut entries| entries.next().is_none());
         if !is_fresh {
-            umount2(SHM, MntFlags::MNT_DETACH).map_err(at("detach /dev/shm"))?;
-            mount_memory(Path::new(SHM), &self.shm)?;
+            for name in [SHM, MEMORY] {
+                umount2(name, MntFlags::MNT_DETACH).map_err(at(format!("detach {name}")))?;
+            }
+            mount_shm(Path::new("/dev"), &self.shm)?;
         }
         if has_ipc(|name| std::fs::read(Path::new("/proc").join(name))) {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)
@@ -235,6 +262,14 @@ fn has_no_attributes(name: &str) -> bool {
 fn mount_memory(on: &Path, options: &str) -> Result<(), Failure> {
     mount(Some("oswalk"), on, Some("tmpfs"), NO_DEVICES, Some(options))
         .map_err(at(format!("mount a tmpfs on {}", on.display())))
+}
+
+/// Mounts the memory for files that nobody else looks for, by both of its names.
+fn mount_shm(dev: &Path, options: &str) -> Result<(), Failure> {
+    let memory = dev.join(&MEMORY["/dev/".len()..]);
+    mount_memory(&memory, options)?;
+    mount(Some(&memory), &dev.join("shm"), NONE, MsFlags::MS_BIND, NONE)
+        .map_err(at("bind /dev/shm"))
 }
 
 fn mount_queues(on: &Path) -> Result<(), Failure> {
@@ -299,7 +334,7 @@ fn prepare_dev(devices: &Path, dev: &Path, shm: &str) -> Result<(), Failure> {
     mount(Some(devices), dev, NONE, BIND, NONE).map_err(at("bind /dev"))?;
     mount(NONE, dev, NONE, READ_ONLY | MsFlags::MS_NOSUID, NONE)
         .map_err(at("make /dev read-only"))?;
-    mount_memory(&dev.join("shm"), shm)?;
+    mount_shm(dev, shm)?;
     let terminals = Some("newinstance,ptmxmode=0666,mode=0620,gid=5");
     let no_exec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount(Some("devpts"), &dev.join("pts"), Some("devpts"), no_exec, terminals)

@@ -42,7 +42,7 @@ impl Files {
 
     /// Returns the files that are read for certain: sources, what is included before them, plug-ins, `@file`s.
     pub fn inputs(&self) -> impl Iterator<Item = &[u8]> {
-        self.of_roles(&[Role::Source, Role::Input, Role::Response])
+        self.of_roles(&[Role::Source, Role::Input, Role::Response, Role::Config])
     }
 
     /// Returns the files that are written and whose names are known.

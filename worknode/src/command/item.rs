@@ -9,6 +9,8 @@ pub enum Role {
     Input,
     /// Its arguments belong to the command line.
     Response,
+    /// It adds arguments, in a language of its own: specs of gcc, a configuration file of clang.
+    Config,
     /// Headers that are named in quotes are looked for here first.
     QuotedDir,
     /// Headers are looked for here.

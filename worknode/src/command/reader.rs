@@ -281,17 +281,53 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
     fn codegen(&mut self, value: &'a [u8]) {
         let at = value.iter().position(|&byte| byte == b'=').unwrap_or(value.len());
         let (name, path) = (&value[..at], value.get(at + 1..).unwrap_or_default());
-        match name {
-            b"target-cpu" => self.processor(path),
-            b"help" => self.stay(Reason::Probe),
-            b"incremental" | b"self-profile" | b"dump-mir-dir" | b"temps-dir" => {
+        let mut room = [0; CODEGEN_BYTES_MAX];
+        match dashed(name, &mut room) {
+            b"target-cpu" | b"tune-cpu" => self.processor(path),
+            // The graph goes where a variable of rustc's says.
+            b"help" | b"dump-dep-graph" => self.stay(Reason::Probe),
+            b"dump-mir" => self.path(Role::SideDir, b"mir_dump"),
+            b"nll-facts" => self.path(Role::SideDir, b"nll-facts"),
+            b"self-profile" if path.is_empty() => (self.visit)(Item::Makes(Product::Dumps)),
+            b"incremental"
+            | b"self-profile"
+            | b"dump-mir-dir"
+            | b"temps-dir"
+            | b"metrics-dir"
+            | b"nll-facts-dir"
+            | b"remark-dir"
+            | b"split-dwarf-out-dir"
+            | b"dump-mono-stats" => {
                 self.path(Role::SideDir, path);
             }
-            b"profile-use" | b"profile-sample-use" | b"linker" | b"codegen-backend" => {
-                self.path(Role::Input, path);
+            b"profile-use"
+            | b"profile-sample-use"
+            | b"linker"
+            | b"codegen-backend"
+            | b"sanitizer-dataflow-abilist" => self.path(Role::Input, path),
+            b"link-arg" | b"link-args" | b"pre-link-arg" | b"pre-link-args" | b"llvm-args" => {
+                self.passed_on(path);
             }
-            b"save-temps" => (self.visit)(Item::Makes(Product::Dumps)),
+            b"save-temps" | b"llvm-time-trace" => (self.visit)(Item::Makes(Product::Dumps)),
             _ => {}
+        }
+    }
+
+    /// Words for a linker or for LLVM: what looks like a path may be written, but for what is only searched.
+    fn passed_on(&mut self, words: &'a [u8]) {
+        let mut is_searched = false;
+        for piece in words.split(|byte| matches!(byte, b' ' | b',' | b'=')) {
+            let is_option = piece.starts_with(b"-");
+            let path = if is_option { piece.get(2..).unwrap_or_default() } else { piece };
+            let searches = |name: &&[u8]| piece.starts_with(name);
+            if piece == b"native" {
+                self.processor(piece);
+            }
+            let is_search = is_option && SEARCHED.iter().any(searches);
+            if !is_searched && !is_search && piece != b"native" {
+                self.path(Role::Unknown, path);
+            }
+            is_searched = is_search;
         }
     }
 
@@ -330,6 +366,20 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
         };
         self.reason.map_or(goes_on, Err)
     }
+}
+
+/// Longer names of codegen options are none that say something of files.
+const CODEGEN_BYTES_MAX: usize = 32;
+/// What options for linkers begin with whose values are only read.
+const SEARCHED: [&[u8]; 8] =
+    [b"-L", b"-l", b"-B", b"-I", b"-T", b"-rpath", b"--dynamic-linker", b"-dynamic-linker"];
+
+/// Returns the name of a codegen option as the table has it: rustc takes `_` for `-`.
+fn dashed<'r>(name: &[u8], room: &'r mut [u8; CODEGEN_BYTES_MAX]) -> &'r [u8] {
+    let Some(room) = room.get_mut(..name.len()) else { return b"" };
+    room.copy_from_slice(name);
+    room.iter_mut().filter(|byte| **byte == b'_').for_each(|byte| *byte = b'-');
+    room
 }
 
 fn up_to_comma(value: &[u8]) -> &[u8] {

@@ -9,8 +9,12 @@ use super::variables::{self, Travel, is_for_compilers, parts, travel};
 
 /// Where a compile step puts temporary files, unless it is told: nobody else has names there that it
 /// would have to look up.
-const TEMPORARY: &[u8] = b"TMPDIR=/dev/shm\0";
+const TEMPORARY: &[u8] = b"TMPDIR=/dev/oswalk\0";
+/// The same place in memory, as the user calls it and as compile steps know it.
+const MEMORY: [&[u8]; 2] = [b"/dev/shm", b"/dev/oswalk"];
 
+/// Variables that say where temporary files go.
+const TEMPORARY_NAMES: [&[u8]; 3] = [b"TMPDIR=", b"TMP=", b"TEMP="];
 /// Variables in which make passes on its flags.
 const MAKE_FLAGS: [&[u8]; 3] = [b"MAKEFLAGS", b"MFLAGS", b"CARGO_MAKEFLAGS"];
 
@@ -134,7 +138,11 @@ pub(super) fn shipped(
         if !goes {
             continue;
         }
-        let variable = if compiles { without_jobserver(variable) } else { variable.into() };
+        let variable = match in_memory(variable).filter(|_| compiles) {
+            Some(variable) => variable.into(),
+            None if compiles => without_jobserver(variable),
+            None => variable.into(),
+        };
         let variable = if MAKE_FLAGS.contains(&name) {
             let of_its_own = |definition: &[u8]| match travel(definition) {
                 _ if reader == Reader::Compiler => Ok(false),
@@ -150,13 +158,19 @@ pub(super) fn shipped(
         shipped.extend_from_slice(&variable);
         shipped.push(0);
     }
-    let told = |variable: &[u8]| {
-        [b"TMPDIR=".as_slice(), b"TMP=", b"TEMP="].iter().any(|name| variable.starts_with(name))
-    };
+    let told = |variable: &[u8]| TEMPORARY_NAMES.iter().any(|name| variable.starts_with(name));
     if compiles && !strings(env).any(told) {
         shipped.extend(TEMPORARY);
     }
     Ok(shipped)
+}
+
+/// Returns a variable that has temporary files in `/dev/shm` with the other name of that place.
+fn in_memory(variable: &[u8]) -> Option<Bytes> {
+    let [from, to] = MEMORY;
+    let name = TEMPORARY_NAMES.iter().find(|name| variable.starts_with(name))?;
+    let value = &variable[name.len()..];
+    (value.strip_suffix(b"/").unwrap_or(value) == from).then(|| [name, to].concat())
 }
 
 /// Takes the jobserver's descriptors out of make's flags: they lead to the origin's make.
@@ -292,5 +306,10 @@ mod tests {
             assert_eq!(any(env, true), env);
         }
         assert_eq!(any(b"", false), b"");
+        assert_eq!(
+            any(b"TMPDIR=/dev/shm/\0TMP=/dev/shm\0", true),
+            b"TMPDIR=/dev/oswalk\0TMP=/dev/oswalk\0"
+        );
+        assert_eq!(any(b"TMPDIR=/dev/shm\0", false), b"TMPDIR=/dev/shm\0");
     }
 }

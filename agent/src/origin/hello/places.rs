@@ -12,9 +12,9 @@ use worknode::reason::Reason;
 use worknode::spec::{FdSpec, strings};
 
 use super::environment::Reader;
-use super::{Hello, compiler};
+use super::{Hello, compiler, configs};
 use crate::compile::Disk;
-use crate::look::{Found, Look};
+use crate::look::{Found, Look, Resolved};
 use crate::sys::place::Place;
 
 /// Directories that only installations change. A compile step sees them, and writes there only if it says so.
@@ -22,6 +22,10 @@ pub(in crate::origin) const SYSTEM_DIRS: [&[u8]; 9] =
     [b"/usr", b"/bin", b"/sbin", b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/etc", b"/opt"];
 /// Directories that every machine has of its own.
 const LOCAL_DIRS: [&[u8]; 4] = [b"/dev", b"/proc", b"/run", b"/sys"];
+/// Where the kernel shows what processes have open.
+const PROCESSES: &[u8] = b"/proc";
+/// A process's working directory, by a name that is the same for all of them: builds write it into their outputs.
+const OWN_DIR: &[u8] = b"/proc/self/cwd";
 /// Where runners have an empty directory, too, for files that nobody else looks for.
 const SHARED_MEMORY: &[u8] = b"/dev/shm";
 /// The device that is the same everywhere.
@@ -100,7 +104,7 @@ impl Hello {
     /// Looks at the arguments of a program of which nothing is known: each may be a path.
     fn places_of_any(&self, look: Look) -> Result<Result<Places, Reason>, Errno> {
         for argument in strings(&self.argv).skip(1) {
-            let Some(found) = look.resolve(&path(&self.cwd, argument))? else { continue };
+            let Resolved::At(found) = look.resolve(&path(&self.cwd, argument))? else { continue };
             // The other end of a fifo or a socket is here.
             if matches!(found.kind, libc::S_IFIFO | libc::S_IFSOCK) {
                 return Ok(Err(Reason::Descriptor));
@@ -119,6 +123,10 @@ impl Hello {
         let reader = self.reader(step, look)?;
         let arguments = strings(&self.argv).skip(1);
         let files = Files::of(step.tool, arguments, &mut Disk { cwd: &self.cwd }, true);
+        if files.decision == Err(Reason::ResponseFile) {
+            // What the process read was a stream of its own.
+            return Ok(Err(Reason::ResponseFile));
+        }
         let mut named: BTreeSet<(Role, Bytes)> = files.paths.into_iter().collect();
         let mut note = |role, path: &[u8]| {
             named.insert((role, path.to_vec()));
@@ -130,6 +138,12 @@ impl Hello {
         let variables = strings(&self.env).filter(|entry| !is_shared_memory(entry));
         if let Err(reason) = environment::read(step.tool, variables, &mut note) {
             return Ok(Err(reason));
+        }
+        if step.tool == Tool::Driver {
+            let program = self::path(&self.cwd, &self.path);
+            if let Err(reason) = configs::found_by(&program, look)? {
+                return Ok(Err(reason));
+            }
         }
         let mut writes_system = is_system(&self.cwd);
         if step.tool == Tool::Rustc {
@@ -144,12 +158,18 @@ impl Hello {
         let base = named.iter().find(|(role, _)| *role == Role::WorkingDir);
         let base = base.map_or_else(|| self.cwd.clone(), |(_, dir)| path(&self.cwd, dir));
         for (role, name) in &named {
-            let path = path(&base, name);
+            let path = named_path(&base, name);
+            let resolved = place_of(*role, &path, look)?;
+            if resolved == Resolved::Stream {
+                // Descriptors of compile steps are not carried.
+                let reason = if role.is_read() { Reason::Stdin } else { Reason::Descriptor };
+                return Ok(Err(reason));
+            }
             // A link in such a place may be replaced there, wherever it leads.
             if role.is_written() && is_made_locally(&path, look)? {
                 return Ok(Err(Reason::Place));
             }
-            let Some(found) = place_of(*role, &path, look)? else { continue };
+            let Resolved::At(found) = resolved else { continue };
             if found.path == NULL {
                 continue;
             }
@@ -158,6 +178,14 @@ impl Hello {
             }
             if is_local(&found.path) {
                 return Ok(Err(Reason::Place));
+            }
+            if *role == Role::Config
+                && let Err(reason) = configs::named(&found.path)
+            {
+                return Ok(Err(reason));
+            }
+            if *role == Role::InputDir && has_specs(&found.path, look)? {
+                return Ok(Err(Reason::ResponseFile));
             }
             writes_system |= role.is_written() && is_system(&found.path);
         }
@@ -169,34 +197,45 @@ impl Hello {
 /// above it.
 fn is_made_locally(path: &[u8], look: Look) -> Result<bool, Errno> {
     for dir in above(path) {
-        if let Some(found) = look.resolve(if dir.is_empty() { b"/" } else { dir })? {
-            return Ok(is_local(&found.path) && path != NULL);
+        match look.resolve(if dir.is_empty() { b"/" } else { dir })? {
+            Resolved::At(found) => return Ok(is_local(&found.path) && path != NULL),
+            Resolved::Stream => return Ok(true),
+            Resolved::Nothing => {}
         }
     }
     Ok(false)
 }
 
 /// Returns what a path of a compile step leads to: for what it writes, also where that would be made.
-fn place_of(role: Role, path: &[u8], look: Look) -> Result<Option<Found>, Errno> {
+fn place_of(role: Role, path: &[u8], look: Look) -> Result<Resolved, Errno> {
     let mut path = path.to_vec();
     for _ in 0..LINKS_MAX {
-        if let Some(found) = look.resolve(&path)? {
-            return Ok(Some(found));
+        let resolved = look.resolve(&path)?;
+        if resolved != Resolved::Nothing {
+            return Ok(resolved);
         }
-        let Some((dir, name)) = split(&path).filter(|_| role.is_written()) else { return Ok(None) };
+        let Some((dir, name)) = split(&path) else { return Ok(Resolved::Nothing) };
         let dir = if dir.is_empty() { b"/" } else { dir };
-        let Some(found) = look.resolve(dir)? else {
-            let is_local = is_made_locally(&path, look)?;
-            return Ok(is_local.then_some(Found { path, kind: 0 }));
+        let found = match look.resolve(dir)? {
+            Resolved::At(found) => found,
+            Resolved::Nothing if role.is_written() && is_made_locally(&path, look)? => {
+                return Ok(Resolved::At(Found { path, kind: 0 }));
+            }
+            other => return Ok(other),
         };
+        // A descriptor that the step has and the agent has not.
+        if is_within(&found.path, PROCESSES) {
+            return Ok(Resolved::Stream);
+        }
         let made = join(&found.path, name);
         // A link that leads to nothing yet.
         let Some(target) = look.link(&made)? else {
-            return Ok(Some(Found { path: made, kind: 0 }));
+            let made = Resolved::At(Found { path: made, kind: 0 });
+            return Ok(if role.is_written() { made } else { Resolved::Nothing });
         };
         path = self::path(&found.path, &target);
     }
-    Ok(None)
+    Ok(Resolved::Nothing)
 }
 
 /// Tells whether a path without links is of a place that every machine has of its own.
@@ -204,8 +243,25 @@ pub(super) fn is_local(path: &[u8]) -> bool {
     LOCAL_DIRS.iter().any(|dir| is_within(path, dir))
 }
 
-fn is_system(path: &[u8]) -> bool {
+pub(super) fn is_system(path: &[u8]) -> bool {
     SYSTEM_DIRS.iter().any(|dir| is_within(path, dir))
+}
+
+/// Tells whether a directory that is not the system's has a file that gcc reads for more arguments, as it does
+/// where it is told to look for its parts.
+fn has_specs(dir: &[u8], look: Look) -> Result<bool, Errno> {
+    if is_system(dir) {
+        return Ok(false);
+    }
+    Ok(look.resolve(&join(dir, b"specs"))? != Resolved::Nothing)
+}
+
+/// Returns the path of a name in a process's working directory.
+fn named_path(dir: &[u8], name: &[u8]) -> Bytes {
+    match name.strip_prefix(OWN_DIR) {
+        Some(rest) if rest.is_empty() || rest.starts_with(b"/") => [dir, rest].concat(),
+        _ => path(dir, name),
+    }
 }
 
 /// Returns the path of a name in a directory.
@@ -260,6 +316,11 @@ mod tests {
         make("null", "/dev/null");
         make("nowhere", "/dev/shm/no-such-directory/object");
         make("round", "round");
+        make("in.c", "/dev/stdin");
+        make("other.c", "in.c");
+        make("far.c", "/dev/fd/200");
+        make("fds", "/dev/fd");
+        make("process", "/proc/self");
         nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRUSR)
             .expect("writable");
         dir
@@ -286,6 +347,7 @@ mod tests {
             "gcc -c /proc/version",
             "rustc a.rs --out-dir /dev/shm",
             "rustc a.rs -C incremental=/dev/shm/x",
+            "rustc a.rs -C link-arg=-Wl,-Map=/dev/shm/m.map",
         ] {
             assert_eq!(find(&dir, line, ""), Err(Reason::Place), "{line}");
         }
@@ -307,6 +369,54 @@ mod tests {
             "gcc -c none.c -o none/a.o",
         ] {
             assert_eq!(find(&dir, line, "TMPDIR=/dev/shm TEMP=/dev/shm/"), Ok(false), "{line}");
+        }
+    }
+
+    #[test]
+    fn streams_by_any_name() {
+        let dir = directory();
+        let up = "../".repeat(dir.path().components().count() - 1);
+        for line in [
+            "gcc -c in.c",
+            "gcc -c other.c",
+            "gcc -c far.c",
+            "gcc -c -x c fds/0",
+            "gcc -c -x c fds/200",
+            "gcc -c -x c process/fd/0",
+            "gcc -c -x c UPdev/stdin",
+            "gcc -c -x c UPproc/self/fd/0",
+            "gcc -c a.c -include in.c",
+            "rustc in.c",
+        ] {
+            let line = line.replace("UP", &up);
+            assert_eq!(find(&dir, &line, ""), Err(Reason::Stdin), "{line}");
+        }
+        for line in ["gcc -c a.c -o UPdev/stdout", "gcc -c a.c -o fds/1", "gcc -c a.c -o fds/200"] {
+            let line = line.replace("UP", &up);
+            assert_eq!(find(&dir, &line, ""), Err(Reason::Descriptor), "{line}");
+        }
+        assert_eq!(find(&dir, "gcc @in.c", ""), Err(Reason::ResponseFile));
+        assert_eq!(find(&dir, "gcc -c a.c -I/proc/self/cwd -o /proc/self/cwd/a.o", ""), Ok(false));
+    }
+
+    #[test]
+    fn files_that_add_arguments() {
+        let dir = directory();
+        std::fs::write(dir.path().join("n.specs"), "*cc1:\n+ -march=native\n").expect("writable");
+        std::fs::create_dir(dir.path().join("parts")).expect("writable");
+        std::fs::write(dir.path().join("parts/specs"), "").expect("writable");
+        for line in [
+            "gcc -specs=n.specs -c a.c",
+            "gcc --specs=./n.specs -c a.c",
+            "gcc -specs n.specs -c a.c",
+            "clang --config n.specs -c a.c",
+            "clang --config=./n.specs -c a.c",
+            "gcc -Bparts -c a.c",
+        ] {
+            assert_eq!(find(&dir, line, ""), Err(Reason::ResponseFile), "{line}");
+        }
+        for line in ["gcc -specs=none.specs -c a.c", "gcc -specs=/etc/passwd -c a.c"] {
+            assert_eq!(find(&dir, line, ""), Ok(false), "{line}");
         }
     }
 
@@ -337,6 +447,8 @@ mod tests {
         ] {
             assert_eq!(find(&dir, line, ""), Ok(true), "{line}");
         }
+        assert_eq!(find(&dir, "rustc a.rs -C link-arg=-Wl,-Map=/opt/m.map", ""), Ok(true));
+        assert_eq!(find(&dir, "rustc a.rs -C link_args=-L/usr/lib", ""), Ok(false));
         assert_eq!(find(&dir, "rustc a.rs", "CARGO_MANIFEST_DIR=/usr/src"), Ok(true));
         assert_eq!(find(&dir, "gcc -c a.c -I/usr/include -Isystem/include", ""), Ok(false));
     }

@@ -1,0 +1,130 @@
+//! Files that add arguments to those of a compiler: specs of gcc, configuration files of clang. What they say is not
+//! read as a command line is: those of installations may do anything but ask for this very processor, and a step
+//! with others stays.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Mutex;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, fstat};
+use packetfs::tree::{Bytes, join, split};
+use worknode::policy::base_name;
+use worknode::reason::Reason;
+
+use super::places::is_system;
+use crate::look::{self, Look, Resolved};
+
+/// Where clang looks for configuration files besides its own directory.
+const SYSTEM_DIR: &[u8] = b"/etc/clang";
+const ENDING: &[u8] = b".cfg";
+/// Larger files say something that is not known here.
+const CONFIG_BYTES_MAX: u64 = 256 * 1024;
+
+/// When a directory changed last, and the configuration files in it.
+type Known = ((i64, i64), Vec<Bytes>);
+/// Directories that were looked into: those of compilers, a few.
+static KNOWN: Mutex<BTreeMap<Bytes, Known>> = Mutex::new(BTreeMap::new());
+
+/// Judges a file that a command line names as specs or configuration.
+pub(super) fn named(path: &[u8]) -> Result<(), Reason> {
+    if is_system(path) { read(path, false) } else { Err(Reason::ResponseFile) }
+}
+
+/// Judges the configuration files that a clang at this path finds by itself.
+///
+/// # Errors
+/// `EAGAIN`: it cannot be told at once.
+pub(super) fn found_by(program: &[u8], look: Look) -> Result<Result<(), Reason>, Errno> {
+    if !base_name(program).windows(b"clang".len()).any(|part| part == b"clang") {
+        return Ok(Ok(()));
+    }
+    let named = split(program).map(|(dir, _)| dir.to_vec());
+    let own = match look.resolve(program)? {
+        Resolved::At(found) => split(&found.path).map(|(dir, _)| dir.to_vec()),
+        _ => None,
+    };
+    let mut dirs: Vec<Bytes> = named.into_iter().chain(own).collect();
+    dirs.push(SYSTEM_DIR.to_vec());
+    dirs.dedup();
+    for dir in dirs {
+        for path in configs_in(&dir, look)? {
+            if let Err(reason) = read(&path, true) {
+                return Ok(Err(reason));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Returns the configuration files in a directory, which is listed when it has changed.
+fn configs_in(dir: &[u8], look: Look) -> Result<Vec<Bytes>, Errno> {
+    let place = match look.open(dir) {
+        Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
+        Err(_) => return Ok(Vec::new()),
+        Ok(place) => place,
+    };
+    let stat = fstat(&place)?;
+    let changed = (stat.st_mtime, stat.st_mtime_nsec);
+    let known = KNOWN.lock().expect("nobody panics with it").get(dir).cloned();
+    if let Some((_, configs)) = known.filter(|(then, _)| *then == changed) {
+        return Ok(configs);
+    }
+    if look == Look::AtOnce {
+        return Err(Errno::EAGAIN);
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(mut listed) = Dir::openat(&place, ".", flags, Mode::empty()) else {
+        return Ok(Vec::new());
+    };
+    let names = listed.iter().flatten().map(|entry| entry.file_name().to_bytes().to_vec());
+    let configs: Vec<Bytes> =
+        names.filter(|name| name.ends_with(ENDING)).map(|name| join(dir, &name)).collect();
+    let mut known = KNOWN.lock().expect("nobody panics with it");
+    known.insert(dir.to_vec(), (changed, configs.clone()));
+    Ok(configs)
+}
+
+/// Reads a file for what makes a step stay; of clang's also whether it leads to further ones.
+fn read(path: &[u8], is_clangs: bool) -> Result<(), Reason> {
+    let Ok(file) = look::open_file(path) else { return Ok(()) };
+    let mut text = Vec::new();
+    let size = file.take(CONFIG_BYTES_MAX).read_to_end(&mut text);
+    let has = |word: &[u8]| text.windows(word.len()).any(|part| part == word);
+    if has(b"native") {
+        return Err(Reason::NativeCpu);
+    }
+    let is_whole = size.is_ok_and(|size| (size as u64) < CONFIG_BYTES_MAX);
+    let leads_on = is_clangs && (has(b"@") || has(b"--config"));
+    if is_whole && !leads_on { Ok(()) } else { Err(Reason::ResponseFile) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn what_a_clang_finds_by_itself() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = |name: &str| dir.path().join(name).as_os_str().as_bytes().to_vec();
+        let found = |program: &str| found_by(&path(program), Look::Waiting).expect("is there");
+        std::fs::write(dir.path().join("clang-19"), "").expect("writable");
+        std::os::unix::fs::symlink("clang-19", dir.path().join("clang++")).expect("writable");
+        assert_eq!(found("clang++"), Ok(()));
+        for (text, expected) in [
+            ("-O2\n", Ok(())),
+            ("-march=native\n", Err(Reason::NativeCpu)),
+            ("@more\n", Err(Reason::ResponseFile)),
+        ] {
+            // Not in place: the directory is listed again when a name has come.
+            let _ = std::fs::remove_file(dir.path().join("clang.cfg"));
+            std::fs::write(dir.path().join("clang.cfg"), text).expect("writable");
+            assert_eq!(found("clang++"), expected, "{text}");
+            assert_eq!(found("gcc"), Ok(()), "{text}");
+        }
+    }
+}
