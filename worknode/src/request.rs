@@ -160,6 +160,11 @@ pub struct Settings {
     pub upper_bytes: u64,
 }
 
+/// Most of [`SessionOptions::hide`], and the bytes of each: the agent takes no more.
+pub const HIDE_MAX: usize = 256;
+/// See [`HIDE_MAX`].
+pub const HIDE_BYTES_MAX: usize = 1024;
+
 /// Least of [`Settings::store_bytes`]: one pack is as large.
 pub const STORE_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Least of [`Settings::upper_bytes`]: the object of a small source.
