@@ -15,7 +15,7 @@ use worknode::id::{NodeId, SessionId};
 use worknode::notice;
 use worknode::page;
 use worknode::report::Report;
-use worknode::request::{HIDE_BYTES_MAX, HIDE_MAX, Reply, Request, SessionOptions};
+use worknode::request::{HIDE_BYTES_MAX, HIDE_MAX, Reply, Request, SessionOptions, Status};
 
 use crate::agent::Agent;
 use crate::origin;
@@ -183,7 +183,10 @@ async fn answer(
             // It ends with the connection, when nobody waits any more.
             Ok(Reply::Report(session.report(agent.usage(), notice)))
         }
-        Request::Status => Ok(Reply::Status(agent.status().await)),
+        Request::Status => {
+            let other_mounts = other_mounts(agent, peer).is_some();
+            Ok(Reply::Status(Status { other_mounts, ..agent.status().await }))
+        }
         Request::Shutdown => {
             anyhow::ensure!(
                 peer.uid == 0 || peer.uid == nix::unistd::geteuid().as_raw(),

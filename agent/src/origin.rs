@@ -648,7 +648,9 @@ mod tests {
         let walk = WalkId { session: SessionId(1), number: 2 };
         let detail = "the runner changed /root/.x_history, which is not exported".to_owned();
         let told = loss(walk, &Cause { reason: Reason::CommitFault, detail: Some(detail) });
-        assert!(told.starts_with("failed to write what walk ") && told.contains("/root/.x_history"));
+        assert!(
+            told.starts_with("failed to write what walk ") && told.contains("/root/.x_history")
+        );
         assert!(!told.contains("lost the runner") && told.contains("(commit-fault)"));
         let told = loss(walk, &Reason::RunnerLost.into());
         assert!(told.starts_with("lost the runner of walk "), "{told}");

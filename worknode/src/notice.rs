@@ -187,6 +187,7 @@ mod tests {
             why: why.map(Into::into),
             remedy: None,
             last_seen: 0,
+            left: false,
         }
     }
 

@@ -141,6 +141,9 @@ pub struct Status {
     pub sessions: u32,
     /// What the trees of origins mounted here were asked so far.
     pub fuse: FuseCounts,
+    /// Whoever asks sees other mounts than the agent: what it starts stays.
+    #[serde(default)]
+    pub other_mounts: bool,
     /// All nodes of the cluster, this one included.
     pub nodes: Vec<NodeStatus>,
 }
@@ -234,6 +237,9 @@ pub struct NodeStatus {
     pub why: Option<String>,
     /// What somebody can do about it.
     pub remedy: Option<String>,
-    /// Seconds since its lease held last; 0 for one that holds.
+    /// Seconds since the broker heard it last; 0 for one that is there.
     pub last_seen: u64,
+    /// It is gone because its agent was ended.
+    #[serde(default)]
+    pub left: bool,
 }
