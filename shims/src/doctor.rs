@@ -518,7 +518,7 @@ mod tests {
         let said = |status: &Status, state: &str| {
             let finding = others(status, &Places { state: state.into() });
             assert!(!has_failed(&finding));
-            finding.map_or_else(|it| format!("{}; {}", it.text, it.remedy), |text| text)
+            finding.unwrap_or_else(|it| format!("{}; {}", it.text, it.remedy))
         };
         let alone = status(vec![me.clone(), node("n1", NodeCondition::Gone, true)]);
         assert!(

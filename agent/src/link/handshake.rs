@@ -279,8 +279,6 @@ mod tests {
         for (theirs, ours) in [(100, 100), (100, 110), (110, 100)] {
             assert!(check_clock(theirs, ours).is_ok());
         }
-        let said = check_clock(100, 3700).expect_err("an hour behind").to_string();
-        assert!(said.contains("-3600 s"), "{said}");
         assert!(check_clock(u64::MAX, 0).is_err() && check_clock(0, u64::MAX).is_err());
     }
 
