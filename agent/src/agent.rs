@@ -190,7 +190,7 @@ async fn serve(
         trouble: trouble(&reached_at, reached_at.now(), state),
     };
     let cluster = Rc::new(Cluster::new(info.clone(), broker));
-    cluster.broker.register(&cluster.own()).await?;
+    cluster::enter(&cluster).await?;
     let settings = Settings {
         advertise: info.address.to_string(),
         slots: info.slots,
@@ -257,9 +257,7 @@ async fn serve(
         name = ended.wait() => Some(name),
     };
     let _ = std::fs::remove_file(&agent.door_path);
-    if let Err(error) = agent.cluster.broker.leave(&agent.node).await {
-        tracing::debug!(%error, "failed to leave the cluster");
-    }
+    agent.cluster.leave().await;
     // A reply to the request that ended the agent may still be on its way.
     tokio::time::sleep(Duration::from_millis(20)).await;
     agent.links.borrow().values().for_each(|link| link.close());
@@ -342,6 +340,7 @@ impl Agent {
             settings: self.settings.clone(),
             sessions: u32::try_from(self.sessions.borrow().len()).unwrap_or(u32::MAX),
             fuse: self.fuse_counts(),
+            other_mounts: false,
             nodes: self.cluster.status(),
         }
     }

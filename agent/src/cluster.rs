@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use broker::{Broker, Event, Grant, NodeInfo, NodeState, Registered, Trouble};
+use broker::{Broker, BrokerError, Event, Grant, LEASE, NodeInfo, NodeState, Registered, Trouble};
 use tokio::sync::{Notify, mpsc, watch};
 use worknode::id::{NodeId, SessionId, WalkId};
 use worknode::notice;
@@ -28,6 +28,9 @@ use slots::Slots;
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
 /// Heartbeats between two looks at whether this node has room and its address.
 const LOOK_EVERY: u32 = 5;
+/// How long a name that is taken is waited for, and how often it is asked for.
+const NAME_PATIENCE: Duration = LEASE.saturating_add(Duration::from_millis(500));
+const NAME_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// What the broker did not hear while it was away is repeated, for an hour.
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
 const REPEATS_MAX: u32 = 7200;
@@ -67,6 +70,8 @@ pub(crate) struct Cluster {
     /// What is wrong with this node, and where others reach it.
     trouble: Cell<Option<Trouble>>,
     address: Cell<SocketAddr>,
+    /// The agent ends.
+    leaves: Cell<bool>,
     /// Told whenever the list of nodes is another one.
     changed_tx: watch::Sender<()>,
     /// Told at every other heartbeat.
@@ -90,6 +95,7 @@ impl Cluster {
             avoided,
             trouble,
             address,
+            leaves: Cell::new(false),
             list,
             waiting,
             slots,
@@ -218,10 +224,10 @@ impl Cluster {
 
     /// Fetches the list of nodes; tells whether it could.
     pub(crate) async fn refresh(&self) -> bool {
-        match self.broker.nodes().await {
-            Ok(nodes) => {
+        match self.broker.list().await {
+            Ok((nodes, past)) => {
                 let old = self.takers();
-                self.members.take_list(&nodes, Instant::now());
+                self.members.take_list(&nodes, &past, Instant::now());
                 self.nodes.replace(nodes);
                 self.note_takers(&old);
                 true
@@ -280,6 +286,7 @@ impl Cluster {
             why: trouble.map(|(_, why, _)| why.to_owned()),
             remedy: trouble.map(|(.., remedy)| remedy.to_owned()),
             last_seen: 0,
+            left: false,
         }
     }
 
@@ -315,7 +322,18 @@ impl Cluster {
         self.look_at_line();
     }
 
+    /// Takes this node out of the cluster: from now on it does not register, whoever finds it missing.
+    pub(crate) async fn leave(&self) {
+        self.leaves.set(true);
+        if let Err(error) = self.broker.leave(&self.info.node).await {
+            tracing::warn!(%error, "failed to leave the cluster: this node is missed after its lease");
+        }
+    }
+
     async fn register(&self) {
+        if self.leaves.get() {
+            return;
+        }
         if let Err(error) = self.broker.register(&self.own()).await {
             tracing::error!(%error, "failed to register");
         }
@@ -345,6 +363,20 @@ impl Finishes {
 impl Drop for Finishing {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Enters this node. A name that an agent elsewhere has is waited for as long as the lease of one that was killed
+/// lasts: nobody extends that.
+pub(crate) async fn enter(cluster: &Cluster) -> Result<(), BrokerError> {
+    let begun = Instant::now();
+    loop {
+        match cluster.broker.register(&cluster.own()).await {
+            Err(BrokerError::NameTaken { .. }) if begun.elapsed() < NAME_PATIENCE => {
+                tokio::time::sleep(NAME_AGAIN_AFTER).await;
+            }
+            entered => return entered,
+        }
     }
 }
 

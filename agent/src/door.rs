@@ -12,13 +12,15 @@ use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 use worknode::door::{HELLO_BYTES_MAX, Kind};
 use worknode::id::{NodeId, SessionId};
+use worknode::notice;
 use worknode::page;
 use worknode::report::Report;
-use worknode::request::{Reply, Request, SessionOptions};
+use worknode::request::{HIDE_BYTES_MAX, HIDE_MAX, Reply, Request, SessionOptions, Status};
 
 use crate::agent::Agent;
 use crate::origin;
 use crate::session::Session;
+use crate::sys::view::View;
 use crate::sys::watch;
 pub(crate) use connection::{Reader, Writer};
 
@@ -29,6 +31,12 @@ pub(crate) struct Peer {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
+
+// What `oswalk` has looked at is not refused here.
+const _: () = assert!(
+    HIDE_MAX == packetfs::export::PATTERNS_MAX
+        && HIDE_BYTES_MAX == packetfs::export::PATTERN_BYTES_MAX
+);
 
 /// Connections of one user: each is a walk that runs or waits, and a process of the user that waits for it.
 const CONNECTIONS_PER_USER_MAX: usize = 8192;
@@ -150,11 +158,12 @@ async fn answer(
     match request {
         Request::OpenSession(mut options) => {
             anyhow::ensure!(opened.get().is_none(), "this connection has a session already");
-            let notice = why_nothing_walks(agent, options.on.as_ref()).await;
+            let shut = why_nothing_walks(agent, options.on.as_ref()).await;
             // A process of another pid namespace cannot be seen from here.
             let process = options.becomes.then(|| watch::process(peer.pid).ok()).flatten();
             options.becomes = process.is_some();
-            let session = open_session(agent, peer, &options, notice.clone())?;
+            let notice = shut.clone().or_else(|| other_mounts(agent, peer));
+            let session = open_session(agent, peer, &options, shut.is_none(), notice.clone())?;
             match process {
                 Some(process) => end_with(agent, session.id, process),
                 None => opened.set(Some(session.id)),
@@ -165,7 +174,8 @@ async fn answer(
         Request::CloseSession => {
             let id = opened.get().ok_or_else(|| anyhow::anyhow!("there is no session to close"))?;
             let Some(session) = agent.session(id) else {
-                return Ok(Reply::Report(Report::default()));
+                let lost = Some("the agent has ended the session before its command".to_owned());
+                return Ok(Reply::Report(Report { lost, ..Report::default() }));
             };
             let walked_in_vain = session.walked_in_vain();
             let on = session.on.as_ref();
@@ -173,7 +183,10 @@ async fn answer(
             // It ends with the connection, when nobody waits any more.
             Ok(Reply::Report(session.report(agent.usage(), notice)))
         }
-        Request::Status => Ok(Reply::Status(agent.status().await)),
+        Request::Status => {
+            let other_mounts = other_mounts(agent, peer).is_some();
+            Ok(Reply::Status(Status { other_mounts, ..agent.status().await }))
+        }
         Request::Shutdown => {
             anyhow::ensure!(
                 peer.uid == 0 || peer.uid == nix::unistd::geteuid().as_raw(),
@@ -198,6 +211,12 @@ async fn why_nothing_walks(agent: &Rc<Agent>, on: Option<&NodeId>) -> Option<Str
     cluster.notice(on)
 }
 
+/// Returns that whoever opens a session has other mounts than the agent: what starts there stays.
+fn other_mounts(agent: &Agent, peer: Peer) -> Option<String> {
+    let has_others = View::of(peer.pid).ok().as_ref() != Some(&agent.view);
+    has_others.then(|| notice::other_mounts("this shell", std::process::id()))
+}
+
 /// Has a session end when a process does.
 fn end_with(agent: &Rc<Agent>, session: SessionId, process: AsyncFd<OwnedFd>) {
     let agent = Rc::clone(agent);
@@ -212,6 +231,7 @@ fn open_session(
     agent: &Rc<Agent>,
     peer: Peer,
     options: &SessionOptions,
+    is_open: bool,
     notice: Option<String>,
 ) -> anyhow::Result<Rc<Session>> {
     let ours = env!("CARGO_PKG_VERSION");
@@ -221,13 +241,13 @@ fn open_session(
         options.version
     );
     if let Some(node) = &options.on {
-        let known = agent.cluster.nodes.borrow().iter().any(|state| &state.info.node == node);
-        anyhow::ensure!(known, "there is no node '{node}': `oswalk status` lists the cluster");
+        let known = agent.cluster.status().iter().any(|status| status.node == *node);
+        anyhow::ensure!(known, "{}", notice::no_node(node));
     }
     if agent.hidden.hide(&options.hide)? {
         agent.exporter.retell();
     }
-    let gate = if notice.is_none() { page::GATE_OPEN } else { page::GATE_SHUT };
+    let gate = if is_open { page::GATE_OPEN } else { page::GATE_SHUT };
     // Who asks for no fallback would rather see the walk refused than find it at the origin.
     let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
     let (dir, door) = (&agent.pages_dir, &agent.door_path);

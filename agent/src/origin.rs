@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use worknode::command::{Files, Role, Tool};
 use worknode::door::{DATA_BYTES_MAX, Header, Kind};
 use worknode::id::{Attempt, NodeId, WalkId};
+use worknode::notice;
 use worknode::reason::Reason;
 use worknode::report::WalkLine;
 use worknode::spec::WalkSpec;
@@ -54,12 +55,25 @@ pub(crate) struct Stub {
     pid: u32,
 }
 
+/// Why a walk cannot be done, and what exactly was met, if that is more.
+#[derive(Debug, Clone)]
+struct Cause {
+    reason: Reason,
+    detail: Option<String>,
+}
+
+impl From<Reason> for Cause {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: None }
+    }
+}
+
 /// How it ended for the stub.
 enum End {
     /// With this wait status. The slot may go to another walk.
     Exit(i32, Option<Slot>),
     /// The program is to be executed here.
-    Here(Reason),
+    Here(Cause),
     /// It cannot go on; a sentence for the user.
     Lost(String),
     /// The stub itself is gone.
@@ -109,16 +123,16 @@ pub(crate) async fn walk(
     let end = match hello.spec(&agent, &session, peer, groups).await {
         Ok(spec) if spec.compiles && alone::is_alone(&agent, &session, peer) => {
             drop_with_process(session.note_under_way(), stub.pid);
-            End::Here(Reason::Alone)
+            End::Here(Reason::Alone.into())
         }
-        Ok(spec) if all_are_too_dear(&agent, &session, &spec) => End::Here(Reason::Transfer),
+        Ok(spec) if all_are_too_dear(&agent, &session, &spec) => End::Here(Reason::Transfer.into()),
         Ok(spec) => {
             let _under_way = session.note_under_way();
             carry(&agent, &session, &mut stub, &spec, arrived).await
         }
         Err(stay) => {
             withheld = stay.variable;
-            End::Here(stay.reason)
+            End::Here(stay.reason.into())
         }
     };
     match end {
@@ -128,17 +142,20 @@ pub(crate) async fn walk(
                 agent.cluster.pass_on(slot, session.id);
             }
         }
-        End::Here(reason) => {
-            session.add_stay(&argv0, reason, withheld);
+        End::Here(cause) => {
+            let reason = cause.reason;
+            session.add_stay(&argv0, reason, withheld.clone());
             if reason == Reason::Transfer {
                 drop_with_process(session.note_stayed(), stub.pid);
             }
             if session.no_fallback && reason != Reason::GrantedHome {
-                let why = agent.cluster.notice(session.on.as_ref());
+                let local = || notice::local_cause(reason, withheld.as_deref(), std::process::id());
+                let of_cluster = || agent.cluster.notice(session.on.as_ref());
+                let why = cause.detail.or_else(local).or_else(of_cluster);
                 let text = format!(
-                    "oswalk: {argv0}: no runner ({}), and --no-fallback forbids to execute it here{}\n",
+                    "{argv0} cannot walk ({}), and --no-fallback forbids to execute it here{}",
                     reason.name(),
-                    why.map_or_else(String::new, |why| format!("; {why}"))
+                    why.map_or_else(String::new, |why| format!(": {why}"))
                 );
                 stub.output.send(Kind::Refused, 0, text.into_bytes());
             } else {
@@ -236,7 +253,7 @@ impl Errand<'_> {
     async fn attempts(&mut self, stub: &mut Stub) -> End {
         let (agent, spec) = (self.agent, self.spec);
         // The attempt at the broker that failed, and why the last one did
-        let (mut failed, mut why) = (None, None);
+        let (mut failed, mut why): (_, Option<Reason>) = (None, None);
         let mut newer = None;
         for attempt in 1..=ATTEMPTS_MAX {
             let placed = match newer.take() {
@@ -286,7 +303,7 @@ impl Errand<'_> {
                     };
                     match committed {
                         Committed::Done(status) => return End::Exit(status, slot),
-                        Committed::Not(reason) => return give_up(stub, spec.walk, reason),
+                        Committed::Not(cause) => return give_up(stub, spec.walk, cause),
                         Committed::Conflict => {
                             // Once more, here or on any other node: what was shown is not shown again.
                             stub.output.rewind();
@@ -301,7 +318,7 @@ impl Errand<'_> {
                     Reason::RunnerLost
                 }
                 Attempted::Gone => return End::Gone,
-                Attempted::Declined(reason) => return give_up(stub, spec.walk, reason),
+                Attempted::Declined(cause) => return give_up(stub, spec.walk, cause),
             };
             tracing::warn!(walk = %spec.walk, node = %grant.node, reason = lost.name(), "attempt failed");
             let is_own = grant.walk == spec.walk;
@@ -402,7 +419,7 @@ impl Errand<'_> {
                     return Committed::Conflict;
                 }
                 let reason = if conflict { Reason::Conflict } else { Reason::CommitFault };
-                Committed::Not(reason)
+                Committed::Not(Cause { reason, detail: Some(format!("{error:#}")) })
             }
         }
     }
@@ -514,23 +531,32 @@ fn doubt(exit: &Exit) -> Option<Reason> {
 }
 
 /// No runner will do it: the program is executed here, if nothing of it has been seen yet.
-fn give_up(stub: &Stub, walk: WalkId, reason: Reason) -> End {
-    if stub.output.is_untouched() {
-        End::Here(reason)
-    } else {
-        End::Lost(format!(
-            "oswalk: lost the runner of walk {walk} ({}) after the program had read or written: \
-             it cannot be started again unnoticed\n",
-            reason.name()
-        ))
-    }
+fn give_up(stub: &Stub, walk: WalkId, cause: impl Into<Cause>) -> End {
+    let cause = cause.into();
+    if stub.output.is_untouched() { End::Here(cause) } else { End::Lost(loss(walk, &cause)) }
+}
+
+/// What the user is told of a walk that can neither be done nor begun anew.
+fn loss(walk: WalkId, Cause { reason, detail }: &Cause) -> String {
+    let what = match reason {
+        Reason::RunnerLost | Reason::RunnerFault | Reason::NoSlot | Reason::NoCluster => {
+            format!("lost the runner of walk {walk}")
+        }
+        Reason::CommitFault => format!("failed to write what walk {walk} has changed"),
+        _ => format!("failed to finish walk {walk}"),
+    };
+    let detail = detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+    format!(
+        "{what} ({}) after the program had read or written, so that it cannot be started again unnoticed{detail}",
+        reason.name()
+    )
 }
 
 /// What became of a commit.
 enum Committed {
     /// The program ended with this wait status.
     Done(i32),
-    Not(Reason),
+    Not(Cause),
     /// Somebody else has changed the same, or what it has read, and some of its output was shown.
     Conflict,
 }
@@ -610,4 +636,23 @@ fn text(bytes: &[u8]) -> String {
 /// Returns a wait status as a shell shows it.
 fn shell_status(status: i32) -> i32 {
     if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use worknode::id::SessionId;
+
+    #[test]
+    fn what_cannot_be_begun_anew_is_told() {
+        let walk = WalkId { session: SessionId(1), number: 2 };
+        let detail = "the runner changed /root/.x_history, which is not exported".to_owned();
+        let told = loss(walk, &Cause { reason: Reason::CommitFault, detail: Some(detail) });
+        assert!(
+            told.starts_with("failed to write what walk ") && told.contains("/root/.x_history")
+        );
+        assert!(!told.contains("lost the runner") && told.contains("(commit-fault)"));
+        let told = loss(walk, &Reason::RunnerLost.into());
+        assert!(told.starts_with("lost the runner of walk "), "{told}");
+    }
 }

@@ -84,7 +84,7 @@ pub(crate) fn check_private(ip: IpAddr) -> anyhow::Result<()> {
     };
     anyhow::ensure!(
         private,
-        "{ip} is a public address: links are not encrypted yet, listen on loopback or in a private network"
+        "{ip} is a public address: links are not encrypted yet; listen on loopback or in a private network"
     );
     Ok(())
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use worknode::id::{NodeId, SessionId, WalkId};
+use worknode::notice::{is_in_vain, why_nothing_walked};
 use worknode::page::{self, PageContents};
 use worknode::policy::{BUILT_IN, Rule, Verdict};
 use worknode::reason::Reason;
@@ -303,21 +304,15 @@ impl Session {
     /// Makes the report; `now` is the agent's usage at this moment, and `notice` why nothing walks as
     /// things stand.
     pub(crate) fn report(&self, now: Usage, notice: Option<String>) -> Report {
-        let why_not = self.walked_in_vain().then(|| {
-            notice.or_else(|| self.notice.clone()).unwrap_or_else(|| {
-                let stays = self.stays();
-                let mut reasons: Vec<_> = stays
-                    .iter()
-                    .map(|stay| stay.reason.as_str())
-                    .filter(|name| is_in_vain(name))
-                    .collect();
-                reasons.sort_unstable();
-                reasons.dedup();
-                format!("no walk succeeded ({}): the agent's log says why", reasons.join(", "))
-            })
-        });
-        let walks = self.walks.as_ref().map(|walks| walks.borrow().clone()).unwrap_or_default();
         let stays = self.stays();
+        let why_not = self
+            .walked_in_vain()
+            .then(|| {
+                let session = || self.notice.clone();
+                notice.or_else(session).or_else(|| why_nothing_walked(&stays, std::process::id()))
+            })
+            .flatten();
+        let walks = self.walks.as_ref().map(|walks| walks.borrow().clone()).unwrap_or_default();
         let totals = Totals {
             walks: walks.count(),
             stays: stays.iter().map(|stay| stay.count).sum(),
@@ -330,6 +325,7 @@ impl Session {
         Report {
             began_unix_ms: self.began_unix_ms,
             why_not,
+            lost: None,
             walks: walks.lines,
             walks_left_out: walks.left_out,
             stays,
@@ -369,20 +365,6 @@ impl Drop for Session {
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 pub(crate) fn ms(us: u64) -> f64 {
     us as f64 / 1e3
-}
-
-/// Tells whether a reason says that there was nobody to execute a walk.
-fn is_in_vain(reason: &str) -> bool {
-    const REASONS: [Reason; 7] = [
-        Reason::NoCluster,
-        Reason::NoAgent,
-        Reason::NoBroker,
-        Reason::NoSlot,
-        Reason::GrantedHome,
-        Reason::RunnerLost,
-        Reason::RunnerFault,
-    ];
-    REASONS.iter().any(|counted| counted.name() == reason)
 }
 
 fn unix_ms(time: SystemTime) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -12,8 +13,8 @@ use crate::courier::{AWAY_MAX, Courier, Word};
 use crate::error::BrokerError;
 use crate::keeper::Keeper;
 use crate::model::{
-    Event, Finished, NODES_MAX, NodeInfo, NodeState, Registered, Retried, SLOTS_MAX, Submit,
-    Submitted, Trouble,
+    Event, Finished, NODES_MAX, NodeInfo, NodeState, PastNode, Registered, Retried, SLOTS_MAX,
+    Submit, Submitted, Trouble,
 };
 use crate::office::{Answer, Office};
 use crate::pulse::Pulse;
@@ -52,6 +53,9 @@ impl Broker {
         node: &NodeId,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), BrokerError> {
         let shown = url::without_password(url);
+        if url::is_unescaped(url) {
+            return Err(BrokerError::Unescaped { url: shown });
+        }
         let address = Address::parse(url)
             .map_err(|source| BrokerError::Url { url: shown.clone(), source })?;
         let host = address.host();
@@ -64,6 +68,7 @@ impl Broker {
             match source {
                 error if error.is_denied() => BrokerError::Denied { url },
                 error if error.is_too_old() => BrokerError::TooOld { url },
+                source if source.is_protected() => BrokerError::Protected { url, source },
                 source => BrokerError::Unreachable { url, source },
             }
         })?;
@@ -119,7 +124,8 @@ impl Broker {
             Some("ok") => Ok(()),
             Some("taken") => {
                 let address = answer.word(1).unwrap_or_default().into();
-                Err(BrokerError::NameTaken { node: info.node.clone(), address })
+                let heard_ago = Duration::from_millis(answer.number(2).unwrap_or(0));
+                Err(BrokerError::NameTaken { node: info.node.clone(), address, heard_ago })
             }
             _ => Err(self.garbled("register")),
         }
@@ -157,17 +163,27 @@ impl Broker {
     /// # Errors
     /// The broker is away.
     pub async fn nodes(&self) -> Result<Vec<NodeState>, BrokerError> {
+        self.list().await.map(|(nodes, _)| nodes)
+    }
+
+    /// Returns all nodes of the cell, and those that have gone, as far as the broker remembers them.
+    ///
+    /// # Errors
+    /// The broker is away.
+    pub async fn list(&self) -> Result<(Vec<NodeState>, Vec<PastNode>), BrokerError> {
         let office = &self.shared.office;
         let reply = office.send(office.plain("nodes", &[]), deadline()).await?;
-        let Value::List(nodes) = reply else { return Err(self.garbled("nodes")) };
+        let Value::List(lines) = reply else { return Err(self.garbled("nodes")) };
+        let past: Vec<_> = lines.iter().filter_map(past_node).take(NODES_MAX).collect();
+        let nodes: Vec<_> = lines.iter().filter(|line| past_node(line).is_none()).collect();
         let count = nodes.len().min(NODES_MAX);
         // One that says nonsense of itself takes nobody else away.
-        let states: Vec<_> = nodes.iter().take(count).filter_map(node_state).collect();
+        let states: Vec<_> = nodes.iter().take(count).filter_map(|line| node_state(line)).collect();
         if states.len() < nodes.len() {
             let left_out = nodes.len() - states.len();
             tracing::warn!(left_out, "the broker lists nodes that make no sense, or too many");
         }
-        Ok(states)
+        Ok((states, past))
     }
 
     /// Places a walk of this origin, or lets it wait for its turn.
@@ -284,7 +300,25 @@ fn node_state(line: &Value) -> Option<NodeState> {
         running: number(fields.get(5)?)?,
         alive: number(fields.get(6)?)? == 1,
         incarnation: text(8)?.into(),
+        heard_ago: age(fields.get(9)),
     })
+}
+
+/// Reads the line of a node that has gone.
+fn past_node(line: &Value) -> Option<PastNode> {
+    let Value::List(fields) = line else { return None };
+    let [node, how, ago] = &fields[..] else { return None };
+    let left = match word(how)? {
+        "left" => true,
+        "lost" => false,
+        _ => return None,
+    };
+    Some(PastNode { node: word(node)?.parse().ok()?, left, heard_ago: age(Some(ago)) })
+}
+
+/// Reads how many milliseconds ago something was; nonsense is now.
+fn age(value: Option<&Value>) -> Duration {
+    Duration::from_millis(value.and_then(number).unwrap_or(0).into())
 }
 
 fn word(value: &Value) -> Option<&str> {

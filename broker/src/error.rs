@@ -2,23 +2,48 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use worknode::id::NodeId;
 use worknode::said::Said;
 
 use crate::wire::WireError;
 
+/// How a password is written in a URL.
+const ESCAPES: &str =
+    "in a password, write %40 for @, %2F for /, %23 for #, %3F for ?, %3A for : and %25 for %";
+
 /// A failed call.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
     /// The URL makes no sense.
-    #[error("'{url}' is no broker URL: write redis://[:password@]host:port/ or redis+unix:///path")]
+    #[error(
+        "'{url}' is no broker URL: write redis://[:password@]host:port/ or redis+unix:///path; {ESCAPES}"
+    )]
     Url {
         /// The URL.
         url: String,
         /// What is wrong with it.
         #[source]
         source: WireError,
+    },
+    /// A Redis without password, which talks to its own machine only.
+    #[error(
+        "the broker at {url} closes the connection: its Redis is in protected mode most likely, which it leaves \
+         with a password (requirepass in redis.conf, and in the broker URL)"
+    )]
+    Protected {
+        /// The URL.
+        url: String,
+        /// What the attempt met.
+        #[source]
+        source: WireError,
+    },
+    /// A sign in the password would end it.
+    #[error("the password in the broker URL ({url}) has a sign in it that ends it: {ESCAPES}")]
+    Unescaped {
+        /// The URL.
+        url: String,
     },
     /// No connection.
     #[error(
@@ -38,7 +63,9 @@ pub enum BrokerError {
         url: String,
     },
     /// Wrong or missing password.
-    #[error("the broker at {url} refuses the password: put the right one into the broker URL")]
+    #[error(
+        "the broker at {url} refuses the password: put the right one into the broker URL; {ESCAPES}"
+    )]
     Denied {
         /// The URL.
         url: String,
@@ -51,13 +78,17 @@ pub enum BrokerError {
     },
     /// Two agents with one name.
     #[error(
-        "node name '{node}' is taken by the agent at {address}: start this agent with another --name"
+        "node name '{node}' is taken: it was heard {:.1} s ago at {address}; if that agent is gone, wait a few \
+         seconds, else start this one with another --name",
+        heard_ago.as_secs_f64()
     )]
     NameTaken {
         /// The name.
         node: NodeId,
         /// Where the other agent listens.
         address: Said,
+        /// How long ago the broker heard it.
+        heard_ago: Duration,
     },
     /// The server refuses to work.
     #[error("the broker at {url} refuses the call '{function}'")]

@@ -22,6 +22,7 @@
 --   w:lanes           hash   lane with waiting walks -> origin of its session
 --   w:turns:<node|*>  zset   lane with waiting walks -> virtual time of its next grant
 --   w:tag:<lane>      string virtual time at which an emptied lane goes on
+--   w:past            zset   node and how it went, left or lost, with a space -> when it was heard last, ms
 --   w:gone            set    sessions whose walks are to be cancelled
 --   w:queued          string number of waiting walks
 --   w:count           hash   clock reaped grace, and list: how often the list of nodes has changed
@@ -48,6 +49,8 @@ local BURY_MAX = 16
 local LOOK_MAX = 32
 -- Nodes that are listed: NODES_MAX of the clients.
 local LIST_MAX = 1024
+-- Nodes that are remembered after they have gone: those that were heard last.
+local PAST_MAX = 128
 -- Bytes of what a node says of itself, where it is listed.
 local TEXT_MAX = 300
 -- Arguments of one redis.call: Lua's stack has room for 8,000.
@@ -833,13 +836,36 @@ local function count_list(c)
   call('HINCRBY', c.w .. ':count', 'list', 1)
 end
 
+-- Tells when a node was heard last: its lease is extended then.
+local function heard(deadline)
+  return tonumber(deadline) - LEASE_MS
+end
+
+-- Forgets how a node went.
+local function revive(c, node)
+  call('ZREM', c.w .. ':past', node .. ' left', node .. ' lost')
+end
+
+-- Notes that a node has gone, and how.
+local function remember(c, node, how, at)
+  revive(c, node)
+  call('ZADD', c.w .. ':past', format('%d', at), node .. ' ' .. how)
+  call('ZREMRANGEBYRANK', c.w .. ':past', 0, -PAST_MAX - 1)
+end
+
 -- Nodes are gone: their walks go elsewhere, and those they were the origin of end.
-local function bury(c, nodes)
+local function bury(c, nodes, how)
   local dead, lost = {}, {}
   flush(c)
   count_list(c)
   for _, node in ipairs(nodes) do
     dead[node] = true
+    local deadline = call('ZSCORE', c.w .. ':lease', node)
+    if how == 'left' then
+      remember(c, node, how, now(c))
+    elseif deadline then
+      remember(c, node, how, heard(deadline))
+    end
     call('ZREM', c.w .. ':lease', node)
     call('ZREM', c.load, node)
     call('DEL', c.w .. ':node:' .. node, c.up .. node)
@@ -1039,7 +1065,7 @@ local function heartbeat(c, name, incarnation)
 end
 
 local function leave(c, node)
-  bury(c, { node })
+  bury(c, { node }, 'left')
   sweep(c)
   return 'ok'
 end
@@ -1061,7 +1087,7 @@ local function reap(c)
   if now(c) >= grace then
     dead = call('ZRANGEBYSCORE', c.w .. ':lease', '-inf', now(c), 'LIMIT', 0, BURY_MAX)
     if #dead > 0 then
-      bury(c, dead)
+      bury(c, dead, 'lost')
     end
   end
   sweep(c)
@@ -1212,10 +1238,12 @@ local function register(keys, args)
   local old = call('HMGET', key, 'incarnation', 'address')
   if old[1] and old[1] ~= incarnation then
     if old[2] ~= address and alive(c, name) then
-      return reply(c, 'taken ' .. old[2])
+      local silence = now(c) - heard(call('ZSCORE', c.w .. ':lease', name))
+      return reply(c, 'taken ' .. old[2] .. ' ' .. format('%d', math.max(0, silence)))
     end
-    bury(c, { name })
+    bury(c, { name }, 'lost')
   end
+  revive(c, name)
   call('HSET', key, 'incarnation', incarnation, 'address', address, 'version', args[5],
     'slots', slots, 'cpu', args[7], 'trouble', args[8])
   local node = node_of(c, name)
@@ -1226,7 +1254,7 @@ local function register(keys, args)
   return reply(c, 'ok')
 end
 
--- A list of lists; no notes.
+-- A list of lists, of those that are there and of those that have gone; no notes.
 local function nodes(keys, args)
   local c = begin(keys, args)
   local lines = {}
@@ -1242,7 +1270,15 @@ local function nodes(keys, args)
       lines[#lines + 1] = {
         node, info[1], info[2], tonumber(info[3]), info[4],
         count_used(c, node), tonumber(found[i + 1]) > now(c) and 1 or 0, info[5] or '', info[6] or '',
+        math.max(0, now(c) - heard(found[i + 1])),
       }
+    end
+  end
+  local past = call('ZREVRANGE', c.w .. ':past', 0, PAST_MAX - 1, 'WITHSCORES')
+  for i = 1, #past, 2 do
+    local node, how = match(past[i], '^(%S+) (%S+)$')
+    if node then
+      lines[#lines + 1] = { string.sub(node, 1, TEXT_MAX), how, math.max(0, now(c) - tonumber(past[i + 1])) }
     end
   end
   return lines

@@ -21,8 +21,8 @@ mod wire;
 pub use client::Broker;
 pub use error::{BrokerError, ServerError};
 pub use model::{
-    Event, Finished, Grant, LEASE, NODES_MAX, NodeInfo, NodeState, Registered, Retried, Submit,
-    Submitted, Trouble,
+    Event, Finished, Grant, LEASE, NODES_MAX, NodeInfo, NodeState, PastNode, Registered, Retried,
+    Submit, Submitted, Trouble,
 };
 pub use server::PrivateServer;
 pub use wire::library;

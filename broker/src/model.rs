@@ -102,6 +102,19 @@ pub struct NodeState {
     pub alive: bool,
     /// Tells its agent from an earlier one of the same name.
     pub incarnation: Said,
+    /// How long ago the broker heard it.
+    pub heard_ago: Duration,
+}
+
+/// A node that has gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastNode {
+    /// Its name.
+    pub node: NodeId,
+    /// Its agent was ended and said so; else it fell silent.
+    pub left: bool,
+    /// How long ago the broker heard it.
+    pub heard_ago: Duration,
 }
 
 /// Whether the broker knows the node.

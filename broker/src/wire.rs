@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Part of every key and of the functions' names, raised when the functions read their keys in another way:
 /// those of an earlier version in the log of a private server are not met again.
-pub(crate) const LAYOUT: u32 = 4;
+pub(crate) const LAYOUT: u32 = 5;
 const SOURCE: &str = include_str!("functions.lua");
 
 /// An error of the redis crate. It says its cause itself, and therefore names none.
@@ -50,6 +50,20 @@ impl WireError {
 
     pub(crate) fn is_too_old(&self) -> bool {
         self.0.kind() == ErrorKind::RESP3NotSupported || self.says("unknown command")
+    }
+
+    /// A Redis in protected mode says so and hangs up; what arrives first is a matter of luck.
+    pub(crate) fn is_protected(&self) -> bool {
+        self.says("protected mode")
+            || [
+                "Connection reset",
+                "Broken pipe",
+                "broken pipe",
+                "unexpected end of file",
+                "early eof",
+            ]
+            .iter()
+            .any(|words| self.says(words))
     }
 
     /// What a function said of one of many things that it was to do.

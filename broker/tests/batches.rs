@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use worknode::id::{Attempt, WalkId};
 
-const KEY: &str = "{w}4";
+const KEY: &str = "{w}5";
 
 /// How long it may take until a server that was killed is there again.
 const RESTART_MAX: Duration = Duration::from_secs(9);

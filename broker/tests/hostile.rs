@@ -7,7 +7,7 @@ use std::process::Command;
 use broker::{NODES_MAX, Submitted};
 use support::{Cell, cell, walk};
 
-const KEY: &str = "{w}4";
+const KEY: &str = "{w}5";
 
 fn redis(cell: &Cell, arguments: &[&str]) -> String {
     let socket = cell.dir.path().join("redis/redis.sock");
@@ -25,14 +25,14 @@ async fn agents_of_two_versions_have_functions_of_their_own() {
     let cell = cell().await;
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 10).await;
-    let other = "#!lua name=oswalk_4_other\nredis.register_function('oswalk_4_other_say', function() return 'other' end)";
-    assert_eq!(redis(&cell, &["FUNCTION", "LOAD", "REPLACE", other]), "oswalk_4_other");
+    let other = "#!lua name=oswalk_5_other\nredis.register_function('oswalk_5_other_say', function() return 'other' end)";
+    assert_eq!(redis(&cell, &["FUNCTION", "LOAD", "REPLACE", other]), "oswalk_5_other");
     origin.granted(walk(1, 1)).await;
     // And one that comes now, and finds both.
     let late = cell.node("late", 0).await;
     late.granted(walk(2, 1)).await;
-    assert_eq!(redis(&cell, &["FCALL", "oswalk_4_other_say", "1", KEY, "n"]), "other");
-    assert!(broker::library().starts_with("oswalk_4_"), "keys and functions have one number");
+    assert_eq!(redis(&cell, &["FCALL", "oswalk_5_other_say", "1", KEY, "n"]), "other");
+    assert!(broker::library().starts_with("oswalk_5_"), "keys and functions have one number");
 }
 
 #[tokio::test]

@@ -324,6 +324,34 @@ async fn a_restarted_agent_inherits_nothing() {
     assert!(matches!(refused, Err(BrokerError::NameTaken { .. })), "{refused:?}");
 }
 
+/// Who has gone is remembered, with how and when; who comes back is not.
+#[tokio::test]
+async fn how_a_node_went_is_remembered() {
+    let cell = cell().await;
+    let watcher = cell.node("watcher", 0).await;
+    let (leaves, mut dies) = (cell.node("leaves", 1).await, cell.node("dies", 1).await);
+    tokio::time::sleep(LEASE * 6 / 5).await;
+    leaves.broker.leave(&leaves.name).await.expect("leaves");
+    dies.fall_silent();
+    let silent = Instant::now();
+    let past = async || watcher.broker.list().await.expect("lists").1;
+    let mut found = past().await;
+    while found.len() < 2 {
+        assert!(silent.elapsed() < 3 * LEASE, "{found:?}");
+        tokio::time::sleep(LEASE / 20).await;
+        found = past().await;
+    }
+    found.sort_by(|a, b| a.node.cmp(&b.node));
+    let how: Vec<_> = found.iter().map(|past| (past.node.as_str(), past.left)).collect();
+    assert_eq!(how, [("dies", false), ("leaves", true)]);
+    // Its last word came before it fell silent, half a lease at most.
+    assert!(found[0].heard_ago >= LEASE, "{found:?}");
+    assert!(found[0].heard_ago <= silent.elapsed() + LEASE, "{found:?}");
+    assert!(found[1].heard_ago <= silent.elapsed() + LEASE / 10, "{found:?}");
+    dies.register(1).await;
+    assert_eq!(past().await.len(), 1);
+}
+
 #[tokio::test]
 async fn cancelling_frees_slots_and_places_in_the_queue() {
     let cell = cell().await;

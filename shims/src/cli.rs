@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::TypedValueParser;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{EXIT_FAILED, Failure};
 use crate::places::Places;
-use crate::{doctor, down, exec, status, up};
+use crate::{decide, doctor, down, exec, say, status, up};
 
 /// Execute the processes of an unmodified build on other machines
 #[derive(Debug, Parser)]
@@ -47,11 +48,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; a wrong usage must not look like the command's 2.
             let _ = error.print();
+            if let Some(line) = meant(&error, &arguments) {
+                say::err(format_args!("hint: did you mean '{line}'?"));
+            }
             let code = if error.use_stderr() { EXIT_FAILED } else { 0 };
             return Ok(ExitCode::from(code));
         }
@@ -64,6 +69,17 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
         Command::Status(options) => status::run(&options, &places),
         Command::Doctor(options) => doctor::run(&options, &places),
     }
+}
+
+/// Returns the command line that was meant by one without `exec`.
+fn meant(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    decide::find(name.as_ref(), std::env::var_os("PATH").as_deref()).ok()?;
+    let at = arguments.iter().position(|word| word == name.as_str())?;
+    let words = arguments[at..].iter().map(|word| word.to_string_lossy());
+    Some(format!("oswalk exec {}", words.collect::<Vec<_>>().join(" ")))
 }
 
 #[cfg(test)]
@@ -92,6 +108,18 @@ mod tests {
         let options = exec("oswalk exec --walk-all -- --odd-name -x");
         assert_eq!(options.command, ["--odd-name", "-x"]);
         assert!(options.walk_all && !options.summary && !options.no_fallback);
+    }
+
+    #[test]
+    fn a_command_without_exec_is_known() {
+        let meant = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            meant(&Cli::try_parse_from(&words).expect_err(line), &words)
+        };
+        assert_eq!(meant("oswalk sh -c x"), Some("oswalk exec sh -c x".to_owned()));
+        assert_eq!(meant("oswalk --state /s env"), Some("oswalk exec env".to_owned()));
+        assert_eq!(meant("oswalk exce"), None);
+        assert_eq!(meant("oswalk exec"), None);
     }
 
     #[test]

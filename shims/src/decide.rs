@@ -20,8 +20,12 @@ use crate::starts::may_start_others;
 /// Finds the command as a shell does.
 pub(crate) fn find(name: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Failure> {
     let not_found = || {
-        Failure::new(format!("failed to find the command '{}'", name.display()))
-            .status(EXIT_NOT_FOUND)
+        let failure = Failure::new(format!("failed to find the command '{}'", name.display()))
+            .status(EXIT_NOT_FOUND);
+        match meant(name) {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     };
     let denied = |file: &Path| {
         Failure::new(format!("failed to execute {}: permission denied", file.display()))
@@ -48,6 +52,29 @@ pub(crate) fn find(name: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Failur
         (Some(file), _) => Ok(file.clone()),
         (None, Some(file)) => Err(denied(file)),
         (None, None) => Err(not_found()),
+    }
+}
+
+/// Returns how to write what was most likely meant by a word that is no command.
+fn meant(name: &OsStr) -> Option<String> {
+    let name = name.to_str()?;
+    let is_name = |text: &str| {
+        text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+    };
+    let of_shell = |letter: char| "|&;<>()$`".contains(letter);
+    match name.split_once('=') {
+        Some((variable, _)) if is_name(variable) => Some(format!(
+            "a variable is set by env: oswalk exec env {name}{}",
+            if name.contains(' ') { "" } else { " COMMAND" }
+        )),
+        _ if !name.trim().contains(char::is_whitespace) => None,
+        _ if name.contains(of_shell) => {
+            Some(format!("a line for a shell is given to one: oswalk exec sh -c '{name}'"))
+        }
+        _ => {
+            Some(format!("a command and its arguments are words of their own: oswalk exec {name}"))
+        }
     }
 }
 
@@ -249,6 +276,18 @@ mod tests {
         let known = PageContents { options: LEAF, ..contents(GATE_OPEN) }.encode();
         let known = Page::parse(&known).expect("a page");
         assert_eq!(super::decide(&known, &script, &[], &plain), Ok(()));
+    }
+
+    #[test]
+    fn what_was_meant_is_said() {
+        let meant = |name: &str| meant(name.as_ref()).unwrap_or_default();
+        assert!(meant("make -j4").ends_with(": oswalk exec make -j4"));
+        assert!(meant("FOO=1").ends_with(": oswalk exec env FOO=1 COMMAND"));
+        assert!(meant("FOO=1 make").ends_with(": oswalk exec env FOO=1 make"));
+        assert!(meant("cd a && make").ends_with(": oswalk exec sh -c 'cd a && make'"));
+        for name in ["mkae", "", "./a=b", "=x", "1=2", " "] {
+            assert_eq!(meant(name), "", "{name}");
+        }
     }
 
     #[test]

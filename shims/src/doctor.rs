@@ -13,7 +13,8 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access, geteuid};
 use serde::Serialize;
-use worknode::request::{NodeCondition, Status};
+use worknode::notice;
+use worknode::request::{NodeCondition, NodeStatus, Status};
 
 use crate::door::Door;
 use crate::error::Failure;
@@ -39,8 +40,17 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What a check found: what is well, or what is wrong and how to mend it.
-type Finding = Result<String, (String, String)>;
+/// What a check found: what is well, or what is not and how to mend it.
+type Finding = Result<String, Problem>;
+
+/// Something that is not as it could be.
+#[derive(Debug)]
+struct Problem {
+    text: String,
+    remedy: String,
+    /// It may well be meant, and is no failure.
+    is_note: bool,
+}
 
 /// A finding, as it is printed in JSON.
 #[derive(Debug, Serialize)]
@@ -61,23 +71,33 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
         for (name, finding) in &checks {
             say::out(match finding {
                 Ok(text) => format!("ok    {name}: {text}\n"),
-                Err((text, remedy)) => format!("FAIL  {name}: {text}\n      remedy: {remedy}\n"),
+                Err(Problem { text, remedy, is_note }) => {
+                    let word = if *is_note { "note" } else { "FAIL" };
+                    format!("{word}  {name}: {text}\n      remedy: {remedy}\n")
+                }
             })?;
         }
     }
-    Ok(ExitCode::from(u8::from(checks.iter().any(|(_, finding)| finding.is_err()))))
+    Ok(ExitCode::from(u8::from(checks.iter().any(|(_, finding)| has_failed(finding)))))
+}
+
+fn has_failed(finding: &Finding) -> bool {
+    finding.as_ref().is_err_and(|problem| !problem.is_note)
 }
 
 fn line<'a>(check: &'a str, finding: &'a Finding) -> Line<'a> {
     match finding {
         Ok(text) => Line { check, ok: true, text, remedy: None },
-        Err((text, remedy)) => Line { check, ok: false, text, remedy: Some(remedy) },
+        Err(Problem { text, remedy, is_note }) => {
+            Line { check, ok: *is_note, text, remedy: Some(remedy) }
+        }
     }
 }
 
 fn checks(places: &Places) -> Vec<(String, Finding)> {
     let door = Door::open(&places.door()).and_then(|mut door| door.status());
     let status = door.as_ref().ok();
+    let broker_url = std::env::var("OSWALK_BROKER").ok().filter(|url| !url.is_empty());
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut checks = vec![
         ("kernel", kernel(&read("/proc/sys/kernel/osrelease"))),
@@ -86,7 +106,7 @@ fn checks(places: &Places) -> Vec<(String, Finding)> {
         ("namespaces", namespaces()),
         ("descriptors", descriptors(status.map(|status| status.pid))),
         ("inotify", inotify(&read("/proc/sys/fs/inotify/max_user_watches"))),
-        ("redis", redis(status, places)),
+        ("redis", redis(status, places, broker_url.as_deref())),
         ("clock", clock(SystemTime::now())),
         ("shim", shim()),
     ];
@@ -102,6 +122,8 @@ fn checks(places: &Places) -> Vec<(String, Finding)> {
             checks.push(("door", closed(&places.door())));
             checks.push(("broker", broker(status)));
             checks.push(("versions", versions(status, env!("CARGO_PKG_VERSION"))));
+            checks.push(("mounts", mounts(status)));
+            checks.push(("nodes", others(status, places)));
         }
         Err(error) => checks.push(("agent", wrong(error.to_string(), error.hint()))),
     }
@@ -112,7 +134,12 @@ fn checks(places: &Places) -> Vec<(String, Finding)> {
 }
 
 fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Err((what.into(), remedy.into()))
+    Err(Problem { text: what.into(), remedy: remedy.into(), is_note: false })
+}
+
+/// What may be meant.
+fn note(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Err(Problem { text: what.into(), remedy: remedy.into(), is_note: true })
 }
 
 /// Reads a kernel's release.
@@ -212,19 +239,25 @@ fn inotify(watches: &str) -> Finding {
     }
 }
 
-/// An agent with a broker elsewhere needs none here.
-fn redis(status: Option<&Status>, places: &Places) -> Finding {
-    let is_private = |status: &Status| status.broker.contains(&*places.state.to_string_lossy());
+/// An agent with a broker elsewhere needs none here; nor will one that is started with such a broker.
+fn redis(status: Option<&Status>, places: &Places, broker_url: Option<&str>) -> Finding {
+    let is_elsewhere = match status {
+        Some(status) => !is_private(status, places),
+        None => broker_url.is_some(),
+    };
     match which::which("redis-server").or_else(|_| which::which("valkey-server")) {
         Ok(path) => Ok(path.display().to_string()),
-        Err(_) if status.is_some_and(|status| !is_private(status)) => {
-            Ok("not needed: the broker is elsewhere".to_owned())
-        }
+        Err(_) if is_elsewhere => Ok("not needed: the broker is elsewhere".to_owned()),
         Err(_) => wrong(
             "neither redis-server nor valkey-server is in PATH",
-            "install the package redis-server, or give the agent a broker with --broker URL",
+            "install the package redis-server, or name a broker with --broker URL or OSWALK_BROKER",
         ),
     }
+}
+
+/// Tells whether the agent has started its broker itself: nobody else can join.
+fn is_private(status: &Status, places: &Places) -> bool {
+    status.broker.contains(&*places.state.to_string_lossy())
 }
 
 /// The state directory is its user's alone.
@@ -260,7 +293,11 @@ fn disk(dir: &Path) -> Finding {
             if free >= FREE_BYTES_MIN {
                 Ok(text)
             } else {
-                wrong(text, "make room, or choose a state directory on another disk (--state DIR)")
+                let needed = FREE_BYTES_MIN.div_ceil(1_000_000);
+                wrong(
+                    format!("{text}, and {needed} MB may be needed"),
+                    "make room, or choose a state directory on another disk (--state DIR)",
+                )
             }
         }
         Err(error) => wrong(format!("{shown}: {error}"), "choose another with --state DIR"),
@@ -296,22 +333,51 @@ fn closed(door: &Path) -> Finding {
     }
 }
 
-/// What keeps nodes from taking walks.
+/// Programs of a shell with other mounts than the agent's mean other files by the same paths.
+fn mounts(status: &Status) -> Finding {
+    if !status.other_mounts {
+        return Ok("this shell has those of the agent".to_owned());
+    }
+    let text = notice::other_mounts("this shell", status.pid);
+    let (text, remedy) = text.split_once(": ").unwrap_or((&text, ""));
+    wrong(format!("{text}: nothing walks from here"), remedy)
+}
+
+/// A cluster of one is as good as none.
+fn others(status: &Status, places: &Places) -> Finding {
+    const NONE: &str = "no other node: nothing will walk";
+    let others = status.nodes.iter().filter(|node| node.node != status.node);
+    let alive = others.filter(|node| node.state == NodeCondition::Alive).count();
+    if !status.broker_up {
+        return Ok("unknown while the broker does not answer".to_owned());
+    }
+    match alive {
+        0 if is_private(status, places) => note(
+            NONE,
+            "its broker is private, and others cannot join: end the agent with 'oswalk down', and start \
+             it with a broker that all nodes reach (--broker URL, or OSWALK_BROKER)",
+        ),
+        0 => note(NONE, "start agents on other machines with this broker: oswalk up, there"),
+        1 => Ok("1 other node".to_owned()),
+        alive => Ok(format!("{alive} other nodes")),
+    }
+}
+
+/// What keeps nodes from taking walks. That one was taken down was meant.
 fn nodes(status: &Status) -> Vec<(String, Finding)> {
     let others = status.nodes.iter().filter(|node| node.node != status.node);
-    let wrong = others.filter(|node| status.broker_up && node.state != NodeCondition::Alive);
-    let finding = |node: &worknode::request::NodeStatus| {
+    let not_alive = others.filter(|node| status.broker_up && node.state != NodeCondition::Alive);
+    let finding = |node: &NodeStatus| {
         let why = node.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let remedy = node
             .remedy
             .clone()
             .unwrap_or_else(|| format!("see 'oswalk status' and 'oswalk doctor' on {}", node.node));
-        (
-            format!("node {}", node.node),
-            self::wrong(format!("it is {}{why}", node.state.name()), remedy),
-        )
+        let text = format!("it is {}{why}", node.state.name());
+        let finding = if node.left { note(text, remedy) } else { wrong(text, remedy) };
+        (format!("node {}", node.node), finding)
     };
-    wrong.map(finding).collect()
+    not_alive.map(finding).collect()
 }
 
 fn clock(now: SystemTime) -> Finding {
@@ -345,7 +411,8 @@ fn broker(status: &Status) -> Finding {
 }
 
 fn versions(status: &Status, own: &str) -> Finding {
-    let others = status.nodes.iter().map(|node| (node.node.as_str(), node.version.as_str()));
+    let there = status.nodes.iter().filter(|node| node.state != NodeCondition::Gone);
+    let others = there.map(|node| (node.node.as_str(), node.version.as_str()));
     let mut all = std::iter::once(("this agent", status.version.as_str())).chain(others);
     match all.find(|(_, version)| *version != own) {
         None => Ok(format!("{own} everywhere")),
@@ -391,5 +458,80 @@ mod tests {
             assert_eq!(closed(&path.join("door")).is_ok(), is_sound, "{mode:o}");
         }
         assert!(state(&path.join("door")).is_err());
+    }
+
+    #[test]
+    fn a_private_broker_is_not_needed_where_another_is_named() {
+        let places = Places { state: "/s".into() };
+        let needed = |url| redis(None, &places, url);
+        // Whether one is installed here is no matter: then nothing is wrong at all.
+        assert!(needed(Some("redis://hub/")).is_ok());
+        assert_eq!(needed(None).is_ok(), which::which("redis-server").is_ok());
+    }
+
+    fn status(nodes: Vec<NodeStatus>) -> Status {
+        Status {
+            node: "me".parse().expect("a sound name"),
+            version: "0.1.0".to_owned(),
+            pid: 7,
+            listen: String::new(),
+            broker: "redis+unix:///s/redis/socket".to_owned(),
+            broker_up: true,
+            settings: worknode::request::Settings::default(),
+            sessions: 0,
+            fuse: worknode::request::FuseCounts::default(),
+            other_mounts: false,
+            nodes,
+        }
+    }
+
+    fn node(name: &str, state: NodeCondition, left: bool) -> NodeStatus {
+        NodeStatus {
+            node: name.parse().expect("a sound name"),
+            address: ([10, 0, 0, 1], 7700).into(),
+            version: "0.1.0".into(),
+            slots: 1,
+            running: 0,
+            state,
+            why: None,
+            remedy: None,
+            last_seen: 0,
+            left,
+        }
+    }
+
+    #[test]
+    fn who_was_taken_down_is_no_failure() {
+        let gone = |left| {
+            let status = status(vec![node("n1", NodeCondition::Gone, left)]);
+            let mut found = nodes(&status);
+            found.pop().expect("one").1
+        };
+        assert!(gone(true).is_err() && !has_failed(&gone(true)));
+        assert!(has_failed(&gone(false)));
+        assert!(line("x", &gone(true)).ok && !line("x", &gone(false)).ok);
+    }
+
+    #[test]
+    fn a_cluster_of_one_is_told() {
+        let me = node("me", NodeCondition::Alive, false);
+        let said = |status: &Status, state: &str| {
+            let finding = others(status, &Places { state: state.into() });
+            assert!(!has_failed(&finding));
+            finding.unwrap_or_else(|it| format!("{}; {}", it.text, it.remedy))
+        };
+        let alone = status(vec![me.clone(), node("n1", NodeCondition::Gone, true)]);
+        assert!(
+            said(&alone, "/s")
+                .starts_with("no other node: nothing will walk; its broker is private")
+        );
+        assert!(said(&alone, "/other").contains("start agents on other machines"));
+        let two = status(vec![me, node("n1", NodeCondition::Alive, false)]);
+        assert_eq!(said(&two, "/s"), "1 other node");
+        assert!(mounts(&two).is_ok());
+        let apart = Status { other_mounts: true, ..two };
+        let problem = mounts(&apart).expect_err("other mounts");
+        assert_eq!(problem.remedy, "start both in one mount namespace");
+        assert!(problem.text.contains("other mounts than the agent (pid 7)"), "{}", problem.text);
     }
 }

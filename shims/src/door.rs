@@ -42,8 +42,9 @@ pub(crate) enum DoorError {
     #[error("no agent at {path}")]
     NoAgent {
         path: PathBuf,
+        /// Unless nobody is there: that is what it says already.
         #[source]
-        source: io::Error,
+        source: Option<io::Error>,
     },
     #[error("the agent at {path} serves another user")]
     Denied { path: PathBuf },
@@ -107,7 +108,11 @@ impl Door {
         let stream = stream().map_err(|errno| match errno {
             Errno::EACCES | Errno::EPERM => DoorError::Denied { path: path.to_owned() },
             Errno::EAGAIN => DoorError::Silent { pid: 0 },
-            errno => DoorError::NoAgent { path: path.to_owned(), source: errno.into() },
+            // Never started, or killed.
+            Errno::ENOENT | Errno::ECONNREFUSED => {
+                DoorError::NoAgent { path: path.to_owned(), source: None }
+            }
+            errno => DoorError::NoAgent { path: path.to_owned(), source: Some(errno.into()) },
         })?;
         let pid = getsockopt(&stream, sockopt::PeerCredentials).map_or(0, |peer| peer.pid());
         Ok(Self { stream, path: path.to_owned(), pid })

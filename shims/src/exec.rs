@@ -1,5 +1,7 @@
 //! `oswalk exec`: runs a command in a session.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read};
@@ -13,7 +15,7 @@ use worknode::glob::{self, PatternError};
 use worknode::id::NodeId;
 use worknode::page::{ASAN_OPTION, Page};
 use worknode::reason::Reason;
-use worknode::report::Report;
+use worknode::report::{Report, StayLine};
 use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
 
 use crate::decide::Given;
@@ -92,25 +94,24 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     let report_file = options.report.as_deref().map(ReportFile::prepare).transpose()?;
     let started = Instant::now();
     let session = match open(options, &file, policy, places) {
-        Ok(session) => Some(session),
         Err(failure) if options.no_fallback => return Err(failure.0),
-        Err(failure) => {
-            say::err(format_args!("oswalk: {}; running here", failure.1));
-            None
-        }
+        session => session.map_err(|failure| failure.1),
     };
+    if let Err(why) = &session {
+        say::err(format_args!("oswalk: {why}; running here"));
+    }
     let program = match &session {
-        Some(session) => session.program(&file, options),
-        None => Program::new(&file, &options.command),
+        Ok(session) => session.program(&file, options),
+        Err(_) => Program::new(&file, &options.command),
     };
-    let becomes = session.as_ref().map_or_else(|| becomes(options), |session| session.becomes);
+    let becomes = session.as_ref().map_or_else(|_| becomes(options), |session| session.becomes);
     if becomes {
         let error = program.map_or_else(|error| error, |program| process::replace(&program));
         return Err(cannot_start(&file, &error));
     }
     let ending = program.and_then(|program| process::run(&program));
     let ending = ending.map_err(|error| cannot_start(&file, &error))?;
-    let report = session.map_or_else(Report::default, |session| session.close());
+    let report = session.map_or_else(lost, Session::close);
     finish(options, report_file, &report, started.elapsed());
     Ok(match ending {
         Ending::Exited(code) => ExitCode::from(code),
@@ -267,18 +268,19 @@ impl Session {
 
     /// Ends the session. The command has run; a lost report is no reason to fail.
     fn close(mut self) -> Report {
-        match self.door.ask(&Request::CloseSession) {
-            Ok(Reply::Report(report)) => report,
-            Ok(_) => {
-                say::err(format_args!("oswalk: {}", self.door.protocol()));
-                Report::default()
-            }
-            Err(error) => {
-                say::err(format_args!("oswalk: the session's report is lost: {error}"));
-                Report::default()
-            }
-        }
+        let why = match self.door.ask(&Request::CloseSession) {
+            Ok(Reply::Report(report)) => return report,
+            Ok(_) => self.door.protocol().to_string(),
+            Err(error) => error.to_string(),
+        };
+        say::err(format_args!("oswalk: the session's report is lost: {why}"));
+        lost(why)
     }
+}
+
+/// Returns the report of a session that was lost, or never was.
+fn lost(why: String) -> Report {
+    Report { lost: Some(why), ..Report::default() }
 }
 
 /// Puts the preload library before others; a session within a session has one only.
@@ -319,21 +321,44 @@ fn finish(options: &Options, file: Option<ReportFile>, report: &Report, wall: Du
 }
 
 fn summary(report: &Report, wall: Duration) -> String {
+    let wall = wall.as_secs_f64();
+    if let Some(why) = &report.lost {
+        return format!("oswalk: no session: {why}; {wall:.2} s wall.");
+    }
     let totals = &report.totals;
     let runners: std::collections::BTreeSet<_> =
         report.walks.iter().map(|walk| walk.runner.as_str()).collect();
+    let nodes = if runners.len() == 1 { "node" } else { "nodes" };
     format!(
-        "oswalk: {} walked to {} nodes, {} stayed; {:.2} s wall, CPU {:.2} s here and {:.2} s \
+        "oswalk: {} walked to {} {nodes}, {} stayed{}; {wall:.2} s wall, CPU {:.2} s here and {:.2} s \
          there, {:.1} MB out, {:.1} MB back.",
         totals.walks,
         runners.len(),
         totals.stays,
-        wall.as_secs_f64(),
+        reasons(&report.stays),
         totals.origin_cpu_ms / 1e3,
         totals.runner_cpu_ms / 1e3,
         megabytes(totals.bytes_out),
         megabytes(totals.bytes_back),
     )
+}
+
+/// Reasons that are named in the summary: those of most sessions.
+const REASONS_MAX: usize = 3;
+
+/// Returns the commonest reasons of stays, in brackets.
+fn reasons(stays: &[StayLine]) -> String {
+    let mut counts = BTreeMap::<&str, u64>::new();
+    for stay in stays {
+        *counts.entry(&stay.reason).or_default() += stay.count;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let rest: u64 = counts.iter().skip(REASONS_MAX).map(|(_, count)| count).sum();
+    let named = counts.iter().take(REASONS_MAX).map(|(reason, count)| format!("{count} {reason}"));
+    let others = (rest > 0).then(|| format!("{rest} others"));
+    let parts: Vec<_> = named.chain(others).collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
@@ -362,5 +387,27 @@ mod tests {
         let expected = "oswalk: 0 walked to 0 nodes, 0 stayed; 1.50 s wall, CPU 0.00 s here and \
                         0.00 s there, 0.0 MB out, 0.0 MB back.";
         assert_eq!(summary(&Report::default(), Duration::from_millis(1500)), expected);
+        let expected = "oswalk: no session: no agent; 1.50 s wall.";
+        assert_eq!(summary(&lost("no agent".to_owned()), Duration::from_millis(1500)), expected);
+    }
+
+    #[test]
+    fn the_commonest_reasons_are_named() {
+        let stay = |argv0: &str, reason: &str, count| StayLine {
+            argv0: argv0.to_owned(),
+            reason: reason.to_owned(),
+            variable: None,
+            count,
+        };
+        let stays = [
+            stay("make", "driver", 1),
+            stay("gcc", "other-mounts", 20),
+            stay("g++", "other-mounts", 10),
+            stay("gcc", "link", 2),
+            stay("sh", "shell", 1),
+            stay("cc", "alone", 1),
+        ];
+        assert_eq!(reasons(&stays), " (30 other-mounts, 2 link, 1 alone, 2 others)");
+        assert_eq!(reasons(&stays[..1]), " (1 driver)");
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use worknode::glob::{self, PatternError};
-use worknode::request::{Action, UserRule};
+use worknode::request::{Action, HIDE_BYTES_MAX, HIDE_MAX, UserRule};
 
 /// The file. Of its rules, those that stay count most, then the compilers.
 #[derive(Debug, Default, Deserialize)]
@@ -63,6 +63,12 @@ pub(crate) enum PolicyFileError {
     Parse { path: PathBuf, line: usize, key: Option<String>, what: String },
     #[error("failed to read policy file {path}: key '{key}', pattern '{pattern}': {source}")]
     Pattern { path: PathBuf, key: &'static str, pattern: String, source: PatternError },
+    #[error("failed to read policy file {path}: key 'hide', pattern '{pattern}': {what}")]
+    Hide { path: PathBuf, pattern: String, what: &'static str },
+    #[error(
+        "failed to read policy file {path}: key 'hide': it has more than {HIDE_MAX} patterns: use fewer with * in them"
+    )]
+    HidesTooMuch { path: PathBuf },
     #[error("failed to read policy file {path}: it is no regular file of at most 1 MiB")]
     Kind { path: PathBuf },
 }
@@ -95,7 +101,7 @@ pub(crate) fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
         _ => {}
     }
     match fs::read_to_string(&path) {
-        Ok(text) => parse(&path, &text),
+        Ok(text) => parse(&path, &text, variable("HOME").as_deref().map(Path::new)),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => {
             Ok(Policy::default())
         }
@@ -103,7 +109,7 @@ pub(crate) fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<Policy, PolicyFileError> {
+fn parse(path: &Path, text: &str, home: Option<&Path>) -> Result<Policy, PolicyFileError> {
     let file: PolicyFile = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
@@ -116,6 +122,7 @@ fn parse(path: &Path, text: &str) -> Result<Policy, PolicyFileError> {
         ("compilers", &file.compilers),
         ("pass_env", &file.pass_env),
         ("without_env", &file.without_env),
+        ("hide", &file.hide),
     ] {
         for pattern in patterns {
             glob::check(pattern.as_bytes()).map_err(|source| PolicyFileError::Pattern {
@@ -126,6 +133,17 @@ fn parse(path: &Path, text: &str) -> Result<Policy, PolicyFileError> {
             })?;
         }
     }
+    if file.hide.len() > HIDE_MAX {
+        return Err(PolicyFileError::HidesTooMuch { path: path.to_owned() });
+    }
+    let hide = file.hide.into_iter().map(|pattern| {
+        hidden(&pattern, home).map_err(|what| PolicyFileError::Hide {
+            path: path.to_owned(),
+            pattern: pattern.clone(),
+            what,
+        })
+    });
+    let hide = hide.collect::<Result<_, _>>()?;
     let rules = |patterns: Vec<String>, action| {
         patterns.into_iter().map(move |pattern| UserRule { pattern, action })
     };
@@ -137,8 +155,41 @@ fn parse(path: &Path, text: &str) -> Result<Policy, PolicyFileError> {
         pass_env: file.pass_env,
         without_env: file.without_env,
         alone: file.alone,
-        hide: file.hide,
+        hide,
     })
+}
+
+/// Returns a pattern over absolute paths as the agent reads it, or what keeps it from hiding anything.
+fn hidden(pattern: &str, home: Option<&Path>) -> Result<String, &'static str> {
+    let below_home =
+        pattern.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let pattern = match below_home {
+        Some(rest) => {
+            let home = home.filter(|home| home.is_absolute()).and_then(Path::to_str);
+            let home = home.ok_or("HOME names no directory that ~ could stand for")?;
+            if home.as_bytes().iter().any(|byte| b"*?[".contains(byte)) {
+                return Err("HOME has one of * ? [ in it: write the path instead of ~");
+            }
+            format!("{}{rest}", home.trim_end_matches('/'))
+        }
+        None => pattern.to_owned(),
+    };
+    match () {
+        () if !pattern.starts_with(['/', '*']) => {
+            Err("it can hide no path: begin it with /, * or ~/")
+        }
+        () if pattern.len() > HIDE_BYTES_MAX => Err("it is longer than 1024 bytes"),
+        () if has_odd_component(&pattern) => {
+            Err("it can hide no path: a real path has no '//', '.' or '..' in it")
+        }
+        () => Ok(pattern),
+    }
+}
+
+/// Tells whether a pattern names a directory as no real path does.
+fn has_odd_component(pattern: &str) -> bool {
+    let inner = pattern.strip_suffix('/').unwrap_or(pattern);
+    inner.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) && inner.len() > 1
 }
 
 /// Returns the key whose value reaches into the line.
@@ -153,13 +204,14 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        parse(Path::new("/p.toml"), text).expect_err("a bad file").to_string()
+        let home = Path::new("/home/me");
+        parse(Path::new("/p.toml"), text, Some(home)).expect_err("a bad file").to_string()
     }
 
     #[test]
     fn rules_come_in_order_of_weight() {
         let policy =
-            parse(Path::new("p"), "walk = ['a', 'b']\nstay = ['c']\ncompilers = ['my-cc']\n")
+            parse(Path::new("p"), "walk = ['a', 'b']\nstay = ['c']\ncompilers = ['my-cc']\n", None)
                 .expect("a sound file");
         let shown: Vec<_> =
             policy.rules.iter().map(|rule| (rule.pattern.as_str(), rule.action)).collect();
@@ -172,10 +224,46 @@ mod tests {
                 ("b", Action::Walk)
             ]
         );
-        let parse = |text| parse(Path::new("p"), text).expect("a sound file");
+        let parse = |text| parse(Path::new("p"), text, None).expect("a sound file");
         assert!(parse("").rules.is_empty());
         assert_eq!(parse("hide = ['/srv/keys', '*.secret']").hide, ["/srv/keys", "*.secret"]);
         assert_eq!([parse("").alone, parse("alone = 'walk'").alone], [Alone::Stay, Alone::Walk]);
+    }
+
+    #[test]
+    fn what_is_hidden_is_an_absolute_path() {
+        let home = Some(Path::new("/home/me/"));
+        for (pattern, expected) in [
+            ("/srv/keys/", "/srv/keys/"),
+            ("*.secret", "*.secret"),
+            ("/", "/"),
+            ("~/secret", "/home/me/secret"),
+            ("~", "/home/me"),
+            ("/srv/~/x", "/srv/~/x"),
+            ("/srv/.hidden/..x", "/srv/.hidden/..x"),
+        ] {
+            assert_eq!(hidden(pattern, home).as_deref(), Ok(expected), "{pattern}");
+        }
+        for pattern in ["secret", "./secret", "~other/x", "/srv/../x", "/srv//x", "$HOME/x", "/./x"]
+        {
+            assert!(hidden(pattern, home).is_err(), "{pattern}");
+        }
+        assert!(hidden("~/x", None).is_err() && hidden("~/x", Some(Path::new("a"))).is_err());
+        assert!(hidden(&format!("/{}", "x".repeat(HIDE_BYTES_MAX)), home).is_err());
+        assert_eq!(
+            error("walk = []\nhide = ['/srv', 'secret']\n"),
+            "failed to read policy file /p.toml: key 'hide', pattern 'secret': it can hide no path: \
+             begin it with /, * or ~/"
+        );
+        for (text, what) in [
+            ("hide = ['']", "it is empty"),
+            ("hide = ['/srv/[a']", "no ']' ends"),
+            ("hide = [\"/srv/a\\u0000b\"]", "NUL"),
+        ] {
+            assert!(error(text).contains(what), "{}", error(text));
+        }
+        let many: Vec<_> = (0..=HIDE_MAX).map(|number| format!("'/{number}'")).collect();
+        assert!(error(&format!("hide = [{}]", many.join(","))).contains("more than 256"));
     }
 
     #[test]

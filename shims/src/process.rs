@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,6 +49,18 @@ extern "C" fn note_sigpipe() {
         let action = unsafe { action.assume_init() };
         NATURAL_SIGPIPE.store(action.sa_sigaction, Ordering::Relaxed);
     }
+}
+
+/// Returns a descriptor of what one of this process's descriptors, which has only a number here, is open for: both
+/// share an offset.
+pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is involved, and a number that is no descriptor is refused.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// What a child needs of the stack until it has executed a program, besides a copy of its arguments.

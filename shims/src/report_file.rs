@@ -3,20 +3,26 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::fd::RawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tempfile::NamedTempFile;
 use worknode::report::Report;
 
 use crate::error::Failure;
+use crate::process;
+
+/// Links that are followed on the way to an open descriptor: the kernel's bound.
+const LINKS_MAX: usize = 40;
 
 /// A place that the report can be written to.
 #[derive(Debug)]
 pub(crate) enum ReportFile {
     /// A regular file, or none yet: it appears whole, in the place of an old one.
     Named(PathBuf),
-    /// A terminal, a pipe, `/dev/null`: written as it is.
+    /// A terminal, a pipe, `/dev/null`, or whatever an open descriptor leads to: written as it is.
     Stream(PathBuf, File),
 }
 
@@ -30,6 +36,15 @@ impl ReportFile {
     }
 
     fn find(path: &Path) -> io::Result<Self> {
+        match Descriptor::named(path) {
+            Some(Descriptor::Own(fd)) => return Ok(Self::Stream(path.to_owned(), writable(fd)?)),
+            // Of another process: what it has open is not replaced either.
+            Some(Descriptor::Foreign) => {
+                let file = OpenOptions::new().append(true).open(path)?;
+                return Ok(Self::Stream(path.to_owned(), file));
+            }
+            None => {}
+        }
         let stream = match fs::metadata(path) {
             Ok(metadata) => {
                 let file = OpenOptions::new().append(true).open(path)?;
@@ -74,6 +89,46 @@ impl ReportFile {
             Self::Stream(_, file) => file.write_all(&text),
         }
     }
+}
+
+/// What `/dev/stdout`, `/dev/fd/N`, `/proc/self/fd/N` and links to them name: a descriptor, not the file that it is
+/// open for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Descriptor {
+    Own(RawFd),
+    Foreign,
+}
+
+impl Descriptor {
+    /// Returns the descriptor that a path names, if it names one.
+    fn named(path: &Path) -> Option<Self> {
+        let own = fs::canonicalize("/proc/self").ok()?;
+        let mut path = path.to_owned();
+        for _ in 0..LINKS_MAX {
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+            let dir = fs::canonicalize(dir.unwrap_or(Path::new("."))).ok()?;
+            let name = path.file_name()?;
+            if dir.starts_with("/proc") && dir.ends_with("fd") {
+                let number = name.to_str()?.parse().ok()?;
+                return Some(if dir.starts_with(&own) { Self::Own(number) } else { Self::Foreign });
+            }
+            path = dir.join(fs::read_link(dir.join(name)).ok()?);
+        }
+        None
+    }
+}
+
+/// Opens what a descriptor of this process is open for once more, if that is for writing.
+fn writable(fd: RawFd) -> io::Result<File> {
+    let file = File::from(process::duplicate(fd)?);
+    let flags = OFlag::from_bits_truncate(fcntl(&file, FcntlArg::F_GETFL)?);
+    if flags & OFlag::O_ACCMODE == OFlag::O_RDONLY {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("descriptor {fd} is open for reading only"),
+        ));
+    }
+    Ok(file)
 }
 
 /// Makes a temporary file in the directory of a file.
@@ -125,6 +180,30 @@ mod tests {
     fn what_is_no_regular_file_is_not_replaced() {
         write(Path::new("/dev/null")).expect("writable");
         assert!(!fs::metadata("/dev/null").expect("there").is_file());
+    }
+
+    #[test]
+    fn names_of_descriptors() {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let link = dir.path().join("link");
+        symlink("/dev/stderr", &link).expect("links");
+        let (own, parent) = (std::process::id(), std::os::unix::process::parent_id());
+        for (path, expected) in [
+            ("/dev/stdout".to_owned(), Some(Descriptor::Own(1))),
+            ("/dev/fd/7".to_owned(), Some(Descriptor::Own(7))),
+            ("/proc/self/fd/2".to_owned(), Some(Descriptor::Own(2))),
+            ("/proc/thread-self/fd/2".to_owned(), Some(Descriptor::Own(2))),
+            (format!("/proc/{own}/fd/1"), Some(Descriptor::Own(1))),
+            (format!("/proc/{parent}/fd/1"), Some(Descriptor::Foreign)),
+            (link.display().to_string(), Some(Descriptor::Own(2))),
+            ("/dev/null".to_owned(), None),
+            ("/dev/fd/x".to_owned(), None),
+            ("report.json".to_owned(), None),
+            (dir.path().join("fd/1").display().to_string(), None),
+        ] {
+            assert_eq!(Descriptor::named(Path::new(&path)), expected, "{path}");
+        }
+        assert!(writable(1 << 20).is_err());
     }
 
     #[test]

@@ -69,7 +69,9 @@ fn table(status: &Status) -> String {
 
 /// Returns a line about a node that takes no walks of this origin, if there is something to say.
 fn problem(node: &NodeStatus) -> String {
-    let seen = (node.last_seen > 0).then(|| format!("last seen {} s ago", node.last_seen));
+    // That of one that is gone says when.
+    let seen = (node.last_seen > 0 && node.state != NodeCondition::Gone)
+        .then(|| format!("last seen {} s ago", node.last_seen));
     let parts: Vec<_> =
         [seen, node.why.clone(), node.remedy.clone()].into_iter().flatten().collect();
     if node.state == NodeCondition::Alive || parts.is_empty() {
@@ -94,6 +96,7 @@ mod tests {
             why: None,
             remedy: None,
             last_seen: 0,
+            left: false,
         };
         let status = Status {
             node: "laptop".parse().expect("a sound name"),
@@ -105,6 +108,7 @@ mod tests {
             settings: worknode::request::Settings::default(),
             sessions: 2,
             fuse: worknode::request::FuseCounts::default(),
+            other_mounts: false,
             nodes: vec![
                 node("laptop", 4, NodeCondition::Alive),
                 node("n1", 64, NodeCondition::Gone),

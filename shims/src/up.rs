@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 use worknode::id::NodeId;
 use worknode::request::{STORE_BYTES_MIN, Status, UPPER_BYTES_MIN};
 
@@ -49,13 +50,13 @@ pub(crate) struct Options {
     /// File with the secret that all agents of the cluster share
     #[arg(long, value_name = "FILE")]
     secret: Option<PathBuf>,
-    /// Most bytes of packets kept on disk [default: 20 GiB]
+    /// Most bytes of packets kept on disk, as 20G or in full [default: 20 GiB]
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u64).range(STORE_BYTES_MIN..))]
+        value_parser = |text: &str| bytes(text, STORE_BYTES_MIN))]
     store_bytes: Option<u64>,
     /// Most memory for the changed files of one walk [default: a quarter of the machine's, divided by the slots]
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u64).range(UPPER_BYTES_MIN..))]
+        value_parser = |text: &str| bytes(text, UPPER_BYTES_MIN))]
     upper_bytes: Option<u64>,
     /// Stay in the foreground, and log to standard error
     #[arg(long)]
@@ -69,11 +70,9 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
         Err(error) => return Err(Failure::from_error(&error).hint(error.hint())),
     }
     if !may_mount(&fs::read_to_string("/proc/self/status").unwrap_or_default()) {
-        return Err(Failure::new(
-            "an agent needs root on this machine, to mount and to make namespaces",
-        )
-        .hint("run 'oswalk up' as root; without an agent builds run here"));
+        return Err(cannot_mount(geteuid().is_root()));
     }
+    options.belongs_to_a_cluster(places)?;
     let agent = places::agent()?;
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700).create(&places.state).map_err(|error| {
@@ -91,7 +90,11 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     if options.foreground {
         return Err(cannot_start(&agent, &command.exec()));
     }
-    start(&agent, command, places)
+    let started = start(&agent, command, places)?;
+    if options.broker().is_none() {
+        say::err("note: a private cluster: others cannot join; name a broker with --broker URL");
+    }
+    Ok(started)
 }
 
 impl Options {
@@ -143,6 +146,34 @@ impl Options {
         compare("--store-bytes", settings.store_bytes.to_string(), number(self.store_bytes));
         compare("--upper-bytes", settings.upper_bytes.to_string(), number(self.upper_bytes));
         found
+    }
+
+    /// Refuses what would make an agent that can join nobody: a broker elsewhere, and an address that only this
+    /// machine reaches, or a secret that nobody else has.
+    fn belongs_to_a_cluster(&self, places: &Places) -> Result<(), Failure> {
+        let Some(broker) = self.broker().filter(|url| is_elsewhere(url)) else { return Ok(()) };
+        let has_address = self.listen.is_some() || self.advertise.is_some();
+        let has_secret = self.secret.is_some() || places.state.join("secret").exists();
+        let (what, hint) = match (has_address, has_secret) {
+            (true, true) => return Ok(()),
+            (false, true) => (
+                "--listen: no other node could call it",
+                "give --listen ADDRESS, one of this machine that other nodes reach",
+            ),
+            (true, false) => (
+                "--secret: no other node would trust it",
+                "give --secret FILE, the same on all nodes",
+            ),
+            (false, false) => (
+                "--listen and --secret: no other node could call it, nor would trust it",
+                "give --listen ADDRESS, one of this machine that other nodes reach, and --secret FILE, the same on all nodes",
+            ),
+        };
+        let url = without_password(broker);
+        Err(Failure::new(format!(
+            "the broker {url} is a cluster's, and this agent would be without {what}"
+        ))
+        .hint(hint))
     }
 
     /// Returns the broker that was named; an empty variable names none.
@@ -216,6 +247,19 @@ fn cannot_start(agent: &Path, error: &io::Error) -> Failure {
     Failure::new(format!("failed to start {}: {error}", agent.display()))
 }
 
+/// Returns why no agent can be started without CAP_SYS_ADMIN, which a container takes from root.
+fn cannot_mount(is_root: bool) -> Failure {
+    if is_root {
+        Failure::new(
+            "an agent needs CAP_SYS_ADMIN, to mount and to make namespaces, and root is without it here",
+        )
+        .hint("in a container, add it (--cap-add SYS_ADMIN), or run the agent outside; without an agent builds run here")
+    } else {
+        Failure::new("an agent needs root on this machine, to mount and to make namespaces")
+            .hint("run 'oswalk up' as root; without an agent builds run here")
+    }
+}
+
 /// Tells from `/proc/self/status` whether this process has CAP_SYS_ADMIN, which is what an agent's start
 /// needs of root.
 fn may_mount(status: &str) -> bool {
@@ -260,13 +304,46 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     found.ok_or_else(|| format!("write IP:PORT, or IP alone for port {PORT}"))
 }
 
+/// Reads a number of bytes, or of KiB, MiB, GiB or TiB.
+fn bytes(text: &str, least: u64) -> Result<u64, String> {
+    const UNITS: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let plain = text.strip_suffix("iB").unwrap_or(text);
+    let unit = UNITS.iter().find_map(|&(unit, shift)| Some((plain.strip_suffix(unit)?, shift)));
+    let (digits, shift) = match unit {
+        Some(found) => found,
+        None => (text, 0),
+    };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let number =
+        number.ok_or("write a number of bytes, or one with K, M, G or T behind it, as 20G")?;
+    if number < least { Err(format!("it must be at least {least}")) } else { Ok(number) }
+}
+
+/// Tells whether a broker is reached over the network.
+fn is_elsewhere(url: &str) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else { return false };
+    let authority = rest.rsplit_once('@').map_or(rest, |(_credentials, host)| host);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _port)) => host,
+        None => authority.split_once(':').map_or(authority, |(host, _port)| host),
+    };
+    let is_here = host.parse().map_or(host == "localhost", |ip: IpAddr| ip.is_loopback());
+    !(scheme.contains("unix") || host.is_empty() || is_here)
+}
+
 /// Returns a broker's URL as its agent shows it.
 fn without_password(url: &str) -> String {
-    let url = url.split_once('?').map_or(url, |(front, _query)| front);
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = authority.rsplit_once('@').map_or(authority, |(_credentials, host)| host);
-    format!("{scheme}://{host}{path}")
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return if url.contains('@') { "…".to_owned() } else { url.to_owned() };
+    };
+    if scheme.contains("unix") {
+        let path = rest.split_once('?').map_or(rest, |(path, _query)| path);
+        return format!("{scheme}://{path}");
+    }
+    let rest = rest.rsplit_once('@').map_or(rest, |(_credentials, host)| host);
+    let rest = rest.split_once(['?', '#']).map_or(rest, |(host, _query)| host);
+    format!("{scheme}://{rest}")
 }
 
 #[cfg(test)]
@@ -298,6 +375,7 @@ mod tests {
             },
             sessions: 0,
             fuse: worknode::request::FuseCounts::default(),
+            other_mounts: false,
             nodes: Vec::new(),
         };
         let words = std::iter::once("up").chain(line.split_whitespace());
@@ -329,6 +407,50 @@ mod tests {
                 "--secret is /no/such/secret, not /other",
             ]
         );
+    }
+
+    #[test]
+    fn numbers_of_bytes() {
+        for (text, expected) in [
+            ("67108864", Some(67_108_864)),
+            ("64M", Some(67_108_864)),
+            ("20G", Some(20 << 30)),
+            ("20GiB", Some(20 << 30)),
+            ("1T", Some(1 << 40)),
+            ("63M", None),
+            ("20GB", None),
+            ("G", None),
+            ("iB", None),
+            ("-5", None),
+            ("99999999999T", None),
+        ] {
+            assert_eq!(bytes(text, STORE_BYTES_MIN).ok(), expected, "{text}");
+        }
+        assert!(bytes("20 GB", 0).expect_err("a space").contains("as 20G"));
+    }
+
+    #[test]
+    fn where_a_broker_is() {
+        for (url, expected) in [
+            ("redis://hub:6379/", true),
+            ("redis://:p@10.0.0.4", true),
+            ("redis://[fd00::1]:6379/", true),
+            ("redis://[::1]:6379/", false),
+            ("redis://:p@127.0.0.1:6379/", false),
+            ("redis://localhost/1", false),
+            ("redis+unix:///run/r.sock", false),
+            ("nonsense", false),
+        ] {
+            assert_eq!(is_elsewhere(url), expected, "{url}");
+        }
+        assert_eq!(without_password("redis://:a/b#c@hub:6379/?x"), "redis://hub:6379/");
+        assert_eq!(without_password("redis+unix:///r.sock?pass=x"), "redis+unix:///r.sock");
+    }
+
+    #[test]
+    fn root_without_its_rights_is_not_told_to_become_root() {
+        let said = |is_root| cannot_mount(is_root).message().to_owned();
+        assert!(said(true).contains("CAP_SYS_ADMIN") && said(false).contains("needs root"));
     }
 
     #[test]

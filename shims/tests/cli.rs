@@ -104,6 +104,7 @@ fn status() -> Status {
         settings: Settings::default(),
         sessions: 0,
         fuse: worknode::request::FuseCounts::default(),
+        other_mounts: false,
         nodes: Vec::new(),
     }
 }
@@ -178,6 +179,50 @@ fn without_an_agent_the_command_runs_here() {
     let output = machine.run(&["exec", "--no-fallback", "sh", "-c", "echo out"]);
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(125), ""));
     assert!(stderr(&output).ends_with("hint: start it with 'oswalk up'\n"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_session_that_is_none_has_no_figures() {
+    let machine = Machine::new();
+    let report = machine.path("report.json");
+    let mut command = machine.oswalk(&["exec", "--summary", "--report"]);
+    let output = command.arg(&report).arg("true").output().expect("oswalk starts");
+    let said = stderr(&output);
+    assert!(said.contains("oswalk: no session: no agent at") && !said.contains("walked"), "{said}");
+    let lost = || {
+        let report = serde_json::from_slice::<Report>(&fs::read(&report).expect("written"));
+        report.expect("JSON").lost.expect("it says so")
+    };
+    assert!(lost().contains("no agent at"), "{}", lost());
+
+    // An agent that ends while the command runs.
+    let listener = UnixListener::bind(machine.path("state/door")).expect("binds");
+    let page_path = machine.path("page");
+    let agent = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let Some(Request::OpenSession(options)) = read_request(&mut stream) else { panic!() };
+        write_reply(&mut stream, &open(&options, &page_path));
+    });
+    let mut command = machine.oswalk(&["exec", "--summary", "--report"]);
+    let output = command.arg(&report).args(["sh", "-c", ":"]).output().expect("oswalk starts");
+    agent.join().expect("the agent ends");
+    assert!(stderr(&output).contains("oswalk: no session: failed to talk"), "{}", stderr(&output));
+    assert!(lost().contains("failed to talk to the agent"), "{}", lost());
+    assert!(output.status.success());
+}
+
+#[test]
+fn what_was_meant_is_said() {
+    let machine = Machine::new();
+    let ran = machine.path("ran");
+    let touch = format!("touch {}", ran.display());
+    for (arguments, status, words) in [
+        (&["touch", ran.to_str().expect("UTF-8")][..], 125, "did you mean 'oswalk exec touch /"),
+        (&["exec", &touch], 127, "hint: a command and its arguments are words of their own"),
+        (&["exec", "FOO=1", "touch", "x"], 127, "oswalk exec env FOO=1"),
+    ] {
+        refuses(&machine, &mut machine.oswalk(arguments), status, &[words]);
+    }
 }
 
 #[test]
@@ -360,7 +405,38 @@ fn a_report_that_cannot_be_written_is_refused_before_the_command_runs() {
     let (out, report) =
         stdout(&output).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("two");
     assert_eq!(out, "out");
-    assert_eq!(serde_json::from_str::<Report>(&report).expect("JSON"), Report::default());
+    let report = serde_json::from_str::<Report>(&report).expect("JSON");
+    assert!(report.lost.expect("there is no agent").starts_with("no agent at"));
+}
+
+/// Its log is somebody's who may have written there before, and writes there afterwards.
+#[test]
+fn a_report_to_an_open_descriptor_replaces_no_file() {
+    let machine = Machine::new();
+    for name in ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/2", "/dev/fd/5"] {
+        let log = machine.path("log");
+        fs::write(&log, "").expect("writes");
+        let script = format!(
+            "echo before; \"$0\" exec --report {name} sh -c 'echo out' 2>&1 5>&1; echo after"
+        );
+        let like = machine.oswalk(&[]);
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(like.get_program());
+        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let file = fs::OpenOptions::new().write(true).open(&log).expect("opens");
+        let ino = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&log).expect("there"));
+        assert!(command.stdout(file).status().expect("sh starts").success());
+        let text = fs::read_to_string(&log).expect("reads");
+        assert!(text.starts_with("before\n") && text.ends_with("}\nafter\n"), "{name}: {text}");
+        assert!(text.contains("out\n{\n"), "{name}: {text}");
+        assert_eq!(ino, std::os::unix::fs::MetadataExt::ino(&fs::metadata(&log).expect("there")));
+    }
+    let mut command = machine.oswalk(&["exec", "--report", "/dev/fd/0", "touch"]);
+    command.arg(machine.path("ran")).stdin(Stdio::null());
+    refuses(&machine, &mut command, 125, &["open for reading only", "nothing was run"]);
+    let mut command = machine.oswalk(&["exec", "--report", "/dev/fd/777", "touch"]);
+    command.arg(machine.path("ran"));
+    refuses(&machine, &mut command, 125, &["/dev/fd/777", "Bad file descriptor"]);
 }
 
 #[test]
@@ -422,17 +498,17 @@ fn a_door_that_is_none_is_no_agent() {
     let door = machine.path("state/door");
     // What an agent that was killed leaves behind; something else.
     drop(UnixListener::bind(&door).expect("binds"));
-    let check = |why: &str| {
-        let said = format!("oswalk: error: no agent at {}: {why}", door.display());
+    let check = || {
+        let said = format!("oswalk: error: no agent at {}\n", door.display());
         refuses(&machine, &mut machine.oswalk(&["status"]), 125, &[&said]);
         let output = machine.run(&["down"]);
         assert_eq!(output.status.code(), Some(0));
         assert_eq!(stdout(&output), format!("no agent at {}\n", door.display()));
     };
-    check("Connection refused");
+    check();
     fs::remove_file(&door).expect("unlinks");
     fs::write(&door, "").expect("writes");
-    check("Connection refused");
+    check();
 }
 
 #[test]
@@ -527,7 +603,10 @@ fn an_ordinary_user_is_told_what_is_possible() {
         return;
     }
     let machine = Machine::new();
-    fs::copy(env!("CARGO_BIN_EXE_oswalk"), machine.path("lib/oswalk")).expect("copies");
+    // By another process: one that is being started here would keep a copy of this one's open for writing.
+    let mut copy = Command::new("cp");
+    copy.arg(env!("CARGO_BIN_EXE_oswalk")).arg(machine.path("lib/oswalk"));
+    assert!(copy.status().expect("cp starts").success());
     fs::set_permissions(machine.path(""), PermissionsExt::from_mode(0o755)).expect("chmod");
     let run = |arguments: &[&str]| {
         let like = machine.oswalk(arguments);
@@ -568,6 +647,16 @@ fn a_bad_policy_file_is_an_error() {
         "{}",
         stderr(&output)
     );
+    fs::write(machine.path("p.toml"), "hide = ['secret']\n").expect("writes");
+    let mut command =
+        machine.oswalk(&["exec", "--policy", policy.to_str().expect("UTF-8"), "touch"]);
+    command.arg(machine.path("ran"));
+    refuses(
+        &machine,
+        &mut command,
+        125,
+        &["p.toml", "key 'hide', pattern 'secret'", "begin it with"],
+    );
     for path in ["/dev/zero", "/"] {
         let output = machine.run(&["exec", "--policy", path, "true"]);
         assert_eq!(output.status.code(), Some(125));
@@ -588,6 +677,41 @@ fn up_shows_why_the_agent_ended() {
         state = state.display()
     );
     assert_eq!(stderr(&output), expected);
+}
+
+/// An agent that nobody can join, or that can join nobody, is not started unasked.
+#[test]
+fn up_says_whom_an_agent_would_belong_to() {
+    let machine = Machine::new();
+    machine.script("lib/oswalkd", "echo \"started: $@\" >&2; exit 1");
+    fs::write(machine.path("secret"), "").expect("writes");
+    let secret = machine.path("secret").display().to_string();
+    let up = |options: &[&str]| {
+        let output = machine.run(&[&["up"], options].concat());
+        assert_eq!(output.status.code(), Some(125), "{options:?}");
+        stderr(&output)
+    };
+    let (hub, here) = ("redis://:pw@hub:6379/", "redis://:pw@127.0.0.1:6379/");
+    for (options, missing) in [
+        (&["--broker", hub][..], "--listen and --secret"),
+        (&["--broker", hub, "--secret", &secret], "--listen"),
+        (&["--broker", hub, "--listen", "10.0.0.4"], "--secret"),
+    ] {
+        let said = up(options);
+        assert!(said.contains(&format!("without {missing}:")), "{said}");
+        assert!(said.contains("redis://hub:6379/") && !said.contains("pw"), "{said}");
+    }
+    for options in [
+        &["--broker", hub, "--listen", "10.0.0.4", "--secret", &secret][..],
+        &["--broker", hub, "--listen", "127.0.0.1", "--secret", &secret],
+        &["--broker", hub, "--advertise", "10.0.0.4", "--secret", &secret],
+        &["--broker", here],
+        &[],
+    ] {
+        assert!(up(options).contains("started: "), "{options:?}");
+    }
+    fs::write(machine.path("state/secret"), "").expect("writes");
+    assert!(up(&["--broker", hub, "--listen", "10.0.0.4"]).contains("started: "));
 }
 
 #[test]

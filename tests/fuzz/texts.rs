@@ -82,6 +82,7 @@ fn reports() -> impl Strategy<Value = Report> {
     (vec(walks, 0..4), vec(stays, 0..4), totals).prop_map(|(walks, stays, totals)| Report {
         began_unix_ms: totals.walks,
         why_not: (totals.walks % 2 == 1).then(|| "é".to_owned()),
+        lost: (totals.walks % 3 == 1).then(|| "é".to_owned()),
         walks_left_out: totals.stays,
         walks,
         stays,

@@ -55,6 +55,9 @@ pub(crate) const ALL: &[Test] = &[
     ("bad_input::policy_wrong_type", |lab| {
         policy(lab, "walk = ['a']\n\nstay = 7\n", 125, &["policy.toml", "line 3", "'stay'"])
     }),
+    ("bad_input::policy_hides_no_path", |lab| {
+        policy(lab, "hide = ['secret']\n", 125, &["policy.toml", "'hide'", "'secret'"])
+    }),
     ("bad_input::policy_missing", |lab| {
         oswalk(lab, &["exec", "--policy", "/no/policy.toml", "show"], 125, &["/no/policy.toml"])
     }),

@@ -30,6 +30,7 @@ pub(crate) const ALL: &[Test] = &[
     }),
     ("members::one_without_room", without_room),
     ("members::one_that_has_gone_is_remembered", gone),
+    ("members::a_name_is_free_at_once", name_is_free_at_once),
     ("members::one_whose_address_changes", address_changes),
     ("members::one_behind_a_thin_link", thin_link),
     ("members::the_broker_is_gone", broker_gone),
@@ -175,12 +176,48 @@ fn gone(lab: &Lab) -> Result<(), String> {
     wait_until("it is alive", || is(up, "odd", "alive"))?;
     drop(odd);
     wait_until("it is gone", || is(up, "odd", "gone"))?;
+    let [_, why, _] = said(up, "odd")?;
+    let run = doctor(up)?;
+    if !why.starts_with("it was taken down ") || !run.out().contains("note  node odd: it is gone") {
+        return Err(format!("that it was taken down is no failure: {why}; {run}"));
+    }
     up.lab(&["kill", "n2"])?;
     let noticed = wait_until("n2 is gone", || is(up, "n2", "gone"));
+    let lost = said(up, "n2").map(|[_, why, _]| why);
+    let failed = doctor(up);
     up.lab(&["heal", "n2"])?;
     all_join(up, &["n2"])?;
     noticed?;
+    let (lost, failed) = (lost?, failed?);
+    if !lost.starts_with("it has not been heard for ") || !failed.out().contains("FAIL  node n2:") {
+        return Err(format!("that it was killed is a failure: {lost}; {failed}"));
+    }
     wait_until("n2 is alive", || is(up, "n2", "alive"))
+}
+
+fn doctor(up: &Up) -> Result<Run, String> {
+    let mut command = up.command("oswalk");
+    command.arg("doctor");
+    Run::of(command, LIMIT)
+}
+
+/// Whoever was taken down, or killed, starts again at once, at another address.
+fn name_is_free_at_once(lab: &Lab) -> Result<(), String> {
+    let (up, _alone) = lab.alone()?;
+    let state = up.fresh("restarts")?;
+    for (round, port) in (7721..7729).enumerate() {
+        let listen = format!("10.77.0.13:{port}");
+        let odd = Odd::start(up, state.clone(), &["--listen", &listen], Secret::Shared)
+            .map_err(|error| format!("round {round}: {error}"))?;
+        if round % 2 == 1 {
+            let pid = fs::read_to_string(state.join("pid")).map_err(|error| error.to_string())?;
+            let mut kill = up.command("kill");
+            kill.args(["-KILL", pid.trim()]);
+            Run::of(kill, LIMIT)?;
+        }
+        drop(odd);
+    }
+    Ok(())
 }
 
 /// Who listens on a certain address cannot be reached when that is gone, and says so; who listens on all of them is

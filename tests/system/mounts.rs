@@ -14,6 +14,7 @@ pub(crate) const ALL: &[Test] = &[
     ("mounts::one_file", one_file),
     ("mounts::what_is_built_there", what_is_built_there),
     ("mounts::other_names_of_hidden_files", other_names_of_hidden_files),
+    ("mounts::who_has_others_is_told", who_has_others_is_told),
 ];
 
 /// Something mounted, until it is dropped.
@@ -133,4 +134,40 @@ fn other_names_of_hidden_files(lab: &Lab) -> Result<(), String> {
     prints(up, &dir, "cat d/other", "shown")?;
     prints(up, &dir, "cat d/config.json 2>/dev/null", "")?;
     prints(up, &dir, "cat p/1/environ p/version 2>/dev/null", "")
+}
+
+/// A shell with other mounts than the agent's has nothing walk, and hears why: on standard error, in the report, from
+/// `--no-fallback` and from `oswalk doctor`.
+fn who_has_others_is_told(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let dir = up.fresh("mounts others")?;
+    write(&dir.join("a.c"), "int a;\n")?;
+    let report = dir.join("report.json");
+    let inside = |words: &[&str]| {
+        let mut command = up.command("unshare");
+        command.arg("-m").arg(up.dist.join("oswalk")).args(words).current_dir(&dir);
+        Run::of(command, seconds(30))
+    };
+    let told = |run: &Run, text: &str| {
+        let is_told = text.contains("other mounts than the agent (pid ")
+            && text.contains("start both in one mount namespace");
+        if is_told { Ok(()) } else { Err(format!("it is not told: {text:?}: {run}")) }
+    };
+    let gcc = ["sh", "-c", "gcc -c a.c && echo done"];
+    let exec = ["exec", "--on", "n1", "--summary", "--report", "report.json"];
+    let run = inside(&[&exec[..], &gcc].concat())?;
+    told(&run, &run.err())?;
+    let text = fs::read_to_string(&report).map_err(|error| format!("{error}: {run}"))?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    told(&run, json["why_not"].as_str().unwrap_or_default())?;
+    if !run.succeeded() || !run.err().contains(" other-mounts") {
+        return Err(format!("the summary has no reason: {run}"));
+    }
+    let run = inside(&[&["exec", "--no-fallback"][..], &gcc].concat())?;
+    told(&run, &run.err())?;
+    if run.succeeded() || run.err().contains("oswalk: oswalk:") {
+        return Err(format!("--no-fallback: {run}"));
+    }
+    let run = inside(&["doctor"])?;
+    told(&run, &run.out())
 }

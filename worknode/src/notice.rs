@@ -1,6 +1,8 @@
 //! Why nothing walks, as a user is told: pure, from what an agent knows of its cluster.
 
 use crate::id::NodeId;
+use crate::reason::Reason;
+use crate::report::StayLine;
 use crate::request::{NodeCondition, NodeStatus};
 
 /// Nodes that are named; a person reads no longer list.
@@ -23,7 +25,7 @@ pub fn why_nothing_walks(
         return match nodes.iter().find(|node| node.node == *on) {
             Some(node) if takes_walks(&node) => None,
             Some(node) => Some(said_of(node)),
-            None => Some(format!("there is no node {on}: 'oswalk status' lists the cluster")),
+            None => Some(no_node(on)),
         };
     }
     let others: Vec<_> = nodes.iter().filter(|node| node.node != *own).collect();
@@ -40,14 +42,130 @@ pub fn why_nothing_walks(
     Some(format!("no other node takes walks ({})", said.join("; ")))
 }
 
+/// Returns that a node was never heard of.
+#[must_use]
+pub fn no_node(on: &NodeId) -> String {
+    format!("there is no node '{on}': 'oswalk status' lists the cluster")
+}
+
 /// Returns what is wrong with a node, and the remedy.
 fn said_of(node: &NodeStatus) -> String {
     let NodeStatus { node: name, state, why, remedy, slots, .. } = node;
     if *state == NodeCondition::Alive && *slots == 0 {
         return format!("{name} has no slots");
     }
-    let parts = [why, remedy].into_iter().flatten().map(|part| format!(", {part}"));
-    format!("{name} is {}{}", state.name(), parts.collect::<String>())
+    let why = why.as_ref().map_or_else(String::new, |why| format!(", {why}"));
+    let remedy = remedy.as_ref().map_or_else(String::new, |remedy| format!(": {remedy}"));
+    format!("{name} is {}{why}{remedy}", state.name())
+}
+
+/// Returns why programs with other mounts than the agent's stay; `who` has them.
+#[must_use]
+pub fn other_mounts(who: &str, agent: u32) -> String {
+    format!(
+        "{who} has other mounts than the agent (pid {agent}): start both in one mount namespace"
+    )
+}
+
+/// Tells whether a reason says of a program that was to walk that it could not: because nobody took it, or because
+/// of something that keeps whole sessions here.
+#[must_use]
+pub fn is_in_vain(reason: &str) -> bool {
+    use Reason::{
+        CommitFault, ForeignPreload, GrantedHome, Ipc, NoAgent, NoBroker, NoCluster, NoSlot,
+        NotExecutable, NotExported, OtherMounts, RunnerFault, RunnerLost, SecretVariable,
+        ShimLimit,
+    };
+    let reason = Reason::named(reason);
+    reason.is_some_and(|reason| {
+        matches!(
+            reason,
+            NoCluster
+                | NoAgent
+                | NoBroker
+                | NoSlot
+                | GrantedHome
+                | RunnerLost
+                | RunnerFault
+                | NotExported
+                | CommitFault
+                | NotExecutable
+                | OtherMounts
+                | SecretVariable
+                | ForeignPreload
+                | Ipc
+                | ShimLimit
+        )
+    })
+}
+
+/// Returns why nothing of a session has walked, from what stayed: the commonest reason, with its remedy if that is
+/// on this machine. Nothing if nothing should have walked. `agent` is the agent's process.
+#[must_use]
+pub fn why_nothing_walked(stays: &[StayLine], agent: u32) -> Option<String> {
+    let vain: Vec<_> = stays.iter().filter(|stay| is_in_vain(&stay.reason)).collect();
+    let count = |reason: &str| -> u64 {
+        vain.iter().filter(|stay| stay.reason == reason).map(|stay| stay.count).sum()
+    };
+    let most = vain.iter().max_by_key(|stay| count(&stay.reason))?;
+    let local = Reason::named(&most.reason)
+        .and_then(|reason| local_cause(reason, most.variable.as_deref(), agent));
+    if local.is_some() {
+        return local;
+    }
+    let mut reasons: Vec<_> = vain.iter().map(|stay| stay.reason.as_str()).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    Some(format!("no walk succeeded ({}): the agent's log says why", reasons.join(", ")))
+}
+
+/// Returns what on this machine keeps programs from walking, and the remedy, if a reason is of that kind.
+#[must_use]
+pub fn local_cause(reason: Reason, variable: Option<&str>, agent: u32) -> Option<String> {
+    Some(match reason {
+        Reason::OtherMounts => other_mounts("it", agent),
+        Reason::SecretVariable => {
+            let name = variable.unwrap_or("NAME");
+            format!(
+                "it may read the variable {name}, which looks like a secret and is withheld: let it \
+                 travel with --pass-env {name}, or let programs walk without it with --without-env {name}"
+            )
+        }
+        Reason::ForeignPreload => {
+            "LD_PRELOAD names a library that talks to a process of this machine: \
+                            start the command without it"
+                .to_owned()
+        }
+        Reason::Ipc => {
+            "fakeroot talks to a process of this machine: start the command without it".to_owned()
+        }
+        Reason::ShimLimit => {
+            "its arguments, environment or descriptors are more than the shim has room \
+                       for: make them fewer"
+                .to_owned()
+        }
+        Reason::NotExecutable => {
+            "no node can execute it: see whether it runs here, and what the agent's log says"
+                .to_owned()
+        }
+        Reason::Descriptor => {
+            "it has a descriptor that cannot be carried, or names a fifo or a socket: \
+                       start it without"
+                .to_owned()
+        }
+        Reason::Directory => "its working directory was deleted: change to another".to_owned(),
+        Reason::Place => {
+            "it reads or writes below /dev, /run, /proc or /sys, where every machine has \
+                  something of its own: use other directories"
+                .to_owned()
+        }
+        Reason::NotExported => {
+            "it needs a file that no runner is shown: see 'Whom you trust' in the \
+                         README, and the agent's log"
+                .to_owned()
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -69,6 +187,7 @@ mod tests {
             why: why.map(Into::into),
             remedy: None,
             last_seen: 0,
+            left: false,
         }
     }
 
@@ -98,11 +217,49 @@ mod tests {
         assert_eq!(why(&others, Some("n5")), "n5 is unreachable");
         assert_eq!(
             why(&others, Some("n9")),
-            "there is no node n9: 'oswalk status' lists the cluster"
+            "there is no node 'n9': 'oswalk status' lists the cluster"
         );
         assert_eq!(
             why_nothing_walks(&[], &me, None, Some("redis://hub/")),
             Some("the broker redis://hub/ does not answer: check that Redis runs there".to_owned())
+        );
+    }
+
+    #[test]
+    fn why_nothing_walked_is_the_commonest_reason() {
+        let stay = |reason: Reason, count| StayLine {
+            argv0: "gcc".to_owned(),
+            reason: reason.name().to_owned(),
+            variable: (reason == Reason::SecretVariable).then(|| "MY_TOKEN".to_owned()),
+            count,
+        };
+        let why = |stays: &[StayLine]| why_nothing_walked(stays, 7).unwrap_or_default();
+        assert_eq!(
+            why(&[stay(Reason::Link, 3), stay(Reason::Driver, 1), stay(Reason::Alone, 2)]),
+            ""
+        );
+        let mounts =
+            "it has other mounts than the agent (pid 7): start both in one mount namespace";
+        assert_eq!(why(&[stay(Reason::Link, 30), stay(Reason::OtherMounts, 2)]), mounts);
+        let secret = why(&[stay(Reason::SecretVariable, 2), stay(Reason::OtherMounts, 1)]);
+        assert!(secret.contains("--pass-env MY_TOKEN"), "{secret}");
+        assert_eq!(
+            why(&[
+                stay(Reason::RunnerLost, 2),
+                stay(Reason::NoSlot, 2),
+                stay(Reason::OtherMounts, 1)
+            ]),
+            "no walk succeeded (no-slot, other-mounts, runner-lost): the agent's log says why"
+        );
+    }
+
+    #[test]
+    fn cause_and_remedy_are_told_apart() {
+        let mut gone = node("n1", 1, NodeCondition::Gone, Some("it has not been heard for 7 s"));
+        gone.remedy = Some("see whether its agent runs".to_owned());
+        assert_eq!(
+            said_of(&gone),
+            "n1 is gone, it has not been heard for 7 s: see whether its agent runs"
         );
     }
 }

@@ -127,6 +127,12 @@ impl Reason {
         Self::ALL.get(usize::from(value).checked_sub(1)?).copied()
     }
 
+    /// Returns the reason with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
     /// Returns the name used in reports and policy files.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -181,6 +187,7 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(Reason::from_u8(reason as u8), Some(reason));
             assert!(names.insert(reason.name()));
+            assert_eq!(Reason::named(reason.name()), Some(reason));
         }
         assert_eq!(Reason::from_u8(0), None);
         assert_eq!(Reason::from_u8(37), None);

@@ -9,9 +9,12 @@ pub struct Report {
     /// those of a clock that is never set.
     #[serde(default)]
     pub began_unix_ms: u64,
-    /// Why nothing walked, if nothing could when the session began.
+    /// Why nothing walked, if something should have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
+    /// There is nothing to report, and this is why: there was no session, or its agent is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
     /// The walks, in the order of their ends.
     pub walks: Vec<WalkLine>,
     /// Walks that are not in the list, because it is long; the totals have them.

@@ -141,6 +141,9 @@ pub struct Status {
     pub sessions: u32,
     /// What the trees of origins mounted here were asked so far.
     pub fuse: FuseCounts,
+    /// Whoever asks sees other mounts than the agent: what it starts stays.
+    #[serde(default)]
+    pub other_mounts: bool,
     /// All nodes of the cluster, this one included.
     pub nodes: Vec<NodeStatus>,
 }
@@ -159,6 +162,11 @@ pub struct Settings {
     /// Most memory for the changed files of one walk.
     pub upper_bytes: u64,
 }
+
+/// Most of [`SessionOptions::hide`], and the bytes of each: the agent takes no more.
+pub const HIDE_MAX: usize = 256;
+/// See [`HIDE_MAX`].
+pub const HIDE_BYTES_MAX: usize = 1024;
 
 /// Least of [`Settings::store_bytes`]: one pack is as large.
 pub const STORE_BYTES_MIN: u64 = 64 * 1024 * 1024;
@@ -229,6 +237,9 @@ pub struct NodeStatus {
     pub why: Option<String>,
     /// What somebody can do about it.
     pub remedy: Option<String>,
-    /// Seconds since its lease held last; 0 for one that holds.
+    /// Seconds since the broker heard it last; 0 for one that is there.
     pub last_seen: u64,
+    /// It is gone because its agent was ended.
+    #[serde(default)]
+    pub left: bool,
 }

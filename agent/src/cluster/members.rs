@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use broker::{NodeState, Trouble};
+use broker::{NodeState, PastNode, Trouble};
 use tokio::sync::Notify;
 use worknode::id::NodeId;
 use worknode::request::{NodeCondition, NodeStatus};
@@ -39,7 +39,10 @@ struct Member {
     state: NodeState,
     /// It is in the present list, and its lease holds.
     alive: bool,
-    seen: Instant,
+    /// When the broker heard it last.
+    heard: Instant,
+    /// Its agent was ended, and said so.
+    left: bool,
     greeting: Greeting,
     /// It is being greeted.
     under_way: bool,
@@ -60,8 +63,9 @@ impl Members {
         Self { own, version, known: RefCell::default(), noted: Notify::new() }
     }
 
-    /// Takes in the broker's list.
-    pub(crate) fn take_list(&self, nodes: &[NodeState], now: Instant) {
+    /// Takes in the broker's list, and what it says of nodes that have gone.
+    pub(crate) fn take_list(&self, nodes: &[NodeState], past: &[PastNode], now: Instant) {
+        let before = |ago: Duration| now.checked_sub(ago).unwrap_or(now);
         let mut known = self.known.borrow_mut();
         let was_alive: BTreeSet<NodeId> =
             known.iter().filter(|(_, it)| it.alive).map(|(node, _)| node.clone()).collect();
@@ -70,7 +74,8 @@ impl Members {
             let member = known.entry(state.info.node.clone()).or_insert_with(|| Member {
                 state: state.clone(),
                 alive: false,
-                seen: now,
+                heard: now,
+                left: false,
                 greeting: Greeting::Not,
                 under_way: false,
             });
@@ -83,13 +88,18 @@ impl Members {
             }
             member.state = state.clone();
             member.alive = state.alive;
-            if state.alive {
-                member.seen = now;
+            member.left = false;
+            member.heard = before(state.heard_ago);
+        }
+        for gone in past {
+            if let Some(member) = known.get_mut(&gone.node).filter(|member| !member.alive) {
+                member.left = gone.left;
+                member.heard = before(gone.heard_ago);
             }
         }
         while known.values().filter(|member| !member.alive).count() > GONE_MAX {
             let gone = known.iter().filter(|(_, member)| !member.alive);
-            let oldest = gone.min_by_key(|(_, member)| member.seen).map(|(node, _)| node.clone());
+            let oldest = gone.min_by_key(|(_, member)| member.heard).map(|(node, _)| node.clone());
             oldest.map(|node| known.remove(&node));
         }
     }
@@ -186,7 +196,8 @@ impl Members {
                 state,
                 why,
                 remedy: remedy.map(str::to_owned),
-                last_seen: if member.alive { 0 } else { (now - member.seen).as_secs() },
+                last_seen: if member.alive { 0 } else { silence(member, now) },
+                left: !member.alive && member.left,
             }
         });
         statuses.collect()
@@ -205,13 +216,14 @@ impl Members {
             return (NodeCondition::Unknown, Some(why), None);
         }
         if !member.alive {
-            let seconds = (now - member.seen).as_secs();
-            let why = format!("it left, or has not been heard for {seconds} s");
-            return say(
-                NodeCondition::Gone,
-                why,
-                "see whether its agent runs: oswalk status, there",
-            );
+            let seconds = silence(member, now);
+            let (why, remedy) = if member.left {
+                (format!("it was taken down {seconds} s ago"), "start it again, there: oswalk up")
+            } else {
+                let why = format!("it has not been heard for {seconds} s");
+                (why, "see whether its agent runs: oswalk status, there")
+            };
+            return say(NodeCondition::Gone, why, remedy);
         }
         if let Some((condition, why, remedy)) = state.info.trouble.map(trouble) {
             return say(condition, why.to_owned(), remedy);
@@ -236,6 +248,11 @@ impl Members {
     fn is_sound(&self, state: &NodeState) -> bool {
         state.info.trouble.is_none() && state.info.version == self.version
     }
+}
+
+/// Returns for how many seconds the broker has not heard a node.
+fn silence(member: &Member, now: Instant) -> u64 {
+    now.saturating_duration_since(member.heard).as_secs()
 }
 
 /// What helps where versions differ.
@@ -281,7 +298,13 @@ mod tests {
             cpu: "x".into(),
             trouble: None,
         };
-        NodeState { info, running: 0, alive: true, incarnation: "i".into() }
+        NodeState {
+            info,
+            running: 0,
+            alive: true,
+            incarnation: "i".into(),
+            heard_ago: Duration::ZERO,
+        }
     }
 
     fn failure() -> Failure {
@@ -296,7 +319,7 @@ mod tests {
     #[test]
     fn who_could_not_be_greeted_takes_no_walks() {
         let (members, now, n1) = (members(), Instant::now(), state("n1"));
-        members.take_list(&[state("own"), n1.clone()], now);
+        members.take_list(&[state("own"), n1.clone()], &[], now);
         assert!(members.is_usable(&state("own")) && !members.is_usable(&n1));
         assert_eq!(members.to_greet(false, now).len(), 1);
         assert!(members.note_failed(&n1.info.node, failure(), now));
@@ -309,10 +332,10 @@ mod tests {
         assert!(members.note_greeted(&n1.info.node));
         assert!(members.is_usable(&n1) && members.to_avoid().is_empty());
         // Another agent of that name has to be greeted anew; a lease that was lost for a moment is the same one.
-        members.take_list(&[NodeState { alive: false, ..n1.clone() }], now);
-        members.take_list(std::slice::from_ref(&n1), now);
+        members.take_list(&[NodeState { alive: false, ..n1.clone() }], &[], now);
+        members.take_list(std::slice::from_ref(&n1), &[], now);
         assert!(members.is_usable(&n1));
-        members.take_list(&[NodeState { incarnation: "j".into(), ..n1.clone() }], now);
+        members.take_list(&[NodeState { incarnation: "j".into(), ..n1.clone() }], &[], now);
         assert!(!members.is_usable(&n1));
     }
 
@@ -321,7 +344,7 @@ mod tests {
         let (members, now) = (members(), Instant::now());
         let shown = |info: NodeInfo| {
             let state = NodeState { info, ..state("n1") };
-            members.take_list(std::slice::from_ref(&state), now);
+            members.take_list(std::slice::from_ref(&state), &[], now);
             members.note_greeted(&state.info.node);
             assert!(!members.is_usable(&state));
             condition(&members, now)
@@ -336,7 +359,7 @@ mod tests {
         {
             assert_eq!(shown(NodeInfo { trouble: Some(trouble), ..sound.clone() }), condition);
         }
-        members.take_list(&[state("n1")], now);
+        members.take_list(&[state("n1")], &[], now);
         assert_eq!(condition(&members, now), NodeCondition::Alive);
         assert_eq!(members.status(false, now)[0].state, NodeCondition::Unknown);
     }
@@ -344,14 +367,29 @@ mod tests {
     #[test]
     fn nodes_that_are_gone_are_remembered() {
         let (members, now) = (members(), Instant::now());
-        members.take_list(&[state("n1")], now);
-        let later = now + Duration::from_secs(7);
-        members.take_list(&[], later);
-        let gone = &members.status(true, later)[0];
-        assert_eq!((gone.state, gone.last_seen), (NodeCondition::Gone, 7));
+        let past = |left, seconds| PastNode {
+            node: name("n1"),
+            left,
+            heard_ago: Duration::from_secs(seconds),
+        };
+        let gone = |now: Instant| {
+            let gone = &members.status(true, now)[0];
+            (gone.state, gone.last_seen, gone.left)
+        };
+        members.take_list(&[state("n1")], &[], now);
+        // Whoever looks seldom hears the broker's time, not that of its own last look.
+        let later = now + Duration::from_secs(600);
+        members.take_list(&[], &[past(false, 7)], later);
+        assert_eq!(gone(later), (NodeCondition::Gone, 7, false));
+        assert_eq!(gone(later + Duration::from_secs(3)), (NodeCondition::Gone, 10, false));
+        members.take_list(&[], &[past(true, 2)], later);
+        assert_eq!(gone(later), (NodeCondition::Gone, 2, true));
+        members.take_list(&[state("n1")], &[], later);
+        members.take_list(&[], &[], later + Duration::from_secs(5));
+        assert_eq!(gone(later + Duration::from_secs(5)), (NodeCondition::Gone, 5, false));
         let many: Vec<_> = (0..1000).map(|number| state(&format!("m{number}"))).collect();
-        members.take_list(&many, later);
-        members.take_list(&[], later);
+        members.take_list(&many, &[], later);
+        members.take_list(&[], &[], later);
         assert_eq!(members.status(true, later).len(), GONE_MAX);
     }
 }

@@ -83,7 +83,7 @@ pub(crate) enum HandshakeError {
          ({VERSION}): install one version on all nodes"
     )]
     Version { node: NodeId, theirs: Said, their_protocol: u32, ours: &'static str },
-    #[error("the other side's clock is {ahead_s} s ahead of this one")]
+    #[error("the other side's clock is {} s {} this one", .ahead_s.unsigned_abs(), if *.ahead_s < 0 { "behind" } else { "ahead of" })]
     Clock { ahead_s: i64 },
     #[error("node {0} does not hold this cluster's secret: give all agents the same --secret file")]
     Secret(NodeId),
@@ -279,9 +279,15 @@ mod tests {
         for (theirs, ours) in [(100, 100), (100, 110), (110, 100)] {
             assert!(check_clock(theirs, ours).is_ok());
         }
-        let said = check_clock(100, 3700).expect_err("an hour behind").to_string();
-        assert!(said.contains("-3600 s"), "{said}");
         assert!(check_clock(u64::MAX, 0).is_err() && check_clock(0, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn clocks_are_ahead_or_behind() {
+        let said = |theirs| check_clock(theirs, 10_000).expect_err("far apart").to_string();
+        assert_eq!(said(6_400), "the other side's clock is 3600 s behind this one");
+        assert_eq!(said(13_600), "the other side's clock is 3600 s ahead of this one");
+        assert!(check_clock(10_005, 10_000).is_ok());
     }
 
     #[test]

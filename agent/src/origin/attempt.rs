@@ -1,6 +1,7 @@
 //! One attempt at a walk: the conversation between its stub and its runner.
 
 use std::cell::OnceCell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,7 +20,7 @@ use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
 use super::ledger::Ledger;
-use super::{STDERR, Stub, is_too_dear, signal, vet};
+use super::{Cause, STDERR, Stub, is_too_dear, signal, vet};
 use crate::agent::Agent;
 use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
@@ -63,7 +64,7 @@ pub(super) enum Attempted {
     /// It failed for a reason that is not the program's.
     Failed(Reason),
     /// No runner can do it, for this reason.
-    Declined(Reason),
+    Declined(Cause),
     /// The stub is gone; so is the walk.
     Gone,
     /// The broker gave the runner up and granted a newer attempt.
@@ -145,7 +146,7 @@ pub(super) async fn run(
         }
     };
     if is_too_dear(agent, session, spec, &grant.node) {
-        return Attempted::Declined(Reason::Transfer);
+        return Attempted::Declined(Reason::Transfer.into());
     }
     let (stream, mut frames) = link.open_stream();
     let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
@@ -201,7 +202,8 @@ pub(super) async fn run(
 fn declined(link: &Link, stream: u32, untold: Untold) -> Attempted {
     tracing::error!("{untold}");
     link.close_stream(stream);
-    Attempted::Declined(Reason::NotExported)
+    let (reason, detail) = (Reason::NotExported, Some(untold.to_string()));
+    Attempted::Declined(Cause { reason, detail })
 }
 
 fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
@@ -511,7 +513,9 @@ impl Talk<'_> {
     fn is_too_much(&self) -> Attempted {
         tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
         self.link.send(Kind::Cancel, self.stream, Vec::new());
-        Attempted::Declined(Reason::CommitFault)
+        let detail = "it changed more than there is memory for: raise --upper-bytes of the agents"
+            .to_owned();
+        Attempted::Declined(Cause { reason: Reason::CommitFault, detail: Some(detail) })
     }
 
     fn ended(&mut self, exit: Exit) -> Attempted {
@@ -533,11 +537,24 @@ impl Talk<'_> {
             }
             Outcome::Fault(fault) => {
                 tracing::warn!(?fault, node = %self.link.peer, "the runner could not do it");
+                let declined = |reason, detail: String| {
+                    Attempted::Declined(Cause { reason, detail: Some(detail) })
+                };
+                let node = &self.link.peer;
                 match fault {
-                    Fault::NotExecuted(_) => Attempted::Declined(Reason::NotExecutable),
-                    Fault::NotExported(_) => Attempted::Declined(Reason::NotExported),
+                    Fault::NotExecuted(errno) => {
+                        let error = io::Error::from_raw_os_error(*errno);
+                        declined(
+                            Reason::NotExecutable,
+                            format!("{node} cannot execute it: {error}"),
+                        )
+                    }
+                    Fault::NotExported(_) => Attempted::Declined(Reason::NotExported.into()),
                     // It would be so on every runner.
-                    Fault::TooDeep => Attempted::Declined(Reason::CommitFault),
+                    Fault::TooDeep => declined(
+                        Reason::CommitFault,
+                        "it made directories that are too deep to be carried".to_owned(),
+                    ),
                     _ => Attempted::Failed(Reason::RunnerFault),
                 }
             }
