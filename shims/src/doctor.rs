@@ -357,7 +357,7 @@ fn others(status: &Status, places: &Places) -> Finding {
             "its broker is private, and others cannot join: end the agent with 'oswalk down', and start \
              it with a broker that all nodes reach (--broker URL, or OSWALK_BROKER)",
         ),
-        0 => note(NONE, "start agents on other machines with this broker: oswalk up, there"),
+        0 => note(NONE, "run 'oswalk up' with this broker on other machines"),
         1 => Ok("1 other node".to_owned()),
         alive => Ok(format!("{alive} other nodes")),
     }
@@ -418,7 +418,7 @@ fn versions(status: &Status, own: &str) -> Finding {
         None => Ok(format!("{own} everywhere")),
         Some((who, version)) => wrong(
             format!("oswalk is {own}, {who} is {version}"),
-            "install one version on all nodes, then restart the agents: oswalk down, oswalk up",
+            "install one version on all nodes, then restart the agents ('oswalk down', 'oswalk up')",
         ),
     }
 }
@@ -525,7 +525,7 @@ mod tests {
             said(&alone, "/s")
                 .starts_with("no other node: nothing will walk; its broker is private")
         );
-        assert!(said(&alone, "/other").contains("start agents on other machines"));
+        assert!(said(&alone, "/other").contains("'oswalk up' with this broker"));
         let two = status(vec![me, node("n1", NodeCondition::Alive, false)]);
         assert_eq!(said(&two, "/s"), "1 other node");
         assert!(mounts(&two).is_ok());

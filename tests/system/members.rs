@@ -185,10 +185,14 @@ fn gone(lab: &Lab) -> Result<(), String> {
     let noticed = wait_until("n2 is gone", || is(up, "n2", "gone"));
     let lost = said(up, "n2").map(|[_, why, _]| why);
     let failed = doctor(up);
+    let asked = Run::of(shows(up, &up.fresh("on-gone")?.join("r.json"), &["--on", "n2"], 1), LIMIT);
     up.lab(&["heal", "n2"])?;
     all_join(up, &["n2"])?;
     noticed?;
-    let (lost, failed) = (lost?, failed?);
+    let (lost, failed, asked) = (lost?, failed?, asked?);
+    if !asked.succeeded() || !asked.err().contains("nothing walks: n2 is gone, it has not been") {
+        return Err(format!("--on a node that is gone: {asked}"));
+    }
     if !lost.starts_with("it has not been heard for ") || !failed.out().contains("FAIL  node n2:") {
         return Err(format!("that it was killed is a failure: {lost}; {failed}"));
     }

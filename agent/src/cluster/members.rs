@@ -218,10 +218,13 @@ impl Members {
         if !member.alive {
             let seconds = silence(member, now);
             let (why, remedy) = if member.left {
-                (format!("it was taken down {seconds} s ago"), "start it again, there: oswalk up")
+                (
+                    format!("it was taken down {seconds} s ago"),
+                    "run 'oswalk up' there to start it again",
+                )
             } else {
                 let why = format!("it has not been heard for {seconds} s");
-                (why, "see whether its agent runs: oswalk status, there")
+                (why, "run 'oswalk status' there to see whether its agent runs")
             };
             return say(NodeCondition::Gone, why, remedy);
         }
@@ -257,7 +260,7 @@ fn silence(member: &Member, now: Instant) -> u64 {
 
 /// What helps where versions differ.
 pub(crate) const SAME_VERSION: &str =
-    "install one version on all nodes, then restart the agents: oswalk down, oswalk up";
+    "install one version on all nodes, then restart the agents ('oswalk down', 'oswalk up')";
 
 /// Returns what is said of a node that has found something wrong with itself.
 pub(crate) fn trouble(trouble: Trouble) -> (NodeCondition, &'static str, &'static str) {
