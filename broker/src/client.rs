@@ -52,7 +52,7 @@ impl Broker {
         cell: &str,
         node: &NodeId,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), BrokerError> {
-        let shown = url::without_password(url);
+        let shown = worknode::broker_url::without_password(url);
         if url::is_unescaped(url) {
             return Err(BrokerError::Unescaped { url: shown });
         }

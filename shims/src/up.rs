@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
+use worknode::broker_url::without_password;
 use worknode::id::NodeId;
 use worknode::request::{STORE_BYTES_MIN, Status, UPPER_BYTES_MIN};
 
@@ -330,20 +331,6 @@ fn is_elsewhere(url: &str) -> bool {
     };
     let is_here = host.parse().map_or(host == "localhost", |ip: IpAddr| ip.is_loopback());
     !(scheme.contains("unix") || host.is_empty() || is_here)
-}
-
-/// Returns a broker's URL as its agent shows it.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return if url.contains('@') { "…".to_owned() } else { url.to_owned() };
-    };
-    if scheme.contains("unix") {
-        let path = rest.split_once('?').map_or(rest, |(path, _query)| path);
-        return format!("{scheme}://{path}");
-    }
-    let rest = rest.rsplit_once('@').map_or(rest, |(_credentials, host)| host);
-    let rest = rest.split_once(['?', '#']).map_or(rest, |(host, _query)| host);
-    format!("{scheme}://{rest}")
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub mod reason;
 pub mod tally;
 
 #[cfg(feature = "std")]
+pub mod broker_url;
+#[cfg(feature = "std")]
 pub mod id;
 #[cfg(feature = "std")]
 pub mod notice;

@@ -4,6 +4,7 @@ mod compiler;
 mod configs;
 mod descriptors;
 mod environment;
+mod installed;
 mod places;
 mod variables;
 
@@ -23,7 +24,7 @@ use crate::session::Session;
 use crate::sys::view::View;
 use environment::Reader;
 pub(crate) use environment::Wishes;
-pub(super) use places::SYSTEM_DIRS;
+pub(super) use installed::SYSTEM_DIRS;
 use places::Step;
 
 /// Why a process stays.

@@ -14,7 +14,7 @@ use packetfs::tree::{Bytes, join, split};
 use worknode::policy::base_name;
 use worknode::reason::Reason;
 
-use super::places::is_system;
+use super::installed::is_system;
 use crate::look::{self, Look, Resolved};
 
 /// Where clang looks for configuration files besides its own directory.
@@ -25,12 +25,19 @@ const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 
 /// When a directory changed last, and the configuration files in it.
 type Known = ((i64, i64), Vec<Bytes>);
-/// Directories that were looked into: those of compilers, a few.
+/// Directories that are remembered: those of compilers, a few. When there are more, all are forgotten.
+const KNOWN_MAX: usize = 100;
+/// Configuration files of a directory that are looked at; a step with more stays.
+const CONFIGS_MAX: usize = 100;
+/// Directories that were looked into.
 static KNOWN: Mutex<BTreeMap<Bytes, Known>> = Mutex::new(BTreeMap::new());
 
 /// Judges a file that a command line names as specs or configuration.
-pub(super) fn named(path: &[u8]) -> Result<(), Reason> {
-    if is_system(path) { read(path, false) } else { Err(Reason::ResponseFile) }
+///
+/// # Errors
+/// `EAGAIN`: it cannot be told at once.
+pub(super) fn named(path: &[u8], look: Look) -> Result<Result<(), Reason>, Errno> {
+    if is_system(path) { read(path, false, look) } else { Ok(Err(Reason::ResponseFile)) }
 }
 
 /// Judges the configuration files that a clang at this path finds by itself.
@@ -50,8 +57,12 @@ pub(super) fn found_by(program: &[u8], look: Look) -> Result<Result<(), Reason>,
     dirs.push(SYSTEM_DIR.to_vec());
     dirs.dedup();
     for dir in dirs {
-        for path in configs_in(&dir, look)? {
-            if let Err(reason) = read(&path, true) {
+        let configs = configs_in(&dir, look)?;
+        if configs.len() > CONFIGS_MAX {
+            return Ok(Err(Reason::ResponseFile));
+        }
+        for path in configs {
+            if let Err(reason) = read(&path, true, look)? {
                 return Ok(Err(reason));
             }
         }
@@ -80,25 +91,33 @@ fn configs_in(dir: &[u8], look: Look) -> Result<Vec<Bytes>, Errno> {
         return Ok(Vec::new());
     };
     let names = listed.iter().flatten().map(|entry| entry.file_name().to_bytes().to_vec());
-    let configs: Vec<Bytes> =
-        names.filter(|name| name.ends_with(ENDING)).map(|name| join(dir, &name)).collect();
+    let configs = names.filter(|name| name.ends_with(ENDING)).map(|name| join(dir, &name));
+    // That there are more is enough to know.
+    let configs: Vec<Bytes> = configs.take(CONFIGS_MAX + 1).collect();
     let mut known = KNOWN.lock().expect("nobody panics with it");
+    if known.len() >= KNOWN_MAX {
+        known.clear();
+    }
     known.insert(dir.to_vec(), (changed, configs.clone()));
     Ok(configs)
 }
 
 /// Reads a file for what makes a step stay; of clang's also whether it leads to further ones.
-fn read(path: &[u8], is_clangs: bool) -> Result<(), Reason> {
-    let Ok(file) = look::open_file(path) else { return Ok(()) };
+fn read(path: &[u8], is_clangs: bool, look: Look) -> Result<Result<(), Reason>, Errno> {
+    if look == Look::AtOnce {
+        // What is behind the name may take a while.
+        return Err(Errno::EAGAIN);
+    }
+    let Ok(file) = look::open_file(path) else { return Ok(Ok(())) };
     let mut text = Vec::new();
     let size = file.take(CONFIG_BYTES_MAX).read_to_end(&mut text);
     let has = |word: &[u8]| text.windows(word.len()).any(|part| part == word);
     if has(b"native") {
-        return Err(Reason::NativeCpu);
+        return Ok(Err(Reason::NativeCpu));
     }
     let is_whole = size.is_ok_and(|size| (size as u64) < CONFIG_BYTES_MAX);
     let leads_on = is_clangs && (has(b"@") || has(b"--config"));
-    if is_whole && !leads_on { Ok(()) } else { Err(Reason::ResponseFile) }
+    Ok(if is_whole && !leads_on { Ok(()) } else { Err(Reason::ResponseFile) })
 }
 
 #[cfg(test)]

@@ -12,14 +12,12 @@ use worknode::reason::Reason;
 use worknode::spec::{FdSpec, strings};
 
 use super::environment::Reader;
+use super::installed::is_system;
 use super::{Hello, compiler, configs};
 use crate::compile::Disk;
 use crate::look::{Found, Look, Resolved};
 use crate::sys::place::Place;
 
-/// Directories that only installations change. A compile step sees them, and writes there only if it says so.
-pub(in crate::origin) const SYSTEM_DIRS: [&[u8]; 9] =
-    [b"/usr", b"/bin", b"/sbin", b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/etc", b"/opt"];
 /// Directories that every machine has of its own.
 const LOCAL_DIRS: [&[u8]; 4] = [b"/dev", b"/proc", b"/run", b"/sys"];
 /// Where the kernel shows what processes have open.
@@ -166,7 +164,8 @@ impl Hello {
                 return Ok(Err(reason));
             }
             // A link in such a place may be replaced there, wherever it leads.
-            if role.is_written() && is_made_locally(&path, look)? {
+            let is_link = !matches!(&resolved, Resolved::At(found) if found.path == path);
+            if role.is_written() && is_link && is_made_locally(&path, look)? {
                 return Ok(Err(Reason::Place));
             }
             let Resolved::At(found) = resolved else { continue };
@@ -180,7 +179,7 @@ impl Hello {
                 return Ok(Err(Reason::Place));
             }
             if *role == Role::Config
-                && let Err(reason) = configs::named(&found.path)
+                && let Err(reason) = configs::named(&found.path, look)?
             {
                 return Ok(Err(reason));
             }
@@ -241,10 +240,6 @@ fn place_of(role: Role, path: &[u8], look: Look) -> Result<Resolved, Errno> {
 /// Tells whether a path without links is of a place that every machine has of its own.
 pub(super) fn is_local(path: &[u8]) -> bool {
     LOCAL_DIRS.iter().any(|dir| is_within(path, dir))
-}
-
-pub(super) fn is_system(path: &[u8]) -> bool {
-    SYSTEM_DIRS.iter().any(|dir| is_within(path, dir))
 }
 
 /// Tells whether a directory that is not the system's has a file that gcc reads for more arguments, as it does
