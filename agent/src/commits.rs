@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use anyhow::Context;
 use packetfs::commit::{Commit, CommitError, Committer};
@@ -15,10 +16,31 @@ use crate::vital::Vital;
 type Committed = Result<Vec<TreePath>, CommitError>;
 type Job = (Commit, oneshot::Sender<Committed>);
 
+/// What comes so soon after another commit does not wait for the journal to be emptied in between.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// The handle to the thread.
 #[derive(Debug, Clone)]
 pub(crate) struct Commits {
     jobs_tx: mpsc::Sender<Job>,
+}
+
+/// Applies commits, in the thread.
+trait Apply: 'static {
+    fn apply(&self, commit: &Commit) -> Committed;
+
+    /// Called when none has followed for a while.
+    fn rest(&self);
+}
+
+impl Apply for Committer {
+    fn apply(&self, commit: &Commit) -> Committed {
+        self.commit(commit)
+    }
+
+    fn rest(&self) {
+        Self::rest(self);
+    }
 }
 
 impl Commits {
@@ -33,29 +55,30 @@ impl Commits {
             outside.enter().context("failed to enter the mounts of users")?;
             // Of its own, and masks nothing: a change set says every mode.
             nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-            let committer = Committer::open(&journal)?;
-            Ok(move |commit: &Commit| committer.commit(commit))
+            Ok(Committer::open(&journal)?)
         })
     }
 
     /// Starts the thread with what `open`, called there, returns.
-    fn start_with<F>(
+    fn start_with<A: Apply>(
         vital: &Vital,
-        open: impl FnOnce() -> anyhow::Result<F> + Send + 'static,
-    ) -> anyhow::Result<Self>
-    where
-        F: Fn(&Commit) -> Committed,
-    {
+        open: impl FnOnce() -> anyhow::Result<A> + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let (jobs_tx, jobs_rx) = mpsc::channel::<Job>();
         let (ready_tx, ready_rx) = mpsc::channel();
         vital.thread("committer", move || {
-            let apply = match open() {
-                Ok(apply) => apply,
+            let committer = match open() {
+                Ok(committer) => committer,
                 Err(error) => return drop(ready_tx.send(Err(error))),
             };
             let _ = ready_tx.send(Ok(()));
-            while let Ok((commit, done_tx)) = jobs_rx.recv() {
-                let _ = done_tx.send(apply(&commit));
+            while let Ok(job) = jobs_rx.recv() {
+                let mut next = Some(job);
+                while let Some((commit, done_tx)) = next {
+                    let _ = done_tx.send(committer.apply(&commit));
+                    next = jobs_rx.recv_timeout(REST_AFTER).ok();
+                }
+                committer.rest();
             }
         })?;
         ready_rx.recv()??;
@@ -97,12 +120,22 @@ mod tests {
         }
     }
 
+    /// Panics in the middle of a commit.
+    struct Dies;
+
+    impl Apply for Dies {
+        fn apply(&self, _: &Commit) -> Committed {
+            panic!("in the middle of a commit")
+        }
+
+        fn rest(&self) {}
+    }
+
     /// A commit that was not made is never taken for one that was.
     #[tokio::test]
     async fn a_committer_that_dies_fails_its_commits() {
         let (vital, mut ended) = Vital::new();
-        let dies = || Ok(|_: &Commit| panic!("in the middle of a commit"));
-        let commits = Commits::start_with(&vital, dies).expect("a thread");
+        let commits = Commits::start_with(&vital, || Ok(Dies)).expect("a thread");
         assert!(commits.apply(commit()).await.is_err(), "it died in this one");
         assert_eq!(ended.wait().await, "committer");
         assert!(commits.apply(commit()).await.is_err(), "it was dead before this one");

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use packetfs::tree::{Bytes, join, split};
+use packetfs::tree::{Bytes, normal};
 use worknode::command::{Files, NoFiles, ResponseFiles, Tool, Unread};
 use worknode::spec::WalkSpec;
 
@@ -20,7 +20,7 @@ pub(crate) struct Disk<'a> {
 
 impl ResponseFiles for Disk<'_> {
     fn read(&mut self, path: &[u8], room: &mut [u8]) -> Result<usize, Unread> {
-        let file = look::open_file(&self::path(self.cwd, path)).map_err(|errno| match errno {
+        let file = look::open_file(&normal(self.cwd, path)).map_err(|errno| match errno {
             Errno::EINVAL => Unread::Refused,
             _ => Unread::Absent,
         })?;
@@ -36,21 +36,11 @@ impl ResponseFiles for Disk<'_> {
 pub(crate) fn versions(files: &Files, cwd: &[u8]) -> Vec<Option<(u64, SystemTime)>> {
     let version = |name: &[u8]| {
         // What is not at hand is taken for changed: the worst is that it is told again.
-        let file = File::from(Look::AtOnce.open(&path(cwd, name)).ok()?);
+        let file = File::from(Look::AtOnce.open(&normal(cwd, name)).ok()?);
         let meta = file.metadata().ok()?;
         Some((meta.ino(), meta.modified().ok()?))
     };
     files.inputs().map(version).collect()
-}
-
-/// Returns the path of a name. One that goes up again is as if there were no links on its way.
-pub(crate) fn path(dir: &[u8], name: &[u8]) -> Bytes {
-    let start = if name.starts_with(b"/") { b"/" } else { dir };
-    name.split(|&byte| byte == b'/').fold(start.to_vec(), |path, name| match name {
-        b"" | b"." => path,
-        b".." => split(&path).map_or_else(|| path.clone(), |(dir, _)| dir.to_vec()),
-        name => join(&path, name),
-    })
 }
 
 /// Returns the files of a compile step, as its command line and this machine's files of arguments name them now.
@@ -81,16 +71,8 @@ mod tests {
     use worknode::command::Tool;
     use worknode::reason::Reason;
 
-    fn line(names: &[Bytes]) -> String {
-        let names = names.iter().map(|name| String::from_utf8_lossy(name));
-        names.collect::<Vec<_>>().join(" ")
-    }
-
     #[test]
-    fn paths_of_names() {
-        let paths = [b"./x//a.o".as_slice(), b"/x/a.o", b"../a", b"../../../a"]
-            .map(|name| path(b"/w/v", name));
-        assert_eq!(line(&paths), "/w/v/x/a.o /x/a.o /w/a /a");
+    fn names_that_go_up() {
         assert!(goes_up(b"x/../a") && !goes_up(b"..x/a"));
     }
 

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::fstatfs;
-use packetfs::tree::{Bytes, split};
+use packetfs::tree::{Bytes, normal, split};
 
 use crate::sys::place::Place;
 
@@ -83,7 +83,7 @@ impl Look {
                 open_at_root(path, as_place(flags), how)
             }
             Self::AtOnce => match open_cached(path, flags, how) {
-                Err(Errno::EAGAIN) => open_in_local(path, flags),
+                Err(Errno::EAGAIN) => open_in_local(path, flags, how),
                 opened => opened,
             },
         }
@@ -100,6 +100,16 @@ impl Look {
     /// # Errors
     /// `EAGAIN`: it cannot be told at once.
     pub(crate) fn resolve(self, path: &[u8]) -> Result<Resolved, Errno> {
+        // Most paths have no links on their way, and are found with one question.
+        match self.open_with(path, OFlag::empty(), ResolveFlag::RESOLVE_NO_SYMLINKS) {
+            Err(Errno::ELOOP) => {}
+            Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
+            Err(_) => return Ok(Resolved::Nothing),
+            Ok(file) => {
+                let found = |place: Place| Found { path: normal(b"/", path), kind: place.kind };
+                return Ok(Place::of(&file).map_or(Resolved::Nothing, |it| Resolved::At(found(it))));
+            }
+        }
         let file = match self.open_with(path, OFlag::empty(), ResolveFlag::RESOLVE_NO_MAGICLINKS) {
             Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
             // A link to what is open, or links that lead around: these cannot be opened at all.
@@ -163,10 +173,9 @@ fn cached() -> ResolveFlag {
 
 /// Opens a name of which the kernel knows nothing, as of an output that is not there yet, if its directory
 /// is on a local file system: that one is asked, and answers.
-fn open_in_local(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+fn open_in_local(path: &[u8], flags: OFlag, how: ResolveFlag) -> Result<OwnedFd, Errno> {
     let (dir, name) = split(path).ok_or(Errno::EAGAIN)?;
-    let dir =
-        open_cached(if dir.is_empty() { b"/" } else { dir }, OFlag::empty(), ResolveFlag::empty())?;
+    let dir = open_cached(if dir.is_empty() { b"/" } else { dir }, OFlag::empty(), how)?;
     let place = Place::of(&dir).map_err(|_| Errno::EAGAIN)?;
     let since = LOCAL.lock().expect("nobody panics with it").get(&place.dev).copied();
     if since.is_none_or(|since| since.elapsed() >= LOCAL_FOR) {

@@ -14,7 +14,7 @@ use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::path::TreePath;
 use packetfs::store::{Shelf, Store};
-use packetfs::tree::{Attr, Bytes, Change, Time, Xattr, split};
+use packetfs::tree::{Attr, Bytes, Change, Time, Xattr, normal, split};
 use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
 
@@ -156,7 +156,7 @@ impl Mirror {
         self.know(&spec.cwd).await;
         let mut dirs = vec![spec.cwd.clone()];
         if spec.compiles {
-            let paths = compile::outputs(spec).into_iter().map(|it| compile::path(&spec.cwd, &it));
+            let paths = compile::outputs(spec).into_iter().map(|it| normal(&spec.cwd, &it));
             dirs.extend(paths.filter_map(|path| Some(split(&path)?.0.to_vec())));
             dirs.dedup();
             for dir in &dirs[1..] {

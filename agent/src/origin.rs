@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use broker::{Grant, Retried, Submit, Submitted};
 use packetfs::commit::CommitError;
 use tokio::sync::mpsc;
-use worknode::command::{Files, Role, Tool};
 use worknode::door::{DATA_BYTES_MAX, Header, Kind};
 use worknode::id::{Attempt, NodeId, WalkId};
 use worknode::notice;
@@ -27,7 +26,6 @@ use worknode::spec::WalkSpec;
 
 use crate::agent::Agent;
 use crate::cluster::{Slot, Turn};
-use crate::compile::Disk;
 use crate::door::{Peer, Reader, Writer};
 use crate::link::message::{Doubt, Exit};
 use crate::session::{self, Session, ms};
@@ -361,7 +359,7 @@ impl Errand<'_> {
             argv,
             argv_left_out,
             argv_lossy,
-            output: output(spec),
+            output: self.outgoing.output().map(text),
             cwd: text(&spec.cwd),
             runner: grant.node.to_string(),
             attempt,
@@ -594,17 +592,6 @@ fn drop_with_process(held: impl Sized + 'static, pid: u32) {
 /// Tells whether a walk has read a file while that was changed.
 fn is_torn(ended: &Ended) -> bool {
     ended.exit.exit.doubt == Some(Doubt::Torn)
-}
-
-/// Returns the file that a compile step makes, as its command line has it.
-fn output(spec: &WalkSpec) -> Option<String> {
-    if !spec.compiles {
-        return None;
-    }
-    let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
-    let arguments = spec.arguments().skip(1);
-    let files = Files::of(tool, arguments, &mut Disk { cwd: &spec.cwd }, true);
-    files.of_roles(&[Role::Output]).next().map(text)
 }
 
 /// What the user is told of a loss that could not be avoided.

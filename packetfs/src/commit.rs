@@ -135,7 +135,7 @@ impl Committer {
                 tracing::error!(%error, "an interrupted commit cannot be finished");
             }
         }
-        journal.strike().map_err(failed)?;
+        journal.strike().and_then(|()| journal.empty()).map_err(failed)?;
         Ok(Self { journal, temporaries, appends: RefCell::default() })
     }
 
@@ -168,6 +168,13 @@ impl Committer {
         })?;
         reconciled.note_appends(&mut self.appends.borrow_mut());
         Ok(reconciled.overwritten)
+    }
+
+    /// Removes the last commit's content from the journal: to be called when no other follows soon.
+    pub fn rest(&self) {
+        if let Err(error) = self.journal.empty() {
+            tracing::error!(%error, "failed to empty the journal");
+        }
     }
 }
 

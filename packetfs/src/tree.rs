@@ -294,6 +294,28 @@ pub fn join(dir: &[u8], name: &[u8]) -> Bytes {
     path
 }
 
+/// Returns the path of a name in a directory. One that goes up again is as if there were no links on its way.
+#[must_use]
+pub fn normal(dir: &[u8], name: &[u8]) -> Bytes {
+    let mut path = if name.starts_with(b"/") { b"/".to_vec() } else { dir.to_vec() };
+    for part in name.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                let up = split(&path).map(|(dir, _)| dir.len());
+                path.truncate(up.unwrap_or(path.len()));
+            }
+            part => {
+                if !path.ends_with(b"/") {
+                    path.push(b'/');
+                }
+                path.extend(part);
+            }
+        }
+    }
+    path
+}
+
 /// Splits a path into its directory and its last name; the root has no name.
 #[must_use]
 pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -326,6 +348,9 @@ mod tests {
         assert_eq!(split(b"/usr/bin"), Some((b"/usr".as_slice(), b"bin".as_slice())));
         assert_eq!(split(b"/usr"), Some((b"/".as_slice(), b"usr".as_slice())));
         assert_eq!(split(b"/"), None);
+        let normals = [b"./x//a.o".as_slice(), b"/x/a.o", b"../a", b"../../../a", b"..", b""];
+        let normals = normals.map(|name| String::from_utf8(normal(b"/w/v", name)).expect("text"));
+        assert_eq!(normals.join(" "), "/w/v/x/a.o /x/a.o /w/a /a /w /w/v");
         assert!(is_within(b"/usr/bin", b"/usr"));
         assert!(is_within(b"/usr", b"/usr"));
         assert!(!is_within(b"/usr2", b"/usr"));

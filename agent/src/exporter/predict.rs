@@ -11,12 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use packetfs::tree::{Bytes, join, split};
+use packetfs::tree::{Bytes, join, normal, split};
 
 use super::profile::Known;
 use worknode::command::{Files, Role};
-
-use crate::compile;
 
 /// Files that are looked into, and how far.
 const FILES_MAX: usize = 400;
@@ -26,7 +24,7 @@ const FILE_BYTES_MAX: u64 = 256 * 1024;
 pub(super) fn reads(cwd: &[u8], files: &Files, leave: impl Fn(&[u8]) -> bool) -> Known {
     let mut known = Known::default();
     let dirs = |role: Role| -> Vec<Bytes> {
-        files.of_roles(&[role]).map(|name| compile::path(cwd, name)).collect()
+        files.of_roles(&[role]).map(|name| normal(cwd, name)).collect()
     };
     let search = Search { quoted: dirs(Role::QuotedDir), included: dirs(Role::IncludedDir) };
     let system = system_dirs();
@@ -37,7 +35,7 @@ pub(super) fn reads(cwd: &[u8], files: &Files, leave: impl Fn(&[u8]) -> bool) ->
         listed.iter().for_each(|dir| known.of(dir).listing = true);
     }
     let search = Search { included: [search.included, system].concat(), ..search };
-    let mut seen: HashSet<Bytes> = files.inputs().map(|name| compile::path(cwd, name)).collect();
+    let mut seen: HashSet<Bytes> = files.inputs().map(|name| normal(cwd, name)).collect();
     let mut queue: VecDeque<Bytes> = seen.iter().cloned().collect();
     while let Some(path) = queue.pop_front() {
         if leave(&path) {
@@ -72,7 +70,7 @@ impl Search {
         let quoted = std::iter::once(dir).chain(self.quoted.iter().map(Vec::as_slice));
         let quoted = is_quoted.then_some(quoted).into_iter().flatten();
         let mut dirs = quoted.chain(self.included.iter().map(Vec::as_slice));
-        dirs.find_map(|dir| Some(compile::path(dir, name)).filter(|path| is_file(path)))
+        dirs.find_map(|dir| Some(normal(dir, name)).filter(|path| is_file(path)))
     }
 }
 

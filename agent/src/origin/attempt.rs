@@ -14,7 +14,7 @@ use packetfs::packet::{Packed, PacketRef};
 use packetfs::path::TreePath;
 use packetfs::tree::{Bytes, Time};
 use tokio::sync::mpsc;
-use worknode::command::Files;
+use worknode::command::{Files, Role};
 use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
@@ -119,6 +119,11 @@ impl<'a> Outgoing<'a> {
             let scope = vet::scope(self.spec, files.as_ref(), private);
             Before { files, scope }
         })
+    }
+
+    /// Returns the file that a compile step makes, as its command line has it; nothing before it was sent.
+    pub(super) fn output(&self) -> Option<&[u8]> {
+        self.before.get()?.files.as_ref()?.of_roles(&[Role::Output]).next()
     }
 
     /// Returns where the walk may change something.

@@ -1,6 +1,7 @@
 //! What a walk may change, by its kind, as a scope that the commit is held to: a runner is believed
 //! no more than the walk itself could have done.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -8,12 +9,11 @@ use packetfs::change::{ChangeSet, Op};
 use packetfs::commit::Scope;
 use packetfs::export::Hidden;
 use packetfs::path::TreePath;
-use packetfs::tree::{Bytes, above, join, split};
+use packetfs::tree::{Bytes, above, join, normal, split};
 use worknode::command::{Files, Role, Tool, environment};
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::hello::SYSTEM_DIRS;
-use crate::compile;
 
 /// A kind of walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,14 +134,15 @@ fn paths(op: &Op) -> Vec<&TreePath> {
 /// names them and as they are when links are followed. One that another step makes meanwhile is there or nowhere.
 fn written(spec: &WalkSpec, files: &Files) -> Vec<Bytes> {
     let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
-    let mut dirs = vec![spec.cwd.clone()];
+    let mut dirs = BTreeSet::from([spec.cwd.clone()]);
+    let mut outputs = BTreeSet::new();
     let mut add = |is_dir: bool, name: &[u8]| {
-        let path = compile::path(&spec.cwd, name);
-        let dir = if is_dir { &path[..] } else { split(&path).map_or(&path[..], |(dir, _)| dir) };
-        dirs.push(dir.to_vec());
-        dirs.extend(made_at(dir));
-        // An output that is a link is written where it leads; nothing else is there.
-        dirs.extend(made_at(&path).filter(|_| !is_dir));
+        let path = normal(&spec.cwd, name);
+        if is_dir {
+            dirs.insert(path)
+        } else {
+            outputs.insert(path)
+        };
     };
     let mut take = |role: Role, name: &[u8]| match role {
         Role::Output | Role::Rules | Role::SideOutput => add(false, name),
@@ -153,9 +154,20 @@ fn written(spec: &WalkSpec, files: &Files) -> Vec<Bytes> {
     files.paths.iter().for_each(|(role, name)| take(*role, name));
     // A reason to stay was found when the hello was read.
     let _ = environment::read(tool, spec.environment(), &mut |role, name| take(role, name));
-    dirs.sort_unstable();
-    dirs.dedup();
-    dirs
+    dirs.extend(outputs.iter().filter_map(|path| Some(split(path)?.0.to_vec())));
+    let places: BTreeMap<Bytes, Option<Bytes>> =
+        dirs.into_iter().map(|dir| (dir.clone(), made_at(&dir))).collect();
+    // An output that is a link is written where it leads; any other is in its directory.
+    let links = outputs.iter().filter(|path| {
+        let there =
+            split(path).and_then(|(dir, name)| Some(join(places.get(dir)?.as_ref()?, name)));
+        there.is_some_and(|there| std::fs::read_link(OsStr::from_bytes(&there)).is_ok())
+    });
+    let mut written: Vec<Bytes> = links.filter_map(|path| made_at(path)).collect();
+    written.extend(places.into_iter().flat_map(|(named, place)| [Some(named), place]).flatten());
+    written.sort_unstable();
+    written.dedup();
+    written
 }
 
 /// The kernel follows as many links.
@@ -174,7 +186,7 @@ fn made_at(path: &[u8]) -> Option<Bytes> {
         let first = missing.split(|&byte| byte == b'/').next()?;
         let link = std::fs::read_link(OsStr::from_bytes(&join(&there, first)));
         let Ok(target) = link else { return Some(join(&there, missing)) };
-        let led = compile::path(&there, target.as_os_str().as_bytes());
+        let led = normal(&there, target.as_os_str().as_bytes());
         path = [led.as_slice(), &missing[first.len()..]].concat();
     }
     None
@@ -189,6 +201,7 @@ fn real(path: &[u8]) -> Option<Bytes> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::compile;
     use crate::origin::attempt::Outgoing;
     use packetfs::change::{Meta, Placing};
     use packetfs::commit::Owner;

@@ -2,7 +2,7 @@
 //! it spares the kernel questions to the origin's tree.
 
 use packetfs::mirror::Answer;
-use packetfs::tree::{Attr, Bytes, Kind, join, split};
+use packetfs::tree::{Attr, Bytes, Kind, join, normal, split};
 use worknode::spec::WalkSpec;
 
 use crate::compile;
@@ -18,7 +18,7 @@ pub(super) fn of(spec: &WalkSpec, attr_of: impl Fn(&[u8]) -> Answer<Attr>) -> Ah
     if spec.compiles {
         let outputs = compile::outputs(spec);
         let plain = outputs.iter().filter(|name| !compile::goes_up(name));
-        for path in plain.map(|name| compile::path(&spec.cwd, name)) {
+        for path in plain.map(|name| normal(&spec.cwd, name)) {
             let Some((dir, _)) = split(&path) else { continue };
             let is_dir = matches!(attr_of(dir), Answer::Known(attr) if attr.kind == Kind::Dir);
             if is_dir && attr_of(&path) == Answer::Absent {

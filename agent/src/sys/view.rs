@@ -8,8 +8,9 @@ use super::place::Place;
 /// Where the paths of a process begin. Two processes with the same view mean the same file by a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
-    namespace: (u64, u64),
     root: Place,
+    /// A mount is in one namespace. Where the kernel does not tell mounts, that is looked at.
+    namespace: Option<(u64, u64)>,
 }
 
 impl View {
@@ -27,9 +28,10 @@ impl View {
     }
 
     fn below(process: &str) -> io::Result<Self> {
-        let namespace = Place::at(&format!("{process}/ns/mnt"))?;
         let root = Place::at(&format!("{process}/root"))?;
-        Ok(Self { namespace: (namespace.dev, namespace.ino), root })
+        let namespace = || Place::at(&format!("{process}/ns/mnt"));
+        let namespace = if root.mount == 0 { Some(namespace()?) } else { None };
+        Ok(Self { root, namespace: namespace.map(|place| (place.dev, place.ino)) })
     }
 }
 

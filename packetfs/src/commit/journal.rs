@@ -4,8 +4,9 @@
 //! that has to be, tries counts the agents that have begun to finish it.
 //! The digest is the record's; the packets' bodies, which follow it, have their names to be checked
 //! against. The head is written last. A process that is killed
-//! between two writes leaves a head that does not fit its record, or none: then nothing was begun. The
-//! file is emptied after each commit, whose files may be for their owner only. (The
+//! between two writes leaves a head that does not fit its record, or none: then nothing was begun. After a
+//! commit the head is overwritten; when no other follows soon the file is emptied, for what was in it may be
+//! for its owner only. (The
 //! page cache survives the process; a power cut is no worse than one in the middle of the user's own
 //! program.)
 
@@ -83,7 +84,13 @@ impl Journal {
         self.file.write_all_at(&head, 0)
     }
 
+    /// Notes that nothing is to be done.
     pub(super) fn strike(&self) -> io::Result<()> {
+        self.file.write_all_at(&[0; HEAD_BYTES], 0)
+    }
+
+    /// Takes everything out. That costs a file system more than to write over it.
+    pub(super) fn empty(&self) -> io::Result<()> {
         self.file.set_len(0)
     }
 

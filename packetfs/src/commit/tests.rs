@@ -640,7 +640,12 @@ fn a_journal_that_others_could_have_written_is_refused() {
 fn nothing_of_a_commit_stays_in_the_journal() {
     let mut ground = Ground::new();
     ground.write("private", b"for their owner only", false);
-    ground.apply().expect("applicable");
+    let committer = Committer::open(&ground.journal()).expect("usable");
+    committer.commit(&ground.commit).expect("applicable");
+    let pending = Journal::open(&ground.journal()).and_then(|journal| journal.pending());
+    assert!(pending.expect("readable").is_none(), "nothing is done once more");
+    committer.rest();
+    drop(committer);
     let journal = std::fs::metadata(ground.journal()).expect("there");
     assert_eq!((journal.len(), journal.permissions().mode() & 0o7777), (0, 0o600));
     ground.apply_once_more();

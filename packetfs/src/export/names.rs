@@ -26,6 +26,8 @@ struct Lists {
 /// Lines by their last name.
 struct List {
     literal: HashMap<&'static [u8], Vec<Line>>,
+    /// How long literal last names are, by their first byte, a bit for each length: most names are none of them.
+    lengths: [u64; 256],
     patterns: Vec<Line>,
 }
 
@@ -119,14 +121,16 @@ impl Lists {
 
 impl List {
     fn new(lines: &'static [&'static str]) -> Self {
-        let mut list = Self { literal: HashMap::new(), patterns: Vec::new() };
+        let mut list = Self { literal: HashMap::new(), lengths: [0; 256], patterns: Vec::new() };
         for line in lines {
             let names = line.trim_start_matches('/').rsplit('/').map(str::as_bytes).collect();
             let line = Line { names, from_root: line.starts_with('/') };
             if line.names[0].contains(&b'*') {
                 list.patterns.push(line);
             } else {
-                list.literal.entry(line.names[0]).or_default().push(line);
+                let last = line.names[0];
+                list.lengths[usize::from(last[0])] |= length_bit(last);
+                list.literal.entry(last).or_default().push(line);
             }
         }
         list
@@ -134,8 +138,13 @@ impl List {
 
     /// Tells whether the first `names` names of a path are one of the list.
     fn finds(&self, cut: &Cut, names: usize) -> bool {
-        let Some(last) = cut.name(names) else { return false };
-        let mut literal = self.literal.get(last).into_iter().flatten();
+        let Some((last, &first)) = cut.name(names).and_then(|last| Some((last, last.first()?)))
+        else {
+            return false;
+        };
+        let may_be_literal = self.lengths[usize::from(first)] & length_bit(last) != 0;
+        let literal = may_be_literal.then(|| self.literal.get(last)).flatten();
+        let mut literal = literal.into_iter().flatten();
         let mut patterns = self.patterns.iter().filter(|line| fits(line.names[0], last));
         literal.any(|line| line.ends_with(cut, names, 0))
             || patterns.any(|line| line.ends_with(cut, names, 0))
@@ -195,8 +204,18 @@ impl Cut {
     }
 }
 
+/// The bit of a name's length; the last is that of all longer ones.
+fn length_bit(name: &[u8]) -> u64 {
+    1 << name.len().min(63)
+}
+
 /// Tells whether a name fits a pattern, in which `*` stands for any part of it.
 fn fits(pattern: &[u8], name: &[u8]) -> bool {
+    // Most patterns say at once that they do not fit: by their first or by their last byte.
+    let differs = |one: Option<&u8>, other: Option<&u8>| one != Some(&b'*') && one != other;
+    if differs(pattern.first(), name.first()) || differs(pattern.last(), name.last()) {
+        return false;
+    }
     let Some(star) = pattern.iter().position(|&byte| byte == b'*') else { return pattern == name };
     let Some(rest) = name.strip_prefix(&pattern[..star]) else { return false };
     let after = &pattern[star + 1..];
