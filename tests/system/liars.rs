@@ -368,7 +368,7 @@ fn attempts(up: &Up, dir: &Path, compiles: bool) -> Result<Vec<Attempt>, String>
         fresh(&state_dir.join("planted")),
         &[&state_dir.join("planted")],
     );
-    add("a journal", fresh(&state_dir.join("journal")), &[&state_dir.join("journal")]);
+    add("the agent's pid", fresh(&state_dir.join("pid")), &[&state_dir.join("pid")]);
     let moved = Op::Rename { from: tree(&state_dir), to: tree(&new("state")) };
     add(
         "the agent's directory is moved",
