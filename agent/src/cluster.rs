@@ -1,55 +1,28 @@
-//! What this agent knows of its cluster, through the broker: who is there, and whose turn it is.
+//! What this agent knows of its cluster, through the broker: which nodes there are, and which of them take its walks.
 
-pub(crate) mod greet;
+mod ends;
 mod members;
 mod slots;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use broker::{Broker, BrokerError, Event, Grant, LEASE, NodeInfo, NodeState, Registered, Trouble};
-use tokio::sync::{Notify, mpsc, watch};
-use worknode::id::{NodeId, SessionId, WalkId};
+use broker::{Broker, BrokerError, Event, LEASE, NodeInfo, NodeState, Registered, Trouble};
+use tokio::sync::{Notify, watch};
+use worknode::id::{NodeId, SessionId};
 use worknode::notice;
 use worknode::request::{NodeCondition, NodeStatus};
-use worknode::said::Said;
 
-use crate::agent::Agent;
-use crate::sys::watch::Timer;
 use members::Members;
 pub(crate) use members::{Failure, SAME_VERSION};
-pub(crate) use slots::Slot;
 use slots::Slots;
+pub(crate) use slots::{Queued, Slot, Turn};
 
-/// Twice, and a little sooner, within the lease.
-const HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
-/// Heartbeats between two looks at whether this node has room and its address.
-const LOOK_EVERY: u32 = 5;
 /// How long a name that is taken is waited for, and how often it is asked for.
 const NAME_PATIENCE: Duration = LEASE.saturating_add(Duration::from_millis(500));
 const NAME_AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// What the broker did not hear while it was away is repeated, for an hour.
-const REPEAT_EVERY: Duration = Duration::from_millis(500);
-const REPEATS_MAX: u32 = 7200;
-
-/// Ends of attempts that the broker is being told of, at most; of grants that nobody has asked for no more are. An
-/// honest broker grants what was asked for, and at the end of a session a walk's grant may come too late.
-const FINISHES_MAX: usize = 4096;
-
-/// What a waiting walk is told.
-#[derive(Debug)]
-pub(crate) enum Turn {
-    /// The broker has granted it a slot.
-    Granted(Grant),
-    /// Another walk needs its slot no more.
-    Passed(Slot),
-    /// It will not get one, unless it asks the broker once more.
-    Dropped,
-}
-
 /// The agent's view of its cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -61,12 +34,8 @@ pub(crate) struct Cluster {
     avoided: RefCell<Vec<NodeId>>,
     /// The number of the list of nodes that was fetched last.
     list: Cell<Option<u64>>,
-    waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
-    slots: Slots,
-    /// Ends of attempts that the broker has not confirmed.
-    finishes: Finishes,
-    /// Walks of other origins wait at the broker, as it said last.
-    others_wait: Cell<bool>,
+    /// The slots that this origin holds, and the walks that wait for one.
+    pub(crate) slots: Rc<Slots>,
     /// What is wrong with this node, and where others reach it.
     trouble: Cell<Option<Trouble>>,
     address: Cell<SocketAddr>,
@@ -81,8 +50,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new(info: NodeInfo, broker: Broker) -> Self {
         let changed_tx = watch::Sender::new(());
-        let (nodes, waiting) = (RefCell::default(), RefCell::default());
-        let (slots, others_wait) = (Slots::default(), Cell::default());
+        let (nodes, slots) = (RefCell::default(), Rc::new(Slots::new(broker.clone())));
         let (list, beaten) = (Cell::default(), Notify::new());
         let members = Members::new(info.node.clone(), info.version.clone());
         let avoided = RefCell::default();
@@ -97,13 +65,15 @@ impl Cluster {
             address,
             leaves: Cell::new(false),
             list,
-            waiting,
             slots,
-            finishes: Finishes::default(),
-            others_wait,
             changed_tx,
             beaten,
         }
+    }
+
+    /// Wakes all waiting walks of a session that ended.
+    pub(crate) fn drop_session(&self, session: SessionId) {
+        self.slots.drop_session(session);
     }
 
     /// Returns what hears whenever the list of nodes is another one.
@@ -111,8 +81,7 @@ impl Cluster {
         self.changed_tx.subscribe()
     }
 
-    /// Returns a second later, or sooner: for what has to be looked at, with no timer of
-    /// its own.
+    /// Returns within a second, at the next beat: for periodic checks that need no timer of their own.
     pub(crate) async fn beaten(&self) {
         self.beaten.notified().await;
     }
@@ -139,87 +108,6 @@ impl Cluster {
         let nodes = self.nodes.borrow();
         let mut runners = nodes.iter().filter(|state| self.members.is_usable(state));
         runners.all(|state| state.info.cpu == self.info.cpu)
-    }
-
-    /// Returns where the grants of a walk will arrive.
-    pub(crate) fn wait_for(&self, walk: WalkId) -> mpsc::UnboundedReceiver<Turn> {
-        let (tx, rx) = mpsc::unbounded_channel();
-        self.waiting.borrow_mut().insert(walk, tx);
-        rx
-    }
-
-    /// The walk ended, or needs no grant any more.
-    pub(crate) fn forget(&self, walk: WalkId) {
-        self.waiting.borrow_mut().remove(&walk);
-    }
-
-    /// Hands a grant to its walk; one that nobody waits for is given back.
-    pub(crate) fn take_grant(self: &Rc<Self>, grant: Grant) {
-        let waiting = self.waiting.borrow().get(&grant.walk).cloned();
-        let refused = match waiting {
-            Some(tx) => tx.send(Turn::Granted(grant)).err().and_then(|error| match error.0 {
-                Turn::Granted(grant) => Some(grant),
-                Turn::Passed(_) | Turn::Dropped => None,
-            }),
-            None => Some(grant),
-        };
-        match refused {
-            Some(grant) if self.finishes.has_room() => self.finish(&grant),
-            Some(grant) => {
-                tracing::warn!(walk = %grant.walk, "passed over a grant that nobody has asked for")
-            }
-            None => {}
-        }
-    }
-
-    /// Ends a walk's attempt at the broker, without waiting for it. While the broker is away it is
-    /// told again and again: otherwise the slot would be taken for ever.
-    pub(crate) fn finish(self: &Rc<Self>, grant: &Grant) {
-        let (cluster, grant) = (Rc::clone(self), grant.clone());
-        let finishing = self.finishes.one_more();
-        tokio::task::spawn_local(async move {
-            let _finishing = finishing;
-            for _ in 0..REPEATS_MAX {
-                match cluster.broker.finish(grant.walk, &grant.node, grant.attempt).await {
-                    Ok(broker::Finished::Done { next: Some(next) }) => cluster.take_grant(next),
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, walk = %grant.walk, "failed to finish");
-                        tokio::time::sleep(REPEAT_EVERY).await;
-                        continue;
-                    }
-                }
-                return;
-            }
-        });
-    }
-
-    /// Takes a walk out of the broker, in the same manner.
-    pub(crate) fn cancel(self: &Rc<Self>, walk: WalkId) {
-        let cluster = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            for _ in 0..REPEATS_MAX {
-                match cluster.broker.cancel(walk).await {
-                    Ok(_) => return,
-                    Err(error) => tracing::debug!(%error, %walk, "failed to cancel"),
-                }
-                tokio::time::sleep(REPEAT_EVERY).await;
-            }
-        });
-    }
-
-    /// Wakes all waiting walks of a session that ended.
-    pub(crate) fn drop_session(&self, session: SessionId) {
-        self.slots.give_back(session);
-        for (_, tx) in self.waiting.borrow().iter().filter(|(walk, _)| walk.session == session) {
-            let _ = tx.send(Turn::Dropped);
-        }
-    }
-
-    fn drop_walk(&self, walk: WalkId) {
-        if let Some(tx) = self.waiting.borrow().get(&walk) {
-            let _ = tx.send(Turn::Dropped);
-        }
     }
 
     /// Fetches the list of nodes; tells whether it could.
@@ -319,7 +207,10 @@ impl Cluster {
         if self.takers() != old {
             self.changed_tx.send_replace(());
         }
-        self.look_at_line();
+        let nodes = self.nodes.borrow();
+        let usable = nodes.iter().filter(|state| self.members.is_usable(state));
+        let slots = usable.map(|state| state.info.slots).fold(0, u32::saturating_add);
+        self.slots.note_all(slots);
     }
 
     /// Takes this node out of the cluster: from now on it does not register, whoever finds it missing.
@@ -330,6 +221,47 @@ impl Cluster {
         }
     }
 
+    /// Extends this node's lease, and takes in what the broker answers.
+    pub(crate) async fn beat(&self) {
+        let registered = match self.broker.heard_lately() {
+            // It went with what a walk had to say.
+            Some(registered) => Ok(registered),
+            None => self.broker.heartbeat().await,
+        };
+        match registered {
+            Ok(Registered::Yes { list, others_wait }) => {
+                if self.list.get() != Some(list) {
+                    // What changes while the list is fetched has another number again.
+                    self.list.set(self.refresh().await.then_some(list));
+                }
+                self.slots.note_others(others_wait);
+            }
+            Ok(Registered::No) => self.register().await,
+            Err(error) => tracing::debug!(%error, "no heartbeat"),
+        }
+    }
+
+    /// Wakes those who wait for a beat.
+    pub(crate) fn note_beaten(&self) {
+        self.beaten.notify_waiters();
+    }
+
+    /// Takes in what the broker says of itself.
+    pub(crate) async fn take_event(&self, event: Event) {
+        match event {
+            Event::Granted(grant) => self.slots.take_grant(grant),
+            Event::Cancelled(walk) | Event::Exhausted(walk) => self.slots.drop_walk(walk),
+            Event::Lost => tracing::warn!(url = self.broker.url(), "lost the broker"),
+            Event::Back => {
+                tracing::info!(url = self.broker.url(), "the broker is back");
+                self.register().await;
+                self.refresh().await;
+                // Walks that waited ask again: their turn may have been missed.
+                self.slots.drop_all();
+            }
+        }
+    }
+
     async fn register(&self) {
         if self.leaves.get() {
             return;
@@ -337,32 +269,6 @@ impl Cluster {
         if let Err(error) = self.broker.register(&self.own()).await {
             tracing::error!(%error, "failed to register");
         }
-    }
-}
-
-/// The ends of attempts that the broker is being told of.
-#[derive(Debug, Default)]
-struct Finishes(Rc<Cell<usize>>);
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-struct Finishing(Rc<Cell<usize>>);
-
-impl Finishes {
-    /// Tells whether one more may be of a grant that nobody waits for.
-    fn has_room(&self) -> bool {
-        self.0.get() < FINISHES_MAX
-    }
-
-    fn one_more(&self) -> Finishing {
-        self.0.set(self.0.get() + 1);
-        Finishing(Rc::clone(&self.0))
-    }
-}
-
-impl Drop for Finishing {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -377,101 +283,5 @@ pub(crate) async fn enter(cluster: &Cluster) -> Result<(), BrokerError> {
             }
             entered => return entered,
         }
-    }
-}
-
-/// Keeps the agent's lease, and finds nodes that lost theirs.
-pub(crate) async fn beat(agent: Rc<Agent>) {
-    let cluster = &agent.cluster;
-    let mut beats: u32 = 0;
-    let timer = match Timer::new() {
-        Ok(timer) => timer,
-        Err(error) => return tracing::error!(%error, "no heartbeat without a timer"),
-    };
-    loop {
-        timer.wait(HEARTBEAT_EVERY).await;
-        let registered = match cluster.broker.heard_lately() {
-            // It went with what a walk had to say.
-            Some(registered) => Ok(registered),
-            None => cluster.broker.heartbeat().await,
-        };
-        match registered {
-            Ok(Registered::Yes { list, others_wait }) => {
-                cluster.others_wait.set(others_wait);
-                if cluster.list.get() != Some(list) {
-                    // What changes while the list is fetched has another number again.
-                    cluster.list.set(cluster.refresh().await.then_some(list));
-                    agent.set_gates();
-                }
-                cluster.look_at_line();
-            }
-            Ok(Registered::No) => cluster.register().await,
-            Err(error) => tracing::debug!(%error, "no heartbeat"),
-        }
-        if beats.is_multiple_of(2) {
-            cluster.beaten.notify_waiters();
-        }
-        agent.rest();
-        if beats.is_multiple_of(LOOK_EVERY) {
-            let (trouble, address) = agent.look_at_itself();
-            cluster.note_own(trouble, address).await;
-        }
-        greet::begin(&agent, false);
-        beats = beats.wrapping_add(1);
-    }
-}
-
-/// Takes in what the broker says of itself.
-pub(crate) async fn listen(agent: Rc<Agent>, mut events: mpsc::UnboundedReceiver<Event>) {
-    let cluster = &agent.cluster;
-    while let Some(event) = events.recv().await {
-        match event {
-            Event::Granted(grant) => cluster.take_grant(grant),
-            Event::Cancelled(walk) | Event::Exhausted(walk) => cluster.drop_walk(walk),
-            Event::Lost => {
-                tracing::warn!(url = cluster.broker.url(), "lost the broker");
-                agent.set_gates();
-            }
-            Event::Back => {
-                tracing::info!(url = cluster.broker.url(), "the broker is back");
-                cluster.register().await;
-                cluster.refresh().await;
-                agent.set_gates();
-                // Walks that waited ask again themselves: their turn may have been missed.
-                let waiting: Vec<WalkId> = cluster.waiting.borrow().keys().copied().collect();
-                waiting.into_iter().for_each(|walk| cluster.drop_walk(walk));
-            }
-        }
-    }
-}
-
-/// Returns the processor's name, which decides whether `-march=native` means the same elsewhere.
-pub(crate) fn processor() -> Said {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    model.map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.trim().into())
-}
-
-/// Returns the node's name in the absence of a given one.
-pub(crate) fn default_name() -> anyhow::Result<NodeId> {
-    let name = nix::unistd::gethostname()?.to_string_lossy().into_owned();
-    name.parse().map_err(|error| anyhow::anyhow!("{error}; give --name"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grants_that_nobody_asked_for_are_given_back_so_many_at_once() {
-        let finishes = Finishes::default();
-        let under_way: Vec<_> =
-            (0..).map_while(|_| finishes.has_room().then(|| finishes.one_more())).collect();
-        assert_eq!(under_way.len(), FINISHES_MAX);
-        // What a walk had is given back in any case.
-        drop(finishes.one_more());
-        assert!(!finishes.has_room());
-        drop(under_way);
-        assert!(finishes.has_room());
     }
 }

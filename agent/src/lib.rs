@@ -1,12 +1,12 @@
 //! `oswalkd`: one per machine, origin and runner in one.
 //!
-//! Reading order: [`config`], [`agent`] (what starts, what is shared), [`door`] (who comes in),
-//! [`session`], `origin` (a walk's life here), `cluster` (the broker), [`link`] (to other agents),
-//! `runner` (a walk's life there), `mirrors`, `exporter`, `commits`, `vital` (what must not end before the agent), and [`sys`] (the kernel).
+//! Reading order: `config`; `root`, which starts all parts and hands each the others that it needs; `door` (who comes
+//! in) and `api` (what `oswalk` asks); `sessions`; `origin`, a walk's life here; `cluster` (the broker); `links`, to other
+//! agents; `runner`, a walk's life there; `mirrors`, `exporter`, `commits`; `vital`, what must not end before the agent;
+//! and `sys`, the kernel.
 
-mod agent;
+mod api;
 mod budget;
-mod callers;
 mod cluster;
 mod commits;
 mod compile;
@@ -16,16 +16,22 @@ mod door;
 mod exporter;
 mod leaves;
 mod link;
+mod links;
 mod log;
 mod look;
+mod machine;
+mod mirror;
 mod mirrors;
 mod origin;
 mod own;
 mod pages;
 mod random;
 mod reached_at;
+mod root;
 mod runner;
+mod secret;
 mod session;
+mod sessions;
 mod state;
 mod sys;
 mod transfer;
@@ -40,7 +46,7 @@ use clap::Parser;
 pub fn main() -> ExitCode {
     let config = config::Config::parse();
     log::start();
-    match agent::run(&config) {
+    match root::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

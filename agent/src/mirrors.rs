@@ -1,562 +1,264 @@
-//! The trees of origins that this node runs walks for: each mounted once, shared by all walks of its
-//! origin, and fed over the link to it.
+//! The mirrors on this runner, one for each origin that it executes walks for.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use packetfs::fuse::{Ask as Lack, Done, Mount, Outset, Source};
-use packetfs::mirror::Need;
-use packetfs::packet::{Digest, PacketRef};
-use packetfs::path::TreePath;
-use packetfs::store::{Shelf, Store};
-use packetfs::tree::{Attr, Bytes, Change, Time, Xattr, normal, split};
-use tokio::sync::{mpsc, oneshot};
-use worknode::spec::WalkSpec;
+use anyhow::Context;
+use bytes::Bytes;
+use packetfs::store::Store;
+use worknode::id::NodeId;
+use worknode::request::FuseCounts;
+use worknode::spec::Fault;
 
-use crate::compile;
-use crate::link::frame::Kind;
-use crate::link::message::{self, Answer, Ask, Doubt, Told};
-use crate::link::{Link, PACKETS_PER_ASK, QUESTIONS_AT_ONCE};
+use crate::cluster::Cluster;
+use crate::link::frame::Frame;
+use crate::link::{Link, TOLD_BYTES_MAX, lists, message};
+use crate::mirror::Mirror;
 use crate::runner::sandboxes::Sandboxes;
-use crate::sys::launcher::Launcher;
+use crate::state::Dirs;
+use crate::sys::launcher::{Launcher, Plan};
 use crate::vital::Vital;
 
-/// An origin that answers none of the questions asked of it for so long waits for a file system of its own
-/// that does not answer: what is read there fails here, and the walks are executed at the origin. A file of a
-/// hundred gigabytes takes less to be read.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// The list that files get which are made in a directory.
-const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+/// Mirrors at once: each has four threads or more and some ten megabytes. As many people as share a cluster at work.
+const MIRRORS_MAX: usize = 64;
+/// A mirror whose origin has had no link for so long is unmounted. When the origin comes back, all of it has to be
+/// fetched again anyway.
+const ALONE_MAX: Duration = Duration::from_secs(600);
 
-/// What had been noted of requests at some time.
+/// How much memory each walk may fill.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Since {
-    failures: u64,
-    missed: u64,
-    hidden: u64,
-    torn: u64,
-    elsewhere: u64,
-    elsewhere_in_files: u64,
+pub(crate) struct WalkMemory {
+    /// For the files that it writes.
+    pub(crate) upper_bytes: u64,
+    /// For its processes.
+    pub(crate) process_bytes: u64,
 }
 
-/// What lies under a walk.
-pub(crate) struct Lower {
-    /// Where the mirror is mounted.
-    pub(crate) point: PathBuf,
-    /// For walks on it.
-    pub(crate) sandboxes: Sandboxes,
-    /// It shows extended attributes.
-    pub(crate) xattrs: bool,
+/// All mirrors, by their origin.
+pub(crate) struct Mirrors {
+    cluster: Rc<Cluster>,
+    launcher: Rc<Launcher>,
+    store: Arc<Store>,
+    vital: Vital,
+    dirs: Dirs,
+    memory: WalkMemory,
+    by_origin: RefCell<HashMap<NodeId, Rc<Mirror>>>,
+    /// Counts of mirrors that were unmounted.
+    ended: Cell<FuseCounts>,
 }
 
-/// An origin's tree on this node.
-pub(crate) struct Mirror {
-    plain: Rc<Lower>,
-    /// The mount with extended attributes, once a walk has needed that.
-    with_xattrs: RefCell<Option<Rc<Lower>>>,
-    mount: Mount,
-    /// The packets that this origin has sent.
-    store: Shelf,
-    link: RefCell<Option<Rc<Link>>>,
-    /// When its last link broke; nothing while there is one.
-    alone_since: Cell<Option<Instant>>,
-    next_ask: Cell<u32>,
-    /// When a question was answered, or one was asked while none waited.
-    heard: Cell<Instant>,
-    asked: RefCell<HashMap<u32, Asked>>,
-    /// Of these, encoded, what waits until fewer are on their way, and how many are.
-    line: RefCell<VecDeque<(u32, Vec<u8>)>>,
-    on_their_way: Cell<usize>,
-    /// Who waits for a listing or a file's manifest.
-    waiting: RefCell<HashMap<Need, Vec<Done>>>,
-    /// Packets that were asked for and have not come.
-    coming: RefCell<HashSet<Digest>>,
-    waiting_packets: RefCell<Vec<(HashSet<Digest>, Done)>>,
-    /// Changes that the kernel has not been told of yet.
-    unsettled: Arc<AtomicU64>,
-}
-
-enum Asked {
-    Need(Need),
-    Packets(Vec<PacketRef>),
-}
-
-/// Carries what FUSE threads lack to the agent's own thread.
-struct Lacks {
-    tx: mpsc::UnboundedSender<(Lack, Done)>,
-}
-
-impl Source for Lacks {
-    fn fetch(&self, ask: Lack, done: Done) {
-        if let Err(mpsc::error::SendError((_, done))) = self.tx.send((ask, done)) {
-            done(Err(libc::EIO));
-        }
-    }
-}
-
-impl std::fmt::Debug for Mirror {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mirror").field("point", &self.plain.point).finish_non_exhaustive()
-    }
-}
-
-impl Mirror {
-    /// Mounts the tree of the origin on the other side of `link`, in a directory of `dir`.
-    pub(crate) fn mount(
-        dir: &Path,
-        link: &Rc<Link>,
-        store: &Arc<Store>,
-        vital: &Vital,
-        sandboxes: impl FnOnce(&Path) -> Sandboxes,
-    ) -> anyhow::Result<Rc<Self>> {
-        let point = dir.join(link.peer.as_str());
-        std::fs::create_dir_all(&point)?;
-        let (tx, mut rx) = mpsc::unbounded_channel();
-        let (name, spawn) = (link.peer.as_str(), |name, run| vital.thread(name, run));
-        let store = store.shelf(name);
-        let mount = Mount::new(&point, name, store.clone(), Box::new(Lacks { tx }), spawn)?;
-        let mirror = Rc::new(Self {
-            plain: Rc::new(Lower { sandboxes: sandboxes(&point), point, xattrs: false }),
-            with_xattrs: RefCell::default(),
-            mount,
-            store,
-            link: RefCell::new(Some(Rc::clone(link))),
-            alone_since: Cell::new(None),
-            next_ask: Cell::new(1),
-            heard: Cell::new(Instant::now()),
-            asked: RefCell::default(),
-            line: RefCell::default(),
-            on_their_way: Cell::new(0),
-            waiting: RefCell::default(),
-            coming: RefCell::default(),
-            waiting_packets: RefCell::default(),
-            unsettled: Arc::default(),
-        });
-        let serving = Rc::downgrade(&mirror);
-        tokio::task::spawn_local(async move {
-            while let Some((lack, done)) = rx.recv().await {
-                match serving.upgrade() {
-                    Some(mirror) => mirror.fetch(lack, done),
-                    None => done(Err(libc::EIO)),
-                }
-            }
-        });
-        Ok(mirror)
-    }
-
-    /// Returns the mount for a walk: that with extended attributes, if anything in the tree has some.
-    /// They cost a request for each file that a walk opens, so most compile steps do without: root's,
-    /// whom no list stops, need them only to make files where a default list says their modes.
-    pub(crate) async fn lower(&self, spec: &WalkSpec) -> Rc<Lower> {
-        self.know(&spec.cwd).await;
-        let mut dirs = vec![spec.cwd.clone()];
-        if spec.compiles {
-            let paths = compile::outputs(spec).into_iter().map(|it| normal(&spec.cwd, &it));
-            dirs.extend(paths.filter_map(|path| Some(split(&path)?.0.to_vec())));
-            dirs.dedup();
-            for dir in &dirs[1..] {
-                self.know(dir).await;
-            }
-        }
-        let (marks, root) = (self.mount.marks(), spec.credentials.uid == 0);
-        let xattrs = self.mount.xattrs();
-        let inherits = |dir: &Bytes| xattrs(dir).iter().any(|(name, _)| name == ACL_DEFAULT);
-        let wanted = if spec.compiles {
-            marks.acls && (!root || dirs.iter().any(inherits))
-        } else {
-            marks.xattrs
-        };
-        let mounted = wanted.then(|| self.lower_with_xattrs()).and_then(|mounted| {
-            mounted.inspect_err(|error| tracing::error!(%error, "failed to show attributes")).ok()
-        });
-        mounted.unwrap_or_else(|| Rc::clone(&self.plain))
-    }
-
-    fn lower_with_xattrs(&self) -> std::io::Result<Rc<Lower>> {
-        if let Some(lower) = self.with_xattrs.borrow().as_ref() {
-            return Ok(Rc::clone(lower));
-        }
-        let name = self.plain.point.file_name().unwrap_or_default().to_string_lossy();
-        let point = self.plain.point.with_file_name(format!("{name}+xattrs"));
-        std::fs::create_dir_all(&point)?;
-        self.mount.mount_with_xattrs(&point, &name)?;
-        let sandboxes = self.plain.sandboxes.on(&point);
-        let lower = Rc::new(Lower { point, sandboxes, xattrs: true });
-        self.with_xattrs.replace(Some(Rc::clone(&lower)));
-        Ok(lower)
-    }
-
-    /// Has sandboxes made for the next walks.
-    pub(crate) fn prepare(&self, launcher: &Launcher) {
-        self.plain.sandboxes.refill(launcher);
-        if let Some(lower) = self.with_xattrs.borrow().as_ref() {
-            lower.sandboxes.refill(launcher);
+impl Mirrors {
+    pub(crate) fn new(
+        cluster: Rc<Cluster>,
+        launcher: Rc<Launcher>,
+        store: Store,
+        vital: Vital,
+        dirs: Dirs,
+        memory: WalkMemory,
+    ) -> Self {
+        Self {
+            cluster,
+            launcher,
+            store: Arc::new(store),
+            vital,
+            dirs,
+            memory,
+            by_origin: RefCell::default(),
+            ended: Cell::default(),
         }
     }
 
-    /// Gives up what was made for walks that do not come.
-    pub(crate) fn rest(&self) {
-        let is_late = !self.asked.borrow().is_empty() && self.heard.get().elapsed() > SILENCE_MAX;
-        if is_late {
-            tracing::error!(origin = ?self.plain.point, "no answer in {SILENCE_MAX:?}: its walks are executed there");
-            self.fail_questions();
+    /// Returns the mirror of the origin on the other side of a link, for a walk that was taken in. An origin that the
+    /// broker does not list has none.
+    ///
+    /// # Errors
+    /// [`Fault::Busy`] if there are too many mirrors, else why it cannot be mounted.
+    pub(crate) async fn of(&self, link: &Rc<Link>) -> Result<Rc<Mirror>, Fault> {
+        let is_known = || self.get(&link.peer).is_some() || self.cluster.lists(&link.peer);
+        if !is_known() {
+            // It may have come just now.
+            self.cluster.refresh().await;
         }
-        self.plain.sandboxes.rest();
-        if let Some(lower) = self.with_xattrs.borrow().as_ref() {
-            lower.sandboxes.rest();
+        if !is_known() {
+            return Err(Fault::Sandbox(format!("the broker lists no node {}", link.peer)));
         }
-    }
-
-    /// Fetches all listings on the way to a directory, which the walk would do itself.
-    async fn know(&self, dir: &[u8]) {
-        while let Some(need) = self.mount.lacks(dir) {
-            let (tx, rx) = oneshot::channel();
-            let done: Done = Box::new(move |result| {
-                let _ = tx.send(result);
-            });
-            self.fetch_need(need, done);
-            if !matches!(rx.await, Ok(Ok(()))) {
-                return;
-            }
+        if self.get(&link.peer).is_none() && !self.make_room() {
+            return Err(Fault::Busy);
         }
-    }
-
-    /// Returns what gives the extended attributes of a path.
-    pub(crate) fn xattrs(&self) -> impl Fn(&[u8]) -> Vec<Xattr> + Send + use<> {
-        self.mount.xattrs()
-    }
-
-    /// Goes on over a new link. What changed meanwhile is not known: everything is asked for again.
-    pub(crate) fn relink(&self, link: &Rc<Link>) {
-        self.unlink();
-        self.link.replace(Some(Rc::clone(link)));
-        self.alone_since.set(None);
-        self.take_changes(vec![Change::Forget { dir: TreePath::root() }]);
-    }
-
-    /// The link broke: whoever waits gets an error.
-    pub(crate) fn unlink(&self) {
-        if self.link.replace(None).is_some() {
-            self.alone_since.set(Some(Instant::now()));
-        }
-        self.fail_questions();
-    }
-
-    /// Whoever waits for an answer gets an error.
-    fn fail_questions(&self) {
-        self.asked.borrow_mut().clear();
-        self.line.borrow_mut().clear();
-        self.on_their_way.set(0);
-        self.coming.borrow_mut().clear();
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        let packets = std::mem::take(&mut *self.waiting_packets.borrow_mut());
-        let all = waiting.into_values().flatten().chain(packets.into_iter().map(|(_, done)| done));
-        for done in all {
-            done(Err(libc::EIO));
-        }
-    }
-
-    /// Returns where it is mounted.
-    pub(crate) fn points(&self) -> Vec<PathBuf> {
-        let with_xattrs = self.with_xattrs.borrow();
-        let lowers = [&self.plain].into_iter().chain(with_xattrs.iter());
-        lowers.map(|lower| lower.point.clone()).collect()
-    }
-
-    /// Returns since when there is no link to its origin.
-    pub(crate) fn alone_since(&self) -> Option<Instant> {
-        self.alone_since.get()
-    }
-
-    /// Returns the number of the link in use.
-    pub(crate) fn link_number(&self) -> Option<u32> {
-        self.link.borrow().as_ref().map(|link| link.number)
-    }
-
-    /// Takes in what changed at the origin.
-    pub(crate) fn take_changes(&self, changes: Vec<Change>) {
-        let unsettled = Arc::clone(&self.unsettled);
-        unsettled.fetch_add(1, Ordering::AcqRel);
-        let done = Box::new(move || {
-            unsettled.fetch_sub(1, Ordering::AcqRel);
-        });
-        self.mount.update(|mirror| mirror.apply(changes), done);
-    }
-
-    /// Ends when the kernel has forgotten all that changed before.
-    pub(crate) async fn settle(&self) {
-        if self.unsettled.load(Ordering::Acquire) > 0 {
-            let (tx, rx) = oneshot::channel();
-            let done = Box::new(move || {
-                let _ = tx.send(());
-            });
-            self.mount.invalidate(std::collections::BTreeSet::new(), done);
-            let _ = rx.await;
-        }
-    }
-
-    /// Returns the counts of FUSE requests, and of those that needed the network.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        let counters = self.mount.counters();
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (count(&counters.requests), count(&counters.fetches))
-    }
-
-    /// Returns what has been noted of requests so far.
-    pub(crate) fn noted(&self) -> Since {
-        let counters = self.mount.counters();
-        Since {
-            failures: counters.failures.count(),
-            missed: counters.missed.count(),
-            hidden: counters.hidden.count(),
-            torn: counters.torn.count(),
-            elsewhere: counters.elsewhere.count(),
-            elsewhere_in_files: counters.elsewhere_in_files.count(),
-        }
-    }
-
-    /// Tells whether a request of a walk failed because something could not be fetched, as far as is
-    /// known. The walk is that in the pid namespace with this number.
-    pub(crate) fn failed(&self, since: Since, namespace: u64) -> bool {
-        self.mount.counters().failures.concern(since.failures, namespace)
-    }
-
-    /// Returns why a walk is not to be believed. It has read a file while that was changed; or has
-    /// looked into a hidden directory; or has found something whose extended attributes it was not
-    /// shown, which a compile step does not want; or was led to what this machine has of its own.
-    pub(crate) fn doubt(&self, since: Since, namespace: u64, compiles: bool) -> Option<Doubt> {
-        let counters = self.mount.counters();
-        let less = counters.hidden.concern(since.hidden, namespace)
-            || !compiles && counters.missed.concern(since.missed, namespace);
-        let torn = counters.torn.concern(since.torn, namespace);
-        let elsewhere = if compiles {
-            counters.elsewhere.concern(since.elsewhere, namespace)
-        } else {
-            counters.elsewhere_in_files.concern(since.elsewhere_in_files, namespace)
-        };
-        match (torn, less) {
-            (true, _) => Some(Doubt::Torn),
-            (_, true) => Some(Doubt::ShownLess),
-            _ => elsewhere.then_some(Doubt::Elsewhere),
-        }
-    }
-
-    /// Returns what gives the attributes of what a path names, as far as they are known.
-    pub(crate) fn attrs(&self) -> impl Fn(&[u8]) -> packetfs::mirror::Answer<Attr> + Send + use<> {
-        self.mount.attrs()
-    }
-
-    /// Returns what gives the paths behind a number of the tree.
-    pub(crate) fn paths(&self) -> impl Fn(u64) -> Vec<Bytes> + Send + use<> {
-        self.mount.paths()
-    }
-
-    /// Returns what tells what a walk finds that begins now.
-    pub(crate) fn outset(&self) -> Outset {
-        self.mount.outset()
-    }
-
-    /// Returns what gives the modification times since a moment that are known of the tree.
-    pub(crate) fn times_since(&self) -> impl Fn(Time) -> HashSet<Time> + Send + use<> {
-        self.mount.times_since()
-    }
-
-    /// Tells whether a question waits for its answer.
-    pub(crate) fn awaits(&self, number: u32) -> bool {
-        self.asked.borrow().contains_key(&number)
+        self.linked_or_mounted(link).map_err(|error| Fault::Sandbox(format!("{error:#}")))
     }
 
     /// Takes in the answer to a question.
-    pub(crate) fn take_answer(&self, number: u32, answer: Answer) {
-        let Some(asked) = self.asked.borrow_mut().remove(&number) else { return };
-        self.heard.set(Instant::now());
-        self.on_their_way.set(self.on_their_way.get().saturating_sub(1));
-        if let Some(link) = self.link.borrow().as_ref() {
-            self.send_questions(link, &mut self.line.borrow_mut());
-        }
-        match asked {
-            Asked::Need(need) => {
-                let result = self.learn(&need, answer);
-                let waiting = self.waiting.borrow_mut().remove(&need).unwrap_or_default();
-                waiting.into_iter().for_each(|done| done(result));
-            }
-            Asked::Packets(packets) => self.take_packets(&packets, answer),
-        }
-    }
-
-    /// Takes in the answers to questions that were not asked yet.
-    pub(crate) fn take_told(&self, told: Vec<Told>) {
-        for Told { ask, answer } in told {
-            match ask {
-                // What cannot be learned will be asked for.
-                Ask::Listing(path) => drop(self.learn(&Need::Listing(path.into_bytes()), answer)),
-                Ask::Content(path) => drop(self.learn(&Need::Content(path.into_bytes()), answer)),
-                Ask::Packets(_, packets) => {
-                    let packets: Vec<_> = packets.into_iter().map(|(_, packet)| packet).collect();
-                    self.take_packets(&packets, answer);
-                }
-            }
-        }
-    }
-
-    fn learn(&self, need: &Need, answer: Answer) -> Result<(), i32> {
-        match (need, answer) {
-            (Need::Listing(path), Answer::Listing(listing)) => {
-                let path = tree_path(path)?;
-                self.mount.update(|mirror| mirror.take_listing(&path, listing), Box::new(|| {}));
-                Ok(())
-            }
-            (Need::Content(path), Answer::Content(content, inline)) => {
-                if let (Some(packed), [packet]) = (inline, content.manifest.packets.as_slice()) {
-                    self.keep(*packet, &packed);
-                }
-                let path = tree_path(path)?;
-                self.mount.update(|mirror| mirror.take_content(&path, content), Box::new(|| {}));
-                Ok(())
-            }
-            (_, Answer::Failed(errno)) => Err(errno),
-            _ => Err(libc::EPROTO),
-        }
-    }
-
-    fn take_packets(&self, asked: &[PacketRef], answer: Answer) {
-        let result = match answer {
-            Answer::Packets(packets) => {
-                for (packet, packed) in packets {
-                    self.keep(packet, &packed);
-                }
-                Ok(())
-            }
-            Answer::Failed(errno) => Err(errno),
-            _ => Err(libc::EPROTO),
-        };
-        let digests: HashSet<Digest> = asked.iter().map(|packet| packet.digest).collect();
-        self.coming.borrow_mut().retain(|digest| !digests.contains(digest));
-        let mut ready = Vec::new();
-        self.waiting_packets.borrow_mut().retain_mut(|(lacking, done)| {
-            let before = lacking.len();
-            lacking.retain(|digest| !digests.contains(digest));
-            let finished = lacking.is_empty() || (result.is_err() && lacking.len() < before);
-            if finished {
-                ready.push(std::mem::replace(done, Box::new(|_| {})));
-            }
-            !finished
-        });
-        // A packet that did not come has changed at the origin: the next attempt asks for the
-        // file's manifest, which a change of the file has taken away.
-        ready.into_iter().for_each(|done| done(result));
-    }
-
-    /// Keeps a packet that is what its name says; another one is as good as none.
-    fn keep(&self, packet: PacketRef, packed: &packetfs::packet::Packed) {
-        match packed.unpack(packet) {
-            Ok(_) => {
-                if let Err(error) = self.store.put(packet, packed) {
-                    tracing::error!(%error, "failed to keep a packet");
-                }
-            }
-            Err(error) => tracing::error!(%error, "an origin sent a bad packet"),
-        }
-    }
-
-    fn fetch(&self, lack: Lack, done: Done) {
-        match lack {
-            Lack::Need(need) => self.fetch_need(need, done),
-            Lack::Packets(path, needed, ahead) => self.fetch_packets(&path, &needed, &ahead, done),
-        }
-    }
-
-    fn fetch_need(&self, need: Need, done: Done) {
-        let ask = match &need {
-            Need::Listing(path) => tree_path(path).map(Ask::Listing),
-            Need::Content(path) => tree_path(path).map(Ask::Content),
-        };
-        let ask = match ask {
-            Ok(ask) => ask,
-            Err(errno) => return done(Err(errno)),
-        };
-        let mut waiting = self.waiting.borrow_mut();
-        if let Some(others) = waiting.get_mut(&need) {
-            others.push(done);
-            return;
-        }
-        if self.ask(&ask, Asked::Need(need.clone())) {
-            waiting.insert(need, vec![done]);
-        } else {
-            drop(waiting);
-            done(Err(libc::EIO));
-        }
-    }
-
-    fn fetch_packets(
-        &self,
-        path: &[u8],
-        needed: &[(u64, PacketRef)],
-        ahead: &[(u64, PacketRef)],
-        done: Done,
-    ) {
-        let path = match tree_path(path) {
-            Ok(path) => path,
-            Err(errno) => return done(Err(errno)),
-        };
-        let wanted: Vec<_> = {
-            let mut coming = self.coming.borrow_mut();
-            let both = needed.iter().chain(ahead);
-            both.filter(|(_, packet)| coming.insert(packet.digest)).copied().collect()
-        };
-        for part in wanted.chunks(PACKETS_PER_ASK) {
-            let ask = Ask::Packets(path.clone(), part.to_vec());
-            let packets = part.iter().map(|&(_, packet)| packet).collect();
-            if !self.ask(&ask, Asked::Packets(packets)) {
-                done(Err(libc::EIO));
-                return;
-            }
-        }
-        let lacking = needed
-            .iter()
-            .map(|&(_, packet)| packet.digest)
-            .filter(|digest| self.coming.borrow().contains(digest))
-            .collect::<HashSet<_>>();
-        if lacking.is_empty() {
-            done(Ok(()));
-        } else {
-            self.waiting_packets.borrow_mut().push((lacking, done));
-        }
-    }
-
-    /// Sends questions that wait, as many as may be on their way.
-    fn send_questions(&self, link: &Link, line: &mut VecDeque<(u32, Vec<u8>)>) {
-        while self.on_their_way.get() < QUESTIONS_AT_ONCE
-            && let Some((number, question)) = line.pop_front()
+    pub(crate) fn take_answer(&self, link: &Link, frame: &Frame) {
+        if let Some(mirror) = self.get(&link.peer)
+            && mirror.awaits(frame.stream)
         {
-            self.on_their_way.set(self.on_their_way.get() + 1);
-            link.send(Kind::Ask, number, question);
+            let answer = postcard::from_bytes(&frame.payload)
+                .unwrap_or(message::Answer::Failed(libc::EPROTO));
+            mirror.take_answer(frame.stream, answer);
         }
     }
 
-    /// Asks the origin; false if there is no link to it.
-    fn ask(&self, ask: &Ask, asked: Asked) -> bool {
-        let link = self.link.borrow();
-        let Some(link) = link.as_ref() else { return false };
-        if self.asked.borrow().is_empty() {
-            self.heard.set(Instant::now());
+    /// Takes in what an origin tells ahead of a walk.
+    pub(crate) fn take_told(&self, link: &Link, told: Bytes) {
+        if told.len() > TOLD_BYTES_MAX {
+            tracing::warn!(peer = %link.peer, "it tells more than any origin: it will be asked");
+        } else if let Some(mirror) = self.fed_by(link) {
+            tell(&mirror, &told);
+        } else if self.cluster.lists(&link.peer) {
+            // A mirror is mounted for a walk, and not for what is told.
+            link.keep_told(told);
         }
-        let number = self.next_ask.get();
-        self.next_ask.set(number.wrapping_add(1));
-        self.asked.borrow_mut().insert(number, asked);
-        let mut line = self.line.borrow_mut();
-        line.push_back((number, message::encode(ask)));
-        self.send_questions(link, &mut line);
-        true
+        // An origin that has come just now, or is not listed, is asked instead.
+    }
+
+    /// Takes in changes of an origin's files.
+    pub(crate) fn take_changes(&self, link: &Link, payload: &[u8]) {
+        let mirror = self.fed_by(link);
+        match (link.take_changes(payload, mirror.is_some()), mirror) {
+            (Ok(changes), Some(mirror)) => mirror.take_changes(changes),
+            // What was told before may be outdated.
+            (Ok(_), None) => drop(link.take_told()),
+            // Without them the mirror would be stale.
+            (Err(()), _) => {
+                tracing::error!(peer = %link.peer, "dropping the link: its changes cannot be read");
+                link.close();
+            }
+        }
+    }
+
+    /// Takes in that a link has ended.
+    pub(crate) fn end_link(&self, link: &Link) {
+        if let Some(mirror) = self.fed_by(link) {
+            mirror.unlink();
+        }
+    }
+
+    /// Prepares for the next walk of the origin on the other side of a link.
+    pub(crate) fn prepare_for(&self, link: &Link) {
+        if let Some(mirror) = self.fed_by(link) {
+            mirror.prepare(&self.launcher);
+        }
+    }
+
+    /// Gives up what no walk has needed for a long time.
+    pub(crate) fn rest(&self) {
+        self.by_origin.borrow().values().for_each(|mirror| mirror.rest());
+        for (origin, since) in self.alone() {
+            if since.elapsed() > ALONE_MAX {
+                self.unmount(&origin);
+            }
+        }
+    }
+
+    /// Returns the counts of all mirrors that there ever were.
+    pub(crate) fn fuse_counts(&self) -> FuseCounts {
+        let mirrors = self.by_origin.borrow();
+        mirrors.values().fold(self.ended.get(), |sum, mirror| add(sum, mirror.counts()))
+    }
+
+    fn get(&self, origin: &NodeId) -> Option<Rc<Mirror>> {
+        self.by_origin.borrow().get(origin).cloned()
+    }
+
+    /// Returns the mirror that a link feeds.
+    fn fed_by(&self, link: &Link) -> Option<Rc<Mirror>> {
+        self.get(&link.peer).filter(|mirror| mirror.link_number() == Some(link.number))
+    }
+
+    fn linked_or_mounted(&self, link: &Rc<Link>) -> anyhow::Result<Rc<Mirror>> {
+        let mirror = match self.get(&link.peer) {
+            Some(mirror) if mirror.link_number() == Some(link.number) => return Ok(mirror),
+            Some(mirror) => {
+                mirror.relink(link);
+                mirror
+            }
+            None => self.mount(link)?,
+        };
+        link.take_told().iter().for_each(|told| tell(&mirror, told));
+        Ok(mirror)
+    }
+
+    fn mount(&self, link: &Rc<Link>) -> anyhow::Result<Rc<Mirror>> {
+        let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        let sandboxes = |point: &Path| {
+            Sandboxes::new(Plan {
+                lower: bytes(point),
+                scratch: bytes(&self.dirs.scratch),
+                dev: bytes(&self.dirs.dev),
+                upper_bytes_max: self.memory.upper_bytes,
+                memory_bytes_max: self.memory.process_bytes,
+            })
+        };
+        let mirror = Mirror::mount(&self.dirs.lower, link, &self.store, &self.vital, sandboxes)
+            .with_context(|| format!("failed to mount the tree of {}", link.peer))?;
+        self.by_origin.borrow_mut().insert(link.peer.clone(), Rc::clone(&mirror));
+        Ok(mirror)
+    }
+
+    /// Makes room for another mirror, if need be; false if there is none.
+    fn make_room(&self) -> bool {
+        if self.by_origin.borrow().len() < MIRRORS_MAX {
+            return true;
+        }
+        let longest = longest_alone(self.alone().into_iter());
+        longest.inspect(|origin| self.unmount(origin)).is_some()
+    }
+
+    /// Returns the mirrors that no link feeds and no walk uses, and since when.
+    fn alone(&self) -> Vec<(NodeId, Instant)> {
+        let mirrors = self.by_origin.borrow();
+        let alone = mirrors.iter().filter(|(_, mirror)| Rc::strong_count(mirror) == 1);
+        alone.filter_map(|(origin, mirror)| Some((origin.clone(), mirror.alone_since()?))).collect()
+    }
+
+    fn unmount(&self, origin: &NodeId) {
+        let Some(mirror) = self.by_origin.borrow_mut().remove(origin) else { return };
+        self.ended.set(add(self.ended.get(), mirror.counts()));
+        let points = mirror.points();
+        // The last reference to it.
+        drop(mirror);
+        for point in points {
+            // Where something is still mounted, the next mirror is mounted over it.
+            let _ = std::fs::remove_dir(point);
+        }
+        tracing::info!(%origin, "unmounted the tree of a node that is gone");
     }
 }
 
-/// Returns a path of the mirror as it is asked for: one that is too long is as good as unreadable.
-fn tree_path(path: &[u8]) -> Result<TreePath, i32> {
-    TreePath::try_from(path).map_err(|_| libc::ENAMETOOLONG)
+fn add(sum: FuseCounts, (requests, fetches): (u64, u64)) -> FuseCounts {
+    FuseCounts { requests: sum.requests + requests, fetches: sum.fetches + fetches }
+}
+
+/// Returns the origin whose mirror has been alone longest.
+fn longest_alone(mirrors: impl Iterator<Item = (NodeId, Instant)>) -> Option<NodeId> {
+    mirrors.min_by_key(|(_, since)| *since).map(|(origin, _)| origin)
+}
+
+fn tell(mirror: &Mirror, told: &[u8]) {
+    match lists::told(told) {
+        Some(told) => mirror.take_told(told),
+        // It will ask.
+        None => tracing::warn!("an origin told nothing readable"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_that_was_alone_longest_goes_first() {
+        let now = Instant::now();
+        let at = |name: &str, seconds| {
+            (name.parse().expect("a name"), now + Duration::from_secs(seconds))
+        };
+        let alone = [at("b", 20), at("a", 10), at("c", 30)];
+        assert_eq!(longest_alone(alone.into_iter()), "a".parse().ok());
+        assert_eq!(longest_alone(std::iter::empty()), None);
+    }
 }

@@ -26,50 +26,203 @@ use packetfs::upper::{self, Reading};
 use tokio::io::unix::AsyncFd;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
-use crate::agent::Agent;
 use crate::link::frame::{Frame, Kind};
 use crate::link::message::{self, Doubt, Exit, Packets};
 use crate::link::{Inbox, Link};
-use crate::mirrors::{Lower, Mirror};
+use crate::mirror::{Lower, Mirror};
+use crate::mirrors::Mirrors;
 use crate::sys::fds;
-use crate::sys::launcher::{Ahead, Event, Launch, Order};
+use crate::sys::launcher::{Ahead, Event, Launch, Launcher, Order};
+use admission::Admission;
 use streams::Streams;
 
 /// Packets go to the origin in frames of about this size.
 const PACKETS_FRAME_BYTES: usize = 512 * 1024;
 
-/// Executes a walk that was taken in, and tells its origin how it ended.
-pub(crate) async fn execute(
-    agent: Rc<Agent>,
-    link: Rc<Link>,
-    stream: u32,
-    spec: Vec<u8>,
-    mut frames: Inbox,
-) {
-    let outcome = tokio::select! {
-        outcome = run(&agent, &link, stream, &spec, &mut frames) => outcome,
-        // The origin is gone: what the walk would have changed is nobody's any more.
-        () = link.closed() => Err(Fault::Leaving),
-    };
-    let (exit, served) = match outcome {
-        Ok(Some(Ended { exit, served })) => (Some(exit), served),
-        Ok(None) => (None, None),
-        Err(fault) => (Some(not_executed(fault)), None),
-    };
-    if let Some(exit) = exit {
-        // That it is read is certain: walks that are taken in are few.
-        link.send_exit(stream, &exit);
+/// Executes walks of other origins.
+pub(crate) struct Runner {
+    mirrors: Rc<Mirrors>,
+    launcher: Rc<Launcher>,
+    admission: Admission,
+}
+
+impl Runner {
+    pub(crate) fn new(mirrors: Rc<Mirrors>, launcher: Rc<Launcher>, slots: u32) -> Self {
+        Self { mirrors, launcher, admission: Admission::new(slots) }
     }
+
+    /// Takes in a walk, if there is room: before that nothing of it is unpacked.
+    pub(crate) fn take_open(self: &Rc<Self>, link: &Rc<Link>, frame: &Frame) {
+        let admitted = self.admission.admit();
+        // Without it those that follow cannot be read either.
+        let Ok(spec) = link.take_open(&frame.payload, admitted.is_some()) else {
+            tracing::error!(peer = %link.peer, "dropping the link: it opened a walk that cannot be read");
+            return link.close();
+        };
+        let Some(frames) = link.accept_stream(frame.stream) else {
+            tracing::error!(peer = %link.peer, "dropping the link: it opened a stream twice");
+            return link.close();
+        };
+        let (Some(admitted), Some(spec)) = (admitted, spec) else {
+            return refuse(link, frame.stream);
+        };
+        let (runner, link, stream) = (Rc::clone(self), Rc::clone(link), frame.stream);
+        tokio::task::spawn_local(async move {
+            let _admitted = admitted;
+            runner.execute(link, stream, spec, frames).await;
+        });
+    }
+
+    /// Executes a walk that was taken in, and tells its origin how it ended.
+    async fn execute(&self, link: Rc<Link>, stream: u32, spec: Vec<u8>, mut frames: Inbox) {
+        let outcome = tokio::select! {
+            outcome = self.run(&link, stream, &spec, &mut frames) => outcome,
+            // The origin is gone: what the walk would have changed is nobody's any more.
+            () = link.closed() => Err(Fault::Leaving),
+        };
+        let (exit, served) = match outcome {
+            Ok(Some(Ended { exit, served })) => (Some(exit), served),
+            Ok(None) => (None, None),
+            Err(fault) => (Some(not_executed(fault)), None),
+        };
+        if let Some(exit) = exit {
+            // That it is read is certain: walks that are taken in are few.
+            link.send_exit(stream, &exit);
+        }
+        link.close_stream(stream);
+        // Not before, when it would compete with the walk.
+        if let Some((lower, control)) = served {
+            lower.sandboxes.take_back(control);
+        }
+        self.mirrors.prepare_for(&link);
+    }
+
+    /// Runs a walk to its end; nothing if the origin gave it up.
+    async fn run(
+        &self,
+        link: &Rc<Link>,
+        stream: u32,
+        spec: &[u8],
+        frames: &mut Inbox,
+    ) -> Result<Option<Ended>, Fault> {
+        let started = Instant::now();
+        let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
+        let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
+        let mirror = self.mirrors.of(link).await?;
+        let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
+        // Before that: what changes while the kernel forgets may be seen as it was.
+        let outset = mirror.outset();
+        mirror.settle().await;
+        let (ahead, since) = (ahead::of(&spec, mirror.attrs()), mirror.noted());
+        let absent = ahead.absent.clone();
+        let at = last_tick().map_err(|error| sandbox(error.into()))?;
+        let began = Began { at, outset, absent };
+        let mut running = self.start(link, stream, &lower, spec, ahead).map_err(sandbox)?;
+        let mut namespace = 0;
+        loop {
+            tokio::select! {
+                event = running.event() => match event {
+                    Some((Event::Running { pids }, fds)) => {
+                        namespace = pids;
+                        running.unbegun = None;
+                        if let Some(master) = fds.into_iter().next() {
+                            running.start_terminal(master).map_err(|error| sandbox(error.into()))?;
+                        }
+                    }
+                    Some((Event::Stopped(signal), _)) => {
+                        link.send(Kind::Stopped, stream, signal.to_le_bytes().to_vec());
+                    }
+                    Some((Event::Reading(read), _)) => running.streams.is_read(read),
+                    Some((Event::NotExecuted(errno), _)) => return Err(Fault::NotExecuted(errno)),
+                    Some((Event::Failed { stage, errno }, _)) => {
+                        let error = std::io::Error::from_raw_os_error(errno);
+                        return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
+                    }
+                    Some((Event::Ended { status, cpu_us, offsets, bounded, left, again }, fds)) => {
+                        let run_us = started.elapsed().as_micros();
+                        let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
+                        let ending = Ending { status, run_us, cpu_us };
+                        // Credit for the rest of the output arrives with the frames.
+                        let ended = tokio::select! {
+                            () = running.streams.finish() => true,
+                            ended = serve(&running, frames) => ended,
+                        };
+                        if !ended {
+                            return Ok(None);
+                        }
+                        if bounded {
+                            // Whatever came of it would not have at the origin.
+                            return Err(Fault::Full);
+                        }
+                        if mirror.failed(since, namespace) {
+                            // It saw an error that it would not have seen at the origin.
+                            return Err(Fault::NotExported(Vec::new()));
+                        }
+                        let doubt = mirror.doubt(since, namespace, compiles);
+                        let doubt = doubt.or(left.then_some(Doubt::Left));
+                        let mut fds = fds.into_iter();
+                        let changes = match fds.next() {
+                            Some(upper) => {
+                                let layers = (upper, fds.next());
+                                collect(link, stream, (&mirror, &lower), layers, began).await?
+                            }
+                            None => ChangeSet::default(),
+                        };
+                        let outcome = Outcome::Ended(ending);
+                        let exit = Exit { outcome, changes, offsets, doubt };
+                        let served = again.then(|| running.into_control()).flatten();
+                        let served = served.map(|control| (lower, control));
+                        return Ok(Some(Ended { exit, served }));
+                    }
+                    None => {
+                        if !running.begin_elsewhere(&self.launcher, &lower).map_err(sandbox)? {
+                            return Err(Fault::Sandbox("the walk's first process died".into()));
+                        }
+                    }
+                },
+                frame = frames.recv() => match frame {
+                    Some(frame) if frame.kind == Kind::Cancel => return Ok(None),
+                    Some(frame) => {
+                        if !running.take(frame) {
+                            let said = "the origin sent input that was not asked for";
+                            return Err(Fault::Sandbox(said.into()));
+                        }
+                    }
+                    None => return Ok(None),
+                },
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        link: &Rc<Link>,
+        stream: u32,
+        lower: &Lower,
+        spec: WalkSpec,
+        ahead: Ahead,
+    ) -> anyhow::Result<Running> {
+        let (streams, places, descriptors) = Streams::open(link, stream, &spec)?;
+        let sandbox = lower.sandboxes.take(&self.launcher)?;
+        let launch = Launch { spec, ahead, xattrs: lower.xattrs, fds: places };
+        let control = sandbox.launch(&launch, &descriptors)?;
+        let control = Rc::new(crate::sys::watch::readable(control)?);
+        Ok(Running { control, streams, unbegun: Some((launch, descriptors)) })
+    }
+}
+
+/// Refuses a walk for which there is no room.
+fn refuse(link: &Link, stream: u32) {
+    let is_read = link.send_exit(stream, &not_executed(Fault::Busy));
     link.close_stream(stream);
-    // Not before, when it would compete with the walk.
-    if let Some((lower, control)) = served {
-        lower.sandboxes.take_back(control);
+    if !is_read {
+        tracing::error!(peer = %link.peer, "dropping the link: it opens walks and does not read how they end");
+        link.close();
     }
-    agent.prepare_for(&link);
 }
 
 /// Returns how a walk ended that could not be executed.
-pub(crate) fn not_executed(fault: Fault) -> Exit {
+fn not_executed(fault: Fault) -> Exit {
     let (outcome, changes) = (Outcome::Fault(fault), ChangeSet::default());
     Exit { outcome, changes, offsets: Vec::new(), doubt: None }
 }
@@ -98,103 +251,6 @@ struct Running {
     unbegun: Option<(Launch, Vec<OwnedFd>)>,
 }
 
-/// Runs a walk to its end; nothing if the origin gave it up.
-async fn run(
-    agent: &Rc<Agent>,
-    link: &Rc<Link>,
-    stream: u32,
-    spec: &[u8],
-    frames: &mut Inbox,
-) -> Result<Option<Ended>, Fault> {
-    let started = Instant::now();
-    let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
-    let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
-    let mirror = agent.tree_of(link).await?;
-    let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
-    // Before that: what changes while the kernel forgets may be seen as it was.
-    let outset = mirror.outset();
-    mirror.settle().await;
-    let (ahead, since) = (ahead::of(&spec, mirror.attrs()), mirror.noted());
-    let absent = ahead.absent.clone();
-    let at = last_tick().map_err(|error| sandbox(error.into()))?;
-    let began = Began { at, outset, absent };
-    let mut running = start(agent, link, stream, &lower, spec, ahead).map_err(sandbox)?;
-    let mut namespace = 0;
-    loop {
-        tokio::select! {
-            event = running.event() => match event {
-                Some((Event::Running { pids }, fds)) => {
-                    namespace = pids;
-                    running.unbegun = None;
-                    if let Some(master) = fds.into_iter().next() {
-                        running.start_terminal(master).map_err(|error| sandbox(error.into()))?;
-                    }
-                }
-                Some((Event::Stopped(signal), _)) => {
-                    link.send(Kind::Stopped, stream, signal.to_le_bytes().to_vec());
-                }
-                Some((Event::Reading(read), _)) => running.streams.is_read(read),
-                Some((Event::NotExecuted(errno), _)) => return Err(Fault::NotExecuted(errno)),
-                Some((Event::Failed { stage, errno }, _)) => {
-                    let error = std::io::Error::from_raw_os_error(errno);
-                    return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
-                }
-                Some((Event::Ended { status, cpu_us, offsets, bounded, left, again }, fds)) => {
-                    let run_us = started.elapsed().as_micros();
-                    let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
-                    let ending = Ending { status, run_us, cpu_us };
-                    // Credit for the rest of the output arrives with the frames.
-                    let ended = tokio::select! {
-                        () = running.streams.finish() => true,
-                        ended = serve(&running, frames) => ended,
-                    };
-                    if !ended {
-                        return Ok(None);
-                    }
-                    if bounded {
-                        // Whatever came of it would not have at the origin.
-                        return Err(Fault::Full);
-                    }
-                    if mirror.failed(since, namespace) {
-                        // It saw an error that it would not have seen at the origin.
-                        return Err(Fault::NotExported(Vec::new()));
-                    }
-                    let doubt = mirror.doubt(since, namespace, compiles);
-                    let doubt = doubt.or(left.then_some(Doubt::Left));
-                    let mut fds = fds.into_iter();
-                    let changes = match fds.next() {
-                        Some(upper) => {
-                            let layers = (upper, fds.next());
-                            collect(link, stream, (&mirror, &lower), layers, began).await?
-                        }
-                        None => ChangeSet::default(),
-                    };
-                    let outcome = Outcome::Ended(ending);
-                    let exit = Exit { outcome, changes, offsets, doubt };
-                    let served = again.then(|| running.into_control()).flatten();
-                    let served = served.map(|control| (lower, control));
-                    return Ok(Some(Ended { exit, served }));
-                }
-                None => {
-                    if !running.begin_elsewhere(agent, &lower).map_err(sandbox)? {
-                        return Err(Fault::Sandbox("the walk's first process died".into()));
-                    }
-                }
-            },
-            frame = frames.recv() => match frame {
-                Some(frame) if frame.kind == Kind::Cancel => return Ok(None),
-                Some(frame) => {
-                    if !running.take(frame) {
-                        let said = "the origin sent input that was not asked for";
-                        return Err(Fault::Sandbox(said.into()));
-                    }
-                }
-                None => return Ok(None),
-            },
-        }
-    }
-}
-
 /// Serves the origin's frames until it gives the walk up.
 async fn serve(running: &Running, frames: &mut Inbox) -> bool {
     while let Some(frame) = frames.recv().await {
@@ -205,27 +261,11 @@ async fn serve(running: &Running, frames: &mut Inbox) -> bool {
     false
 }
 
-fn start(
-    agent: &Rc<Agent>,
-    link: &Rc<Link>,
-    stream: u32,
-    lower: &Lower,
-    spec: WalkSpec,
-    ahead: Ahead,
-) -> anyhow::Result<Running> {
-    let (streams, places, descriptors) = Streams::open(link, stream, &spec)?;
-    let sandbox = lower.sandboxes.take(&agent.launcher)?;
-    let launch = Launch { spec, ahead, xattrs: lower.xattrs, fds: places };
-    let control = sandbox.launch(&launch, &descriptors)?;
-    let control = Rc::new(crate::sys::watch::readable(control)?);
-    Ok(Running { control, streams, unbegun: Some((launch, descriptors)) })
-}
-
 impl Running {
     /// Has a new sandbox begin the walk, once, if the one that waited for it ended before it did.
-    fn begin_elsewhere(&mut self, agent: &Rc<Agent>, lower: &Lower) -> anyhow::Result<bool> {
+    fn begin_elsewhere(&mut self, launcher: &Launcher, lower: &Lower) -> anyhow::Result<bool> {
         let Some((launch, descriptors)) = self.unbegun.take() else { return Ok(false) };
-        let control = lower.sandboxes.fresh(&agent.launcher)?.launch(&launch, &descriptors)?;
+        let control = lower.sandboxes.fresh(launcher)?.launch(&launch, &descriptors)?;
         self.control = Rc::new(crate::sys::watch::readable(control)?);
         Ok(true)
     }

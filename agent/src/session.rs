@@ -21,8 +21,7 @@ use worknode::report::{Report, StayLine, Totals, WalkLine};
 use worknode::request::{Action, CommandFile, SessionOptions};
 use worknode::tally;
 
-use crate::door::Peer;
-use crate::origin::Wishes;
+use crate::sys::peer::Peer;
 use crate::sys::process;
 use walks::Walks;
 pub(crate) use walks::argv;
@@ -70,6 +69,15 @@ pub(crate) struct Session {
     notice: Option<String>,
     /// The agent's own figures when the session began.
     pub(crate) before: Usage,
+}
+
+/// What the user says of variables, by shell patterns.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wishes {
+    /// They travel.
+    pub(crate) pass: Vec<String>,
+    /// They are withheld, and programs walk without them.
+    pub(crate) without: Vec<String>,
 }
 
 /// A program that stayed, why, and the variable that was withheld.

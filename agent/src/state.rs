@@ -27,6 +27,25 @@ const DEPTH_MAX: usize = 4;
 /// Policy pages belong to the users of their sessions. An old directory of them is removed unread.
 const PAGES: &[u8] = b"sessions";
 
+/// The directories below the state directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Dirs {
+    /// Mounted trees of origins.
+    pub(crate) lower: PathBuf,
+    /// Where walks mount their own file systems, each in its own namespace.
+    pub(crate) scratch: PathBuf,
+    /// The prepared `/dev` of walks.
+    pub(crate) dev: PathBuf,
+}
+
+impl Dirs {
+    /// Makes them.
+    pub(crate) fn make(state: &State) -> anyhow::Result<Self> {
+        let make = |name| state.make_dir(name);
+        Ok(Self { lower: make("lower")?, scratch: make("scratch")?, dev: make("dev")? })
+    }
+}
+
 /// The state directory, and the lock on it, which ends with the process.
 #[derive(Debug)]
 pub(crate) struct State {

@@ -1,29 +1,45 @@
-//! The slots of runners that this origin holds. One that its walk needs no more goes to the next walk of
-//! the session without a word to the broker, as long as nobody else waits for a slot.
+//! The slots of runners that this origin holds, and the walks that wait for one. A slot that its walk does not need
+//! any more goes to the next walk of the session without a word to the broker, as long as nobody else waits.
 //!
 //! For the broker the walk that a slot was granted to goes on until the slot is given back.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use broker::Grant;
+use broker::{Broker, Grant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use worknode::id::{NodeId, SessionId, WalkId};
 
-use super::{Cluster, Turn};
+use super::ends::Ends;
 
 /// A slot waits so long for its next walk: a build tool needs that to start another compile.
 const KEPT_MAX: Duration = Duration::from_millis(10);
 /// After so long the broker chooses again, which may know a better node by now.
 const HELD_MAX: Duration = Duration::from_secs(5);
 
+/// What a waiting walk is told.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// The broker has granted it a slot.
+    Granted(Grant),
+    /// Another walk does not need its slot any more.
+    Passed(Slot),
+    /// It will not get one, unless it asks the broker once more.
+    Dropped,
+}
+
 /// What this origin holds, and who waits for it.
-#[derive(Debug, Default)]
-pub(super) struct Slots {
+#[derive(Debug)]
+pub(crate) struct Slots {
+    ends: Rc<Ends>,
+    /// Walks that wait for a grant, wherever.
+    waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
     held: Cell<u32>,
+    /// All slots that this origin could hold, of all nodes.
+    all: Cell<u32>,
     kept: RefCell<Vec<Kept>>,
     /// Gives back what is kept for too long, as long as something is kept.
     watcher: RefCell<Option<JoinHandle<()>>>,
@@ -31,6 +47,8 @@ pub(super) struct Slots {
     line: RefCell<VecDeque<InLine>>,
     /// Walks of this origin that wait at the broker.
     queued: Cell<u32>,
+    /// Walks of other origins wait at the broker, as it said last.
+    others_wait: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -49,20 +67,13 @@ struct InLine {
 /// A slot that was granted to a walk of this origin. Given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    cluster: Rc<Cluster>,
+    slots: Rc<Slots>,
     grant: Grant,
     since: Instant,
     is_given_back: Cell<bool>,
 }
 
 impl Slot {
-    pub(crate) fn new(cluster: &Rc<Cluster>, grant: Grant) -> Self {
-        let held = &cluster.slots.held;
-        held.set(held.get() + 1);
-        let (cluster, since) = (Rc::clone(cluster), Instant::now());
-        Self { cluster, grant, since, is_given_back: Cell::new(false) }
-    }
-
     /// Returns what the broker said when it granted the slot, to this walk or to an earlier one.
     pub(crate) fn grant(&self) -> &Grant {
         &self.grant
@@ -77,12 +88,12 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let slots = &self.cluster.slots;
+        let slots = &self.slots;
         slots.held.set(slots.held.get() - 1);
         if !self.is_given_back.get() {
-            self.cluster.finish(&self.grant);
+            slots.finish(&self.grant);
         }
-        // Walks of this origin that wait at the broker came before those.
+        // Walks of this origin that wait at the broker came before those in line.
         if slots.queued.get() == 0 {
             slots.send_to_broker();
         }
@@ -99,15 +110,117 @@ impl Drop for Queued<'_> {
 }
 
 impl Slots {
+    pub(crate) fn new(broker: Broker) -> Self {
+        Self {
+            ends: Rc::new(Ends::new(broker)),
+            waiting: RefCell::default(),
+            held: Cell::default(),
+            all: Cell::default(),
+            kept: RefCell::default(),
+            watcher: RefCell::default(),
+            line: RefCell::default(),
+            queued: Cell::default(),
+            others_wait: Cell::default(),
+        }
+    }
+
+    /// Returns the slot of a grant.
+    pub(crate) fn hold(self: &Rc<Self>, grant: Grant) -> Slot {
+        self.held.set(self.held.get() + 1);
+        let (slots, since) = (Rc::clone(self), Instant::now());
+        Slot { slots, grant, since, is_given_back: Cell::new(false) }
+    }
+
+    /// Returns where the turns of a walk arrive.
+    pub(crate) fn wait_for(&self, walk: WalkId) -> mpsc::UnboundedReceiver<Turn> {
+        let (tx, rx) = mpsc::unbounded_channel();
+        self.waiting.borrow_mut().insert(walk, tx);
+        rx
+    }
+
+    /// The walk has ended, or does not need a grant any more.
+    pub(crate) fn forget(&self, walk: WalkId) {
+        self.waiting.borrow_mut().remove(&walk);
+    }
+
+    /// Hands a grant to its walk; one that nobody waits for is given back.
+    pub(crate) fn take_grant(self: &Rc<Self>, grant: Grant) {
+        let waiting = self.waiting.borrow().get(&grant.walk).cloned();
+        let refused = match waiting {
+            Some(tx) => tx.send(Turn::Granted(grant)).err().and_then(|error| match error.0 {
+                Turn::Granted(grant) => Some(grant),
+                Turn::Passed(_) | Turn::Dropped => None,
+            }),
+            None => Some(grant),
+        };
+        match refused {
+            Some(grant) if self.ends.has_room() => self.finish(&grant),
+            Some(grant) => {
+                tracing::warn!(walk = %grant.walk, "passed over a grant that nobody has asked for");
+            }
+            None => {}
+        }
+    }
+
+    /// Ends a walk's attempt at the broker, without waiting for it.
+    pub(crate) fn finish(self: &Rc<Self>, grant: &Grant) {
+        let slots = Rc::clone(self);
+        self.ends.finish(grant, move |next| slots.take_grant(next));
+    }
+
+    /// Takes a walk out of the broker, without waiting for it.
+    pub(crate) fn cancel(&self, walk: WalkId) {
+        self.ends.cancel(walk);
+    }
+
+    /// Ends the wait of all walks of a session, and gives back what is kept for it.
+    pub(crate) fn drop_session(&self, session: SessionId) {
+        self.give_back(session);
+        for (_, tx) in self.waiting.borrow().iter().filter(|(walk, _)| walk.session == session) {
+            let _ = tx.send(Turn::Dropped);
+        }
+    }
+
+    /// Ends the wait of a walk.
+    pub(crate) fn drop_walk(&self, walk: WalkId) {
+        if let Some(tx) = self.waiting.borrow().get(&walk) {
+            let _ = tx.send(Turn::Dropped);
+        }
+    }
+
+    /// Ends the wait of all walks: they ask the broker again.
+    pub(crate) fn drop_all(&self) {
+        let waiting: Vec<WalkId> = self.waiting.borrow().keys().copied().collect();
+        waiting.into_iter().for_each(|walk| self.drop_walk(walk));
+    }
+
+    /// Notes whether walks of other origins wait at the broker.
+    pub(crate) fn note_others(&self, wait: bool) {
+        self.others_wait.set(wait);
+        self.look_at_line();
+    }
+
+    /// Notes how many slots there are of nodes that take walks of this origin.
+    pub(crate) fn note_all(&self, all: u32) {
+        self.all.set(all);
+        self.look_at_line();
+    }
+
+    /// Who waits in line asks the broker if this origin has not all slots any more.
+    fn look_at_line(&self) {
+        if self.others_wait.get() || !self.holds_all() {
+            self.send_to_broker();
+        }
+    }
+
     /// All that wait in line ask the broker.
-    pub(super) fn send_to_broker(&self) {
+    fn send_to_broker(&self) {
         for InLine { turn_tx, .. } in self.line.take() {
             let _ = turn_tx.send(Turn::Dropped);
         }
     }
 
-    /// Gives back what is kept for a session.
-    pub(super) fn give_back(&self, session: SessionId) {
+    fn give_back(&self, session: SessionId) {
         let of = |kept: &mut Kept| kept.session == session;
         let given: Vec<_> = self.kept.borrow_mut().extract_if(.., of).collect();
         self.rest();
@@ -122,19 +235,17 @@ impl Slots {
             watcher.abort();
         }
     }
-}
 
-impl Cluster {
     /// Returns a slot that was kept for a session, on the node `on` if one is named.
     pub(crate) fn kept_slot(&self, session: SessionId, on: Option<&NodeId>) -> Option<Slot> {
-        let mut kept = self.slots.kept.borrow_mut();
+        let mut kept = self.kept.borrow_mut();
         let suits = |kept: &Kept| {
             kept.session == session && on.is_none_or(|on| *on == kept.slot.grant.node)
         };
         let found = kept.iter().position(suits)?;
         let slot = kept.remove(found).slot;
         drop(kept);
-        self.slots.rest();
+        self.rest();
         Some(slot)
     }
 
@@ -146,25 +257,25 @@ impl Cluster {
         }
         let waiting = self.waiting.borrow();
         let Some(turn_tx) = waiting.get(&walk).cloned() else { return false };
-        self.slots.line.borrow_mut().push_back(InLine { walk, turn_tx });
+        self.line.borrow_mut().push_back(InLine { walk, turn_tx });
         true
     }
 
     /// The walk waits in line no more.
     pub(crate) fn leave_line(&self, walk: WalkId) {
-        self.slots.line.borrow_mut().retain(|waiting| waiting.walk != walk);
+        self.line.borrow_mut().retain(|waiting| waiting.walk != walk);
     }
 
     /// Counts a walk that waits at the broker.
     pub(crate) fn note_queued(&self) -> Queued<'_> {
-        let queued = &self.slots.queued;
+        let queued = &self.queued;
         queued.set(queued.get() + 1);
-        Queued(&self.slots)
+        Queued(self)
     }
 
     /// Tells whether a slot can go to another walk of this origin: nobody waits for it who came before.
     pub(crate) fn may_pass_on(&self) -> bool {
-        self.slots.queued.get() == 0 && !self.others_wait.get()
+        self.queued.get() == 0 && !self.others_wait.get()
     }
 
     /// Passes a slot on to the session's next walk, or gives it back: whatever lets it drop does that.
@@ -172,17 +283,17 @@ impl Cluster {
         if !self.may_pass_on() || slot.is_given_back.get() {
             return;
         }
-        let next = self.slots.line.borrow_mut().pop_front();
+        let next = self.line.borrow_mut().pop_front();
         match next {
             Some(InLine { walk, turn_tx }) if walk.session == session => {
                 // One that is gone gives it back.
                 let _ = turn_tx.send(Turn::Passed(slot));
             }
-            Some(other) => self.slots.line.borrow_mut().push_front(other),
+            Some(other) => self.line.borrow_mut().push_front(other),
             None if slot.since.elapsed() > HELD_MAX => {}
             None => {
                 let since = Instant::now();
-                self.slots.kept.borrow_mut().push(Kept { slot, session, since });
+                self.kept.borrow_mut().push(Kept { slot, session, since });
                 self.watch_kept();
             }
         }
@@ -204,31 +315,18 @@ impl Cluster {
     }
 
     fn holds_all(&self) -> bool {
-        let nodes = self.nodes.borrow();
-        let slots = nodes
-            .iter()
-            .filter(|state| self.members.is_usable(state))
-            .map(|state| state.info.slots);
-        let slots = slots.fold(0_u32, u32::saturating_add);
-        slots > 0 && self.slots.held.get() >= slots
-    }
-
-    /// Who waits in line asks the broker if this origin has not all slots any more.
-    pub(super) fn look_at_line(&self) {
-        if self.others_wait.get() || !self.holds_all() {
-            self.slots.send_to_broker();
-        }
+        let all = self.all.get();
+        all > 0 && self.held.get() >= all
     }
 
     /// Gives kept slots back in time.
     fn watch_kept(self: &Rc<Self>) {
-        let mut watcher = self.slots.watcher.borrow_mut();
+        let mut watcher = self.watcher.borrow_mut();
         if watcher.is_some() {
             return;
         }
-        let cluster = Rc::clone(self);
+        let slots = Rc::clone(self);
         *watcher = Some(tokio::task::spawn_local(async move {
-            let slots = &cluster.slots;
             loop {
                 let oldest = slots.kept.borrow().first().map(|kept| kept.since);
                 let Some(oldest) = oldest else { break };

@@ -1,35 +1,27 @@
 //! A compile step that is alone: nothing else of its session is under way, and this machine has a
 //! processor to spare which is no slower than the runners'. There is nothing to gain elsewhere.
 
-use std::sync::LazyLock;
-
-use crate::agent::Agent;
-use crate::door::Peer;
+use crate::cluster::Cluster;
+use crate::machine::processors;
 use crate::session::Session;
+use crate::sys::peer::Peer;
 
 /// Tells whether a compile step is better off here. Who named a node, or forbids to fall back, wants
 /// it elsewhere; and so does who gave the step itself to `oswalk exec`.
-pub(super) fn is_alone(agent: &Agent, session: &Session, peer: Peer) -> bool {
+pub(super) fn is_alone(cluster: &Cluster, session: &Session, peer: Peer) -> bool {
     session.keeps_lone
         && session.under_way() == 0
-        && agent.cluster.is_of_one_kind()
+        && cluster.is_of_one_kind()
         && session.is_below_command(peer.pid)
         && is_idle(&std::fs::read_to_string("/proc/loadavg").unwrap_or_default(), processors())
 }
 
 /// Reads `/proc/loadavg`: is a processor free as soon as this thread and the stub wait?
-fn is_idle(loadavg: &str, processors: usize) -> bool {
+fn is_idle(loadavg: &str, processors: u32) -> bool {
     let running = loadavg.split(' ').nth(3).and_then(|tasks| tasks.split_once('/'));
     running
         .and_then(|(running, _)| running.parse().ok())
-        .is_some_and(|running: usize| running < processors + 2)
-}
-
-/// Asked once: it takes a dozen files to find out.
-fn processors() -> usize {
-    static PROCESSORS: LazyLock<usize> =
-        LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-    *PROCESSORS
+        .is_some_and(|running: u32| running < processors + 2)
 }
 
 #[cfg(test)]

@@ -20,8 +20,10 @@ use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
 use super::ledger::Ledger;
-use super::{Cause, STDERR, Stub, is_too_dear, signal, vet};
-use crate::agent::Agent;
+use super::price::is_too_dear;
+use super::shared::Shared;
+use super::stub::{Cause, STDERR, Stub, signal};
+use super::vet;
 use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
 use crate::compile;
@@ -135,7 +137,7 @@ impl<'a> Outgoing<'a> {
 
 /// Has the walk executed by the runner that a slot is of.
 pub(super) async fn run(
-    agent: &Rc<Agent>,
+    shared: &Rc<Shared>,
     session: &Session,
     stub: &mut Stub,
     outgoing: &Outgoing<'_>,
@@ -143,30 +145,30 @@ pub(super) async fn run(
     turns: &mut mpsc::UnboundedReceiver<Turn>,
 ) -> Attempted {
     let (spec, grant) = (outgoing.spec, slot.grant());
-    let link = match agent.link_to(grant).await {
+    let link = match shared.links.get_or_call(grant).await {
         Ok(link) => link,
         Err(error) => {
             tracing::warn!("{error:#}");
-            return lost(agent, grant);
+            return lost(shared, grant);
         }
     };
-    if is_too_dear(agent, session, spec, &grant.node) {
+    if is_too_dear(shared, session, spec, &grant.node) {
         return Attempted::Declined(Reason::Transfer.into());
     }
     let (stream, mut frames) = link.open_stream();
     let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
     let is_first = link.note_walk(stream, &likeness);
-    let files = outgoing.before(agent.hidden.own_paths()).files.as_ref();
+    let files = outgoing.before(shared.hidden.own_paths()).files.as_ref();
     let files = files.filter(|files| link.note_step(&likeness, files)).cloned();
     if is_first || files.is_some() {
         let upcoming = Upcoming { walk: likeness, is_first, files };
-        let told = agent.exporter.foretell(link.number, upcoming, link.sender()).await;
+        let told = shared.exporter.foretell(link.number, upcoming, link.sender()).await;
         if let Err(untold) = told {
             return declined(&link, stream, untold);
         }
     }
     // Everything that was changed before this moment goes to the runner ahead of the walk.
-    if let Err(untold) = agent.exporter.drain(link.number).await {
+    if let Err(untold) = shared.exporter.drain(link.number).await {
         return declined(&link, stream, untold);
     }
     let began = Time::of(SystemTime::now());
@@ -180,22 +182,22 @@ pub(super) async fn run(
         sent_before: link.bytes().0,
         packets,
         began,
-        memory: Some(agent.returned.part()),
+        memory: Some(shared.returned.part()),
         ledger,
         stopped: Stopped::No,
         bytes_out,
         bytes_back: 0,
     };
     let attempted = tokio::select! {
-        attempted = talk.run(&agent.cluster, stub, &mut frames) => attempted,
-        newer = superseded(agent, &link, turns, slot) => Attempted::Superseded(newer),
+        attempted = talk.run(&shared.cluster, stub, &mut frames) => attempted,
+        newer = superseded(shared, &link, turns, slot) => Attempted::Superseded(newer),
     };
     if matches!(attempted, Attempted::Superseded(_)) {
         link.send(Kind::Cancel, stream, Vec::new());
     }
     link.close_stream(stream);
     match attempted {
-        Attempted::Failed(Reason::RunnerLost) => lost(agent, grant),
+        Attempted::Failed(Reason::RunnerLost) => lost(shared, grant),
         attempted => {
             tracing::debug!(walk = %spec.walk, "attempt over");
             attempted
@@ -211,14 +213,14 @@ fn declined(link: &Link, stream: u32, untold: Untold) -> Attempted {
     Attempted::Declined(Cause { reason, detail })
 }
 
-fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
-    if agent.open_link(&grant.node).is_some() {
+fn lost(shared: &Rc<Shared>, grant: &Grant) -> Attempted {
+    if shared.links.get(&grant.node).is_some() {
         // It has called again, or was: it lives, and only what went over the other link is lost.
         return Attempted::Failed(Reason::RunnerLost);
     }
-    let (agent, node) = (Rc::clone(agent), grant.node.clone());
+    let (shared, node) = (Rc::clone(shared), grant.node.clone());
     tokio::task::spawn_local(async move {
-        if let Err(error) = agent.cluster.broker.reap_node(&node).await {
+        if let Err(error) = shared.cluster.broker.reap_node(&node).await {
             tracing::debug!(%error, %node, "failed to report a lost node");
         }
     });
@@ -229,7 +231,7 @@ fn lost(agent: &Rc<Agent>, grant: &Grant) -> Attempted {
 /// the runner does not answer. One that does may have lost the broker alone, or stood still for a
 /// moment: its walk goes on, and the newer attempt is given back.
 async fn superseded(
-    agent: &Agent,
+    shared: &Shared,
     link: &Link,
     turns: &mut mpsc::UnboundedReceiver<Turn>,
     slot: &Slot,
@@ -246,7 +248,7 @@ async fn superseded(
                 tracing::warn!(node = %link.peer, "given up by the broker, but it answers");
                 attempt = newer.attempt;
                 slot.forget();
-                agent.cluster.finish(&newer);
+                shared.cluster.slots.finish(&newer);
             }
             Some(_) => {}
             None => std::future::pending().await,
@@ -588,20 +590,21 @@ pub(super) struct Bound {
 
 /// Applies what a walk changed.
 pub(super) async fn commit(
-    agent: &Rc<Agent>,
+    shared: &Rc<Shared>,
     outgoing: &Outgoing<'_>,
     mut ready: Ready,
     Bound { last_wins, touched }: Bound,
 ) -> anyhow::Result<Applied> {
     let who = &outgoing.spec.credentials;
     let changes = &mut ready.exit.changes;
-    let left_out = if touched { vet::leave_out_hidden(changes, &agent.hidden) } else { Vec::new() };
-    vet::changes(&ready.exit.changes, &agent.hidden)?;
+    let left_out =
+        if touched { vet::leave_out_hidden(changes, &shared.hidden) } else { Vec::new() };
+    vet::changes(&ready.exit.changes, &shared.hidden)?;
     let before = outgoing.before.get().context("a walk that was never sent has ended")?;
     let scope = before.scope.clone();
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let Ready { exit, packets, memory: _memory, began, status } = ready;
     let commit = Commit { owner, scope, changes: exit.changes, packets, last_wins, began };
-    let overwrote = agent.commits.apply(commit).await.context("failed to commit a walk")?;
+    let overwrote = shared.commits.apply(commit).await.context("failed to commit a walk")?;
     Ok(Applied { status, overwrote, left_out })
 }

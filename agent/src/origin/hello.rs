@@ -4,27 +4,24 @@ mod compiler;
 mod configs;
 mod descriptors;
 mod environment;
-mod installed;
+mod parsed;
 mod places;
 mod variables;
 
 use std::sync::Arc;
 
 use worknode::command::Tool;
-use worknode::door::{FdEntry, HelloHead, VERSION};
-use worknode::id::SessionId;
 use worknode::policy::{Verdict, base_name};
 use worknode::reason::Reason;
 use worknode::spec::{Bytes, Credentials, FdKind, TerminalSpec, WalkSpec, strings};
 
-use crate::agent::Agent;
-use crate::door::Peer;
+use super::shared::Shared;
 use crate::look::look;
 use crate::session::Session;
+use crate::sys::peer::Peer;
 use crate::sys::view::View;
 use environment::Reader;
-pub(crate) use environment::Wishes;
-pub(super) use installed::SYSTEM_DIRS;
+pub(super) use parsed::Hello;
 use places::Step;
 
 /// Why a process stays.
@@ -41,43 +38,7 @@ impl From<Reason> for Stay {
     }
 }
 
-/// A stub's hello.
-#[derive(Debug, Clone)]
-pub(super) struct Hello {
-    pub(super) session: SessionId,
-    head: HelloHead,
-    fds: Vec<FdEntry>,
-    path: Bytes,
-    cwd: Bytes,
-    argv: Bytes,
-    env: Bytes,
-}
-
 impl Hello {
-    /// Reads a hello; nothing if it is damaged or of another version.
-    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
-        let (head, mut rest) = HelloHead::decode(payload)?;
-        if head.version != VERSION {
-            return None;
-        }
-        let mut fds = Vec::new();
-        for _ in 0..head.fds {
-            let (entry, after) = FdEntry::decode(rest)?;
-            fds.push(entry);
-            rest = after;
-        }
-        let mut take = |bytes: u32| {
-            let (part, after) = rest.split_at_checked(bytes as usize)?;
-            rest = after;
-            Some(part.to_vec())
-        };
-        let path = take(head.path_bytes)?;
-        let cwd = take(head.cwd_bytes)?;
-        let argv = take(head.argv_bytes)?;
-        let env = take(head.env_bytes)?;
-        Some(Self { session: SessionId(head.session), head, fds, path, cwd, argv, env })
-    }
-
     /// Returns the program's base name, for the report.
     pub(super) fn argv0(&self) -> String {
         String::from_utf8_lossy(base_name(&self.path)).into_owned()
@@ -94,7 +55,7 @@ impl Hello {
     /// Why the process must stay.
     pub(super) async fn spec(
         self,
-        agent: &Agent,
+        shared: &Shared,
         session: &Session,
         peer: Peer,
         groups: Vec<u32>,
@@ -104,14 +65,14 @@ impl Hello {
         if strings(&self.env).any(|variable| variable.starts_with(b"FAKEROOTKEY=")) {
             return Err(Reason::Ipc.into());
         }
-        if View::of(peer.pid).ok().as_ref() != Some(&agent.view) {
+        if View::of(peer.pid).ok().as_ref() != Some(&shared.view) {
             return Err(Reason::OtherMounts.into());
         }
-        if !agent.rights.are_those_of(peer.pid, peer.uid) {
+        if !shared.rights.are_those_of(peer.pid, peer.uid) {
             return Err(Reason::NeedsOrigin.into());
         }
         let step = self.step(session);
-        let (hello, hidden) = (self.clone(), Arc::clone(&agent.hidden));
+        let (hello, hidden) = (self.clone(), Arc::clone(&shared.hidden));
         let found = look(move |look| hello.look_around(peer.pid, step, &hidden, look)).await;
         // A directory that cannot be looked at is as good as none.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
@@ -123,12 +84,12 @@ impl Hello {
         });
         Ok(WalkSpec {
             walk: session.next_walk(),
-            origin: agent.node.clone(),
+            origin: shared.node.clone(),
             path: self.path,
             argv: self.argv,
             env,
             cwd: self.cwd,
-            hostname: agent.hostname.clone(),
+            hostname: shared.hostname.clone(),
             credentials: Credentials { uid: peer.uid, gid: peer.gid, groups },
             pid: peer.pid,
             umask: self.head.umask,

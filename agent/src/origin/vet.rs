@@ -13,7 +13,7 @@ use packetfs::tree::{Bytes, above, join, normal, split};
 use worknode::command::{Files, Role, Tool, environment};
 use worknode::spec::{FdKind, WalkSpec};
 
-use super::hello::SYSTEM_DIRS;
+use super::installed::SYSTEM_DIRS;
 
 /// A kind of walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

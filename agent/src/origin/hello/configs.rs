@@ -14,8 +14,8 @@ use packetfs::tree::{Bytes, join, split};
 use worknode::policy::base_name;
 use worknode::reason::Reason;
 
-use super::installed::is_system;
 use crate::look::{self, Look, Resolved};
+use crate::origin::installed::is_system;
 
 /// Where clang looks for configuration files besides its own directory.
 const SYSTEM_DIR: &[u8] = b"/etc/clang";

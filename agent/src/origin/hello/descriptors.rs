@@ -7,7 +7,8 @@ use worknode::door::FdEntry;
 use worknode::reason::Reason;
 use worknode::spec::{FdKind, FdSpec, strings};
 
-use super::{Hello, places};
+use super::parsed::Hello;
+use super::places;
 use crate::look::Look;
 
 impl Hello {

@@ -6,6 +6,7 @@ use worknode::glob;
 use worknode::spec::{Bytes, strings};
 
 use super::variables::{self, Travel, is_for_compilers, parts, travel};
+use crate::session::Wishes;
 
 /// Where a compile step puts temporary files, unless it is told: nobody else has names there that it
 /// would have to look up.
@@ -94,15 +95,6 @@ pub(super) fn reader<'a>(
     } else {
         Reader::Anything
     }
-}
-
-/// What the user says of variables, by shell patterns.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Wishes {
-    /// They travel.
-    pub(crate) pass: Vec<String>,
-    /// They are withheld, and programs walk without them.
-    pub(crate) without: Vec<String>,
 }
 
 /// Returns the environment as it is shipped, for a compile step without a jobserver and with a place

@@ -12,10 +12,11 @@ use worknode::reason::Reason;
 use worknode::spec::{FdSpec, strings};
 
 use super::environment::Reader;
-use super::installed::is_system;
-use super::{Hello, compiler, configs};
+use super::parsed::Hello;
+use super::{compiler, configs};
 use crate::compile::Disk;
 use crate::look::{Found, Look, Resolved};
+use crate::origin::installed::is_system;
 use crate::sys::place::Place;
 
 /// Directories that every machine has of its own.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::agent::Agent;
+use super::Links;
 use crate::link::call::LINK_TIMEOUT;
 use crate::link::guarded::Guarded;
 use crate::link::handshake::{Peer, Purpose};
@@ -26,52 +26,54 @@ const CALLERS_PER_NETWORK_MAX: usize = 16;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Accepts links as long as the agent lives.
-pub(crate) async fn accept(agent: Rc<Agent>, listener: TcpListener) {
-    let callers = Rc::new(Callers::default());
-    let mut pause = PAUSE_MIN;
-    loop {
-        let (stream, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::error!(%error, "failed to accept a link");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-                continue;
-            }
-        };
-        pause = PAUSE_MIN;
-        let caller = callers.enter(address.ip());
-        let agent = Rc::clone(&agent);
-        tokio::task::spawn_local(async move {
-            let greeted = tokio::select! {
-                greeted = tokio::time::timeout(LINK_TIMEOUT, greet(&agent, stream)) => greeted,
-                () = caller.turned_away() => {
-                    return tracing::warn!(%address, "refused a link: others call, and it has not greeted");
+impl Links {
+    /// Accepts links as long as the agent lives.
+    pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener) {
+        let callers = Rc::new(Callers::default());
+        let mut pause = PAUSE_MIN;
+        loop {
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::error!(%error, "failed to accept a link");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    continue;
                 }
             };
-            match greeted {
-                // That it can call says nothing of whether it can be called.
-                Ok(Ok((_, _, Purpose::Greet))) => {}
-                Ok(Ok((socket, peer, Purpose::Link))) => {
-                    agent.start_link(socket, peer, false);
+            pause = PAUSE_MIN;
+            let caller = callers.enter(address.ip());
+            let links = Rc::clone(&self);
+            tokio::task::spawn_local(async move {
+                let greeted = tokio::select! {
+                    greeted = tokio::time::timeout(LINK_TIMEOUT, links.answer(stream)) => greeted,
+                    () = caller.turned_away() => {
+                        return tracing::warn!(%address, "refused a link: others call, and it has not greeted");
+                    }
+                };
+                match greeted {
+                    // That it can call says nothing of whether it can be called.
+                    Ok(Ok((_, _, Purpose::Greet))) => {}
+                    Ok(Ok((socket, peer, Purpose::Link))) => {
+                        links.start(socket, peer, false);
+                    }
+                    Ok(Err(error)) => tracing::warn!(%address, "refused a link: {error:#}"),
+                    Err(_) => tracing::warn!(%address, "refused a link: it did not greet in time"),
                 }
-                Ok(Err(error)) => tracing::warn!(%address, "refused a link: {error:#}"),
-                Err(_) => tracing::warn!(%address, "refused a link: it did not greet in time"),
-            }
-        });
+            });
+        }
     }
-}
 
-async fn greet(agent: &Agent, stream: TcpStream) -> anyhow::Result<(link::Socket, Peer, Purpose)> {
-    link::prepare(&stream)?;
-    let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
-    let mut socket = tokio_tungstenite::accept_async_with_config(stream, config).await?;
-    let answered = Instant::now();
-    let (peer, purpose) = handshake::answer(&mut socket, &agent.own(), agent.secret()).await?;
-    agent.transfers.note_distance(&peer.node, answered.elapsed());
-    socket.get_mut().open();
-    Ok((socket, peer, purpose))
+    async fn answer(&self, stream: TcpStream) -> anyhow::Result<(link::Socket, Peer, Purpose)> {
+        link::prepare(&stream)?;
+        let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
+        let mut socket = tokio_tungstenite::accept_async_with_config(stream, config).await?;
+        let answered = Instant::now();
+        let (peer, purpose) = handshake::answer(&mut socket, &self.own, &self.secret).await?;
+        self.transfers.note_distance(&peer.node, answered.elapsed());
+        socket.get_mut().open();
+        Ok((socket, peer, purpose))
+    }
 }
 
 /// Callers that have not greeted, the oldest first.

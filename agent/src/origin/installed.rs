@@ -3,7 +3,7 @@
 use packetfs::tree::is_within;
 
 /// Directories that only installations change. A compile step sees them, and writes there only if it says so.
-pub(in crate::origin) const SYSTEM_DIRS: [&[u8]; 9] =
+pub(super) const SYSTEM_DIRS: [&[u8]; 9] =
     [b"/usr", b"/bin", b"/sbin", b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/etc", b"/opt"];
 
 /// Tells whether a path without links is in one of them.

@@ -1,0 +1,162 @@
+//! Finds a slot for a walk: one that this origin holds, or one of the broker's, for which the walk may wait.
+
+use broker::{BrokerError, Grant, Retried, Submit, Submitted};
+use tokio::sync::mpsc;
+use worknode::door::{Header, Kind};
+use worknode::id::{Attempt, NodeId};
+use worknode::reason::Reason;
+use worknode::spec::WalkSpec;
+
+use super::shared::Shared;
+use super::stub::{Stub, is_deadly, signal};
+use crate::cluster::{Queued, Slot, Turn};
+use crate::session::Session;
+
+/// What came of the search.
+pub(super) enum Placed {
+    Granted(Slot),
+    Not(Reason),
+    /// The stub is gone.
+    Gone,
+}
+
+/// A walk that looks for a slot.
+pub(super) struct Place<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) session: &'a Session,
+    pub(super) spec: &'a WalkSpec,
+    /// Nodes on which it has failed.
+    pub(super) failed_nodes: &'a [NodeId],
+    /// The attempt that failed last, if the broker is to grant another one for it.
+    pub(super) failed: Option<&'a Grant>,
+}
+
+impl Place<'_> {
+    /// Finds a slot, or waits for one.
+    pub(super) async fn find(
+        &self,
+        stub: &mut Stub,
+        turns: &mut mpsc::UnboundedReceiver<Turn>,
+    ) -> Placed {
+        let (slots, walk) = (&self.shared.cluster.slots, self.spec.walk);
+        let is_first = self.failed_nodes.is_empty();
+        if is_first && let Some(slot) = slots.kept_slot(self.session.id, self.session.on.as_ref()) {
+            return Placed::Granted(slot);
+        }
+        let mut queued = None;
+        if !(is_first && self.session.on.is_none() && slots.wait_in_line(walk)) {
+            match self.ask().await {
+                Ok(Submitted::Granted(grant)) => return Placed::Granted(slots.hold(grant)),
+                Ok(Submitted::Queued(_)) => queued = Some(slots.note_queued()),
+                Ok(Submitted::Busy) => return Placed::Not(Reason::NoSlot),
+                Ok(Submitted::Exhausted) => return Placed::Not(Reason::RunnerLost),
+                Err(error) => {
+                    tracing::warn!(%error, %walk, "failed to submit");
+                    // The broker may have heard it all the same.
+                    slots.cancel(walk);
+                    return Placed::Not(Reason::NoBroker);
+                }
+            }
+        }
+        let placed = self.wait(stub, turns, queued).await;
+        slots.leave_line(walk);
+        placed
+    }
+
+    /// Asks the broker for a slot, or for another one.
+    async fn ask(&self) -> Result<Submitted, BrokerError> {
+        let broker = &self.shared.cluster.broker;
+        if let Some(grant) = self.failed {
+            let retried = broker.retry(self.spec.walk, grant.attempt, Some(&grant.node)).await?;
+            if let Retried::Submitted(submitted) = retried {
+                return Ok(submitted);
+            }
+        }
+        broker.submit(&self.submit()).await
+    }
+
+    fn submit(&self) -> Submit {
+        Submit {
+            walk: self.spec.walk,
+            after: self.after(),
+            only: self.session.on.clone(),
+            avoid: [self.failed_nodes, &self.shared.cluster.to_avoid()].concat(),
+            prefer: self.shared.links.warm_nodes(),
+        }
+    }
+
+    /// Returns the attempt that failed last: only a newer one counts.
+    fn after(&self) -> Attempt {
+        self.failed.map_or(Attempt(0), |grant| grant.attempt)
+    }
+
+    /// Waits for a turn, as long as there is a node to walk to and a stub.
+    async fn wait<'s>(
+        &'s self,
+        stub: &mut Stub,
+        turns: &mut mpsc::UnboundedReceiver<Turn>,
+        mut queued: Option<Queued<'s>>,
+    ) -> Placed {
+        let cluster = &self.shared.cluster;
+        let mut changes = cluster.changes();
+        loop {
+            if !cluster.has_runner_for(self.session.on.as_ref(), self.failed_nodes) {
+                cluster.slots.cancel(self.spec.walk);
+                return Placed::Not(Reason::NoCluster);
+            }
+            tokio::select! {
+                turn = turns.recv() => {
+                    if let Some(placed) = self.take_turn(turn, &mut queued).await {
+                        return placed;
+                    }
+                }
+                frame = stub.frames.recv() => {
+                    if self.ends_wait(stub, frame) {
+                        return Placed::Gone;
+                    }
+                }
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Takes in a turn; nothing if the wait goes on.
+    async fn take_turn<'s>(
+        &'s self,
+        turn: Option<Turn>,
+        queued: &mut Option<Queued<'s>>,
+    ) -> Option<Placed> {
+        let slots = &self.shared.cluster.slots;
+        match turn {
+            Some(Turn::Granted(grant)) if grant.attempt > self.after() => {
+                Some(Placed::Granted(slots.hold(grant)))
+            }
+            Some(Turn::Granted(_)) => None,
+            Some(Turn::Passed(slot)) => Some(Placed::Granted(slot)),
+            Some(Turn::Dropped) | None => {
+                if self.shared.sessions.get(self.session.id).is_none() {
+                    return Some(Placed::Not(Reason::NoAgent));
+                }
+                slots.leave_line(self.spec.walk);
+                match self.shared.cluster.broker.submit(&self.submit()).await {
+                    Ok(Submitted::Granted(grant)) => Some(Placed::Granted(slots.hold(grant))),
+                    Ok(Submitted::Queued(_)) => {
+                        queued.get_or_insert_with(|| slots.note_queued());
+                        None
+                    }
+                    _ => Some(Placed::Not(Reason::NoBroker)),
+                }
+            }
+        }
+    }
+
+    /// Takes in a frame of the stub, for which nothing runs yet: a signal is for the stub itself. Tells whether the
+    /// walk is not wanted any more.
+    fn ends_wait(&self, stub: &Stub, frame: Option<(Header, Vec<u8>)>) -> bool {
+        let Some((header, payload)) = frame else { return true };
+        let deadly = signal(&header, &payload).filter(|&signal| is_deadly(signal, self.spec));
+        let Some(status) = deadly else { return false };
+        stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());
+        true
+    }
+}

@@ -1,0 +1,59 @@
+//! The process at the origin that waits while its program walks, and why a program cannot walk.
+
+use tokio::sync::mpsc;
+use worknode::door::{Header, Kind};
+use worknode::reason::Reason;
+use worknode::spec::WalkSpec;
+
+use super::output::Output;
+use super::stops::Stops;
+
+/// Where programs complain.
+pub(super) const STDERR: u16 = 2;
+
+/// The walk's process at the origin, as the attempts see it.
+pub(super) struct Stub {
+    /// Frames of the stub, until it is gone.
+    pub(super) frames: mpsc::Receiver<(Header, Vec<u8>)>,
+    /// What the stub gets; written by a task of its own.
+    pub(super) output: Output,
+    pub(super) stops: Stops,
+    pub(super) pid: u32,
+}
+
+/// Why a walk cannot be done, and what exactly was met, if that is more.
+#[derive(Debug, Clone)]
+pub(super) struct Cause {
+    pub(super) reason: Reason,
+    pub(super) detail: Option<String>,
+}
+
+impl From<Reason> for Cause {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: None }
+    }
+}
+
+/// Returns the signal that a frame of the stub forwards.
+pub(super) fn signal(header: &Header, payload: &[u8]) -> Option<i32> {
+    let word = (header.kind == Kind::Signal).then(|| payload.first_chunk())?;
+    word.map(|word| i32::from_le_bytes(*word))
+}
+
+/// Tells whether the signal ends a program that has not begun; it is its wait status, too.
+pub(super) fn is_deadly(signal: i32, spec: &WalkSpec) -> bool {
+    let harmless = [libc::SIGCONT, libc::SIGWINCH, libc::SIGURG, libc::SIGCHLD];
+    let unheard = (spec.ignored | spec.blocked) & (1 << (signal - 1).clamp(0, 63)) != 0;
+    !harmless.contains(&signal) && !unheard
+}
+
+/// Drops what a process that is executed here holds, such as a slot of the origin's own, when it ends.
+pub(super) fn drop_with_process(held: impl Sized + 'static, pid: u32) {
+    tokio::task::spawn_local(async move {
+        if let Ok(process) = crate::sys::watch::process(pid) {
+            // An error means that the process is gone, too.
+            let _ = process.readable().await;
+        }
+        drop(held);
+    });
+}

@@ -1,0 +1,63 @@
+//! What users are told of walks that lost something.
+
+use worknode::id::WalkId;
+use worknode::reason::Reason;
+
+use super::stub::Cause;
+
+/// What the user is told of a walk that can neither be done nor begun anew.
+pub(super) fn loss(walk: WalkId, Cause { reason, detail }: &Cause) -> String {
+    let what = match reason {
+        Reason::RunnerLost | Reason::RunnerFault | Reason::NoSlot | Reason::NoCluster => {
+            format!("lost the runner of walk {walk}")
+        }
+        Reason::CommitFault => format!("failed to write what walk {walk} has changed"),
+        _ => format!("failed to finish walk {walk}"),
+    };
+    let detail = detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+    format!(
+        "{what} ({}) after the program had read or written, so that it cannot be started again unnoticed{detail}",
+        reason.name()
+    )
+}
+
+/// What the user is told of a loss that could not be avoided.
+pub(super) fn overwritten(argv0: &str, path: &str) -> String {
+    format!(
+        "oswalk: {argv0} has overwritten {path}, which was changed by something else while it ran\n"
+    )
+}
+
+/// What the user is told of a hidden file that was written elsewhere.
+pub(super) fn not_written(argv0: &str, path: &str) -> String {
+    format!(
+        "oswalk: {argv0} has written {path}, which is not exported: what it wrote there is lost, and the file is as it was\n"
+    )
+}
+
+/// What the user is told of a read that could not be repeated.
+pub(super) fn torn(argv0: &str) -> String {
+    format!(
+        "oswalk: {argv0} has read a file while something else changed it, and may have seen the old \
+         size with the new content; run it again if that matters\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use worknode::id::SessionId;
+
+    #[test]
+    fn what_cannot_be_begun_anew_is_told() {
+        let walk = WalkId { session: SessionId(1), number: 2 };
+        let detail = "the runner changed /root/.x_history, which is not exported".to_owned();
+        let told = loss(walk, &Cause { reason: Reason::CommitFault, detail: Some(detail) });
+        assert!(
+            told.starts_with("failed to write what walk ") && told.contains("/root/.x_history")
+        );
+        assert!(!told.contains("lost the runner") && told.contains("(commit-fault)"));
+        let told = loss(walk, &Reason::RunnerLost.into());
+        assert!(told.starts_with("lost the runner of walk "), "{told}");
+    }
+}
