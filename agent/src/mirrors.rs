@@ -20,7 +20,8 @@ use crate::link::{Link, TOLD_BYTES_MAX, lists, message};
 use crate::mirror::Mirror;
 use crate::runner::sandboxes::Sandboxes;
 use crate::state::Dirs;
-use crate::sys::launcher::{Launcher, Plan};
+use crate::sys::launcher::Launcher;
+use crate::sys::orders::Plan;
 use crate::vital::Vital;
 
 /// Mirrors at once: each has four threads or more and some ten megabytes. As many people as share a cluster at work.

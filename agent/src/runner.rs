@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 mod ahead;
+mod channel;
 mod input;
 mod output;
 pub(crate) mod sandboxes;
@@ -32,7 +33,8 @@ use crate::link::{Inbox, Link};
 use crate::mirror::{Lower, Mirror};
 use crate::mirrors::Mirrors;
 use crate::sys::fds;
-use crate::sys::launcher::{Ahead, Event, Launch, Launcher, Order};
+use crate::sys::launcher::Launcher;
+use crate::sys::orders::{Ahead, Event, Launch, Order};
 use admission::Admission;
 use streams::Streams;
 

@@ -6,7 +6,7 @@ use packetfs::tree::{Attr, Bytes, Kind, join, normal, split};
 use worknode::spec::WalkSpec;
 
 use crate::compile;
-use crate::sys::launcher::Ahead;
+use crate::sys::orders::Ahead;
 
 /// Looks ahead; `attr_of` returns what is known of a path in the origin's tree.
 pub(super) fn of(spec: &WalkSpec, attr_of: impl Fn(&[u8]) -> Answer<Attr>) -> Ahead {

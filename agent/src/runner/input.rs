@@ -10,7 +10,7 @@ use tokio::net::unix::pipe::Sender;
 use tokio::sync::Notify;
 use worknode::door::DATA_BYTES_MAX;
 
-use super::streams::Channel;
+use super::channel::Channel;
 use crate::link::frame::Kind;
 use crate::sys::fds;
 

@@ -9,7 +9,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::Notify;
 use worknode::door::{DATA_BYTES_MAX, WINDOW_BYTES};
 
-use super::streams::Channel;
+use super::channel::Channel;
 use crate::link::frame::Kind;
 
 /// What the pipe of a program holds that writes much: it and the agent wait less for each other.

@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::sys::launcher::{Launcher, Plan, Sandbox};
+use crate::sys::launcher::{Launcher, Sandbox};
+use crate::sys::orders::Plan;
 
 /// How many are made to wait for a walk. Programs that start one after the other need one, and another
 /// while the first is made ready again.

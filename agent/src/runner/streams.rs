@@ -12,41 +12,16 @@ use tokio::task::JoinHandle;
 use worknode::door::{Termios, decode_window};
 use worknode::spec::{FdKind, WalkSpec};
 
+use super::channel::Channel;
 use super::input::Input;
 use super::output::{self, Credit};
 use super::terminal::{Event, Terminal};
 use crate::link::Link;
 use crate::link::frame::{Frame, Kind};
-use crate::sys::launcher::Order;
+use crate::sys::orders::Order;
 
 /// Where descriptors go: pairs of the process's number and the index of what is passed.
 pub(super) type Places = Vec<(u32, u32)>;
-
-/// The way to one descriptor at the origin.
-#[derive(Debug, Clone)]
-pub(super) struct Channel {
-    link: Rc<Link>,
-    stream: u32,
-    fd: u8,
-}
-
-impl Channel {
-    pub(super) fn send(&self, kind: Kind, payload: &[u8]) {
-        self.send_payload(kind, [&[self.fd], payload].concat());
-    }
-
-    /// Returns a payload for so many bytes, to be filled.
-    pub(super) fn payload(&self, bytes: usize) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(1 + bytes);
-        payload.push(self.fd);
-        payload
-    }
-
-    /// Sends a payload that was begun by [`Channel::payload`].
-    pub(super) fn send_payload(&self, kind: Kind, payload: Vec<u8>) {
-        self.link.send(kind, self.stream, payload);
-    }
-}
 
 /// The streams of one walk.
 #[derive(Debug)]
@@ -69,7 +44,7 @@ impl Streams {
         spec: &WalkSpec,
     ) -> anyhow::Result<(Self, Places, Vec<OwnedFd>)> {
         let mut streams = Self {
-            channel: Channel { link: Rc::clone(link), stream, fd: 0 },
+            channel: Channel::new(link, stream),
             outputs: RefCell::default(),
             carriers: RefCell::default(),
             credits: HashMap::new(),
@@ -178,7 +153,7 @@ impl Streams {
     }
 
     fn channel(&self, fd: u8) -> Channel {
-        Channel { fd, ..self.channel.clone() }
+        self.channel.of(fd)
     }
 
     fn output(&mut self, fd: u8) -> anyhow::Result<OwnedFd> {

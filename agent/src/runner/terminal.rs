@@ -10,10 +10,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
 use worknode::door::{DATA_BYTES_MAX, Termios, Window};
 
+use super::channel::Channel;
 use super::output::Credit;
-use super::streams::Channel;
 use crate::link::frame::Kind;
-use crate::sys::launcher::Order;
+use crate::sys::orders::Order;
 use crate::sys::terminal::{self, Packet};
 
 /// Input asked for at once: the longest line that a terminal gives.

@@ -13,8 +13,7 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, lstat, mknod, utimensat
 use nix::sys::time::TimeSpec;
 use packetfs::tree::{Attr, Bytes, Kind, Time};
 
-use super::launcher::Ahead;
-use super::sandbox::path;
+use super::orders::{Ahead, path};
 
 /// Set-user-id and set-group-id.
 const SPECIAL_BITS: u32 = 0o6000;

@@ -11,9 +11,8 @@ use nix::unistd::Pid;
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::filter::Filter;
-use super::launcher::Launch;
+use super::orders::{Failure, Launch, at, path};
 use super::process::{self, Stack};
-use super::sandbox::{Failure, at, path};
 use super::{fds, terminal};
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine. Who

@@ -24,8 +24,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 
 use super::above::{Above, Before};
-use super::launcher::{Launch, Plan};
-use super::sandbox::{Failure, at, path};
+use super::orders::{Failure, Launch, Plan, at, path};
 
 const NONE: Option<&str> = None;
 /// Directories that a compile step reads and never changes.

@@ -1,15 +1,12 @@
 //! The first process of a walk's namespaces: prepares a root, waits for a walk, starts its program,
 //! passes signals on, and leaves no process behind. Then it may serve another walk.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,7 +18,7 @@ use worknode::spec::{FdKind, TerminalSpec, WalkSpec};
 
 use super::filter::Filter;
 use super::groups::{Exceeded, Group};
-use super::launcher::{Event, Launch, Order, Plan, tell};
+use super::orders::{Event, Failure, Launch, Order, Plan, at, path, tell};
 use super::process::Stack;
 use super::program::{self, Open, Started};
 use super::root::{Layers, Root};
@@ -31,18 +28,6 @@ use super::{fds, process, readers, terminal};
 /// The first look whether a terminal is being read comes after so long; each pause is twice the one
 /// before, as long as that is a number of 8 bits.
 const WATCH_FIRST_MS: u8 = 1;
-
-/// A step that failed.
-pub(super) struct Failure {
-    pub(super) stage: String,
-    pub(super) error: io::Error,
-}
-
-/// Says what failed with an error number.
-pub(super) fn at<E: Into<io::Error>>(stage: impl Into<String>) -> impl FnOnce(E) -> Failure {
-    let stage = stage.into();
-    move |error| Failure { stage, error: error.into() }
-}
 
 /// Runs walks, one after the other, each from the first mount to the last child. Never returns.
 pub(super) fn run(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> ! {
@@ -327,9 +312,4 @@ fn open_nulls(spec: &WalkSpec, root: BorrowedFd<'_>) -> Result<Vec<(u32, File)>,
         }
     }
     Ok(nulls)
-}
-
-/// A path that travelled as bytes.
-pub(super) fn path(bytes: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(bytes))
 }
