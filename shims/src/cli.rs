@@ -1,4 +1,4 @@
-//! The arguments, and who deals with them.
+//! Parses the command line and dispatches to the commands.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors; a wrong usage must not look like the command's 2.
+            // Help and version are not errors. Clap's status for wrong usage, 2, could be the command's.
             let _ = error.print();
             if let Some(line) = meant(&error, &arguments) {
                 say::err(format_args!("hint: did you mean '{line}'?"));
@@ -71,7 +71,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Returns the command line that was meant by one without `exec`.
+/// Returns the command line that was probably meant by one that lacks `exec`.
 fn meant(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else {
         return None;
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn the_definition_passes_claps_checks() {
         Cli::command().debug_assert();
     }
 
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_without_exec_is_known() {
+    fn a_command_without_exec_gets_a_hint() {
         let meant = |line: &str| {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             meant(&Cli::try_parse_from(&words).expect_err(line), &words)
@@ -131,7 +131,7 @@ mod tests {
             ("oswalk exec --sumary make", "'--summary'"),
             ("oswalk exec --summary --no-fallbak make", "'--no-fallback'"),
             ("oswalk exec -j8 make", "'-j"),
-            ("oswalk exec --walk [a- x", "no ']' ends what '[' begins"),
+            ("oswalk exec --walk [a- x", "'[' has no matching ']'"),
             ("oswalk", "Usage"),
             ("oswalk up --slots many", "'many'"),
             ("oswalk up --slots -1", "'-1'"),
