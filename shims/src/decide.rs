@@ -20,18 +20,22 @@ use crate::starts::may_start_others;
 /// Finds the command's file as a shell does.
 pub(crate) fn find(name: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Failure> {
     let not_found = || {
-        let failure = Failure::new(format!("failed to find the command '{}'", name.display()))
-            .status(EXIT_NOT_FOUND);
+        let why = if is_path(name) { "no such file" } else { "it is in no directory of PATH" };
+        let failure =
+            Failure::new(format!("failed to find the command '{}': {why}", name.display()))
+                .status(EXIT_NOT_FOUND);
         match meant(name) {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
     };
     let denied = |file: &Path| {
-        Failure::new(format!("failed to execute {}: permission denied", file.display()))
+        let file = file.display();
+        Failure::new(format!("failed to execute {file}: permission denied"))
+            .hint(format!("if it is a program, make it executable: chmod +x {file}"))
             .status(EXIT_NOT_EXECUTABLE)
     };
-    if name.as_bytes().contains(&b'/') {
+    if is_path(name) {
         let file = PathBuf::from(name);
         return match () {
             () if executable(&file) => Ok(file),
@@ -70,12 +74,17 @@ fn meant(name: &OsStr) -> Option<String> {
         )),
         _ if !name.trim().contains(char::is_whitespace) => None,
         _ if name.contains(of_shell) => {
-            Some(format!("a shell must run a line with shell syntax: oswalk exec sh -c '{name}'"))
+            Some(format!("shell syntax needs a shell: oswalk exec sh -c '{name}'"))
         }
         _ => {
             Some(format!("give a command and its arguments as separate words: oswalk exec {name}"))
         }
     }
+}
+
+/// Tells whether a name is a path, which is not searched for along `PATH`.
+fn is_path(name: &OsStr) -> bool {
+    name.as_bytes().contains(&b'/')
 }
 
 fn executable(file: &Path) -> bool {

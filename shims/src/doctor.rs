@@ -71,16 +71,21 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
         say::out(text.map_err(|error| Failure::from_error(&error))? + "\n")?;
     } else {
         for (name, finding) in &checks {
-            say::out(match finding {
-                Ok(text) => format!("ok    {name}: {text}\n"),
-                Err(Problem { text, remedy, is_note }) => {
-                    let word = if *is_note { "note" } else { "FAIL" };
-                    format!("{word}  {name}: {text}\n      remedy: {remedy}\n")
-                }
-            })?;
+            say::out(shown(name, finding))?;
         }
     }
     Ok(ExitCode::from(u8::from(checks.iter().any(|(_, finding)| has_failed(finding)))))
+}
+
+/// Returns a finding as it is printed.
+fn shown(name: &str, finding: &Finding) -> String {
+    match finding {
+        Ok(text) => format!("ok    {name}: {text}\n"),
+        Err(Problem { text, remedy, is_note }) => {
+            let word = if *is_note { "note" } else { "FAIL" };
+            format!("{word}  {name}: {text}\n      remedy: {remedy}\n")
+        }
+    }
 }
 
 fn has_failed(finding: &Finding) -> bool {
@@ -103,7 +108,7 @@ fn checks(places: &Places) -> Vec<(String, Finding)> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut checks = vec![
         ("kernel", kernel(&read("/proc/sys/kernel/osrelease"))),
-        ("fuse", fuse()),
+        ("fuse", fuse(Path::new("/dev/fuse"))),
         ("overlayfs", overlayfs(&read("/proc/filesystems"))),
         ("namespaces", namespaces()),
         ("descriptors", descriptors(status.map(|status| status.pid))),
@@ -158,23 +163,23 @@ fn kernel(release: &str) -> Finding {
 }
 
 /// Checks the device. Only root must be able to open it, since the agent runs as root.
-fn fuse() -> Finding {
-    const PATH: &str = "/dev/fuse";
-    match fs::metadata(PATH) {
+fn fuse(device: &Path) -> Finding {
+    let shown = device.display();
+    match fs::metadata(device) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => wrong(
-            "/dev/fuse is missing",
+            format!("{shown} is missing"),
             "load the module (modprobe fuse); in a container, pass the device (--device /dev/fuse)",
         ),
-        Err(error) => wrong(format!("{PATH}: {error}"), "check the permissions of /dev"),
+        Err(error) => wrong(format!("{shown}: {error}"), "check the permissions of /dev"),
         Ok(meta) if !meta.file_type().is_char_device() => wrong(
-            format!("{PATH} is not a device"),
-            "create the device: rm /dev/fuse, then mknod -m 666 /dev/fuse c 10 229",
+            format!("{shown} is not a device"),
+            format!("create the device: rm {shown}, then mknod -m 666 {shown} c 10 229"),
         ),
-        Ok(_) if !geteuid().is_root() => Ok("/dev/fuse exists".to_owned()),
-        Ok(_) => match fs::File::options().read(true).write(true).open(PATH) {
-            Ok(_) => Ok("/dev/fuse can be opened".to_owned()),
+        Ok(_) if !geteuid().is_root() => Ok(format!("{shown} exists")),
+        Ok(_) => match fs::File::options().read(true).write(true).open(device) {
+            Ok(_) => Ok(format!("{shown} can be opened")),
             Err(error) => wrong(
-                format!("/dev/fuse cannot be opened: {error}"),
+                format!("{shown} cannot be opened: {error}"),
                 "load the module (modprobe fuse); in a container, allow the device (--device /dev/fuse)",
             ),
         },
@@ -203,7 +208,11 @@ fn namespaces() -> Finding {
             )
         };
     }
-    match process::may_unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID) {
+    creation(process::may_unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID))
+}
+
+fn creation(of_namespaces: io::Result<()>) -> Finding {
+    match of_namespaces {
         Ok(()) => Ok("mount and pid namespaces can be created".to_owned()),
         Err(error) => wrong(
             format!("mount and pid namespaces cannot be created: {error}"),
@@ -217,7 +226,10 @@ fn descriptors(agent: Option<u32>) -> Finding {
     let limits = agent.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/limits")).ok());
     let of_agent = limits.as_deref().and_then(hard_limit);
     let own = || getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
-    let limit = of_agent.unwrap_or_else(own);
+    enough_descriptors(of_agent.unwrap_or_else(own))
+}
+
+fn enough_descriptors(limit: u64) -> Finding {
     if limit >= DESCRIPTORS_MIN {
         return Ok(format!("{limit} may be open"));
     }
@@ -252,10 +264,15 @@ fn redis(status: Option<&Status>, places: &Places, broker_url: Option<&str>) -> 
         Some(status) => !is_private(status, places),
         None => broker_url.is_some(),
     };
-    match which::which("redis-server").or_else(|_| which::which("valkey-server")) {
-        Ok(path) => Ok(path.display().to_string()),
-        Err(_) if is_elsewhere => Ok("not needed: the broker is elsewhere".to_owned()),
-        Err(_) => wrong(
+    let server = which::which("redis-server").or_else(|_| which::which("valkey-server"));
+    redis_server(server.ok().as_deref(), is_elsewhere)
+}
+
+fn redis_server(server: Option<&Path>, is_elsewhere: bool) -> Finding {
+    match server {
+        Some(path) => Ok(path.display().to_string()),
+        None if is_elsewhere => Ok("not needed: the broker is elsewhere".to_owned()),
+        None => wrong(
             "neither redis-server nor valkey-server is in PATH",
             "install the package redis-server, or name a broker with --broker URL or OSWALK_BROKER",
         ),
@@ -294,21 +311,21 @@ fn disk(dir: &Path) -> Finding {
     let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     let shown = there.display();
     match statvfs(there) {
-        Ok(found) => {
-            let free = found.blocks_available() * found.fragment_size();
-            let text = format!("{} MB are free at {shown}", free / 1_000_000);
-            if free >= FREE_BYTES_MIN {
-                Ok(text)
-            } else {
-                let needed = FREE_BYTES_MIN.div_ceil(1_000_000);
-                wrong(
-                    format!("only {text}; packets and commits may need {needed} MB"),
-                    "free some space, or choose a state directory on another disk (--state DIR)",
-                )
-            }
-        }
+        Ok(found) => enough_space(found.blocks_available() * found.fragment_size(), there),
         Err(error) => wrong(format!("{shown}: {error}"), "choose another with --state DIR"),
     }
+}
+
+fn enough_space(free: u64, dir: &Path) -> Finding {
+    let text = format!("{} MB are free at {}", free / 1_000_000, dir.display());
+    if free >= FREE_BYTES_MIN {
+        return Ok(text);
+    }
+    let needed = FREE_BYTES_MIN.div_ceil(1_000_000);
+    wrong(
+        format!("only {text}; packets and commits may need {needed} MB"),
+        "free some space, or choose a state directory on another disk (--state DIR)",
+    )
 }
 
 /// Checks the file with the secret. An agent does not start with a secret that others can read.
@@ -472,6 +489,102 @@ mod tests {
         // Holds whether a Redis server is installed on this machine or not.
         assert!(needed(Some("redis://hub/")).is_ok());
         assert_eq!(needed(None).is_ok(), which::which("redis-server").is_ok());
+    }
+
+    /// Returns all findings that need no particular machine.
+    fn canned() -> Vec<(&'static str, Finding)> {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let path = |name: &str| dir.path().join(name);
+        let file = |name: &str, mode| {
+            fs::write(path(name), "").expect("writes");
+            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("chmod");
+            path(name)
+        };
+        let places = Places { state: dir.path().to_owned() };
+        let denied = || Err(io::Error::from_raw_os_error(nix::libc::EPERM));
+        let mut found = vec![
+            ("kernel", kernel("6.1.0-18-amd64\n")),
+            ("kernel", kernel("5.10.0-9-amd64\n")),
+            ("fuse", fuse(&path("missing"))),
+            ("fuse", fuse(&file("fuse", 0o644))),
+            ("overlayfs", overlayfs("nodev\toverlay\n")),
+            ("overlayfs", overlayfs("nodev\ttmpfs\n")),
+            ("namespaces", creation(Ok(()))),
+            ("namespaces", creation(denied())),
+            ("descriptors", enough_descriptors(1 << 20)),
+            ("descriptors", enough_descriptors(1024)),
+            ("inotify", inotify("1048576\n")),
+            ("inotify", inotify("8192\n")),
+            ("inotify", inotify("")),
+            ("redis", redis_server(Some(Path::new("/usr/bin/redis-server")), false)),
+            ("redis", redis_server(None, true)),
+            ("redis", redis_server(None, false)),
+            ("clock", clock(UNIX_EPOCH + 2 * SANE_AFTER)),
+            ("clock", clock(UNIX_EPOCH)),
+            ("state", state(&path("missing"))),
+            ("state", state(&file("plain", 0o644))),
+        ];
+        for mode in [0o700, 0o777] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).expect("chmod");
+            found.push(("state", state(dir.path())));
+        }
+        found.extend([
+            ("disk", enough_space(50 << 30, dir.path())),
+            ("disk", enough_space(50 << 20, dir.path())),
+            ("secret", secret(None, &places)),
+        ]);
+        for mode in [0o600, 0o644] {
+            file("secret", mode);
+            found.push(("secret", secret(None, &places)));
+        }
+        found.extend([
+            ("door", closed(&file("door", 0o600))),
+            ("door", closed(&file("door", 0o666))),
+            ("door", closed(&path("missing"))),
+        ]);
+        let me = || node("me", NodeCondition::Alive, false);
+        let alone = status(vec![me()]);
+        let two = status(vec![me(), node("n1", NodeCondition::Alive, false)]);
+        let three = [two.nodes.clone(), vec![node("n2", NodeCondition::Alive, false)]].concat();
+        let away = Status { broker_up: false, other_mounts: true, ..two.clone() };
+        found.extend([
+            ("broker", broker(&two)),
+            ("broker", broker(&away)),
+            ("versions", versions(&two, "0.1.0")),
+            ("versions", versions(&two, "0.2.0")),
+            ("mounts", mounts(&two)),
+            ("mounts", mounts(&away)),
+            ("nodes", others(&alone, &Places { state: "/s".into() })),
+            ("nodes", others(&alone, &Places { state: "/other".into() })),
+            ("nodes", others(&two, &places)),
+            ("nodes", others(&status(three), &places)),
+            ("nodes", others(&away, &places)),
+        ]);
+        let mut refused = node("n1", NodeCondition::Refused, false);
+        refused.why = Some("it does not hold the secret".to_owned());
+        refused.remedy = Some("give all agents the same --secret file".to_owned());
+        let mut down = node("n2", NodeCondition::Gone, true);
+        down.why = Some("it was taken down 7 s ago".to_owned());
+        let of_nodes = nodes(&status(vec![me(), refused, down]));
+        found.extend(of_nodes.into_iter().map(|(_, finding)| ("node", finding)));
+        let replaced =
+            |text: String| text.replace(&*dir.path().to_string_lossy(), "/var/lib/oswalk");
+        let canned = found.into_iter().map(|(name, finding)| {
+            let problem = |problem: Problem| Problem {
+                text: replaced(problem.text),
+                remedy: replaced(problem.remedy),
+                ..problem
+            };
+            (name, finding.map(replaced).map_err(problem))
+        });
+        canned.collect()
+    }
+
+    #[test]
+    fn findings_as_printed() {
+        let text: String = canned().iter().map(|(name, finding)| shown(name, finding)).collect();
+        crate::messages::same("doctor", &text);
     }
 
     fn status(nodes: Vec<NodeStatus>) -> Status {

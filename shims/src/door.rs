@@ -52,7 +52,7 @@ pub(crate) enum DoorError {
     #[error("the agent at {path} serves another user")]
     Denied { path: PathBuf },
     #[error(
-        "the path of the state directory is too long: the socket {path} in it may have at most \
+        "the path of the state directory is too long: that of its socket, {path}, may have at most \
          {SOCKET_PATH_BYTES_MAX} bytes"
     )]
     PathTooLong { path: PathBuf },
@@ -77,8 +77,12 @@ fn in_brackets(pid: i32) -> String {
 impl DoorError {
     /// Returns the remedy.
     pub(crate) fn hint(&self) -> String {
+        self.hint_for(geteuid().is_root())
+    }
+
+    pub(crate) fn hint_for(&self, is_root: bool) -> String {
         match self {
-            Self::NoAgent { .. } if geteuid().is_root() => "start it with 'oswalk up'".to_owned(),
+            Self::NoAgent { .. } if is_root => "start it with 'oswalk up'".to_owned(),
             Self::NoAgent { .. } => NO_AGENT_OF_A_USER.to_owned(),
             Self::Denied { .. } => ANOTHER_USERS_AGENT.to_owned(),
             Self::PathTooLong { .. } => "choose a shorter one with --state DIR".to_owned(),
@@ -89,7 +93,7 @@ impl DoorError {
                 "use oswalk and oswalkd of one version: end the agent, then run 'oswalk up'"
                     .to_owned()
             }
-            _ => "'oswalk doctor' tells what is wrong".to_owned(),
+            _ => "run 'oswalk doctor' to see what is wrong".to_owned(),
         }
     }
 }

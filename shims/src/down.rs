@@ -1,6 +1,7 @@
 //! `oswalk down`: ends the agent.
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -30,15 +31,19 @@ pub(crate) fn run(places: &Places) -> Result<ExitCode, Failure> {
     let deadline = Instant::now() + DOWN_MAX;
     while !is_gone(status.pid) {
         if Instant::now() > deadline {
-            let (pid, seconds) = (status.pid, DOWN_MAX.as_secs());
-            let log = places.log();
-            return Err(Failure::new(format!("the agent (pid {pid}) did not exit in {seconds} s"))
-                .hint(format!("end it with 'kill -KILL {pid}'; its log is {}", log.display())));
+            return Err(still_up(status.pid, &places.log()));
         }
         std::thread::sleep(POLL);
     }
     say::out(format_args!("agent {} is down\n", status.node))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the failure of an agent to exit.
+pub(crate) fn still_up(pid: u32, log: &Path) -> Failure {
+    let seconds = DOWN_MAX.as_secs();
+    Failure::new(format!("the agent (pid {pid}) did not exit in {seconds} s"))
+        .hint(format!("end it with 'kill -KILL {pid}'; its log is {}", log.display()))
 }
 
 /// Tells whether a process has exited. A zombie has: its parent may be slow to reap it.

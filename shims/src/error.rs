@@ -1,6 +1,7 @@
 //! The error that ends `oswalk`: a message, a hint and an exit status.
 
 use std::error::Error;
+use std::fmt;
 use std::process::ExitCode;
 
 use crate::say;
@@ -57,10 +58,19 @@ impl Failure {
 
     /// Prints message and hint, and returns the exit status.
     pub(crate) fn report(&self) -> ExitCode {
-        say::err(format_args!("oswalk: error: {}", self.message));
-        if let Some(hint) = &self.hint {
-            say::err(format_args!("hint: {hint}"));
-        }
+        say::err(self);
         ExitCode::from(self.status)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn exit_status(&self) -> u8 {
+        self.status
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oswalk: error: {}", self.message)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
     }
 }

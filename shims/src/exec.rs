@@ -185,13 +185,17 @@ fn open(
         }
         _ => return Err(refused(door.protocol())),
     };
-    let (page_file, page) = read_page(&page_path).map_err(|error| {
-        let message = format!("failed to read the policy page {}", page_path.display());
-        let failure = Failure::new(format!("{message}: {error}"));
-        (failure.hint("restart the agent: 'oswalk down', then 'oswalk up'"), message)
-    })?;
+    let (page_file, page) =
+        read_page(&page_path).map_err(|error| unreadable(&page_path, &error))?;
     let pinned = options.on.is_some() || options.no_fallback;
     Ok(Session { door, page_path, page_file, page, becomes, notice, pinned, preload, stub })
+}
+
+/// Returns the failure to read the page, and its message without the cause.
+pub(crate) fn unreadable(page: &Path, error: &io::Error) -> (Failure, String) {
+    let message = format!("failed to read the policy page {}", page.display());
+    let failure = Failure::new(format!("{message}: {error}"));
+    (failure.hint("restart the agent: 'oswalk down', then 'oswalk up'"), message)
 }
 
 /// Reads the page without the tally behind it. The file is opened for writing if that is permitted.
@@ -281,7 +285,7 @@ impl Session {
 }
 
 /// Returns the report of a session that was lost or could not be opened.
-fn lost(why: String) -> Report {
+pub(crate) fn lost(why: String) -> Report {
     Report { lost: Some(why), ..Report::default() }
 }
 
@@ -296,12 +300,14 @@ fn with_preload(preload: &Path, foreign: &OsStr) -> OsString {
     OsString::from_vec(list)
 }
 
-fn cannot_start(file: &Path, error: &io::Error) -> Failure {
-    let status = match error.kind() {
-        io::ErrorKind::NotFound => EXIT_NOT_FOUND,
-        _ => EXIT_NOT_EXECUTABLE,
-    };
-    Failure::new(format!("failed to execute {}: {error}", file.display())).status(status)
+pub(crate) fn cannot_start(file: &Path, error: &io::Error) -> Failure {
+    let failure = Failure::new(format!("failed to execute {}: {error}", file.display()));
+    match error.kind() {
+        io::ErrorKind::NotFound => failure
+            .hint("if the file exists, the interpreter or loader that it names is missing")
+            .status(EXIT_NOT_FOUND),
+        _ => failure.status(EXIT_NOT_EXECUTABLE),
+    }
 }
 
 fn finish(options: &Options, file: Option<ReportFile>, report: &Report, wall: Duration) {
@@ -322,7 +328,7 @@ fn finish(options: &Options, file: Option<ReportFile>, report: &Report, wall: Du
     }
 }
 
-fn summary(report: &Report, wall: Duration) -> String {
+pub(crate) fn summary(report: &Report, wall: Duration) -> String {
     let wall = wall.as_secs_f64();
     if let Some(why) = &report.lost {
         return format!("oswalk: no session: {why}; {wall:.2} s wall.");

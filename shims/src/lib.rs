@@ -10,6 +10,8 @@ mod door;
 mod down;
 mod error;
 mod exec;
+#[cfg(test)]
+mod messages;
 mod places;
 mod policy_file;
 mod process;

@@ -71,7 +71,7 @@ fn find(name: &str) -> Option<PathBuf> {
     file.canonicalize().ok()
 }
 
-fn missing(name: &str) -> Failure {
+pub(crate) fn missing(name: &str) -> Failure {
     Failure::new(format!("failed to find {name} beside oswalk or in ../lib/oswalk"))
         .hint("install all programs of OS Walk together, or set OSWALK_LIBDIR to their directory")
 }

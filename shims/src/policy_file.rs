@@ -111,7 +111,11 @@ pub(crate) fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
     }
 }
 
-fn parse(path: &Path, text: &str, home: Option<&Path>) -> Result<Policy, PolicyFileError> {
+pub(crate) fn parse(
+    path: &Path,
+    text: &str,
+    home: Option<&Path>,
+) -> Result<Policy, PolicyFileError> {
     let file: PolicyFile = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{AccessFlags, access};
 use tempfile::NamedTempFile;
 use worknode::report::Report;
 
@@ -133,9 +134,9 @@ fn writable(fd: RawFd) -> io::Result<File> {
 /// Creates a temporary file in the directory of `path`.
 fn beside(path: &Path) -> io::Result<NamedTempFile> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let made = tempfile::Builder::new().permissions(Permissions::from_mode(0o644)).tempfile_in(dir);
-    // Drops the name of the temporary file from the error.
-    made.map_err(|error| error.raw_os_error().map_or(error, io::Error::from_raw_os_error))
+    // Checked apart, because the error of `tempfile` names the temporary file.
+    access(&dir.join("."), AccessFlags::W_OK | AccessFlags::X_OK)?;
+    tempfile::Builder::new().permissions(Permissions::from_mode(0o644)).tempfile_in(dir)
 }
 
 #[cfg(test)]

@@ -34,7 +34,8 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     Ok(ExitCode::from(u8::from(!status.broker_up)))
 }
 
-fn table(status: &Status) -> String {
+/// Returns the status as a table, and a line for each problem.
+pub(crate) fn table(status: &Status) -> String {
     let mut rows =
         vec![["NODE", "ADDRESS", "VERSION", "SLOTS", "RUNNING", "STATE"].map(str::to_owned)];
     for node in &status.nodes {
@@ -51,7 +52,8 @@ fn table(status: &Status) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: [usize; 6] = std::array::from_fn(width);
     let state = if status.broker_up { "up" } else { "away" };
-    let mut text = format!("broker {} ({state}), {} sessions\n", status.broker, status.sessions);
+    let sessions = if status.sessions == 1 { "session" } else { "sessions" };
+    let mut text = format!("broker {} ({state}), {} {sessions}\n", status.broker, status.sessions);
     for row in &rows {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         text += cells.collect::<Vec<_>>().join("  ").trim_end();

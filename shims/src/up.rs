@@ -36,14 +36,14 @@ pub(crate) struct Options {
     /// Name of this node [default: the host name]
     #[arg(long)]
     name: Option<NodeId>,
-    /// Address to accept links from other agents on
+    /// Address to accept links from other agents on [default: 127.0.0.1, any port]
     #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
     listen: Option<SocketAddr>,
-    /// Address at which other agents reach this one [default: that of --listen]
+    /// Address at which other agents reach this one, if not that of --listen
     #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
     advertise: Option<SocketAddr>,
     /// Walks that this node executes at once [default: the number of its processors]
-    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count)]
     slots: Option<u32>,
     /// Broker of the cluster: redis://[:password@]host:port/ or redis+unix:///path
     #[arg(long, value_name = "URL", env = "OSWALK_BROKER", hide_env_values = true)]
@@ -103,7 +103,7 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
 
 impl Options {
     /// Succeeds if the agent that is up has the settings that were asked for.
-    fn compare(&self, status: &Status) -> Result<ExitCode, Failure> {
+    pub(crate) fn compare(&self, status: &Status) -> Result<ExitCode, Failure> {
         let (node, pid) = (&status.node, status.pid);
         let other = self.differences(status);
         if other.is_empty() {
@@ -152,7 +152,7 @@ impl Options {
 
     /// Refuses a broker elsewhere without an address that other nodes reach, or without a shared secret:
     /// such an agent could join no cluster.
-    fn belongs_to_a_cluster(&self, places: &Places) -> Result<(), Failure> {
+    pub(crate) fn belongs_to_a_cluster(&self, places: &Places) -> Result<(), Failure> {
         let Some(broker) = self.broker().filter(|url| is_elsewhere(url)) else { return Ok(()) };
         let has_address = self.listen.is_some() || self.advertise.is_some();
         let has_secret = self.secret.is_some() || places.state.join("secret").exists();
@@ -221,14 +221,24 @@ fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode
         if let Ok(Some(ended)) = child.try_wait() {
             let said = last_words(&log_path, written_before);
             let said = said.unwrap_or_else(|| format!("it printed nothing ({ended})"));
-            return Err(Failure::new(format!("the agent ended at once: {said}"))
-                .hint(format!("its log is {}", log_path.display())));
+            return Err(ended_at_once(&said, &log_path));
         }
         std::thread::sleep(POLL);
     }
+    Err(silent(&log_path))
+}
+
+/// Returns the failure of an agent that ended while it started.
+pub(crate) fn ended_at_once(said: &str, log: &Path) -> Failure {
+    Failure::new(format!("the agent ended at once: {said}"))
+        .hint(format!("its log is {}", log.display()))
+}
+
+/// Returns the failure of an agent that runs but does not answer.
+pub(crate) fn silent(log: &Path) -> Failure {
     let seconds = UP_MAX.as_secs();
-    Err(Failure::new(format!("the agent does not answer within {seconds} s"))
-        .hint(format!("its log is {}; 'oswalk doctor' checks this machine", log_path.display())))
+    Failure::new(format!("the agent does not answer within {seconds} s"))
+        .hint(format!("its log is {}; 'oswalk doctor' checks this machine", log.display()))
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
@@ -245,12 +255,13 @@ fn status(places: &Places) -> Option<Status> {
     Door::open(&places.door()).ok()?.status().ok()
 }
 
-fn cannot_start(agent: &Path, error: &io::Error) -> Failure {
+pub(crate) fn cannot_start(agent: &Path, error: &io::Error) -> Failure {
     Failure::new(format!("failed to start {}: {error}", agent.display()))
+        .hint("check that it is an executable oswalkd, or install OS Walk again")
 }
 
 /// Returns the failure to start an agent without CAP_SYS_ADMIN. In a container even root may lack it.
-fn cannot_mount(is_root: bool) -> Failure {
+pub(crate) fn cannot_mount(is_root: bool) -> Failure {
     if is_root {
         Failure::new(
             "an agent needs CAP_SYS_ADMIN, to mount and to create namespaces, but root lacks it here",
@@ -306,6 +317,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     found.ok_or_else(|| format!("write IP:PORT, or IP alone for port {PORT}"))
 }
 
+/// Parses a number of slots.
+fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "write a number, such as 4".to_owned())
+}
+
 /// Parses a number of bytes, KiB, MiB, GiB or TiB.
 fn bytes(text: &str, least: u64) -> Result<u64, String> {
     const UNITS: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
@@ -318,7 +334,7 @@ fn bytes(text: &str, least: u64) -> Result<u64, String> {
     let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     let number =
         number.ok_or("write a number of bytes, or a number with K, M, G or T, such as 20G")?;
-    if number < least { Err(format!("it must be at least {least} bytes")) } else { Ok(number) }
+    if number < least { Err(format!("it must be at least {}M", least >> 20)) } else { Ok(number) }
 }
 
 /// Tells whether a broker is on another machine.
