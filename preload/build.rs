@@ -1,15 +1,15 @@
-//! Links the library so that loading it costs little: every process of a session does that.
+//! Linker options that make the library cheap to load, since every process of a session loads it.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     for argument in [
-        // Its own functions call each other without being looked up.
+        // Binds calls between the library's own functions at link time.
         "-Wl,-Bsymbolic",
-        // No code that only C++ and profilers need, and no names of it to look up.
+        // Leaves out the start files, which only C++ and profilers need.
         "-nostartfiles",
-        // One part to map in place of two: nothing that is written becomes read-only afterwards.
+        // Saves one mapping: no relocated data is made read-only after loading.
         "-Wl,-z,norelro",
-        // And one more: what is only read lies with the code. Each fork copies what is mapped.
+        // Saves another: read-only data shares the mapping of the code. Each fork copies all mappings.
         "-Wl,--no-rosegment",
     ] {
         println!("cargo:rustc-cdylib-link-arg={argument}");

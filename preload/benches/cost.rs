@@ -1,5 +1,5 @@
-//! What the shims cost: `cargo bench -p oswalk-preload`. Rounds of all variants alternate, and the
-//! smallest mean counts, because other work on the machine only ever adds.
+//! Measures the cost of the shims: `cargo bench -p oswalk-preload`. Rounds of all variants alternate,
+//! and the smallest mean counts, because other work on the machine can only add time.
 #[path = "../tests/common/mod.rs"]
 mod common;
 
@@ -49,7 +49,7 @@ fn main() {
     }
 }
 
-/// Some environment, as programs have.
+/// Returns an environment of ordinary size.
 fn ordinary() -> impl Iterator<Item = (String, &'static str)> {
     (0..40).map(|index| (format!("VARIABLE_{index}"), "a value of the usual length, more or less"))
 }

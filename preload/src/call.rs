@@ -1,6 +1,6 @@
 //! [unsafe] One call that executes a program: find the file, decide, act.
 //!
-//! Unsafe only in that the next functions take the caller's own pointers on.
+//! The only unsafe operations pass the caller's pointers to the next function.
 
 use core::ffi::{CStr, c_int};
 
@@ -17,7 +17,7 @@ use crate::strings::Strings;
 use crate::sys;
 use crate::target::{self, Target};
 
-/// A call as it was made.
+/// A call as the program made it.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) how: How<'a>,
@@ -25,7 +25,7 @@ pub(crate) struct Call<'a> {
     pub(crate) envp: Strings<'a>,
 }
 
-/// By which function, and what that says of the file.
+/// The function that was called, and its arguments that name the file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum How<'a> {
     Execve { path: &'a CStr },
@@ -37,20 +37,20 @@ pub(crate) enum How<'a> {
     Spawn { spawn: Spawn, path: &'a CStr },
 }
 
-/// What becomes of a call.
+/// What to do with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
-    /// It fails; the real call says how.
+    /// Make the real call, which will fail with the right error.
     Leave,
     Stay(Reason),
     Walk,
 }
 
 impl Call<'_> {
-    /// Makes the call, or executes the stub in its place.
+    /// Makes the call, or executes the stub instead.
     ///
     /// # Safety
-    /// The call holds the arguments of a caller for the function that `how` names.
+    /// The arguments are valid for the function that `how` names.
     pub(crate) unsafe fn make(&self) -> c_int {
         let Some(session) = session::current() else { return self.original(None) };
         match self.how {
@@ -63,8 +63,8 @@ impl Call<'_> {
         }
     }
 
-    /// Finds the file and acts. Apart, because in a process that was just forked each page of the
-    /// stack that is touched is a fault.
+    /// Finds the file and acts. Not inlined, so that calls with a path do not touch the pages of its
+    /// buffer: in a process that was just forked, each page touched is a fault.
     #[inline(never)]
     fn search(&self, session: &Session) -> c_int {
         let mut buffer = PathBuffer::new();
@@ -86,7 +86,7 @@ impl Call<'_> {
         }
     }
 
-    /// Finds the path that executes the same file from the same directory.
+    /// Finds a path that executes the same file from the same working directory.
     fn find<'b>(&'b self, buffer: &'b mut PathBuffer) -> Behind<'b> {
         const KNOWN_FLAGS: c_int = sys::AT_EMPTY_PATH | sys::AT_SYMLINK_NOFOLLOW;
         let path = match self.how {
@@ -102,7 +102,7 @@ impl Call<'_> {
             {
                 return find::behind_descriptor(directory, buffer);
             }
-            // A link that must not be followed, or a flag younger than this library: the kernel's.
+            // A flag newer than this library: the kernel decides.
             How::Execveat { flags, .. } if flags & !KNOWN_FLAGS != 0 => None,
             How::Execveat { directory, path, flags } => find::relative(directory, path, buffer)
                 .filter(|path| flags & sys::AT_SYMLINK_NOFOLLOW == 0 || !sys::is_link(path)),
@@ -112,14 +112,14 @@ impl Call<'_> {
 
     fn stay(&self, session: &Session, path: &[u8], reason: Reason) -> c_int {
         session.count(path, reason);
-        // A loader complains of a library that it cannot use, and nothing of ours may be heard. To load
-        // it for nothing costs more than all else.
+        // A foreign loader would print a warning about the library. A program that executes nothing
+        // does not need it, and loading it is the largest cost of a stay.
         let usable =
             reason != Reason::Foreign && !policy::executes_nothing(path) && session.is_reachable();
         let need = if usable { Need::Preload } else { Need::NoPreload };
         let original = |environment| self.original(environment);
         match environment::with(session, self.envp, need, &original) {
-            // What was added may be the straw that breaks the kernel's limit.
+            // The added variables may have exceeded the kernel's limit: try without them.
             Some(result) if !self.is_too_big(result) => result,
             _ => self.original(None),
         }
@@ -129,7 +129,7 @@ impl Call<'_> {
         let stub = |environment| self.instead(session.stub(), environment);
         match environment::with(session, self.envp, Need::Walk(path), &stub) {
             Some(0) => 0,
-            // The stub could not be executed.
+            // There was no room for the environment, or the stub could not be executed.
             _ => self.stay(session, path.to_bytes(), Reason::ShimLimit),
         }
     }
@@ -141,12 +141,12 @@ impl Call<'_> {
         }
     }
 
-    /// Makes the call as it was made, with the caller's environment or another.
-    #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one of them is done, for one reason")]
+    /// Makes the original call, with the caller's environment or a replacement.
+    #[expect(clippy::multiple_unsafe_ops_per_block, reason = "only one arm of the match runs")]
     fn original(&self, environment: Replacement) -> c_int {
         let argv = self.argv.as_ptr();
         let envp = environment.unwrap_or(self.envp.as_ptr());
-        // SAFETY: these are the caller's arguments, or an environment made of his (see `make`).
+        // SAFETY: the caller's arguments, or an environment derived from them (see `make`).
         unsafe {
             match self.how {
                 How::Execv { path } if environment.is_none() => next::execv(path.as_ptr(), argv),
@@ -172,7 +172,7 @@ impl Call<'_> {
         let envp = environment.unwrap_or(self.envp.as_ptr());
         if let How::Spawn { spawn, .. } = self.how {
             let spawn = Spawn { search: false, ..spawn };
-            // SAFETY: the caller's arguments, and an environment made of his (see `make`).
+            // SAFETY: the caller's arguments, and an environment derived from them (see `make`).
             return unsafe { next::spawn(spawn, path, argv, envp) };
         }
         // SAFETY: likewise.
@@ -180,7 +180,7 @@ impl Call<'_> {
     }
 }
 
-/// Decides from the rules and from what the file is.
+/// Decides by the rules and the kind of the file.
 fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) -> Decision {
     let by_rule = response::with_room(argv, |room| {
         let arguments = argv.iter().skip(1).map(CStr::to_bytes);
@@ -189,7 +189,7 @@ fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) ->
     if let Err(reason) = by_rule
         && policy::executes_nothing(path.to_bytes())
     {
-        // A program of the system that is known by its name: there is nothing to look at.
+        // A system program that the built-in table knows: its file need not be examined.
         return if sys::may_execute(path) { Decision::Stay(reason) } else { Decision::Leave };
     }
     match (by_rule, target::look(path)) {
@@ -206,8 +206,8 @@ fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) ->
     }
 }
 
-/// Returns why a program that may walk by its name stays all the same. Apart, because what stays by its name does
-/// not pay for it.
+/// Returns why a program that may walk by its name stays nonetheless. Not inlined, so that programs
+/// that stay by their name do not pay for its stack frame.
 #[inline(never)]
 fn by_what_it_is(
     page: &Page<'_>,
@@ -217,7 +217,7 @@ fn by_what_it_is(
 ) -> Option<Reason> {
     if page.verdict(path.to_bytes()).is_some_and(Verdict::compiles) {
         if target == Target::Script {
-            // It only stands before a compiler, which walks when the script executes it.
+            // The compiler walks when the script executes it.
             return Some(Reason::Wrapper);
         }
         let mut buffer = PathBuffer::new();

@@ -1,6 +1,6 @@
-//! The environment handed to an executed program: a private copy on the stack wherever the caller's
-//! does not carry what the session needs (`env -i`, private arrays). The caller's own, and
-//! `environ`, are never written.
+//! The environment of the next program. Where the caller's environment lacks the session's variables
+//! (`env -i`, private arrays), the program gets a copy made on the stack. The caller's array and
+//! `environ` are never written.
 
 use core::ffi::{CStr, c_char, c_int};
 
@@ -14,29 +14,29 @@ use crate::strings::Strings;
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 const PAGE: &[u8] = b"OSWALK_PAGE=";
 const WALK: &[u8] = b"OSWALK_WALK=";
-/// Says that the session's variables were added to an environment that was made without them: the program
-/// is not to see them.
+/// Marks an environment to which the session's variables were added although its maker left them out:
+/// the program must not see them.
 pub(crate) const ADDED: &[u8] = b"OSWALK_ADDED=";
 const ASAN: &[u8] = b"ASAN_OPTIONS=";
-/// Entries that a copy may have more than the original, and the terminating null.
+/// Entries that a copy may have beyond the original's, the terminating null included.
 const POINTERS_MORE: usize = 6;
 
-/// An environment to call with; nothing stands for the caller's own.
+/// An environment to call with; `None` is the caller's own.
 pub(crate) type Replacement = Option<*const *const c_char>;
 
-/// What a program needs in its environment.
+/// What the next program needs in its environment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Need<'a> {
-    /// This library, so that what it executes is seen.
+    /// This library, so that the programs it executes are seen.
     Preload,
-    /// Anything but this library, which its loader would complain of.
+    /// No mention of this library, which its loader would warn about.
     NoPreload,
     /// What the stub needs to walk for the program at this path.
     Walk(&'a CStr),
 }
 
-/// Calls `call` with an environment as needed; nothing is returned, and `call` not called, if
-/// there is no room for it.
+/// Calls `call` with the environment that `need` asks for. Returns `None` without calling it if the
+/// stack has no room for a copy.
 pub(crate) fn with(
     session: &Session,
     envp: Strings<'_>,
@@ -53,26 +53,26 @@ pub(crate) fn with(
     })
 }
 
-/// Tells whether a program with this environment belongs to the session, or to another one that it
-/// was given on purpose.
+/// Tells whether a program with this environment belongs to this session, or was put into another
+/// one on purpose.
 pub(crate) fn is_complete(session: &Session, envp: Strings<'_>) -> bool {
     let page = envp.variable(PAGE);
     page.is_some_and(|page| page != session.page_path())
         || (page.is_some() && lists(envp.variable(PRELOAD), session.preload()))
 }
 
-/// Tells whether the calling program was left here with all that it executes: it has kept what was meant
-/// for the stub.
+/// Tells whether the calling program was kept at the origin together with everything it executes: the
+/// stub then leaves its own variable in the environment.
 pub(crate) fn is_alone(envp: Strings<'_>) -> bool {
     envp.variable(WALK).is_some()
 }
 
-/// Tells whether a library that the program is to load talks to a process of this machine.
+/// Tells whether a library in `LD_PRELOAD` talks to a process of this machine.
 pub(crate) fn talks_here(envp: Strings<'_>) -> bool {
     envp.variable(PRELOAD).is_some_and(known::talks_here)
 }
 
-/// Returns the value that `LD_PRELOAD` needs: this library before those the program wants.
+/// Returns the parts of the value for `LD_PRELOAD`: this library, then the program's own.
 pub(crate) fn preload_list<'a>(session: &Session, envp: Strings<'a>) -> [&'a [u8]; 3] {
     match envp.variable(PRELOAD) {
         Some(list) if lists(Some(list), session.preload()) => [list, b"", b""],
@@ -89,20 +89,20 @@ fn libraries(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|&byte| byte == b':' || byte == b' ').filter(|entry| !entry.is_empty())
 }
 
-/// What becomes of an entry of an environment to which the session's variables were added.
+/// The part of an environment entry that the program's parent had set.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Shown {
-    /// It was there before.
+    /// All of it.
     Whole,
-    /// It was not.
+    /// None of it: the entry was added.
     Nothing,
-    /// The name, and what is behind so many bytes of the value.
+    /// The name, and the value without its first so many bytes.
     Behind(usize),
-    /// So many bytes of the entry.
+    /// The first so many bytes of the entry.
     Before(usize),
 }
 
-/// Tells what of an entry was there before.
+/// Returns the part of an entry that the program's parent had set.
 pub(crate) fn shown(session: &Session, entry: &[u8]) -> Shown {
     if entry.starts_with(PAGE) || entry.starts_with(ADDED) {
         return Shown::Nothing;
@@ -122,7 +122,7 @@ pub(crate) fn shown(session: &Session, entry: &[u8]) -> Shown {
     }
 }
 
-/// The name of the only variable of which a part may be shown whose end was there before.
+/// The only variable for which [`Shown::Behind`] is returned.
 pub(crate) const BEHIND: &[u8] = PRELOAD;
 
 /// A private copy of an environment.
@@ -142,7 +142,7 @@ impl Copy<'_> {
         }
     }
 
-    /// Tells whether the variables are added: the environment was made without them.
+    /// Tells whether the environment was made without the session's variables.
     fn adds(&self) -> bool {
         !matches!(self.need, Need::NoPreload) && self.envp.variable(PAGE).is_none()
     }
@@ -191,7 +191,7 @@ impl Copy<'_> {
         }
     }
 
-    /// AddressSanitizer's runtime is not to mind that this library comes before it.
+    /// Writes the option with which AddressSanitizer accepts that this library is loaded before it.
     fn write_asan(&self, entries: &mut Entries<'_, '_>) {
         let option = ASAN_OPTION.as_bytes();
         match self.envp.variable(ASAN).filter(|options| !options.is_empty()) {
@@ -219,7 +219,7 @@ impl Copy<'_> {
     }
 }
 
-/// Writes entries into scratch memory, which is zeroed and large enough.
+/// Writes entries into scratch memory that is zeroed and large enough.
 struct Entries<'s, 'm> {
     scratch: &'s mut Scratch<'m>,
     pointers: usize,

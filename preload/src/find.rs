@@ -5,7 +5,7 @@ use core::ffi::{CStr, c_int};
 
 use crate::sys;
 
-/// Longest path with its NUL; what is longer the kernel refuses.
+/// Longest path, with its NUL, that the kernel accepts (`PATH_MAX`).
 const PATH_BYTES_MAX: usize = 4096;
 /// Where libc searches when there is no `PATH` (`confstr(_CS_PATH)`).
 const DEFAULT_SEARCH: &[u8] = b"/bin:/usr/bin";
@@ -25,7 +25,7 @@ impl PathBuffer {
         Self { bytes: [0; PATH_BYTES_MAX], length: 0 }
     }
 
-    /// Writes the parts one after the other; returns the path, or nothing if it is too long.
+    /// Writes the parts one after the other; returns the path, or `None` if it is too long.
     pub(crate) fn join(&mut self, parts: &[&[u8]]) -> Option<&CStr> {
         self.length = 0;
         for part in parts {
@@ -43,8 +43,8 @@ impl PathBuffer {
     }
 }
 
-/// Searches `file` as `execvp` does; the path is left in the buffer. Nothing is found where the
-/// search ends in an error, which the real call reports.
+/// Searches for `file` as `execvp` does, and leaves the path in the buffer. Returns `None` if the
+/// search fails; the real call then reports the error.
 pub(crate) fn along_path<'b>(
     file: &CStr,
     search: Option<&[u8]>,
@@ -68,24 +68,24 @@ pub(crate) fn along_path<'b>(
     None
 }
 
-/// Tells whether `execve` would get past its permission checks.
+/// Tells whether `execve` would pass its permission checks.
 pub(crate) fn is_executable_file(path: &CStr) -> bool {
     sys::stat(path).is_ok_and(|stat| stat.mode & S_IFMT == S_IFREG) && sys::may_execute(path)
 }
 
-/// Where a call with a descriptor leads.
+/// What a descriptor is open on.
 #[derive(Debug)]
 pub(crate) enum Behind<'b> {
-    /// To this path.
+    /// The file at this path.
     Path(&'b CStr),
-    /// To a file without a path, or with another than its own.
+    /// A file without a path, or whose path now names another file.
     Nowhere,
-    /// To an error.
+    /// Nothing: the call will fail.
     Error,
 }
 
-/// Finds the path of the file that `fd` is open on. Apart, so that its buffers are not on every
-/// caller's stack, which may be a small thread's.
+/// Finds the path of the file that `fd` is open on. Not inlined, so that its buffers burden no other
+/// call: the stack may be that of a small thread.
 #[inline(never)]
 pub(crate) fn behind_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Behind<'_> {
     let Ok(opened) = sys::fstat(fd) else { return Behind::Error };
@@ -101,7 +101,7 @@ pub(crate) fn behind_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Behind<'_
     }
 }
 
-/// Finds `path` relative to the directory that `directory` is open on. Apart for the same reason.
+/// Finds `path` relative to the directory that `directory` is open on. Not inlined for the same reason.
 #[inline(never)]
 pub(crate) fn relative<'b>(
     directory: c_int,
@@ -116,7 +116,7 @@ pub(crate) fn relative<'b>(
     buffer.join(&[base, b"/", path.to_bytes()])
 }
 
-/// Returns the path of the file to which `path` leads through links. Apart for the same reason.
+/// Returns the path with all links resolved. Not inlined for the same reason.
 #[inline(never)]
 pub(crate) fn real<'b>(path: &CStr, buffer: &'b mut PathBuffer) -> Option<&'b [u8]> {
     let fd = sys::open(path, sys::O_PATH).ok()?;

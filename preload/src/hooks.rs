@@ -1,8 +1,7 @@
-//! [unsafe] The hook table: the functions that this library stands in front of, and its
-//! constructor.
+//! [unsafe] The hook table: the functions that this library interposes, and its constructor.
 //!
-//! `fork` and `vfork` are not among them: nothing has to happen there, and a function around
-//! `vfork` would return twice into one frame.
+//! `fork` and `vfork` are not hooked: nothing has to happen there, and a wrapper of `vfork` would
+//! return twice into one frame.
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_long, c_void};
@@ -17,7 +16,7 @@ use crate::sys;
 type Text = *const c_char;
 type Array = *const *const c_char;
 
-/// Runs when the library is loaded; other libraries' constructors may have called hooks before.
+/// Runs when the library is loaded. Constructors of other libraries may have called hooks before it.
 #[cfg_attr(not(test), used, unsafe(link_section = ".init_array"))]
 static CONSTRUCTOR: extern "C" fn() = construct;
 
@@ -27,7 +26,7 @@ extern "C" fn construct() {
 }
 
 /// # Safety
-/// As for `execve(2)`; so for every function of this file and the manual page of its name.
+/// As for `execve(2)`. Each function of this file follows the manual page of its name.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 unsafe extern "C" fn execve(path: Text, argv: Array, envp: Array) -> c_int {
     // SAFETY: the caller's arguments.
@@ -136,10 +135,10 @@ unsafe extern "C" fn posix_spawnp(
         .unwrap_or_else(|| unsafe { next::spawn(spawn, file, argv, envp) })
 }
 
-/// Makes a call, unless there is no path in it at all.
+/// Makes a call; returns `None` if its path is null.
 ///
 /// # Safety
-/// The arguments are the caller's, for the function that `how` names.
+/// The arguments are the caller's, valid for the function that `how` names.
 unsafe fn make<'a>(
     path: Text,
     argv: Array,
@@ -180,8 +179,8 @@ unsafe extern "C" fn popen(command: Text, mode: Text) -> *mut c_void {
     stream
 }
 
-/// Defines a function with a list of arguments. Rust has no such definitions, and none is needed:
-/// pushed below the arguments that lie on the stack, those of the registers complete the array.
+/// Defines a variadic function, which stable Rust cannot define. Pushed below the arguments on the
+/// stack, the arguments in registers complete the array.
 macro_rules! list_form {
     ($name:ident, $array_form:ident) => {
         /// # Safety
@@ -214,7 +213,7 @@ list_form!(execlp, execvp);
 list_form!(execle, execle_array);
 
 /// # Safety
-/// `list` is the array of the arguments with the environment behind its null.
+/// `list` is an array of arguments, and the environment follows its terminating null.
 unsafe extern "C" fn execle_array(path: Text, list: Array) -> c_int {
     // SAFETY: a null ends the arguments.
     let count = unsafe { Strings::new(list) }.count();
@@ -226,7 +225,7 @@ unsafe extern "C" fn execle_array(path: Text, list: Array) -> c_int {
     unsafe { execve(path, list, envp) }
 }
 
-/// Lets every call of the kernel pass untouched, but those that execute a program.
+/// Passes every system call on, except those that execute a program.
 ///
 /// # Safety
 /// See `execve`.
@@ -278,7 +277,7 @@ unsafe extern "C" fn execveat_long(
     c_long::from(unsafe { execveat(directory, path, argv, envp, flags) })
 }
 
-/// Does what libc's `syscall` does, for calls that come before it is resolved.
+/// Does what libc's `syscall` does, for calls made before that is resolved.
 ///
 /// # Safety
 /// See `syscall(2)`.

@@ -1,17 +1,17 @@
-//! The preload library: it stands in every process of a session in front of the functions that
-//! execute programs, and decides which of these walk.
+//! The preload library: in every process of a session it interposes the functions that execute
+//! programs, and decides which programs walk.
 //!
 //! ```text
 //! hooks ──▶ call: find the file ──▶ target: what is it ──▶ Page::decide ─┬─▶ stay: count, next
 //!                                                                        └─▶ walk: execute the stub
 //! ```
-//! It runs between `vfork` and `execve`, in threads and in signal handlers of programs that know
-//! nothing of it. Therefore it neither allocates nor locks nor prints, needs the stack alone, and
-//! whatever it cannot do leads to the call as it was made. Unsafe code lives in `hooks`, `next`,
-//! `scratch`, `session`, `strings` and `sys`.
+//! It runs between `vfork` and `execve`, in threads and in signal handlers of programs that do not
+//! expect it. Therefore it never allocates, locks or prints, uses only the stack, and makes the
+//! original call whenever something fails. Unsafe code lives in `call`, `hooks`, `next`, `scratch`,
+//! `session`, `strings` and `sys`.
 //!
-//! Built with `--profile shim` it has no std in it (panics abort). A build that unwinds exists
-//! only because cargo makes one for the integration tests.
+//! Built with `--profile shim` it is `no_std`, and panics abort. The build that unwinds exists only
+//! because cargo makes one for the integration tests.
 #![cfg_attr(all(not(test), panic = "abort"), no_std)]
 #![cfg_attr(test, allow(dead_code, reason = "the hooks are not exported in unit tests"))]
 
@@ -28,7 +28,7 @@ mod strings;
 mod sys;
 mod target;
 
-/// Nothing here panics on purpose; if it happens all the same, the program must not go on with
+/// Ends the process. Nothing here panics on purpose; after a panic the program must not continue with
 /// half a decision.
 #[cfg(all(not(test), panic = "abort"))]
 #[panic_handler]

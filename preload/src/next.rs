@@ -1,8 +1,7 @@
-//! [unsafe] The functions behind the hooks: those of libc, or of another preloaded library that
-//! comes after this one.
+//! [unsafe] The next functions behind the hooks: libc's, or those of another preloaded library.
 //!
-//! They are resolved when the library is loaded, because `dlsym` takes locks. A call that comes
-//! earlier resolves its own, and executes by the kernel alone where it may follow a `vfork`.
+//! They are resolved when the library is loaded, because `dlsym` takes locks. A call made earlier
+//! resolves its own function, or, where it may follow a `vfork`, makes the system call directly.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -61,11 +60,11 @@ static POSIX_SPAWNP: Function = Function::new(c"posix_spawnp");
 static SYSTEM: Function = Function::new(c"system");
 static POPEN: Function = Function::new(c"popen");
 
-/// Where the hook on `syscall` jumps to, by its address alone.
+/// The address that the hook on `syscall` jumps to.
 pub(crate) static SYSCALL: AtomicPtr<c_void> =
     AtomicPtr::new(crate::hooks::syscall_by_kernel as *const () as *mut c_void);
 
-/// Resolves all that may be called where `dlsym` must not be.
+/// Resolves every function that may be called where `dlsym` must not be.
 pub(crate) fn resolve_all() {
     for function in
         [&EXECVE, &EXECV, &EXECVP, &EXECVPE, &EXECVEAT, &FEXECVE, &POSIX_SPAWN, &POSIX_SPAWNP]
@@ -87,7 +86,7 @@ pub(crate) fn errno() -> c_int {
     unsafe { address.read() }
 }
 
-/// Fails as libc does.
+/// Sets `errno` and returns -1, as libc does.
 pub(crate) fn fail(errno: c_int) -> c_int {
     // SAFETY: libc returns the address of this thread's variable.
     let address = unsafe { __errno_location() };
@@ -174,13 +173,13 @@ pub(crate) unsafe fn fexecve(fd: c_int, argv: Array, envp: Array) -> c_int {
     unsafe { next(fd, argv, envp) }
 }
 
-/// What `posix_spawn` takes besides what is executed.
+/// The arguments of `posix_spawn` other than file, arguments and environment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spawn {
     pub(crate) pid: *mut c_int,
     pub(crate) actions: *const c_void,
     pub(crate) attributes: *const c_void,
-    /// Search the file along `PATH`, as `posix_spawnp`.
+    /// Search for the file along `PATH`, as `posix_spawnp` does.
     pub(crate) search: bool,
 }
 

@@ -1,12 +1,12 @@
-//! [unsafe] Scratch memory of any size on the caller's stack. Between `vfork` and `execve` there is
-//! no other: the heap is the parent's, and may be locked.
+//! [unsafe] Scratch memory of variable size on the caller's stack. Between `vfork` and `execve` there
+//! is no other memory: the heap is the parent's and may be locked.
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int};
 use core::mem::MaybeUninit;
 
-/// More than this is not taken from a stack, whose size nobody knows; `ARG_MAX` is mostly 2 MiB,
-/// and only pointers and a few paths are put here.
+/// Most bytes taken from a stack of unknown size. It only holds pointers and a few paths, so this
+/// suffices for environments up to the usual `ARG_MAX` of 2 MiB.
 const SCRATCH_BYTES_MAX: usize = 512 * 1024;
 const POINTER_BYTES: usize = size_of::<*const c_char>();
 
@@ -17,8 +17,8 @@ pub(crate) struct Scratch<'a> {
     pub(crate) text: &'a mut [u8],
 }
 
-/// Calls `work` with room for so many pointers and bytes of text; returns nothing, without having
-/// called it, if that is more than a stack should give.
+/// Calls `work` with room for so many pointers and bytes of text. Returns `None` without calling it if
+/// that exceeds [`SCRATCH_BYTES_MAX`].
 pub(crate) fn with<F>(pointers: usize, text_bytes: usize, work: F) -> Option<c_int>
 where
     F: FnOnce(Scratch<'_>) -> c_int,
@@ -28,7 +28,7 @@ where
         return None;
     }
     let mut task = Task { pointers, text_bytes, work: Some(work) };
-    // SAFETY: `enter` is the trampoline's callee and gets the task of its own type.
+    // SAFETY: `enter::<F>` gets a task of its own type.
     Some(unsafe { on_stack(bytes, enter::<F>, (&raw mut task).cast()) })
 }
 
@@ -39,12 +39,12 @@ struct Task<F> {
 }
 
 /// # Safety
-/// `memory` is aligned to 16 and as large as `task`, a `Task<F>`, asked for.
+/// `task` is a `Task<F>`; `memory` is aligned to 16 and has the size that the task asks for.
 unsafe extern "C" fn enter<F: FnOnce(Scratch<'_>) -> c_int>(
     memory: *mut u8,
     task: *mut u8,
 ) -> c_int {
-    // SAFETY: `with` passed a task of this very type, and nobody else holds it.
+    // SAFETY: `with` passed a task of this type, and nobody else refers to it.
     let task = unsafe { &mut *task.cast::<Task<F>>() };
     // SAFETY: the memory has room for both parts.
     let text = unsafe { memory.add(task.pointers * POINTER_BYTES) };
@@ -59,7 +59,7 @@ unsafe extern "C" fn enter<F: FnOnce(Scratch<'_>) -> c_int>(
 /// Zeroes memory and returns it as a slice.
 ///
 /// # Safety
-/// There is aligned room for `count` values, used by nobody else, for `'a`; all zeros is a `T`.
+/// For `'a` there is aligned room for `count` values that nobody else uses, and zeros are a valid `T`.
 unsafe fn cleared<'a, T>(first: *mut MaybeUninit<T>, count: usize) -> Option<&'a mut [T]> {
     // SAFETY: the caller vouches for the room.
     unsafe { first.write_bytes(0, count) };
@@ -67,8 +67,8 @@ unsafe fn cleared<'a, T>(first: *mut MaybeUninit<T>, count: usize) -> Option<&'a
     Some(unsafe { core::slice::from_raw_parts_mut(first.cast(), count) })
 }
 
-/// Makes room of `bytes` on the stack and calls `callee` with it and `task`. Every page is touched
-/// from the top, so that a stack too small meets its guard page and nothing else.
+/// Makes room of `bytes` on the stack, and calls `callee` with it and `task`. Touches every page from
+/// the top down, so that a stack that is too small hits its guard page.
 ///
 /// # Safety
 /// `callee` accepts the memory and `task`.
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gives_what_was_asked() {
+    fn gives_the_room_that_was_asked_for() {
         for (pointers, text) in [(0, 0), (1, 1), (3, 17), (700, 5000), (20_000, 100_000)] {
             let result = with(pointers, text, |scratch| {
                 assert_eq!((scratch.pointers.len(), scratch.text.len()), (pointers, text));

@@ -1,5 +1,5 @@
-//! [unsafe] The session this process belongs to: its policy page and tally, mapped once and kept
-//! until the process executes another program. Without a session the library is inert.
+//! [unsafe] The session of this process: its policy page and tally, mapped once and kept until the
+//! process executes another program. Without a session the library is inert.
 
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
 static TALLY: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static TALLY_WORDS: AtomicUsize = AtomicUsize::new(0);
 
-/// The session, as the mapped page tells it: the environment is never asked again.
+/// The session as the mapped page describes it. The environment is not read again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Session {
     pub(crate) page: Page<'static>,
@@ -44,8 +44,8 @@ impl Session {
         without_nul(self.page.preload_path())
     }
 
-    /// Tells whether a loader would find this library: not after a `chroot`, nor when it was
-    /// uninstalled meanwhile.
+    /// Tells whether a loader would find this library. It does not after a `chroot`, or once the
+    /// library is uninstalled.
     pub(crate) fn is_reachable(&self) -> bool {
         CStr::from_bytes_until_nul(self.page.preload_path())
             .is_ok_and(|path| sys::stat(path).is_ok())
@@ -66,10 +66,10 @@ fn without_nul(path: &[u8]) -> &[u8] {
     path.strip_suffix(b"\0").unwrap_or(path)
 }
 
-/// Returns the session, and joins it if that has not been tried yet. Whoever comes while another
-/// thread is at it does without.
+/// Returns the session, and joins it if that was not tried yet. A thread that calls this while another
+/// is joining gets none.
 pub(crate) fn current() -> Option<Session> {
-    // Without any environment libc itself is not ready yet.
+    // While `environ` is null, libc is not initialized yet.
     if STATE.load(Ordering::Acquire) == UNKNOWN
         && !environment().as_ptr().is_null()
         && STATE.compare_exchange(UNKNOWN, OPENING, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -85,14 +85,14 @@ pub(crate) fn environment<'a>() -> Strings<'a> {
     unsafe extern "C" {
         static mut environ: *const *const c_char;
     }
-    // SAFETY: libc's variable; a program that changes it while it executes another races with itself.
+    // SAFETY: libc's variable; a program that changes it during an exec races with itself anyway.
     let first = unsafe { environ };
     // SAFETY: null or a null-terminated array, by the rules of libc.
     unsafe { Strings::new(first) }
 }
 
-/// Takes the session's variables out of the program's environment if they were added to one that its parent
-/// had made without them. They are added again to whatever the program executes.
+/// Removes the session's variables from the program's environment if its parent had left them out.
+/// They are added again to the environment of each program that it executes.
 pub(crate) fn hide_what_was_added() {
     let Some(session) = current() else { return };
     let environment = environment();
@@ -107,17 +107,17 @@ pub(crate) fn hide_what_was_added() {
         let shown = match environment::shown(&session, entry.to_bytes()) {
             Shown::Whole => Some(start),
             Shown::Nothing => None,
-            // SAFETY: the length of a part of this string, which nobody else has a hold of: `main` has not begun.
+            // SAFETY: `bytes` is within this string, and nobody else refers to it before `main`.
             Shown::Before(bytes) => Some(unsafe { cut(start, bytes) }),
-            // SAFETY: likewise, and the string begins with this name.
+            // SAFETY: likewise, and the string starts with this name.
             Shown::Behind(bytes) => Some(unsafe { shift(start, environment::BEHIND, bytes) }),
         };
-        // SAFETY: inside the array, as the index is.
+        // SAFETY: `index` is that of an entry, so inside the array.
         let slot = unsafe { first.add(index) };
-        // SAFETY: as above; the array lies on the program's stack, which it may write.
+        // SAFETY: as above; the array lies on the program's stack, which is writable.
         unsafe { slot.write(core::ptr::null()) };
         if let Some(start) = shown {
-            // SAFETY: inside the array, as at most so many entries were seen.
+            // SAFETY: `kept` is at most `index`, so inside the array.
             let slot = unsafe { first.add(kept) };
             // SAFETY: as above.
             unsafe { slot.write(start) };
@@ -126,10 +126,10 @@ pub(crate) fn hide_what_was_added() {
     }
 }
 
-/// Ends a string after so many bytes.
+/// Cuts a string after so many bytes.
 ///
 /// # Safety
-/// The string is as long, and writable.
+/// The string is writable, and at least so long.
 unsafe fn cut(start: *mut c_char, bytes: usize) -> *mut c_char {
     // SAFETY: inside the string.
     let end = unsafe { start.add(bytes) };
@@ -138,15 +138,15 @@ unsafe fn cut(start: *mut c_char, bytes: usize) -> *mut c_char {
     start
 }
 
-/// Leaves out the first bytes of a variable's value, and returns where it begins then.
+/// Removes the first `bytes` of a variable's value; returns the new start of the entry.
 ///
 /// # Safety
-/// The string begins with the name, has so many bytes behind it, and is writable.
+/// The string starts with `name`, followed by at least `bytes` bytes, and is writable.
 unsafe fn shift(start: *mut c_char, name: &[u8], bytes: usize) -> *mut c_char {
     // SAFETY: inside the string.
     let moved = unsafe { start.add(bytes) };
     for (index, &byte) in name.iter().enumerate() {
-        // SAFETY: inside the string, before what is kept of the value.
+        // SAFETY: inside the string, before the part of the value that is kept.
         let place = unsafe { moved.add(index) };
         // SAFETY: likewise, and it is writable.
         unsafe { place.cast::<u8>().write(byte) };
@@ -166,7 +166,7 @@ fn map(fd: core::ffi::c_int) -> Option<()> {
     let stat = sys::fstat(fd).ok().filter(|stat| is_own(stat, sys::effective_user()))?;
     let file_bytes = usize::try_from(stat.size).ok().filter(|&bytes| bytes > 0)?;
     let first = sys::map(fd, 0, file_bytes, false)?;
-    // SAFETY: mapped just now, with these bytes, for good.
+    // SAFETY: these bytes were just mapped, and are never unmapped.
     let page = Page::parse(unsafe { core::slice::from_raw_parts(first, file_bytes) })?;
     let (page_bytes, tally_bytes) = (page.page_bytes()?, page.tally_bytes());
     let sound = page_bytes % 4096 == 0
@@ -186,7 +186,8 @@ fn map(fd: core::ffi::c_int) -> Option<()> {
     Some(())
 }
 
-/// Tells whether nobody else can have written a page: it names a program that this process becomes.
+/// Tells whether only this user can have written the page, which names the program that this process
+/// becomes when it walks.
 fn is_own(stat: &sys::Stat, user: u32) -> bool {
     const OTHERS_WRITE: u32 = 0o022;
     stat.uid == user && stat.mode & OTHERS_WRITE == 0
@@ -194,14 +195,14 @@ fn is_own(stat: &sys::Stat, user: u32) -> bool {
 
 fn mapped() -> Option<Session> {
     let page = PAGE.load(Ordering::Relaxed);
-    // SAFETY: the state is OPEN, so `map` has mapped these bytes, for good. The one word the agent
-    // changes in them is read by bytes that it replaces as a whole.
+    // SAFETY: the state is OPEN, so `map` has mapped these bytes, which are never unmapped. The agent
+    // changes one word in them, the gate, and readers accept any value of it.
     let page = unsafe { core::slice::from_raw_parts(page, PAGE_BYTES.load(Ordering::Relaxed)) };
     let words = TALLY_WORDS.load(Ordering::Relaxed);
     let tally: &'static [AtomicU64] = if words == 0 {
         &[]
     } else {
-        // SAFETY: likewise; the mapping is page-aligned, writable, and shared by atomics alone.
+        // SAFETY: likewise; the mapping is page-aligned, writable, and accessed by atomics only.
         unsafe { core::slice::from_raw_parts(TALLY.load(Ordering::Relaxed).cast(), words) }
     };
     Some(Session { page: Page::parse(page)?, tally })

@@ -1,6 +1,6 @@
-//! `system` and `popen`. libc starts their shell by itself, past every hook, with the program's
-//! environment. The shell stays anyway; only if the environment lacks the session, the command is
-//! replaced by one that starts the shell anew with it.
+//! `system` and `popen`. libc starts their shell with the program's environment, bypassing the hooks.
+//! The shell stays anyway. If the environment lacks the session's variables, the command is replaced
+//! by one that sets them and executes the shell again.
 
 use core::ffi::{CStr, c_char, c_int};
 
@@ -10,10 +10,10 @@ use crate::environment;
 use crate::scratch::{self, Scratch};
 use crate::session::{self, Session};
 
-/// Linux refuses a single argument of more (`MAX_ARG_STRLEN`).
+/// Longest single argument that Linux accepts (`MAX_ARG_STRLEN`).
 const COMMAND_BYTES_MAX: usize = 128 * 1024;
 
-/// Calls `start` with the command to hand to libc.
+/// Calls `start` with the command to pass to libc.
 pub(crate) fn with_command(command: Option<&CStr>, start: &mut dyn FnMut(*const c_char)) {
     let original = command.map_or(core::ptr::null(), CStr::as_ptr);
     let (Some(command), Some(session)) = (command, session::current()) else {
@@ -37,7 +37,7 @@ pub(crate) fn with_command(command: Option<&CStr>, start: &mut dyn FnMut(*const 
     }
 }
 
-/// A command line that is written, or only measured if there is no room.
+/// A command line that is written; where there is no room, its length is only measured.
 struct Line<'a> {
     room: &'a mut [u8],
     length: usize,
@@ -58,7 +58,7 @@ impl Line<'_> {
         self.append(b"'");
     }
 
-    /// Appends what stands between single quotes.
+    /// Appends text that stands between single quotes.
     fn quote(&mut self, text: &[u8]) {
         for (index, part) in text.split(|&byte| byte == b'\'').enumerate() {
             self.append(if index == 0 { b"" } else { b"'\\''" });

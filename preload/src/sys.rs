@@ -1,5 +1,5 @@
-//! [unsafe] The kernel, called directly: libc's wrappers would write `errno`, which belongs to the
-//! program. Errors are positive error numbers.
+//! [unsafe] Direct system calls: libc's wrappers would write the program's `errno`. Errors are
+//! positive error numbers.
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char, c_int};
@@ -57,14 +57,14 @@ pub(crate) struct Stat {
     rest: [u64; 11],
 }
 
-/// Calls the kernel.
+/// Makes a system call.
 ///
 /// # Safety
-/// The arguments must be such that the call touches only memory it may.
+/// With these arguments the kernel touches only memory that the caller may lend to it.
 unsafe fn call(number: usize, arguments: [usize; 6]) -> Result<usize, c_int> {
     let [a, b, c, d, e, f] = arguments;
     let result: isize;
-    // SAFETY: the kernel clobbers rcx and r11 alone; the caller vouches for the memory.
+    // SAFETY: the kernel clobbers only rcx and r11; the caller vouches for the memory.
     unsafe {
         asm!("syscall", inlateout("rax") number.cast_signed() => result, in("rdi") a, in("rsi") b,
              in("rdx") c, in("r10") d, in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _,
@@ -81,7 +81,7 @@ fn text(text: &CStr) -> usize {
     text.as_ptr().addr()
 }
 
-/// A descriptor number as the kernel takes it.
+/// Returns a descriptor as an argument of a system call.
 fn word(fd: c_int) -> usize {
     isize::try_from(fd).unwrap_or(-1).cast_unsigned()
 }
@@ -90,7 +90,7 @@ fn descriptor(result: usize) -> c_int {
     c_int::try_from(result).unwrap_or(-1)
 }
 
-/// Opens a file, never to be inherited.
+/// Opens a file with `O_CLOEXEC`.
 pub(crate) fn open(path: &CStr, flags: usize) -> Result<c_int, c_int> {
     let arguments = [word(AT_FDCWD), text(path), flags | O_CLOEXEC, 0, 0, 0];
     // SAFETY: the path is a live C string.
@@ -110,7 +110,7 @@ pub(crate) fn read_at(fd: c_int, bytes: &mut [u8], offset: usize) -> Result<usiz
     unsafe { call(READ_AT, arguments) }
 }
 
-/// Describes the file behind a path, following links.
+/// Returns the metadata of the file at a path, following links.
 pub(crate) fn stat(path: &CStr) -> Result<Stat, c_int> {
     let mut stat = MaybeUninit::<Stat>::uninit();
     let arguments = [word(AT_FDCWD), text(path), stat.as_mut_ptr().addr(), 0, 0, 0];
@@ -120,7 +120,7 @@ pub(crate) fn stat(path: &CStr) -> Result<Stat, c_int> {
     Ok(unsafe { stat.assume_init() })
 }
 
-/// Describes the file behind a descriptor.
+/// Returns the metadata of the file behind a descriptor.
 pub(crate) fn fstat(fd: c_int) -> Result<Stat, c_int> {
     let mut stat = MaybeUninit::<Stat>::uninit();
     // SAFETY: the buffer is live and has the kernel's layout.
@@ -129,12 +129,12 @@ pub(crate) fn fstat(fd: c_int) -> Result<Stat, c_int> {
     Ok(unsafe { stat.assume_init() })
 }
 
-/// Tells whether this process may execute the file, by its effective ids as `execve` asks.
+/// Tells whether this process may execute the file, by its effective ids, as `execve` checks.
 pub(crate) fn may_execute(path: &CStr) -> bool {
     let arguments = [word(AT_FDCWD), text(path), X_OK, AT_EACCESS, 0, 0];
     // SAFETY: the path is a live C string.
     match unsafe { call(FACCESSAT2, arguments) } {
-        // SAFETY: as above; kernels before 5.8 know only this one.
+        // SAFETY: as above; kernels before 5.8 have only this call.
         Err(ENOSYS) => unsafe { call(FACCESSAT, arguments) }.is_ok(),
         result => result.is_ok(),
     }
@@ -148,7 +148,7 @@ pub(crate) fn is_link(path: &CStr) -> bool {
     unsafe { call(READLINK, arguments) }.is_ok()
 }
 
-/// Reads a symbolic link; returns its bytes.
+/// Reads a symbolic link; returns its target.
 pub(crate) fn read_link<'a>(path: &CStr, bytes: &'a mut [u8]) -> Option<&'a [u8]> {
     let arguments = [text(path), bytes.as_mut_ptr().addr(), bytes.len(), 0, 0, 0];
     // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
@@ -180,7 +180,7 @@ fn id(number: usize) -> u32 {
     id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or(0)
 }
 
-/// Maps a part of a file for as long as the process lives, shared with all who map it.
+/// Maps a part of a file, shared, until the process ends.
 pub(crate) fn map(fd: c_int, offset: usize, bytes: usize, writable: bool) -> Option<*mut u8> {
     let protection = if writable { PROT_READ | PROT_WRITE } else { PROT_READ };
     let arguments = [0, bytes, protection, MAP_SHARED, word(fd), offset];
@@ -189,16 +189,16 @@ pub(crate) fn map(fd: c_int, offset: usize, bytes: usize, writable: bool) -> Opt
     Some(core::ptr::with_exposed_provenance_mut(address))
 }
 
-/// Calls `work` with memory of its own, which is given back afterwards; with none if there is none.
+/// Calls `work` with temporary memory, or with an empty slice if there is none.
 pub(crate) fn with_memory<R>(bytes: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
     let flags = MAP_PRIVATE | MAP_ANONYMOUS;
     let arguments = [0, bytes, PROT_READ | PROT_WRITE, flags, word(-1), 0];
     // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
     let Ok(address) = (unsafe { call(MMAP, arguments) }) else { return work(&mut []) };
     let first = core::ptr::with_exposed_provenance_mut::<u8>(address);
-    // SAFETY: the mapping is so large, zeroed, and nobody else's.
+    // SAFETY: the mapping has this size, is zeroed, and nobody else uses it.
     let result = work(unsafe { core::slice::from_raw_parts_mut(first, bytes) });
-    // SAFETY: the slice is gone, and nothing else points there.
+    // SAFETY: the slice is gone, and nothing else points into the mapping.
     let _ = unsafe { call(MUNMAP, [address, bytes, 0, 0, 0, 0]) };
     result
 }
@@ -233,7 +233,7 @@ pub(crate) unsafe fn execveat(
     unsafe { call(EXECVEAT, arguments) }.err().unwrap_or(0)
 }
 
-/// Ends the process as `abort` would be seen by a shell.
+/// Ends the process with the status that a shell shows for `abort`.
 #[cfg_attr(not(panic = "abort"), expect(dead_code, reason = "only the panic handler calls it"))]
 pub(crate) fn abort() -> ! {
     loop {

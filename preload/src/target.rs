@@ -1,4 +1,4 @@
-//! Looks at the file about to be executed: can this library live in it, does it change ids?
+//! Examines the file about to be executed: can it load this library, and does it change ids?
 
 use core::ffi::{CStr, c_int};
 
@@ -10,15 +10,15 @@ const S_ISUID: u32 = 0o4000;
 const S_ISGID: u32 = 0o2000;
 const S_IXGRP: u32 = 0o010;
 
-/// Bytes read from the start of a file: ELF header, program headers and interpreter of all usual
-/// programs.
+/// Bytes read from the start of a file: enough for the ELF header, program headers and interpreter of
+/// ordinary programs.
 const HEAD_BYTES: usize = 1024;
 const ELF_CLASS_64: u8 = 2;
 const ELF_LITTLE_ENDIAN: u8 = 1;
 const MACHINE_X86_64: usize = 62;
 const PT_INTERP: usize = 3;
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     /// A program of this architecture and C library, or a static one.
@@ -29,13 +29,13 @@ pub(crate) enum Target {
     Foreign,
     /// A program with more rights than its caller.
     Privileged,
-    /// A program that may be executed but not read.
+    /// A program that its caller may execute but not read.
     Unreadable,
-    /// Executable by its mode, but of no known format: libc may give it to a shell.
+    /// Executable by its mode, but of no known format: libc may pass it to a shell.
     Unknown,
 }
 
-/// Looks at the file at `path`; nothing is returned where the real call will report an error.
+/// Returns the kind of the file at `path`, or `None` if the real call will fail.
 pub(crate) fn look(path: &CStr) -> Option<Target> {
     let stat = sys::stat(path).ok().filter(is_regular)?;
     if !sys::may_execute(path) {
@@ -50,13 +50,13 @@ pub(crate) fn look(path: &CStr) -> Option<Target> {
     Some(target)
 }
 
-/// Tells whether a file is a regular one.
+/// Tells whether a file is regular.
 pub(crate) fn is_regular(stat: &Stat) -> bool {
     stat.mode & S_IFMT == S_IFREG
 }
 
-/// Whether executing the file changes ids or capabilities. Of a file without set-id bits only the
-/// capabilities are asked, and root has them all.
+/// Tells whether executing the file changes ids or capabilities. File capabilities are not read for
+/// root, who has them all.
 fn is_privileged(path: &CStr, stat: &Stat) -> bool {
     let user = sys::effective_user();
     let changes_user = stat.mode & S_ISUID != 0 && stat.uid != user;
@@ -77,8 +77,8 @@ fn format(fd: c_int) -> Target {
     }
 }
 
-/// Whether the interpreter that a script's first line names can be executed. If not, the real call
-/// says so, to a caller who may then do something else.
+/// Tells whether the interpreter that a script's first line names can be executed. If not, the real
+/// call fails, and its caller may try something else.
 fn has_interpreter(line: &[u8]) -> bool {
     let line = line.split(|&byte| byte == b'\n').next().unwrap_or(line).trim_ascii_start();
     let name = line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or(line);
@@ -96,7 +96,7 @@ fn elf(fd: c_int, head: &[u8]) -> Target {
     match interpreter(fd, head, &mut name) {
         Some(name) if is_glibc_loader(name) => Target::Native,
         Some(_) => Target::Foreign,
-        // Static: whether it walks the rules alone say.
+        // A static program: only the rules decide.
         None => Target::Native,
     }
 }
@@ -117,13 +117,13 @@ fn interpreter<'a>(fd: c_int, head: &'a [u8], buffer: &'a mut [u8; 256]) -> Opti
     None
 }
 
-/// glibc's loader is `ld-linux-x86-64.so.2` wherever it lies; musl's `ld-musl-…`.
+/// Tells glibc's loader (`ld-linux-x86-64.so.2`, in any directory) from others, such as musl's.
 fn is_glibc_loader(name: &[u8]) -> bool {
     let name = name.strip_suffix(b"\0").unwrap_or(name);
     worknode::policy::base_name(name).starts_with(b"ld-linux")
 }
 
-/// A little-endian number of the ELF file.
+/// Reads a little-endian number of the ELF file.
 fn number(bytes: &[u8], at: usize, size: usize) -> Option<usize> {
     let field = bytes.get(at..at.checked_add(size)?)?;
     Some(field.iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte)))

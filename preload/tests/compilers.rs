@@ -1,5 +1,4 @@
-//! Programs that are named like compilers: their files of arguments are read, and what only stands before a
-//! compiler stays.
+//! Programs named like compilers: their response files are read, and wrappers of compilers stay.
 mod common;
 
 use std::fs::{self, Permissions};
@@ -9,7 +8,7 @@ use std::path::Path;
 use common::{Recipe, Record, Session, programs};
 use worknode::reason::Reason;
 
-/// Runs a shell's command in a directory with a compiler.
+/// Runs a shell command in a directory that holds a compiler; returns who ran, and the tally.
 fn run(command: &str, prepare: impl Fn(&Path)) -> (Option<String>, Vec<(String, Reason, u64)>) {
     let session = Session::new(&Recipe::default());
     let dir = session.directory.path().join("work");
@@ -30,7 +29,7 @@ fn native(name: &str, reason: Reason) -> (Option<String>, Vec<(String, Reason, u
 }
 
 #[test]
-fn files_of_arguments_are_part_of_the_command_line() {
+fn response_files_are_part_of_the_command_line() {
     let args = |text: &'static str| {
         move |dir: &Path| {
             fs::write(dir.join("args"), text).expect("written");
@@ -46,11 +45,11 @@ fn files_of_arguments_are_part_of_the_command_line() {
 }
 
 #[test]
-fn files_of_arguments_that_cannot_be_read_twice_are_left_alone() {
+fn response_files_that_cannot_be_read_twice_are_not_read() {
     let fifo = |dir: &Path| {
         nix::unistd::mkfifo(&dir.join("args"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
     };
-    // What the writer puts into it is for the compiler alone.
+    // Only the compiler may read what the writer puts into the fifo.
     let script = "(echo -c a.c >args) & ./x-gcc @args; cat args";
     assert_eq!(run(script, fifo).0, Some("native".to_owned()));
     let large = |dir: &Path| {
@@ -89,12 +88,12 @@ fn scripts_named_like_compilers_are_wrappers() {
         fs::set_permissions(&file, Permissions::from_mode(0o755)).expect("executable");
     };
     let (who, tally) = run("./y-gcc -c a.c", script);
-    assert_eq!(who.as_deref(), Some("stub"), "what it executes walks");
+    assert_eq!(who.as_deref(), Some("stub"), "the compiler that it executes walks");
     assert_eq!(tally, [("y-gcc".to_owned(), Reason::Wrapper, 1)]);
 }
 
 #[test]
-fn what_is_watched_by_a_library_that_talks_here_stays() {
+fn programs_with_a_library_that_talks_to_the_origin_stay() {
     let library = |dir: &Path| {
         fs::copy(programs().path("foreign.so"), dir.join("libfakeroot.so")).expect("a copy");
     };

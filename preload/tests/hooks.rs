@@ -1,5 +1,5 @@
-//! Every function that executes a program reaches the stub when the rules say walk, with the same
-//! arguments, and stays untouched when they do not.
+//! Every function that executes a program executes the stub, with the same arguments, if the rules say
+//! walk, and behaves natively if they do not.
 mod common;
 
 use common::{Recipe, Record, Session, programs, shims};
@@ -24,7 +24,7 @@ const WITH_ENVIRON: [&str; 17] = [
     "syscall",
     "syscall_at",
     "thread",
-    // Once more, so that a second run in one session is seen to change nothing.
+    // Repeated, to show that a second run in the session behaves the same.
     "execve",
     "execvp",
     "posix_spawn",
@@ -71,7 +71,7 @@ fn every_function_stays() {
         if WITH_ENVIRON.contains(how) {
             assert_in_session(&record, &session);
         } else {
-            // As its parent made it.
+            // The environment that its parent made.
             assert_eq!(record.all("env="), [b"X=1".as_slice(), b"NOT\xff=utf8"], "{how}");
         }
         assert!(record.stderr.is_empty(), "{how}: {record:?}");
@@ -98,7 +98,7 @@ fn foreign_preloads_stay_in_the_list_and_in_the_chain() {
         command.env("FOREIGN", format!("LD_PRELOAD={foreign}"));
         command.args(["foreign", &path(program), program]);
         let record = Record::of(&command.output().expect("the driver runs"));
-        // The stub is static, and sees what it was given; the program sees what its parent gave it.
+        // The stub is static and sees the added variables; the library hides them from the program.
         let expected = match program {
             "walker" => format!("{}:{foreign}", shims().preload.display()),
             _ => foreign.clone(),
@@ -131,7 +131,7 @@ fn shells_of_libc_belong_to_the_session() {
         assert_in_session(&record, &session);
         assert_eq!(record.one("code=").as_deref(), Some("42"));
         assert!(record.stderr.is_empty(), "{record:?}");
-        // A shell that replaces itself by one in the session was executed within no session.
+        // A scrubbed shell is replaced by one in the session; only one of the two is counted.
         assert_eq!(session.tally(), [("sh".into(), Reason::Shell, 1)], "{how}");
     }
     assert_eq!(session().drive("system_null", "walker").code, Some(0));
@@ -205,7 +205,7 @@ fn a_shut_gate() {
     assert_eq!(session.tally(), [("walker".into(), Reason::NoCluster, 1)]);
 }
 
-/// Whoever writes a page says what its readers execute.
+/// The page names the program that its readers execute, so its writer must be trusted.
 #[test]
 fn pages_that_others_may_write_are_not_believed() {
     use std::os::unix::fs::PermissionsExt;
@@ -224,7 +224,7 @@ fn pages_that_others_may_write_are_not_believed() {
     }
     std::fs::set_permissions(&page, std::fs::Permissions::from_mode(0o600)).expect("mine");
     assert_eq!(who(), usual);
-    // Only root may give it away, and read it then.
+    // Only root may give a file away, and still read it.
     if std::os::unix::fs::chown(&page, Some(65534), None).is_ok() {
         assert_eq!(who().as_deref(), Some("native"), "another user's");
     }

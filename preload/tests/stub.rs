@@ -1,4 +1,4 @@
-//! The stub against an agent that the test plays: what it tells, what it carries, and how it leaves.
+//! The stub against a fake agent: what it says in its hello, what it carries, and how it exits.
 mod common;
 
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use worknode::door::{FD_ENTRY_BYTES, FdEntry, HEADER_BYTES, Header, HelloHead, K
 use worknode::page::NO_FALLBACK;
 use worknode::reason::Reason;
 
-/// A stub that is silent for so long hangs.
+/// A stub that is silent for this long hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// An agent for one walk.
@@ -23,7 +23,7 @@ struct Agent {
     listener: UnixListener,
 }
 
-/// What the stub told.
+/// The stub's hello, decoded.
 #[derive(Debug)]
 struct Hello {
     head: HelloHead,
@@ -42,7 +42,7 @@ impl Agent {
         Self { session, listener }
     }
 
-    /// Returns the command that the preload library would execute for `program`.
+    /// Returns the command that the preload library executes in the place of `program`.
     fn stub(&self, program: &Path) -> Command {
         let mut command = self.session.command(&shims().stub);
         command.env("OSWALK_WALK", program).arg0("zero").args(["one", "t w o"]);
@@ -124,7 +124,7 @@ fn kill(child: &Child, signal: &str) {
 }
 
 #[test]
-fn says_everything_about_the_process() {
+fn its_hello_describes_the_process() {
     let agent = Agent::new(0);
     let mut shell = agent.session.command(Path::new("/bin/sh"));
     let file = agent.session.directory.path().join("file");
@@ -137,7 +137,7 @@ fn says_everything_about_the_process() {
     );
     let foreign = programs().path("foreign.so");
     let preloads = format!("{}:{}", shims().preload.display(), foreign.display());
-    // The shell is not to be seen by the preload library here: only the stub's view is of interest.
+    // The shell runs without the preload library: this test is about the stub alone.
     shell.env_remove("LD_PRELOAD").arg("-c");
     shell.arg(format!("export LD_PRELOAD={preloads}; {script}"));
     shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -156,8 +156,8 @@ fn says_everything_about_the_process() {
     assert!(hello.environment.contains(&b"X=\xff".to_vec()));
     assert!(hello.environment.contains(&format!("LD_PRELOAD={}", foreign.display()).into_bytes()));
     assert!(!hello.environment.iter().any(|entry| entry.starts_with(b"OSWALK_")));
-    // Whoever runs the tests may have left more open.
-    let fd = |number| hello.fds.iter().find(|entry| entry.fd == number).expect("an open one");
+    // The test's own parent may have left further descriptors open.
+    let fd = |number| hello.fds.iter().find(|entry| entry.fd == number).expect("it is open");
     assert_eq!((fd(0).rdev, fd(0).terminal), (0x103, 0));
     assert_eq!((fd(1).offset, fd(2).offset), (-1, -1));
     assert_eq!((fd(5).offset, fd(5).mode), (10, 0o100_644));
@@ -176,7 +176,7 @@ fn carries_the_streams() {
     send(&mut door, Kind::Want, 0, &5_u32.to_le_bytes());
     let (header, payload) = receive(&mut door).expect("data");
     assert_eq!((header.kind, header.fd, payload.as_slice()), (Kind::Data, 0, b"hello".as_slice()));
-    // What the walk has not read is still there.
+    // Input that the walk has not taken is still in the pipe.
     send(&mut door, Kind::Took, 0, &4_u32.to_le_bytes());
     send(&mut door, Kind::Want, 0, &100_000_u32.to_le_bytes());
     assert_eq!(receive(&mut door).expect("data").1, b"o stub");
@@ -206,10 +206,10 @@ fn carries_the_streams() {
 }
 
 #[test]
-fn tells_of_what_it_wrote_before_it_begins_anew() {
+fn acknowledges_what_it_wrote_before_a_rewind() {
     let agent = Agent::new(0);
     let (child, _, mut door) = agent.start();
-    // All at once, so that it may tell of both writes together.
+    // In one write, so that the stub may acknowledge both together.
     let all = [(Kind::Data, b"ab".as_slice()), (Kind::Data, b"c"), (Kind::Rewind, b"")];
     let all: Vec<u8> = all.iter().flat_map(|&(kind, payload)| frame(kind, 1, payload)).collect();
     door.write_all(&all).expect("the stub listens");
@@ -235,7 +235,7 @@ fn closes_and_breaks() {
     send(&mut door, Kind::Close, 1, b"");
     let mut rest = Vec::new();
     stdout.read_to_end(&mut rest).expect("the writer closed it");
-    // A process that another test forks just now holds the pipe's other end until it executes.
+    // A process forked by another test may hold the pipe's other end until it executes.
     loop {
         send(&mut door, Kind::Data, 2, b"nobody reads this");
         let header = receive(&mut door).expect("broken").0;
@@ -286,7 +286,7 @@ fn forwards_signals() {
 fn stops_as_the_walk_has_stopped() {
     let agent = Agent::new(0);
     let mut command = agent.stub(&programs().path("walker"));
-    // In a group without a parent outside of it nobody is stopped by a terminal.
+    // Terminal stop signals do not stop an orphaned process group.
     command.process_group(0);
     let (child, _, mut door) = agent.start_command(&mut command);
     kill(&child, "TSTP");
@@ -308,7 +308,7 @@ fn stops_as_the_walk_has_stopped() {
 fn forwards_signals_while_its_output_is_blocked() {
     let agent = Agent::new(0);
     let (child, _, mut door) = agent.start();
-    // More than a pipe holds, and nobody reads.
+    // More than a pipe holds, while nobody reads.
     for _ in 0..6 {
         send(&mut door, Kind::Data, 1, &[b'x'; 16 * 1024]);
     }
@@ -338,7 +338,7 @@ fn is_named_as_the_program() {
 }
 
 #[test]
-fn runs_here_when_told() {
+fn runs_the_program_here_when_told_to() {
     let agent = Agent::new(0);
     let (child, _, mut door) = agent.start();
     send(&mut door, Kind::RunHere, 0, &[Reason::NoSlot as u8, 0]);
@@ -348,12 +348,12 @@ fn runs_here_when_told() {
     assert_eq!(record.one("env=OSWALK_WALK="), None);
     assert!(record.one("env=LD_PRELOAD=").is_some() && record.one("env=OSWALK_PAGE=").is_some());
     assert_eq!(record.code, Some(42));
-    // The agent knows the reason itself.
+    // The agent counts this stay itself.
     assert_eq!(agent.session.tally(), []);
 }
 
 #[test]
-fn runs_here_with_signals_as_they_were() {
+fn runs_the_program_here_with_its_pending_signals() {
     let agent = Agent::new(0);
     let mut command = agent.stub(Path::new("/bin/sh"));
     command.arg0("sh");
@@ -365,7 +365,7 @@ fn runs_here_with_signals_as_they_were() {
 }
 
 #[test]
-fn what_is_alone_is_told_by_what_it_executes() {
+fn a_program_that_is_alone_keeps_the_variable_for_the_stub() {
     let agent = Agent::new(0);
     let (child, _, mut door) = agent.start();
     send(&mut door, Kind::RunHere, 0, &[Reason::Alone as u8, 1]);
@@ -375,7 +375,7 @@ fn what_is_alone_is_told_by_what_it_executes() {
 }
 
 #[test]
-fn an_agent_that_is_gone_before_anything_happened() {
+fn an_agent_that_dies_before_any_output() {
     let agent = Agent::new(0);
     let (child, _, door) = agent.start();
     drop(door);
@@ -391,7 +391,7 @@ fn an_agent_that_is_gone_before_anything_happened() {
 }
 
 #[test]
-fn an_agent_that_is_gone_after_output() {
+fn an_agent_that_dies_after_output() {
     let agent = Agent::new(0);
     let (child, _, mut door) = agent.start();
     send(&mut door, Kind::Data, 1, b"out");
@@ -403,7 +403,7 @@ fn an_agent_that_is_gone_after_output() {
 }
 
 #[test]
-fn a_session_that_forbids_to_run_here() {
+fn a_session_without_fallback() {
     let agent = Agent::new(NO_FALLBACK);
     let (child, _, mut door) = agent.start();
     send(&mut door, Kind::Refused, 0, b"no node has room");
@@ -423,7 +423,7 @@ fn a_session_that_forbids_to_run_here() {
 #[test]
 fn descriptors_that_cannot_be_carried() {
     let agent = Agent::new(0);
-    // The shell opens a directory and lets the stub inherit it.
+    // The shell opens a directory, which the stub inherits.
     let mut shell = Command::new("/bin/sh");
     let script = format!(
         "export OSWALK_PAGE={} OSWALK_WALK={}; exec {} 5</usr",

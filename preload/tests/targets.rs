@@ -1,5 +1,5 @@
-//! What the file is decides before the rules do: programs that cannot hold the library, that
-//! change ids, that have no path, or that cannot be executed at all.
+//! The kind of the file decides before the rules do: programs that cannot load the library, change
+//! ids, have no path, or cannot be executed.
 mod common;
 
 use std::fs::{self, Permissions};
@@ -19,7 +19,7 @@ fn static_programs_walk_by_rule() {
 }
 
 #[test]
-fn programs_that_execute_nothing_are_spared() {
+fn programs_that_execute_nothing_do_not_load_the_library() {
     let session = session();
     let mut command = session.command("/bin/sh".as_ref());
     command
@@ -36,7 +36,7 @@ fn programs_that_execute_nothing_are_spared() {
 }
 
 #[test]
-fn other_c_libraries_are_spared() {
+fn programs_of_other_c_libraries_stay_without_the_library() {
     let session = session();
     for how in ["execve", "private"] {
         let record = session.drive(how, "musl-walker");
@@ -54,10 +54,10 @@ fn other_c_libraries_are_spared() {
 }
 
 #[test]
-fn other_architectures_are_spared() {
+fn programs_of_other_architectures_stay() {
     let session = session();
     let mut elf = fs::read(programs().path("walker")).expect("the walker");
-    // The machine in the ELF header becomes AArch64.
+    // Changes the machine in the ELF header to AArch64.
     elf[18] = 183;
     let other = session.directory.path().join("other-walker");
     write_executable(&other, &elf);
@@ -70,7 +70,7 @@ fn privileged_programs_stay() {
     let session = session();
     let program = session.directory.path().join("set-walker");
     fs::copy(programs().path("walker"), &program).expect("a copy");
-    // Only root can give a file away; others cannot make a program that changes ids.
+    // Only root can give a file away, and so make a program that changes ids.
     if std::os::unix::fs::chown(&program, Some(65_534), None).is_err() {
         return;
     }
@@ -88,7 +88,7 @@ fn files_without_a_path_stay() {
 }
 
 #[test]
-fn what_fails_fails_as_without_us_and_is_not_counted() {
+fn what_fails_natively_fails_alike_and_is_not_counted() {
     let session = session();
     let plain = session.directory.path().join("plain-walker");
     fs::write(&plain, "no program").expect("a file");

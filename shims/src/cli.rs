@@ -1,4 +1,4 @@
-//! The arguments, and who deals with them.
+//! Parses the command line and dispatches to the commands.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,18 +15,18 @@ use crate::{decide, doctor, down, exec, say, status, up};
 /// Execute the processes of an unmodified build on other machines
 #[derive(Debug, Parser)]
 #[command(name = "oswalk", version, max_term_width = 100)]
-struct Cli {
+pub(crate) struct Cli {
     /// Directory of the agent's state [default: /var/lib/oswalk for root, else
     /// ~/.local/state/oswalk]
     #[arg(long, env = "OSWALK_STATE", value_name = "DIR", global = true,
         value_parser = clap::builder::OsStringValueParser::new().map(PathBuf::from))]
     state: Option<PathBuf>,
     #[command(subcommand)]
-    command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     Exec(exec::Options),
     Up(up::Options),
     /// End the agent of this machine
@@ -36,7 +36,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct NoOptions {}
+pub(crate) struct NoOptions {}
 
 /// Runs the program.
 #[must_use]
@@ -52,10 +52,10 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors; a wrong usage must not look like the command's 2.
+            // Help and version are not errors. Clap's status for wrong usage, 2, could be the command's.
             let _ = error.print();
-            if let Some(line) = meant(&error, &arguments) {
-                say::err(format_args!("hint: did you mean '{line}'?"));
+            if let Some(hint) = meant(&error, &arguments) {
+                say::err(hint);
             }
             let code = if error.use_stderr() { EXIT_FAILED } else { 0 };
             return Ok(ExitCode::from(code));
@@ -71,15 +71,16 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Returns the command line that was meant by one without `exec`.
-fn meant(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+/// Returns a hint with the command line that was probably meant by one that lacks `exec`.
+pub(crate) fn meant(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else {
         return None;
     };
     decide::find(name.as_ref(), std::env::var_os("PATH").as_deref()).ok()?;
     let at = arguments.iter().position(|word| word == name.as_str())?;
     let words = arguments[at..].iter().map(|word| word.to_string_lossy());
-    Some(format!("oswalk exec {}", words.collect::<Vec<_>>().join(" ")))
+    let line = words.collect::<Vec<_>>().join(" ");
+    Some(format!("hint: did you mean 'oswalk exec {line}'?"))
 }
 
 #[cfg(test)]
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn the_definition_passes_claps_checks() {
         Cli::command().debug_assert();
     }
 
@@ -111,13 +112,19 @@ mod tests {
     }
 
     #[test]
-    fn a_command_without_exec_is_known() {
+    fn a_command_without_exec_gets_a_hint() {
         let meant = |line: &str| {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             meant(&Cli::try_parse_from(&words).expect_err(line), &words)
         };
-        assert_eq!(meant("oswalk sh -c x"), Some("oswalk exec sh -c x".to_owned()));
-        assert_eq!(meant("oswalk --state /s env"), Some("oswalk exec env".to_owned()));
+        assert_eq!(
+            meant("oswalk sh -c x"),
+            Some("hint: did you mean 'oswalk exec sh -c x'?".to_owned())
+        );
+        assert_eq!(
+            meant("oswalk --state /s env"),
+            Some("hint: did you mean 'oswalk exec env'?".to_owned())
+        );
         assert_eq!(meant("oswalk exce"), None);
         assert_eq!(meant("oswalk exec"), None);
     }
@@ -131,7 +138,7 @@ mod tests {
             ("oswalk exec --sumary make", "'--summary'"),
             ("oswalk exec --summary --no-fallbak make", "'--no-fallback'"),
             ("oswalk exec -j8 make", "'-j"),
-            ("oswalk exec --walk [a- x", "no ']' ends what '[' begins"),
+            ("oswalk exec --walk [a- x", "'[' has no matching ']'"),
             ("oswalk", "Usage"),
             ("oswalk up --slots many", "'many'"),
             ("oswalk up --slots -1", "'-1'"),

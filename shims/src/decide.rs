@@ -1,4 +1,4 @@
-//! What is to be executed for the session's first command, and whether it walks.
+//! Finds the file of the session's first command, and decides whether it walks.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -17,21 +17,25 @@ use worknode::reason::Reason;
 use crate::error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
 use crate::starts::may_start_others;
 
-/// Finds the command as a shell does.
+/// Finds the command's file as a shell does.
 pub(crate) fn find(name: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Failure> {
     let not_found = || {
-        let failure = Failure::new(format!("failed to find the command '{}'", name.display()))
-            .status(EXIT_NOT_FOUND);
+        let why = if is_path(name) { "no such file" } else { "it is in no directory of PATH" };
+        let failure =
+            Failure::new(format!("failed to find the command '{}': {why}", name.display()))
+                .status(EXIT_NOT_FOUND);
         match meant(name) {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
     };
     let denied = |file: &Path| {
-        Failure::new(format!("failed to execute {}: permission denied", file.display()))
+        let file = file.display();
+        Failure::new(format!("failed to execute {file}: permission denied"))
+            .hint(format!("if it is a program, make it executable: chmod +x {file}"))
             .status(EXIT_NOT_EXECUTABLE)
     };
-    if name.as_bytes().contains(&b'/') {
+    if is_path(name) {
         let file = PathBuf::from(name);
         return match () {
             () if executable(&file) => Ok(file),
@@ -55,7 +59,7 @@ pub(crate) fn find(name: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Failur
     }
 }
 
-/// Returns how to write what was most likely meant by a word that is no command.
+/// Returns a hint for a word that is not a command: how to write what was probably meant.
 fn meant(name: &OsStr) -> Option<String> {
     let name = name.to_str()?;
     let is_name = |text: &str| {
@@ -65,29 +69,34 @@ fn meant(name: &OsStr) -> Option<String> {
     let of_shell = |letter: char| "|&;<>()$`".contains(letter);
     match name.split_once('=') {
         Some((variable, _)) if is_name(variable) => Some(format!(
-            "a variable is set by env: oswalk exec env {name}{}",
+            "use env to set a variable: oswalk exec env {name}{}",
             if name.contains(' ') { "" } else { " COMMAND" }
         )),
         _ if !name.trim().contains(char::is_whitespace) => None,
         _ if name.contains(of_shell) => {
-            Some(format!("a line for a shell is given to one: oswalk exec sh -c '{name}'"))
+            Some(format!("shell syntax needs a shell: oswalk exec sh -c '{name}'"))
         }
         _ => {
-            Some(format!("a command and its arguments are words of their own: oswalk exec {name}"))
+            Some(format!("give a command and its arguments as separate words: oswalk exec {name}"))
         }
     }
+}
+
+/// Tells whether a name is a path, which is not searched for along `PATH`.
+fn is_path(name: &OsStr) -> bool {
+    name.as_bytes().contains(&b'/')
 }
 
 fn executable(file: &Path) -> bool {
     file.is_file() && access(file, AccessFlags::X_OK).is_ok()
 }
 
-/// Shells that people talk to.
+/// Shells that can be interactive.
 const SHELLS: [&str; 7] = ["bash", "dash", "fish", "ksh", "sh", "tcsh", "zsh"];
 
-/// Decides whether the command walks. One that was named on the command line does so unless a
-/// rule is against it, or it may start others: those are judged by the rules then. A shell stays, unless there is
-/// somebody at a terminal to talk to: then it is what he wants to have on a node.
+/// Decides whether the command walks. A command that no rule names walks, unless it may start others,
+/// on which the rules then decide. A shell stays, except an interactive one at a terminal: its user
+/// wants a shell on a node.
 pub(crate) fn decide(
     page: &Page<'_>,
     file: &Path,
@@ -116,18 +125,18 @@ pub(crate) fn decide(
     }
 }
 
-/// How the command was given.
+/// The circumstances in which the command was given.
 #[derive(Debug, Default)]
 pub(crate) struct Given {
-    /// There is somebody to talk to.
+    /// Standard input is a terminal.
     pub(crate) terminal: bool,
-    /// It is to be on a certain node.
+    /// The command must walk.
     pub(crate) pinned: bool,
-    /// The libraries that it is to load.
+    /// The value of `LD_PRELOAD`.
     pub(crate) preload: OsString,
 }
 
-/// As the preload library does: what only stands before a compiler stays.
+/// Decides by the kind of the file, as the preload library does: wrappers of compilers stay.
 fn by_what_it_is(page: &Page<'_>, file: &Path, given: &Given) -> Result<(), Reason> {
     if page.verdict(file.as_os_str().as_bytes()).is_some_and(Verdict::compiles) {
         let mut head = [0; 2];
@@ -144,12 +153,12 @@ fn talks_here(given: &Given) -> Result<(), Reason> {
     if known::talks_here(given.preload.as_bytes()) { Err(Reason::ForeignPreload) } else { Ok(()) }
 }
 
-/// Files of arguments, by their names in the working directory.
+/// Response files, relative to the working directory.
 struct Disk;
 
 impl ResponseFiles for Disk {
     fn read(&mut self, path: &[u8], room: &mut [u8]) -> Result<usize, Unread> {
-        // A fifo is not even opened: that lets its writer go on.
+        // Opening a fifo would already let its writer continue.
         match std::fs::metadata(OsStr::from_bytes(path)) {
             Ok(metadata) if metadata.is_file() => {}
             Ok(_) => return Err(Unread::Refused),
@@ -168,7 +177,7 @@ impl ResponseFiles for Disk {
     }
 }
 
-/// Tells that the file runs with another user's or group's rights, which no runner gives.
+/// Tells whether the file runs with another user's or group's rights, which no runner grants.
 fn changes_ids(file: &Path) -> bool {
     const SET_USER: u32 = 0o4000;
     const SET_GROUP: u32 = 0o2010;
@@ -179,7 +188,7 @@ fn changes_ids(file: &Path) -> bool {
     })
 }
 
-/// Tells that a shell gets neither a script nor a command.
+/// Tells whether the command is a shell without a script or a command to run.
 fn is_interactive_shell(file: &Path, arguments: &[OsString]) -> bool {
     let is_shell = SHELLS.iter().any(|&shell| file.file_name().is_some_and(|name| name == shell));
     let is_option = |word: &OsString| match word.as_bytes() {
@@ -219,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_command_walks_unless_a_rule_is_against_it() {
+    fn a_command_walks_unless_a_rule_keeps_it() {
         let open = page(GATE_OPEN);
         let open = Page::parse(&open).expect("a page");
         let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
@@ -279,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_meant_is_said() {
+    fn a_word_that_is_no_command_gets_a_hint() {
         let meant = |name: &str| meant(name.as_ref()).unwrap_or_default();
         assert!(meant("make -j4").ends_with(": oswalk exec make -j4"));
         assert!(meant("FOO=1").ends_with(": oswalk exec env FOO=1 COMMAND"));

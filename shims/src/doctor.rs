@@ -1,4 +1,4 @@
-//! `oswalk doctor`: what this machine lacks, and the remedy.
+//! `oswalk doctor`: checks this machine and its agent, and names a remedy for each problem.
 
 use std::fs;
 use std::io;
@@ -21,15 +21,17 @@ use crate::error::Failure;
 use crate::places::Places;
 use crate::{places, process, say};
 
-/// 1 January 2024: a clock before it was never set.
+/// 1 January 2024: a clock that shows an earlier time is not set.
 const SANE_AFTER: Duration = Duration::from_secs(1_704_067_200);
-/// Each link, stub and walk needs some: a build of 64 jobs has about a thousand.
+/// Descriptors that the agent needs: each link, stub and walk takes some, a build of 64 jobs about a
+/// thousand.
 const DESCRIPTORS_MIN: u64 = 4096;
-/// Directories that a walk has read are watched: those of a large tree and its toolchain.
+/// Watches for the directories of a large tree and its toolchain: the agent watches each directory that
+/// a walk has read.
 const WATCHES_MIN: u64 = 65_536;
-/// A toolchain's packets take 200 MB, and a commit needs room besides.
+/// Free disk space: the packets of a toolchain take 200 MB, and commits need room besides.
 const FREE_BYTES_MIN: u64 = 1 << 30;
-/// The oldest kernel whose overlayfs, pidfds and close_range are as the agent needs them.
+/// The oldest kernel with the overlayfs, pidfds and close_range that the agent needs.
 const KERNEL_MIN: (u32, u32) = (5, 11);
 
 /// Check whether this machine can take part, and say what to do if not
@@ -40,19 +42,19 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What a check found: what is well, or what is not and how to mend it.
+/// The result of a check: what is well, or what is not and how to mend it.
 type Finding = Result<String, Problem>;
 
-/// Something that is not as it could be.
+/// A problem that a check found.
 #[derive(Debug)]
 struct Problem {
     text: String,
     remedy: String,
-    /// It may well be meant, and is no failure.
+    /// It may be intended, and is not a failure.
     is_note: bool,
 }
 
-/// A finding, as it is printed in JSON.
+/// A finding, as printed in JSON.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     check: &'a str,
@@ -69,16 +71,21 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
         say::out(text.map_err(|error| Failure::from_error(&error))? + "\n")?;
     } else {
         for (name, finding) in &checks {
-            say::out(match finding {
-                Ok(text) => format!("ok    {name}: {text}\n"),
-                Err(Problem { text, remedy, is_note }) => {
-                    let word = if *is_note { "note" } else { "FAIL" };
-                    format!("{word}  {name}: {text}\n      remedy: {remedy}\n")
-                }
-            })?;
+            say::out(shown(name, finding))?;
         }
     }
     Ok(ExitCode::from(u8::from(checks.iter().any(|(_, finding)| has_failed(finding)))))
+}
+
+/// Returns a finding as it is printed.
+fn shown(name: &str, finding: &Finding) -> String {
+    match finding {
+        Ok(text) => format!("ok    {name}: {text}\n"),
+        Err(Problem { text, remedy, is_note }) => {
+            let word = if *is_note { "note" } else { "FAIL" };
+            format!("{word}  {name}: {text}\n      remedy: {remedy}\n")
+        }
+    }
 }
 
 fn has_failed(finding: &Finding) -> bool {
@@ -101,7 +108,7 @@ fn checks(places: &Places) -> Vec<(String, Finding)> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut checks = vec![
         ("kernel", kernel(&read("/proc/sys/kernel/osrelease"))),
-        ("fuse", fuse()),
+        ("fuse", fuse(Path::new("/dev/fuse"))),
         ("overlayfs", overlayfs(&read("/proc/filesystems"))),
         ("namespaces", namespaces()),
         ("descriptors", descriptors(status.map(|status| status.pid))),
@@ -110,7 +117,7 @@ fn checks(places: &Places) -> Vec<(String, Finding)> {
         ("clock", clock(SystemTime::now())),
         ("shim", shim()),
     ];
-    // Others see nothing of it, and need not.
+    // Other users cannot see these, and need not.
     if geteuid().is_root() {
         checks.push(("state", state(&places.state)));
         checks.push(("disk", disk(&places.state)));
@@ -137,42 +144,42 @@ fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
     Err(Problem { text: what.into(), remedy: remedy.into(), is_note: false })
 }
 
-/// What may be meant.
+/// Makes a finding that may be intended.
 fn note(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
     Err(Problem { text: what.into(), remedy: remedy.into(), is_note: true })
 }
 
-/// Reads a kernel's release.
+/// Checks the kernel's release.
 fn kernel(release: &str) -> Finding {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let release = release.trim();
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < KERNEL_MIN => {
             let (major, minor) = KERNEL_MIN;
-            wrong(format!("it is {release}"), format!("boot Linux {major}.{minor} or newer"))
+            wrong(format!("{release} is too old"), format!("boot Linux {major}.{minor} or later"))
         }
         _ => Ok(release.to_owned()),
     }
 }
 
-/// The agent is root's: whether others may open the device is no matter.
-fn fuse() -> Finding {
-    const PATH: &str = "/dev/fuse";
-    match fs::metadata(PATH) {
+/// Checks the device. Only root must be able to open it, since the agent runs as root.
+fn fuse(device: &Path) -> Finding {
+    let shown = device.display();
+    match fs::metadata(device) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => wrong(
-            "/dev/fuse is missing",
+            format!("{shown} is missing"),
             "load the module (modprobe fuse); in a container, pass the device (--device /dev/fuse)",
         ),
-        Err(error) => wrong(format!("{PATH}: {error}"), "check the permissions of /dev"),
+        Err(error) => wrong(format!("{shown}: {error}"), "check the permissions of /dev"),
         Ok(meta) if !meta.file_type().is_char_device() => wrong(
-            format!("{PATH} is no device"),
-            "make it one: rm /dev/fuse, then mknod -m 666 /dev/fuse c 10 229",
+            format!("{shown} is not a device"),
+            format!("create the device: rm {shown}, then mknod -m 666 {shown} c 10 229"),
         ),
-        Ok(_) if !geteuid().is_root() => Ok("the device is there".to_owned()),
-        Ok(_) => match fs::File::options().read(true).write(true).open(PATH) {
-            Ok(_) => Ok("/dev/fuse can be opened".to_owned()),
+        Ok(_) if !geteuid().is_root() => Ok(format!("{shown} exists")),
+        Ok(_) => match fs::File::options().read(true).write(true).open(device) {
+            Ok(_) => Ok(format!("{shown} can be opened")),
             Err(error) => wrong(
-                format!("/dev/fuse cannot be opened: {error}"),
+                format!("{shown} cannot be opened: {error}"),
                 "load the module (modprobe fuse); in a container, allow the device (--device /dev/fuse)",
             ),
         },
@@ -181,9 +188,9 @@ fn fuse() -> Finding {
 
 fn overlayfs(filesystems: &str) -> Finding {
     if filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay")) {
-        Ok("the kernel has it".to_owned())
+        Ok("the kernel supports it".to_owned())
     } else {
-        wrong("the kernel does not list it".to_owned(), "load the module: modprobe overlay")
+        wrong("/proc/filesystems does not list it", "load the module: modprobe overlay")
     }
 }
 
@@ -193,36 +200,46 @@ fn namespaces() -> Finding {
             .iter()
             .all(|name| access(&Path::new("/proc/self/ns").join(name), AccessFlags::F_OK).is_ok());
         return if all {
-            Ok("the kernel has them".to_owned())
+            Ok("the kernel supports them".to_owned())
         } else {
-            wrong("the kernel has not all of them", "boot a kernel with namespaces")
+            wrong(
+                "the kernel lacks mount, pid, ipc or uts namespaces",
+                "boot a kernel with CONFIG_NAMESPACES",
+            )
         };
     }
-    match process::may_unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID) {
+    creation(process::may_unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID))
+}
+
+fn creation(of_namespaces: io::Result<()>) -> Finding {
+    match of_namespaces {
         Ok(()) => Ok("mount and pid namespaces can be created".to_owned()),
         Err(error) => wrong(
-            format!("they cannot be created: {error}"),
-            "in a container, give it CAP_SYS_ADMIN (--cap-add SYS_ADMIN), or run the agent outside",
+            format!("mount and pid namespaces cannot be created: {error}"),
+            "in a container, add CAP_SYS_ADMIN (--cap-add SYS_ADMIN), or run the agent outside",
         ),
     }
 }
 
-/// The limit of the agent that is up, or of one that would be started here.
+/// Checks the limit of the agent that is up, or of one that would be started from here.
 fn descriptors(agent: Option<u32>) -> Finding {
     let limits = agent.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/limits")).ok());
     let of_agent = limits.as_deref().and_then(hard_limit);
     let own = || getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
-    let limit = of_agent.unwrap_or_else(own);
+    enough_descriptors(of_agent.unwrap_or_else(own))
+}
+
+fn enough_descriptors(limit: u64) -> Finding {
     if limit >= DESCRIPTORS_MIN {
         return Ok(format!("{limit} may be open"));
     }
     wrong(
-        format!("{limit} may be open, and {DESCRIPTORS_MIN} may be needed"),
+        format!("only {limit} may be open; a large build needs {DESCRIPTORS_MIN}"),
         "raise the limit before 'oswalk up' (ulimit -n 65536, or LimitNOFILE= of its service)",
     )
 }
 
-/// Returns the hard limit of descriptors in `/proc/PID/limits`.
+/// Returns the hard limit of open descriptors from `/proc/PID/limits`.
 fn hard_limit(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().nth(1)?.parse().ok()
@@ -231,55 +248,62 @@ fn hard_limit(limits: &str) -> Option<u64> {
 fn inotify(watches: &str) -> Finding {
     match watches.trim().parse::<u64>() {
         Ok(watches) if watches < WATCHES_MIN => wrong(
-            format!("{watches} watches: directories beyond are read again for every walk"),
-            "sysctl -w fs.inotify.max_user_watches=1048576, and the same in /etc/sysctl.d",
+            format!(
+                "only {watches} watches: directories without one are read again for every walk"
+            ),
+            "run 'sysctl -w fs.inotify.max_user_watches=1048576', and set the same in /etc/sysctl.d",
         ),
         Ok(watches) => Ok(format!("{watches} watches")),
         Err(_) => wrong("the kernel has no inotify", "boot a kernel with CONFIG_INOTIFY_USER"),
     }
 }
 
-/// An agent with a broker elsewhere needs none here; nor will one that is started with such a broker.
+/// Checks for a Redis server, which only an agent with a private broker needs.
 fn redis(status: Option<&Status>, places: &Places, broker_url: Option<&str>) -> Finding {
     let is_elsewhere = match status {
         Some(status) => !is_private(status, places),
         None => broker_url.is_some(),
     };
-    match which::which("redis-server").or_else(|_| which::which("valkey-server")) {
-        Ok(path) => Ok(path.display().to_string()),
-        Err(_) if is_elsewhere => Ok("not needed: the broker is elsewhere".to_owned()),
-        Err(_) => wrong(
+    let server = which::which("redis-server").or_else(|_| which::which("valkey-server"));
+    redis_server(server.ok().as_deref(), is_elsewhere)
+}
+
+fn redis_server(server: Option<&Path>, is_elsewhere: bool) -> Finding {
+    match server {
+        Some(path) => Ok(path.display().to_string()),
+        None if is_elsewhere => Ok("not needed: the broker is elsewhere".to_owned()),
+        None => wrong(
             "neither redis-server nor valkey-server is in PATH",
             "install the package redis-server, or name a broker with --broker URL or OSWALK_BROKER",
         ),
     }
 }
 
-/// Tells whether the agent has started its broker itself: nobody else can join.
+/// Tells whether the agent runs its own broker, which nobody else can join.
 fn is_private(status: &Status, places: &Places) -> bool {
     status.broker.contains(&*places.state.to_string_lossy())
 }
 
-/// The state directory is its user's alone.
+/// Checks that only its user can write the state directory.
 fn state(dir: &Path) -> Finding {
     let shown = dir.display();
     match fs::metadata(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Ok(format!("{shown} is made by 'oswalk up'"))
+            Ok(format!("'oswalk up' will create {shown}"))
         }
         Err(error) => wrong(format!("{shown}: {error}"), "choose another with --state DIR"),
         Ok(meta) if !meta.is_dir() => {
-            wrong(format!("{shown} is no directory"), "choose another with --state DIR")
+            wrong(format!("{shown} is not a directory"), "choose another with --state DIR")
         }
         Ok(meta) if meta.uid() != geteuid().as_raw() => wrong(
             format!("{shown} belongs to user {}", meta.uid()),
-            format!("end what uses it, then: chown -R root: {shown}"),
+            format!("end what uses it, then run 'chown -R root: {shown}'"),
         ),
         Ok(meta) if meta.mode() & 0o022 != 0 => wrong(
-            format!("{shown} can be written by others"),
-            format!("see what is in it that is not yours, then: chmod 700 {shown}"),
+            format!("other users can write {shown}"),
+            format!("remove what is not yours from it, then run 'chmod 700 {shown}'"),
         ),
-        Ok(_) => Ok(format!("{shown} is closed to others")),
+        Ok(_) => Ok(format!("other users cannot write {shown}")),
     }
 }
 
@@ -287,75 +311,76 @@ fn disk(dir: &Path) -> Finding {
     let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     let shown = there.display();
     match statvfs(there) {
-        Ok(found) => {
-            let free = found.blocks_available() * found.fragment_size();
-            let text = format!("{} MB are free at {shown}", free / 1_000_000);
-            if free >= FREE_BYTES_MIN {
-                Ok(text)
-            } else {
-                let needed = FREE_BYTES_MIN.div_ceil(1_000_000);
-                wrong(
-                    format!("{text}, and {needed} MB may be needed"),
-                    "make room, or choose a state directory on another disk (--state DIR)",
-                )
-            }
-        }
+        Ok(found) => enough_space(found.blocks_available() * found.fragment_size(), there),
         Err(error) => wrong(format!("{shown}: {error}"), "choose another with --state DIR"),
     }
 }
 
-/// The agent refuses a secret that others can read, when it starts.
+fn enough_space(free: u64, dir: &Path) -> Finding {
+    let text = format!("{} MB are free at {}", free / 1_000_000, dir.display());
+    if free >= FREE_BYTES_MIN {
+        return Ok(text);
+    }
+    let needed = FREE_BYTES_MIN.div_ceil(1_000_000);
+    wrong(
+        format!("only {text}; packets and commits may need {needed} MB"),
+        "free some space, or choose a state directory on another disk (--state DIR)",
+    )
+}
+
+/// Checks the file with the secret. An agent does not start with a secret that others can read.
 fn secret(status: Option<&Status>, places: &Places) -> Finding {
     let path = status.map(|status| status.settings.secret.clone());
     let path = path.unwrap_or_else(|| places.state.join("secret"));
     let shown = path.display();
     match fs::metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && status.is_none() => {
-            Ok("'oswalk up' makes one, or takes that of --secret FILE".to_owned())
+            Ok("'oswalk up' will create one, or use that of --secret FILE".to_owned())
         }
         Err(error) => wrong(format!("{shown}: {error}"), "copy the cluster's secret there"),
         Ok(meta) if meta.mode() & 0o077 != 0 => {
-            wrong(format!("{shown} can be read by others"), format!("chmod 600 {shown}"))
+            wrong(format!("other users can read {shown}"), format!("run 'chmod 600 {shown}'"))
         }
-        Ok(_) => Ok(format!("{shown} is closed to others")),
+        Ok(_) => Ok(format!("other users cannot read {shown}")),
     }
 }
 
+/// Checks that only the agent's user can connect to it.
 fn closed(door: &Path) -> Finding {
     let shown = door.display();
     match fs::metadata(door) {
         Ok(meta) if meta.mode() & 0o007 != 0 => wrong(
-            format!("{shown} is open to all users: their builds run through this agent"),
-            format!("if that is not meant: chmod 600 {shown}"),
+            format!("{shown} is open to all users: their builds can use this agent"),
+            format!("unless that is intended, run 'chmod 600 {shown}'"),
         ),
-        Ok(_) => Ok("it is closed to others".to_owned()),
-        Err(error) => wrong(format!("{shown}: {error}"), "start the agent anew"),
+        Ok(_) => Ok("other users cannot connect to the agent".to_owned()),
+        Err(error) => wrong(format!("{shown}: {error}"), "run 'oswalk down', then 'oswalk up'"),
     }
 }
 
-/// Programs of a shell with other mounts than the agent's mean other files by the same paths.
+/// Checks that this shell sees the agent's mounts. With others, its paths may name other files.
 fn mounts(status: &Status) -> Finding {
     if !status.other_mounts {
-        return Ok("this shell has those of the agent".to_owned());
+        return Ok("this shell has the same mounts as the agent".to_owned());
     }
     let text = notice::other_mounts("this shell", status.pid);
     let (text, remedy) = text.split_once(": ").unwrap_or((&text, ""));
     wrong(format!("{text}: nothing walks from here"), remedy)
 }
 
-/// A cluster of one is as good as none.
+/// Checks that the cluster has another node to walk to.
 fn others(status: &Status, places: &Places) -> Finding {
     const NONE: &str = "no other node: nothing will walk";
     let others = status.nodes.iter().filter(|node| node.node != status.node);
     let alive = others.filter(|node| node.state == NodeCondition::Alive).count();
     if !status.broker_up {
-        return Ok("unknown while the broker does not answer".to_owned());
+        return Ok("not known while the broker does not answer".to_owned());
     }
     match alive {
         0 if is_private(status, places) => note(
             NONE,
-            "its broker is private, and others cannot join: end the agent with 'oswalk down', and start \
-             it with a broker that all nodes reach (--broker URL, or OSWALK_BROKER)",
+            "its broker is private, so no other machine can join: run 'oswalk down', then 'oswalk up' \
+             with a broker that all nodes can reach (--broker URL, or OSWALK_BROKER)",
         ),
         0 => note(NONE, "run 'oswalk up' with this broker on other machines"),
         1 => Ok("1 other node".to_owned()),
@@ -363,7 +388,7 @@ fn others(status: &Status, places: &Places) -> Finding {
     }
 }
 
-/// What keeps nodes from taking walks. That one was taken down was meant.
+/// Returns a finding for each node that takes no walks. A node that was taken down is only a note.
 fn nodes(status: &Status) -> Vec<(String, Finding)> {
     let others = status.nodes.iter().filter(|node| node.node != status.node);
     let not_alive = others.filter(|node| status.broker_up && node.state != NodeCondition::Alive);
@@ -372,7 +397,7 @@ fn nodes(status: &Status) -> Vec<(String, Finding)> {
         let remedy = node
             .remedy
             .clone()
-            .unwrap_or_else(|| format!("see 'oswalk status' and 'oswalk doctor' on {}", node.node));
+            .unwrap_or_else(|| format!("run 'oswalk status' and 'oswalk doctor' on {}", node.node));
         let text = format!("it is {}{why}", node.state.name());
         let finding = if node.left { note(text, remedy) } else { wrong(text, remedy) };
         (format!("node {}", node.node), finding)
@@ -385,17 +410,14 @@ fn clock(now: SystemTime) -> Finding {
     if since > SANE_AFTER {
         Ok("it is set".to_owned())
     } else {
-        wrong("it shows a time before 2024".to_owned(), "set it, best by NTP")
+        wrong("it shows a time before 2024", "set it, preferably by NTP")
     }
 }
 
 fn shim() -> Finding {
     match places::shim() {
         Ok((preload, _)) => Ok(preload.display().to_string()),
-        Err(_) => wrong(
-            "the preload library or the stub is missing".to_owned(),
-            "install OS Walk as a whole, or name their directory in OSWALK_LIBDIR",
-        ),
+        Err(failure) => wrong(failure.message(), failure.hint_text()),
     }
 }
 
@@ -405,7 +427,7 @@ fn broker(status: &Status) -> Finding {
     } else {
         wrong(
             format!("{} does not answer the agent", status.broker),
-            "check that Redis runs there and that no firewall is between",
+            "check that Redis runs there and that no firewall is in between",
         )
     }
 }
@@ -417,7 +439,7 @@ fn versions(status: &Status, own: &str) -> Finding {
     match all.find(|(_, version)| *version != own) {
         None => Ok(format!("{own} everywhere")),
         Some((who, version)) => wrong(
-            format!("oswalk is {own}, {who} is {version}"),
+            format!("oswalk is {own}, but {who} is {version}"),
             "install one version on all nodes, then restart the agents ('oswalk down', 'oswalk up')",
         ),
     }
@@ -441,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_of_the_state() {
+    fn others_must_not_write_the_state() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::TempDir::new().expect("a temporary directory");
         let path = dir.path().join("state");
@@ -461,12 +483,108 @@ mod tests {
     }
 
     #[test]
-    fn a_private_broker_is_not_needed_where_another_is_named() {
+    fn redis_is_not_needed_if_a_broker_is_named() {
         let places = Places { state: "/s".into() };
         let needed = |url| redis(None, &places, url);
-        // Whether one is installed here is no matter: then nothing is wrong at all.
+        // Holds whether a Redis server is installed on this machine or not.
         assert!(needed(Some("redis://hub/")).is_ok());
         assert_eq!(needed(None).is_ok(), which::which("redis-server").is_ok());
+    }
+
+    /// Returns all findings that need no particular machine.
+    fn canned() -> Vec<(&'static str, Finding)> {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let path = |name: &str| dir.path().join(name);
+        let file = |name: &str, mode| {
+            fs::write(path(name), "").expect("writes");
+            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("chmod");
+            path(name)
+        };
+        let places = Places { state: dir.path().to_owned() };
+        let denied = || Err(io::Error::from_raw_os_error(nix::libc::EPERM));
+        let mut found = vec![
+            ("kernel", kernel("6.1.0-18-amd64\n")),
+            ("kernel", kernel("5.10.0-9-amd64\n")),
+            ("fuse", fuse(&path("missing"))),
+            ("fuse", fuse(&file("fuse", 0o644))),
+            ("overlayfs", overlayfs("nodev\toverlay\n")),
+            ("overlayfs", overlayfs("nodev\ttmpfs\n")),
+            ("namespaces", creation(Ok(()))),
+            ("namespaces", creation(denied())),
+            ("descriptors", enough_descriptors(1 << 20)),
+            ("descriptors", enough_descriptors(1024)),
+            ("inotify", inotify("1048576\n")),
+            ("inotify", inotify("8192\n")),
+            ("inotify", inotify("")),
+            ("redis", redis_server(Some(Path::new("/usr/bin/redis-server")), false)),
+            ("redis", redis_server(None, true)),
+            ("redis", redis_server(None, false)),
+            ("clock", clock(UNIX_EPOCH + 2 * SANE_AFTER)),
+            ("clock", clock(UNIX_EPOCH)),
+            ("state", state(&path("missing"))),
+            ("state", state(&file("plain", 0o644))),
+        ];
+        for mode in [0o700, 0o777] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).expect("chmod");
+            found.push(("state", state(dir.path())));
+        }
+        found.extend([
+            ("disk", enough_space(50 << 30, dir.path())),
+            ("disk", enough_space(50 << 20, dir.path())),
+            ("secret", secret(None, &places)),
+        ]);
+        for mode in [0o600, 0o644] {
+            file("secret", mode);
+            found.push(("secret", secret(None, &places)));
+        }
+        found.extend([
+            ("door", closed(&file("door", 0o600))),
+            ("door", closed(&file("door", 0o666))),
+            ("door", closed(&path("missing"))),
+        ]);
+        let me = || node("me", NodeCondition::Alive, false);
+        let alone = status(vec![me()]);
+        let two = status(vec![me(), node("n1", NodeCondition::Alive, false)]);
+        let three = [two.nodes.clone(), vec![node("n2", NodeCondition::Alive, false)]].concat();
+        let away = Status { broker_up: false, other_mounts: true, ..two.clone() };
+        found.extend([
+            ("broker", broker(&two)),
+            ("broker", broker(&away)),
+            ("versions", versions(&two, "0.1.0")),
+            ("versions", versions(&two, "0.2.0")),
+            ("mounts", mounts(&two)),
+            ("mounts", mounts(&away)),
+            ("nodes", others(&alone, &Places { state: "/s".into() })),
+            ("nodes", others(&alone, &Places { state: "/other".into() })),
+            ("nodes", others(&two, &places)),
+            ("nodes", others(&status(three), &places)),
+            ("nodes", others(&away, &places)),
+        ]);
+        let mut refused = node("n1", NodeCondition::Refused, false);
+        refused.why = Some("it does not hold the secret".to_owned());
+        refused.remedy = Some("give all agents the same --secret file".to_owned());
+        let mut down = node("n2", NodeCondition::Gone, true);
+        down.why = Some("it was taken down 7 s ago".to_owned());
+        let of_nodes = nodes(&status(vec![me(), refused, down]));
+        found.extend(of_nodes.into_iter().map(|(_, finding)| ("node", finding)));
+        let replaced =
+            |text: String| text.replace(&*dir.path().to_string_lossy(), "/var/lib/oswalk");
+        let canned = found.into_iter().map(|(name, finding)| {
+            let problem = |problem: Problem| Problem {
+                text: replaced(problem.text),
+                remedy: replaced(problem.remedy),
+                ..problem
+            };
+            (name, finding.map(replaced).map_err(problem))
+        });
+        canned.collect()
+    }
+
+    #[test]
+    fn findings_as_printed() {
+        let text: String = canned().iter().map(|(name, finding)| shown(name, finding)).collect();
+        crate::messages::same("doctor", &text);
     }
 
     fn status(nodes: Vec<NodeStatus>) -> Status {
@@ -501,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_taken_down_is_no_failure() {
+    fn a_node_that_was_taken_down_is_no_failure() {
         let gone = |left| {
             let status = status(vec![node("n1", NodeCondition::Gone, left)]);
             let mut found = nodes(&status);
@@ -513,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_of_one_is_told() {
+    fn a_cluster_of_one_is_a_note() {
         let me = node("me", NodeCondition::Alive, false);
         let said = |status: &Status, state: &str| {
             let finding = others(status, &Places { state: state.into() });

@@ -15,24 +15,27 @@ use nix::unistd::geteuid;
 use worknode::door::{HEADER_BYTES, Header, Kind};
 use worknode::request::{Reply, Request, Status};
 
-/// An agent that needs longer is stuck: the slowest answer, the list of nodes of a broker that is
-/// away, takes it a second.
+/// Longest wait for an answer. The slowest one, the list of nodes while the broker is away, takes a
+/// second.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// A report of 100,000 walks has about 30 MB.
+/// Longest reply: a report of 100,000 walks has about 30 MB.
 const REPLY_BYTES_MAX: u32 = 256 * 1024 * 1024;
-/// Longest path of a unix socket, as the kernel has it.
+/// Longest path of a unix socket that the kernel accepts.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// What a user who is not root can do about it today.
-const NO_AGENT_OF_A_USER: &str = "an agent needs root, and serves root alone so far: both 'oswalk up' and the build have to be root's";
-const ANOTHER_USERS_AGENT: &str = "an agent serves only the user who runs it so far, most likely root: run the command as that user";
+/// The hint for a user who is not root, if there is no agent.
+const NO_AGENT_OF_A_USER: &str =
+    "an agent needs root, and so far serves only root: run 'oswalk up' and the build as root";
+/// The hint if the agent serves another user.
+const ANOTHER_USERS_AGENT: &str = "so far an agent serves only the user who started it, usually root: run the command as that user";
 
-/// A connection to the agent. A session lives as long as it.
+/// A connection to the agent. A session that it opened ends with it, unless the session ends with this
+/// process.
 #[derive(Debug)]
 pub(crate) struct Door {
     stream: UnixStream,
     path: PathBuf,
-    /// The agent's process; 0 if this one cannot see it.
+    /// The agent's pid; 0 if the agent is in a pid namespace that this process cannot see.
     pid: i32,
 }
 
@@ -42,14 +45,14 @@ pub(crate) enum DoorError {
     #[error("no agent at {path}")]
     NoAgent {
         path: PathBuf,
-        /// Unless nobody is there: that is what it says already.
+        /// The cause, unless it is just that nobody listens.
         #[source]
         source: Option<io::Error>,
     },
     #[error("the agent at {path} serves another user")]
     Denied { path: PathBuf },
     #[error(
-        "the state directory's name is too long: a socket's path, and {path} is one, has at most \
+        "the path of the state directory is too long: that of its socket, {path}, may have at most \
          {SOCKET_PATH_BYTES_MAX} bytes"
     )]
     PathTooLong { path: PathBuf },
@@ -61,7 +64,7 @@ pub(crate) enum DoorError {
         #[source]
         source: io::Error,
     },
-    #[error("the agent at {path} speaks another protocol: install one version of OS Walk")]
+    #[error("the agent at {path} speaks another version of the protocol")]
     Protocol { path: PathBuf },
     #[error("{0}")]
     Failed(String),
@@ -72,23 +75,31 @@ fn in_brackets(pid: i32) -> String {
 }
 
 impl DoorError {
-    /// Returns what is to be done about it.
+    /// Returns the remedy.
     pub(crate) fn hint(&self) -> String {
+        self.hint_for(geteuid().is_root())
+    }
+
+    pub(crate) fn hint_for(&self, is_root: bool) -> String {
         match self {
-            Self::NoAgent { .. } if geteuid().is_root() => "start it with 'oswalk up'".to_owned(),
+            Self::NoAgent { .. } if is_root => "start it with 'oswalk up'".to_owned(),
             Self::NoAgent { .. } => NO_AGENT_OF_A_USER.to_owned(),
             Self::Denied { .. } => ANOTHER_USERS_AGENT.to_owned(),
             Self::PathTooLong { .. } => "choose a shorter one with --state DIR".to_owned(),
             Self::Silent { pid } if *pid > 0 => format!(
-                "if it stays so, end it with 'kill -KILL {pid}', and start another with 'oswalk up'"
+                "if it stays silent, end it with 'kill -KILL {pid}', and start another with 'oswalk up'"
             ),
-            _ => "'oswalk doctor' tells what is wrong".to_owned(),
+            Self::Protocol { .. } => {
+                "use oswalk and oswalkd of one version: end the agent, then run 'oswalk up'"
+                    .to_owned()
+            }
+            _ => "run 'oswalk doctor' to see what is wrong".to_owned(),
         }
     }
 }
 
 impl Door {
-    /// Connects to the agent. One that is stuck may keep its callers waiting for that, too.
+    /// Connects to the agent. The connection itself may time out, too, if the agent hangs.
     pub(crate) fn open(path: &Path) -> Result<Self, DoorError> {
         let address = match UnixAddr::new(path) {
             Err(Errno::ENAMETOOLONG) => {
@@ -108,7 +119,7 @@ impl Door {
         let stream = stream().map_err(|errno| match errno {
             Errno::EACCES | Errno::EPERM => DoorError::Denied { path: path.to_owned() },
             Errno::EAGAIN => DoorError::Silent { pid: 0 },
-            // Never started, or killed.
+            // The agent was never started, or was killed.
             Errno::ENOENT | Errno::ECONNREFUSED => {
                 DoorError::NoAgent { path: path.to_owned(), source: None }
             }
@@ -150,7 +161,7 @@ impl Door {
         }
     }
 
-    /// Sends a request and reads one frame; nothing if the frame is none.
+    /// Sends a request and reads one frame; returns `None` if the reply is not a valid frame.
     fn exchange(&mut self, request: &Request) -> io::Result<Option<(Kind, Vec<u8>)>> {
         let body = serde_json::to_vec(request)?;
         let payload_bytes = u32::try_from(body.len()).map_err(io::Error::other)?;

@@ -1,6 +1,7 @@
 //! `oswalk down`: ends the agent.
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::error::Failure;
 use crate::places::Places;
 use crate::say;
 
-/// The agent gives its walks this long to be handed on.
+/// Longest time for the agent to hand on its walks and exit.
 const DOWN_MAX: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -30,10 +31,7 @@ pub(crate) fn run(places: &Places) -> Result<ExitCode, Failure> {
     let deadline = Instant::now() + DOWN_MAX;
     while !is_gone(status.pid) {
         if Instant::now() > deadline {
-            let (pid, seconds) = (status.pid, DOWN_MAX.as_secs());
-            let log = places.log();
-            return Err(Failure::new(format!("the agent (pid {pid}) did not end in {seconds} s"))
-                .hint(format!("end it with 'kill -KILL {pid}'; its log is {}", log.display())));
+            return Err(still_up(status.pid, &places.log()));
         }
         std::thread::sleep(POLL);
     }
@@ -41,7 +39,14 @@ pub(crate) fn run(places: &Places) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A zombie is gone: who started it may be slow to collect it.
+/// Returns the failure of an agent to exit.
+pub(crate) fn still_up(pid: u32, log: &Path) -> Failure {
+    let seconds = DOWN_MAX.as_secs();
+    Failure::new(format!("the agent (pid {pid}) did not exit in {seconds} s"))
+        .hint(format!("end it with 'kill -KILL {pid}'; its log is {}", log.display()))
+}
+
+/// Tells whether a process has exited. A zombie has: its parent may be slow to reap it.
 fn is_gone(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))

@@ -1,13 +1,14 @@
-//! How `oswalk` fails: a sentence, a hint, an exit status.
+//! The error that ends `oswalk`: a message, a hint and an exit status.
 
 use std::error::Error;
+use std::fmt;
 use std::process::ExitCode;
 
 use crate::say;
 
-/// `oswalk` itself could not do what was asked, as with `env` and `timeout`.
+/// `oswalk` itself failed, as with `env` and `timeout`.
 pub(crate) const EXIT_FAILED: u8 = 125;
-/// The command was found, but cannot be executed.
+/// The command was found but cannot be executed.
 pub(crate) const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// The command was not found.
 pub(crate) const EXIT_NOT_FOUND: u8 = 127;
@@ -25,7 +26,7 @@ impl Failure {
         Self { message: message.into(), hint: None, status: EXIT_FAILED }
     }
 
-    /// Takes over an error with all its causes, each said once.
+    /// Makes a failure of an error and its chain of causes, each named once.
     pub(crate) fn from_error(error: &dyn Error) -> Self {
         let mut message = error.to_string();
         let mut cause = error.source();
@@ -43,6 +44,10 @@ impl Failure {
         &self.message
     }
 
+    pub(crate) fn hint_text(&self) -> &str {
+        self.hint.as_deref().unwrap_or_default()
+    }
+
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
@@ -51,12 +56,21 @@ impl Failure {
         Self { status, ..self }
     }
 
-    /// Tells the user, and returns the exit status.
+    /// Prints message and hint, and returns the exit status.
     pub(crate) fn report(&self) -> ExitCode {
-        say::err(format_args!("oswalk: error: {}", self.message));
-        if let Some(hint) = &self.hint {
-            say::err(format_args!("hint: {hint}"));
-        }
+        say::err(self);
         ExitCode::from(self.status)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn exit_status(&self) -> u8 {
+        self.status
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oswalk: error: {}", self.message)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
     }
 }

@@ -28,7 +28,7 @@ use crate::program::Program;
 use crate::report_file::ReportFile;
 use crate::{decide, say, starts, tally};
 
-/// Policy pages are multiples of this.
+/// The size of a policy page is a multiple of this.
 const PAGE_BYTES_MIN: u64 = 4096;
 
 /// Run a command; its processes may execute on other machines
@@ -40,34 +40,34 @@ pub(crate) struct Options {
     /// Walk to this node only
     #[arg(long, value_name = "NODE")]
     pub(crate) on: Option<NodeId>,
-    /// Let programs walk whose name, or path if there is a '/', matches
+    /// Let programs walk whose name matches; a pattern with a '/' matches the path
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub(crate) walk: Vec<String>,
-    /// Keep programs here that match; counts more than --walk
+    /// Keep programs here that match; overrides --walk
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub(crate) stay: Vec<String>,
-    /// Let all programs walk that no rule keeps here
+    /// Let every program walk that no rule keeps here
     #[arg(long)]
     pub(crate) walk_all: bool,
     /// Read rules from this file [default: $OSWALK_POLICY or ~/.config/oswalk/policy.toml]
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
-    /// Write what walked where, and what stayed why, to this file as JSON
+    /// Write a JSON report to this file: what walked where, and what stayed and why
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
-    /// Print one line about the session at its end
+    /// Print one line about the session when it ends
     #[arg(long)]
     pub(crate) summary: bool,
-    /// Let variables travel that match, though they look like secrets
+    /// Send variables that match to the nodes, although they look like secrets
     #[arg(long, value_name = "NAME", value_parser = pattern)]
     pub(crate) pass_env: Vec<String>,
     /// Withhold variables that match, and let programs walk without them
     #[arg(long, value_name = "NAME", value_parser = pattern)]
     pub(crate) without_env: Vec<String>,
-    /// Fail rather than execute here what should walk
+    /// Fail instead of executing here a program that should walk
     #[arg(long)]
     pub(crate) no_fallback: bool,
-    /// The command and its arguments; it begins at the first word that is no option, or behind --
+    /// The command and its arguments: everything from the first word that is not an option, or after --
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
@@ -78,11 +78,11 @@ struct Session {
     page_path: PathBuf,
     page_file: File,
     page: Vec<u8>,
-    /// It ends with this process, not with the door.
+    /// The session ends with this process, not with the door.
     becomes: bool,
-    /// Why nothing walks as things stand.
+    /// Why nothing walks at present.
     notice: Option<String>,
-    /// It is to be on a certain node, or nowhere.
+    /// The command must walk: a node was named, or running here was forbidden.
     pinned: bool,
     preload: PathBuf,
     stub: PathBuf,
@@ -117,18 +117,18 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
         Ending::Exited(code) => ExitCode::from(code),
         Ending::Killed(signal) => {
             process::die_by(signal);
-            // The signal does not kill: as a shell tells it.
+            // The signal did not kill this process: return the status that a shell shows for it.
             ExitCode::from(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX))
         }
     })
 }
 
-/// Reads a pattern of the command line.
+/// Parses a pattern of the command line.
 fn pattern(text: &str) -> Result<String, PatternError> {
     glob::check(text.as_bytes()).map(|()| text.to_owned())
 }
 
-/// Returns what options and file say; the options count more.
+/// Returns the policy of options and file. Rules of options come first and so take precedence.
 fn policy(options: &Options) -> Result<Policy, Failure> {
     let of = |patterns: &[String], action| {
         let rule = move |pattern: &String| UserRule { pattern: pattern.clone(), action };
@@ -145,12 +145,12 @@ fn policy(options: &Options) -> Result<Policy, Failure> {
     Ok(Policy { rules, pass_env, without_env, ..file })
 }
 
-/// Tells whether nothing is left to do after the command: this process becomes it.
+/// Tells whether this process becomes the command, because nothing is left to do after it.
 fn becomes(options: &Options) -> bool {
     options.report.is_none() && !options.summary
 }
 
-/// Opens a session, or returns the failure and the short form of it.
+/// Opens a session. The error is the failure, and its message without the causes.
 fn open(
     options: &Options,
     file: &Path,
@@ -185,22 +185,27 @@ fn open(
         }
         _ => return Err(refused(door.protocol())),
     };
-    let (page_file, page) = read_page(&page_path).map_err(|error| {
-        let message = format!("failed to read the policy page {}", page_path.display());
-        (Failure::new(format!("{message}: {error}")), message)
-    })?;
+    let (page_file, page) =
+        read_page(&page_path).map_err(|error| unreadable(&page_path, &error))?;
     let pinned = options.on.is_some() || options.no_fallback;
     Ok(Session { door, page_path, page_file, page, becomes, notice, pinned, preload, stub })
 }
 
-/// Reads the page, not the tally behind it; the file is writable if that may be.
+/// Returns the failure to read the page, and its message without the cause.
+pub(crate) fn unreadable(page: &Path, error: &io::Error) -> (Failure, String) {
+    let message = format!("failed to read the policy page {}", page.display());
+    let failure = Failure::new(format!("{message}: {error}"));
+    (failure.hint("restart the agent: 'oswalk down', then 'oswalk up'"), message)
+}
+
+/// Reads the page without the tally behind it. The file is opened for writing if that is permitted.
 fn read_page(path: &Path) -> io::Result<(File, Vec<u8>)> {
     let file =
         OpenOptions::new().read(true).write(true).open(path).or_else(|_| File::open(path))?;
     let mut page = Vec::new();
     (&file).take(PAGE_BYTES_MIN).read_to_end(&mut page)?;
     if Page::parse(&page).is_none() {
-        // It is longer.
+        // The page is longer than the minimum.
         (&file).read_to_end(&mut page)?;
     }
     match Page::parse(&page) {
@@ -209,7 +214,7 @@ fn read_page(path: &Path) -> io::Result<(File, Vec<u8>)> {
     }
 }
 
-/// Has AddressSanitizer's runtime not mind that our library comes before it.
+/// Adds the option with which AddressSanitizer accepts that our library is loaded before it.
 fn with_asan_option(own: Option<OsString>) -> OsString {
     let mut options = own.filter(|own| !own.is_empty()).map_or_else(OsString::new, |mut own| {
         own.push(":");
@@ -220,8 +225,9 @@ fn with_asan_option(own: Option<OsString>) -> OsString {
 }
 
 impl Session {
-    /// Tells why nothing will walk, if the command would or starts programs that would. Who has named a
-    /// node hears it in any case, others at a terminal: now, or at the end if this process is there then.
+    /// Prints why nothing will walk, if the command would walk or may start programs that would. A user
+    /// who named a node is told in any case; others only at a terminal, and only here if this process
+    /// becomes the command and so cannot tell them at the end.
     fn tell(&self, options: &Options, decision: Result<(), Reason>) {
         let Some(notice) = &self.notice else { return };
         let matters = match decision {
@@ -266,7 +272,7 @@ impl Session {
         Ok(program)
     }
 
-    /// Ends the session. The command has run; a lost report is no reason to fail.
+    /// Ends the session and returns its report. The command has run, so a lost report is not an error.
     fn close(mut self) -> Report {
         let why = match self.door.ask(&Request::CloseSession) {
             Ok(Reply::Report(report)) => return report,
@@ -278,12 +284,12 @@ impl Session {
     }
 }
 
-/// Returns the report of a session that was lost, or never was.
-fn lost(why: String) -> Report {
+/// Returns the report of a session that was lost or could not be opened.
+pub(crate) fn lost(why: String) -> Report {
     Report { lost: Some(why), ..Report::default() }
 }
 
-/// Puts the preload library before others; a session within a session has one only.
+/// Puts the preload library before others, in the place of an outer session's.
 fn with_preload(preload: &Path, foreign: &OsStr) -> OsString {
     let mut list = preload.as_os_str().as_bytes().to_vec();
     let parts = foreign.as_bytes().split(|byte| matches!(byte, b':' | b' '));
@@ -294,12 +300,14 @@ fn with_preload(preload: &Path, foreign: &OsStr) -> OsString {
     OsString::from_vec(list)
 }
 
-fn cannot_start(file: &Path, error: &io::Error) -> Failure {
-    let status = match error.kind() {
-        io::ErrorKind::NotFound => EXIT_NOT_FOUND,
-        _ => EXIT_NOT_EXECUTABLE,
-    };
-    Failure::new(format!("failed to execute {}: {error}", file.display())).status(status)
+pub(crate) fn cannot_start(file: &Path, error: &io::Error) -> Failure {
+    let failure = Failure::new(format!("failed to execute {}: {error}", file.display()));
+    match error.kind() {
+        io::ErrorKind::NotFound => failure
+            .hint("if the file exists, the interpreter or loader that it names is missing")
+            .status(EXIT_NOT_FOUND),
+        _ => failure.status(EXIT_NOT_EXECUTABLE),
+    }
 }
 
 fn finish(options: &Options, file: Option<ReportFile>, report: &Report, wall: Duration) {
@@ -320,7 +328,7 @@ fn finish(options: &Options, file: Option<ReportFile>, report: &Report, wall: Du
     }
 }
 
-fn summary(report: &Report, wall: Duration) -> String {
+pub(crate) fn summary(report: &Report, wall: Duration) -> String {
     let wall = wall.as_secs_f64();
     if let Some(why) = &report.lost {
         return format!("oswalk: no session: {why}; {wall:.2} s wall.");
@@ -343,10 +351,10 @@ fn summary(report: &Report, wall: Duration) -> String {
     )
 }
 
-/// Reasons that are named in the summary: those of most sessions.
+/// Most reasons that the summary names.
 const REASONS_MAX: usize = 3;
 
-/// Returns the commonest reasons of stays, in brackets.
+/// Returns the commonest reasons of stays, in parentheses.
 fn reasons(stays: &[StayLine]) -> String {
     let mut counts = BTreeMap::<&str, u64>::new();
     for stay in stays {

@@ -1,6 +1,6 @@
-//! The command line of OS Walk: starts sessions, and the agent they need.
+//! The command line of OS Walk: runs commands in sessions, and starts and examines the agent.
 //!
-//! It talks to the agent of its own machine through the agent's door and knows nothing else of it.
+//! It talks to the agent of its machine only through the agent's door.
 #![deny(unsafe_code)]
 
 mod cli;
@@ -10,6 +10,8 @@ mod door;
 mod down;
 mod error;
 mod exec;
+#[cfg(test)]
+mod messages;
 mod places;
 mod policy_file;
 mod process;

@@ -1,4 +1,4 @@
-//! Where things are: the agent's state, the agent, the preload library and the stub.
+//! Paths of the agent's state, the agent, the preload library and the stub.
 
 use std::env;
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +11,7 @@ pub(crate) const PRELOAD: &str = "liboswalk_preload.so";
 const STUB: &str = "oswalk-stub";
 const AGENT: &str = "oswalkd";
 
+/// The paths that depend on the state directory.
 #[derive(Debug)]
 pub(crate) struct Places {
     /// The agent's state directory.
@@ -27,7 +28,7 @@ impl Places {
             .or_else(|| variable("HOME").map(|dir| Path::new(&dir).join(".local/state/oswalk")))
             .ok_or_else(|| {
                 Failure::new("failed to find the state directory: HOME is not set")
-                    .hint("give it with --state DIR")
+                    .hint("name one with --state DIR")
             })?;
         let state = std::path::absolute(&state).unwrap_or(state);
         Ok(Self { state })
@@ -53,9 +54,9 @@ pub(crate) fn shim() -> Result<(PathBuf, PathBuf), Failure> {
     if preload.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b' ' | b':')) {
         let file = preload.display();
         return Err(Failure::new(format!(
-            "LD_PRELOAD cannot name {file}: a space or a colon ends a name"
+            "LD_PRELOAD cannot name {file}: a space or a colon in it would end the name"
         ))
-        .hint("install OS Walk in a directory without them"));
+        .hint("install OS Walk in a directory whose path has neither"));
     }
     Ok((preload, find(STUB).ok_or_else(|| missing(STUB))?))
 }
@@ -70,7 +71,7 @@ fn find(name: &str) -> Option<PathBuf> {
     file.canonicalize().ok()
 }
 
-fn missing(name: &str) -> Failure {
+pub(crate) fn missing(name: &str) -> Failure {
     Failure::new(format!("failed to find {name} beside oswalk or in ../lib/oswalk"))
-        .hint("install OS Walk as a whole, or name the directory in OSWALK_LIBDIR")
+        .hint("install all programs of OS Walk together, or set OSWALK_LIBDIR to their directory")
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use worknode::glob::{self, PatternError};
 use worknode::request::{Action, HIDE_BYTES_MAX, HIDE_MAX, UserRule};
 
-/// The file. Of its rules, those that stay count most, then the compilers.
+/// The contents of the file. `stay` takes precedence over `compilers`, and these over `walk`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PolicyFile {
@@ -29,25 +29,27 @@ struct PolicyFile {
     hide: Vec<String>,
 }
 
-/// What becomes of a compile step that is the only thing under way.
+/// Where a compile step executes that is alone in its session.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Alone {
-    /// It stays if this machine is idle, and no slower than others.
+    /// At the origin, if that is idle and no slower than the nodes.
     #[default]
     Stay,
+    /// On a node.
     Walk,
 }
 
-/// What the file says.
+/// The policy of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Policy {
     pub(crate) rules: Vec<UserRule>,
-    /// Variables that travel though they look like secrets.
+    /// Variables that are sent although they look like secrets.
     pub(crate) pass_env: Vec<String>,
     /// Variables that are withheld, and without which programs walk.
     pub(crate) without_env: Vec<String>,
     pub(crate) alone: Alone,
+    /// Patterns of paths that no runner is shown.
     pub(crate) hide: Vec<String>,
 }
 
@@ -66,21 +68,21 @@ pub(crate) enum PolicyFileError {
     #[error("failed to read policy file {path}: key 'hide', pattern '{pattern}': {what}")]
     Hide { path: PathBuf, pattern: String, what: &'static str },
     #[error(
-        "failed to read policy file {path}: key 'hide': it has more than {HIDE_MAX} patterns: use fewer with * in them"
+        "failed to read policy file {path}: key 'hide': more than {HIDE_MAX} patterns: use fewer, with * in them"
     )]
     HidesTooMuch { path: PathBuf },
-    #[error("failed to read policy file {path}: it is no regular file of at most 1 MiB")]
+    #[error("failed to read policy file {path}: it is not a regular file of at most 1 MiB")]
     Kind { path: PathBuf },
 }
 
-/// Larger than any list of rules that somebody has written.
+/// Largest policy file; far larger than any list of rules.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 fn key_part(key: &Option<String>) -> String {
     key.as_ref().map(|key| format!(", key '{key}'")).unwrap_or_default()
 }
 
-/// Reads the rules of the file that was named, or of the usual one if it is there.
+/// Reads the named policy file, or else the default one if it exists.
 pub(crate) fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
     let named = named.map(Path::to_owned).or_else(|| variable("OSWALK_POLICY").map(PathBuf::from));
@@ -93,7 +95,7 @@ pub(crate) fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
     let must_exist = named.is_some();
     let Some(path) = named.or_else(usual) else { return Ok(Policy::default()) };
     match fs::metadata(&path) {
-        // Who wants none names this one.
+        // The way to ask for no policy file.
         Ok(_) if path == Path::new("/dev/null") => return Ok(Policy::default()),
         Ok(meta) if !meta.is_file() || meta.len() > FILE_BYTES_MAX => {
             return Err(PolicyFileError::Kind { path });
@@ -109,7 +111,11 @@ pub(crate) fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
     }
 }
 
-fn parse(path: &Path, text: &str, home: Option<&Path>) -> Result<Policy, PolicyFileError> {
+pub(crate) fn parse(
+    path: &Path,
+    text: &str,
+    home: Option<&Path>,
+) -> Result<Policy, PolicyFileError> {
     let file: PolicyFile = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
@@ -159,16 +165,16 @@ fn parse(path: &Path, text: &str, home: Option<&Path>) -> Result<Policy, PolicyF
     })
 }
 
-/// Returns a pattern over absolute paths as the agent reads it, or what keeps it from hiding anything.
+/// Returns a `hide` pattern with `~` expanded, or why it could match no path.
 fn hidden(pattern: &str, home: Option<&Path>) -> Result<String, &'static str> {
     let below_home =
         pattern.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let pattern = match below_home {
         Some(rest) => {
             let home = home.filter(|home| home.is_absolute()).and_then(Path::to_str);
-            let home = home.ok_or("HOME names no directory that ~ could stand for")?;
+            let home = home.ok_or("'~' stands for HOME, which is not set to an absolute path")?;
             if home.as_bytes().iter().any(|byte| b"*?[".contains(byte)) {
-                return Err("HOME has one of * ? [ in it: write the path instead of ~");
+                return Err("HOME contains one of * ? [: write the path instead of '~'");
             }
             format!("{}{rest}", home.trim_end_matches('/'))
         }
@@ -176,23 +182,23 @@ fn hidden(pattern: &str, home: Option<&Path>) -> Result<String, &'static str> {
     };
     match () {
         () if !pattern.starts_with(['/', '*']) => {
-            Err("it can hide no path: begin it with /, * or ~/")
+            Err("it matches no path: begin it with /, * or ~/")
         }
         () if pattern.len() > HIDE_BYTES_MAX => Err("it is longer than 1024 bytes"),
         () if has_odd_component(&pattern) => {
-            Err("it can hide no path: a real path has no '//', '.' or '..' in it")
+            Err("it matches no path: remove the '//', '.' or '..', which no real path contains")
         }
         () => Ok(pattern),
     }
 }
 
-/// Tells whether a pattern names a directory as no real path does.
+/// Tells whether a pattern has an empty, `.` or `..` component, which no real path has.
 fn has_odd_component(pattern: &str) -> bool {
     let inner = pattern.strip_suffix('/').unwrap_or(pattern);
     inner.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) && inner.len() > 1
 }
 
-/// Returns the key whose value reaches into the line.
+/// Returns the key whose value includes the line.
 fn key_at(text: &str, line: usize) -> Option<String> {
     let lines: Vec<_> = text.lines().take(line).collect();
     let (key, _) = lines.iter().rev().find_map(|line| line.split_once('='))?;
@@ -209,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_come_in_order_of_weight() {
+    fn rules_come_in_order_of_precedence() {
         let policy =
             parse(Path::new("p"), "walk = ['a', 'b']\nstay = ['c']\ncompilers = ['my-cc']\n", None)
                 .expect("a sound file");
@@ -252,12 +258,12 @@ mod tests {
         assert!(hidden(&format!("/{}", "x".repeat(HIDE_BYTES_MAX)), home).is_err());
         assert_eq!(
             error("walk = []\nhide = ['/srv', 'secret']\n"),
-            "failed to read policy file /p.toml: key 'hide', pattern 'secret': it can hide no path: \
+            "failed to read policy file /p.toml: key 'hide', pattern 'secret': it matches no path: \
              begin it with /, * or ~/"
         );
         for (text, what) in [
             ("hide = ['']", "it is empty"),
-            ("hide = ['/srv/[a']", "no ']' ends"),
+            ("hide = ['/srv/[a']", "no matching ']'"),
             ("hide = [\"/srv/a\\u0000b\"]", "NUL"),
         ] {
             assert!(error(text).contains(what), "{}", error(text));
@@ -282,7 +288,7 @@ mod tests {
         assert!(error("walk = [").starts_with("failed to read policy file /p.toml: line 1"));
         assert_eq!(
             error("stay = ['ok', '[a-']\n"),
-            "failed to read policy file /p.toml: key 'stay', pattern '[a-': no ']' ends what '[' begins"
+            "failed to read policy file /p.toml: key 'stay', pattern '[a-': '[' has no matching ']'"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! The command: in the place of this process, or a child that is waited for and imitated; either with the
-//! signals that it would natively have. [unsafe]
+//! [unsafe] Runs the command: in the place of this process, or as a child whose end this process
+//! imitates. Either way it has the signal dispositions that it would have natively.
 #![expect(unsafe_code, reason = "signal dispositions, vfork and pre_exec")]
 
 use std::cell::Cell;
@@ -28,45 +28,44 @@ pub(crate) enum Ending {
     Killed(Signal),
 }
 
-/// Signals that the terminal sends to the child too: the child alone decides what they mean.
+/// Signals that the terminal also sends to the child, which alone reacts to them.
 const FROM_TERMINAL: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
-/// Signals that were sent to us, but are meant for the child.
+/// Signals that are sent to this process but meant for the child.
 const FORWARDED: [Signal; 2] = [Signal::SIGTERM, Signal::SIGHUP];
 
-/// The disposition of SIGPIPE that this process was started with: Rust's own start changes it.
+/// The disposition of SIGPIPE that this process inherited. Rust's runtime changes it before `main`.
 static NATURAL_SIGPIPE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
 
 #[used]
 #[unsafe(link_section = ".init_array")]
 static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
 
-/// Called before `main`.
+/// Runs before `main` and Rust's runtime.
 extern "C" fn note_sigpipe() {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: nothing is changed, and what the kernel fills has room.
+    // SAFETY: only queries; the kernel fills `action`.
     if unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr()) } == 0 {
-        // SAFETY: the kernel has filled it.
+        // SAFETY: the call succeeded, so the kernel has filled it.
         let action = unsafe { action.assume_init() };
         NATURAL_SIGPIPE.store(action.sa_sigaction, Ordering::Relaxed);
     }
 }
 
-/// Returns a descriptor of what one of this process's descriptors, which has only a number here, is open for: both
-/// share an offset.
+/// Duplicates a descriptor that is known only by its number. Both share an offset.
 pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: no memory is involved, and a number that is no descriptor is refused.
+    // SAFETY: touches no memory; the kernel refuses a number that is not open.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
     if copy < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made it, and nobody else knows of it.
+    // SAFETY: the kernel just created it, and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// What a child needs of the stack until it has executed a program, besides a copy of its arguments.
+/// Stack that a child needs until it executes a program, besides a copy of its arguments.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// Executes a program in the place of this process. Returns only if that fails, with the reason.
+/// Executes a program in the place of this process. Returns only if that fails.
 pub(crate) fn replace(program: &Program) -> io::Error {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     if NATURAL_SIGPIPE.load(Ordering::Relaxed) != libc::SIG_IGN
@@ -81,7 +80,7 @@ pub(crate) fn replace(program: &Program) -> io::Error {
 pub(crate) fn run(program: &Program) -> io::Result<Ending> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // An inherited "ignore" would make the kernel reap the child before we see its status.
+    // If SIGCHLD were ignored, the kernel would reap the child before its status is read.
     let sigpipe = NATURAL_SIGPIPE.load(Ordering::Relaxed);
     let mut natural = vec![
         (Signal::SIGCHLD, act(Signal::SIGCHLD, &default)?),
@@ -102,8 +101,8 @@ pub(crate) fn run(program: &Program) -> io::Result<Ending> {
     wait(spawn(program, &restore)?, &awaited)
 }
 
-/// Starts a program. As after `vfork`, there is nothing to copy: parent and child share their memory,
-/// and the parent stands still until the child has executed the program or has ended.
+/// Starts a program. As with `vfork`, parent and child share their memory, and the parent is suspended
+/// until the child has executed the program or exited.
 fn spawn(program: &Program, prepare: &dyn Fn() -> io::Result<()>) -> io::Result<Pid> {
     let image = Image::of(program);
     let failure = Cell::new(None);
@@ -111,11 +110,11 @@ fn spawn(program: &Program, prepare: &dyn Fn() -> io::Result<()>) -> io::Result<
         failure.set(Some(prepare().err().unwrap_or_else(|| image.execute())));
         127
     };
-    // A script that does not say who reads it is executed with a copy of the arguments.
+    // For a script without an interpreter line, execvpe copies the arguments to the stack.
     let mut stack = vec![0; STACK_BYTES + size_of_val(image.words.as_slice())];
     let (flags, signal) = (CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD));
-    // SAFETY: the stack is large enough for what `work` calls, which is nothing that would leave
-    // this process's memory other than it was; this process has one thread, which stands still.
+    // SAFETY: the stack is large enough for `work`, which changes nothing in the shared memory but
+    // `failure`; the only thread of this process is suspended meanwhile.
     let child = unsafe { clone(Box::new(work), &mut stack, flags, signal) }?;
     match failure.take() {
         None => Ok(child),
@@ -126,7 +125,7 @@ fn spawn(program: &Program, prepare: &dyn Fn() -> io::Result<()>) -> io::Result<
     }
 }
 
-/// A program as the kernel reads it: arrays that end with a null pointer.
+/// A program in the kernel's form: null-terminated arrays of pointers.
 struct Image<'a> {
     program: &'a Program,
     words: Vec<*const libc::c_char>,
@@ -142,10 +141,10 @@ impl<'a> Image<'a> {
         Self { program, words, environment }
     }
 
-    /// Executes it in the place of this process. Returns only if that fails, with the reason.
+    /// Executes the program in the place of this process. Returns only if that fails.
     fn execute(&self) -> io::Error {
         let file = self.program.file().as_ptr();
-        // SAFETY: the texts and the arrays, which end with a null pointer, outlive the call.
+        // SAFETY: strings and null-terminated arrays outlive the call.
         unsafe { libc::execvpe(file, self.words.as_ptr(), self.environment.as_ptr()) };
         io::Error::last_os_error()
     }
@@ -161,13 +160,13 @@ fn wait(child: Pid, awaited: &SigSet) -> io::Result<Ending> {
                 WaitStatus::Signaled(_, signal, _) => return Ok(Ending::Killed(signal)),
                 _ => {}
             },
-            // The child may just have ended; then there is nobody to tell.
+            // Fails only if the child has just ended.
             signal => drop(kill(child, signal)),
         }
     }
 }
 
-/// Ends this process by the signal, without a core of its own.
+/// Ends this process by the signal, without a core dump.
 pub(crate) fn die_by(signal: Signal) {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
@@ -176,13 +175,13 @@ pub(crate) fn die_by(signal: Signal) {
     let _ = raise(signal);
 }
 
-/// Makes the command the leader of a session of its own, away from this terminal.
+/// Makes the command the leader of a new session, without this terminal.
 pub(crate) fn detach(command: &mut Command) {
     // SAFETY: between fork and exec the closure makes one system call.
     unsafe { command.pre_exec(|| Ok(setsid().map(drop)?)) };
 }
 
-/// Tells whether a child may enter new namespaces.
+/// Tries in a child whether new namespaces can be created.
 pub(crate) fn may_unshare(flags: CloneFlags) -> io::Result<()> {
     let mut command = Command::new("/proc/self/exe");
     command.arg("--version").stdout(std::process::Stdio::null());
@@ -192,6 +191,6 @@ pub(crate) fn may_unshare(flags: CloneFlags) -> io::Result<()> {
 }
 
 fn act(signal: Signal, action: &SigAction) -> io::Result<SigAction> {
-    // SAFETY: the action is SIG_IGN, SIG_DFL, or what was there before: no handler of ours.
+    // SAFETY: the action is SIG_IGN, SIG_DFL or the inherited one, so no handler of this process.
     Ok(unsafe { sigaction(signal, action) }?)
 }

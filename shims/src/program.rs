@@ -1,11 +1,11 @@
-//! A program to be executed: file, arguments and environment as the kernel takes them.
+//! A program to execute: file, arguments and environment in the form that the kernel takes.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-/// A program that was not started yet.
+/// A program that is not started yet.
 #[derive(Debug)]
 pub(crate) struct Program {
     file: CString,
@@ -15,7 +15,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// A program with these words, its name among them, and this process's environment.
+    /// Makes a program with these arguments, `argv[0]` included, and this process's environment.
     pub(crate) fn new(file: &Path, words: &[OsString]) -> io::Result<Self> {
         let text = |text: &OsStr| Ok::<_, io::Error>(CString::new(text.as_bytes())?);
         let words = words.iter().map(|word| text(word)).collect::<Result<_, _>>()?;
@@ -24,7 +24,7 @@ impl Program {
         Ok(Self { file: text(file.as_os_str())?, words, environment })
     }
 
-    /// Gives it a variable, in the place of one of that name.
+    /// Sets a variable, replacing one of the same name.
     pub(crate) fn set(&mut self, name: &str, value: &OsStr) -> io::Result<()> {
         let is_named = |variable: &CString| {
             let rest = variable.as_bytes().strip_prefix(name.as_bytes());
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_is_there_once() {
+    fn setting_a_variable_replaces_it() {
         let mut program =
             Program::new(Path::new("/bin/true"), &["true".into(), "x".into()]).expect("no NUL");
         let before = program.environment().len();

@@ -1,4 +1,4 @@
-//! Where the report of a session goes. Whether it can be written is found out before the command
+//! The destination of a session's report. Whether it can be written is checked before the command
 //! runs.
 
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -8,37 +8,38 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{AccessFlags, access};
 use tempfile::NamedTempFile;
 use worknode::report::Report;
 
 use crate::error::Failure;
 use crate::process;
 
-/// Links that are followed on the way to an open descriptor: the kernel's bound.
+/// Most links followed on the way to an open descriptor, as in the kernel.
 const LINKS_MAX: usize = 40;
 
-/// A place that the report can be written to.
+/// A destination that the report can be written to.
 #[derive(Debug)]
 pub(crate) enum ReportFile {
-    /// A regular file, or none yet: it appears whole, in the place of an old one.
+    /// A regular file, or a new one: replaced atomically.
     Named(PathBuf),
-    /// A terminal, a pipe, `/dev/null`, or whatever an open descriptor leads to: written as it is.
+    /// A terminal, a pipe, `/dev/null`, or the file of an open descriptor: written in place.
     Stream(PathBuf, File),
 }
 
 impl ReportFile {
-    /// Returns the place, if the report can be written there.
+    /// Returns the destination, if the report can be written there.
     pub(crate) fn prepare(path: &Path) -> Result<Self, Failure> {
         Self::find(path).map_err(|error| {
             Failure::new(format!("failed to write the report {}: {error}", path.display()))
-                .hint("nothing was run: name a file that can be written with --report")
+                .hint("nothing was run; name a file that can be written with --report")
         })
     }
 
     fn find(path: &Path) -> io::Result<Self> {
         match Descriptor::named(path) {
             Some(Descriptor::Own(fd)) => return Ok(Self::Stream(path.to_owned(), writable(fd)?)),
-            // Of another process: what it has open is not replaced either.
+            // A file that another process has open is not replaced either.
             Some(Descriptor::Foreign) => {
                 let file = OpenOptions::new().append(true).open(path)?;
                 return Ok(Self::Stream(path.to_owned(), file));
@@ -50,7 +51,7 @@ impl ReportFile {
                 let file = OpenOptions::new().append(true).open(path)?;
                 (!metadata.is_file()).then_some(file)
             }
-            // A link to nothing: the file that it names is made.
+            // A dangling link: create the file that it names.
             Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
                 OpenOptions::new().append(true).create(true).open(path)?;
                 None
@@ -64,7 +65,7 @@ impl ReportFile {
         if let Some(file) = stream {
             return Ok(Self::Stream(path.to_owned(), file));
         }
-        // What a link leads to is replaced, not the link.
+        // Replace the target of a link, not the link.
         let path = fs::canonicalize(path)?;
         beside(&path)?;
         Ok(Self::Named(path))
@@ -91,8 +92,7 @@ impl ReportFile {
     }
 }
 
-/// What `/dev/stdout`, `/dev/fd/N`, `/proc/self/fd/N` and links to them name: a descriptor, not the file that it is
-/// open for.
+/// A descriptor named by `/dev/stdout`, `/dev/fd/N`, `/proc/self/fd/N` or a link to one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Descriptor {
     Own(RawFd),
@@ -118,7 +118,7 @@ impl Descriptor {
     }
 }
 
-/// Opens what a descriptor of this process is open for once more, if that is for writing.
+/// Duplicates a descriptor of this process that is open for writing.
 fn writable(fd: RawFd) -> io::Result<File> {
     let file = File::from(process::duplicate(fd)?);
     let flags = OFlag::from_bits_truncate(fcntl(&file, FcntlArg::F_GETFL)?);
@@ -131,12 +131,12 @@ fn writable(fd: RawFd) -> io::Result<File> {
     Ok(file)
 }
 
-/// Makes a temporary file in the directory of a file.
+/// Creates a temporary file in the directory of `path`.
 fn beside(path: &Path) -> io::Result<NamedTempFile> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let made = tempfile::Builder::new().permissions(Permissions::from_mode(0o644)).tempfile_in(dir);
-    // The error would name the temporary file.
-    made.map_err(|error| error.raw_os_error().map_or(error, io::Error::from_raw_os_error))
+    // Checked apart, because the error of `tempfile` names the temporary file.
+    access(&dir.join("."), AccessFlags::W_OK | AccessFlags::X_OK)?;
+    tempfile::Builder::new().permissions(Permissions::from_mode(0o644)).tempfile_in(dir)
 }
 
 #[cfg(test)]
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_appear_whole() {
+    fn reports_are_replaced_atomically() {
         let dir = tempfile::TempDir::new().expect("a temporary directory");
         let path = dir.path().join("report.json");
         for _ in 0..2 {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_refused_before() {
+    fn what_cannot_be_written_is_refused_beforehand() {
         let dir = tempfile::TempDir::new().expect("a temporary directory");
         fs::write(dir.path().join("file"), "").expect("writable");
         for name in ["", "missing/report.json", "file/report.json"] {

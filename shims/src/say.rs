@@ -1,12 +1,12 @@
-//! What `oswalk` says: data on standard output, talk on standard error.
+//! Output of `oswalk`: data on standard output, messages on standard error.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
 use crate::error::Failure;
 
-/// Writes data to standard output. A reader that has gone, as in `oswalk status | head -1`, has
-/// read what it wanted.
+/// Writes data to standard output. A broken pipe is not an error: the reader, as in `oswalk status |
+/// head -1`, has read enough.
 pub(crate) fn out(text: impl Display) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
@@ -17,7 +17,7 @@ pub(crate) fn out(text: impl Display) -> Result<(), Failure> {
     }
 }
 
-/// Writes a line to standard error. That nobody hears it keeps nothing from being done.
+/// Writes a line to standard error. An error is ignored: nothing depends on the message being read.
 pub(crate) fn err(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -1,5 +1,6 @@
-//! Whether a program that nothing is known of may start others: it is a script, or an interpreter that is given one,
-//! or takes functions that do so from the C library. Static programs do not tell, and nobody sees what they start.
+//! Tells whether an unknown program may start others: it is a script, an interpreter that runs one, or
+//! imports functions that execute programs. Static programs count as starting none, since the preload
+//! library cannot see what they execute anyway.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::path::Path;
 
 use worknode::request::CommandFile;
 
-/// Interpreters, by the beginnings of their names: versions follow.
+/// Prefixes of interpreters' names, which a version may follow.
 const INTERPRETERS: [&[u8]; 13] = [
     b"python",
     b"pypy",
@@ -45,15 +46,17 @@ const FUNCTIONS: [&[u8]; 14] = [
     b"popen",
 ];
 
-/// Program headers and names of symbols that are looked at; those of large programs take some hundred kilobytes.
+/// Most bytes read of program headers, and of the dynamic section; they take a few kilobytes.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes read of symbol names; those of large programs take some hundred kilobytes.
 const NAMES_BYTES_MAX: usize = 64 * 1024 * 1024;
 const PT_LOAD: u64 = 1;
 const PT_DYNAMIC: u64 = 2;
 const DT_STRTAB: u64 = 5;
 const DT_STRSZ: u64 = 10;
 
-/// Tells whether the program may start others. An interpreter without arguments talks to whoever is there.
+/// Tells whether the program may start others. An interpreter without arguments at a terminal is
+/// interactive, and counts as starting none.
 pub(crate) fn may_start_others(file: &Path, arguments: &[OsString], terminal: bool) -> bool {
     if is_interpreter(file) {
         return !(arguments.is_empty() && terminal);
@@ -67,8 +70,8 @@ pub(crate) fn may_start_others(file: &Path, arguments: &[OsString], terminal: bo
     }
 }
 
-/// Returns what the command is known by: its file, or that of the script which its interpreter is given, and its
-/// arguments. There is nothing to know a command by that is given as text.
+/// Returns the identity of a command: its file, or that of the script that it interprets, and its
+/// arguments. Returns `None` for a program text in an argument.
 pub(crate) fn known_by(file: &Path, arguments: &[OsString]) -> Option<CommandFile> {
     let script = arguments.first().map(Path::new);
     let file = if is_interpreter(file) { script? } else { file };
@@ -96,7 +99,7 @@ fn is_interpreter(file: &Path) -> bool {
     })
 }
 
-/// Tells whether an ELF program takes a function that executes programs from a library.
+/// Tells whether an ELF program imports a function that executes programs.
 fn imports(file: &File) -> Option<bool> {
     let mut header = [0; 64];
     file.read_exact_at(&mut header, 0).ok()?;
@@ -136,7 +139,7 @@ fn part(file: &File, offset: u64, bytes: u64, bytes_max: usize) -> Option<Vec<u8
     Some(part)
 }
 
-/// A little-endian number of the ELF file.
+/// Reads a little-endian number of the ELF file.
 fn number(bytes: &[u8], at: usize, size: usize) -> Option<u64> {
     let field = bytes.get(at..at.checked_add(size)?)?;
     Some(field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))

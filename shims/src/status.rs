@@ -1,4 +1,4 @@
-//! `oswalk status`: the agent and its cluster.
+//! `oswalk status`: shows the agent and its cluster.
 
 use std::process::ExitCode;
 
@@ -22,7 +22,7 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     let status = Door::open(&places.door()).and_then(|mut door| door.status());
     let mut status = status.map_err(|error| Failure::from_error(&error).hint(error.hint()))?;
     if !status.broker_up {
-        // What was heard last may be true no more.
+        // The last known states may be outdated.
         status.nodes.iter_mut().for_each(|node| node.state = NodeCondition::Unknown);
     }
     if options.json {
@@ -34,7 +34,8 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     Ok(ExitCode::from(u8::from(!status.broker_up)))
 }
 
-fn table(status: &Status) -> String {
+/// Returns the status as a table, and a line for each problem.
+pub(crate) fn table(status: &Status) -> String {
     let mut rows =
         vec![["NODE", "ADDRESS", "VERSION", "SLOTS", "RUNNING", "STATE"].map(str::to_owned)];
     for node in &status.nodes {
@@ -51,14 +52,15 @@ fn table(status: &Status) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: [usize; 6] = std::array::from_fn(width);
     let state = if status.broker_up { "up" } else { "away" };
-    let mut text = format!("broker {} ({state}), {} sessions\n", status.broker, status.sessions);
+    let sessions = if status.sessions == 1 { "session" } else { "sessions" };
+    let mut text = format!("broker {} ({state}), {} {sessions}\n", status.broker, status.sessions);
     for row in &rows {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
         text.push('\n');
     }
     if !status.broker_up {
-        let remedy = "check that Redis runs there and that no firewall is between";
+        let remedy = "check that Redis runs there and that no firewall is in between";
         text += &format!("the broker {} does not answer: {remedy}\n", status.broker);
     }
     for node in &status.nodes {
@@ -67,9 +69,9 @@ fn table(status: &Status) -> String {
     text
 }
 
-/// Returns a line about a node that takes no walks of this origin, if there is something to say.
+/// Returns a line about a node that takes no walks of this origin, if the reason is known.
 fn problem(node: &NodeStatus) -> String {
-    // That of one that is gone says when.
+    // For a node that is gone, `why` says when it was last seen.
     let seen = (node.last_seen > 0 && node.state != NodeCondition::Gone)
         .then(|| format!("last seen {} s ago", node.last_seen));
     let parts: Vec<_> =
@@ -134,7 +136,7 @@ mod tests {
             "broker redis://hub:6379/ (away), 2 sessions\n\
              NODE  ADDRESS         VERSION  SLOTS  RUNNING  STATE\n\
              n1    10.0.0.64:7000  0.1.0    64     1        refused\n\
-             the broker redis://hub:6379/ does not answer: check that Redis runs there and that no firewall is between\n\
+             the broker redis://hub:6379/ does not answer: check that Redis runs there and that no firewall is in between\n\
              n1 is refused: last seen 12 s ago; it does not hold the secret; give all agents the same --secret file\n"
         );
     }

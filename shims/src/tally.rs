@@ -1,4 +1,4 @@
-//! Counts a stay of the session's first command in the tally behind the policy page. [unsafe]
+//! [unsafe] Counts a stay of the session's first command in the tally behind the policy page.
 #![expect(unsafe_code, reason = "shared memory")]
 
 use std::fs::File;
@@ -10,7 +10,7 @@ use worknode::page::Page;
 use worknode::policy::base_name;
 use worknode::reason::Reason;
 
-/// Counts one stay of the program. A session without a tally is a session without a count.
+/// Counts one stay of the program, if the session has a tally.
 pub(crate) fn count(file: &File, page: &Page<'_>, program: &[u8], reason: Reason) {
     let Some(page_bytes) = page.page_bytes() else { return };
     let bytes = page.tally_bytes() / 8 * 8;
@@ -26,11 +26,11 @@ pub(crate) fn count(file: &File, page: &Page<'_>, program: &[u8], reason: Reason
     let mapped = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, file, offset) };
     let Ok(start) = mapped else { return };
     // SAFETY: the mapping has `bytes` bytes of the file, is page-aligned, and lives until the
-    // munmap below; other processes access it by atomics only.
+    // munmap below; other processes access it only by atomics.
     let words = unsafe {
         std::slice::from_raw_parts(start.as_ptr().cast::<AtomicU64>().cast_const(), bytes / 8)
     };
     worknode::tally::count(words, base_name(program), reason);
-    // SAFETY: nobody uses `words` any more.
+    // SAFETY: `words` is not used any more.
     let _ = unsafe { munmap(start, bytes) };
 }

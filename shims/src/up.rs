@@ -22,12 +22,12 @@ use crate::error::Failure;
 use crate::places::{self, Places};
 use crate::{process, say};
 
-/// An agent that is not up by then has a problem that its log tells.
+/// Longest wait for the agent to answer.
 const UP_MAX: Duration = Duration::from_secs(10);
-/// It names programs, directories and nodes.
+/// The log names programs, directories and nodes, so only its user may read it.
 const LOG_MODE: u32 = 0o600;
 const POLL: Duration = Duration::from_millis(20);
-/// An agent that ended at once has not said more.
+/// Most of the log that is searched for the error of an agent that ended at once.
 const LOG_BYTES_MAX: u64 = 64 * 1024;
 
 /// Start the agent of this machine
@@ -36,14 +36,14 @@ pub(crate) struct Options {
     /// Name of this node [default: the host name]
     #[arg(long)]
     name: Option<NodeId>,
-    /// Where links from other agents arrive
+    /// Address to accept links from other agents on [default: 127.0.0.1, any port]
     #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
     listen: Option<SocketAddr>,
-    /// Where other agents reach this one, if not at the --listen address
+    /// Address at which other agents reach this one, if not that of --listen
     #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
     advertise: Option<SocketAddr>,
-    /// Walks this node takes at once [default: its processors]
-    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    /// Walks that this node executes at once [default: the number of its processors]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count)]
     slots: Option<u32>,
     /// Broker of the cluster: redis://[:password@]host:port/ or redis+unix:///path
     #[arg(long, value_name = "URL", env = "OSWALK_BROKER", hide_env_values = true)]
@@ -51,15 +51,16 @@ pub(crate) struct Options {
     /// File with the secret that all agents of the cluster share
     #[arg(long, value_name = "FILE")]
     secret: Option<PathBuf>,
-    /// Most bytes of packets kept on disk, as 20G or in full [default: 20 GiB]
+    /// Most bytes of packets kept on disk, such as 20G [default: 20 GiB]
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
         value_parser = |text: &str| bytes(text, STORE_BYTES_MIN))]
     store_bytes: Option<u64>,
-    /// Most memory for the changed files of one walk [default: a quarter of the machine's, divided by the slots]
+    /// Most memory for the changed files of one walk [default: a quarter of the machine's memory,
+    /// divided by --slots]
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
         value_parser = |text: &str| bytes(text, UPPER_BYTES_MIN))]
     upper_bytes: Option<u64>,
-    /// Stay in the foreground, and log to standard error
+    /// Run in the foreground, and log to standard error
     #[arg(long)]
     foreground: bool,
 }
@@ -84,7 +85,7 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     let mut command = Command::new(&agent);
     command.args(options.for_agent()).arg("--state").arg(&places.state);
     match options.broker() {
-        // Everybody may read a command line; the URL has a password in it.
+        // The URL may contain a password, and everybody can read a command line.
         Some(broker) => command.env("OSWALK_BROKER", broker),
         None => command.env_remove("OSWALK_BROKER"),
     };
@@ -93,14 +94,16 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     }
     let started = start(&agent, command, places)?;
     if options.broker().is_none() {
-        say::err("note: a private cluster: others cannot join; name a broker with --broker URL");
+        say::err(
+            "note: the cluster is private, so no other machine can join it; name a broker with --broker URL",
+        );
     }
     Ok(started)
 }
 
 impl Options {
-    /// An agent that is up has to be the one that was asked for.
-    fn compare(&self, status: &Status) -> Result<ExitCode, Failure> {
+    /// Succeeds if the agent that is up has the settings that were asked for.
+    pub(crate) fn compare(&self, status: &Status) -> Result<ExitCode, Failure> {
         let (node, pid) = (&status.node, status.pid);
         let other = self.differences(status);
         if other.is_empty() {
@@ -109,14 +112,12 @@ impl Options {
         }
         let other = other.join(", ");
         Err(Failure::new(format!(
-            "agent {node} is already up (pid {pid}), started otherwise: {other}"
+            "agent {node} is already up (pid {pid}) with other settings: {other}"
         ))
-        .hint(
-            "end it with 'oswalk down', which lets its walks be done elsewhere; then start it anew",
-        ))
+        .hint("end it with 'oswalk down', which moves its walks elsewhere; then run this again"))
     }
 
-    /// Returns what was asked for and is otherwise.
+    /// Returns the settings that differ from those asked for.
     fn differences(&self, status: &Status) -> Vec<String> {
         let mut found = Vec::new();
         let mut compare = |name: &str, is: String, asked: Option<String>| {
@@ -125,7 +126,7 @@ impl Options {
             }
         };
         let settings = &status.settings;
-        // Port 0 is any port.
+        // Port 0 stands for any port.
         let at = |asked: Option<SocketAddr>, is: &str| {
             let is: Option<SocketAddr> = is.parse().ok();
             let same = |asked: &SocketAddr| {
@@ -149,9 +150,9 @@ impl Options {
         found
     }
 
-    /// Refuses what would make an agent that can join nobody: a broker elsewhere, and an address that only this
-    /// machine reaches, or a secret that nobody else has.
-    fn belongs_to_a_cluster(&self, places: &Places) -> Result<(), Failure> {
+    /// Refuses a broker elsewhere without an address that other nodes reach, or without a shared secret:
+    /// such an agent could join no cluster.
+    pub(crate) fn belongs_to_a_cluster(&self, places: &Places) -> Result<(), Failure> {
         let Some(broker) = self.broker().filter(|url| is_elsewhere(url)) else { return Ok(()) };
         let has_address = self.listen.is_some() || self.advertise.is_some();
         let has_secret = self.secret.is_some() || places.state.join("secret").exists();
@@ -159,25 +160,25 @@ impl Options {
             (true, true) => return Ok(()),
             (false, true) => (
                 "--listen: no other node could call it",
-                "give --listen ADDRESS, one of this machine that other nodes reach",
+                "give --listen ADDRESS, an address of this machine that other nodes can reach",
             ),
             (true, false) => (
                 "--secret: no other node would trust it",
                 "give --secret FILE, the same on all nodes",
             ),
             (false, false) => (
-                "--listen and --secret: no other node could call it, nor would trust it",
-                "give --listen ADDRESS, one of this machine that other nodes reach, and --secret FILE, the same on all nodes",
+                "--listen and --secret: no other node could call it or would trust it",
+                "give --listen ADDRESS, an address of this machine that other nodes can reach, and --secret FILE, the same on all nodes",
             ),
         };
         let url = without_password(broker);
         Err(Failure::new(format!(
-            "the broker {url} is a cluster's, and this agent would be without {what}"
+            "the broker {url} serves a cluster, which this agent cannot join without {what}"
         ))
         .hint(hint))
     }
 
-    /// Returns the broker that was named; an empty variable names none.
+    /// Returns the broker that was named. An empty variable names none.
     fn broker(&self) -> Option<&str> {
         self.broker.as_deref().filter(|url| !url.is_empty())
     }
@@ -219,15 +220,25 @@ fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode
         }
         if let Ok(Some(ended)) = child.try_wait() {
             let said = last_words(&log_path, written_before);
-            let said = said.unwrap_or_else(|| format!("it said nothing ({ended})"));
-            return Err(Failure::new(format!("the agent ended at once: {said}"))
-                .hint(format!("its log is {}", log_path.display())));
+            let said = said.unwrap_or_else(|| format!("it printed nothing ({ended})"));
+            return Err(ended_at_once(&said, &log_path));
         }
         std::thread::sleep(POLL);
     }
+    Err(silent(&log_path))
+}
+
+/// Returns the failure of an agent that ended while it started.
+pub(crate) fn ended_at_once(said: &str, log: &Path) -> Failure {
+    Failure::new(format!("the agent ended at once: {said}"))
+        .hint(format!("its log is {}", log.display()))
+}
+
+/// Returns the failure of an agent that runs but does not answer.
+pub(crate) fn silent(log: &Path) -> Failure {
     let seconds = UP_MAX.as_secs();
-    Err(Failure::new(format!("the agent does not answer within {seconds} s"))
-        .hint(format!("its log is {}; 'oswalk doctor' checks this machine", log_path.display())))
+    Failure::new(format!("the agent does not answer within {seconds} s"))
+        .hint(format!("its log is {}; 'oswalk doctor' checks this machine", log.display()))
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
@@ -235,7 +246,7 @@ fn open_log(path: &Path) -> io::Result<File> {
     let log =
         options.create(true).append(true).mode(LOG_MODE).custom_flags(OFlag::O_NOFOLLOW.bits());
     let log = log.open(path)?;
-    // One of an earlier version.
+    // An earlier version may have created it with another mode.
     log.set_permissions(PermissionsExt::from_mode(LOG_MODE))?;
     Ok(log)
 }
@@ -244,25 +255,26 @@ fn status(places: &Places) -> Option<Status> {
     Door::open(&places.door()).ok()?.status().ok()
 }
 
-fn cannot_start(agent: &Path, error: &io::Error) -> Failure {
+pub(crate) fn cannot_start(agent: &Path, error: &io::Error) -> Failure {
     Failure::new(format!("failed to start {}: {error}", agent.display()))
+        .hint("check that it is an executable oswalkd, or install OS Walk again")
 }
 
-/// Returns why no agent can be started without CAP_SYS_ADMIN, which a container takes from root.
-fn cannot_mount(is_root: bool) -> Failure {
+/// Returns the failure to start an agent without CAP_SYS_ADMIN. In a container even root may lack it.
+pub(crate) fn cannot_mount(is_root: bool) -> Failure {
     if is_root {
         Failure::new(
-            "an agent needs CAP_SYS_ADMIN, to mount and to make namespaces, and root is without it here",
-        )
-        .hint("in a container, add it (--cap-add SYS_ADMIN), or run the agent outside; without an agent builds run here")
+            "an agent needs CAP_SYS_ADMIN, to mount and to create namespaces, but root lacks it here",
+            )
+            .hint("in a container, add it (--cap-add SYS_ADMIN), or run the agent outside; without an agent, builds run here")
     } else {
-        Failure::new("an agent needs root on this machine, to mount and to make namespaces")
-            .hint("run 'oswalk up' as root; without an agent builds run here")
+        Failure::new("an agent needs root on this machine, to mount and to create namespaces")
+            .hint("run 'oswalk up' as root; without an agent, builds run here")
     }
 }
 
-/// Tells from `/proc/self/status` whether this process has CAP_SYS_ADMIN, which is what an agent's start
-/// needs of root.
+/// Tells from `/proc/self/status` whether this process has CAP_SYS_ADMIN, which an agent needs to
+/// start.
 fn may_mount(status: &str) -> bool {
     const SYS_ADMIN: u32 = 21;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -270,7 +282,7 @@ fn may_mount(status: &str) -> bool {
     effective.is_none_or(|bits| bits & (1 << SYS_ADMIN) != 0)
 }
 
-/// Returns what an agent said last, behind what others had written into its log before.
+/// Returns the message of an agent that ended, from the part of the log behind `written_before`.
 fn last_words(path: &Path, written_before: u64) -> Option<String> {
     let mut log = File::open(path).ok()?;
     let end = log.metadata().ok()?.len();
@@ -280,10 +292,10 @@ fn last_words(path: &Path, written_before: u64) -> Option<String> {
     message(&String::from_utf8_lossy(&text))
 }
 
-/// Finds the message in a log: of the line that says what failed, or else of the last one.
+/// Returns the message of the last line that reports an error, or else the last line.
 fn message(log: &str) -> Option<String> {
     let mut lines = log.lines().filter(|line| !line.trim().is_empty()).rev();
-    // A wrong option; a line of the log, with time and module before the message; a panic.
+    // Reports of a wrong option, lines of the log (time and module precede the message), and panics.
     let failed = lines.clone().find_map(|line| {
         let usage = line.strip_prefix("error: ");
         let logged = line.split_once(" ERROR ").map(|(_, rest)| {
@@ -295,17 +307,22 @@ fn message(log: &str) -> Option<String> {
     failed.or_else(|| lines.next()).map(|line| line.trim().to_owned())
 }
 
-/// The port of an address that has none.
+/// The port of an address without one.
 const PORT: u16 = 7700;
 
-/// Reads an address of the command line.
+/// Parses an address of the command line.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let alone = || Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, PORT));
     let found = text.parse().ok().or_else(alone);
     found.ok_or_else(|| format!("write IP:PORT, or IP alone for port {PORT}"))
 }
 
-/// Reads a number of bytes, or of KiB, MiB, GiB or TiB.
+/// Parses a number of slots.
+fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "write a number, such as 4".to_owned())
+}
+
+/// Parses a number of bytes, KiB, MiB, GiB or TiB.
 fn bytes(text: &str, least: u64) -> Result<u64, String> {
     const UNITS: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
     let plain = text.strip_suffix("iB").unwrap_or(text);
@@ -316,11 +333,11 @@ fn bytes(text: &str, least: u64) -> Result<u64, String> {
     };
     let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     let number =
-        number.ok_or("write a number of bytes, or one with K, M, G or T behind it, as 20G")?;
-    if number < least { Err(format!("it must be at least {least}")) } else { Ok(number) }
+        number.ok_or("write a number of bytes, or a number with K, M, G or T, such as 20G")?;
+    if number < least { Err(format!("it must be at least {}M", least >> 20)) } else { Ok(number) }
 }
 
-/// Tells whether a broker is reached over the network.
+/// Tells whether a broker is on another machine.
 fn is_elsewhere(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else { return false };
     let authority = rest.rsplit_once('@').map_or(rest, |(_credentials, host)| host);
@@ -370,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_is_up_is_held_against_the_options() {
+    fn settings_of_an_agent_are_compared_with_the_options() {
         let nothing: [&str; 0] = [];
         assert_eq!(differences(""), nothing);
         assert_eq!(
@@ -413,7 +430,7 @@ mod tests {
         ] {
             assert_eq!(bytes(text, STORE_BYTES_MIN).ok(), expected, "{text}");
         }
-        assert!(bytes("20 GB", 0).expect_err("a space").contains("as 20G"));
+        assert!(bytes("20 GB", 0).expect_err("a space").contains("such as 20G"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Links the stub without anything but itself: no libc, no start files, no relocations.
+//! Linker options of the stub: no libc, no start files, no relocations.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    // A build of the whole workspace in another profile gets a stub that only says what it lacks.
+    // In any other profile the stub links std, and only says that it was built wrongly.
     let is_shim_profile = std::env::var("OPT_LEVEL").is_ok_and(|level| level == "s");
     if is_shim_profile {
         for argument in [

@@ -1,4 +1,4 @@
-//! `oswalk` as a process, with a fake agent behind the door.
+//! Runs `oswalk` as a process, with a fake agent behind the door.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -23,10 +23,10 @@ use worknode::report::{Report, Totals};
 use worknode::request::{Action, Reply, Request, SessionOptions, Settings, Status};
 use worknode::tally;
 
-/// It becomes the command, or waits for it.
+/// The two ways to run a command: `oswalk` becomes it, or waits for it.
 const WAYS: [&[&str]; 2] = [&["exec"], &["exec", "--summary"]];
 
-/// A state directory and a library directory with a stub that only tells that it was called.
+/// A state directory, and a library directory with a stub that only prints that it was called.
 struct Machine {
     dir: TempDir,
 }
@@ -68,7 +68,7 @@ impl Machine {
         self.oswalk(arguments).output().expect("oswalk starts")
     }
 
-    /// Serves one connection; returns the requests that came.
+    /// Serves one connection; returns the requests that arrived.
     fn agent(&self) -> thread::JoinHandle<Vec<Request>> {
         let listener = UnixListener::bind(self.path("state/door")).expect("binds");
         let page_path = self.path("page");
@@ -155,7 +155,7 @@ fn open(options: &SessionOptions, page_path: &Path) -> Reply {
     }
 }
 
-/// What the fake agent says of a node that was named.
+/// The fake agent's notice if a node was named.
 fn notice(options: &SessionOptions) -> Option<String> {
     options.on.as_ref().map(|node| format!("{node} is unreachable"))
 }
@@ -182,7 +182,7 @@ fn without_an_agent_the_command_runs_here() {
 }
 
 #[test]
-fn a_session_that_is_none_has_no_figures() {
+fn without_a_session_the_summary_has_no_figures() {
     let machine = Machine::new();
     let report = machine.path("report.json");
     let mut command = machine.oswalk(&["exec", "--summary", "--report"]);
@@ -195,7 +195,7 @@ fn a_session_that_is_none_has_no_figures() {
     };
     assert!(lost().contains("no agent at"), "{}", lost());
 
-    // An agent that ends while the command runs.
+    // An agent that exits while the command runs.
     let listener = UnixListener::bind(machine.path("state/door")).expect("binds");
     let page_path = machine.path("page");
     let agent = thread::spawn(move || {
@@ -212,17 +212,65 @@ fn a_session_that_is_none_has_no_figures() {
 }
 
 #[test]
-fn what_was_meant_is_said() {
+fn a_word_that_is_no_command_gets_a_hint() {
     let machine = Machine::new();
     let ran = machine.path("ran");
     let touch = format!("touch {}", ran.display());
     for (arguments, status, words) in [
         (&["touch", ran.to_str().expect("UTF-8")][..], 125, "did you mean 'oswalk exec touch /"),
-        (&["exec", &touch], 127, "hint: a command and its arguments are words of their own"),
+        (&["exec", &touch], 127, "hint: give a command and its arguments as separate words"),
         (&["exec", "FOO=1", "touch", "x"], 127, "oswalk exec env FOO=1"),
     ] {
         refuses(&machine, &mut machine.oswalk(arguments), status, &[words]);
     }
+}
+
+/// What `oswalk exec` itself says around a command.
+#[test]
+fn messages_around_a_command() {
+    let machine = Machine::new();
+    let mut text = String::new();
+    let mut add = |situation: &str, output: &Output| {
+        let said = stderr(output).replace(&*machine.dir.path().to_string_lossy(), "$DIR");
+        // The loader says that the library of these tests is empty.
+        let lines: Vec<_> = said.lines().filter(|line| !line.starts_with("ERROR: ld.so")).collect();
+        let status = output.status.code().expect("an exit");
+        text += &format!("--- {situation}\n{}\n[exit {status}]\n\n", lines.join("\n"));
+    };
+    add("without an agent", &machine.run(&["exec", "sh", "-c", "exit 7"]));
+
+    let agent = machine.agent();
+    add("--on a node that takes no walks", &machine.run(&["exec", "--on", "n1", "sh", "-c", ":"]));
+    agent.join().expect("the agent ends");
+
+    fs::remove_file(machine.path("state/door")).expect("unlinks");
+    let agent = machine.agent();
+    let report = machine.path("reports/report.json");
+    fs::create_dir(machine.path("reports")).expect("mkdir");
+    let script = format!("rm -r {}", machine.path("reports").display());
+    let mut command = machine.oswalk(&["exec", "--report"]);
+    let output = command.arg(&report).args(["sh", "-c", &script]).output();
+    add("--report to a directory that vanishes", &output.expect("oswalk starts"));
+    agent.join().expect("the agent ends");
+
+    fs::remove_file(machine.path("state/door")).expect("unlinks");
+    let listener = UnixListener::bind(machine.path("state/door")).expect("binds");
+    let page_path = machine.path("page");
+    let agent = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let Some(Request::OpenSession(options)) = read_request(&mut stream) else { panic!() };
+        write_reply(&mut stream, &open(&options, &page_path));
+    });
+    let report = machine.path("report.json");
+    let mut command = machine.oswalk(&["exec", "--report"]);
+    let output = command.arg(&report).args(["sh", "-c", ":"]).output();
+    add("an agent that dies during the session", &output.expect("oswalk starts"));
+    agent.join().expect("the agent ends");
+
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!("around_a_command", text.trim_end()));
 }
 
 #[test]
@@ -348,7 +396,7 @@ fn a_command_that_walks_becomes_the_stub() {
     agent.join().expect("the agent ends");
 }
 
-/// Runs it, and checks its status and what it says; what it was to run would have made a file.
+/// Runs a command that must fail with this status and these words, and must not create the file `ran`.
 #[track_caller]
 fn refuses(machine: &Machine, command: &mut Command, status: i32, words: &[&str]) {
     let output = command.output().expect("oswalk starts");
@@ -409,7 +457,7 @@ fn a_report_that_cannot_be_written_is_refused_before_the_command_runs() {
     assert!(report.lost.expect("there is no agent").starts_with("no agent at"));
 }
 
-/// Its log is somebody's who may have written there before, and writes there afterwards.
+/// Others may have written to the same file before, and write to it afterwards.
 #[test]
 fn a_report_to_an_open_descriptor_replaces_no_file() {
     let machine = Machine::new();
@@ -440,7 +488,7 @@ fn a_report_to_an_open_descriptor_replaces_no_file() {
 }
 
 #[test]
-fn nobody_who_listens_is_no_failure() {
+fn a_closed_output_is_no_failure() {
     let machine = Machine::new();
     for exec in WAYS {
         let mut command = machine.oswalk(&[exec, &["sh", "-c", "echo out"]].concat());
@@ -462,7 +510,7 @@ fn nobody_who_listens_is_no_failure() {
 #[test]
 fn an_agent_that_hangs_is_named() {
     let machine = Machine::new();
-    // It takes calls, as a stopped process does, and answers none.
+    // Like a stopped process, it accepts connections and never answers.
     let _listener = UnixListener::bind(machine.path("state/door")).expect("binds");
     let silent = format!("the agent (pid {}) does not answer within 5 s", std::process::id());
     let kill = format!("kill -KILL {}", std::process::id());
@@ -493,10 +541,10 @@ fn an_agent_that_hangs_is_named() {
 }
 
 #[test]
-fn a_door_that_is_none_is_no_agent() {
+fn a_door_that_nobody_serves_is_no_agent() {
     let machine = Machine::new();
     let door = machine.path("state/door");
-    // What an agent that was killed leaves behind; something else.
+    // First the door that a killed agent leaves behind, then a regular file.
     drop(UnixListener::bind(&door).expect("binds"));
     let check = || {
         let said = format!("oswalk: error: no agent at {}\n", door.display());
@@ -560,7 +608,7 @@ fn a_library_that_the_loader_cannot_name_is_not_used() {
 }
 
 #[test]
-fn words_that_are_no_text_are_refused_or_carried() {
+fn words_that_are_not_utf8_are_refused_or_passed_on() {
     let machine = Machine::new();
     let odd = std::ffi::OsStr::from_bytes(b"\xff");
     for option in ["--walk", "--on"] {
@@ -595,7 +643,7 @@ fn a_node_that_was_named_and_does_not_take_walks_is_told() {
     }
 }
 
-/// As root, who may become somebody else.
+/// Needs root, to become another user.
 #[test]
 fn an_ordinary_user_is_told_what_is_possible() {
     const NOBODY: u32 = 65534;
@@ -603,7 +651,8 @@ fn an_ordinary_user_is_told_what_is_possible() {
         return;
     }
     let machine = Machine::new();
-    // By another process: one that is being started here would keep a copy of this one's open for writing.
+    // Copied by another process: a child forked here meanwhile would keep the copy open for writing, and
+    // it could not be executed.
     let mut copy = Command::new("cp");
     copy.arg(env!("CARGO_BIN_EXE_oswalk")).arg(machine.path("lib/oswalk"));
     assert!(copy.status().expect("cp starts").success());
@@ -621,7 +670,7 @@ fn an_ordinary_user_is_told_what_is_possible() {
     assert!(said.contains("an agent needs root"), "{said}");
     let (status, said) = run(&["doctor"]);
     assert_eq!(status, Some(1));
-    assert!(said.contains("serves root alone") && !said.contains("chmod"), "{said}");
+    assert!(said.contains("serves only root") && !said.contains("chmod"), "{said}");
     fs::set_permissions(machine.path("state"), PermissionsExt::from_mode(0o700)).expect("chmod");
     for arguments in [&["status"][..], &["exec", "--no-fallback", "true"], &["down"]] {
         let (status, said) = run(arguments);
@@ -643,7 +692,7 @@ fn a_bad_policy_file_is_an_error() {
     let output = machine.run(&["exec", "--policy", policy.to_str().expect("UTF-8"), "true"]);
     assert_eq!(output.status.code(), Some(125));
     assert!(
-        stderr(&output).contains("key 'stay', pattern '[a-': no ']' ends"),
+        stderr(&output).contains("key 'stay', pattern '[a-': '[' has no matching ']'"),
         "{}",
         stderr(&output)
     );
@@ -660,7 +709,7 @@ fn a_bad_policy_file_is_an_error() {
     for path in ["/dev/zero", "/"] {
         let output = machine.run(&["exec", "--policy", path, "true"]);
         assert_eq!(output.status.code(), Some(125));
-        assert!(stderr(&output).contains("it is no regular file"), "{}", stderr(&output));
+        assert!(stderr(&output).contains("it is not a regular file"), "{}", stderr(&output));
     }
 }
 
@@ -679,9 +728,9 @@ fn up_shows_why_the_agent_ended() {
     assert_eq!(stderr(&output), expected);
 }
 
-/// An agent that nobody can join, or that can join nobody, is not started unasked.
+/// An agent that could join no cluster is not started.
 #[test]
-fn up_says_whom_an_agent_would_belong_to() {
+fn up_refuses_an_agent_that_could_join_no_cluster() {
     let machine = Machine::new();
     machine.script("lib/oswalkd", "echo \"started: $@\" >&2; exit 1");
     fs::write(machine.path("secret"), "").expect("writes");
@@ -734,7 +783,7 @@ fn status_down_and_doctor_ask_the_agent() {
     let output = machine.run(&["doctor"]);
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains("FAIL  versions: oswalk is 0.1.0, this agent is 0.0.1\n"), "{text}");
+    assert!(text.contains("FAIL  versions: oswalk is 0.1.0, but this agent is 0.0.1\n"), "{text}");
     assert!(text.contains("FAIL  broker: redis://b/ does not answer the agent\n"), "{text}");
     assert!(text.contains("ok    clock:"), "{text}");
     agent.join().expect("the agent ends");

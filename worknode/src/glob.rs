@@ -6,7 +6,7 @@
 #[must_use]
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Where to resume after the last `*`: the pattern behind it, and the text it has eaten up to.
+    // Where to resume after the last `*`: its position in the pattern, and the end of the text it matched.
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {
         match step(pattern, p, text[t]) {
@@ -31,16 +31,16 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|&byte| byte == b'*')
 }
 
-/// What is wrong with a pattern.
+/// Why a pattern is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PatternError {
-    /// It matches no program.
+    /// The pattern is empty, and matches no program.
     Empty,
-    /// A `[` without its `]`, which is not the last byte: `[` alone is a program's name.
+    /// A `[` has no `]`. Only a final `[` is literal, since `[` is a program.
     Unclosed,
-    /// A range whose end is before its beginning.
+    /// A range ends before it begins.
     Backwards,
-    /// No program's name has a NUL.
+    /// The pattern contains a NUL, which no name does.
     Nul,
 }
 
@@ -48,20 +48,19 @@ impl core::fmt::Display for PatternError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::Empty => "it is empty",
-            Self::Unclosed => "no ']' ends what '[' begins",
-            Self::Backwards => "a range in '[...]' ends before it begins",
-            Self::Nul => "it has a NUL in it",
+            Self::Unclosed => "'[' has no matching ']'",
+            Self::Backwards => "a range in '[...]' is reversed",
+            Self::Nul => "it contains a NUL",
         })
     }
 }
 
 impl core::error::Error for PatternError {}
 
-/// Checks a pattern that somebody has written: one that [`matches`] takes otherwise than it was most
-/// likely meant is refused.
+/// Checks a pattern from the user. Refuses one that [`matches`] would interpret other than intended.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why the pattern is refused.
 pub fn check(pattern: &[u8]) -> Result<(), PatternError> {
     if pattern.is_empty() {
         return Err(PatternError::Empty);
@@ -112,7 +111,8 @@ fn step(pattern: &[u8], at: usize, byte: u8) -> Step {
     }
 }
 
-/// Whether `byte` is in the class that starts behind `[`, and how long the class is with its `]`.
+/// Returns whether `byte` is in the class that starts after `[`, and the length of the class with its
+/// `]`; `None` if no `]` follows.
 fn class(rest: &[u8], byte: u8) -> Option<(bool, usize)> {
     let negated = matches!(rest.first(), Some(b'!' | b'^'));
     let start = usize::from(negated);
@@ -137,7 +137,7 @@ mod tests {
     use super::{PatternError, check, matches};
 
     #[test]
-    fn patterns_that_cannot_be_meant_are_refused() {
+    fn malformed_patterns_are_refused() {
         for sound in [
             "gcc",
             "*",

@@ -19,7 +19,7 @@ pub struct NodeId(String);
 /// A text that is no node name.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "'{0}' is no node name: 1 to {NODE_NAME_BYTES_MAX} letters, digits, '-', '_' or single '.', the first a letter \
+    "'{0}' is not a node name: write 1 to {NODE_NAME_BYTES_MAX} letters, digits, '-', '_' or single '.', the first a letter \
      or digit"
 )]
 pub struct NodeIdError(Said);

@@ -1,10 +1,10 @@
-//! Programs that are known by what they do, where no rule names them: why they stay when they are the command that
-//! is given, and which of them stay even if all programs are to walk.
+//! Programs that no rule names but whose behaviour is known: why they stay, and which of them stay even
+//! with `--walk-all`.
 
 use crate::policy::base_name;
 use crate::reason::Reason;
 
-/// Returns why the program at `path` stays unless somebody asks for it by name.
+/// Returns why the program at `path` stays, unless a rule of the user names it.
 #[must_use]
 pub fn stays(path: &[u8]) -> Option<Reason> {
     let name = core::str::from_utf8(base_name(path)).ok()?;
@@ -17,14 +17,15 @@ pub fn stays(path: &[u8]) -> Option<Reason> {
     }
 }
 
-/// Returns why the program at `path` stays even if all programs are to walk: elsewhere it does not work.
+/// Returns why the program at `path` stays even with `--walk-all`: it does not work elsewhere.
 #[must_use]
 pub fn stays_always(path: &[u8]) -> Option<Reason> {
-    // A walk has the right to change its root.
+    // Starters and chroot do work in a walk.
     stays(path).filter(|&reason| reason != Reason::Driver && base_name(path) != b"chroot")
 }
 
-/// They start others: a walk of theirs would take a whole build to one node. Sorted, like the others.
+/// Programs that start others: if one walked, the whole build would run on one node. Sorted, as are the
+/// lists below.
 const STARTERS: &[&str] = &[
     "ant",
     "autoreconf",
@@ -121,7 +122,7 @@ const STARTERS: &[&str] = &[
     "yarn",
 ];
 
-/// They stand before compilers, or watch them from a server or with a library of their own.
+/// Wrappers of compilers, and programs that observe them by a server or a preloaded library.
 const WRAPPERS: &[&str] = &[
     "analyze-build",
     "bear",
@@ -166,7 +167,7 @@ const WRAPPERS: &[&str] = &[
     "scan-build-py",
 ];
 
-/// They need rights, namespaces, processes or devices of this machine.
+/// Programs that need rights, namespaces, processes or devices of the origin.
 const BOUND: &[&str] = &[
     "bpftool",
     "bpftrace",
@@ -223,8 +224,8 @@ const BOUND: &[&str] = &[
     "unshare",
 ];
 
-/// Libraries that are preloaded and talk to a process of this machine, by the beginnings of their names: those of
-/// bear, intercept-build, pseudo, fakeroot, cowbuilder's and coverage tools.
+/// Prefixes of the names of preloaded libraries that talk to a process of the origin: those of bear,
+/// intercept-build, pseudo, fakeroot and coverage tools.
 const TALKERS: &[&[u8]] = &[
     b"libexec.so",
     b"libear.so",
@@ -235,7 +236,7 @@ const TALKERS: &[&[u8]] = &[
     b"libcapture",
 ];
 
-/// Tells whether a list of preloaded libraries holds one that talks to a process of this machine.
+/// Tells whether a value of `LD_PRELOAD` names a library that talks to a process of the origin.
 #[must_use]
 pub fn talks_here(preload: &[u8]) -> bool {
     preload
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_by_what_they_do() {
+    fn known_programs_stay() {
         assert_eq!(stays(b"/usr/bin/taskset"), Some(Reason::Driver));
         assert_eq!(stays(b"/usr/bin/bear"), Some(Reason::Wrapper));
         assert_eq!(stays(b"unshare"), Some(Reason::NeedsOrigin));
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_that_talk_here() {
+    fn libraries_that_talk_to_the_origin() {
         assert!(talks_here(b"/l/liboswalk_preload.so:/usr/lib/bear/libexec.so"));
         assert!(talks_here(b"libfakeroot-sysv.so"));
         assert!(!talks_here(b"/usr/lib/faketime/libfaketime.so.1 libeatmydata.so"));

@@ -1,9 +1,9 @@
-//! The pure model of OS Walk: what a walk is, which processes walk, and the formats in which
-//! the preload library, the stub, the agents and the broker meet.
+//! The pure model of OS Walk: what a walk is, which processes walk, and the formats that the preload
+//! library, the stub, the agents and the broker share.
 //!
-//! Nothing here does I/O, reads a clock or the environment. The modules of the first block need
-//! no allocator (the preload library uses them between `vfork` and `execve`); those of the second
-//! need `std` and are what the daemons speak.
+//! Nothing here does I/O, or reads a clock or the environment. The modules of the first block need no
+//! allocator, since the preload library uses them between `vfork` and `execve`; those of the second
+//! need `std`, and only daemons and `oswalk` use them.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 
@@ -15,6 +15,7 @@ pub mod page;
 pub mod policy;
 pub mod reason;
 pub mod tally;
+pub mod variables;
 
 #[cfg(feature = "std")]
 pub mod broker_url;

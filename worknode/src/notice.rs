@@ -1,15 +1,15 @@
-//! Why nothing walks, as a user is told: pure, from what an agent knows of its cluster.
+//! Notices for the user: why nothing walks or walked, and the remedy.
 
 use crate::id::NodeId;
 use crate::reason::Reason;
 use crate::report::StayLine;
 use crate::request::{NodeCondition, NodeStatus};
 
-/// Nodes that are named; a person reads no longer list.
+/// Most nodes that a notice names.
 const NAMED_MAX: usize = 3;
 
-/// Returns why no node takes walks, or why the one that was asked for does not; nothing if there is
-/// somebody. The broker's URL is given if it does not answer.
+/// Returns why no node takes walks, or why `on` takes none if it is given; `None` if walks are possible.
+/// `silent_broker` is the broker's URL if it does not answer.
 #[must_use]
 pub fn why_nothing_walks(
     nodes: &[NodeStatus],
@@ -33,7 +33,10 @@ pub fn why_nothing_walks(
         return None;
     }
     if others.is_empty() {
-        return Some("the cluster has no other node: 'oswalk status' lists it".to_owned());
+        return Some(
+            "the cluster has no other node: run 'oswalk up' with the same broker on another machine"
+                .to_owned(),
+        );
     }
     let mut said: Vec<_> = others.iter().take(NAMED_MAX).map(|node| said_of(node)).collect();
     if others.len() > NAMED_MAX {
@@ -42,24 +45,24 @@ pub fn why_nothing_walks(
     Some(format!("no other node takes walks ({})", said.join("; ")))
 }
 
-/// Returns that a node was never heard of.
+/// Returns the notice that a node is unknown.
 #[must_use]
 pub fn no_node(on: &NodeId) -> String {
     format!("there is no node '{on}': 'oswalk status' lists the cluster")
 }
 
-/// Returns what is wrong with a node, and the remedy.
+/// Returns why a node takes no walks, and the remedy.
 fn said_of(node: &NodeStatus) -> String {
     let NodeStatus { node: name, state, why, remedy, slots, .. } = node;
     if *state == NodeCondition::Alive && *slots == 0 {
-        return format!("{name} has no slots");
+        return format!("{name} has no slots: start its agent with --slots");
     }
     let why = why.as_ref().map_or_else(String::new, |why| format!(", {why}"));
     let remedy = remedy.as_ref().map_or_else(String::new, |remedy| format!(": {remedy}"));
     format!("{name} is {}{why}{remedy}", state.name())
 }
 
-/// Returns why programs with other mounts than the agent's stay; `who` has them.
+/// Returns the notice that `who` has other mounts than the agent, whose pid is `agent`.
 #[must_use]
 pub fn other_mounts(who: &str, agent: u32) -> String {
     format!(
@@ -67,8 +70,8 @@ pub fn other_mounts(who: &str, agent: u32) -> String {
     )
 }
 
-/// Tells whether a reason says of a program that was to walk that it could not: because nobody took it, or because
-/// of something that keeps whole sessions here.
+/// Tells whether a reason of a stay means that a program should have walked but could not: no node took
+/// it, or something keeps the whole session here.
 #[must_use]
 pub fn is_in_vain(reason: &str) -> bool {
     use Reason::{
@@ -99,8 +102,8 @@ pub fn is_in_vain(reason: &str) -> bool {
     })
 }
 
-/// Returns why nothing of a session has walked, from what stayed: the commonest reason, with its remedy if that is
-/// on this machine. Nothing if nothing should have walked. `agent` is the agent's process.
+/// Returns why nothing in a session walked: the commonest reason of its stays, with the remedy if the
+/// cause is on this machine. Returns `None` if nothing should have walked. `agent` is the agent's pid.
 #[must_use]
 pub fn why_nothing_walked(stays: &[StayLine], agent: u32) -> Option<String> {
     let vain: Vec<_> = stays.iter().filter(|stay| is_in_vain(&stay.reason)).collect();
@@ -116,54 +119,56 @@ pub fn why_nothing_walked(stays: &[StayLine], agent: u32) -> Option<String> {
     let mut reasons: Vec<_> = vain.iter().map(|stay| stay.reason.as_str()).collect();
     reasons.sort_unstable();
     reasons.dedup();
-    Some(format!("no walk succeeded ({}): the agent's log says why", reasons.join(", ")))
+    Some(format!("no walk succeeded ({}): see the agent's log", reasons.join(", ")))
 }
 
-/// Returns what on this machine keeps programs from walking, and the remedy, if a reason is of that kind.
+/// Returns the cause on this machine that a reason stands for, and the remedy; `None` if it stands for
+/// none.
 #[must_use]
 pub fn local_cause(reason: Reason, variable: Option<&str>, agent: u32) -> Option<String> {
     Some(match reason {
-        Reason::OtherMounts => other_mounts("it", agent),
+        Reason::OtherMounts => other_mounts("the program", agent),
         Reason::SecretVariable => {
             let name = variable.unwrap_or("NAME");
             format!(
-                "it may read the variable {name}, which looks like a secret and is withheld: let it \
-                 travel with --pass-env {name}, or let programs walk without it with --without-env {name}"
-            )
-        }
-        Reason::ForeignPreload => {
-            "LD_PRELOAD names a library that talks to a process of this machine: \
-                            start the command without it"
+                "the program may read the variable {name}, which looks like a secret and is withheld: \
+                 send it with --pass-env {name}, or let programs walk without it with --without-env {name}"
+                )
+                }
+                Reason::ForeignPreload => {
+                "LD_PRELOAD names a library that talks to a process of this machine: start the command \
+                without that library"
                 .to_owned()
-        }
-        Reason::Ipc => {
-            "fakeroot talks to a process of this machine: start the command without it".to_owned()
-        }
-        Reason::ShimLimit => {
-            "its arguments, environment or descriptors are more than the shim has room \
-                       for: make them fewer"
+                }
+                Reason::Ipc => "fakeroot talks to a process of this machine: start the command without fakeroot"
+                .to_owned(),
+                Reason::ShimLimit => {
+                "the program has more arguments, variables or descriptors than a walk can carry: start it \
+                with fewer"
                 .to_owned()
-        }
-        Reason::NotExecutable => {
-            "no node can execute it: see whether it runs here, and what the agent's log says"
+                }
+                Reason::NotExecutable => {
+                "no node can execute the program: check that it runs here, and see the agent's log"
                 .to_owned()
-        }
-        Reason::Descriptor => {
-            "it has a descriptor that cannot be carried, or names a fifo or a socket: \
-                       start it without"
+                }
+                Reason::Descriptor => {
+                "the program has an open descriptor that a walk cannot carry, or names a fifo or a socket: \
+                start it without those"
                 .to_owned()
-        }
-        Reason::Directory => "its working directory was deleted: change to another".to_owned(),
-        Reason::Place => {
-            "it reads or writes below /dev, /run, /proc or /sys, where every machine has \
-                  something of its own: use other directories"
+                }
+                Reason::Directory => {
+                "the program's working directory was deleted: change to another".to_owned()
+                }
+                Reason::Place => {
+                "the program reads or writes below /dev, /run, /proc or /sys, which every machine has of \
+                its own: use other directories"
                 .to_owned()
-        }
-        Reason::NotExported => {
-            "it needs a file that no runner is shown: see 'Whom you trust' in the \
-                         README, and the agent's log"
+                }
+                Reason::NotExported => {
+                "the program needs a file that no runner is shown: see 'Whom you trust' in the README, and \
+                the agent's log"
                 .to_owned()
-        }
+                }
         _ => return None,
     })
 }
@@ -192,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_take_walks_is_named() {
+    fn nodes_that_take_no_walks_are_named() {
         use NodeCondition::{Alive, Gone, Refused, Unreachable};
         let me = id("me");
         let own = node("me", 2, Alive, None);
@@ -201,7 +206,10 @@ mod tests {
             why_nothing_walks(&nodes, &me, on.map(id).as_ref(), None).unwrap_or_default()
         };
         assert_eq!(why(&[node("n1", 1, Alive, None)], None), "");
-        assert_eq!(why(&[], None), "the cluster has no other node: 'oswalk status' lists it");
+        assert_eq!(
+            why(&[], None),
+            "the cluster has no other node: run 'oswalk up' with the same broker on another machine"
+        );
         let others = [
             node("n1", 1, Refused, Some("it does not hold the secret")),
             node("n2", 0, Alive, None),
@@ -211,8 +219,8 @@ mod tests {
         ];
         assert_eq!(
             why(&others, None),
-            "no other node takes walks (n1 is refused, it does not hold the secret; n2 has no slots; \
-             n3 is gone; 2 more)"
+            "no other node takes walks (n1 is refused, it does not hold the secret; n2 has no slots: \
+             start its agent with --slots; n3 is gone; 2 more)"
         );
         assert_eq!(why(&others, Some("n5")), "n5 is unreachable");
         assert_eq!(
@@ -238,8 +246,7 @@ mod tests {
             why(&[stay(Reason::Link, 3), stay(Reason::Driver, 1), stay(Reason::Alone, 2)]),
             ""
         );
-        let mounts =
-            "it has other mounts than the agent (pid 7): start both in one mount namespace";
+        let mounts = "the program has other mounts than the agent (pid 7): start both in one mount namespace";
         assert_eq!(why(&[stay(Reason::Link, 30), stay(Reason::OtherMounts, 2)]), mounts);
         let secret = why(&[stay(Reason::SecretVariable, 2), stay(Reason::OtherMounts, 1)]);
         assert!(secret.contains("--pass-env MY_TOKEN"), "{secret}");
@@ -249,12 +256,12 @@ mod tests {
                 stay(Reason::NoSlot, 2),
                 stay(Reason::OtherMounts, 1)
             ]),
-            "no walk succeeded (no-slot, other-mounts, runner-lost): the agent's log says why"
+            "no walk succeeded (no-slot, other-mounts, runner-lost): see the agent's log"
         );
     }
 
     #[test]
-    fn cause_and_remedy_are_told_apart() {
+    fn a_colon_separates_cause_and_remedy() {
         let mut gone = node("n1", 1, NodeCondition::Gone, Some("it has not been heard for 7 s"));
         gone.remedy = Some("see whether its agent runs".to_owned());
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The policy page: one small file per session that every process of the session maps read-only.
+//! The policy page: a small file, one per session, that every process of the session maps read-only.
 //! With it a process decides in microseconds, without asking anyone, whether an exec walks.
 //!
 //! ```text
@@ -11,8 +11,8 @@
 //! 64  u32 rule count            68  rules: span pattern, u8 verdict, u8 reason, u16 0
 //! ..  strings, then zeros up to the page bytes
 //! ```
-//! A span is `u32 offset, u32 length`; all numbers are little-endian. Paths end with a NUL behind
-//! their length, so that they can be handed to the kernel as they are.
+//! A span is `u32 offset, u32 length`; all numbers are little-endian. A NUL that is not part of the
+//! length follows each path, so that it can be passed to the kernel directly.
 
 use crate::command::{self, Reading, ResponseFiles, Tool};
 use crate::known;
@@ -22,32 +22,32 @@ use crate::reason::Reason;
 const MAGIC: &[u8; 8] = b"OSWPAGE1";
 const HEADER_BYTES: usize = 68;
 const RULE_BYTES: usize = 12;
-/// Where the agent writes [`GATE_OPEN`] or [`GATE_SHUT`] into the file.
+/// Offset of the gate, [`GATE_OPEN`] or [`GATE_SHUT`], in the file.
 pub const GATE_OFFSET: usize = 20;
 /// The cluster has a node besides the origin.
 pub const GATE_OPEN: u32 = 1;
-/// There is nobody to walk to: everything stays, at no cost.
+/// The cluster has no other node: everything stays, at no cost.
 pub const GATE_SHUT: u32 = 0;
 /// Option: programs that no rule names walk too.
 pub const WALK_ALL: u32 = 1;
 /// Option: every node has the origin's processor.
 pub const NATIVE_TWIN: u32 = 2;
-/// Option: the session's command started no compiler and no driver when it was executed before.
+/// Option: the session's command started no program that a rule names when it ran before.
 pub const LEAF: u32 = 8;
-/// What a session adds to `ASAN_OPTIONS`: AddressSanitizer's runtime wants to be the first library of
-/// a program, and the session's own is. It is not shipped.
+/// The option that a session adds to `ASAN_OPTIONS`, since AddressSanitizer's runtime otherwise insists
+/// on being the first library of a program. It is not sent to runners.
 pub const ASAN_OPTION: &str = "verify_asan_link_order=0";
-/// Option: a walk that cannot be had fails instead of running at the origin.
+/// Option: a program that should walk but cannot fails instead of running at the origin.
 pub const NO_FALLBACK: u32 = 4;
 
-/// A policy page, read where it is mapped.
+/// A policy page, read in place.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Page<'a> {
-    /// Returns the page in `bytes`, or nothing if it is not one.
+    /// Returns the page in `bytes`, or `None` if they are not one.
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let page = Self { bytes };
@@ -57,8 +57,8 @@ impl<'a> Page<'a> {
         sound.then_some(page)
     }
 
-    /// Decides whether the program at `path`, started with `arguments` (those behind `argv[0]`),
-    /// walks. `files` reads the files of arguments among them, into `room` (see [`command::ROOM_BYTES`]).
+    /// Decides whether the program at `path` walks when started with `arguments` (without `argv[0]`).
+    /// `files` reads response files among them into `room` (see [`command::ROOM_BYTES`]).
     ///
     /// # Errors
     /// The reason of the stay.
@@ -86,14 +86,14 @@ impl<'a> Page<'a> {
         if self.gate() == GATE_OPEN { Ok(()) } else { Err(Reason::NoCluster) }
     }
 
-    /// Returns what the rules say of the program at `path`.
+    /// Returns the verdict of the rules on the program at `path`.
     #[must_use]
     pub fn verdict(&self, path: &[u8]) -> Option<Verdict> {
         self.rules().find(|rule| rule.names(path)).map(|rule| rule.verdict)
     }
 
-    /// Tells why a program stays that is named like a compiler by a link to the file `real`: a link to a wrapper
-    /// is one.
+    /// Returns why a program with a compiler's name stays if that name is a link to `real`: a link to a
+    /// wrapper is a wrapper.
     #[must_use]
     pub fn wraps(&self, real: &[u8]) -> Option<Reason> {
         match self.verdict(real) {
@@ -103,7 +103,7 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// Returns the rules, those that count most first.
+    /// Returns the rules in order of precedence.
     pub fn rules(&self) -> impl Iterator<Item = Rule<'a>> + use<'a> {
         let page = *self;
         let count = page.rule_count().unwrap_or(0);
@@ -152,20 +152,20 @@ impl<'a> Page<'a> {
         self.u32(16).unwrap_or(0)
     }
 
-    /// Returns the gate. The agent changes it while the page is mapped; a torn read is
-    /// impossible, because the word is aligned.
+    /// Returns the gate, which the agent changes while the page is mapped. The word is aligned, so it
+    /// is never read half written.
     #[must_use]
     pub fn gate(&self) -> u32 {
         self.u32(GATE_OFFSET).unwrap_or(GATE_SHUT)
     }
 
-    /// Returns the bytes of the page, where the tally begins.
+    /// Returns the size of the page, which is the offset of the tally.
     #[must_use]
     pub fn page_bytes(&self) -> Option<usize> {
         usize::try_from(self.u32(8)?).ok()
     }
 
-    /// Returns the bytes of the tally behind the page.
+    /// Returns the size of the tally behind the page.
     #[must_use]
     pub fn tally_bytes(&self) -> usize {
         self.u32(12).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
@@ -194,7 +194,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// What a page is made of.
+/// The contents of a page, to be encoded.
 #[cfg(feature = "std")]
 #[derive(Debug, Clone)]
 pub struct PageContents<'a> {
@@ -212,7 +212,7 @@ pub struct PageContents<'a> {
     pub stub_path: &'a [u8],
     /// Path of the preload library.
     pub preload_path: &'a [u8],
-    /// The rules, those that count most first.
+    /// The rules in order of precedence.
     pub rules: Vec<(Vec<u8>, Verdict)>,
     /// Bytes of the tally that follows the page.
     pub tally_bytes: u32,
@@ -220,8 +220,7 @@ pub struct PageContents<'a> {
 
 #[cfg(feature = "std")]
 impl PageContents<'_> {
-    /// Returns the page as it is written to its file, a whole number of 4 KiB pages without the
-    /// tally.
+    /// Returns the page as it is written to its file, without the tally: a multiple of 4 KiB.
     ///
     /// # Panics
     /// If the strings exceed 4 GiB.

@@ -1,11 +1,11 @@
-//! The rules that say which programs may walk, and the table that is built in.
+//! The rules that decide which programs walk, and the built-in table of rules.
 //!
-//! A rule names programs by a shell pattern: over the base name, or over the whole path when the
-//! pattern has a `/`. The first rule that matches decides.
+//! A rule names programs by a shell pattern, which is matched against the whole path if it contains a
+//! `/`, and otherwise against the base name. The first rule that matches decides.
 
 use crate::reason::Reason;
 
-/// What a rule says of the programs it names.
+/// What a rule decides about the programs that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Executes on a runner.
@@ -20,18 +20,18 @@ pub enum Verdict {
     Assembler,
     /// `rustc`.
     Rustc,
-    /// `nvcc`, which is a driver with options of its own.
+    /// `nvcc`, a driver with options of its own.
     Nvcc,
 }
 
 impl Verdict {
-    /// Tells whether the program is one whose command lines are understood, and which walks as a compile step.
+    /// Tells whether the program compiles: its command line decides whether it walks.
     #[must_use]
     pub fn compiles(self) -> bool {
         !matches!(self, Self::Walk | Self::Stay(_))
     }
 
-    /// Returns the two bytes that stand for the verdict in the policy page.
+    /// Returns the encoding of the verdict in the policy page.
     #[must_use]
     pub fn encode(self) -> [u8; 2] {
         match self {
@@ -45,7 +45,7 @@ impl Verdict {
         }
     }
 
-    /// Returns the verdict that these bytes stand for.
+    /// Returns the verdict with this encoding.
     #[must_use]
     pub fn decode(bytes: [u8; 2]) -> Option<Self> {
         Some(match bytes[0] {
@@ -61,12 +61,12 @@ impl Verdict {
     }
 }
 
-/// A pattern and what it decides.
+/// A pattern and the verdict on the programs that match it.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule<'a> {
     /// The shell pattern.
     pub pattern: &'a [u8],
-    /// What holds for the programs that match.
+    /// The verdict on the programs that match.
     pub verdict: Verdict,
 }
 
@@ -79,7 +79,7 @@ impl Rule<'_> {
     }
 }
 
-/// Returns the part of `path` behind its last slash.
+/// Returns the part of `path` after its last slash.
 #[must_use]
 pub fn base_name(path: &[u8]) -> &[u8] {
     match path.iter().rposition(|&byte| byte == b'/') {
@@ -88,8 +88,8 @@ pub fn base_name(path: &[u8]) -> &[u8] {
     }
 }
 
-/// Tells whether the program at `path` is one of the system's own that never execute another: there is
-/// nothing in it to watch for.
+/// Tells whether the program at `path` is a system program that never executes another: it does not
+/// need the preload library.
 #[must_use]
 pub fn executes_nothing(path: &[u8]) -> bool {
     match path.strip_prefix(b"/usr").unwrap_or(path) {
@@ -155,13 +155,13 @@ pub fn executes_nothing(path: &[u8]) -> bool {
                 | b"x86_64-linux-gnu-as"
                 | b"yes"
         ),
-        // Parts of a compiler; a plug-in may do anything, but cc1 itself executes nothing.
+        // Parts of a compiler. Plug-ins aside, cc1 executes nothing.
         [b'/', b'l', b'i', b'b', ..] => matches!(base_name(path), b"cc1" | b"cc1plus"),
         _ => false,
     }
 }
 
-/// The table that holds unless a policy file or an option says otherwise.
+/// The built-in rules. Those of options and of a policy file take precedence.
 pub const BUILT_IN: &[(&str, Verdict)] = &[
     ("make", Verdict::Stay(Reason::Driver)),
     ("gmake", Verdict::Stay(Reason::Driver)),
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_systems_own_execute_nothing() {
+    fn only_system_programs_execute_nothing() {
         for path in
             ["/bin/rm", "/usr/bin/cat", "/usr/bin/[", "/usr/lib/gcc/x86_64-linux-gnu/12/cc1"]
         {

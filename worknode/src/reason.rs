@@ -1,5 +1,5 @@
-//! Why a process was executed at the origin. Staying is not an error: it has a name, and the
-//! report counts it.
+//! Reasons why a process was executed at the origin. Staying is not an error: each stay has a named
+//! reason, which the report counts.
 
 /// The reason of a stay. The discriminants are written to shared memory: append, never reorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -7,7 +7,7 @@
 pub enum Reason {
     /// No rule names the program.
     Unlisted = 1,
-    /// The program starts the others (make, ninja, cargo …).
+    /// A program that starts others (make, ninja, cargo …).
     Driver = 2,
     /// A shell.
     Shell = 3,
@@ -17,15 +17,16 @@ pub enum Reason {
     Link = 5,
     /// A compiler command that only preprocesses.
     Preprocess = 6,
-    /// A question to the tool itself: `--version`, `-dumpmachine`, `-###`, a configure script's trial …
+    /// A query of the tool itself (`--version`, `-dumpmachine`, `-###`), or a trial compile of a
+    /// configure script.
     Probe = 7,
-    /// `-march=native` and its like: the result depends on this very processor.
+    /// `-march=native` and the like: the result depends on the origin's processor.
     NativeCpu = 8,
     /// The source comes from standard input.
     Stdin = 9,
-    /// A `--stay` option or a policy file said so.
+    /// A `--stay` option or a policy file keeps the program here.
     Rule = 10,
-    /// The session has no cluster behind it, or the cluster has no other node.
+    /// The session has no cluster, or the cluster has no other node.
     NoCluster = 11,
     /// The program cannot be found or executed; the real call reports it.
     NotExecutable = 12,
@@ -37,7 +38,7 @@ pub enum Reason {
     Descriptor = 15,
     /// The working directory was deleted or is not exported.
     Directory = 16,
-    /// The shim had no room or no memory for the rewrite.
+    /// The preload library or the stub had no room for the arguments, environment or descriptors.
     ShimLimit = 17,
     /// The agent did not answer or refused.
     NoAgent = 18,
@@ -49,34 +50,35 @@ pub enum Reason {
     GrantedHome = 21,
     /// The runner or the link to it was lost before the commit.
     RunnerLost = 22,
-    /// The runner could not set the walk up (its disk, its mounts, its kernel).
+    /// The runner could not set up the walk (its disk, its mounts, its kernel).
     RunnerFault = 23,
     /// The origin does not export a path that the walk needed.
     NotExported = 24,
     /// The origin could not apply the walk's changes.
     CommitFault = 25,
-    /// The walk changed a file that has several names.
+    /// The walk changed a file with several names.
     Linked = 26,
     /// Somebody else changed a file while the walk was changing it.
     Conflict = 27,
     /// The program talks to a process of the origin by System V semaphores or queues (fakeroot).
     Ipc = 28,
-    /// Nothing else of the session is under way, and the origin is idle and as fast as its runners.
+    /// Nothing else of the session is running, and the origin is idle and as fast as its runners.
     Alone = 29,
     /// The process has other mounts or another root than the agent: its paths may name other files.
     OtherMounts = 30,
-    /// A file of arguments (`gcc @file`) cannot be read beforehand: it is large, or no regular file.
+    /// A response file (`gcc @file`) cannot be read in advance: it is too large, or not a regular file.
     ResponseFile = 31,
-    /// The program needs rights, namespaces, processes or devices of this machine (mount, docker, ps …), or the process
-    /// has given up rights that its user has.
+    /// The program needs rights, namespaces, processes or devices of the origin (mount, docker, ps …), or
+    /// the process has given up rights that its user has.
     NeedsOrigin = 32,
-    /// A preloaded library talks to a process of this machine (those of bear, pseudo, fakeroot …).
+    /// A preloaded library talks to a process of the origin (those of bear, pseudo, fakeroot …).
     ForeignPreload = 33,
-    /// To send what far nodes lack for it would take longer than the session's steps that stayed so far.
+    /// Sending a far node the files that it lacks would take longer than the session's steps that stayed
+    /// so far.
     Transfer = 34,
     /// The program may read a variable that looks like a secret and is withheld.
     SecretVariable = 35,
-    /// It reads or writes where the runner has something of its own: below /dev, /proc, /run or /sys.
+    /// The program reads or writes below /dev, /proc, /run or /sys, where the runner has its own files.
     Place = 36,
 }
 

@@ -1,28 +1,28 @@
-//! The report of a session: what walked, where to, at what cost, and what stayed and why.
+//! The report of a session: what walked, where and at what cost, and what stayed and why.
 
 use serde::{Deserialize, Serialize};
 
 /// The report, as `oswalk exec --report` writes it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// When the session began, in milliseconds since 1970. All other times count from there, and are
-    /// those of a clock that is never set.
+    /// When the session began, in milliseconds since 1970. All other times are relative to this, by the
+    /// monotonic clock.
     #[serde(default)]
     pub began_unix_ms: u64,
     /// Why nothing walked, if something should have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
-    /// There is nothing to report, and this is why: there was no session, or its agent is gone.
+    /// Why there is nothing to report: there was no session, or its agent is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
-    /// The walks, in the order of their ends.
+    /// The walks, in the order in which they ended.
     pub walks: Vec<WalkLine>,
-    /// Walks that are not in the list, because it is long; the totals have them.
+    /// Walks left out because the list is too long; the totals include them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub walks_left_out: u64,
     /// The stays, counted.
     pub stays: Vec<StayLine>,
-    /// Sums over all of them.
+    /// Sums over all walks and stays.
     pub totals: Totals,
 }
 
@@ -35,16 +35,16 @@ fn is_zero(number: &u64) -> bool {
 pub struct WalkLine {
     /// `argv[0]`.
     pub argv0: String,
-    /// All of `argv`, or its first 64 words, of which as many as fit into 4 KiB.
+    /// The first words of `argv`: at most 64 words and 4 KiB.
     #[serde(default)]
     pub argv: Vec<String>,
-    /// Words of `argv` that are missing or cut.
+    /// Words of `argv` that were left out or cut.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub argv_left_out: u64,
-    /// Some of `argv` is no UTF-8, and U+FFFD stands for it.
+    /// Some of `argv` is not UTF-8, and was replaced by U+FFFD.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub argv_lossy: bool,
-    /// The output file of a compile step, as its command line has it.
+    /// The output file of a compile step, as in its command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// The working directory.
@@ -53,17 +53,17 @@ pub struct WalkLine {
     pub runner: String,
     /// The attempt that was committed.
     pub attempt: u32,
-    /// When the stub's hello came, from the session's beginning on.
+    /// When the stub's hello arrived.
     #[serde(default)]
     pub start_ms: f64,
-    /// When its changes were there, and its process could leave.
+    /// When the changes were committed, and the stub could exit.
     #[serde(default)]
     pub end_ms: f64,
     /// From the stub's hello to the grant.
     pub wait_ms: f64,
     /// From the grant to the end on the runner.
     pub run_ms: f64,
-    /// CPU time of the stub. The agent serves all walks at once: its own is in the totals.
+    /// CPU time of the stub. That of the agent, which serves all walks at once, is in the totals.
     pub origin_cpu_ms: f64,
     /// CPU time of the process and its children on the runner.
     pub runner_cpu_ms: f64,
@@ -71,13 +71,13 @@ pub struct WalkLine {
     pub bytes_out: u64,
     /// Bytes that came back: output and changed files.
     pub bytes_back: u64,
-    /// Exit status as a shell gives it: the code, or 128 and the signal.
+    /// Exit status as in a shell: the code, or 128 plus the signal.
     pub status: i32,
-    /// Files that somebody else had changed meanwhile and that it overwrote, since it could not be
+    /// Files that the walk overwrote although others had changed them meanwhile, because it could not be
     /// repeated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overwrote: Vec<String>,
-    /// It read a file while somebody else changed that, and could not be repeated.
+    /// The walk read a file while others changed it, and could not be repeated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub torn: bool,
 }
@@ -89,10 +89,10 @@ pub struct StayLine {
     pub argv0: String,
     /// The name of the reason.
     pub reason: String,
-    /// The variable that is withheld and that the program may read.
+    /// The withheld variable that the program may read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variable: Option<String>,
-    /// How often.
+    /// Number of stays.
     pub count: u64,
 }
 

@@ -1,6 +1,6 @@
-//! What `oswalk` asks of the agent on its own machine: one [`Request`] as JSON in a
+//! Requests from `oswalk` to the agent of its machine: one [`Request`] as JSON in a
 //! [`crate::door::Kind::Request`] frame, answered by one [`Reply`] in a frame of the same kind, or by
-//! [`crate::door::Kind::Failed`] with a sentence for the user.
+//! [`crate::door::Kind::Failed`] with a message for the user.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,43 +14,43 @@ use crate::said::Said;
 /// A request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// Open a session. It ends with the connection it was asked for on, or with the process that asked.
+    /// Open a session. It ends with this connection, or with the process that asked.
     OpenSession(Box<SessionOptions>),
-    /// Return the report of the connection's session, which ends with the connection.
+    /// Return the report of the session that was opened on this connection.
     CloseSession,
-    /// Tell about the agent and its cluster.
+    /// Return the state of the agent and its cluster.
     Status,
     /// End the agent.
     Shutdown,
 }
 
-/// How a session is to be.
+/// The options of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionOptions {
-    /// Version of the program that asks; the agent refuses another one.
+    /// Version of `oswalk`; the agent refuses any other than its own.
     pub version: String,
-    /// Rules that count more than the built-in table, the most important first.
+    /// Rules that take precedence over the built-in table, the most important first.
     pub rules: Vec<UserRule>,
     /// Programs that no rule names walk too.
     pub walk_all: bool,
     /// Walk to this node only.
     pub on: Option<NodeId>,
-    /// A walk that cannot be had fails instead of running at the origin.
+    /// A program that should walk but cannot fails instead of running at the origin.
     pub no_fallback: bool,
-    /// A compile step walks even if nothing else of the session is under way.
+    /// A compile step walks even if nothing else of the session is running.
     #[serde(default)]
     pub lone_walks: bool,
-    /// The process that asks becomes the session's command: the session ends with it, if the agent can
-    /// see it, and not with the connection. There is nobody to ask for the report then.
+    /// The process that asks becomes the session's command. If the agent can see the process, the
+    /// session ends with it and not with the connection, and nobody asks for the report.
     #[serde(default)]
     pub becomes: bool,
-    /// Shell patterns of absolute paths that no runner is shown from now on, whoever's walks it executes.
+    /// Shell patterns of absolute paths that no runner is shown from now on, in any session.
     #[serde(default)]
     pub hide: Vec<String>,
-    /// The file that the command is, or the script that its interpreter is given.
+    /// The command's identity, by which the agent remembers whether it started other programs.
     #[serde(default)]
     pub command: Option<CommandFile>,
-    /// Variables that travel though they look like secrets; shell patterns.
+    /// Variables that are sent although they look like secrets; shell patterns.
     #[serde(default)]
     pub pass_env: Vec<String>,
     /// Variables that are withheld, and without which programs walk; shell patterns.
@@ -62,29 +62,29 @@ pub struct SessionOptions {
     pub stub: Vec<u8>,
 }
 
-/// A command as it is at the moment: a changed one is not the same.
+/// The identity of a command: its file, or the script that it interprets. It changes with the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandFile {
-    /// The device that it lies on.
+    /// The file's device.
     pub dev: u64,
-    /// Its inode.
+    /// The file's inode.
     pub ino: u64,
-    /// When it was changed, in nanoseconds.
+    /// The file's mtime, in nanoseconds.
     pub changed_ns: i64,
-    /// A hash of what it is given: with other arguments a program may do something else.
+    /// A hash of the arguments: with others a program may behave differently.
     pub arguments: u64,
 }
 
-/// A rule of the user: of an option or of the policy file.
+/// A rule of the user, from an option or the policy file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserRule {
     /// A shell pattern (see [`crate::policy`]).
     pub pattern: String,
-    /// Whether the programs it names walk.
+    /// What the programs that match do.
     pub action: Action,
 }
 
-/// What a user's rule asks for.
+/// The action of a user's rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -105,17 +105,17 @@ pub enum Reply {
         session: SessionId,
         /// Path of its policy page.
         page: Vec<u8>,
-        /// It ends with the process that asked for it.
+        /// The session ends with the process that asked for it.
         becomes: bool,
-        /// Why nothing walks as things stand: nobody takes walks, or the node that was asked for does
-        /// not. A sentence or two for the user, with the remedy.
+        /// Why nothing walks at present: no node takes walks, or the named node does not. A message for
+        /// the user, with the remedy.
         notice: Option<String>,
     },
     /// The session's report.
     Report(Report),
-    /// The state of agent and cluster.
+    /// The state of the agent and its cluster.
     Status(Status),
-    /// Done; nothing to tell.
+    /// The request succeeded, and has no other answer.
     Done,
 }
 
@@ -128,57 +128,57 @@ pub struct Status {
     pub version: String,
     /// Process id of the agent.
     pub pid: u32,
-    /// Where links from other agents arrive.
+    /// The address on which the agent accepts links from other agents.
     pub listen: String,
-    /// Where the broker is, without its password, and whether it answers.
+    /// The broker's URL, without the password.
     pub broker: String,
-    /// The broker answers.
+    /// Whether the broker answers.
     pub broker_up: bool,
-    /// What the agent was started with.
+    /// Settings of the agent.
     #[serde(default)]
     pub settings: Settings,
     /// Sessions whose origin is this node.
     pub sessions: u32,
-    /// What the trees of origins mounted here were asked so far.
+    /// Requests to the trees of origins that are mounted here.
     pub fuse: FuseCounts,
-    /// Whoever asks sees other mounts than the agent: what it starts stays.
+    /// The process that asks sees other mounts than the agent: programs that it starts stay.
     #[serde(default)]
     pub other_mounts: bool,
     /// All nodes of the cluster, this one included.
     pub nodes: Vec<NodeStatus>,
 }
 
-/// What an agent was started with, besides its name, its broker and where it listens.
+/// Settings of an agent, besides its name, its broker and the address that it listens on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// What other agents are told to call.
+    /// The address at which other agents reach this one.
     pub advertise: String,
-    /// Walks it takes at once.
+    /// Walks that it executes at once.
     pub slots: u32,
     /// The file with the cluster's secret.
     pub secret: PathBuf,
-    /// Most bytes of packets that it keeps.
+    /// Most bytes of packets kept on disk.
     pub store_bytes: u64,
     /// Most memory for the changed files of one walk.
     pub upper_bytes: u64,
 }
 
-/// Most of [`SessionOptions::hide`], and the bytes of each: the agent takes no more.
+/// Most patterns of [`SessionOptions::hide`] that the agent accepts.
 pub const HIDE_MAX: usize = 256;
-/// See [`HIDE_MAX`].
+/// Most bytes of each of those patterns.
 pub const HIDE_BYTES_MAX: usize = 1024;
 
-/// Least of [`Settings::store_bytes`]: one pack is as large.
+/// Least value of [`Settings::store_bytes`]: the size of one pack.
 pub const STORE_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// Least of [`Settings::upper_bytes`]: the object of a small source.
+/// Least value of [`Settings::upper_bytes`]: the object file of a small source fits into it.
 pub const UPPER_BYTES_MIN: u64 = 1024 * 1024;
 
-/// Requests of the kernel for the files of origins.
+/// Counts of FUSE requests for the files of origins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FuseCounts {
-    /// All of them.
+    /// All requests.
     pub requests: u64,
-    /// Those for which the origin had to be asked.
+    /// Requests for which the origin had to be asked.
     pub fetches: u64,
 }
 
@@ -186,24 +186,24 @@ pub struct FuseCounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeCondition {
-    /// Its lease holds, and this agent and it could greet each other.
+    /// Its lease is valid, and it and this agent have greeted each other.
     Alive,
-    /// Nobody answers at its address.
+    /// Nothing answers at its address.
     Unreachable,
-    /// It was reached, but does not hold the secret, or is another node.
+    /// It answers, but does not hold the secret, or is another node.
     Refused,
     /// It has no room for packets or changed files.
     Full,
-    /// It was there, and left or is silent.
+    /// It left the cluster, or its lease has expired.
     Gone,
-    /// It has another version of OS Walk, or a clock that is far off.
+    /// It runs another version of OS Walk, or its clock is far off.
     Incompatible,
-    /// The broker is away, or this agent has not greeted it yet.
+    /// The broker does not answer, or this agent has not greeted the node yet.
     Unknown,
 }
 
 impl NodeCondition {
-    /// Returns the word that is shown.
+    /// Returns the word that users read.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -218,28 +218,28 @@ impl NodeCondition {
     }
 }
 
-/// A node, as this agent and the broker know it.
+/// The state of a node, as this agent and the broker know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Its name.
     pub node: NodeId,
-    /// Where its agent listens.
+    /// The address of its agent.
     pub address: SocketAddr,
     /// Version of its agent.
     pub version: Said,
-    /// Walks it takes at once.
+    /// Walks that it executes at once.
     pub slots: u32,
-    /// Walks it executes now.
+    /// Walks that it is executing.
     pub running: u32,
     /// Whether it takes walks of this origin.
     pub state: NodeCondition,
     /// Why it does not.
     pub why: Option<String>,
-    /// What somebody can do about it.
+    /// The remedy.
     pub remedy: Option<String>,
-    /// Seconds since the broker heard it last; 0 for one that is there.
+    /// Seconds since the broker last heard it; 0 if its lease is valid.
     pub last_seen: u64,
-    /// It is gone because its agent was ended.
+    /// Whether it is gone because its agent was shut down.
     #[serde(default)]
     pub left: bool,
 }

@@ -1,15 +1,15 @@
 //! The tally: shared memory behind the policy page in which the processes of a session count their
-//! stays, without locks and without telling anyone.
+//! stays, without locks or system calls.
 //!
-//! Each slot is eight words: a key (a hash of program and reason, 0 while free), a count, and six
-//! words with the reason and the program's name. A slot is claimed by one compare-and-swap of the
-//! key and never freed.
+//! Each slot is eight words: a key (a hash of program and reason, 0 while free), a count, the reason,
+//! and five words with the program's name. A slot is claimed by a compare-and-swap of the key, and
+//! never freed.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::reason::Reason;
 
-/// Slots of a session's tally: distinct pairs of program and reason. More are counted together.
+/// Slots of a tally, one for each pair of program and reason. Pairs beyond are counted together.
 pub const SLOTS: usize = 1024;
 const SLOT_WORDS: usize = 8;
 const NAME_WORDS: usize = 5;
@@ -17,7 +17,7 @@ const NAME_WORDS: usize = 5;
 pub const NAME_BYTES: usize = NAME_WORDS * 8;
 /// Words of a tally.
 pub const WORDS: usize = SLOTS * SLOT_WORDS;
-/// Probes before a pair is counted in the last slot, which is for all that found no room.
+/// Probes for a slot before a pair is counted in the last one, which is shared by all without a slot.
 const PROBES_MAX: usize = 32;
 
 /// Counts one stay of the program called `name`.
@@ -49,7 +49,7 @@ pub fn count(words: &[AtomicU64], name: &[u8], reason: Reason) {
     words[(slots - 1) * SLOT_WORDS + 1].fetch_add(1, Ordering::Relaxed);
 }
 
-/// FNV-1a; never 0.
+/// Returns the FNV-1a hash of program and reason; never 0.
 fn key_of(name: &[u8], reason: Reason) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for &byte in name.iter().chain(core::iter::once(&(reason as u8))) {
@@ -58,15 +58,15 @@ fn key_of(name: &[u8], reason: Reason) -> u64 {
     hash.max(1)
 }
 
-/// One line of the tally.
+/// One count of the tally.
 #[cfg(feature = "std")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Count {
-    /// The program's base name, cut at [`NAME_BYTES`]; empty for those that found no slot.
+    /// The program's base name, cut at [`NAME_BYTES`]; empty for pairs without a slot.
     pub name: Vec<u8>,
-    /// Why it stayed; nothing for those that found no slot.
+    /// The reason; `None` for pairs without a slot.
     pub reason: Option<Reason>,
-    /// How often.
+    /// Number of stays.
     pub count: u64,
 }
 

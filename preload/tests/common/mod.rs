@@ -1,5 +1,5 @@
-//! What the tests share: the built shims, small C programs, and sessions made of a policy page.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+//! Shared by the tests: the built shims, small C programs, and sessions that consist of a policy page.
+#![allow(dead_code, reason = "no test file uses all of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -19,7 +19,7 @@ pub(crate) struct Shims {
     pub(crate) stub: PathBuf,
 }
 
-/// Returns the shims: those that the environment names, or built now.
+/// Returns the shims that the environment names, or builds them.
 pub(crate) fn shims() -> &'static Shims {
     static SHIMS: LazyLock<Shims> = LazyLock::new(|| {
         let named = |name| std::env::var_os(name).map(PathBuf::from);
@@ -66,7 +66,7 @@ impl Programs {
     }
 }
 
-/// Returns the programs: `walker` walks by the rules, `stayer` does not, `stub` records.
+/// Returns the programs. By the rules `walker` walks and `stayer` stays; `stub` prints what it was given.
 pub(crate) fn programs() -> &'static Programs {
     static PROGRAMS: LazyLock<Programs> = LazyLock::new(|| {
         let programs =
@@ -106,14 +106,14 @@ fn compile(source: &str, program: &Path, options: &[&str]) {
     assert!(status.success(), "{} does not compile", source.display());
 }
 
-/// A session: a page with its tally in a directory of its own.
+/// A session: a page with its tally, in a directory of its own.
 pub(crate) struct Session {
     pub(crate) directory: TempDir,
     pub(crate) page: PathBuf,
     pub(crate) door: PathBuf,
 }
 
-/// What a session is made of.
+/// The parameters of a session.
 pub(crate) struct Recipe {
     pub(crate) options: u32,
     pub(crate) gate: u32,
@@ -157,7 +157,7 @@ impl Session {
         Self { directory, page, door }
     }
 
-    /// Returns a command within the session, with nothing else in its environment.
+    /// Returns a command in the session, with only `PATH` and `HOME` besides in its environment.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -172,14 +172,14 @@ impl Session {
         command
     }
 
-    /// Runs the driver: one function, one program.
+    /// Runs the driver, which executes `program` by the function `how`.
     pub(crate) fn drive(&self, how: &str, program: &str) -> Record {
         let mut command = self.command(&programs().path("driver"));
         command.arg(how).arg(programs().path(program)).arg(program);
         Record::of(&command.output().expect("the driver runs"))
     }
 
-    /// Returns what was counted, without the driver itself.
+    /// Returns the counts of the tally.
     pub(crate) fn tally(&self) -> Vec<(String, Reason, u64)> {
         let bytes = std::fs::read(&self.page).expect("the page is there");
         let mut counts: Vec<_> = tally::read(&bytes[bytes.len() - TALLY_BYTES..])
@@ -194,14 +194,14 @@ impl Session {
     }
 }
 
-/// The built-in rules, so that deciding takes as long as it does in earnest, and those of the tests.
+/// Returns the built-in rules, so that a decision takes as long as in production, and those of the tests.
 fn rules() -> Vec<(Vec<u8>, Verdict)> {
     let tests = [("*walker", Verdict::Walk), ("driver", Verdict::Stay(Reason::Driver))];
     let rules = policy::BUILT_IN.iter().chain(&tests);
     rules.map(|&(pattern, verdict)| (pattern.as_bytes().to_vec(), verdict)).collect()
 }
 
-/// What a recording program showed.
+/// The output of a program that prints what it was given.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) code: Option<i32>,
@@ -215,12 +215,12 @@ impl Record {
         Self { code: output.status.code(), lines, stderr: output.stderr.clone() }
     }
 
-    /// Returns what follows `prefix` in the lines that have it.
+    /// Returns the rest of each line that starts with `prefix`.
     pub(crate) fn all(&self, prefix: &str) -> Vec<&[u8]> {
         self.lines.iter().filter_map(|line| line.strip_prefix(prefix.as_bytes())).collect()
     }
 
-    /// Returns the one line with `prefix`, as text.
+    /// Returns the rest of the only line that starts with `prefix`.
     pub(crate) fn one(&self, prefix: &str) -> Option<String> {
         let lines = self.all(prefix);
         assert!(lines.len() <= 1, "{prefix} occurs more than once: {self:?}");

@@ -1,4 +1,4 @@
-/* Executes a program by the function that argv[1] names: driver <how> <path> <name along PATH>. */
+/* Executes a program by the function that argv[1] names: driver <how> <path> <name in PATH>. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

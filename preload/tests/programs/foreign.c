@@ -1,4 +1,4 @@
-/* A library that others preload: it says so when a program is executed through it. */
+/* A preloaded library of somebody else: prints a line when a program is executed through it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <unistd.h>

@@ -1,2 +1,2 @@
-/* Ends at once, with libc. */
+/* Exits at once, with libc. */
 int main(void) { return 0; }

@@ -1,4 +1,4 @@
-/* Shows who it is and what it was given; WHO is set when it is compiled. */
+/* Prints its identity (WHO, set when it is compiled), its arguments and its environment. */
 #include <stdio.h>
 extern char **environ;
 int main(int argc, char **argv) {

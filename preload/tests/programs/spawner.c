@@ -1,4 +1,4 @@
-/* Shows how long a program takes from posix_spawn to its end: spawner <times> <program>. */
+/* Prints the mean time in microseconds from posix_spawn to exit: spawner <times> <program>. */
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>

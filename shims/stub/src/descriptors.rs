@@ -7,12 +7,13 @@ use worknode::door::{FD_ENTRY_BYTES, FdEntry};
 use crate::sys::{self, POLLNVAL, PollFd, Stat};
 
 const LIST: &CStr = c"/proc/self/fd";
-/// Agents name descriptors with a byte.
+/// The link names a descriptor by one byte.
 const CARRIED_BELOW: i32 = 256;
-/// Below this number most are; those above are looked for so many at once.
+/// Descriptors below this number are examined one by one, since most open ones are here …
 const NEAR: i32 = 16;
+/// … and those above are polled, so many at a time.
 const FAR: usize = 48;
-/// Where to look if there is no `/proc`.
+/// Without `/proc`, descriptors below this number are examined.
 const PROBED: i32 = 64;
 const STANDARD: u32 = 3;
 
@@ -22,10 +23,10 @@ const S_IFIFO: u32 = 0o010_000;
 const S_IFCHR: u32 = 0o020_000;
 /// `/dev/null`: major 1, minor 3.
 const NULL_DEVICE: u64 = 0x103;
-/// Where the name lies in a directory entry, behind number, offset, length and type.
+/// Offset of the name in a directory entry, after inode, offset, length and type.
 const ENTRY_NAME: usize = 19;
 
-/// The list that goes with the hello.
+/// The list of descriptors in the hello.
 #[derive(Debug)]
 pub(crate) struct Descriptors<'r> {
     encoded: &'r mut [u8],
@@ -34,12 +35,13 @@ pub(crate) struct Descriptors<'r> {
 }
 
 impl<'r> Descriptors<'r> {
-    /// Lists all open descriptors into `encoded`, with a buffer for directory entries; nothing is
-    /// returned if one of them cannot be carried.
+    /// Lists all open descriptors into `encoded`; `entries` is a buffer for directory entries. Returns
+    /// `None` if one of them cannot be carried.
     pub(crate) fn list(encoded: &'r mut [u8], entries: &mut [u8]) -> Option<Self> {
         let mut list = Self { encoded, count: 0, terminal: None };
         match sys::size(LIST) {
-            // Since Linux 6.2 it is how many there are: to make the names would cost five times as much.
+            // Since Linux 6.2 the size is the number of open descriptors. Listing the names costs five
+            // times as much.
             Ok(open @ 1..) => list.find(open)?,
             Ok(_) => {
                 let directory = sys::open(LIST, sys::O_RDONLY | sys::O_DIRECTORY).ok()?;
@@ -52,7 +54,7 @@ impl<'r> Descriptors<'r> {
         Some(list)
     }
 
-    /// Finds so many descriptors, all that are open, below the number from which on none is carried.
+    /// Adds all `open` descriptors; returns `None` if one of them is not below [`CARRIED_BELOW`].
     fn find(&mut self, open: u64) -> Option<()> {
         let mut found = 0;
         for fd in 0..NEAR {
@@ -61,14 +63,14 @@ impl<'r> Descriptors<'r> {
             }
             found += u64::from(self.add(fd)?);
         }
-        // Shells keep some far above the others: one call tells of many whether they are open.
+        // Shells keep some at high numbers: one poll tells which of many are open.
         for first in (NEAR..CARRIED_BELOW).step_by(FAR) {
             if found == open {
                 return Some(());
             }
             let mut fds = [PollFd { fd: 0, events: 0, ready: 0 }; FAR];
             (first..).zip(&mut fds).for_each(|(fd, asked)| asked.fd = fd);
-            // Without an answer each is looked at.
+            // If the poll fails, each is examined.
             let _ = sys::look(&mut fds);
             for asked in fds.iter().filter(|asked| asked.ready & POLLNVAL == 0) {
                 found += u64::from(self.add(asked.fd)?);
@@ -108,7 +110,7 @@ impl<'r> Descriptors<'r> {
         }
     }
 
-    /// Adds a descriptor; tells whether it is open.
+    /// Adds a descriptor; returns whether it is open, or `None` if it cannot be carried.
     fn add(&mut self, fd: i32) -> Option<bool> {
         let Ok(stat) = sys::fstat(fd) else { return Some(false) };
         let number = u32::try_from(fd).ok()?;
@@ -137,7 +139,7 @@ impl<'r> Descriptors<'r> {
     }
 }
 
-/// Tells whether bytes alone make up what can be done with the descriptor.
+/// Tells whether carrying bytes is all that the descriptor needs.
 fn is_portable(stat: &Stat, terminal: bool) -> bool {
     match stat.mode & S_IFMT {
         S_IFREG | S_IFIFO => true,

@@ -4,10 +4,10 @@ use worknode::door::{DATA_BYTES_MAX, HEADER_BYTES, Header, Kind};
 
 use crate::sys::{self, Part};
 
-/// Our own descriptors begin here, so that no frame speaks of one of them by mistake.
+/// The stub's own descriptors start at this number, so that no frame names one of them by mistake.
 pub(crate) const LEAST_DESCRIPTOR: usize = 100;
 
-/// The agent is gone, or speaks another language.
+/// The agent is gone, or violates the protocol.
 #[derive(Debug)]
 pub(crate) struct Lost;
 
@@ -39,7 +39,7 @@ pub(crate) fn send(fd: i32, kind: Kind, about: u16, payload: &[u8]) -> Result<()
     send_parts(fd, &mut [Part::of(&header), Part::of(payload)])
 }
 
-/// What the agent sent and nobody has looked at yet.
+/// Bytes from the agent that were not processed yet.
 #[derive(Debug)]
 pub(crate) struct Inbox<'r> {
     bytes: &'r mut [u8],
@@ -48,12 +48,12 @@ pub(crate) struct Inbox<'r> {
 }
 
 impl<'r> Inbox<'r> {
-    /// Receives into a buffer that has room for the longest frame.
+    /// Makes an inbox of a buffer that has room for the longest frame.
     pub(crate) fn new(bytes: &'r mut [u8]) -> Self {
         Self { bytes, start: 0, end: 0 }
     }
 
-    /// Receives what there is; waits if there is nothing.
+    /// Receives what is available, or waits if there is nothing.
     pub(crate) fn fill(&mut self, fd: i32) -> Result<(), Lost> {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;

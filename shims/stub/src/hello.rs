@@ -1,4 +1,4 @@
-//! Tells the agent everything about the process, in one frame.
+//! Describes the process to the agent, in one frame.
 
 use core::ffi::CStr;
 
@@ -16,17 +16,17 @@ use crate::walk::{PAGE_VARIABLE, WALK_VARIABLE};
 
 const PRELOAD_VARIABLE: &[u8] = b"LD_PRELOAD=";
 const ASAN_VARIABLE: &[u8] = b"ASAN_OPTIONS=";
-/// An agent that does not take the hello in this time is as good as none.
+/// Longest time to send the hello; an agent that takes longer counts as absent.
 const HELLO_SECONDS: u64 = 2;
-/// An agent may be busy, but not for so long without reading its socket.
+/// Longest time to send any later frame; even a busy agent reads its socket sooner.
 const FRAME_SECONDS: u64 = 30;
-/// Arguments and environment lie in a row on the stack, so they make up few parts.
+/// Most parts of the frame. Arguments and environment lie contiguously on the stack, so they take few.
 const PARTS_MAX: usize = 24;
 
 /// Connects to the agent and says hello; returns the connection.
 ///
 /// # Errors
-/// Why the process cannot walk.
+/// The reason why the process cannot walk.
 pub(crate) fn knock(
     process: Process,
     path: &CStr,
@@ -93,13 +93,13 @@ fn deliver(page: &Page<'_>, parts: &mut [Part<'_>]) -> Result<i32, Reason> {
     Ok(fd)
 }
 
-/// Returns the working directory, if it has a path that others can name.
+/// Returns the path of the working directory, if it has one.
 fn working_directory(bytes: &mut [u8]) -> Option<&[u8]> {
     let length = sys::working_directory(bytes).ok()?;
     bytes.get(..length.checked_sub(1)?).filter(|path| path.starts_with(b"/"))
 }
 
-/// Ships the environment without what belongs to the session, which is of no use elsewhere.
+/// Adds the environment without the session's variables, which mean nothing on a runner.
 fn ship_environment<'a>(process: Process, page: &Page<'a>, parts: &mut Parts<'a>) {
     let ours = page.preload_path();
     let ours = ours.strip_suffix(b"\0").unwrap_or(ours);
@@ -111,7 +111,7 @@ fn ship_environment<'a>(process: Process, page: &Page<'a>, parts: &mut Parts<'a>
         if let Some(others) = text.strip_suffix(ASAN_OPTION.as_bytes())
             && let Some(options) = others.strip_prefix(ASAN_VARIABLE)
         {
-            // What was there before, if anything, ends with a colon.
+            // A colon separates the program's own options, if any, from the session's.
             if let Some(before) = options.strip_suffix(b":") {
                 parts.push(&text[..ASAN_VARIABLE.len() + before.len()]);
                 parts.push(b"\0");
@@ -127,7 +127,7 @@ fn ship_environment<'a>(process: Process, page: &Page<'a>, parts: &mut Parts<'a>
     }
 }
 
-/// Ships the libraries that others want preloaded.
+/// Adds `LD_PRELOAD` with the other libraries, if there are any.
 fn ship_preload<'a>(libraries: impl Iterator<Item = &'a [u8]>, parts: &mut Parts<'a>) {
     let mut empty = true;
     for library in libraries {
@@ -148,7 +148,7 @@ fn size(bytes: usize) -> Result<u32, Reason> {
     u32::try_from(bytes).ok().filter(|_| bytes <= HELLO_BYTES_MAX).ok_or(Reason::ShimLimit)
 }
 
-/// Parts of the frame; what lies in a row in memory is one.
+/// Parts of the frame. Slices that are contiguous in memory are one part.
 struct Parts<'a> {
     parts: [Part<'a>; PARTS_MAX],
     count: usize,

@@ -1,4 +1,4 @@
-//! Runs the program here, at its origin, in this very process.
+//! Runs the program at its origin, in this process.
 
 use core::ffi::CStr;
 
@@ -13,23 +13,23 @@ use crate::signals::Signals;
 use crate::sys;
 use crate::walk::WALK_VARIABLE;
 
-/// Exit status when the program cannot be found, as shells have it.
+/// Exit status when the program cannot be found, as in shells.
 pub(crate) const NOT_FOUND: i32 = 127;
-/// Exit status when the program cannot be executed, as shells have it.
+/// Exit status when the program cannot be executed, as in shells.
 const NOT_EXECUTABLE: i32 = 126;
 
-/// The program as it was to be executed.
+/// The program to execute.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Home {
     pub(crate) process: Process,
     pub(crate) path: &'static CStr,
-    /// What it executes is to stay, too.
+    /// Whether the programs that it executes stay, too.
     pub(crate) alone: bool,
 }
 
 impl Home {
-    /// Executes the program with everything as the stub got it. The stub's own descriptors close
-    /// by themselves.
+    /// Executes the program in the state that the stub inherited. The stub's own descriptors are
+    /// close-on-exec.
     pub(crate) fn run(self, signals: Option<Signals>) -> ! {
         if !self.alone {
             self.process.remove_variable(WALK_VARIABLE);
@@ -43,14 +43,15 @@ impl Home {
         }
         let (code, why): (i32, &[u8]) = match error {
             sys::ENOENT => (NOT_FOUND, b": no such file or directory"),
-            _ => (NOT_EXECUTABLE, b": the kernel refuses it"),
+            sys::EACCES => (NOT_EXECUTABLE, b": permission denied"),
+            _ => (NOT_EXECUTABLE, b": the kernel cannot execute it"),
         };
         output::complain(&[b"failed to execute ", self.path.to_bytes(), why]);
         sys::exit(code)
     }
 }
 
-/// Counts a stay that the agent does not hear of.
+/// Counts a stay that the agent does not learn of.
 pub(crate) fn count(page: &Page<'_>, path: &CStr, reason: Reason) {
     let words = CStr::from_bytes_until_nul(page.page_path()).ok().and_then(|page_path| {
         let fd = sys::open(page_path, sys::O_RDWR).ok()?;

@@ -1,30 +1,30 @@
-//! Input of the walk. It is only looked at here, and taken when the walk has read it: what a walk
-//! leaves in a pipe is there for the next process. A terminal alone gives its input once, so it is
-//! read only when the walk waits for it.
+//! Input of the walk. It is peeked at here, and consumed only when the walk has read it: input that a
+//! walk leaves in a pipe is there for the next process. Terminals cannot be peeked at, so they are
+//! read only while the walk waits for input.
 
 use worknode::door::{DATA_BYTES_MAX, Kind};
 
 use crate::door;
 use crate::sys::{self, Sort};
 
-/// Descriptors that the agent may want to read at a time.
+/// Most descriptors that the agent may want to read from at a time.
 pub(crate) const WANTS_MAX: usize = 64;
-/// What a pipe holds unless it is told otherwise.
+/// Default capacity of a pipe.
 const PIPE_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, Clone, Copy)]
 struct Want {
     fd: u16,
-    /// 0: the agent wants to know that there are some, no more.
+    /// Bytes wanted; 0 asks only to be told when there is input.
     bytes: usize,
 }
 
-/// What the agent wants to read.
+/// The descriptors that the agent wants to read from.
 #[derive(Debug)]
 pub(crate) struct Input {
     wants: [Want; WANTS_MAX],
     count: usize,
-    /// A pipe of our own, for copies of what other pipes hold.
+    /// A private pipe, into which the contents of other pipes are copied.
     copy: Option<[i32; 2]>,
 }
 
@@ -33,7 +33,7 @@ impl Input {
         Self { wants: [Want { fd: 0, bytes: 0 }; WANTS_MAX], count: 0, copy: None }
     }
 
-    /// The descriptors to wait for, in the order of [`Input::serve`]'s index.
+    /// Returns the descriptors to wait for, in the order of [`Input::serve`]'s index.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.wants[..self.count].iter().map(|want| i32::from(want.fd))
     }
@@ -42,7 +42,7 @@ impl Input {
         self.count
     }
 
-    /// Notes a want in place of an earlier one for the descriptor; there may be too many.
+    /// Adds a want, replacing an earlier one for the descriptor; returns `None` if there are too many.
     pub(crate) fn want(&mut self, fd: u16, bytes: u32) -> Option<()> {
         self.forget(fd);
         let bytes = usize::try_from(bytes).unwrap_or(DATA_BYTES_MAX);
@@ -69,7 +69,7 @@ impl Input {
         let Want { fd: about, bytes } = self.wants[index];
         let fd = i32::from(about);
         let sort = sys::sort(fd);
-        // That the agent hears nothing any more is noticed where it is listened to.
+        // A closed connection is noticed when the relay reads from it.
         let tell = |kind, payload: &[u8]| drop(door::send(door, kind, about, payload));
         if bytes == 0 {
             self.forget(about);
@@ -85,7 +85,7 @@ impl Input {
         let length = match found {
             Err(sys::EAGAIN | sys::EINTR) => return false,
             Ok(length @ 1..) => length,
-            // A descriptor that cannot be read, such as a terminal that hung up, has no more.
+            // A descriptor that cannot be read, such as a terminal that hung up, is at its end.
             Ok(0) | Err(_) => {
                 self.forget(about);
                 tell(Kind::Eof, b"");
@@ -104,7 +104,7 @@ impl Input {
         } else {
             tell(Kind::Data, &data[..length]);
         }
-        // The end of the answer is a frame that is not full.
+        // A frame that is not full ends the answer.
         if length.is_multiple_of(data.len()) {
             tell(Kind::Data, b"");
         }
@@ -114,7 +114,7 @@ impl Input {
         sort == Sort::Other
     }
 
-    /// Takes what the walk has read.
+    /// Consumes what the walk has read.
     pub(crate) fn take(about: u16, bytes: u32, data: &mut [u8]) {
         let fd = i32::from(about);
         let mut left = usize::try_from(bytes).unwrap_or(0);
@@ -126,7 +126,7 @@ impl Input {
                     match sys::read_now(fd, &mut data[..room]) {
                         Ok(length @ 1..) => left -= length,
                         Err(sys::EINTR | sys::EAGAIN) if sys::has_input(fd) => {}
-                        // Another reader of the same pipe was faster.
+                        // Another reader of the pipe has consumed it.
                         Ok(0) | Err(_) => return,
                     }
                 }
@@ -135,7 +135,7 @@ impl Input {
         }
     }
 
-    /// Copies what a pipe holds to our own.
+    /// Copies the contents of a pipe into the private one.
     fn copy(&mut self, fd: i32, bytes: usize) -> Result<usize, i32> {
         let to = match self.copy {
             Some([_, to]) => to,

@@ -1,4 +1,4 @@
-//! Leaves as the walk left: with its exit status, or killed by its signal.
+//! Exits as the walk did: with its exit status, or killed by its signal.
 
 use crate::signals::bit;
 use crate::sys::{self, Mask};
@@ -15,7 +15,7 @@ pub(crate) fn like(status: i32) -> ! {
     }
 }
 
-/// Ends the process by a signal; what waits for it sees no difference.
+/// Ends the process by a signal, so that its parent sees the same wait status.
 pub(crate) fn by_signal(signal: u32, dumped_core: bool) -> ! {
     if !dumped_core {
         sys::forbid_core();
@@ -23,6 +23,6 @@ pub(crate) fn by_signal(signal: u32, dumped_core: bool) -> ! {
     sys::reset_signal(signal);
     sys::raise(signal);
     sys::signal_mask(Mask::Unblock, bit(signal));
-    // Some processes cannot be killed so, such as the first of a container.
+    // Some processes survive that, such as pid 1 of a container.
     sys::exit(i32::try_from(128 + signal).unwrap_or(FAILED))
 }

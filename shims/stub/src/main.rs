@@ -1,14 +1,14 @@
-//! The stub: a tiny program without libc that takes the place of a walking process at its origin.
-//! It has the process's pid, parent, group, terminal and descriptors; it hands them over to the
-//! agent, forwards signals, carries the standard streams, and leaves as the walk left.
+//! The stub: a tiny program without libc that takes the place of a walked process at its origin. It
+//! keeps the process's pid, parent, group, terminal and descriptors, describes them to the agent,
+//! forwards signals, carries the standard streams, and exits as the walk did.
 //!
 //! ```text
-//! process: what the kernel gave us ─▶ hello: tell the agent ─▶ relay: until Exit ─▶ leave
-//!                                        └────────────────────────┴─▶ home: run it here
+//! process: read the stack ─▶ hello: tell the agent ─▶ relay: until Exit ─▶ leave: exit alike
+//!                              └────────────────────────┴─▶ home: run the program here
 //! ```
-//! It starts for every walk, so it must cost next to nothing: static, no relocations, a few pages.
-//! Built with `--profile shim` only. Unsafe code lives in `sys`, `memory`, `process` and
-//! `room`.
+//! It starts for every walk, so it must cost next to nothing: it is static, has no relocations, and
+//! touches few pages. It is built with `--profile shim` only. Unsafe code lives in `sys`, `memory`,
+//! `process` and `room`.
 #![cfg_attr(panic = "abort", no_std, no_main)]
 #![cfg_attr(not(panic = "abort"), allow(dead_code, reason = "only the shim profile has an entry"))]
 
@@ -30,13 +30,13 @@ mod walk;
 
 #[cfg(not(panic = "abort"))]
 fn main() {
-    output::complain(&[b"this stub was not built with --profile shim"]);
+    output::complain(&[b"oswalk-stub must be built with --profile shim: use scripts/build"]);
 }
 
-/// Nothing here panics on purpose.
+/// Ends the process; nothing here panics on purpose.
 #[cfg(panic = "abort")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    output::complain(&[b"the stub failed"]);
+    output::complain(&[b"internal error in oswalk-stub"]);
     sys::exit(leave::FAILED)
 }

@@ -1,5 +1,5 @@
-//! [unsafe] The four functions that the compiler calls by itself and that libc would bring.
-//! Written with string instructions, so that the compiler cannot turn them into calls of
+//! [unsafe] The functions that the compiler calls implicitly and that libc would provide. They use
+//! string instructions or volatile reads, so that the compiler cannot turn them into calls of
 //! themselves.
 
 use core::arch::asm;
@@ -21,10 +21,11 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, bytes: usize) -> *mut 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
     if to.addr().wrapping_sub(from.addr()) >= bytes {
-        // SAFETY: copying upwards reads every byte before it is written.
+        // SAFETY: copying upwards reads each byte before it is overwritten.
         return unsafe { memcpy(to, from, bytes) };
     }
-    // SAFETY: the caller vouches for both ranges; downwards every byte is read in time.
+    // SAFETY: the caller vouches for both ranges; copying downwards reads each byte before it is
+    // overwritten.
     unsafe {
         asm!("std", "rep movsb", "cld", inout("rcx") bytes => _,
              inout("rdi") to.wrapping_add(bytes).wrapping_sub(1) => _,

@@ -1,11 +1,11 @@
-//! The few words the stub may have to say, in one write to standard error.
+//! The stub's messages, each written to standard error at once.
 
 use crate::sys::{self, Part};
 
 const PARTS_MAX: usize = 8;
 const STANDARD_ERROR: i32 = 2;
 
-/// Writes one line that begins with `oswalk: `.
+/// Writes one line that starts with `oswalk: `.
 pub(crate) fn complain(parts: &[&[u8]]) {
     let mut line = [Part::of(b""); PARTS_MAX];
     let text = core::iter::once(b"oswalk: ".as_slice())

@@ -1,5 +1,4 @@
-//! [unsafe] What the kernel gave this process: arguments and environment, on its stack. And the
-//! entry, which finds them there.
+//! [unsafe] The entry point, and the arguments and environment that the kernel put on the stack.
 
 use core::ffi::{CStr, c_char};
 
@@ -8,13 +7,13 @@ use crate::sys;
 /// The process's arguments and environment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Process {
-    /// The word with the number of arguments; behind it lie the arguments, a null, the
-    /// environment, and a null.
+    /// The word with the number of arguments, followed by the arguments, a null, the environment, and
+    /// a null.
     stack: *mut *const c_char,
     arguments: usize,
 }
 
-/// Where the kernel starts the program: nothing called this, and nothing is aligned for Rust yet.
+/// The entry point: aligns the stack for Rust, and calls `enter`.
 #[cfg(panic = "abort")]
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
@@ -30,7 +29,7 @@ unsafe extern "C" fn _start() -> ! {
 }
 
 /// # Safety
-/// `stack` is where the kernel put the arguments.
+/// `stack` is the initial stack pointer.
 #[cfg(panic = "abort")]
 unsafe extern "C" fn enter(stack: *mut *const c_char) -> ! {
     // SAFETY: the first word is the number of arguments.
@@ -55,16 +54,16 @@ impl Process {
         CStr::from_bytes_with_nul(entry.to_bytes_with_nul().get(name_equals.len()..)?).ok()
     }
 
-    /// Takes a variable out of the environment.
+    /// Removes a variable from the environment.
     pub(crate) fn remove_variable(self, name_equals: &[u8]) {
         let (mut from, mut to) = (self.environment_start(), self.environment_start());
         loop {
-            // SAFETY: `from` has not passed the null of the environment.
+            // SAFETY: `from` is at most at the environment's terminating null.
             let entry = unsafe { from.read() };
             let dropped =
                 strings(from).next().is_some_and(|entry| entry.to_bytes().starts_with(name_equals));
             if !dropped {
-                // SAFETY: `to` is never behind `from`, and the stack is ours.
+                // SAFETY: `to` is at most at `from`, and nobody else uses the stack.
                 unsafe { to.write(entry) };
                 to = to.wrapping_add(1);
             }
@@ -78,21 +77,21 @@ impl Process {
     /// Executes a program with these arguments and this environment; returns the error.
     pub(crate) fn execute(self, path: &CStr) -> i32 {
         let (argv, envp) = (self.stack.wrapping_add(1), self.environment_start());
-        // SAFETY: both arrays are as the kernel made them.
+        // SAFETY: both are null-terminated arrays that the kernel made.
         unsafe { sys::execve(path, argv, envp) }
     }
 
-    /// Has the shell execute a file that is no program, as `execvp` does; returns the error.
+    /// Lets a shell execute a file of unknown format, as `execvp` does; returns the error.
     pub(crate) fn execute_by_shell(self, path: &CStr) -> i32 {
         let shell = c"/bin/sh";
-        // The count of arguments is not needed any more: its word takes the one argument more.
-        // SAFETY: the stack is ours.
+        // The argument count is not needed any more: its word holds the additional argument.
+        // SAFETY: nobody else uses the stack.
         unsafe { self.stack.write(shell.as_ptr()) };
         if self.arguments > 0 {
-            // SAFETY: there is a first argument, behind the count.
+            // SAFETY: the first argument follows the count.
             unsafe { self.stack.wrapping_add(1).write(path.as_ptr()) };
         }
-        // SAFETY: both arrays end in their nulls.
+        // SAFETY: both arrays are null-terminated.
         unsafe { sys::execve(shell, self.stack, self.environment_start()) }
     }
 
@@ -101,16 +100,16 @@ impl Process {
     }
 }
 
-/// Walks an array on the stack.
+/// Returns the strings of an array on the stack.
 fn strings(mut at: *mut *const c_char) -> impl Iterator<Item = &'static CStr> {
     core::iter::from_fn(move || {
-        // SAFETY: `at` has not passed the null that ends the array.
+        // SAFETY: `at` is at most at the array's terminating null.
         let string = unsafe { at.read() };
         if string.is_null() {
             return None;
         }
         at = at.wrapping_add(1);
-        // SAFETY: the kernel's C strings lie on the stack for good.
+        // SAFETY: the kernel's C strings stay on the stack until the process ends.
         Some(unsafe { CStr::from_ptr(string) })
     })
 }

@@ -1,4 +1,4 @@
-//! The time of the walk: signals and input go to the agent, output comes from it, until it says how
+//! Relays during the walk: signals and input go to the agent, output comes from it, until it says how
 //! the walk ended.
 
 use worknode::door::{Header, Kind, TERMIOS_BYTES, Termios, encode_window};
@@ -9,23 +9,23 @@ use crate::output;
 use crate::signals::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, Signals};
 use crate::sys::{self, POLLIN, POLLOUT, PollFd, Sort};
 
-/// What a pipe or terminal that is ready takes without blocking (`PIPE_BUF`).
+/// Bytes that a ready pipe or terminal accepts without blocking (`PIPE_BUF`).
 const READY_BYTES: usize = 4096;
-/// So often a user asks a program to end before he means the stub, if the agent is silent …
+/// If the agent is silent, this many signals that ask the program to end …
 const PATIENCE_SIGNALS: u32 = 3;
-/// … for so long.
+/// … over at least this time end the stub itself.
 const PATIENCE_SECONDS: u64 = 3;
 
-/// How the walk ended for the stub.
+/// How the relay ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// With this wait status.
+    /// The walk ended with this wait status.
     Exit(i32),
-    /// By the user, who was tired of an agent that did not answer.
+    /// The user sent this signal repeatedly, and the agent did not answer.
     Killed(u32),
-    /// The program is to be run here, with all that it executes if it is `alone`, or its transfer is too dear.
+    /// The program is to run here; if `alone`, together with everything it executes.
     Here { alone: bool },
-    /// Not at all, and the agent's reason was shown.
+    /// The agent refused the walk, and its reason was printed.
     Refused,
     /// The agent is gone.
     Lost,
@@ -37,12 +37,12 @@ impl From<Lost> for End {
     }
 }
 
-/// A descriptor that is written to.
+/// The descriptor that was written to last.
 #[derive(Debug, Clone, Copy)]
 struct Sink {
     fd: u16,
     sort: Sort,
-    /// Bytes of which the agent has not been told.
+    /// Bytes written that were not acknowledged to the agent yet.
     written: u32,
 }
 
@@ -53,13 +53,12 @@ pub(crate) struct Relay<'s> {
     signals: &'s mut Signals,
     data: &'s mut [u8],
     input: Input,
-    /// Whether input was taken or output given, so that the program cannot start over.
+    /// Whether input was consumed or output written, so that the program cannot start over.
     touched: bool,
-    /// The terminal whose settings the walk changed, and what they were.
+    /// The terminal whose settings the walk changed, and its settings before.
     settings: Option<(u16, Termios)>,
-    /// Pipes may be written to without waiting.
+    /// Whether the kernel supports non-blocking writes to pipes.
     pushes: bool,
-    /// What was written to last.
     sink: Option<Sink>,
     asked_to_end: u32,
     asked_since: u64,
@@ -81,7 +80,7 @@ impl<'s> Relay<'s> {
         }
     }
 
-    /// Relays until the end; also tells whether the program could still start over.
+    /// Relays until the end; also returns whether the program can still start over.
     pub(crate) fn run(mut self, inbox: &mut [u8]) -> (End, bool) {
         let mut inbox = Inbox::new(inbox);
         loop {
@@ -109,7 +108,7 @@ impl<'s> Relay<'s> {
         if fds[1].ready != 0 {
             self.forward_signals()?;
         }
-        // Backwards, because a want that is served leaves the list.
+        // Backwards, because a want that is served is removed from the list.
         for index in (0..wanted).rev() {
             if fds[2 + index].ready != 0 {
                 self.touched |= self.input.serve(index, self.door, self.data);
@@ -123,7 +122,7 @@ impl<'s> Relay<'s> {
 
     fn obey(&mut self, header: Header, payload: &[u8]) -> Result<(), End> {
         if header.kind != Kind::Data {
-            // It may begin anew, or close what was written to.
+            // The frame may rewind the walk, or close the descriptor that was written to.
             self.tell_written();
             self.sink = None;
         }
@@ -178,10 +177,11 @@ impl<'s> Relay<'s> {
         }
     }
 
-    /// Stops as the walk has stopped, for the shell to see. Goes on when the shell says so.
+    /// Stops this process, as the walk has stopped, so that the shell sees it. Returns when the shell
+    /// continues it.
     fn stop(&mut self, signal: u32) {
         self.signals.stop_by(signal);
-        // What the shell or others did to the terminal meanwhile, the walk finds there.
+        // The walk sees what the shell changed in the terminal meanwhile.
         if let Some((fd, settings)) = terminal(sys::settings) {
             self.tell(Kind::Settings, fd, &settings);
         }
@@ -189,14 +189,14 @@ impl<'s> Relay<'s> {
         self.forward(SIGCONT, false);
     }
 
-    /// A program that was lost leaves the terminal as it found it.
+    /// Restores the terminal, unless the walk exited: a walk that was lost cannot do so itself.
     fn restore_settings(&self, end: &End) {
         if let (Some((fd, before)), false) = (self.settings, matches!(end, End::Exit(_))) {
             sys::set_settings(i32::from(fd), before);
         }
     }
 
-    /// Writes what the walk wrote.
+    /// Writes output of the walk.
     fn put(&mut self, fd: u16, mut bytes: &[u8]) -> Result<(), End> {
         self.touched = true;
         let sort = match self.sink {
@@ -225,7 +225,7 @@ impl<'s> Relay<'s> {
         Ok(())
     }
 
-    /// Tells the agent that there is room again: once for what came together.
+    /// Acknowledges written bytes to the agent, once for all data that arrived together.
     fn tell_written(&mut self) {
         if let Some(Sink { fd, written: written @ 1.., .. }) = self.sink {
             self.tell(Kind::Written, fd, &written.to_le_bytes());
@@ -233,8 +233,8 @@ impl<'s> Relay<'s> {
         }
     }
 
-    /// Writes some of it: what a pipe has room for, or what whoever is ready takes for certain.
-    /// `O_NONBLOCK` is no way: it would be so for all who share the descriptor.
+    /// Writes a part of `bytes` that does not block for long. Setting `O_NONBLOCK` instead would affect
+    /// every process that shares the descriptor.
     fn write(&mut self, fd: i32, sort: Sort, bytes: &[u8]) -> Result<Result<usize, i32>, End> {
         if sort == Sort::Pipe && self.pushes {
             match sys::push(fd, bytes) {
@@ -248,15 +248,15 @@ impl<'s> Relay<'s> {
         Ok(sys::write(fd, &bytes[..bytes.len().min(at_once)]))
     }
 
-    /// Waits until a write will not block, and forwards signals meanwhile: whoever reads may never
-    /// do so again, and the user must be able to end the program.
+    /// Waits until a write will not block. Forwards signals meanwhile: the reader may never read again,
+    /// and the user must be able to end the program.
     fn wait_for_room(&mut self, fd: i32) -> Result<(), End> {
         self.tell_written();
         loop {
             let mut fds = [
                 PollFd { fd, events: POLLOUT, ready: 0 },
                 PollFd { fd: self.signals.descriptor(), events: POLLIN, ready: 0 },
-                // Its hang-up alone is of interest.
+                // Only its hang-up matters here.
                 PollFd { fd: self.door, events: 0, ready: 0 },
             ];
             if sys::poll(&mut fds).is_err() {
@@ -292,8 +292,8 @@ impl<'s> Relay<'s> {
         self.tell(Kind::Signal, 0, &payload);
     }
 
-    /// Tells the agent. That it hears nothing any more is no end: its last frames, the exit among
-    /// them, may lie in the inbox.
+    /// Sends a frame to the agent. An error is ignored: the agent's last frames, such as the exit, may
+    /// still be in the inbox.
     fn tell(&self, kind: Kind, fd: u16, payload: &[u8]) {
         let _ = door::send(self.door, kind, fd, payload);
     }
@@ -304,7 +304,7 @@ impl<'s> Relay<'s> {
         }
     }
 
-    /// An agent that does not answer must not keep the user from ending his program.
+    /// Ends the relay after repeated signals, so that the user can end a program whose agent hangs.
     fn lose_patience(&mut self, signal: u32) -> Result<(), End> {
         if !matches!(signal, SIGHUP | SIGINT | SIGQUIT | SIGTERM) {
             return Ok(());
@@ -323,7 +323,7 @@ impl<'s> Relay<'s> {
     }
 }
 
-/// Asks the terminal behind one of the standard descriptors.
+/// Queries the terminal behind the first standard descriptor that is one.
 fn terminal<T>(ask: impl Fn(i32) -> Option<T>) -> Option<(u16, T)> {
     (0..3).find_map(|fd| Some((fd, ask(i32::from(fd))?)))
 }

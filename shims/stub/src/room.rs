@@ -1,18 +1,18 @@
-//! [unsafe] All buffers of the stub, in memory that is zero and not there until it is touched.
-//! On the stack, clearing them would cost more page faults than all else the stub does.
+//! [unsafe] All buffers of the stub, in zeroed static memory whose pages are not mapped until they are
+//! touched. On the stack, clearing them would cost more page faults than everything else.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use worknode::door::{DATA_BYTES_MAX, FD_ENTRY_BYTES, HEADER_BYTES};
 
-/// More descriptors than this a walking process has not; if it has, it runs here.
+/// Most open descriptors of a process that walks; one with more runs here.
 pub(crate) const DESCRIPTORS_MAX: usize = 128;
 const PATH_BYTES_MAX: usize = 4096;
-/// Four of the longest frames: what comes together is read at once.
+/// Room for four of the longest frames, so that frames that arrive together are read at once.
 const INBOX_BYTES: usize = 4 * (HEADER_BYTES + DATA_BYTES_MAX);
 
-/// The buffers, those that are hardly touched first, so that they share a page.
+/// The buffers. The small ones come first, so that they share a page.
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub(crate) struct Room {
@@ -22,9 +22,9 @@ pub(crate) struct Room {
     pub(crate) descriptors: [u8; DESCRIPTORS_MAX * FD_ENTRY_BYTES],
     /// The working directory.
     pub(crate) directory: [u8; PATH_BYTES_MAX],
-    /// What the agent sent.
+    /// Bytes from the agent.
     pub(crate) inbox: [u8; INBOX_BYTES],
-    /// What goes to the agent.
+    /// Bytes for the agent.
     pub(crate) data: [u8; DATA_BYTES_MAX],
 }
 
@@ -47,9 +47,9 @@ static ROOM: Once = Once {
     taken: AtomicBool::new(false),
 };
 
-/// Returns the room to the first who asks.
+/// Returns the room to the first caller.
 pub(crate) fn take() -> Option<&'static mut Room> {
     let first = !ROOM.taken.swap(true, Ordering::Relaxed);
-    // SAFETY: nobody else has it, and nobody else will get it.
+    // SAFETY: only the first caller gets a reference.
     first.then(|| unsafe { &mut *ROOM.room.get() })
 }

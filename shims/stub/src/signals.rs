@@ -1,7 +1,7 @@
-//! The signals sent to the process: held back from the start, so that each can be forwarded.
+//! The signals sent to the process: blocked from the start, so that each can be forwarded.
 //!
-//! What stops a process at its terminal's will (TTIN, TTOU) keeps its default action: it is the stub
-//! that reads and sets the terminal. A program may catch TSTP, so that one goes to the walk first.
+//! TTIN and TTOU keep their default action, since the stub is the process that reads and sets the
+//! terminal. TSTP goes to the walk first, since the program may catch it.
 
 use crate::sys::{self, Mask};
 
@@ -20,14 +20,14 @@ pub(crate) const SIGWINCH: u32 = 28;
 const LAST: u32 = 64;
 
 const LEFT_ALONE: u64 = bit(SIGKILL) | bit(SIGCHLD) | bit(SIGSTOP) | bit(SIGTTIN) | bit(SIGTTOU);
-/// A write to a closed pipe must fail, not kill; whether the walk dies of it is its own affair.
+/// A write to a closed pipe must fail, not kill the stub; the walk decides whether it dies.
 const HELD_BUT_NOT_FORWARDED: u64 = bit(SIGPIPE);
 /// Bytes of the kernel's `struct signalfd_siginfo`: `u32` number, `i32` error, `i32` code, …
 const RECORD_BYTES: usize = 128;
-/// The code of a signal that the kernel sent by itself, as it does for a key of the terminal.
+/// The code of a signal that the kernel sent, as for a key pressed at the terminal.
 const SI_KERNEL: u32 = 0x80;
 
-/// The bit that stands for a signal in a set.
+/// Returns the bit of a signal in a set.
 pub(crate) const fn bit(signal: u32) -> u64 {
     1 << (signal - 1)
 }
@@ -43,7 +43,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Holds back all signals that can be forwarded.
+    /// Blocks all signals that can be forwarded.
     pub(crate) fn take() -> Self {
         let inherited_mask = sys::signal_mask(Mask::Block, !LEFT_ALONE);
         Self { inherited_mask, forwarded: 0, fd: None }
@@ -54,8 +54,8 @@ impl Signals {
         (1..=LAST).filter(|&signal| sys::is_ignored(signal)).fold(0, |set, one| set | bit(one))
     }
 
-    /// Returns the descriptor that is readable when a signal came. It is opened when first
-    /// needed, which is after the process's own descriptors were counted.
+    /// Returns the descriptor that is readable when a signal is pending. It is opened on first use,
+    /// after the process's own descriptors were listed.
     pub(crate) fn descriptor(&mut self) -> i32 {
         let open = || {
             let fd = sys::signal_fd(!LEFT_ALONE & !HELD_BUT_NOT_FORWARDED).ok()?;
@@ -65,7 +65,7 @@ impl Signals {
         self.fd.unwrap_or(-1)
     }
 
-    /// Returns the next signal that came, and whether it came from the terminal.
+    /// Returns the next pending signal, and whether it came from the terminal.
     pub(crate) fn next(&mut self) -> Option<(u32, bool)> {
         let mut record = [0; RECORD_BYTES];
         let length = sys::read(self.descriptor(), &mut record).ok()?;
@@ -78,7 +78,7 @@ impl Signals {
         Some((known, word(8) == Some(SI_KERNEL)))
     }
 
-    /// Stops the process by a signal; returns when it goes on.
+    /// Stops the process by a signal; returns when it is continued.
     pub(crate) fn stop_by(&mut self, signal: u32) {
         if !(1..=LAST).contains(&signal) {
             return;
@@ -89,8 +89,8 @@ impl Signals {
         self.forwarded &= !bit(signal);
     }
 
-    /// Makes all as it was inherited. Signals that came meanwhile take their course, also those
-    /// that were forwarded in vain.
+    /// Restores the inherited mask. Pending signals are delivered, and so are those that were forwarded
+    /// in vain.
     pub(crate) fn restore(&self) {
         sys::discard(bit(SIGPIPE) & !self.inherited_mask);
         sys::signal_mask(Mask::Set, self.inherited_mask);

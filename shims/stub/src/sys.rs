@@ -1,4 +1,4 @@
-//! [unsafe] The kernel. Errors are positive error numbers.
+//! [unsafe] System calls. Errors are positive error numbers.
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char};
@@ -11,12 +11,13 @@ pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EINTR: i32 = 4;
 pub(crate) const ENOEXEC: i32 = 8;
 pub(crate) const EAGAIN: i32 = 11;
+pub(crate) const EACCES: i32 = 13;
 pub(crate) const ENOSYS: i32 = 38;
 pub(crate) const EOPNOTSUPP: i32 = 95;
 
 pub(crate) const POLLIN: i16 = 1;
 pub(crate) const POLLOUT: i16 = 4;
-/// There is no such descriptor.
+/// The descriptor is not open.
 pub(crate) const POLLNVAL: i16 = 0x20;
 
 pub(crate) const O_RDONLY: usize = 0;
@@ -49,7 +50,7 @@ pub(crate) struct PollFd {
     pub(crate) ready: i16,
 }
 
-/// The kernel's `struct iovec`, to be written.
+/// The kernel's `struct iovec`, for writing.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Part<'a> {
@@ -74,7 +75,7 @@ impl<'a> Part<'a> {
         self.bytes -= bytes;
     }
 
-    /// Takes the bytes in, if they lie right behind those of the part.
+    /// Extends the part by `next` if that follows it directly in memory; returns whether it does.
     pub(crate) fn absorb(&mut self, next: &'a [u8]) -> bool {
         let adjacent = self.start.wrapping_add(self.bytes) == next.as_ptr();
         self.bytes += if adjacent { next.len() } else { 0 };
@@ -82,14 +83,14 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Calls the kernel.
+/// Makes a system call.
 ///
 /// # Safety
-/// The arguments must be such that the call touches only memory it may.
+/// With these arguments the kernel touches only memory that the caller may lend to it.
 unsafe fn call(number: usize, arguments: [usize; 6]) -> Result<usize, i32> {
     let [a, b, c, d, e, f] = arguments;
     let result: isize;
-    // SAFETY: the kernel clobbers rcx and r11 alone; the caller vouches for the memory.
+    // SAFETY: the kernel clobbers only rcx and r11; the caller vouches for the memory.
     unsafe {
         asm!("syscall", inlateout("rax") number.cast_signed() => result, in("rdi") a, in("rsi") b,
              in("rdx") c, in("r10") d, in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _,
@@ -102,17 +103,17 @@ unsafe fn call(number: usize, arguments: [usize; 6]) -> Result<usize, i32> {
     }
 }
 
-/// Calls the kernel with numbers alone.
+/// Makes a system call whose arguments are plain numbers.
 fn simple(number: usize, arguments: [usize; 3]) -> Result<usize, i32> {
     let [a, b, c] = arguments;
-    // SAFETY: private to this file, and used for calls that touch no memory of ours.
+    // SAFETY: private to this file, and used only for calls that touch no memory of this process.
     unsafe { call(number, [a, b, c, 0, 0, 0]) }
 }
 
-/// Calls the kernel with one structure to read, or to fill.
+/// Makes a system call whose third argument is a structure that the kernel reads or fills.
 fn with<T>(number: usize, before: [usize; 2], value: &mut T, after: usize) -> Result<usize, i32> {
     let [a, b] = before;
-    // SAFETY: private to this file; every use passes the structure that the call has at its third place.
+    // SAFETY: private to this file; every use passes the structure that the call expects.
     unsafe { call(number, [a, b, (&raw mut *value).addr(), after, 0, 0]) }
 }
 
@@ -138,7 +139,7 @@ pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize, i32> {
     unsafe { call(1, [word(fd), bytes.as_ptr().addr(), bytes.len(), 0, 0, 0]) }
 }
 
-/// Writes as much as a pipe has room for, and waits for no more. Kernels before 6.4 cannot, and say so.
+/// Writes as much as a pipe has room for, without waiting. Kernels before 6.4 return an error.
 pub(crate) fn push(pipe: i32, bytes: &[u8]) -> Result<usize, i32> {
     const RWF_NOWAIT: usize = 8;
     const NO_OFFSET: usize = usize::MAX;
@@ -147,7 +148,7 @@ pub(crate) fn push(pipe: i32, bytes: &[u8]) -> Result<usize, i32> {
     unsafe { call(328, [word(pipe), (&raw mut part).addr(), 1, NO_OFFSET, 0, RWF_NOWAIT]) }
 }
 
-/// Has a pipe hold so many bytes, if it may.
+/// Raises a pipe's capacity to so many bytes, if that is permitted.
 pub(crate) fn widen(pipe: i32, bytes: usize) {
     const F_SETPIPE_SZ: usize = 1031;
     let _ = simple(72, [word(pipe), F_SETPIPE_SZ, bytes]);
@@ -160,8 +161,8 @@ pub(crate) fn has_input(fd: i32) -> bool {
     with(16, [word(fd), FIONREAD], &mut bytes, 0).is_ok() && bytes > 0
 }
 
-/// Reads what is there, and never waits; a pipe that somebody else uses just now is one that has
-/// nothing.
+/// Reads what is available, without waiting. Also returns `EAGAIN` while another process has the pipe
+/// locked.
 pub(crate) fn read_now(fd: i32, bytes: &mut [u8]) -> Result<usize, i32> {
     const RWF_NOWAIT: usize = 8;
     const HERE: usize = usize::MAX;
@@ -194,7 +195,7 @@ pub(crate) fn fstat(fd: i32) -> Result<Stat, i32> {
     Ok(unsafe { stat.assume_init() })
 }
 
-/// Returns the size of what is at a path.
+/// Returns the size of the file at a path.
 pub(crate) fn size(path: &CStr) -> Result<u64, i32> {
     let mut stat = MaybeUninit::<Stat>::uninit();
     // SAFETY: the path is a live C string; the buffer is live and has the kernel's layout.
@@ -203,20 +204,20 @@ pub(crate) fn size(path: &CStr) -> Result<u64, i32> {
     Ok(u64::try_from(unsafe { stat.assume_init() }.size).unwrap_or(0))
 }
 
-/// What can be done with the bytes behind a descriptor.
+/// How bytes behind a descriptor can be read without consuming them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sort {
-    /// A file: they can be read again.
+    /// A regular file: by seeking back.
     Regular,
-    /// A pipe: they can be copied to another one.
+    /// A pipe: by `tee`.
     Pipe,
-    /// A socket: they can be looked at.
+    /// A socket: by peeking.
     Socket,
-    /// Something else: who reads them has taken them.
+    /// Anything else: not at all.
     Other,
 }
 
-/// Tells what is behind a descriptor.
+/// Returns the sort of a descriptor.
 pub(crate) fn sort(fd: i32) -> Sort {
     match fstat(fd).map_or(0, |stat| stat.mode & 0o170_000) {
         0o100_000 => Sort::Regular,
@@ -226,7 +227,7 @@ pub(crate) fn sort(fd: i32) -> Sort {
     }
 }
 
-/// Makes a pipe: the end to read and the end to write.
+/// Makes a pipe; returns its read end and its write end.
 pub(crate) fn pipe() -> Result<[i32; 2], i32> {
     let mut ends = [-1_i32; 2];
     // SAFETY: the kernel fills the two numbers.
@@ -234,14 +235,14 @@ pub(crate) fn pipe() -> Result<[i32; 2], i32> {
     Ok(ends)
 }
 
-/// Copies what a pipe holds to another one, where it stays as well.
+/// Copies the contents of a pipe to another one without consuming them.
 pub(crate) fn tee(from: i32, to: i32, bytes: usize) -> Result<usize, i32> {
     const SPLICE_F_NONBLOCK: usize = 2;
-    // SAFETY: the call touches no memory of ours.
+    // SAFETY: the call touches no memory of this process.
     unsafe { call(276, [word(from), word(to), bytes, SPLICE_F_NONBLOCK, 0, 0]) }
 }
 
-/// Reads from a socket what stays there.
+/// Reads from a socket without consuming.
 pub(crate) fn peek(fd: i32, bytes: &mut [u8]) -> Result<usize, i32> {
     const MSG_PEEK_DONTWAIT: usize = 0x42;
     // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
@@ -254,7 +255,7 @@ pub(crate) fn poll(fds: &mut [PollFd]) -> Result<usize, i32> {
     unsafe { call(271, [fds.as_mut_ptr().addr(), fds.len(), 0, 0, 0, 0]) }
 }
 
-/// Tells of each descriptor what is so at this moment, without waiting.
+/// Polls descriptors without waiting.
 pub(crate) fn look(fds: &mut [PollFd]) -> Result<usize, i32> {
     const NO_TIMEOUT: usize = 0;
     // SAFETY: the kernel reads and writes the slice.
@@ -270,17 +271,17 @@ pub(crate) fn offset(fd: i32) -> i64 {
 /// Moves the file offset, where there is one.
 pub(crate) fn seek(fd: i32, offset: u64) {
     let offset = usize::try_from(offset).unwrap_or(0);
-    // A descriptor without an offset has none to move.
+    // Fails only for a descriptor without an offset.
     let _ = simple(8, [word(fd), offset, 0]);
 }
 
-/// Moves the file offset back or forth.
+/// Moves the file offset by a signed distance.
 pub(crate) fn move_offset(fd: i32, by: isize) {
     const SEEK_CUR: usize = 1;
     let _ = simple(8, [word(fd), by.cast_unsigned(), SEEK_CUR]);
 }
 
-/// Maps a part of a file, shared, for good; `None` if the kernel has no room.
+/// Maps a part of a file, shared, until the process ends; returns `None` if that fails.
 fn map(fd: i32, offset: usize, bytes: usize, protection: usize) -> Option<*mut u8> {
     const MAP_SHARED: usize = 1;
     // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
@@ -288,16 +289,16 @@ fn map(fd: i32, offset: usize, bytes: usize, protection: usize) -> Option<*mut u
     Some(core::ptr::with_exposed_provenance_mut(address))
 }
 
-/// Maps a whole file to be read.
+/// Maps a whole file for reading.
 pub(crate) fn map_file(fd: i32) -> Option<&'static [u8]> {
     const PROT_READ: usize = 1;
     let bytes = usize::try_from(fstat(fd).ok()?.size).ok().filter(|&bytes| bytes > 0)?;
     let start = map(fd, 0, bytes, PROT_READ)?;
-    // SAFETY: mapped just now, with these bytes, for good.
+    // SAFETY: these bytes were just mapped, and are never unmapped.
     Some(unsafe { core::slice::from_raw_parts(start, bytes) })
 }
 
-/// Maps words that other processes change too.
+/// Maps words that other processes change concurrently.
 pub(crate) fn map_words(
     fd: i32,
     offset: usize,
@@ -305,7 +306,7 @@ pub(crate) fn map_words(
 ) -> Option<&'static [core::sync::atomic::AtomicU64]> {
     const PROT_READ_WRITE: usize = 3;
     let start = map(fd, offset, bytes, PROT_READ_WRITE)?;
-    // SAFETY: mapped just now, page-aligned and writable, for good.
+    // SAFETY: just mapped, page-aligned, writable, and never unmapped.
     Some(unsafe { core::slice::from_raw_parts(start.cast(), bytes / 8) })
 }
 
@@ -315,7 +316,7 @@ pub(crate) fn flags(fd: i32) -> Result<u32, i32> {
     simple(72, [word(fd), F_GETFL, 0]).map(low_word)
 }
 
-/// Moves a descriptor up, to where programs have none; stays if the limit is too low for that.
+/// Moves a descriptor to a number of at least `least`, if the limit allows that.
 pub(crate) fn move_up(fd: i32, least: usize) -> i32 {
     const F_DUPFD_CLOEXEC: usize = 1030;
     match simple(72, [word(fd), F_DUPFD_CLOEXEC, least]) {
@@ -327,42 +328,41 @@ pub(crate) fn move_up(fd: i32, least: usize) -> i32 {
     }
 }
 
-/// Returns the settings of a terminal; nothing of what is none.
+/// Returns the settings of a terminal; `None` for anything else.
 pub(crate) fn settings(fd: i32) -> Option<Termios> {
     const TCGETS: usize = 0x5401;
     let mut termios = [0; TERMIOS_BYTES];
     with(16, [word(fd), TCGETS], &mut termios, 0).ok().map(|_| termios)
 }
 
-/// Changes the settings of a terminal. A process in the background is stopped for that.
+/// Changes the settings of a terminal. The kernel stops a background process that does this.
 pub(crate) fn set_settings(fd: i32, mut termios: Termios) {
     const TCSETS: usize = 0x5402;
-    // A terminal that is gone needs none.
+    // Fails only for a terminal that is gone.
     let _ = with(16, [word(fd), TCSETS], &mut termios, 0);
 }
 
-/// Throws away what was typed at a terminal and not read.
+/// Discards input that was typed at a terminal and not read.
 pub(crate) fn discard_input(fd: i32) {
     const TCFLSH: usize = 0x540b;
     const TCIFLUSH: usize = 0;
     let _ = simple(16, [word(fd), TCFLSH, TCIFLUSH]);
 }
 
-/// Returns a terminal's rows, columns, and its size in pixels.
+/// Returns a terminal's rows, columns and size in pixels.
 pub(crate) fn window(fd: i32) -> Option<Window> {
     const TIOCGWINSZ: usize = 0x5413;
     let mut size = [0_u16; 4];
     with(16, [word(fd), TIOCGWINSZ], &mut size, 0).ok().map(|_| size)
 }
 
-/// Reads directory entries as the kernel packs them.
+/// Reads directory entries in the kernel's format.
 pub(crate) fn directory_entries(fd: i32, bytes: &mut [u8]) -> Result<usize, i32> {
     // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
     unsafe { call(217, [word(fd), bytes.as_mut_ptr().addr(), bytes.len(), 0, 0, 0]) }
 }
 
-/// Connects to a unix socket; waits for a busy listener no longer than `seconds`, and as long
-/// for every write that follows.
+/// Connects to a unix socket. The connection and each later write wait for at most `seconds`.
 pub(crate) fn connect(path: &[u8], seconds: u64) -> Result<i32, i32> {
     const AF_UNIX: u16 = 1;
     const SOCK_STREAM_CLOEXEC: usize = 0o2_000_001;
@@ -383,7 +383,7 @@ pub(crate) fn connect(path: &[u8], seconds: u64) -> Result<i32, i32> {
     }
 }
 
-/// Sets how long a write to a socket may take; 0 is for ever.
+/// Sets how long a write to a socket may take; 0 means forever.
 pub(crate) fn write_timeout(fd: i32, seconds: u64) {
     const SOL_SOCKET: usize = 1;
     const SO_SNDTIMEO: usize = 21;
@@ -394,13 +394,13 @@ pub(crate) fn write_timeout(fd: i32, seconds: u64) {
     let _ = unsafe { call(54, arguments) };
 }
 
-/// Writes the working directory with its NUL; returns their bytes.
+/// Writes the working directory, with its NUL, into `bytes`; returns the length.
 pub(crate) fn working_directory(bytes: &mut [u8]) -> Result<usize, i32> {
     // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
     unsafe { call(79, [bytes.as_mut_ptr().addr(), bytes.len(), 0, 0, 0, 0]) }
 }
 
-/// Returns the umask; reading it is setting it.
+/// Returns the umask. It can only be read by setting it.
 pub(crate) fn umask() -> u32 {
     let mask = simple(95, [0o077, 0, 0]).unwrap_or(0o022);
     let _ = simple(95, [mask, 0, 0]);
@@ -409,19 +409,19 @@ pub(crate) fn umask() -> u32 {
 
 /// Returns the nice value.
 pub(crate) fn nice() -> i32 {
-    // The kernel counts from 40 down to 1, so as not to return errors.
+    // The kernel returns 40 to 1 for -20 to 19, since negative values are errors.
     simple(140, [0, 0, 0]).map_or(0, |value| 20 - descriptor(value))
 }
 
 /// Returns the soft and hard limit of a resource.
 pub(crate) fn limit(resource: usize) -> (u64, u64) {
     let mut limits = [u64::MAX; 2];
-    // SAFETY: the kernel fills the two words; no new limits.
+    // SAFETY: the kernel fills the two words, and reads no new limits.
     let _ = unsafe { call(302, [0, resource, 0, (&raw mut limits).addr(), 0, 0]) };
     (limits[0], limits[1])
 }
 
-/// Forbids a core dump of this process, whatever the system does with dumps.
+/// Prevents a core dump of this process, also one to a pipe.
 pub(crate) fn forbid_core() {
     const PR_SET_DUMPABLE: usize = 4;
     const RLIMIT_CORE: usize = 4;
@@ -431,7 +431,7 @@ pub(crate) fn forbid_core() {
     let _ = simple(157, [PR_SET_DUMPABLE, 0, 0]);
 }
 
-/// Names the process as `ps` shows it.
+/// Sets the process name that `ps` shows.
 pub(crate) fn set_name(name: &CStr) {
     const PR_SET_NAME: usize = 15;
     // SAFETY: the name is a live C string.
@@ -446,7 +446,7 @@ pub(crate) enum Mask {
     Set = 2,
 }
 
-/// Changes the mask of blocked signals; returns the one before.
+/// Changes the mask of blocked signals; returns the previous one.
 pub(crate) fn signal_mask(how: Mask, set: u64) -> u64 {
     let mut old = 0_u64;
     let arguments =
@@ -481,7 +481,7 @@ pub(crate) fn raise(signal: u32) {
     let _ = simple(62, [process, usize::try_from(signal).unwrap_or(0), 0]);
 }
 
-/// Discards a pending signal that is blocked.
+/// Discards pending signals that are blocked.
 pub(crate) fn discard(set: u64) {
     let now = [0_u64; 2];
     let arguments = [(&raw const set).addr(), 0, now.as_ptr().addr(), size_of::<u64>(), 0, 0];
@@ -498,7 +498,7 @@ pub(crate) fn signal_fd(set: u64) -> Result<i32, i32> {
     unsafe { call(289, arguments) }.map(descriptor)
 }
 
-/// Returns seconds of the clock that never jumps.
+/// Returns the seconds of the monotonic clock.
 pub(crate) fn seconds() -> u64 {
     const CLOCK_MONOTONIC: usize = 1;
     let mut time = [0_u64; 2];

@@ -22,13 +22,13 @@ pub(crate) const PAGE_VARIABLE: &[u8] = b"OSWALK_PAGE=";
 /// Runs the stub.
 pub(crate) fn run(process: Process) -> ! {
     let Some(path) = process.variable(WALK_VARIABLE) else {
-        output::complain(&[b"oswalk-stub is started by the preload library of a session only"]);
+        output::complain(&[b"only a session starts oswalk-stub: run 'oswalk exec COMMAND'"]);
         sys::exit(home::NOT_FOUND);
     };
     set_name(path);
     let home = Home { process, path, alone: false };
     let Some(page) = process.variable(PAGE_VARIABLE).and_then(open) else { home.run(None) };
-    // From here on no signal is lost: it is forwarded, or meets the program that runs here.
+    // From here on no signal is lost: it is forwarded, or delivered to the program that runs here.
     let mut signals = Signals::take();
     let Some(room) = room::take() else { home.run(Some(signals)) };
     let door = match hello::knock(process, path, &page, &signals, room) {
@@ -50,7 +50,7 @@ pub(crate) fn run(process: Process) -> ! {
     }
 }
 
-/// Runs the program here, because it cannot walk; unless the session forbids that.
+/// Runs the program here because it cannot walk, or fails if the session forbids that.
 fn stay(home: Home, page: &Page<'_>, signals: Signals, reason: Reason) -> ! {
     home::count(page, home.path, reason);
     if page.options() & NO_FALLBACK != 0 {
@@ -68,7 +68,7 @@ fn open(path: &CStr) -> Option<Page<'static>> {
     Page::parse(bytes?)
 }
 
-/// Has `ps` show the user's own program. The arguments are his already.
+/// Sets the process name that `ps` shows to the program's. The arguments are the program's already.
 fn set_name(path: &CStr) {
     let path = path.to_bytes_with_nul();
     let name = path.iter().rposition(|&byte| byte == b'/').map_or(path, |at| &path[at + 1..]);

@@ -2,9 +2,9 @@
 
 use super::item::{Item, Product, Role, Stage};
 use super::reader::{self, Reading};
-use super::response::ResponseFiles;
+use super::response::{ROOM_BYTES, ResponseFiles};
 use super::tool::Tool;
-use super::{ROOM_BYTES, language};
+use super::language;
 use crate::policy::base_name;
 use crate::reason::Reason;
 
