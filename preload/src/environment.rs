@@ -6,17 +6,13 @@ use core::ffi::{CStr, c_char, c_int};
 
 use worknode::known;
 use worknode::page::ASAN_OPTION;
+use worknode::variables::{ADDED_ENTRY as ADDED, PAGE_ENTRY as PAGE, WALK_ENTRY as WALK};
 
 use crate::scratch::{self, Scratch};
 use crate::session::Session;
 use crate::strings::Strings;
 
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
-const PAGE: &[u8] = b"OSWALK_PAGE=";
-const WALK: &[u8] = b"OSWALK_WALK=";
-/// Marks an environment to which the session's variables were added although its maker left them out:
-/// the program must not see them.
-pub(crate) const ADDED: &[u8] = b"OSWALK_ADDED=";
 const ASAN: &[u8] = b"ASAN_OPTIONS=";
 /// Entries that a copy may have beyond the original's, the terminating null included.
 const POINTERS_MORE: usize = 6;

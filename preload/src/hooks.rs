@@ -7,11 +7,11 @@ use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_long, c_void};
 
 use crate::call::{Call, How};
+use crate::hide;
 use crate::next::{self, SYSCALL, Spawn};
 use crate::session;
 use crate::shell;
 use crate::strings::{Strings, text};
-use crate::sys;
 
 type Text = *const c_char;
 type Array = *const *const c_char;
@@ -22,7 +22,7 @@ static CONSTRUCTOR: extern "C" fn() = construct;
 
 extern "C" fn construct() {
     next::resolve_all();
-    session::hide_what_was_added();
+    hide::hide_what_was_added();
 }
 
 /// # Safety
@@ -275,33 +275,4 @@ unsafe extern "C" fn execveat_long(
 ) -> c_long {
     // SAFETY: the caller's arguments.
     c_long::from(unsafe { execveat(directory, path, argv, envp, flags) })
-}
-
-/// Does what libc's `syscall` does, for calls made before that is resolved.
-///
-/// # Safety
-/// See `syscall(2)`.
-#[unsafe(naked)]
-pub(crate) unsafe extern "C" fn syscall_by_kernel(number: c_long) -> c_long {
-    naked_asm!(
-        "mov rax, rdi",
-        "mov rdi, rsi",
-        "mov rsi, rdx",
-        "mov rdx, rcx",
-        "mov r10, r8",
-        "mov r8, r9",
-        "mov r9, qword ptr [rsp + 8]",
-        "syscall",
-        "cmp rax, -4095",
-        "jae 2f",
-        "ret",
-        "2:",
-        "mov rdi, rax",
-        "jmp {fail}",
-        fail = sym fail,
-    )
-}
-
-extern "C" fn fail(result: c_long) -> c_long {
-    c_long::from(next::fail(c_int::try_from(-result).unwrap_or(sys::ENOSYS)))
 }

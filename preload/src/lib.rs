@@ -18,6 +18,7 @@
 mod call;
 mod environment;
 mod find;
+mod hide;
 mod hooks;
 mod next;
 mod response;

@@ -3,7 +3,8 @@
 //! They are resolved when the library is loaded, because `dlsym` takes locks. A call made earlier
 //! resolves its own function, or, where it may follow a `vfork`, makes the system call directly.
 
-use core::ffi::{CStr, c_char, c_int, c_void};
+use core::arch::naked_asm;
+use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::session;
@@ -62,7 +63,7 @@ static POPEN: Function = Function::new(c"popen");
 
 /// The address that the hook on `syscall` jumps to.
 pub(crate) static SYSCALL: AtomicPtr<c_void> =
-    AtomicPtr::new(crate::hooks::syscall_by_kernel as *const () as *mut c_void);
+    AtomicPtr::new(syscall_by_kernel as *const () as *mut c_void);
 
 /// Resolves every function that may be called where `dlsym` must not be.
 pub(crate) fn resolve_all() {
@@ -216,4 +217,33 @@ pub(crate) unsafe fn popen(command: Text, mode: Text) -> *mut c_void {
     let next: Popen = unsafe { core::mem::transmute(address) };
     // SAFETY: the caller vouches for the arguments.
     unsafe { next(command, mode) }
+}
+
+/// Does what libc's `syscall` does, for calls made before that is resolved.
+///
+/// # Safety
+/// See `syscall(2)`.
+#[unsafe(naked)]
+unsafe extern "C" fn syscall_by_kernel(number: c_long) -> c_long {
+    naked_asm!(
+        "mov rax, rdi",
+        "mov rdi, rsi",
+        "mov rsi, rdx",
+        "mov rdx, rcx",
+        "mov r10, r8",
+        "mov r8, r9",
+        "mov r9, qword ptr [rsp + 8]",
+        "syscall",
+        "cmp rax, -4095",
+        "jae 2f",
+        "ret",
+        "2:",
+        "mov rdi, rax",
+        "jmp {fail}",
+        fail = sym fail_by_kernel,
+    )
+}
+
+extern "C" fn fail_by_kernel(result: c_long) -> c_long {
+    c_long::from(fail(c_int::try_from(-result).unwrap_or(sys::ENOSYS)))
 }

@@ -43,7 +43,7 @@ pub(crate) struct NoOptions {}
 pub fn main() -> ExitCode {
     match run(std::env::args_os()) {
         Ok(code) => code,
-        Err(failure) => failure.report(),
+        Err(failure) => say::failure(&failure),
     }
 }
 

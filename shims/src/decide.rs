@@ -313,13 +313,13 @@ mod tests {
         let tool = make("b/tool", 0o755);
         let plain = make("a/plain", 0o644);
         let path = std::env::join_paths(["a", "b"].map(|d| dir.path().join(d))).expect("a path");
-        let find = |name: &OsStr| find(name, Some(&path)).map_err(|failure| failure.report());
+        let find = |name: &OsStr| find(name, Some(&path)).map_err(|failure| failure.exit_status());
         assert_eq!(find("tool".as_ref()), Ok(tool.clone()));
         assert_eq!(find(tool.as_os_str()), Ok(tool));
-        assert_eq!(find("plain".as_ref()), Err(std::process::ExitCode::from(126)));
-        assert_eq!(find(plain.as_os_str()), Err(std::process::ExitCode::from(126)));
+        assert_eq!(find("plain".as_ref()), Err(126));
+        assert_eq!(find(plain.as_os_str()), Err(126));
         for missing in ["none", "./none", ""] {
-            assert_eq!(find(missing.as_ref()), Err(std::process::ExitCode::from(127)));
+            assert_eq!(find(missing.as_ref()), Err(127));
         }
     }
 }

@@ -2,9 +2,6 @@
 
 use std::error::Error;
 use std::fmt;
-use std::process::ExitCode;
-
-use crate::say;
 
 /// `oswalk` itself failed, as with `env` and `timeout`.
 pub(crate) const EXIT_FAILED: u8 = 125;
@@ -56,13 +53,6 @@ impl Failure {
         Self { status, ..self }
     }
 
-    /// Prints message and hint, and returns the exit status.
-    pub(crate) fn report(&self) -> ExitCode {
-        say::err(self);
-        ExitCode::from(self.status)
-    }
-
-    #[cfg(test)]
     pub(crate) fn exit_status(&self) -> u8 {
         self.status
     }

@@ -17,6 +17,7 @@ use worknode::page::{ASAN_OPTION, Page};
 use worknode::reason::Reason;
 use worknode::report::{Report, StayLine};
 use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
+use worknode::variables;
 
 use crate::decide::Given;
 use crate::door::{Door, DoorError};
@@ -256,7 +257,7 @@ impl Session {
         let mut program = match decision {
             Ok(()) => {
                 let mut stub = Program::new(&self.stub, words)?;
-                stub.set("OSWALK_WALK", file.as_os_str())?;
+                stub.set(variables::WALK, file.as_os_str())?;
                 stub
             }
             Err(reason) => {
@@ -267,7 +268,7 @@ impl Session {
         let foreign = std::env::var_os("LD_PRELOAD").unwrap_or_default();
         let asan = with_asan_option(std::env::var_os("ASAN_OPTIONS"));
         program.set("LD_PRELOAD", &with_preload(&self.preload, &foreign))?;
-        program.set("OSWALK_PAGE", self.page_path.as_os_str())?;
+        program.set(variables::PAGE, self.page_path.as_os_str())?;
         program.set("ASAN_OPTIONS", &asan)?;
         Ok(program)
     }

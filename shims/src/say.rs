@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
 
 use crate::error::Failure;
 
@@ -20,4 +21,10 @@ pub(crate) fn out(text: impl Display) -> Result<(), Failure> {
 /// Writes a line to standard error. An error is ignored: nothing depends on the message being read.
 pub(crate) fn err(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Prints message and hint of a failure, and returns the exit status.
+pub(crate) fn failure(failure: &Failure) -> ExitCode {
+    err(failure);
+    ExitCode::from(failure.exit_status())
 }

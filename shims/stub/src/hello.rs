@@ -5,6 +5,7 @@ use core::ffi::CStr;
 use worknode::door::{HELLO_BYTES_MAX, HELLO_HEAD_BYTES, Header, HelloHead, Kind, TERMIOS_BYTES};
 use worknode::page::{ASAN_OPTION, Page};
 use worknode::reason::Reason;
+use worknode::variables::{PAGE_ENTRY, WALK_ENTRY};
 
 use crate::descriptors::Descriptors;
 use crate::door::{self, LEAST_DESCRIPTOR};
@@ -12,7 +13,6 @@ use crate::process::Process;
 use crate::room::Room;
 use crate::signals::Signals;
 use crate::sys::{self, Part};
-use crate::walk::{PAGE_VARIABLE, WALK_VARIABLE};
 
 const PRELOAD_VARIABLE: &[u8] = b"LD_PRELOAD=";
 const ASAN_VARIABLE: &[u8] = b"ASAN_OPTIONS=";
@@ -105,7 +105,7 @@ fn ship_environment<'a>(process: Process, page: &Page<'a>, parts: &mut Parts<'a>
     let ours = ours.strip_suffix(b"\0").unwrap_or(ours);
     for entry in process.environment() {
         let (text, whole) = (entry.to_bytes(), entry.to_bytes_with_nul());
-        if text.starts_with(WALK_VARIABLE) || text.starts_with(PAGE_VARIABLE) {
+        if text.starts_with(WALK_ENTRY) || text.starts_with(PAGE_ENTRY) {
             continue;
         }
         if let Some(others) = text.strip_suffix(ASAN_OPTION.as_bytes())

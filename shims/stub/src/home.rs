@@ -6,12 +6,12 @@ use worknode::page::Page;
 use worknode::policy::base_name;
 use worknode::reason::Reason;
 use worknode::tally;
+use worknode::variables::WALK_ENTRY;
 
 use crate::output;
 use crate::process::Process;
 use crate::signals::Signals;
 use crate::sys;
-use crate::walk::WALK_VARIABLE;
 
 /// Exit status when the program cannot be found, as in shells.
 pub(crate) const NOT_FOUND: i32 = 127;
@@ -32,7 +32,7 @@ impl Home {
     /// close-on-exec.
     pub(crate) fn run(self, signals: Option<Signals>) -> ! {
         if !self.alone {
-            self.process.remove_variable(WALK_VARIABLE);
+            self.process.remove_variable(WALK_ENTRY);
         }
         if let Some(signals) = signals {
             signals.restore();

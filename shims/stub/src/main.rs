@@ -8,12 +8,14 @@
 //! ```
 //! It starts for every walk, so it must cost next to nothing: it is static, has no relocations, and
 //! touches few pages. It is built with `--profile shim` only. Unsafe code lives in `sys`, `memory`,
-//! `process` and `room`.
+//! `entry`, `process` and `room`.
 #![cfg_attr(panic = "abort", no_std, no_main)]
 #![cfg_attr(not(panic = "abort"), allow(dead_code, reason = "only the shim profile has an entry"))]
 
 mod descriptors;
 mod door;
+#[cfg(panic = "abort")]
+mod entry;
 mod hello;
 mod home;
 mod input;

@@ -1,4 +1,4 @@
-//! [unsafe] The entry point, and the arguments and environment that the kernel put on the stack.
+//! [unsafe] The arguments and environment that the kernel put on the stack.
 
 use core::ffi::{CStr, c_char};
 
@@ -13,31 +13,18 @@ pub(crate) struct Process {
     arguments: usize,
 }
 
-/// The entry point: aligns the stack for Rust, and calls `enter`.
-#[cfg(panic = "abort")]
-#[unsafe(no_mangle)]
-#[unsafe(naked)]
-unsafe extern "C" fn _start() -> ! {
-    core::arch::naked_asm!(
-        "xor ebp, ebp",
-        "mov rdi, rsp",
-        "and rsp, -16",
-        "call {enter}",
-        "ud2",
-        enter = sym enter,
-    )
-}
-
-/// # Safety
-/// `stack` is the initial stack pointer.
-#[cfg(panic = "abort")]
-unsafe extern "C" fn enter(stack: *mut *const c_char) -> ! {
-    // SAFETY: the first word is the number of arguments.
-    let arguments = unsafe { stack.cast::<usize>().read() };
-    crate::walk::run(Process { stack, arguments })
-}
-
 impl Process {
+    /// Returns the process that this is.
+    ///
+    /// # Safety
+    /// `stack` is the initial stack pointer.
+    #[cfg(panic = "abort")]
+    pub(crate) unsafe fn at(stack: *mut *const c_char) -> Self {
+        // SAFETY: the first word is the number of arguments.
+        let arguments = unsafe { stack.cast::<usize>().read() };
+        Self { stack, arguments }
+    }
+
     /// Returns the arguments.
     pub(crate) fn arguments(self) -> impl Iterator<Item = &'static CStr> {
         strings(self.stack.wrapping_add(1))

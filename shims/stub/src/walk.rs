@@ -5,6 +5,7 @@ use core::ffi::CStr;
 use worknode::page::{NO_FALLBACK, Page};
 use worknode::policy::base_name;
 use worknode::reason::Reason;
+use worknode::variables::{PAGE_ENTRY, WALK_ENTRY};
 
 use crate::hello;
 use crate::home::{self, Home};
@@ -16,18 +17,15 @@ use crate::room;
 use crate::signals::Signals;
 use crate::sys;
 
-pub(crate) const WALK_VARIABLE: &[u8] = b"OSWALK_WALK=";
-pub(crate) const PAGE_VARIABLE: &[u8] = b"OSWALK_PAGE=";
-
 /// Runs the stub.
 pub(crate) fn run(process: Process) -> ! {
-    let Some(path) = process.variable(WALK_VARIABLE) else {
+    let Some(path) = process.variable(WALK_ENTRY) else {
         output::complain(&[b"only a session starts oswalk-stub: run 'oswalk exec COMMAND'"]);
         sys::exit(home::NOT_FOUND);
     };
     set_name(path);
     let home = Home { process, path, alone: false };
-    let Some(page) = process.variable(PAGE_VARIABLE).and_then(open) else { home.run(None) };
+    let Some(page) = process.variable(PAGE_ENTRY).and_then(open) else { home.run(None) };
     // From here on no signal is lost: it is forwarded, or delivered to the program that runs here.
     let mut signals = Signals::take();
     let Some(room) = room::take() else { home.run(Some(signals)) };

@@ -1,10 +1,10 @@
 //! All files of a command line together, with those whose names follow from others.
 
 use super::item::{Item, Product, Role, Stage};
+use super::language;
 use super::reader::{self, Reading};
 use super::response::{ROOM_BYTES, ResponseFiles};
 use super::tool::Tool;
-use super::language;
 use crate::policy::base_name;
 use crate::reason::Reason;
 

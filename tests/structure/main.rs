@@ -1,0 +1,49 @@
+//! The structure that docs/architecture.md promises, read from the sources: files import each other in one direction
+//! only, and every room is on the map.
+
+mod imports;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use imports::Crate;
+
+/// The crates, by the directory of their sources.
+const CRATES: [&str; 7] = [
+    "worknode/src",
+    "packetfs/src",
+    "broker/src",
+    "agent/src",
+    "preload/src",
+    "shims/src",
+    "shims/stub/src",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the workspace").to_owned()
+}
+
+/// A file that can be read without another one that needs it in turn is a file that can be understood alone.
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    for name in CRATES.into_iter().filter(|name| !["packetfs/src", "broker/src"].contains(name)) {
+        let circles = Crate::read(&root().join(name)).circles();
+        assert!(circles.is_empty(), "{name}: files import each other in a circle: {circles:#?}");
+    }
+}
+
+#[test]
+fn the_map_names_every_room() {
+    let map = fs::read_to_string(root().join("docs/architecture.md")).expect("there is a map");
+    let mut unnamed = Vec::new();
+    for name in CRATES {
+        for module in Crate::read(&root().join(name)).modules() {
+            let last = module.rsplit('/').next().expect("a module has a name");
+            let names = [format!("`{last}`"), format!("/{last}`"), format!("`{last}.rs`")];
+            if last != "tests" && !names.iter().any(|name| map.contains(name)) {
+                unnamed.push(format!("{name}/{module}.rs"));
+            }
+        }
+    }
+    assert!(unnamed.is_empty(), "docs/architecture.md does not name {unnamed:#?}");
+}
