@@ -1,4 +1,4 @@
-"""echo KEYS: how long a key takes to a walked program and back, in ms, alone and beside bulk output."""
+"""echo.py KEYS: measures the time of a key to a walked program and back, in ms, alone and beside bulk output."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def quantile(values, q):
 
 
 def start():
-    """A walked cat behind a raw terminal; returns its side of it once it answers."""
+    """Starts a walked cat on a raw terminal; returns the terminal's master once cat answers."""
     master, slave = pty.openpty()
     settings = termios.tcgetattr(slave)
     settings[0] = settings[1] = 0
@@ -48,13 +48,13 @@ bulk = subprocess.Popen(EXEC + ["--", "cat", "/dev/zero"], stdout=subprocess.PIP
 os.read(bulk.stdout.fileno(), 1)
 drain = subprocess.Popen(["sh", "-c", "exec 3<&0; cat <&3 >/dev/null & echo $!; wait"], stdin=bulk.stdout, stdout=subprocess.PIPE)
 reader = int(drain.stdout.readline())
-# Every byte that is read from the pipe counts.
+# Counts every byte read from the pipe.
 taken = lambda: int(next(line for line in open(f"/proc/{reader}/io") if line.startswith("rchar")).split()[1])
 time.sleep(0.5)
 before, began = taken(), time.monotonic()
 busy = keys(master)
 rate = (taken() - before) / (time.monotonic() - began) / 1e6
-# All of each session: oswalk is only the parent of what is measured.
+# Kills the whole process groups, since oswalk is only the parent of the measured programs.
 for process in (bulk, cat):
     os.killpg(process.pid, signal.SIGKILL)
 os.close(master)

@@ -7,7 +7,7 @@ install_peers() {
     command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] || install_server openssh-server
 }
 
-# install_server PACKAGE. It starts a server; a machine that is measured wants none.
+# install_server PACKAGE: installs it without starting its server, which would disturb measurements.
 install_server() {
     local policy=/usr/sbin/policy-rc.d log ours=no status=0
     log=$(mktemp)
@@ -33,7 +33,7 @@ describe_machine() {
         "guest_halt_poll_ns \(.guest_halt_poll_ns)  gcc \(.gcc)  \(.runs) runs"' "$work/machine.json"
 }
 
-# cpuacct of the first version, or what the second always counts.
+# Creates the control groups: cpuacct of version 1, or groups of version 2, which always count CPU time.
 make_groups() {
     local root=/sys/fs/cgroup/cpuacct name
     if [ -e $root/cpuacct.usage ]; then
@@ -50,7 +50,7 @@ make_groups() {
     done
 }
 
-# usage_us GROUP: CPU time so far, in µs.
+# usage_us GROUP: prints its CPU time so far, in µs.
 usage_us() {
     if [ $usage_file = cpu.stat ]; then
         sed -n 's/^usage_usec //p' "$groups/$1/cpu.stat"
@@ -59,7 +59,7 @@ usage_us() {
     fi
 }
 
-# in_group GROUP COMMAND…: a program, or a function of this script.
+# in_group GROUP COMMAND…: runs a program or a function of this script in a control group.
 in_group() {
     (
         echo $BASHPID >"$groups/$1/cgroup.procs"
@@ -69,7 +69,7 @@ in_group() {
     )
 }
 
-# metered COMMAND…: leaves the CPU time of each group in used[], in µs, and the wall time in elapsed_ms.
+# metered COMMAND…: runs a command; sets used[] to each group's CPU time in µs, and elapsed_ms to the wall time.
 metered() {
     local name start
     declare -A before
@@ -87,15 +87,16 @@ metered() {
 
 lab() { "$OSWALK_ROOT/scripts/lab" "$@" 2>>"$work/lab.log"; }
 
-# start_lab SLOTS [NODES [OPTION…]]: two nodes if not told otherwise; the first two in the groups of their names.
+# start_lab SLOTS [NODES [OPTION…]]: starts a lab, with two nodes by default. n1 and n2 are in the groups of
+# their names.
 start_lab() {
     local slots=$1 nodes=${2:-2}
     shift $(($# < 2 ? $# : 2))
-    # A lab that the caller's environment names is the caller's, and never taken down from here.
+    # Never the lab that the caller's environment names, which must not be taken down.
     export OSWALK_LAB=bench$$ OSWALK_LAB_DIR=$work/lab
     lab_is_ours=yes
     AT_ORIGIN=(nsenter --net="/run/netns/osw-$OSWALK_LAB-origin" --)
-    lab up --nodes "$nodes" --slots "$slots" "$@" || { cat "$work/lab.log" >&2; fail "no lab" "see above"; }
+    lab up --nodes "$nodes" --slots "$slots" "$@" || { cat "$work/lab.log" >&2; fail "the lab did not start" "the lines above say why"; }
     local environment member pid
     environment=$("$OSWALK_ROOT/scripts/lab" env)
     eval "$environment"
@@ -109,13 +110,13 @@ start_lab() {
 
 stop_lab() { lab down; }
 
-# another_lab SLOTS [NODES [OPTION…]]: in place of the one that is there.
+# another_lab SLOTS [NODES [OPTION…]]: replaces the current lab.
 another_lab() {
     stop_lab
     start_lab "$@"
 }
 
-# fresh_node NODE: as if it had just joined for the first time.
+# fresh_node NODE: resets a node, as if it had just joined for the first time.
 fresh_node() {
     lab kill "$1"
     umount -l "$OSWALK_LAB_DIR/$1/"* 2>/dev/null || true
@@ -163,6 +164,6 @@ make_programs() {
         gcc -O2 -static -nostdlib -o "$work/$name" "$OSWALK_ROOT/scripts/bench.d/$name.c"
     done
     gcc -O2 -o "$work/spawn" "$OSWALK_ROOT/scripts/bench.d/spawn.c"
-    # Dynamic as most programs are, and does as little as they can.
+    # A dynamic program, as most are, that does nothing.
     printf 'int main(void) { return 0; }\n' | gcc -O2 -x c -o "$work/dynamic" -
 }

@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2086,SC2153,SC2154 # Part of scripts/bench, which sets what is used here.
-# hello, configure, cold, far: what a user waits for.
+# hello, configure, cold, far: the time that a user waits.
 
 HELLOS=20
 RTTS=(1 20)
 
-# seconds_of KEY COMMAND…: its wall time.
+# seconds_of KEY COMMAND…: runs a command, and records its wall time.
 seconds_of() {
     local key=$1 start
     shift
@@ -13,8 +13,8 @@ seconds_of() {
     record "$key" "($(now_ms) - $start) / 1e3"
 }
 
-# by_turns COUNT FUNCTION: without a session and within one, so many times; what comes first changes,
-# because machines become slower and faster meanwhile.
+# by_turns COUNT FUNCTION: calls the function so many times natively and in a session. The order alternates,
+# because the speed of a machine drifts.
 by_turns() {
     local run
     for ((run = 0; run < $1; run++)); do
@@ -28,7 +28,7 @@ by_turns() {
     done
 }
 
-# one_hello KEY [PREFIX…]
+# one_hello KEY [PREFIX…]: builds the project of one file, and records the time.
 one_hello() {
     local key=$1
     shift
@@ -42,14 +42,14 @@ make_hello() {
     printf 'hello: hello.o\n\tgcc -o hello hello.o\nhello.o: hello.c\n\tgcc -O2 -c hello.c\n' >"$work/hello/Makefile"
 }
 
-# One file, one compile, one link: nothing to gain, and something to lose.
+# One compile and one link: walking can gain nothing here, but may lose time.
 measure_hello() {
     another_lab $SLOTS
     make_hello
     oswalk exec -- make -s -C "$work/hello" >/dev/null
     by_turns $HELLOS one_hello
     row hello "a project of one file, whose compile walks" s one_hello peer native one_hello_native
-    # As it is without a policy: what is alone stays.
+    # With the default policy, by which a compile step that is alone stays.
     rm "$work"/values/one_hello*
     unset OSWALK_POLICY
     by_turns $HELLOS one_hello
@@ -58,12 +58,12 @@ measure_hello() {
 
 measure_configure() {
     another_lab $SLOTS
-    # What one takes varies by a tenth.
+    # Twice the runs, since their times vary by a tenth.
     by_turns $((runs * 2)) one_configure
     row configure "./configure of GNU hello" s one_configure peer native one_configure_native must over 1.02
 }
 
-# one_configure KEY [PREFIX…]
+# one_configure KEY [PREFIX…]: runs ./configure in a fresh directory, and records the time.
 one_configure() {
     local key=$1 source
     shift
@@ -73,8 +73,8 @@ one_configure() {
     (cd "$work/configure" && seconds_of "$key" "$@" "$source/configure" --quiet)
 }
 
-# The first compile of a project on a node that knows the toolchain from another one; then on a second such
-# node, which is told what the first one asked for.
+# The first compile of a project, on a node that has the toolchain from another project; then on a second
+# such node, which is sent in advance what the first one asked for.
 measure_cold() {
     local rtt run tree node
     for rtt in "${RTTS[@]}"; do
@@ -85,10 +85,10 @@ measure_cold() {
             "${BOUNDED[@]}" oswalk exec --on $node -- gcc -O2 -c -o "$work/one.o" "$work/one.c" >/dev/null 2>&1
         done
         for ((run = 0; run < runs; run++)); do
-            # A tree under a new name is a project that the nodes have not seen.
+            # A tree with a new name is a project that no node has seen.
             tree=$work/cold$rtt-$run
             cp -a "$redis" "$tree"
-            # Its first make notes the settings and builds what it depends on.
+            # The first make records the settings and builds the dependencies.
             (cd "$tree/src" && make ae.o "${REDIS_FLAGS[@]}" CC=gcc) >"$work/log" 2>&1
             rm -f "$tree/src/ae.o"
             (cd "$tree/src" && seconds_of "cold_native_$rtt" make ae.o "${REDIS_FLAGS[@]}" CC=gcc)
@@ -108,7 +108,7 @@ measure_cold() {
     done
 }
 
-# A first build on nodes far away that know nothing: nothing to gain, and much to send.
+# A first build, with far nodes that have no files yet: nothing to gain, and much to send.
 measure_far() {
     another_lab $SLOTS 2 --rtt 20 --mbit 50
     unset OSWALK_POLICY
@@ -116,7 +116,7 @@ measure_far() {
     mkdir -p "$work/crate/src"
     printf '[package]\nname = "one"\nversion = "0.1.0"\nedition = "2024"\n[workspace]\n' >"$work/crate/Cargo.toml"
     printf 'fn main() {\n    println!("hello");\n}\n' >"$work/crate/src/main.rs"
-    # The files are in memory for both.
+    # Warms the page cache for both.
     one_crate warm
     by_turns $((runs * 2)) one_hello
     row far "a project of one file, 50 Mbit/s and 20 ms" s one_hello peer native one_hello_native must over 1.1
@@ -124,7 +124,7 @@ measure_far() {
     row far "a first cargo build of one crate" s one_crate peer native one_crate_native must over 1.1
 }
 
-# one_crate KEY [PREFIX…]
+# one_crate KEY [PREFIX…]: builds the crate from scratch, and records the time.
 one_crate() {
     local key=$1
     shift

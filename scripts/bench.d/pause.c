@@ -1,5 +1,5 @@
-/* A program that waits for a second, without a C library. Built with -static -nostdlib. As the "compiler" of a
- * build it shows what make and sh cost while the compiles are done by others. */
+/* A program that sleeps for a second, without a C library. Built with -static -nostdlib. As the "compiler" of a
+ * build, it shows the cost of make and sh while others compile. */
 __attribute__((noreturn)) void _start(void)
 {
     static const long second[2] = {1, 0};

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2086,SC2153,SC2154 # Part of scripts/bench, which sets what is used here.
-# cpu, fuse, bytes: Redis, compile by compile.
+# cpu, fuse, bytes: the compile steps of Redis.
 
-# prepare_redis: the tree with its settings and dependencies made, and the names of its objects.
+# prepare_redis: makes a tree with settings and dependencies built, and sets the list of its objects.
 prepare_redis() {
     local source
     redis=$work/redis
@@ -14,10 +14,10 @@ prepare_redis() {
         >"$work/redis.log" 2>&1
 }
 
-# every N: N of the lines, evenly spread.
+# every N: prints N of the input lines, evenly spread.
 every() { awk -v max="$1" '{ line[NR] = $0 } END { for (i = 0; i < NR && i < max; i++) print line[int(i * (NR > max ? NR / max : 1)) + 1] }'; }
 
-# objects_by CC JOBS PREFIX…: compiles every object of Redis; links nothing.
+# objects_by CC JOBS PREFIX…: compiles all objects of Redis, without linking.
 objects_by() {
     local compiler=$1 jobs=$2
     shift 2
@@ -25,7 +25,7 @@ objects_by() {
     metered reproducibly "$redis" "${BOUNDED[@]}" "$@" make "-j$jobs" -C src "${objects[@]}" "${REDIS_FLAGS[@]}" "CC=$compiler"
 }
 
-# all_there: every object was made, by whomever.
+# all_there: checks that all objects exist.
 all_there() {
     local found
     found=$(find "$redis/src" -maxdepth 1 -name '*.o' | wc -l)
@@ -35,12 +35,13 @@ all_there() {
 measure_cpu() {
     local run
     prepare_redis
-    # Two short builds nobody measures: page cache, toolchain on both nodes.
+    # Warm-up, not measured: fills the page cache, and sends the toolchain to both nodes.
     objects_by gcc $JOBS oswalk exec --
     for run in 1 2 3; do cpu_baseline; done
     for ((run = 0; run < runs; run++)); do
         cpu_baseline
-        # A compile costs more CPU the more others run beside it: native ones are as many as the slots.
+        # As many native compiles at once as there are slots, since the CPU time of a compile grows with the
+        # number of others beside it.
         cpu_native native $((2 * SLOTS))
         cpu_walked warm
         cpu_distcc
@@ -62,22 +63,22 @@ measure_cpu() {
     row cpu "wall time of these compiles, 2 nodes" s wall_warm peer native wall_native
 }
 
-# make and sh alone: the compiler waits, and as much is compiled beside it as otherwise. On a processor that does
-# nothing else make costs a third less. Taken from every other figure of the client.
+# Measures make and sh alone, with a compiler that only waits; it is subtracted from the client's other
+# figures. Other compiles keep the processors busy meanwhile, since make costs a third less on an idle one.
 cpu_baseline() {
-    # A measurement has a shell of its own: what fails in it must not leave the others a busy machine.
+    # Runs in the subshell of a measurement. After a failure, the other compiles must end, too.
     trap stop_beside EXIT
     start_beside
     objects_by "$work/pause" $JOBS
     stop_beside
     trap - EXIT
     record baseline "${used[client]} / 1e3 / ${#objects[@]}"
-    # The median so far: one run of it varies as much as what is sought.
+    # The median so far, since single runs vary as much as the figures themselves.
     baseline_us=$(awk -v each="$(median "$work/values/baseline")" -v count=${#objects[@]} \
         'BEGIN { printf "%d", each * 1e3 * count }')
 }
 
-# Compiles of another copy of the tree, as many at once as there are slots, until they are stopped.
+# Compiles another copy of the tree, with as many jobs as there are slots, until it is stopped.
 start_beside() {
     [ -d "$work/beside" ] || cp -a "$redis" "$work/beside"
     in_group beside compile_beside >/dev/null 2>&1 &
@@ -99,7 +100,7 @@ stop_beside() {
     done
 }
 
-# cpu_native KEY JOBS
+# cpu_native KEY JOBS: records the CPU time of native compiles.
 cpu_native() {
     objects_by gcc "$2"
     all_there
@@ -107,7 +108,7 @@ cpu_native() {
     record "wall_$1" "$elapsed_ms / 1e3"
 }
 
-# cpu_walked KEY [OPTION…]
+# cpu_walked KEY [OPTION…]: records the CPU times of walked compiles.
 cpu_walked() {
     local key=$1 report=$work/cpu.json walks
     shift
@@ -143,7 +144,7 @@ cpu_distcc() {
     record distcc_node "(${used[n1]} + ${used[n2]}) / 1e3 / ${#objects[@]}"
 }
 
-# All of them in this lab's nodes, the daemons and their servers, which hold the port.
+# Ends all distccd processes in this lab's nodes, also the servers, which hold the port.
 stop_distccd() {
     local node pid
     for node in n1 n2; do
@@ -155,7 +156,7 @@ stop_distccd() {
 
 # --- fuse ------------------------------------------------------------------------------------
 
-# Every request is one read of /dev/fuse by one of the agent's threads; byte 5 says which kind.
+# Counts FUSE requests: each is one read of /dev/fuse by a thread of the agent, and byte 5 is its kind.
 measure_fuse() {
     local pid thread threads=() run tracer code count name fetches
     prepare_redis
@@ -196,10 +197,10 @@ fuse_name() {
 
 # --- bytes -----------------------------------------------------------------------------------
 
-# All bytes that reach the node's network card: headers, the broker's messages, everything.
+# Prints all bytes that the node's network card has received, headers and the broker's messages included.
 node_bytes() { ip -n "osw-$OSWALK_LAB-n1" -s -j link show eth0 | jq '.[0].stats64.rx.bytes'; }
 
-# sent_to_node KEY COMMAND…
+# sent_to_node KEY COMMAND…: runs a command, and records the bytes that the node received.
 sent_to_node() {
     local key=$1 before
     shift
@@ -208,8 +209,8 @@ sent_to_node() {
     record "$key" "($(node_bytes) - $before) / 1e6"
 }
 
-# A build on a fresh node is the first compile at all, which brings the toolchain, and the rest.
-# Without optimization: the inputs are the same, and only bytes count here.
+# Measures a build on a fresh node in two parts: the first compile, with which the toolchain is sent, and the
+# rest. Compiles without optimization, since the inputs are the same and only bytes are counted.
 measure_bytes() {
     local source flags=("${REDIS_FLAGS[@]/-O2/-O0}") walked=("${BOUNDED[@]}" oswalk exec --on n1 --) tree=$work/whole
     source=$(awk '$1 == "redis" { print $2 }' <<<"$sources")

@@ -1,23 +1,24 @@
 # shellcheck shell=bash disable=SC2034,SC2086,SC2153,SC2154 # Part of scripts/bench, which sets what is used here.
-# Values of the runs, and the table that is made of them.
+# The values of the runs, and the table of results.
 
-# record KEY EXPRESSION: a value of this run.
+# record KEY EXPRESSION: records a value of this run.
 record() { awk "BEGIN { printf \"%.6g\\n\", $2 }" >>"$work/values/$1"; }
 
 median() { quantile 0.5 "$1"; }
 
-# quantile Q FILE
+# quantile Q FILE: prints the quantile of the file's lines.
 quantile() {
     sort -g "$2" | awk -v q="$1" '{ v[NR] = $1 }
         END { at = 1 + (NR - 1) * q; low = int(at); high = low < NR ? low + 1 : low
               printf "%.6g\n", v[low] + (v[high] - v[low]) * (at - low) }'
 }
 
-# pairwise OPERATOR KEY OTHER: line by line.
+# pairwise OPERATOR KEY OTHER: applies an operator to two lists of values, run by run.
 pairwise() { paste "$work/values/$2" "$work/values/$3" | awk "{ printf \"%.6g\\n\", \$1 $1 \$2 }"; }
 
-# row NAME WHAT UNIT KEY [PEER KEY] [compare OPERATOR] [must over|own LIMIT]: a line of the table.
-# The comparison with the peer is a ratio (/) or a difference (-); the limit is on it, or on the value itself.
+# row NAME WHAT UNIT KEY [PEER KEY] [compare OPERATOR] [must over|own LIMIT]: adds a line to the table.
+# The comparison with the peer is a ratio (/) or a difference (-). The limit is on that (over), or on the
+# value itself (own).
 row() {
     local name=$1 what=$2 unit=$3 key=$4 peer='' peer_key='' operator=/ of=own limit=null
     shift 4
@@ -64,7 +65,7 @@ show() {
         done
 }
 
-# draw FILE: the table as a picture.
+# draw FILE: draws the table as a chart.
 draw() {
     jq -s '{rows: .}' "$work/rows.json" >"$work/chart.json"
     cargo run --quiet --manifest-path "$OSWALK_ROOT/Cargo.toml" -p oswalk-tests --example chart -- "$work/chart.json" "$1"

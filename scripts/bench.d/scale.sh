@@ -5,7 +5,7 @@ SLEEPS=640
 SLEEP_JOBS=64
 ECHO_KEYS=500
 
-# Jobs that need no processor show what is lost between the end of one walk and the start of the next.
+# Jobs without CPU time show the time lost between the end of one walk and the start of the next.
 measure_sleep() {
     local run
     another_lab 16 4
@@ -22,7 +22,7 @@ measure_sleep() {
     row sleep "  the same natively" s sleep_native peer ideal sleep_ideal
 }
 
-# Keys that a walked cat gives back, while another walk of the same node writes as fast as it can.
+# Measures keys echoed by a walked cat, while another walk on the same node writes as fast as it can.
 measure_echo() {
     local run
     another_lab $SLOTS 1

@@ -1,6 +1,6 @@
-/* spawn COUNT PROGRAM [ARGUMENT…]: starts the program COUNT times, one after the other, and prints
- * a line for each: microseconds from posix_spawn to the end of waitpid. Dynamic, so that a preload
- * library sees its calls. */
+/* spawn COUNT PROGRAM [ARGUMENT…]: starts the program COUNT times, one after the other, and prints for each
+ * the microseconds from posix_spawn to the return of waitpid. Dynamic, so that a preloaded library sees its
+ * calls. */
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>

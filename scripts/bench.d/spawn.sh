@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2086,SC2153,SC2154 # Part of scripts/bench, which sets what is used here.
-# idle, true, stay: what one process costs.
+# idle, true, stay: the cost of one process.
 
-# The lab is fresh: no session has been opened yet when this runs first.
+# Runs first, on a fresh lab, before any session is opened.
 measure_idle() {
     local node pid before
     sleep 2
@@ -10,7 +10,7 @@ measure_idle() {
     sleep $IDLE_SECONDS
     for node in origin n1 n2; do
         record idle_cpu "($(usage_us $node) - ${before[$node]}) / $IDLE_SECONDS / 1e4"
-        # The agent, its launcher and whatever else it keeps.
+        # The agent, its launcher, and any other processes of the node.
         for pid in $(ip netns pids "osw-$OSWALK_LAB-$node"); do
             sed -n 's/^Rss: *\([0-9]*\) kB/\1/p' "/proc/$pid/smaps_rollup"
         done | awk '{ sum += $1 } END { print sum }' >"$work/rss"
@@ -22,7 +22,7 @@ measure_idle() {
 
 # --- true, stay ------------------------------------------------------------------------------
 
-# spawned KEY FILE: p50 and p99 of the lines of a file.
+# spawned KEY FILE: records p50 and p99 of the lines of a file.
 spawned() {
     record "$1_p50" "$(quantile 0.5 "$2") / 1000"
     record "$1_p99" "$(quantile 0.99 "$2") / 1000"
@@ -30,7 +30,7 @@ spawned() {
 
 measure_true() {
     local run report=$work/true.json
-    # Once unmeasured: the node learns the program and its libraries.
+    # Warm-up, not measured: sends the program and its libraries to the node.
     "${BOUNDED[@]}" oswalk exec --walk-all --stay "$work/spawn" --on n1 -- "$work/spawn" 20 /bin/true >/dev/null
     for ((run = 0; run < runs; run++)); do
         "$work/spawn" $TRUES /bin/true >"$work/native"
@@ -75,7 +75,7 @@ measure_stay() {
     done
 }
 
-# What people use today to run something elsewhere: a real sshd on the node, and a connection kept open.
+# Measures ssh for comparison: an sshd on the node, and a connection that is kept open.
 measure_ssh_true() {
     local dir=$work/ssh address=${NODE_ADDRESSES[0]} log=$work/ssh/log
     if [ ! -d "$dir" ]; then

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2086,SC2153,SC2154 # Part of scripts/bench, which sets what is used here.
-# wall: Lua as a whole.
+# wall: a whole build of Lua.
 
-# lua_in KEY [PREFIX…]: the whole of Lua with make -j2, in seconds.
+# lua_in KEY [PREFIX…]: builds all of Lua with make -j2, and records the seconds.
 lua_in() {
     local key=$1 source
     shift
@@ -37,7 +37,7 @@ measure_wall() {
     row wall "Lua, oswalk exec make -j2, every node dead" s lua_dead peer native lua_native_dead must over 1.05
 }
 
-# start_alone: an agent that has only its own private broker.
+# start_alone: starts an agent with only its private broker.
 start_alone() {
     "${AT_ORIGIN[@]}" "${BOUNDED[@]}" oswalk up --state "$work/alone" --name alone --listen 127.0.0.1:7790 --slots 2 \
         </dev/null >"$work/alone.log" 2>&1 || { cat "$work/alone.log" >&2; return 1; }
