@@ -1,11 +1,11 @@
-//! Draws what `scripts/bench --json` measured: `chart ROWS.json CHART.svg`.
+//! Draws the results of `scripts/bench --json`: `chart ROWS.json CHART.svg`.
 
 use std::error::Error;
 
 use plotters::prelude::*;
 use serde_json::Value;
 
-/// A panel: its title, its unit, and its bars: a label and the row and field of its value.
+/// A panel. Each bar has a label, and the row and field of its value.
 struct Panel {
     title: &'static str,
     unit: &'static str,
@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let room = f64::from(i32::try_from(WIDTH)? - LEFT - RIGHT);
         for (index, (label, value)) in bars.iter().enumerate() {
             let y = top + 30 + i32::try_from(index)? * (BAR + GAP);
-            // A bar that is hardly there is still a bar.
+            // Even the shortest bar is visible.
             let length = (value / most * room).max(2.0);
             #[expect(clippy::cast_possible_truncation, reason = "pixels of a picture")]
             let end = LEFT + length as i32;
@@ -89,7 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(area.present()?)
 }
 
-/// Finds the bars of a panel that were measured.
+/// Returns the bars of a panel that were measured.
 fn values(panel: &Panel, rows: &Value) -> Vec<(&'static str, f64)> {
     let find = |what: &str, field: &str| {
         let row = rows.as_array()?.iter().find(|row| row["what"] == what)?;

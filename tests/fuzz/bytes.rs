@@ -1,4 +1,4 @@
-//! Bytes as they come from strangers.
+//! Hostile bytes: random ones, and damaged encodings.
 
 use std::fmt::Debug;
 
@@ -11,17 +11,17 @@ use serde::de::DeserializeOwned;
 use crate::memory::bounded;
 use crate::trial::holds;
 
-/// Any bytes.
+/// Generates arbitrary bytes.
 pub(crate) fn noise() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..300)
 }
 
-/// A short byte string: a path, a name.
+/// Generates a short byte string, such as a path or a name.
 pub(crate) fn word() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..12)
 }
 
-/// Something that happens to bytes on their way.
+/// One kind of damage to bytes.
 #[derive(Debug, Clone)]
 pub(crate) enum Damage {
     Set(Index, u8),
@@ -29,7 +29,7 @@ pub(crate) enum Damage {
     Insert(Index, Vec<u8>),
     Cut(Index),
     Double(Index, Index),
-    /// A length, made as large as lengths get.
+    /// Four bytes are set to the largest length.
     Swell(Index),
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn damage() -> impl Strategy<Value = Vec<Damage>> {
     vec(one, 1..4)
 }
 
-/// Damages bytes.
+/// Returns the bytes with the damages applied.
 pub(crate) fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
     for damage in damages {
         if bytes.is_empty() {
@@ -74,7 +74,7 @@ pub(crate) fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
     bytes
 }
 
-/// Holds what is true of every format: a sound value survives, damage and noise do no harm.
+/// Checks what holds for every format: a value decodes to itself, and damage and noise do no harm.
 pub(crate) fn survives<S: Strategy>(
     values: S,
     encode: impl Fn(&S::Value) -> Vec<u8>,
@@ -87,14 +87,14 @@ pub(crate) fn survives<S: Strategy>(
         assert_eq!(bounded(&bytes, &decode).as_ref(), Some(&value));
         for hostile in [damaged(bytes, &damages), noise] {
             if let Some(other) = bounded(&hostile, &decode) {
-                // Whatever was read can be told again.
+                // Whatever was decoded can be encoded again.
                 assert_eq!(decode(&encode(&other)), Some(other));
             }
         }
     });
 }
 
-/// [`survives`] for what travels in postcard.
+/// Calls [`survives`] for a type that is encoded with postcard.
 pub(crate) fn survives_postcard<S: Strategy>(values: S)
 where
     S::Value: Debug + PartialEq + Serialize + DeserializeOwned,

@@ -1,4 +1,4 @@
-//! Change sets, and the journal that holds one.
+//! Change sets, commits, and journals.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +19,7 @@ use crate::files::{kinds, manifests, names, packed, packets, times};
 use crate::memory::bounded;
 use crate::trial::holds;
 
-/// A path that nothing leads to: no journal of these tests may change a file, whatever happens.
+/// Generates a path that cannot exist, so that no journal of these tests can change a file.
 fn paths() -> impl Strategy<Value = TreePath> {
     names().prop_map(|name| {
         TreePath::new([b"/nonexistent/oswalk-fuzz/", &name[..]].concat()).expect("a sound path")
@@ -113,7 +113,7 @@ fn changes_of_walks() {
     survives_postcard(change_sets());
 }
 
-/// Places of a small tree: where the walk works, what is closed to it, and links from here to there.
+/// Places in a small tree: the walk's directory, places closed to the walk, and links between them.
 const PLACES: [&str; 16] = [
     "",
     "work",
@@ -141,7 +141,7 @@ fn places(root: &Path) -> impl Strategy<Value = TreePath> + use<> {
     })
 }
 
-/// Returns one like an operation, in another place.
+/// Returns the operation at other paths.
 fn moved(op: Op, at: TreePath, other: TreePath) -> Op {
     match op {
         Op::Rename { .. } => Op::Rename { from: at, to: other },
@@ -156,7 +156,7 @@ fn moved(op: Op, at: TreePath, other: TreePath) -> Op {
     }
 }
 
-/// Everything below a directory: name, mode, owner, content.
+/// Collects path, mode, owners and content of everything below a directory.
 fn picture(dir: &Path, seen: &mut Vec<(PathBuf, u32, u32, u64, Vec<u8>)>) {
     for entry in fs::read_dir(dir).expect("listable").flatten() {
         let (path, meta) = (entry.path(), entry.metadata().expect("there"));
@@ -175,8 +175,8 @@ fn pictures(root: &Path) -> Vec<(PathBuf, u32, u32, u64, Vec<u8>)> {
     seen
 }
 
-/// Whatever a runner says, by whatever names: what is closed to the walk is as it was, and nobody
-/// has made a device, or a program that acts with somebody else's rights.
+/// Whatever changes a runner sends, places closed to the walk are unchanged, and no device or set-id
+/// program was created.
 #[test]
 fn commits_leave_alone_what_is_closed() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -213,7 +213,7 @@ fn commits_leave_alone_what_is_closed() {
         let _ = committer.commit(&commit);
         assert_eq!(pictures(&root), before);
         let mut all = Vec::new();
-        // The walk may have removed or renamed all that is its own.
+        // The walk may have removed or renamed its own directory.
         if root.join("work").is_dir() {
             picture(&root.join("work"), &mut all);
         }
@@ -224,7 +224,7 @@ fn commits_leave_alone_what_is_closed() {
     });
 }
 
-/// A journal as it lies on disk.
+/// Returns a journal as stored on disk.
 fn journal(commit: &Commit) -> Vec<u8> {
     let Commit { owner, scope, changes, packets, last_wins, began } = commit;
     let packets: Vec<_> = packets
@@ -238,7 +238,7 @@ fn journal(commit: &Commit) -> Vec<u8> {
     [bytes, Digest::of(&record).0.to_vec(), vec![0; 8], record, bodies].concat()
 }
 
-/// Whatever the file holds: the agent starts, and the next one finds the journal struck.
+/// Whatever the journal contains, the agent starts and clears it.
 #[test]
 fn journals() {
     let dir = tempfile::tempdir().expect("a directory");

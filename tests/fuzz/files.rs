@@ -1,4 +1,4 @@
-//! What PacketFS sends: packets, manifests, listings, changes of the origin's tree.
+//! Formats of PacketFS: packets, manifests, listings, changes of the origin's tree.
 
 use packetfs::packet::{Digest, Hole, Manifest, Packed, PacketRef, reference};
 use packetfs::path::{FileName, TreePath};
@@ -52,7 +52,7 @@ fn attrs() -> impl Strategy<Value = Attr> {
     )
 }
 
-/// Any name that a directory can have.
+/// Generates any valid file name.
 pub(crate) fn names() -> impl Strategy<Value = FileName> {
     word().prop_filter_map("no name", |word| FileName::new(word).ok())
 }
@@ -106,7 +106,7 @@ fn manifests_cover_ranges() {
     });
 }
 
-/// A packet is its content or an error: no damage goes by unnoticed.
+/// A packet unpacks to its content or to an error: no damage goes unnoticed.
 #[test]
 fn packets_are_believed_after_a_look() {
     let pieces = prop_oneof![vec(any::<u8>(), 0..2000), vec(0..2_u8, 0..20_000)];

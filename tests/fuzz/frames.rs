@@ -1,5 +1,5 @@
-//! What agents read from their links. The agent is a program and shows nothing: its decoders are
-//! compiled into this test once more.
+//! Frames and messages between agents. The agent is a program without a library, so this test compiles
+//! its decoders again.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -38,8 +38,8 @@ fn frames() -> impl Strategy<Value = Frame> {
         .prop_map(|(kind, stream, payload)| Frame { kind, stream, payload: payload.into() })
 }
 
-/// Frames survive, however the sender cut them into messages; damaged ones are errors or other
-/// frames, and never more bytes than came.
+/// Frames survive any division into messages. Damaged ones yield errors or other frames, but never more
+/// bytes than were received.
 #[test]
 fn frames_of_links() {
     let values = (vec(frames(), 0..5), any::<bool>(), damage(), noise());
@@ -70,7 +70,7 @@ fn frames_of_links() {
     });
 }
 
-/// Each piece of a frame as a message of its own.
+/// Returns the pieces of a frame, each as a message.
 fn pieces(frame: &Frame) -> Vec<Vec<u8>> {
     let mut message = Vec::new();
     frame.encode(&mut message);
@@ -100,7 +100,7 @@ fn messages_of_walks() {
     survives_postcard((open, exit, packets));
 }
 
-/// What one side squeezes the other gets back; damaged messages are refused or are other ones.
+/// Messages survive squeezing. Damaged ones are refused or yield other messages.
 #[test]
 fn squeezed_messages() {
     let alike = (noise(), 0..2000_usize, any::<u8>())
@@ -140,7 +140,7 @@ fn questions_and_answers() {
     }));
 }
 
-/// A path has one spelling: no decoder takes another one.
+/// A path has one spelling: decoders refuse any other.
 #[test]
 fn other_spellings_are_refused() {
     let parts = proptest::sample::select(vec!["", ".", "..", "a", "etc", "...", "b\0", "shadow"]);
@@ -149,7 +149,7 @@ fn other_spellings_are_refused() {
         let is_name = |part: &str| !matches!(part, "" | "." | ".." | "b\0");
         let names = text.strip_prefix('/');
         let is_sound = names.is_some_and(|names| names.is_empty() || names.split('/').all(is_name));
-        // As `Ask` and `ChangeSet` with bytes in the place of paths.
+        // Encoded like `Ask` and `ChangeSet`, with bytes in the place of paths.
         let (ask, none) = (encode(&(0_u8, &text)), Vec::<u8>::new());
         let remove = encode(&(vec![(1_u8, &text)], &none, &none, &none));
         assert_eq!(postcard::from_bytes::<Ask>(&ask).is_ok(), is_sound, "{text:?}");

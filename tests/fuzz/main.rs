@@ -1,7 +1,7 @@
-//! Hostile bytes for every decoder: arbitrary ones, and sound encodings that were damaged. None may
-//! panic or take much more memory than it was given bytes, and what is encoded decodes to itself.
+//! Hostile bytes for every decoder: random ones, and valid encodings that were damaged. No decoder may
+//! panic, or allocate much more than the size of its input, and every value decodes to itself.
 //!
-//! Each test tries for two seconds. A failure names its seed; `OSWALK_SEED` repeats it.
+//! Each test runs for two seconds. A failure prints its seed; `OSWALK_SEED` repeats it.
 
 mod bytes;
 mod changes;

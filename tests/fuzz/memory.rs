@@ -1,33 +1,33 @@
-//! Notices how much memory a decoder asks for at once: a length that a peer sent is no reason.
+//! Measures the largest allocation of a decoder, which must not allocate by a length that a peer sent.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// What a decoder may take for a start, whatever it was given: serde reserves up to 1 MiB.
+/// Largest allocation allowed for any input: serde reserves up to 1 MiB.
 const BASE_BYTES: usize = 2 * 1024 * 1024;
-/// What it may take for each byte it was given: a list's item is larger than its encoding.
+/// Further bytes allowed for each byte of input: items in memory are larger than their encodings.
 const PER_BYTE: usize = 512;
 
 thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, which remembers the largest request of each thread.
+/// The system's allocator, recording the largest allocation of each thread.
 struct Noticing;
 
 #[global_allocator]
 static ALLOCATOR: Noticing = Noticing;
 
 fn notice(bytes: usize) {
-    // A thread that ends has no such variable any more.
+    // Fails only in a thread that is exiting.
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(bytes)));
 }
 
-// SAFETY: all calls go to the system's allocator as they came.
+// SAFETY: all calls are passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Noticing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         notice(layout.size());
-        // SAFETY: the caller keeps the rules of this very function.
+        // SAFETY: the caller upholds the contract of this function.
         unsafe { System.alloc(layout) }
     }
 
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Noticing {
     }
 }
 
-/// Runs a decoder on `bytes`, which may not make it ask for absurd amounts of memory.
+/// Runs a decoder on `bytes`, and checks that its allocations stay within the bounds above.
 pub(crate) fn bounded<T>(bytes: &[u8], decode: impl FnOnce(&[u8]) -> T) -> T {
     LARGEST.set(0);
     let decoded = decode(bytes);

@@ -1,4 +1,4 @@
-//! What people and their tools read and write: requests and reports in JSON, the policy file.
+//! Text formats: requests and reports in JSON, and the policy file.
 
 use std::fs;
 
@@ -29,7 +29,7 @@ where
     );
 }
 
-/// A time in milliseconds, as it is measured: JSON has no infinity.
+/// Generates a finite time in milliseconds; JSON has no infinity.
 fn milliseconds() -> impl Strategy<Value = f64> {
     (0..u32::MAX).prop_map(|micros| f64::from(micros) / 1000.0)
 }
@@ -104,7 +104,7 @@ fn reports_and_replies() {
 
 fn rules() -> impl Strategy<Value = UserRule> {
     let actions = proptest::sample::select(vec![Action::Walk, Action::Stay, Action::Compiler]);
-    // Patterns that can match something: others are refused by name.
+    // Only well-formed patterns, since others are refused.
     ("[^\\[\\\\\u{0}]{1,12}", actions).prop_map(|(pattern, action)| UserRule { pattern, action })
 }
 
@@ -150,7 +150,7 @@ fn requests() {
     ]);
 }
 
-/// A policy file is rules in the order of their weight, or an error that names the file.
+/// A policy file yields rules in order of precedence, or an error that names the file.
 #[test]
 fn policy_files() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! Tries a property with random values until its time is over.
+//! Tests a property with random values for a fixed time.
 
 use std::env;
 use std::fmt::Debug;
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Long enough for thousands of values, short enough for every run of the tests.
+/// Time for one property: enough for thousands of values.
 const TIME: Duration = Duration::from_secs(2);
-/// Values between two looks at the clock.
+/// Values between two checks of the clock.
 const CASES: u32 = 64;
 
-/// Holds `property` against random values.
+/// Tests that `property` holds for random values.
 pub(crate) fn holds<S: Strategy>(values: &S, property: impl Fn(S::Value))
 where
     S::Value: Debug,

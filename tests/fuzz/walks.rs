@@ -1,4 +1,4 @@
-//! What stub, agents and preload library read: frames of the door, policy pages, tallies, specs.
+//! Formats of stub, agents and preload library: frames of the door, policy pages, tallies, specs.
 
 use proptest::array::uniform16;
 use proptest::collection::{btree_map, vec};
@@ -78,7 +78,7 @@ fn descriptors_of_the_door() {
     );
 }
 
-/// Asks a page everything that a process asks it.
+/// Makes every query of a page that a process makes.
 fn ask(page: &Page<'_>) {
     for path in [&b"/usr/bin/gcc"[..], b"", b"relative", &[0xff; 300]] {
         let _ = page.decide(path, [&b"-c"[..], b"a.c"].into_iter(), &mut NoFiles, &mut []);

@@ -65,7 +65,7 @@ static void remove_tree(const char *path) {
     execl("/bin/rm", "rm", "-rf", "--", line, (char *)NULL);
 }
 
-/* change OPERATION PATH NUMBER LETTER [OTHER PATH] */
+/* Usage: change OPERATION PATH NUMBER LETTER [OTHER PATH] */
 int main(int argc, char **argv) {
     if (argc < 5) return 2;
     const char *what = argv[1], *path = argv[2], *other = argc > 5 ? argv[5] : "";

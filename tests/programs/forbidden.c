@@ -1,5 +1,5 @@
-// Tries what a walk is refused, each with arguments that do nothing where it is allowed, and names what was not
-// refused as it should be.
+// Tries each system call that a walk is refused, with arguments that do nothing where the call is allowed.
+// Prints the names of those that were not refused as they should be.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <grp.h>
@@ -25,7 +25,7 @@ static void expect(const char *name, int expected, long result) {
 
 static void *nothing(void *argument) { return argument; }
 
-// What every program needs goes on.
+// Calls that every program needs, which must succeed.
 static void expect_processes(void) {
     pthread_t thread;
     if (pthread_create(&thread, 0, nothing, 0) || pthread_join(thread, 0)) printf("no threads\n");
@@ -40,7 +40,7 @@ static void expect_processes(void) {
 }
 
 #ifdef __x86_64__
-// As a 32-bit program calls the kernel.
+// Makes a system call as a 32-bit program does.
 static long call_32(long number, long first) {
     long result;
     __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(first), "c"(-1), "d"(-1), "S"(-1), "D"(-1)
@@ -53,7 +53,7 @@ static long call_32(long number, long first) {
 }
 
 static void other_kinds(void) {
-    // Absent, too, where a kernel has no such programs.
+    // Also ENOSYS on a kernel without 32-bit programs.
     static const struct { const char *name; int number, first; } calls[] = {
         {"32: unshare", 310, CLONE_NEWUSER}, {"32: clone", 120, CLONE_NEWUSER}, {"32: mount", 21, -1},
         {"32: keyctl", 288, -1}, {"32: bpf", 357, -1}, {"32: setns", 346, -1},
@@ -129,7 +129,7 @@ int main(int count, char **values) {
     REFUSED(vhangup);
     REFUSED(fanotify_init);
     expect("TIOCSTI", EPERM, ioctl(0, TIOCSTI, BAD));
-    // The kernel takes the lower half of the number alone.
+    // The kernel uses only the lower half of the number.
     expect("TIOCSTI, odd", EPERM, syscall(SYS_ioctl, 0, 0x100000000L | TIOCSTI, BAD));
     expect("TIOCLINUX", EPERM, ioctl(0, TIOCLINUX, BAD));
     other_kinds();

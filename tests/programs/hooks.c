@@ -1,4 +1,4 @@
-/* Starts a program by the function that is named first, and ends with its status. */
+/* Starts a program by the function that argv[1] names, and exits with its status. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>

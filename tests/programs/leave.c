@@ -1,5 +1,5 @@
-// Says what a walk can see of its sandbox, in one line, and then changes of it whatever root can: the next
-// walk in it is to say the same.
+// Prints what a walk can see of its sandbox, in one line, and then changes everything in it that root can. The
+// next walk in the same sandbox must print the same line.
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
@@ -68,7 +68,7 @@ int main(void) {
     sched_getaffinity(1, sizeof set, &set);
     say("processors", CPU_COUNT(&set));
     for (int which = 0; which < RLIMIT_NLIMITS; which++) {
-        // The time that it may take is that of its pid 1, which has used some.
+        // These are the limits of the sandbox's pid 1.
         prlimit(1, which, 0, &limit);
         say("limit", limit.rlim_cur);
         say("limit", limit.rlim_max);
@@ -77,11 +77,11 @@ int main(void) {
     printf("keys %d\n", access("/proc/keys", F_OK));
 
     for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++) {
-        // The root goes with the walk; what this cannot protect others need.
+        // The root is removed with the walk; other walks need the rest, which nothing protects.
         if (!strcmp(modes[i], "/") || !strcmp(modes[i], "/proc/uptime") || !strcmp(modes[i], "/proc/sys")) continue;
         if (chmod(modes[i], 0) || chown(modes[i], 65534, 65534)) {}
     }
-    // What it was started with is the null device: a descriptor is as good as a name.
+    // Descriptor 0 is the null device, which can be changed by a descriptor as well as by a name.
     struct timespec long_ago[2] = {{1, 0}, {1, 0}};
     if (fchmod(0, 0600) || fchown(0, 65534, 65534)) {}
     if (futimens(0, long_ago) || fsetxattr(0, "user.left", "x", 1, 0)) {}

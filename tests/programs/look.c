@@ -1,4 +1,4 @@
-/* Prints all that can be seen of files: types, sizes, modes, times, targets, names, contents. */
+/* Prints everything visible of files: types, sizes, modes, times, targets, names, contents. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -42,7 +42,7 @@ static void names(const char *path) {
     }
 }
 
-/* Files that were seen, to tell which names are one file. */
+/* Files seen so far, to find names of the same file. */
 static struct { dev_t dev; ino_t ino; char path[4096]; } seen[256];
 static int seen_count;
 

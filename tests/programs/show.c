@@ -1,4 +1,4 @@
-/* Shows what a program can see of how it was started: the program that walks in most cases. */
+/* Prints what a program sees of how it was started. In most cases this is the program that walks. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-// Makes so many threads, and says whether it could; and with a third argument takes so many MiB.
+// Usage: tasks [THREADS [MIB]]. Starts threads, fills memory, and prints how many threads were started.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-//! What is wrong is said, with the thing's name and the remedy; nothing hangs.
+//! Bad input: errors name the thing and the remedy, and nothing hangs.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -83,10 +83,10 @@ pub(crate) const ALL: &[Test] = &[
     ("bad_input::an_origin_without_room_executes_the_program_itself", origin_has_no_room),
 ];
 
-/// Nothing may take longer to say that it cannot.
+/// Limit for a command to fail.
 const LIMIT: Duration = seconds(15);
 
-/// Checks status and words of a failure.
+/// Checks the status and message of a failure.
 fn expect(run: &Run, status: i32, words: &[&str]) -> Result<(), String> {
     let missing: Vec<_> = words.iter().filter(|word| !run.err().contains(**word)).collect();
     if run.status.code() != Some(status) || !missing.is_empty() {
@@ -138,14 +138,14 @@ fn no_agent(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// `oswalk up` on a state directory of its own.
+/// Returns an `oswalk up` on a state directory of its own.
 fn up_on(up: &Up, state: &Path, arguments: &[&str]) -> Command {
     let mut command = up.command(up.dist.join("oswalk"));
     command.arg("up").args(arguments).env("OSWALK_STATE", state);
     command
 }
 
-/// Ends an agent that should not be there, so that it does not outlive the test.
+/// Ends an agent that was started unexpectedly, so that it does not outlive the test.
 fn down(up: &Up, state: &Path) {
     let mut command = up.command(up.dist.join("oswalk"));
     command.arg("down").env("OSWALK_STATE", state);
@@ -184,7 +184,7 @@ fn broker_unreachable(lab: &Lab) -> Result<(), String> {
     let run = run?;
     expect(&run, 125, &["127.0.0.1:1", "Connection refused"])?;
     let once = run.err().matches("Connection refused").count() == 1;
-    if once { Ok(()) } else { Err(format!("a cause is said once: {run}")) }
+    if once { Ok(()) } else { Err(format!("a cause is printed more than once: {run}")) }
 }
 
 fn secret_missing(lab: &Lab) -> Result<(), String> {
@@ -208,7 +208,7 @@ fn secret_can_be_guessed(lab: &Lab) -> Result<(), String> {
     check("", &["no regular file"])
 }
 
-/// The agent that is up listens elsewhere, and a port that was not given is 7700.
+/// An address without a port has port 7700, so the agent that is up has other settings.
 fn listen_without_a_port(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let run =
@@ -216,7 +216,7 @@ fn listen_without_a_port(lab: &Lab) -> Result<(), String> {
     expect(&run, 125, &["already up", "not 10.9.8.7:7700", "--slots is 2, not 77", "oswalk down"])
 }
 
-/// Every request has a bound, and says what does not answer.
+/// Every request has a time limit, and its error names the agent that does not answer.
 fn a_hung_agent_is_named(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let state = up.fresh("hung-agent")?;
@@ -262,7 +262,7 @@ fn state_is_a_file(lab: &Lab) -> Result<(), String> {
     expect(&Run::of(up_on(up, Path::new("/etc/hostname"), &[]), LIMIT)?, 125, &["/etc/hostname"])
 }
 
-/// A commit in a journal that others may write is not finished: the agent does not even start.
+/// An agent does not start if others may write its journal, and finishes no commit from it.
 fn forged_journal(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let state = up.fresh("forged-journal")?;
@@ -278,11 +278,11 @@ fn forged_journal(lab: &Lab) -> Result<(), String> {
 
 fn second_agent(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
-    // `oswalk up` sees that one is up; the agent itself refuses.
+    // `oswalk up` finds the agent that is up; a second `oswalkd` refuses to start.
     let state = up.state("n1");
     let again = Run::of(up_on(up, &state, &[]), LIMIT)?;
     if !again.succeeded() || !again.out().contains("already up") {
-        return Err(format!("up again: {again}"));
+        return Err(format!("a second 'oswalk up': {again}"));
     }
     let mut command = up.command(up.dist.join("oswalkd"));
     command.arg("--state").arg(&state);
@@ -308,13 +308,13 @@ fn ask_door(up: &Up, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let _ = door.shutdown(std::net::Shutdown::Write);
     let mut answer = Vec::new();
     match door.read_to_end(&mut answer) {
-        // The agent may also hang up on what it has not read.
+        // The agent may also close the connection before it has read everything.
         Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(failed(error)),
         _ => Ok(answer),
     }
 }
 
-/// A frame of the door: kind, descriptor, length, payload.
+/// Encodes a frame of the door: kind, descriptor, length, payload.
 fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let bytes = u32::try_from(payload.len()).expect("is short").to_le_bytes();
     [&[kind, 0, 0, 0], &bytes[..], payload].concat()
@@ -329,7 +329,7 @@ fn version_mismatch(lab: &Lab) -> Result<(), String> {
     let answer = String::from_utf8_lossy(&answer);
     let clear =
         ["0.0.9", env!("CARGO_PKG_VERSION"), "version"].iter().all(|word| answer.contains(word));
-    if clear { Ok(()) } else { Err(format!("the agent said {answer:?}")) }
+    if clear { Ok(()) } else { Err(format!("the agent answered {answer:?}")) }
 }
 
 fn noise_at_the_door(lab: &Lab) -> Result<(), String> {
@@ -358,9 +358,9 @@ fn stub_without_a_session(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let run = Run::of(up.command(up.dist.join("oswalk-stub")), LIMIT)?;
     if run.succeeded() || run.stderr.is_empty() {
-        return Err(format!("a stub on its own: {run}"));
+        return Err(format!("a stub without a session: {run}"));
     }
-    // With the program's name it still executes the program.
+    // With the variable that names the program it still executes the program.
     let mut command = up.command(up.dist.join("oswalk-stub"));
     command.env("OSWALK_WALK", "/bin/sh").env("OSWALK_PAGE", "/nonexistent").args(["-c", "exit 9"]);
     expect(&Run::of(command, LIMIT)?, 9, &[])
@@ -381,7 +381,7 @@ fn page_is_damaged(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// A runner with room for 1 MiB of changes gets a walk that writes 8.
+/// Sends a walk that writes 8 MiB to a runner with room for 1 MiB of changes.
 fn runner_disk_full(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.alone()?;
     let dir = up.fresh("disk-full")?;
@@ -397,7 +397,7 @@ fn runner_disk_full(lab: &Lab) -> Result<(), String> {
     checked
 }
 
-/// An origin with room for 1 MiB of changes sends a walk out that writes 8.
+/// Starts a walk that writes 8 MiB from an origin with room for 1 MiB of changes.
 fn origin_has_no_room(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.alone()?;
     let dir = up.fresh("no-room")?;
@@ -412,7 +412,7 @@ fn origin_has_no_room(lab: &Lab) -> Result<(), String> {
     checked
 }
 
-/// Starts a large agent with a private broker, and a small one beside it, with so many slots.
+/// Starts two agents, one with little room, in a cluster with a private broker.
 fn two_agents(
     up: &Up,
     origin: &Path,
@@ -431,7 +431,6 @@ fn two_agents(
     )?;
     expect(&first, 0, &[])?;
     let broker = find_socket(origin).ok_or("the private broker has no socket")?;
-    // `oswalk up` does not pass --upper-bytes on: the agent itself does.
     let mut command = Command::new("setsid");
     command.arg("-f").arg(up.dist.join("oswalkd")).arg("--state").arg(runner).args(common);
     command
@@ -443,7 +442,7 @@ fn two_agents(
     command.status().map_err(|error| error.to_string())?;
     let deadline = std::time::Instant::now() + LIMIT;
     while std::time::Instant::now() < deadline {
-        // A node is in the list before its own door is open.
+        // A node is listed before its own door is open.
         let sees = |state: &Path, node: &str| -> Result<bool, String> {
             let mut command = up.command(up.dist.join("oswalk"));
             command.args(["status", "--json"]).env("OSWALK_STATE", state);
@@ -454,7 +453,7 @@ fn two_agents(
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    Err("the small runner does not join".into())
+    Err("the small runner does not join the cluster".into())
 }
 
 /// Returns the URL of the broker's socket.
@@ -478,7 +477,7 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|is| is.file_type().is_socket())
 }
 
-/// Executes commands, among them a `dd` that walks in vain, for this reason.
+/// Runs commands with a `dd` whose walk fails for this reason, and is repeated at the origin.
 fn dd_comes_home(
     up: &Up,
     dir: &Path,
@@ -495,7 +494,7 @@ fn dd_comes_home(
     let bytes = fs::metadata(dir.join("big")).map_or(0, |is| is.len());
     let report = Report::read(&report)?;
     if bytes != 8 << 20 {
-        return Err(format!("big has {bytes} bytes: {run}"));
+        return Err(format!("the file 'big' has {bytes} bytes: {run}"));
     }
     if !report.walked("show") || !report.stayed("dd", reason) {
         return Err(format!("walks {:?}, stays {:?}: {run}", report.walks, report.stays));

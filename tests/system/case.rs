@@ -1,4 +1,4 @@
-//! One case: a script natively, the same script walked, with a report and without, and nothing may differ.
+//! A case: a script that runs natively and walked, with a report and without. Nothing may differ.
 
 use std::fs;
 use std::path::Path;
@@ -10,17 +10,17 @@ use crate::outcome::{Before, Tree};
 use crate::report::Report;
 use crate::run::{Run, ending, seconds, shown};
 
-/// Hardly a case takes a second natively; what takes this long hangs.
+/// Limit for a run. Few cases take more than a second natively.
 const LIMIT: Duration = seconds(20);
 
-/// What of a script walks.
+/// Which part of a script walks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Walking {
     /// Every command of the script; the shell stays.
     Each,
-    /// The shell, with all that it starts.
+    /// The shell, with everything that it starts.
     Whole,
-    /// What these options of `oswalk exec` say.
+    /// The programs that these options of `oswalk exec` select.
     As(&'static [&'static str]),
 }
 
@@ -28,13 +28,13 @@ enum Walking {
 #[derive(Debug, Clone, Copy)]
 enum How<'a> {
     Natively,
-    /// `oswalk exec` waits for it, and writes this report.
+    /// By an `oswalk exec` that waits for it, and writes this report.
     Reported(&'a Path),
-    /// `oswalk exec` becomes the shell.
+    /// By an `oswalk exec` that becomes the shell.
     Unreported,
 }
 
-/// A script whose outcome is to be the same.
+/// A script whose outcome must be the same natively and walked.
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -67,22 +67,22 @@ impl Case {
         }
     }
 
-    /// Every command of the script walks.
+    /// Makes a case in which every command of the script walks.
     pub(crate) fn each(name: &str, script: &str) -> Self {
         Self::new(format!("{name}, each command"), script, Walking::Each)
     }
 
-    /// The script walks as a whole.
+    /// Makes a case in which the script walks as a whole.
     pub(crate) fn whole(name: &str, script: &str) -> Self {
         Self::new(format!("{name}, as a whole"), script, Walking::Whole).walks(&["sh"])
     }
 
-    /// Both ways; with a setup that runs first, natively.
+    /// Makes both of these, with a setup that runs first, natively.
     pub(crate) fn both(name: &str, setup: &str, script: &str) -> [Self; 2] {
         [Self::each(name, script).setup(setup), Self::whole(name, script).setup(setup)]
     }
 
-    /// The options of `oswalk exec` decide.
+    /// Makes a case in which options of `oswalk exec` decide.
     pub(crate) fn with(options: &'static [&'static str], name: &str, script: &str) -> Self {
         Self::new(name.to_owned(), script, Walking::As(options))
     }
@@ -91,13 +91,13 @@ impl Case {
         Self { setup: setup.to_owned(), ..self }
     }
 
-    /// Setup and script begin with this.
+    /// Prepends a text to setup and script.
     pub(crate) fn prelude(self, prelude: &str) -> Self {
         let [setup, script] = [self.setup, self.script].map(|text| format!("{prelude}{text}"));
         Self { setup, script, ..self }
     }
 
-    /// The script ends with this.
+    /// Appends a text to the script.
     pub(crate) fn epilogue(self, epilogue: &str) -> Self {
         Self { script: self.script + epilogue, ..self }
     }
@@ -106,37 +106,37 @@ impl Case {
         Self { stdin: Some(stdin), ..self }
     }
 
-    /// These programs must be among those that walked.
+    /// Requires that these programs walked.
     pub(crate) fn walks(self, walked: &'static [&'static str]) -> Self {
         Self { walked, ..self }
     }
 
-    /// These programs must have stayed for these reasons.
+    /// Requires that these programs stayed for these reasons.
     pub(crate) fn stays(self, stayed: &'static [(&'static str, &'static str)]) -> Self {
         Self { stayed, ..self }
     }
 
-    /// All walks go to this node.
+    /// Sends all walks to this node.
     pub(crate) fn on(self, node: &'static str) -> Self {
         Self { runner: Some(node), ..self }
     }
 
-    /// It may take longer than other cases.
+    /// Sets a limit other than [`LIMIT`].
     pub(crate) fn within(self, limit: Duration) -> Self {
         Self { limit, ..self }
     }
 
-    /// It is not the same yet, for this reason (see docs/semantics.md). The case fails once it is.
+    /// Marks a known difference (see docs/semantics.md). The case fails once there is none.
     pub(crate) fn gap(self, gap: &'static str) -> Self {
         Self { gap: Some(gap), ..self }
     }
 
-    /// Nothing else runs in the lab meanwhile, and the origin's agent takes the machine for idle.
+    /// Runs the case alone in the lab, on a machine that looks idle to the origin's agent.
     pub(crate) fn alone(self) -> Self {
         Self { alone: true, ..self }
     }
 
-    /// Runs it natively and walked.
+    /// Runs the case natively and walked, and compares the outcomes.
     pub(crate) fn check(&self, lab: &Lab) -> Result<(), String> {
         if self.alone {
             let (up, _alone) = lab.alone()?;
@@ -194,7 +194,7 @@ impl Case {
         Ok(Outcome { run, tree })
     }
 
-    /// Completes a call of `oswalk exec`.
+    /// Adds the case's options to a call of `oswalk exec`.
     fn walked(&self, mut command: Command) -> Command {
         match self.walking {
             Walking::Each => command.arg("--walk-all"),
@@ -206,7 +206,7 @@ impl Case {
         command
     }
 
-    /// Returns what did not walk or stay as it should.
+    /// Returns the programs that did not walk or stay as required.
     fn unexpected(&self, report: &Report) -> Vec<String> {
         let mut wrong = Vec::new();
         let expected: Vec<_> =
@@ -242,7 +242,7 @@ impl Case {
     }
 }
 
-/// What a run leaves.
+/// The outcome of a run.
 pub(crate) struct Outcome {
     pub(crate) run: Run,
     pub(crate) tree: Tree,

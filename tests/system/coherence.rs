@@ -1,7 +1,7 @@
-//! No stale read: random changes at the origin and by walks, and after each a walk on a random node
-//! looks at some of the files. It must see exactly what a look at the origin sees.
+//! No stale reads: files are changed at random, at the origin and by walks. After each change, a walk on
+//! a random node reads some of the files, and must see exactly what the origin sees.
 //!
-//! `OSWALK_SEED` repeats a run, `OSWALK_STEPS` makes it longer or shorter.
+//! `OSWALK_SEED` repeats a run, `OSWALK_STEPS` sets its length.
 
 use std::env;
 use std::fs;
@@ -23,11 +23,11 @@ pub(crate) const ALL: &[Test] = &[
 ];
 
 const STEPS: u64 = 2000;
-/// One step is a few milliseconds; this one hangs.
+/// Limit for one step, which takes a few milliseconds.
 const STEP: Duration = seconds(10);
-/// All steps must be done by then.
+/// Limit for all steps.
 const ALL_STEPS: Duration = seconds(240);
-/// Few names make many changes of each.
+/// The names of the files. They are few, so that each changes often.
 const NAMES: [&str; 14] = [
     "a", "b", "c", "d1", "d2", "d1/a", "d1/b", "d1/f0", "d2/a", "d2/f1", "d1/e", "d1/e/a", "l1",
     "l2",
@@ -54,10 +54,10 @@ const CHANGES: [&str; 20] = [
     "chmod",
     "utimes",
 ];
-/// Contents of no packet, of one and of many.
+/// Sizes of contents: no packet, one packet and many.
 const SIZES: [u64; 6] = [0, 1, 10, 100, 5000, 200_000];
 
-/// What a walk notes of a file's inode, as Git does in its index, holds at the origin.
+/// An inode number that a walk records, as Git does in its index, is valid at the origin.
 fn inode_numbers(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh("inode-numbers")?;
@@ -78,12 +78,12 @@ fn inode_numbers(lab: &Lab) -> Result<(), String> {
     if native != walked {
         return Err(format!("native {native}, walked {walked}"));
     }
-    // Replaced by another file: the name shows the new number.
+    // After the file is replaced, its name has the new number.
     sh(true, "cat a >/dev/null")?;
     sh(false, "cp -p a a2; mv a2 a; git update-index -q --refresh")?;
     let (native, walked) = (sh(false, look)?, sh(true, look)?);
     if native != walked {
-        return Err(format!("replaced: native {native}, walked {walked}"));
+        return Err(format!("after the file was replaced: native {native}, walked {walked}"));
     }
     sh(true, "git diff-index --quiet HEAD && git status -s")?;
     sh(false, "git diff-index --quiet HEAD").map(|_| ())
@@ -123,7 +123,7 @@ pub(crate) fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
-/// Returns the seed that was asked for, or one that nobody knows.
+/// Returns the seed from `OSWALK_SEED`, or a random one.
 pub(crate) fn seed() -> u64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -131,7 +131,7 @@ pub(crate) fn seed() -> u64 {
     number("OSWALK_SEED").unwrap_or(now)
 }
 
-/// The shells of the sessions, one for each node, and one that never walks.
+/// Shells: one in a session on each node, and one that never walks.
 struct Checker {
     native: Shell,
     walking: Vec<Shell>,
@@ -158,15 +158,15 @@ impl Checker {
         Ok(Self { native, walking, reports, random: Random(seed | 1), history: Vec::new() })
     }
 
-    /// Some changes, then a look.
+    /// Makes some changes, then compares what a node and the origin see.
     fn step(&mut self) -> Result<(), String> {
         for _ in 0..=self.random.below(2) {
             let change = self.change();
-            // One in five is a walk's own.
+            // One change in five is made by a walk.
             let node = self.random.below(5 * NODES.len());
             let said = self.at(node, &change)?;
             if !said.is_empty() {
-                return Err(format!("{change} said {said:?}"));
+                return Err(format!("{change} printed {said:?}"));
             }
         }
         let look = self.look();
@@ -178,10 +178,13 @@ impl Checker {
         }
         let differs =
             truth.lines().zip(seen.lines()).find(|(a, b)| a != b).unwrap_or((&truth, &seen));
-        Err(format!("stale on {}: {look}\ntruth: {}\nseen:  {}", NODES[node], differs.0, differs.1))
+        Err(format!(
+            "stale read on {}: {look}\nexpected: {}\nseen:     {}",
+            NODES[node], differs.0, differs.1
+        ))
     }
 
-    /// Runs a line on a node, or at the origin when there is no node of this number.
+    /// Runs a line on a node, or at the origin if there is no node with this index.
     fn at(&mut self, node: usize, line: &str) -> Result<String, String> {
         self.history.push(format!("{}: {line}", NODES.get(node).unwrap_or(&"origin")));
         self.walking.get_mut(node).unwrap_or(&mut self.native).run(line)
@@ -205,13 +208,13 @@ impl Checker {
         format!("look {}", names.join(" "))
     }
 
-    /// Ends the sessions; returns how much walked.
+    /// Ends the sessions; returns the number of walks.
     fn finish(self) -> Result<u64, String> {
         self.native.end()?;
         let mut walks = 0;
         for (shell, report) in self.walking.into_iter().zip(self.reports) {
             shell.end()?;
-            // A change that could not be committed was made at the origin: another test's matter.
+            // A change that could not be committed was repeated at the origin, which other tests check.
             let report = Report::read(&report)?;
             walks += report.walks.len() as u64;
         }
@@ -219,11 +222,11 @@ impl Checker {
     }
 }
 
-/// Reads lines and runs them; a line of its own tells the end of each output.
+/// Runs each line that it reads, and prints a marker line after each output.
 const DRIVER: &str =
     r#"while IFS= read -r line; do eval "$line" </dev/null 2>&1; echo "end $?"; done"#;
 
-/// A shell that runs the lines it is given.
+/// A running shell that executes lines.
 struct Shell {
     child: Child,
     stdin: ChildStdin,
@@ -278,7 +281,7 @@ impl Shell {
     }
 }
 
-/// A xorshift generator: the same seed, the same run.
+/// A xorshift generator, so that a seed repeats a run.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

@@ -1,6 +1,7 @@
-//! Random command lines of compilers, natively and walked: whatever walks leaves what it leaves natively.
+//! Random command lines of compilers, natively and walked: outputs, files and status must be the same.
 //!
-//! `OSWALK_SEED` repeats a run, `OSWALK_COMMANDS` makes it longer or shorter, `OSWALK_COMMAND` picks one of its lines.
+//! `OSWALK_SEED` repeats a run, `OSWALK_COMMANDS` sets the number of command lines, and
+//! `OSWALK_COMMAND` runs only one of them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,11 +21,11 @@ use crate::run::{Run, seconds};
 pub(crate) const ALL: &[Test] = &[("commands::at_random", at_random)];
 
 const COMMANDS: u64 = 60;
-/// Lines at once.
+/// Command lines that run at once.
 const THREADS: usize = 3;
 const LIMIT: std::time::Duration = seconds(30);
 
-/// Writes the sources and what is in the way of outputs; `$1` is another place, or empty.
+/// Writes the sources, and files in the place of outputs; `$1` is a second directory, or empty.
 const SETUP: &str = r#"
 mkdir -p src inc 'a dir' ünï out/sub links
 cd src
@@ -62,7 +63,7 @@ for dir in . out 'a dir' $1; do (
 ) done
 "#;
 
-/// What a line is drawn from.
+/// The choices that a command line is made of.
 const TOOLS: [&str; 7] = ["gcc", "gcc", "g++", "clang", "clang++", "cc1", "as"];
 const C: [&str; 8] = ["a.c", "a.c", "b.c", "main.c", "bad.c", "miss.c", "sp ace.c", "\u{e9}.c"];
 const CXX: [&str; 4] = ["a.cc", "b.cpp", "a.cc", "bad.cxx"];
@@ -140,7 +141,7 @@ const CLANG_FLAGS: [&str; 9] = [
     "-no-canonical-prefixes",
 ];
 
-/// A place that is this machine's own, with what belongs to a line below it; it goes with it.
+/// A directory in a place that each machine has of its own, removed when dropped.
 struct Elsewhere(PathBuf);
 
 impl Drop for Elsewhere {
@@ -153,13 +154,13 @@ impl Drop for Elsewhere {
 struct Line {
     dir: PathBuf,
     elsewhere: Option<Elsewhere>,
-    /// A text for the shell, the same natively and walked.
+    /// The script, the same natively and walked.
     script: String,
-    /// Nothing in it is known to keep it here.
+    /// Whether nothing in the command line is known to keep it at the origin.
     may_walk: bool,
 }
 
-/// How a line is put together.
+/// Composes a command line.
 struct Draw<'a> {
     random: Random,
     dir: &'a Path,
@@ -168,7 +169,7 @@ struct Draw<'a> {
 }
 
 impl Draw<'_> {
-    /// Is true once in `times`.
+    /// Returns true once in `times`, on average.
     fn once_in(&mut self, times: usize) -> bool {
         self.random.below(times) == 0
     }
@@ -177,7 +178,7 @@ impl Draw<'_> {
         of[self.random.below(of.len())]
     }
 
-    /// Returns a name in one of several forms; there are files in the directories of `dirs`, or not.
+    /// Returns a path for `name` in one of several spellings, in one of `dirs`.
     fn place(&mut self, dirs: &[&str], name: &str) -> String {
         let dir = self.one(dirs);
         let own = self.dir.file_name().expect("is named").to_string_lossy();
@@ -223,13 +224,13 @@ impl Draw<'_> {
         self.place(&dirs, name)
     }
 
-    /// Adds `-o` and its value, as one word or two.
+    /// Adds `-o` and its value, as one word or as two.
     fn named_output(&mut self, words: &mut Vec<String>) {
         let name = self.one(&OUTPUTS);
         let output = match self.random.below(30) {
             0 => "-".into(),
             1 => "/dev/null".into(),
-            // Not /dev/stdout: as removes a link before it writes, and root may do that there.
+            // Not /dev/stdout: `as` removes a link before it writes, which root is allowed to do there.
             2 => "/proc/self/fd/1".into(),
             _ => self.output(name),
         };
@@ -241,7 +242,7 @@ impl Draw<'_> {
         }
     }
 
-    /// Adds options of rules for make; returns variables for the same.
+    /// Adds options that write rules for make; returns variables that do the same.
     fn rules(&mut self, tool: &str, words: &mut Vec<String>) -> String {
         let name = self.one(&["deps.d", "new.d", "two words.d", "hl.o"]);
         let file = self.output(name);
@@ -270,7 +271,7 @@ impl Draw<'_> {
         }
     }
 
-    /// Adds some options, each of one or more words.
+    /// Adds random options, each of one or more words.
     fn flags(&mut self, tool: &str, words: &mut Vec<String>) {
         let own: &[&str] = if tool.starts_with("clang") { &CLANG_FLAGS } else { &GCC_FLAGS };
         for _ in 0..self.random.below(4) {
@@ -284,10 +285,10 @@ impl Draw<'_> {
         }
     }
 
-    /// Adds what is to be done, and the sources; returns what follows the command.
+    /// Adds the action and the sources; returns what follows the command.
     fn work(&mut self, tool: &str, words: &mut Vec<String>) -> String {
         if tool == "as" || tool == "cc1" {
-            // Without it, it says how long it took.
+            // Without this option, the tool prints how long it took.
             if tool == "cc1" {
                 words.push("-quiet".into());
             }
@@ -305,7 +306,7 @@ impl Draw<'_> {
                 words.push("-c".into());
                 let more = 1 + self.random.below(2);
                 words.extend((0..more).map(|_| self.source(tool)));
-                // Several sources and one output are an error.
+                // Several sources with one output are an error.
                 if self.once_in(10) {
                     self.named_output(words);
                 }
@@ -361,7 +362,7 @@ impl Draw<'_> {
         String::new()
     }
 
-    /// Moves some of the words into files of arguments, one naming the other; returns the commands that write them.
+    /// Moves some words into response files, which may be nested; returns the commands that write these.
     fn respond(&mut self, words: &mut Vec<String>) -> String {
         let mut commands = String::new();
         for file in ["one.rsp", "two.rsp"] {
@@ -389,12 +390,12 @@ impl Draw<'_> {
         let variables = self.rules(tool, &mut words);
         self.flags(tool, &mut words);
         let behind = self.work(tool, &mut words);
-        // Where nothing is made, clang 14 gives what happens to lie in its memory as the output's name.
+        // If it writes no output, clang 14 prints uninitialized memory as the output's name.
         let is_check = words.iter().any(|word| word == "-fsyntax-only");
         words.retain(|word| !(is_check && ["-MJ", "out/part.json"].contains(&word.as_str())));
-        // Of what was preprocessed here, messages there lack the line: its source is not there (docs/semantics.md).
+        // Diagnostics for sources preprocessed at the origin lack the source line (docs/semantics.md).
         words.retain(|word| self.elsewhere.is_none() || !word.starts_with("-save-temps"));
-        // Few options care where they stand; what is parted from its value makes a wrong line.
+        // Order matters for few options; an option parted from its value makes the command line invalid.
         if self.once_in(6) {
             let first = self.random.below(words.len());
             words.rotate_left(first);
@@ -419,7 +420,7 @@ impl Draw<'_> {
     }
 }
 
-/// Returns a word as the shell takes it.
+/// Quotes a word for the shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./=+,@:%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -430,7 +431,7 @@ fn quoted(word: &str) -> String {
 
 impl Line {
     fn draw(up: &Up, tools: &[(&str, String)], seed: u64, at: u64) -> Result<Self, String> {
-        // Neighbours are to have nothing in common.
+        // Makes neighbouring command lines independent.
         let mut state = seed.wrapping_add(at.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -451,7 +452,7 @@ impl Line {
         Ok(Self { dir, elsewhere, script, may_walk })
     }
 
-    /// Runs it where nothing else is; walked if there is a place for a report.
+    /// Runs the command line in a fresh directory, walked if a report is given.
     fn run(&self, up: &Up, report: Option<&Path>) -> Result<[Outcome; 2], String> {
         let dir = up.fresh(&self.dir.file_name().expect("is named").to_string_lossy())?;
         let mut setup = up.command("sh");
@@ -487,7 +488,7 @@ impl Line {
         Ok([Outcome { run, tree }, Outcome { run: nothing, tree: elsewhere }])
     }
 
-    /// Runs it natively and walked; returns whether it walked, and what kept it from it.
+    /// Runs the command line natively and walked; returns whether it walked, and what prevented it.
     fn check(&self, up: &Up) -> Result<(bool, Vec<String>), String> {
         let report = self.dir.with_extension("json");
         let native = self.run(up, None)?;
@@ -495,7 +496,7 @@ impl Line {
         let report = Report::read(&report)?;
         let mut wrong = differences(&native, &walked);
         if !wrong.is_empty() {
-            // What is never the same twice tells nothing, as long as it is there; nor do random names.
+            // Outputs that never repeat need only exist, and random names are ignored.
             let again = differences(&native, &self.run(up, None)?);
             let what = |text: &str| text.lines().next().unwrap_or_default().to_owned();
             let is_missing = |text: &String| text.contains("(none)");
@@ -511,7 +512,7 @@ impl Line {
             let stays = report.fallbacks().into_iter().filter(|stay| !Report::is_right(stay));
             return Ok((!report.walks.is_empty(), stays.collect()));
         }
-        // What is left behind is that of the walk.
+        // The files left behind are those of the walked run.
         self.run(up, Some(&self.dir.with_extension("json")))?;
         let (walks, stays) = (&report.walks, &report.stays);
         Err(format!(
@@ -527,7 +528,7 @@ fn differences(native: &[Outcome; 2], walked: &[Outcome; 2]) -> Vec<String> {
     native.iter().zip(walked).flat_map(|(native, walked)| native.differences(walked)).collect()
 }
 
-/// Returns an output with the random names of temporary files made one: `ccXXXXXX` of gcc, `a-XXXXXX.o` of clang.
+/// Replaces the random names of temporary files in an output: gcc's `ccXXXXXX`, clang's `a-XXXXXX.o`.
 fn without_temporaries(output: &[u8]) -> Vec<u8> {
     let mut output = output.to_vec();
     for at in 0..output.len() {
@@ -545,7 +546,7 @@ fn without_temporaries(output: &[u8]) -> Vec<u8> {
     output
 }
 
-/// Returns the tools that there are, with what each is called by.
+/// Returns the tools that are installed, and the command of each.
 fn tools(up: &Up) -> Result<Vec<(&'static str, String)>, String> {
     let mut tools = Vec::new();
     for tool in TOOLS {
@@ -559,10 +560,10 @@ fn tools(up: &Up) -> Result<Vec<(&'static str, String)>, String> {
         if run.succeeded() {
             tools.push((tool, run.out().trim().to_owned()));
         } else {
-            eprintln!("commands: there is no {tool}, it is left out");
+            eprintln!("commands: {tool} is not installed, and is left out");
         }
     }
-    if tools.is_empty() { Err("there is no compiler".into()) } else { Ok(tools) }
+    if tools.is_empty() { Err("no compiler is installed".into()) } else { Ok(tools) }
 }
 
 fn at_random(lab: &Lab) -> Result<(), String> {
@@ -574,14 +575,14 @@ fn at_random(lab: &Lab) -> Result<(), String> {
     let tools = tools(up)?;
     let began = Instant::now();
     let next = AtomicUsize::new(0);
-    // Those that could walk, those of them that did, and all that did.
+    // Counts of lines that could walk, of those among them that did, and of all that walked.
     let [able, moved, walks] = [const { AtomicUsize::new(0) }; 3];
     let wrong = Mutex::new(Vec::new());
     let work = || {
         while let Some(&at) = lines.get(next.fetch_add(1, Ordering::Relaxed)) {
             let checked = Line::draw(up, &tools, seed, at).and_then(|line| {
                 let (walked, stays) = line.check(up)?;
-                // The result is right; the work was done twice.
+                // The result is right, but the work was done twice.
                 if !stays.is_empty() {
                     eprintln!(
                         "commands: OSWALK_COMMAND={at} {}: {}",
@@ -613,7 +614,7 @@ fn at_random(lab: &Lab) -> Result<(), String> {
         return Err(wrong.join("\n"));
     }
     if moved * 3 < able {
-        return Err(format!("only {moved} of {able} walked"));
+        return Err(format!("only {moved} of {able} command lines that could walk did so"));
     }
     Ok(())
 }

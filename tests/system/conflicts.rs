@@ -1,4 +1,4 @@
-//! Two change one file at the same time: nothing is lost without a word.
+//! Conflicts: several processes change one file at the same time, and no change is lost silently.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,11 +17,11 @@ pub(crate) const ALL: &[Test] = &[
     ("conflicts::a_torn_read_that_cannot_be_repeated_is_told", torn),
 ];
 
-/// Rounds of each race; others by `OSWALK_TEST_ROUNDS`.
+/// Rounds of each race, unless `OSWALK_TEST_ROUNDS` is set.
 const ROUNDS: u64 = 2;
-/// How many take part in one.
+/// Processes that take part in a race.
 const RACERS: u64 = 6;
-/// Of what one wins, each with what a racer executes. What it needs is made anew in each round.
+/// Races that exactly one process wins: name and command. The files they need are created in each round.
 const LOCKS: &[(&str, &str)] = &[
     ("mkdir", "mkdir lock"),
     ("ln -s", "ln -s $i lock"),
@@ -33,7 +33,7 @@ const LOCKS: &[(&str, &str)] = &[
     ("mkfifo", "mkfifo lock"),
     ("link(2)", "perl -e 'exit !link qq(payload), qq(lock)'"),
 ];
-/// What all racers append to, a line each, which was not there.
+/// Races in which all processes append a line to a new file.
 const LOGS: &[(&str, &str)] = &[
     ("a new log", "perl -e 'open F, q(>>), q(log); print F qq($ARGV[0]\\n)' $i"),
     (
@@ -47,7 +47,7 @@ const LOGS: &[(&str, &str)] = &[
     ("DEPENDENCIES_OUTPUT", "DEPENDENCIES_OUTPUT=log gcc -c s$i.c"),
 ];
 
-/// What all racers count up, each under a lock.
+/// Races in which all processes increment a counter, each under a lock.
 const COUNTERS: &[(&str, &str)] = &[
     (
         "a counter under flock",
@@ -59,8 +59,8 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Races walks for names that are not there, round after round. What comes of it is what comes of it
-/// natively: one gets the lock, and no line is lost.
+/// Races walks for names that do not exist, in many rounds. The outcome is the native one: one process
+/// gets the lock, and no line is lost.
 fn races(lab: &Lab) -> Result<(), String> {
     let (up, _shared) = lab.shared()?;
     let rounds = std::env::var("OSWALK_TEST_ROUNDS").ok().and_then(|it| it.parse().ok());
@@ -95,7 +95,7 @@ fn races(lab: &Lab) -> Result<(), String> {
         let seed = std::process::id().wrapping_add(u32::try_from(round).unwrap_or(0));
         let report = dir.join("report.json");
         let mut command = up.exec(&report);
-        // Compile steps walk in either case, the rest in every other round.
+        // Compile steps walk in every round, the other programs in every second one.
         if round % 2 == 0 {
             command.arg("--walk-all");
         }
@@ -112,16 +112,16 @@ fn races(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// Names itself after its second argument, says `up` if it is to, waits for longer than output is
-/// held back, and writes the file's content in capital letters over it.
+/// Renames itself to its second argument, prints `up` if told to, waits for longer than output is held
+/// back, and overwrites the file with its content in capitals.
 const SHOUT: &str = "$0 = qq($ARGV[1]-runs); $| = 1; print qq(up\\n) if $ARGV[0]; \
     select undef, undef, undef, 1.6; open F, '+<', 'f'; local $/; $_ = <F>; seek F, 0, 0; print F uc";
 
-/// Removes a directory with what is in it, names itself after its argument, and goes on for a while.
+/// Removes a directory and its contents, renames itself to its argument, and runs on for a while.
 const EMPTY: &str = "unlink q(d/e/f); rmdir q(d/e); my $gone = rmdir q(d); $0 = qq($ARGV[0]-runs); \
     select undef, undef, undef, 1.6; exit !$gone";
 
-/// A directory that somebody has put something into is not removed, as natively.
+/// As natively, a directory is not removed if somebody has created a file in it.
 fn filled(lab: &Lab) -> Result<(), String> {
     let (up, _shared) = lab.shared()?;
     let dir = up.fresh("conflict-filled")?;
@@ -138,10 +138,10 @@ fn filled(lab: &Lab) -> Result<(), String> {
     let run = walk.wait(seconds(60))?;
     let report = Report::read(&report)?;
     if !dir.join("d/e/theirs").exists() {
-        return Err(format!("what somebody else has put there is lost: {run}"));
+        return Err(format!("a file that somebody else created is lost: {run}"));
     }
     if run.out() != "1\n" || !report.stayed("perl", "conflict") {
-        return Err(format!("{run}: {:?}, {:?}", report.walks, report.stays));
+        return Err(format!("{run}: walks {:?}, stays {:?}", report.walks, report.stays));
     }
     Ok(())
 }
@@ -164,12 +164,12 @@ fn spoken(lab: &Lab) -> Result<(), String> {
     }
 }
 
-/// Takes its input, looks at files, names itself after its argument, and reads them some time later.
+/// Reads its input, looks at files, renames itself to its argument, and reads the files later.
 const READER: &str = "$_ = <STDIN>; -s $_ for 0 .. 19; $0 = qq($ARGV[0]-runs); \
     select undef, undef, undef, 1; local $/; for (0 .. 19) { open F, '<', $_; my $x = <F>; close F }";
 
-/// What has taken its input cannot be repeated. Files that change all the time while they are read may be
-/// seen as they never were, and that is told.
+/// A program that has read its input cannot be repeated. If it read a file while that changed, the report
+/// and a message say so.
 fn torn(lab: &Lab) -> Result<(), String> {
     let (up, _shared) = lab.shared()?;
     let dir = up.fresh("conflict-torn")?;
@@ -207,7 +207,7 @@ fn torn(lab: &Lab) -> Result<(), String> {
     }
 }
 
-/// Changes the file while a walk is about to.
+/// Changes a file that a walk is about to change.
 fn disturb(lab: &Lab, name: &str, speaks: &str) -> Result<Report, String> {
     let (up, _shared) = lab.shared()?;
     let dir = up.fresh(&format!("conflict-{name}"))?;

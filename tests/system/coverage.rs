@@ -1,5 +1,5 @@
-//! Every exec is accounted for: what the kernel executed at the origin during a build, as strace has
-//! it, is in the report, as a walk or as a stay with its reason.
+//! Every exec is accounted for: each program that strace sees executed at the origin during a build is in
+//! the report, as a walk or as a stay with its reason.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,19 +24,19 @@ pub(crate) const ALL: &[Test] = &[
     }),
 ];
 
-/// Too long for every day: Redis, some 250 compile steps under strace.
+/// Tests that take too long for every run: Redis has some 250 compile steps, here under strace.
 pub(crate) const LONG: &[Test] = &[("coverage::redis", |lab| {
     let build = "make -j4 -C src all MALLOC=libc OPTIMIZATION=-O2 USE_SYSTEMD=no";
     of(lab, "redis", Source::Fetched("redis"), build)
 })];
 
-/// Of this many execs one may be missing in the report.
+/// One exec in this many may be missing from the report.
 const MISSING: usize = 1000;
 const LIMIT: Duration = seconds(600);
 
-/// Where a project comes from.
+/// The source of a project.
 enum Source {
-    /// `scripts/projects` has it.
+    /// `scripts/projects` fetches it under this name.
     Fetched(&'static str),
     /// This script writes it.
     Written(&'static str),
@@ -55,7 +55,7 @@ fn of(lab: &Lab, name: &str, source: Source, build: &str) -> Result<(), String> 
 
     let traces = up.fresh(&format!("coverage-{name}-traces"))?;
     let report = traces.with_extension("json");
-    // One file for each process: nothing is interleaved.
+    // One file for each process, so that nothing is interleaved.
     let mut command = up.command("strace");
     command.args(["-ff", "-qq", "-s", "4096", "-e", "trace=execve,execveat", "-e", "signal=none"]);
     command.arg("-o").arg(traces.join("trace")).arg(up.dist.join("oswalk"));
@@ -83,11 +83,11 @@ fn fetched(project: &str) -> Result<PathBuf, String> {
     dir.map(PathBuf::from).ok_or(format!("scripts/projects: {run}"))
 }
 
-/// How often programs of a base name were executed.
+/// Number of executions by base name.
 type Counts = BTreeMap<String, usize>;
 
-/// Counts what was executed in the session: the files that the kernel was given, and for each stub
-/// the program it stands for.
+/// Counts the programs executed in the session: the files that the kernel executed, and for each stub the
+/// program that it stands for.
 fn executed(up: &Up, dir: &Path, traces: &Path) -> Result<Counts, String> {
     let mut counts = Counts::new();
     let stub = up.dist.join("oswalk-stub");
@@ -99,7 +99,7 @@ fn executed(up: &Up, dir: &Path, traces: &Path) -> Result<Counts, String> {
         for (index, exec) in execs.iter().enumerate() {
             let next = execs.get(index + 1);
             let own = exec.path == up.dist.join("oswalk");
-            // A stub that executes the program after all is one exec of that program.
+            // A stub that then executes its program counts as one exec of that program.
             let is_stub = exec.path == stub;
             let home = is_stub && next.is_some_and(|next| next.is_home(exec));
             if own || home || !is_stub && !is_dynamic(&dir.join(&exec.path)) {
@@ -112,28 +112,28 @@ fn executed(up: &Up, dir: &Path, traces: &Path) -> Result<Counts, String> {
     Ok(counts)
 }
 
-/// An exec that succeeded.
+/// A successful exec.
 struct Exec {
     path: PathBuf,
     argv0: PathBuf,
 }
 
 impl Exec {
-    /// Reads `execve("PATH", ["ARGV0", …], …) = 0` and its sister `execveat(FD, "PATH", …`.
+    /// Parses `execve("PATH", ["ARGV0", …], …) = 0` or `execveat(FD, "PATH", …`.
     fn parse(line: &str) -> Option<Self> {
         let line = line.trim_end().strip_suffix(" = 0")?;
         let mut quoted = line.split('"').skip(1).step_by(2);
         Some(Self { path: quoted.next()?.into(), argv0: quoted.next()?.into() })
     }
 
-    /// Tells whether this is what the stub before it stood for.
+    /// Tells whether this is the program of the stub that was executed before it.
     fn is_home(&self, stub: &Self) -> bool {
         self.argv0 == stub.argv0
     }
 }
 
-/// Tells whether a program loads libraries, ours among them; a script's interpreter does. What is
-/// not there any more, such as what a configuration has tried, is taken for such a program.
+/// Tells whether a program loads libraries, and so the preload library. The interpreter of a script does.
+/// A file that no longer exists, such as a trial program of a configuration, counts as one.
 fn is_dynamic(path: &Path) -> bool {
     let mut command = Command::new("readelf");
     command.arg("-lW").arg(path);

@@ -1,7 +1,7 @@
-//! All or nothing: while a walk writes many files, an agent is killed or a link is cut, at a random
-//! moment. Afterwards the files are all old or all new, and nothing of the walk is left anywhere.
+//! All or nothing: while a walk writes many files, an agent is killed or a link is cut at a random
+//! moment. Afterwards the files are all old or all new, and nothing of the walk remains anywhere.
 //!
-//! `OSWALK_SEED` repeats a run, `OSWALK_FAULTS` says how many moments it has.
+//! `OSWALK_SEED` repeats a run, `OSWALK_FAULTS` sets the number of faults.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,18 +25,18 @@ pub(crate) const ALL: &[Test] = &[
 ];
 
 const FAULTS: u64 = 25;
-/// A lost node costs 4 s, and a walk may lose three.
+/// Limit for a run: a lost node costs 4 s, and a walk may lose three.
 const LIMIT: Duration = seconds(30);
-/// What a walk leaves behind on a runner is gone by then.
+/// Limit for the remains of a walk to disappear from a runner …
 const GONE: Duration = seconds(1);
-/// … and on one that has to find out for itself that its origin is out of reach: 4 s of silence.
+/// … and from one that must first notice that its origin is out of reach, after 4 s of silence.
 const GONE_CUT: Duration = seconds(6);
 const POLL: Duration = Duration::from_millis(5);
 
-/// Makes the old state: files to be written in place, replaced, removed and left alone.
+/// Creates the old state: files to be written in place, replaced, removed, and left unchanged.
 const OLD: &str = r#"for d in $(seq 12); do mkdir -p $d/gone/deep; for f in $(seq 6); do echo old >$d/$f; done
 ln $d/1 $d/other; rm $d/other; ln -s old $d/link; echo old >$d/gone/deep/f; done"#;
-/// Makes the new state; once more makes no difference. A process of its own lives as long as it does.
+/// Creates the new state, and does so idempotently. Also runs a child for as long as it runs itself.
 const WORKER: &str = r#"#!/usr/bin/perl
 # $ARGV[0] is what the test looks for.
 my $child = fork; unless ($child) { sleep 100; exit }
@@ -53,21 +53,21 @@ kill KILL => $child; waitpid $child, 0;
 print "made\n"; exit 7;
 "#;
 
-/// What happens.
+/// A fault.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     /// The runner's agent is killed.
     Runner,
-    /// The runner is cut off, and put back when the program has ended.
+    /// The runner is cut off, and reconnected when the program has ended.
     Cut,
-    /// … and put back at once: the link outlives it.
+    /// The runner is cut off and reconnected at once, so that the link survives.
     Blink,
-    /// The origin's agent is killed, and started again when the program has ended.
+    /// The origin's agent is killed, and restarted when the program has ended.
     Origin,
 }
 
 impl Fault {
-    /// Most faults cost a second, a cut costs more: there are fewer of them.
+    /// Draws a fault. Cuts take longer than the others, so there are fewer of them.
     fn at(random: &mut Random) -> Self {
         match random.below(10) {
             0 => Self::Cut,
@@ -99,7 +99,7 @@ impl Fault {
     }
 }
 
-/// Returns the node that executes a walk now: its processes have the network of their agent.
+/// Returns the node that executes a walk, found by the network namespace of the walk's processes.
 fn runner_of(up: &Up, word: &str) -> Option<&'static str> {
     let network = |pid: &str| fs::read_link(format!("/proc/{}/ns/net", pid.trim())).ok();
     let walks: Vec<_> =
@@ -110,7 +110,7 @@ fn runner_of(up: &Up, word: &str) -> Option<&'static str> {
     })
 }
 
-/// Kills the agent alone, by its pid file: what it started must notice.
+/// Kills only the agent, by its pid file; the processes that it started must notice.
 fn kill_agent(up: &Up, node: &str) -> Result<(), String> {
     let file = up.state(node).join("pid");
     let text = fs::read_to_string(&file).map_err(|error| format!("{file:?}: {error}"))?;
@@ -118,11 +118,11 @@ fn kill_agent(up: &Up, node: &str) -> Result<(), String> {
     kill_process(pid, Signal::KILL).map_err(|error| format!("the agent of {node}: {error}"))
 }
 
-/// What the files may be.
+/// The states that the files may have.
 struct States {
     old: Tree,
     new: Tree,
-    /// How long an undisturbed walk takes.
+    /// Duration of an undisturbed walk.
     takes: Duration,
 }
 
@@ -136,9 +136,9 @@ fn all_or_nothing(lab: &Lab) -> Result<(), String> {
     let (mut old, mut lost, mut hit) = (0, 0, 0);
     for number in 0..faults {
         let fault = Fault::at(&mut random);
-        // Now and then the walk is over before it is hit.
+        // Sometimes the walk ends before the fault.
         let per_mille = 200 + u32::try_from(random.below(900)).expect("is small");
-        // A walk to one node ends with 125 when that is cut off (see `cut_off`).
+        // A walk pinned to a node exits with 125 when that node is cut off (see `cut_off`).
         let pinned = random.below(2) == 0 && !matches!(fault, Fault::Cut);
         let other = NODES[random.below(NODES.len())];
         let after = states.takes * per_mille / 1000;
@@ -157,7 +157,7 @@ fn all_or_nothing(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes a directory in its old state.
+/// Creates a directory in the old state.
 fn fresh(up: &Up) -> Result<PathBuf, String> {
     let dir = up.fresh("faults")?;
     let mut command = Command::new("sh");
@@ -170,7 +170,7 @@ fn look(dir: &Path) -> Result<Tree, String> {
     Tree::of(dir, &Before::default())
 }
 
-/// The walk's command. The word is in the command line of all that it starts.
+/// Returns the walk's command. The command lines of all its processes contain the word.
 fn walk(up: &Up, dir: &Path, word: &str, pinned: bool) -> Command {
     let mut command = up.exec(&dir.with_extension("json"));
     command.args(["--walk", "worker", "--on", NODES[0]].into_iter().take(if pinned {
@@ -197,7 +197,7 @@ fn states(up: &Up) -> Result<States, String> {
     command.arg("native").current_dir(&dir);
     ended_well(&Run::of(command, LIMIT)?)?;
     let new = look(&dir)?;
-    // The first walk to each node brings the program along.
+    // The first walk to each node also sends the program.
     let mut takes = Duration::ZERO;
     for _ in 0..2 * NODES.len() {
         let dir = fresh(up)?;
@@ -216,7 +216,7 @@ fn ended_well(run: &Run) -> Result<(), String> {
     }
 }
 
-/// How one of them ended.
+/// Strikes one fault; returns how the walk ended.
 struct End {
     is_old: bool,
     lost: bool,
@@ -235,14 +235,14 @@ fn one(
     let word = format!("oswalk-faults-{}", std::process::id());
     let began = Instant::now();
     let started = Run::start(walk(up, &dir, &word, pinned), None)?;
-    // The moment itself is what is tried: there is no event to wait for.
+    // The moment is what is tested, so there is no event to wait for.
     thread::sleep(after.saturating_sub(began.elapsed()));
     let runner = runner_of(up, &word);
     let hit = runner.is_some();
     let runner = runner.unwrap_or(other);
     let struck = fault.strike(up, runner);
     let run = started.wait(LIMIT);
-    // A runner that is cut off does not know yet (see `cut_off`).
+    // A runner that is cut off has not noticed yet (see `cut_off`).
     let is_cut = matches!(fault, Fault::Cut);
     let left = if is_cut { Ok(()) } else { gone(up, &word, GONE) };
     fault.heal(up, runner)?;
@@ -263,19 +263,22 @@ fn one(
             some.join("\n")
         ));
     }
-    // Its output was shown, and there is no other runner that could say it again.
+    // The walk's output was shown, and no other runner could repeat it.
     let may_be_lost = pinned || matches!(fault, Fault::Origin);
     if !(may_be_lost && lost) {
         ended_well(&run)?;
         if !is_new {
-            return Err(format!("the files are old after {}: {run}", ending(run.status)));
+            return Err(format!(
+                "the files are in the old state after {}: {run}",
+                ending(run.status)
+            ));
         }
     }
     Ok(End { is_old, lost, hit })
 }
 
-/// A runner that hears nothing of its origin ends what it runs for it, and a walk to this node alone
-/// is given up.
+/// A runner that loses contact with its origin ends that origin's walks, and a walk pinned to this node
+/// fails.
 fn cut_off(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("cut-off")?;
@@ -289,12 +292,12 @@ fn cut_off(lab: &Lab) -> Result<(), String> {
     let deadline = Instant::now() + LIMIT;
     while !fs::read(dir.join("said")).is_ok_and(|said| said == b"up\n") {
         if Instant::now() > deadline {
-            return Err("the walk does not run".into());
+            return Err("the walk does not start".into());
         }
         thread::sleep(POLL);
     }
     up.lab(&["cut", NODES[0]])?;
-    // One that hangs is killed.
+    // Killed if it hangs.
     let ended = walk.wait(began.elapsed() + GONE_CUT).map(|_| ());
     let left = gone(up, &word, GONE);
     up.lab(&["heal", NODES[0]])?;
@@ -303,7 +306,7 @@ fn cut_off(lab: &Lab) -> Result<(), String> {
     ended.and(left)
 }
 
-/// Waits until neither a process nor a mount of the walk is left.
+/// Waits until no process and no mount of the walk remains.
 fn gone(up: &Up, word: &str, limit: Duration) -> Result<(), String> {
     let deadline = Instant::now() + limit;
     loop {
@@ -313,13 +316,13 @@ fn gone(up: &Up, word: &str, limit: Duration) -> Result<(), String> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(format!("left after {limit:?}: {left:#?}"));
+            return Err(format!("remains after {limit:?}: {left:#?}"));
         }
         thread::sleep(POLL);
     }
 }
 
-/// Returns the overlays of walks, in whatever mount namespace they are.
+/// Returns the overlays of walks in all mount namespaces.
 fn overlays(dir: &Path) -> Vec<String> {
     let dir = dir.to_string_lossy().into_owned();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();

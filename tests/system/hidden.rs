@@ -1,4 +1,5 @@
-//! What no runner is shown: secrets by whatever name, what the agent was started with, what the user hides.
+//! Files that no runner is shown: secrets by any of their names, the agent's own files, files that the
+//! user hides.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +16,7 @@ pub(crate) const ALL: &[Test] = &[
     ("hidden::what_cannot_be_repeated_loses_what_is_hidden_only", loses_what_is_hidden_only),
 ];
 
-/// Runs a script as a walk of a session with this policy. It is executed nowhere else.
+/// Runs a script as a walk in a session with this policy; it is not executed at the origin.
 fn walk(up: &Up, policy: &Path, script: &str) -> Result<Run, String> {
     let mut command = up.exec_unreported();
     command.arg("--policy").arg(policy);
@@ -28,7 +29,7 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Reads a file in a walk; nothing if it was refused.
+/// Reads a file in a walk; returns an empty text if that was refused.
 fn read(up: &Up, policy: &Path, path: &Path) -> Result<String, String> {
     let run = walk(up, policy, &format!("exec head -c 64 '{}'", path.display()))?;
     Ok(String::from_utf8_lossy(&run.stdout).into_owned())
@@ -54,7 +55,7 @@ fn what_the_agent_was_started_with(lab: &Lab) -> Result<(), String> {
     ];
     for path in hidden {
         if !path.exists() {
-            return Err(format!("there is no {}", path.display()));
+            return Err(format!("{} does not exist", path.display()));
         }
         let text = read(up, &policy, &path)?;
         if !text.is_empty() {
@@ -62,7 +63,11 @@ fn what_the_agent_was_started_with(lab: &Lab) -> Result<(), String> {
         }
     }
     let shown = read(up, &policy, &dir.join("shown"))?;
-    if shown == "shown" { Ok(()) } else { Err(format!("what is not hidden was refused: {shown}")) }
+    if shown == "shown" {
+        Ok(())
+    } else {
+        Err(format!("a file that is not hidden was refused: {shown}"))
+    }
 }
 
 fn what_the_user_hides(lab: &Lab) -> Result<(), String> {
@@ -98,10 +103,10 @@ fn what_is_hidden_is_not_moved(lab: &Lab) -> Result<(), String> {
     }
     let native = "mkdir p && echo 1 >p/a && mv p q && cat q/a";
     let run = walk(up, &policy, &format!("cd '{}' && {native}", dir.display()))?;
-    if run.succeeded() { Ok(()) } else { Err(format!("what moves nothing hidden fails: {run}")) }
+    if run.succeeded() { Ok(()) } else { Err(format!("a rename of nothing hidden fails: {run}")) }
 }
 
-/// A shell at a terminal writes its history when it ends, where there may have been none.
+/// A shell at a terminal writes its history file when it exits, which may not have existed before.
 fn loses_what_is_hidden_only(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh("hidden-written")?;
@@ -117,7 +122,7 @@ fn loses_what_is_hidden_only(lab: &Lab) -> Result<(), String> {
         let is_shown = !script.is_empty();
         let is_told = run.err().contains("/.netrc, which is not exported");
         let is_written = dir.join(".netrc").exists();
-        // Nothing of the other was seen: it is executed here.
+        // This one can be repeated, so it is executed at the origin.
         let wanted = (Some(7), is_shown, !is_shown);
         if (run.status.code(), is_told, is_written) != wanted || !dir.join("kept").exists() {
             return Err(format!("{name}: {wanted:?}: {run}"));

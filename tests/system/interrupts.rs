@@ -1,4 +1,4 @@
-//! Ctrl-C and its like: what the user ends ends everywhere.
+//! Interrupts: a program that the user ends, ends on all nodes.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub(crate) const ALL: &[Test] = &[
 const LIMIT: Duration = seconds(10);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), String> {
     let deadline = Instant::now() + LIMIT;
     while !holds() {
@@ -34,7 +34,8 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<
     Ok(())
 }
 
-/// Returns the processes of this machine, the nodes' included, with this word in their command line.
+/// Returns the processes on this machine, including those of the nodes, whose command lines contain the
+/// word.
 pub(crate) fn processes(word: &str) -> Vec<String> {
     let own = std::process::id().to_string();
     let lines = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
@@ -47,7 +48,7 @@ pub(crate) fn processes(word: &str) -> Vec<String> {
     lines.collect()
 }
 
-/// A program that says on a file that it runs, and does not end by itself. The word is in its command line.
+/// Returns a program that prints when it runs, and then sleeps. Its command line contains the word.
 fn sleeper(word: &str) -> String {
     format!("perl -e '$|=1; print qq(up\\n); sleep 100; # {word}'")
 }
@@ -62,7 +63,7 @@ fn interrupted(lab: &Lab, name: &str, signal: Signal) -> Result<(), String> {
     started.signal(signal);
     let run = started.wait(LIMIT)?;
     if run.succeeded() {
-        return Err(format!("interrupted, but {run}"));
+        return Err(format!("interrupted, but the command ended so: {run}"));
     }
     let gone = wait_until("all processes are gone", || processes(&word).is_empty());
     gone.map_err(|error| format!("{error}: {:#?}", processes(&word)))
@@ -78,7 +79,7 @@ fn start(up: &Up, dir: &Path, script: &str) -> Result<crate::run::Started, Strin
     Run::start(command, None)
 }
 
-/// The terminal's own Ctrl-C: `script` gives a pseudo-terminal, and its line discipline the signal.
+/// Ctrl-C at a terminal: `script` provides a pseudo-terminal, whose line discipline sends the signal.
 fn on_a_terminal(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh("terminal")?;
@@ -121,7 +122,7 @@ except OSError:
 print(os.waitpid(pid, 0)[1], said)
 ";
 
-/// A program that handles the signal does so where it runs.
+/// A program's signal handler runs on the node.
 fn reaches_the_program(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh("handler")?;

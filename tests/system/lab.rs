@@ -11,31 +11,31 @@ use std::time::Duration;
 
 use crate::run::{Run, seconds};
 
-/// Nodes of the lab.
+/// The nodes of the lab.
 pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
-/// What the programs of the tests are compiled from.
+/// The programs of the tests, each compiled from `tests/programs/NAME.c`.
 const PROGRAMS: [&str; 7] = ["show", "hooks", "look", "change", "forbidden", "leave", "tasks"];
-/// Takes the lab `$1` down, and removes `$2`, when its standard input ends.
+/// When its standard input ends, takes the lab down by the script `$1` and removes the directory `$2`.
 const GUARD: &str = r#"
 read -r word
 "$1" down
 [ "$word" = keep ] || rm -rf --one-file-system "$2""#;
-/// Starting the lab takes about two seconds; building takes minutes.
+/// Limit for starting the lab, which takes about two seconds.
 const UP: Duration = seconds(60);
 const BUILD: Duration = seconds(900);
 
-/// A lab that comes up when the first test needs it.
+/// A lab that is started when the first test needs it.
 pub(crate) struct Lab {
     up: OnceLock<Result<Up, String>>,
-    /// Tests that need all nodes read, a test that kills one writes.
+    /// Read by tests that need all nodes, written by a test that disturbs them.
     peace: RwLock<()>,
 }
 
-/// What there is when the lab is up.
+/// A lab that is up.
 pub(crate) struct Up {
-    /// Where the lab's directory, the programs and the tests' directories are.
+    /// The directory that holds the lab, the tests' programs and the tests' directories.
     pub(crate) dir: PathBuf,
-    /// The programs of OS Walk.
+    /// The directory with the programs of OS Walk.
     pub(crate) dist: PathBuf,
     id: String,
     guard: Mutex<Option<(Child, ChildStdin)>>,
@@ -46,13 +46,13 @@ impl Lab {
         Self { up: OnceLock::new(), peace: RwLock::new(()) }
     }
 
-    /// Returns the lab for a test that leaves all nodes alone.
+    /// Returns the lab for a test that does not disturb the nodes.
     pub(crate) fn shared(&self) -> Result<(&Up, RwLockReadGuard<'_, ()>), String> {
         let up = self.up()?;
         Ok((up, self.peace.read().unwrap_or_else(|poisoned| poisoned.into_inner())))
     }
 
-    /// Returns the lab for one test alone; the test leaves it whole.
+    /// Returns the lab for one test alone, which must leave it intact.
     pub(crate) fn alone(&self) -> Result<(&Up, RwLockWriteGuard<'_, ()>), String> {
         let up = self.up()?;
         Ok((up, self.peace.write().unwrap_or_else(|poisoned| poisoned.into_inner())))
@@ -62,7 +62,7 @@ impl Lab {
         self.up.get_or_init(Up::start).as_ref().map_err(Clone::clone)
     }
 
-    /// Takes the lab down, if it is up. What failing tests left behind stays, with the agents' logs.
+    /// Takes the lab down, if it is up. After a failure, the tests' files and the agents' logs are kept.
     pub(crate) fn down(&self, failed: bool) {
         let Some(Ok(up)) = self.up.get() else { return };
         let guard = up.guard.lock().ok().and_then(|mut guard| guard.take());
@@ -103,7 +103,7 @@ impl Up {
         if run.succeeded() { Ok(()) } else { Err(format!("scripts/lab {arguments:?}: {run}")) }
     }
 
-    /// Starts the agent of a node again, from a shell that has more open than it should.
+    /// Restarts the agent of a node, from a shell with stray open descriptors.
     pub(crate) fn restart_with_descriptors(&self, node: &str) -> Result<(), String> {
         const SHELL: &str = "exec 7</ 100</ 200>>/dev/null; exec \"$@\"";
         self.lab(&["kill", node])?;
@@ -129,12 +129,12 @@ impl Up {
         self.dir.join("lab").join(node)
     }
 
-    /// Returns a program of the tests.
+    /// Returns the path of a program of the tests.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.dir.join("bin").join(name)
     }
 
-    /// Returns a command with the environment that natively and walked is the same.
+    /// Returns a command with the environment that all runs share, native and walked.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let own = [self.dir.join("bin"), self.dist.clone()];
@@ -152,7 +152,8 @@ impl Up {
         format!("/run/netns/osw-{}-{node}", self.id).into()
     }
 
-    /// Returns a program of OS Walk, or any other, in the network of a node, with the URL of the broker.
+    /// Returns a command that runs a program in the network of a node, with the broker's URL in its
+    /// environment.
     pub(crate) fn inside(&self, node: &str, program: &str) -> Result<Command, String> {
         let password = self.dir.join("lab/password");
         let password = fs::read_to_string(&password)
@@ -164,7 +165,7 @@ impl Up {
         Ok(command)
     }
 
-    /// Returns a command of the broker's Redis.
+    /// Returns a command that sends a Redis command to the broker.
     pub(crate) fn redis(&self, arguments: &[&str]) -> Result<Command, String> {
         let dir = self.state("broker");
         let read = |path: &Path| {
@@ -178,26 +179,26 @@ impl Up {
         let net = format!("--net=/run/netns/osw-{}-broker", self.id);
         let mut command = Command::new("nsenter");
         command.args([&net, "redis-cli", "-h", setting("bind ")?, "-p", setting("port ")?]);
-        // In the environment, because everybody may read a command line.
+        // In the environment, since everybody can read a command line.
         command.args(arguments).env("REDISCLI_AUTH", setting("requirepass ")?);
         Ok(command)
     }
 
-    /// Returns `oswalk exec`, which becomes its command.
+    /// Returns an `oswalk exec` that becomes its command.
     pub(crate) fn exec_unreported(&self) -> Command {
         let mut command = self.command(self.dist.join("oswalk"));
         command.arg("exec");
         command
     }
 
-    /// Returns `oswalk exec` with a report.
+    /// Returns an `oswalk exec` that writes a report.
     pub(crate) fn exec(&self, report: &Path) -> Command {
         let mut command = self.exec_unreported();
         command.arg("--report").arg(report);
         command
     }
 
-    /// Makes a directory for a test; an old one goes.
+    /// Creates an empty directory for a test.
     pub(crate) fn fresh(&self, name: &str) -> Result<PathBuf, String> {
         let dir = self.dir.join("t").join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
         let _ = fs::remove_dir_all(&dir);
@@ -205,8 +206,8 @@ impl Up {
         Ok(dir)
     }
 
-    /// Returns the mount namespace that the agent of a node was started in: who asks it from another one
-    /// stays. The thread that reads its users' files is there.
+    /// Returns the mount namespace that the agent of a node was started in, which is that of its exporter
+    /// thread. Programs in any other namespace stay.
     pub(crate) fn namespace(&self, node: &str) -> Result<String, String> {
         let pid = self.state(node).join("pid");
         let pid =
@@ -220,8 +221,8 @@ impl Up {
         Ok(task.path().join("ns/mnt").display().to_string())
     }
 
-    /// Has the origin's agent find this machine idle, until what is returned is dropped: whatever else
-    /// runs here is none of the lab's business.
+    /// Makes this machine look idle to the origin's agent until the result is dropped, whatever else
+    /// runs on it.
     pub(crate) fn idle(&self) -> Result<Idle, String> {
         let file = self.dir.join("loadavg");
         fs::write(&file, "0.00 0.00 0.00 1/100 1\n").map_err(|error| error.to_string())?;
@@ -242,7 +243,7 @@ impl Up {
         }
     }
 
-    /// Puts the toolchain itself into the tests' `PATH`: rustup's proxies ask for a home.
+    /// Links the toolchain's own programs into the tests' `PATH`, since rustup's proxies need a home.
     fn link_rust(&self) -> Result<(), String> {
         let bin = Path::new(env!("CARGO")).parent().expect("cargo lies in a directory");
         ["cargo", "rustc"].into_iter().try_for_each(|name| {
@@ -259,7 +260,7 @@ impl Up {
     }
 }
 
-/// While it lives, the origin's agent takes the machine for idle.
+/// While this lives, the machine looks idle to the origin's agent.
 pub(crate) struct Idle {
     namespace: String,
 }
@@ -272,7 +273,7 @@ impl Drop for Idle {
     fn drop(&mut self) {
         let mut command = Command::new("nsenter");
         command.args([&self.namespace, "umount", Self::FILE]);
-        // An agent that is gone has taken its namespace along.
+        // Fails if the agent is gone, and its namespace with it.
         let _ = Run::of(command, UP);
     }
 }
@@ -281,7 +282,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
 }
 
-/// Returns the directory with the built programs; builds them if nobody has said where they are.
+/// Returns the directory with the built programs, `OSWALK_DIST`, or builds them.
 fn dist() -> Result<PathBuf, String> {
     if let Some(dist) = env::var_os("OSWALK_DIST") {
         return Ok(dist.into());
@@ -297,8 +298,8 @@ fn lab_command(dir: &Path, id: &str) -> Command {
     command
 }
 
-/// Starts a process that takes the lab down when this one ends, even by SIGKILL: it waits for the
-/// end of its standard input.
+/// Starts a process that takes the lab down when this one ends, even by SIGKILL: its standard input then
+/// ends.
 fn guard(dir: &Path, id: &str) -> Result<(Child, ChildStdin), String> {
     let mut command = Command::new("setsid");
     command

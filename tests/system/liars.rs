@@ -1,5 +1,5 @@
-//! A peer that lies: it greets and executes walks as others do, and then says of one that it has changed something
-//! else. Nothing of that may be done at the origin, and the program's own work is done all the same.
+//! A peer that lies: it greets and executes walks like others, but then reports other changes than the
+//! walk made. None of them may be applied at the origin, and the program's own work must still be done.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -33,29 +33,29 @@ const LIMIT: std::time::Duration = seconds(20);
 const AGENT: &str = "10.77.0.13:7709";
 const LIAR: &str = "10.77.0.13:7710";
 
-/// Kinds of frames, as docs/protocol.md numbers them.
+/// Kinds of frames, as numbered in docs/protocol.md.
 const DATA: u8 = 2;
 const CREDIT: u8 = 4;
 const PACKETS: u8 = 9;
 const EXIT: u8 = 10;
 const TOOK: u8 = 16;
 const SETTINGS: u8 = 18;
-/// Bytes of a frame's head.
+/// Size of a frame's header.
 const HEAD_BYTES: usize = 8;
-/// The longest payload of one frame.
+/// Longest payload of a frame.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
-/// What is said of the next walk that ends.
+/// A lie about the next walk that ends.
 #[derive(Clone, Default)]
 struct Lie {
-    /// Frames ahead of the walk's exit.
+    /// Frames sent before the walk's exit.
     ahead: Vec<(u8, Vec<u8>)>,
-    /// The exit, if it is another one than the runner's.
+    /// The exit, if not the runner's own.
     exit: Option<Vec<u8>>,
 }
 
 impl Lie {
-    /// The walk has made these changes, of which these are the files' contents.
+    /// Claims that the walk made these changes; `contents` are those of the files.
     fn of(ops: Vec<Op>, contents: &[&[u8]]) -> Self {
         let packets: Vec<_> = contents
             .iter()
@@ -78,7 +78,7 @@ impl Lie {
     }
 }
 
-/// What was there, truly: a lie is not to fail for that.
+/// Returns the true previous state at the operation's path, so that the lie does not fail as a conflict.
 fn found(op: &Op) -> Option<(TreePath, Base)> {
     let path = match op {
         Op::Rename { from, .. } => from,
@@ -107,13 +107,13 @@ fn encode(message: &impl serde::Serialize) -> Vec<u8> {
     postcard::to_allocvec(message).expect("a message that can be encoded")
 }
 
-/// Stands before the agent [`AGENT`], under the address [`LIAR`].
+/// A proxy in front of the agent at [`AGENT`], reached at [`LIAR`].
 struct Liar {
     next: Arc<Mutex<Option<Lie>>>,
 }
 
 impl Liar {
-    /// Returns the one that listens in the network of n3 as long as this process lives.
+    /// Returns the only instance, which listens in the network of n3 until this process ends.
     fn of(up: &Up) -> Result<&'static Self, String> {
         static LISTENS: OnceLock<Result<Liar, String>> = OnceLock::new();
         LISTENS.get_or_init(|| Self::start(up)).as_ref().map_err(Clone::clone)
@@ -136,7 +136,7 @@ impl Liar {
                 Err(error) => return drop(ready_tx.send(Err(format!("{LIAR}: {error}")))),
             };
             let _ = ready_tx.send(Ok(()));
-            // Its threads are in that network, too.
+            // Threads that it starts are in that network, too.
             for caller in listener.incoming().flatten() {
                 let said = Arc::clone(&said);
                 thread::spawn(move || relay(caller, &said));
@@ -160,12 +160,12 @@ fn relay(caller: TcpStream, next: &Mutex<Option<Lie>>) {
         let _ = io::copy(&mut from_caller, &mut to_agent);
         let _ = to_agent.shutdown(std::net::Shutdown::Write);
     });
-    // Who is cut off has lost a runner, as natively.
+    // An error cuts the connection: the origin loses a runner.
     let _ = lie(io::BufReader::new(agent), &caller, next);
     let _ = caller.shutdown(std::net::Shutdown::Both);
 }
 
-/// Passes on what the agent says, but for what is said of walks that end.
+/// Passes on the agent's messages, except for the exits of walks.
 fn lie(mut agent: impl Read, mut caller: &TcpStream, next: &Mutex<Option<Lie>>) -> io::Result<()> {
     let mut upgrade = Vec::new();
     while !upgrade.ends_with(b"\r\n\r\n") {
@@ -174,7 +174,7 @@ fn lie(mut agent: impl Read, mut caller: &TcpStream, next: &Mutex<Option<Lie>>) 
         upgrade.push(byte[0]);
     }
     caller.write_all(&upgrade)?;
-    // The callee's hello and its proof.
+    // The agent's hello and its proof.
     let mut greeting = 2;
     loop {
         let (kind, mut message) = read_message(&mut agent)?;
@@ -188,7 +188,7 @@ fn lie(mut agent: impl Read, mut caller: &TcpStream, next: &Mutex<Option<Lie>>) 
     }
 }
 
-/// Reads a message of a server, which is not masked; whole, as agents send them.
+/// Reads a server's WebSocket message: unmasked, and unfragmented, as agents send them.
 fn read_message(from: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 2];
     from.read_exact(&mut head)?;
@@ -224,7 +224,7 @@ fn write_message(mut to: &TcpStream, kind: u8, message: &[u8]) -> io::Result<()>
     to.write_all(&out)
 }
 
-/// Returns a message whose exits say what is to be said.
+/// Returns the message with the exits replaced by the lie.
 fn lied(message: &[u8], next: &Mutex<Option<Lie>>) -> Vec<u8> {
     let (mut rest, mut out) = (message, Vec::new());
     while let Some((head, after)) = rest.split_first_chunk::<HEAD_BYTES>() {
@@ -260,10 +260,10 @@ fn frame(kind: u8, stream: [u8; 4], payload: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Directories in which others are at work meanwhile.
+/// Directories that other processes change meanwhile.
 const SHARED: [&str; 4] = ["/run", "/dev", "/proc", "/sys"];
 
-/// What there is under a name, and in it if it is a directory.
+/// Describes a file, or a directory and its entries.
 fn state(path: &Path) -> String {
     let Ok(found) = fs::symlink_metadata(path) else { return "nothing".to_owned() };
     let names = || {
@@ -287,7 +287,7 @@ fn state(path: &Path) -> String {
     format!("mode {mode:o}, owner {owner:?}, device {device}, {}: {content}", xattrs())
 }
 
-/// A lie, and what stays as it is.
+/// A lie, and the paths that it must not change.
 struct Attempt {
     name: &'static str,
     lie: Lie,
@@ -306,14 +306,14 @@ fn file(path: &Path, meta: Meta, content: &[u8], placing: Placing) -> Op {
     Op::File { path: tree(path), meta, manifest: Manifest::of(content), placing }
 }
 
-/// What would go with `/run`.
+/// A file that would vanish with `/run`.
 const IN_RUN: &str = "/run/oswalk-liars";
 
-/// Device 1:3, as `stat` shows it.
+/// The device number 1:3, in the form of `stat`.
 const NULL: u64 = 0x103;
 const TEXT: &[u8] = b"a lie\n";
 
-/// Makes what is to be spared in a walk's directory, and lists what is said.
+/// Creates the files that must be spared in a walk's directory, and returns the lies.
 fn attempts(up: &Up, dir: &Path, compiles: bool) -> Result<Vec<Attempt>, String> {
     let made = |path: &Path| -> Result<PathBuf, String> {
         let write = || {
@@ -338,7 +338,7 @@ fn attempts(up: &Up, dir: &Path, compiles: bool) -> Result<Vec<Attempt>, String>
         let spared = spared.iter().map(|path| path.to_path_buf()).collect();
         all.push(Attempt { name, lie, spared });
     };
-    // What no walk whatsoever may do.
+    // Changes that no walk may make.
     let device = new("device");
     add("a device", special(&device, Kind::Char), &[&device]);
     add("a device that is said to be a file", special(&device, Kind::File), &[&device]);
@@ -408,7 +408,7 @@ fn attempts(up: &Up, dir: &Path, compiles: bool) -> Result<Vec<Attempt>, String>
     let through = beside.join("through/file");
     add("a file behind a link", fresh(&new("leads-away/file")), &[&through]);
     if compiles {
-        // What this walk may not.
+        // Changes that this walk may not make.
         let out = made(&beside.join("file"))?;
         add("a file of another directory", fresh(&out), &[&out]);
         add("a new file in another directory", fresh(&beside.join("new")), &[&beside.join("new")]);
@@ -437,7 +437,7 @@ fn all_refused(lab: &Lab, compiles: bool) -> Result<(), String> {
     let dir = up.fresh(name)?;
     fs::write(dir.join("a.c"), "int f(void) { return 7; }\n").map_err(|error| error.to_string())?;
     let walk = |lie: Option<Lie>| -> Result<(Run, Report), String> {
-        // After a lie it may not be spoken to for a moment.
+        // After a lie, the origin may avoid the node for a moment.
         wait_until("it is alive", || is(up, "odd", "alive"))?;
         let _ = fs::remove_file(dir.join("a.o"));
         liar.say(lie);
@@ -453,7 +453,7 @@ fn all_refused(lab: &Lab, compiles: bool) -> Result<(), String> {
         Ok((run, Report::read(&report)?))
     };
     let program = if compiles { "gcc" } else { "cp" };
-    // What it says is heard: this much it may say.
+    // Shows that the proxy works: this change is allowed, and is applied.
     let believed = dir.join("believed");
     let lie = Lie::of(vec![file(&believed, meta(0o644), TEXT, Placing::Fresh)], &[TEXT]);
     let (run, report) = walk(Some(lie))?;
@@ -461,7 +461,7 @@ fn all_refused(lab: &Lab, compiles: bool) -> Result<(), String> {
         || !report.walked(program)
         || fs::read(&believed).ok().as_deref() != Some(TEXT)
     {
-        return Err(format!("what it may say is not done: {run}, stays {:?}", report.stays));
+        return Err(format!("an allowed change is not applied: {run}, stays {:?}", report.stays));
     }
     let mut failures = Vec::new();
     for Attempt { name, lie, spared } in attempts(up, &dir, compiles)? {
@@ -470,21 +470,21 @@ fn all_refused(lab: &Lab, compiles: bool) -> Result<(), String> {
         let (run, report) = walk(Some(lie))?;
         let after = states();
         if liar.say(None).is_some() {
-            failures.push(format!("{name}: it was not said: {run}, stays {:?}", report.stays));
+            failures.push(format!("{name}: the lie was not told: {run}, stays {:?}", report.stays));
         }
         if before != after {
             failures.push(format!("{name}: {spared:?} was {before:?} and is {after:?}"));
         }
         if !run.succeeded() || !dir.join("a.o").exists() {
-            failures.push(format!("{name}: the program's own work is not done: {run}"));
+            failures.push(format!("{name}: the program's own output is missing: {run}"));
         }
     }
     let _ = fs::remove_file(IN_RUN);
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
-/// A stub has all that its process has open: pipes that a later process reads, and files that no runner is shown.
-/// A runner that asks for them, or has them taken, is not obeyed.
+/// A stub inherits all open descriptors of its process, such as pipes for a later process, and files that
+/// no runner is shown. A runner that asks for them, or for their consumption, is refused.
 fn others_descriptors(lab: &Lab) -> Result<(), String> {
     const READ: &str = "printf zero | { gcc -c a.c; cat >0; cat <&3 >3; cat <&5 >5; } \
                         3< <(printf three) 5<home/.ssh/id_rsa";
@@ -511,7 +511,7 @@ fn others_descriptors(lab: &Lab) -> Result<(), String> {
     };
     let (run_well, report) = run(None)?;
     if !run_well.succeeded() || !report.walked("gcc") {
-        return Err(format!("it does not walk: {run_well}, stays {:?}", report.stays));
+        return Err(format!("the program does not walk: {run_well}, stays {:?}", report.stays));
     }
     let bytes = 4096_u32.to_le_bytes();
     let mut failures = Vec::new();
@@ -526,14 +526,15 @@ fn others_descriptors(lab: &Lab) -> Result<(), String> {
             let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
             let left = ["0", "3", "5"].map(read);
             let is_done = run.succeeded() && dir.join("a.o").exists();
-            // What it is believed in another attempt is no lie.
+            // In another attempt the lie was not told.
             let is_believed = report.walked("gcc") && report.repeated == 0;
             if liar.say(None).is_some() || is_believed || !is_done {
                 let stays = &report.stays;
-                failures.push(format!("it {name} {fd}, and is believed: {run}, stays {stays:?}"));
+                failures
+                    .push(format!("the runner {name} {fd}, and is obeyed: {run}, stays {stays:?}"));
             }
             if left != ["zero", "three", "five"] {
-                failures.push(format!("it {name} {fd}: {left:?} is left"));
+                failures.push(format!("the runner {name} {fd}: {left:?} is left"));
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The system from outside: what a program does natively and walked must be the same.
+//! Tests of the whole system from outside: a program must behave the same natively and walked.
 //!
-//! One lab of an origin and three nodes serves all tests; it is taken down at the end, however that
-//! comes. Tests that hurt the lab take it for themselves.
+//! All tests share one lab of an origin and three nodes, which is taken down at the end, even if this
+//! process is killed. Tests that disturb the lab run alone.
 #![deny(unsafe_code)]
 #![allow(clippy::print_stderr, reason = "a test program talks to people")]
 
@@ -36,7 +36,7 @@ use libtest_mimic::{Arguments, Trial};
 
 use lab::Lab;
 
-/// Tests at once: a walk waits more than it computes.
+/// Tests that run at once; more than the processors, since walks mostly wait.
 const THREADS: usize = 4;
 
 fn main() -> ExitCode {
@@ -79,5 +79,5 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// A test that is more than a case.
+/// A test other than a case: its name and its function.
 type Test = (&'static str, fn(&Lab) -> Result<(), String>);

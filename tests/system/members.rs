@@ -1,5 +1,5 @@
-//! A cluster in which something is misconfigured does not look well: each node's state is said, and why, and what
-//! helps; and walks go to those that can take them.
+//! Misconfigured clusters: `oswalk status` shows the state of each node with cause and remedy, and walks go
+//! to the nodes that can take them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -44,7 +44,7 @@ pub(crate) enum Secret {
     Other,
 }
 
-/// Another agent on the machine of n3, called `odd`; it ends with this.
+/// Another agent in the network of n3, called `odd`, which is ended on drop.
 pub(crate) struct Odd<'a> {
     up: &'a Up,
     state: PathBuf,
@@ -82,7 +82,7 @@ impl Drop for Odd<'_> {
     }
 }
 
-/// Returns what the origin says of a node: state, reason and remedy.
+/// Returns state, cause and remedy of a node, as shown at the origin.
 fn said(up: &Up, node: &str) -> Result<[String; 3], String> {
     let status = status(up, "origin")?;
     let nodes = status["nodes"].as_array().into_iter().flatten();
@@ -95,7 +95,8 @@ pub(crate) fn is(up: &Up, node: &str, expected: &str) -> bool {
     said(up, node).is_ok_and(|[state, ..]| state == expected)
 }
 
-/// A node that is odd is said to be so, nothing waits for it, and the others take the walks.
+/// Checks that a misconfigured node is shown with its state, that no walk waits for it, and that the other
+/// nodes take the walks.
 fn odd(
     lab: &Lab,
     options: &[&str],
@@ -108,7 +109,7 @@ fn odd(
     wait_until("the origin says what is wrong", || is(up, "odd", state))?;
     let [_, why, helps] = said(up, "odd")?;
     if why.is_empty() || !helps.contains(remedy) {
-        return Err(format!("it says '{why}' and '{helps}'"));
+        return Err(format!("the cause is '{why}', the remedy '{helps}'"));
     }
     takes_no_walks(up)
 }
@@ -120,9 +121,9 @@ fn takes_no_walks(up: &Up) -> Result<(), String> {
     let walks = Report::read(&report)?;
     let runners = walks.runners();
     if !run.succeeded() || walks.walks.len() != 12 || runners.contains(&"odd") {
-        return Err(format!("{} walks by {runners:?}: {run}", walks.walks.len()));
+        return Err(format!("{} walks, executed by {runners:?}: {run}", walks.walks.len()));
     }
-    // Who asks for this one hears why not, or finds the program executed here.
+    // With `--on` this node, the user is told why not, or the program is executed at the origin.
     let refused = Run::of(shows(up, &report, &["--no-fallback", "--on", "odd"], 1), LIMIT)?;
     if refused.succeeded() || !refused.err().contains("odd is ") {
         return Err(format!("--no-fallback: {refused}"));
@@ -135,7 +136,7 @@ fn takes_no_walks(up: &Up) -> Result<(), String> {
     }
 }
 
-/// Returns a command that executes `show` so many times side by side.
+/// Returns a command that executes `show` so many times in parallel.
 fn shows(up: &Up, report: &Path, options: &[&str], count: usize) -> Command {
     let script = match count {
         1 => "show >/dev/null".to_owned(),
@@ -179,7 +180,7 @@ fn gone(lab: &Lab) -> Result<(), String> {
     let [_, why, _] = said(up, "odd")?;
     let run = doctor(up)?;
     if !why.starts_with("it was taken down ") || !run.out().contains("note  node odd: it is gone") {
-        return Err(format!("that it was taken down is no failure: {why}; {run}"));
+        return Err(format!("a node that was taken down counts as a failure: {why}; {run}"));
     }
     up.lab(&["kill", "n2"])?;
     let noticed = wait_until("n2 is gone", || is(up, "n2", "gone"));
@@ -194,7 +195,9 @@ fn gone(lab: &Lab) -> Result<(), String> {
         return Err(format!("--on a node that is gone: {asked}"));
     }
     if !lost.starts_with("it has not been heard for ") || !failed.out().contains("FAIL  node n2:") {
-        return Err(format!("that it was killed is a failure: {lost}; {failed}"));
+        return Err(format!(
+            "a node that was killed does not count as a failure: {lost}; {failed}"
+        ));
     }
     wait_until("n2 is alive", || is(up, "n2", "alive"))
 }
@@ -205,7 +208,7 @@ fn doctor(up: &Up) -> Result<Run, String> {
     Run::of(command, LIMIT)
 }
 
-/// Whoever was taken down, or killed, starts again at once, at another address.
+/// A node that was taken down or killed can start again at once, at another address.
 fn name_is_free_at_once(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let state = up.fresh("restarts")?;
@@ -224,12 +227,12 @@ fn name_is_free_at_once(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// Who listens on a certain address cannot be reached when that is gone, and says so; who listens on all of them is
-/// reached at the new one.
+/// A node that listens on a specific address is unreachable once that is gone, and says so; one that listens
+/// on all addresses is reached at the new one.
 fn address_changes(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let change = |from: &str, to: &str| {
-        // In this order: with the first address of a network the kernel removes the others.
+        // In this order, since the kernel removes secondary addresses along with the first of a network.
         up.ip("n3", &["address", "del", &format!("{from}/24"), "dev", "eth0"])?;
         up.ip("n3", &["address", "add", &format!("{to}/24"), "dev", "eth0"])
     };
@@ -245,14 +248,15 @@ fn address_changes(lab: &Lab) -> Result<(), String> {
         };
         wait_until("the other is found at its new address", moved)
     });
-    // Whatever of it was done.
+    // Restores the address, whatever has failed.
     let back = change("10.77.0.23", "10.77.0.13");
     checked?;
     back?;
     all_join(up, &["n3"])
 }
 
-/// Who waits at a terminal while a node is sent what it lacks is told so, once; who reads a pipe is not.
+/// A user who waits at a terminal while files are sent to a node is told so, once. Nothing is written to a
+/// pipe.
 fn thin_link(lab: &Lab) -> Result<(), String> {
     const BYTES: usize = 4_000_000;
     let (up, _alone) = lab.alone()?;
@@ -267,7 +271,7 @@ fn thin_link(lab: &Lab) -> Result<(), String> {
         let dir = up.fresh("thin-files")?;
         let run_at = |terminal: bool| {
             let name = format!("file-{terminal}");
-            // Nothing that a link could send in fewer bytes.
+            // Incompressible content.
             let text: Vec<u8> = (0..BYTES / 32)
                 .flat_map(|number| *blake3::hash(format!("{name}{number}").as_bytes()).as_bytes())
                 .collect();

@@ -1,4 +1,4 @@
-//! File systems that are mounted and unmounted while an agent runs: walks see what the user sees.
+//! File systems that are mounted and unmounted while an agent runs: walks see the same mounts as the user.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,7 +17,7 @@ pub(crate) const ALL: &[Test] = &[
     ("mounts::who_has_others_is_told", who_has_others_is_told),
 ];
 
-/// Something mounted, until it is dropped.
+/// A mount, unmounted on drop.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -39,7 +39,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Lazily: what is left of a failed test must not keep it.
+        // Lazily, since remains of a failed test may still use it.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
@@ -52,7 +52,7 @@ fn make_dirs(path: &Path) -> Result<(), String> {
     fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Runs a script as a walk on a node that is the same each time.
+/// Runs a script as a walk, always on the same node.
 fn walk(up: &Up, dir: &Path, script: &str) -> Result<Run, String> {
     let mut command = up.exec_unreported();
     command.args(["--no-fallback", "--walk-all", "--on", "n1", "--", "sh", "-c", script]);
@@ -60,7 +60,7 @@ fn walk(up: &Up, dir: &Path, script: &str) -> Result<Run, String> {
     Run::of(command, seconds(30))
 }
 
-/// Checks what a walk prints.
+/// Checks the output of a walk.
 fn prints(up: &Up, dir: &Path, script: &str, expected: &str) -> Result<(), String> {
     let run = walk(up, dir, script)?;
     let text = String::from_utf8_lossy(&run.stdout);
@@ -84,7 +84,7 @@ fn over_what_was_read(lab: &Lab) -> Result<(), String> {
         write(&dir.join("d/e/f"), "above")?;
         prints(up, &dir, "cat d/e/f; echo new >d/g", "above")?;
         if !dir.join("d/g").exists() {
-            return Err(format!("round {round}: what was written is not where the user sees it"));
+            return Err(format!("round {round}: the file is not where the user sees it"));
         }
         drop(mounted);
     }
@@ -100,7 +100,7 @@ fn one_file(lab: &Lab) -> Result<(), String> {
     prints(up, &dir, "cat v.h", "one")?;
     let mounted = Mounted::bind(&dir.join("src/v.h"), &dir.join("v.h"))?;
     prints(up, &dir, "cat v.h", "two")?;
-    // Its directory is not told of a change through the other name.
+    // The watch on its directory reports no change made through the other name.
     write(&dir.join("src/v.h"), "owt")?;
     prints(up, &dir, "cat v.h", "owt")?;
     drop(mounted);
@@ -136,8 +136,8 @@ fn other_names_of_hidden_files(lab: &Lab) -> Result<(), String> {
     prints(up, &dir, "cat p/1/environ p/version 2>/dev/null", "")
 }
 
-/// A shell with other mounts than the agent's has nothing walk, and hears why: on standard error, in the report, from
-/// `--no-fallback` and from `oswalk doctor`.
+/// From a shell with other mounts than the agent's nothing walks, and the user is told why: on standard
+/// error, in the report, by `--no-fallback` and by `oswalk doctor`.
 fn who_has_others_is_told(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh("mounts others")?;
@@ -151,7 +151,7 @@ fn who_has_others_is_told(lab: &Lab) -> Result<(), String> {
     let told = |run: &Run, text: &str| {
         let is_told = text.contains("other mounts than the agent (pid ")
             && text.contains("start both in one mount namespace");
-        if is_told { Ok(()) } else { Err(format!("it is not told: {text:?}: {run}")) }
+        if is_told { Ok(()) } else { Err(format!("the cause is not named: {text:?}: {run}")) }
     };
     let gcc = ["sh", "-c", "gcc -c a.c && echo done"];
     let exec = ["exec", "--on", "n1", "--summary", "--report", "report.json"];

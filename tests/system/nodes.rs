@@ -1,4 +1,4 @@
-//! Nodes die, vanish and come back; builds go on.
+//! Nodes die, vanish and return while builds continue.
 
 use std::fs;
 use std::io::Write;
@@ -25,9 +25,9 @@ pub(crate) const ALL: &[Test] = &[
     ("nodes::one_is_told_what_a_first_compile_includes", first_compile_is_told),
 ];
 
-/// Files of the build; each takes its program a tenth of a second.
+/// Files of the build; each takes a tenth of a second.
 const FILES: usize = 24;
-/// Natively the build takes FILES / 6 × 0.1 s. Whatever happens to nodes costs less than this.
+/// Limit for a build, which natively takes FILES / 6 × 0.1 s. No fault may cost more than this.
 const LIMIT: Duration = seconds(40);
 
 fn build(up: &Up, dir: &Path, report: &Path) -> std::process::Command {
@@ -36,7 +36,7 @@ fn build(up: &Up, dir: &Path, report: &Path) -> std::process::Command {
     command
 }
 
-/// A build whose programs are slow enough to be hit.
+/// Creates a build that is slow enough for a fault to hit its programs.
 fn project(dir: &Path) -> Result<(), String> {
     let files: Vec<_> = (0..FILES).map(|i| format!("f{i}")).collect();
     let makefile = format!("all: {0}\n{0}:\n\t./worker $@\n", files.join(" "));
@@ -56,7 +56,7 @@ fn made(dir: &Path) -> usize {
     (0..FILES).filter(whole).count()
 }
 
-/// Does something to nodes when a quarter of the build is done.
+/// Runs `scripts/lab` with `how` on nodes when a quarter of the build is done.
 fn hurt(lab: &Lab, name: &str, how: &[&str], nodes: &[&str]) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh(name)?;
@@ -80,7 +80,7 @@ fn hurt(lab: &Lab, name: &str, how: &[&str], nodes: &[&str]) -> Result<(), Strin
     joined
 }
 
-/// Waits until walks go to each of these nodes again.
+/// Waits until each of these nodes takes walks again.
 pub(crate) fn all_join(up: &Up, nodes: &[&str]) -> Result<(), String> {
     let deadline = Instant::now() + seconds(20);
     for &node in nodes {
@@ -93,7 +93,7 @@ pub(crate) fn all_join(up: &Up, nodes: &[&str]) -> Result<(), String> {
                 break;
             }
             if Instant::now() > deadline {
-                return Err(format!("{node} does not come back: {run}"));
+                return Err(format!("{node} takes no walks again: {run}"));
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -101,7 +101,7 @@ pub(crate) fn all_join(up: &Up, nodes: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// With no node left a build runs at the origin, at once.
+/// If no node is left, a build runs at the origin, without delay.
 fn all_are_dead(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("all-dead")?;
@@ -121,8 +121,8 @@ fn all_are_dead(lab: &Lab) -> Result<(), String> {
     if run.took > seconds(10) { Err(format!("too slow: {run}")) } else { Ok(()) }
 }
 
-/// The broker gives up a node that it does not hear; the origin does not, as long as the node answers it. A walk that
-/// has read input could not be begun anew.
+/// The broker gives up a node that it does not hear, but the origin keeps its walks as long as the node
+/// answers. A walk that has read input could not be repeated.
 fn loses_the_broker(lab: &Lab) -> Result<(), String> {
     const PROGRAM: &str = "for (1, 2) { $line = <STDIN>; print qq(got $line) }";
     const BROKER: &str = "10.77.0.1/32";
@@ -160,11 +160,11 @@ fn loses_the_broker(lab: &Lab) -> Result<(), String> {
     if run.out() == "got one\ngot two\n" && run.succeeded() && runners == [runner] {
         Ok(())
     } else {
-        Err(format!("by {runners:?}, not {runner}: {run}"))
+        Err(format!("executed by {runners:?}, not by {runner}: {run}"))
     }
 }
 
-/// An agent that does not come to answer for two seconds loses its lease, and not its walks: its machine is there.
+/// An agent that is stopped for two seconds loses its lease but keeps its walks, since its machine is there.
 fn stands_still(lab: &Lab) -> Result<(), String> {
     const PROGRAM: &str = "for (1, 2) { $line = <STDIN>; print qq(got $line) }";
     const STILL: Duration = Duration::from_secs(2);
@@ -198,15 +198,15 @@ fn stands_still(lab: &Lab) -> Result<(), String> {
     all_join(up, &NODES)?;
     let run = run?;
     let report = Report::read(&report)?;
-    // A second attempt would miss the input that the first one has read.
+    // A second attempt would lack the input that the first one has read.
     if run.out() == "got one\ngot two\n" && report.runners() == [runner] {
         Ok(())
     } else {
-        Err(format!("by {:?}, not {runner}: {run}", report.runners()))
+        Err(format!("executed by {:?}, not by {runner}: {run}", report.runners()))
     }
 }
 
-/// Returns how many walks a node has, as the broker knows.
+/// Returns the number of walks on a node, according to the broker.
 fn running_on(up: &Up, node: &str) -> Result<u64, String> {
     let status = status(up, "origin")?;
     let nodes = status["nodes"].as_array().into_iter().flatten();
@@ -215,7 +215,8 @@ fn running_on(up: &Up, node: &str) -> Result<u64, String> {
     Ok(running.sum())
 }
 
-/// A program that stands still is begun anew when its node dies with all others, and goes on: it has not stopped.
+/// A stopped program is repeated when all nodes die, and then runs on, although the first attempt was
+/// stopped.
 fn dies_while_stopped(lab: &Lab) -> Result<(), String> {
     const STOPS: &str = "-e 'go' or kill STOP => $$; print 'went on'";
     let (up, _alone) = lab.alone()?;
@@ -234,17 +235,17 @@ fn dies_while_stopped(lab: &Lab) -> Result<(), String> {
     if run.out() == "went on" { Ok(()) } else { Err(run.to_string()) }
 }
 
-/// Tells whether the process of a line that begins with its number is a stopped child of `parent`.
+/// Tells whether the process whose pid starts the line is a stopped child of `parent`.
 fn is_stopped_child(line: &str, parent: u32) -> bool {
     let pid = line.split(' ').next().unwrap_or_default();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.contains("\nState:\tT") && status.contains(&format!("\nPPid:\t{parent}\n"))
 }
 
-/// A walk that another node has run before asks for nearly nothing, and sees all as it is now.
+/// A walk that another node has executed before asks the origin almost nothing, and sees current files.
 fn second_is_told(lab: &Lab) -> Result<(), String> {
     const FILES: usize = 12;
-    /// What may still be asked for.
+    /// Questions that are still allowed.
     const ASKED_MAX: u64 = 5;
     let (up, _alone) = lab.alone()?;
     let (known, dir) = (up.fresh("knows-cat")?, up.fresh("told")?);
@@ -265,7 +266,7 @@ fn second_is_told(lab: &Lab) -> Result<(), String> {
             .ok_or_else(|| format!("cat did not walk: {run}"))?;
         Ok((fetches(up, node)? - before, run.out()))
     };
-    // The program and what it needs itself.
+    // Sends the program and its libraries.
     cat("n1", &known)?;
     cat("n2", &known)?;
     let (asked, _) = cat("n1", &dir)?;
@@ -280,7 +281,7 @@ fn second_is_told(lab: &Lab) -> Result<(), String> {
         lines
     };
     if sorted(&said) != sorted(&expected) {
-        return Err(format!("it reads {said:?}"));
+        return Err(format!("the walk reads {said:?}"));
     }
     if asked < FILES as u64 || told > ASKED_MAX {
         return Err(format!("the first node asked {asked} questions, the second {told}"));
@@ -288,11 +289,11 @@ fn second_is_told(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// A compile step of a project that no node has seen asks for nearly nothing: what it includes is told
-/// before it begins.
+/// A compile step of a project that no node has seen asks the origin almost nothing: the files that it
+/// includes are sent in advance.
 fn first_compile_is_told(lab: &Lab) -> Result<(), String> {
     const HEADERS: usize = 30;
-    /// What may still be asked for.
+    /// Questions that are still allowed.
     const ASKED_MAX: u64 = 5;
     let (up, _alone) = lab.alone()?;
     let failed = |error: std::io::Error| error.to_string();
@@ -304,12 +305,14 @@ fn first_compile_is_told(lab: &Lab) -> Result<(), String> {
         command.current_dir(dir);
         let run = Run::of(command, LIMIT)?;
         let walked = Report::read(&report)?.walked("gcc");
-        (walked && run.succeeded()).then_some(()).ok_or_else(|| format!("no walk: {run}"))?;
+        (walked && run.succeeded())
+            .then_some(())
+            .ok_or_else(|| format!("the compile step did not walk: {run}"))?;
         Ok(fetches(up, "n1")? - before)
     };
     let (known, dir) = (up.fresh("knows-gcc")?, up.fresh("new-project")?);
     fs::write(known.join("a.c"), "int a;\n").map_err(failed)?;
-    // The compiler and what it needs itself.
+    // Sends the compiler and its libraries.
     compile(&known, "a.c")?;
     fs::create_dir_all(dir.join("include/sub")).map_err(failed)?;
     for i in 0..HEADERS {
@@ -324,13 +327,13 @@ fn first_compile_is_told(lab: &Lab) -> Result<(), String> {
             return Err(format!("{name}: {asked} questions"));
         }
     }
-    // And of one that has changed since, told with the walk.
+    // Changed includes are sent with the walk as well.
     fs::write(dir.join("b.c"), "#include <sub/h0.h>\nint *v = &v8;\n").map_err(failed)?;
     match compile(&dir, "b.c")? {
         0 => {}
         asked => return Err(format!("b.c, changed: {asked} questions")),
     }
-    // What is told is what is there.
+    // What was sent matches the files.
     fs::write(dir.join("include/sub/h9.h"), "static char v9[2];\n").map_err(failed)?;
     fs::write(dir.join("c.c"), "#include \"sub/h8.h\"\nint i[sizeof v9 == 2 ? 1 : -1];\n")
         .map_err(failed)?;
@@ -339,10 +342,12 @@ fn first_compile_is_told(lab: &Lab) -> Result<(), String> {
 
 fn fetches(up: &Up, node: &str) -> Result<u64, String> {
     let status = status(up, node)?;
-    status["fuse"]["fetches"].as_u64().ok_or_else(|| format!("no count of questions: {status}"))
+    status["fuse"]["fetches"]
+        .as_u64()
+        .ok_or_else(|| format!("the status has no count of questions: {status}"))
 }
 
-/// Returns what the agent of a node says of itself and its cluster.
+/// Returns the output of `oswalk status --json` on a node.
 pub(crate) fn status(up: &Up, node: &str) -> Result<serde_json::Value, String> {
     let mut command = up.command("oswalk");
     command.args(["status", "--json"]).env("OSWALK_STATE", up.state(node));

@@ -1,4 +1,4 @@
-//! All that a command leaves behind: its ending, its output, and the files.
+//! The files that a command leaves behind, and how they are compared.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -10,13 +10,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{OFlags, lgetxattr, llistxattr};
 
-/// Times closer to each other than this have no order: the kernel's clock ticks every 4 ms.
+/// Times closer to each other than this are unordered: the kernel's clock ticks every 4 ms.
 const TICK_NS: i128 = 10_000_000;
-/// A time before this was set by a program and is compared itself. 2020-01-01.
+/// 2020-01-01: an earlier time was set by a program, and must be equal.
 const LONG_AGO_NS: i128 = 1_577_836_800 * 1_000_000_000;
 
-/// The files below a directory as they are, or nothing; held open: no inode number is given to another file
-/// while one wants to know whether a file is still the same.
+/// The inodes of the files below a directory. The files are held open, so that their inode numbers are
+/// not reused.
 #[derive(Default)]
 pub(crate) struct Before {
     inodes: BTreeMap<PathBuf, (u64, u64)>,
@@ -42,13 +42,13 @@ impl Before {
 /// The files below a directory.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
-    /// A line for each, by its path.
+    /// The description of each file, by its path.
     lines: BTreeMap<PathBuf, String>,
     mtimes: BTreeMap<PathBuf, i128>,
 }
 
 impl Tree {
-    /// Describes the files below `dir`, beside what they were before.
+    /// Describes the files below `dir`, and whether they still have the inodes of `before`.
     pub(crate) fn of(dir: &Path, before: &Before) -> Result<Self, String> {
         let mut tree = Self::default();
         let mut links: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
@@ -89,7 +89,7 @@ impl Tree {
                 line += &format!(" mtime {mtime}");
             }
             tree.lines.insert(name.clone(), line);
-            // A directory's time is that of its commit, a little later than natively.
+            // The mtime of a directory is that of the commit, slightly later than natively.
             if !is.is_dir() {
                 tree.mtimes.insert(name, mtime);
             }
@@ -97,14 +97,14 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Returns what differs in the other tree.
+    /// Returns the differences from the walked tree.
     pub(crate) fn differences(&self, walked: &Self) -> Vec<String> {
         let mut differences = self.different_files(walked);
         differences.extend(self.misordered(walked));
         differences
     }
 
-    /// Returns the files that are others in the other tree.
+    /// Returns the files that differ in the walked tree.
     pub(crate) fn different_files(&self, walked: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         let all: std::collections::BTreeSet<_> =
@@ -121,7 +121,7 @@ impl Tree {
         differences
     }
 
-    /// Returns two files whose times have another order: make would build what is built.
+    /// Returns two files whose mtimes are ordered differently, which would make `make` rebuild one.
     fn misordered(&self, walked: &Self) -> Option<String> {
         let mut common: Vec<_> = self
             .mtimes
@@ -129,7 +129,7 @@ impl Tree {
             .filter_map(|(name, &native)| Some((native, *walked.mtimes.get(name)?, name)))
             .collect();
         common.sort_unstable();
-        // Of the files that are older by more than a tick, the one that the walk made newest.
+        // Among the files that are older by more than a tick, the newest in the walked tree.
         let mut newest: Option<(i128, &PathBuf)> = None;
         let mut older = common.iter().peekable();
         common.iter().find_map(|(native, walked, name)| {
@@ -142,13 +142,13 @@ impl Tree {
         })
     }
 
-    /// Returns files whose time is not within the run, as the origin's clock has it.
+    /// Returns a file whose mtime is outside the run, by the origin's clock.
     pub(crate) fn off_the_clock(&self, began: SystemTime) -> Option<String> {
         let ns = |time: SystemTime| {
             time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().cast_signed())
         };
         let (from, to) = (ns(began) - TICK_NS, ns(SystemTime::now()));
-        // A time of a whole second was set by a program: tar and its like.
+        // A time of a whole second was set by a program such as tar.
         let set = |time: &i128| *time < LONG_AGO_NS || time % 1_000_000_000 == 0;
         let off = |time: &i128| !set(time) && !(from..=to).contains(time);
         let (name, time) = self.mtimes.iter().find(|(_, time)| off(time))?;
@@ -156,7 +156,7 @@ impl Tree {
     }
 }
 
-/// Returns all paths below a directory, in order, and the directory itself.
+/// Returns a directory and all paths below it, sorted.
 fn below(dir: &Path) -> Result<Vec<PathBuf>, String> {
     let mut paths = vec![dir.to_owned()];
     let mut next = 0;
@@ -173,7 +173,7 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(paths)
 }
 
-/// Returns the user's extended attributes, as text.
+/// Returns the extended attributes of the `user` namespace, as text.
 fn attributes(path: &Path) -> String {
     let mut names = vec![0; 4096];
     let bytes = llistxattr(path, &mut names).unwrap_or(0);

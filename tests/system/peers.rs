@@ -1,4 +1,4 @@
-//! Whoever reaches an agent's port, without the secret, is no danger to it.
+//! Callers without the secret that reach an agent's port do it no harm.
 
 use std::fs;
 use std::process::Command;
@@ -17,11 +17,11 @@ pub(crate) const ALL: &[Test] = &[
 const LIMIT: std::time::Duration = seconds(20);
 const NODE: &str = "10.77.0.11:7700";
 
-/// Opens many connections to `$ARGV[0]`, says how many, and holds them until its input ends.
+/// Opens many connections to `$ARGV[0]`, prints how many, and holds them until its input ends.
 const CALLS: &str = r"use IO::Socket::INET; for (1 .. 600) { my $s = IO::Socket::INET->new(PeerAddr => $ARGV[0], Timeout => 2);
 push @s, $s if $s } print scalar(@s), qq(\n); <STDIN>";
 
-/// Upgrades a connection to `$ARGV[0]`, and says in a hello whatever its input holds.
+/// Upgrades a connection to `$ARGV[0]`, and sends its input as a hello.
 const SAYS: &str = r"use IO::Socket::INET; local $/; my $said = <STDIN>;
 my $s = IO::Socket::INET->new(PeerAddr => $ARGV[0], Timeout => 2) or die;
 print $s qq(GET /oswalk HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n);
@@ -40,7 +40,7 @@ fn descriptors(up: &Up) -> Result<usize, String> {
 }
 
 fn callers_that_do_not_greet(lab: &Lab) -> Result<(), String> {
-    /// Those of one address that may wait to greet, and what else comes and goes meanwhile.
+    /// Connections of one address that may wait to greet, and others that come and go meanwhile.
     const MORE_MAX: usize = 16 + 40;
     let (up, _alone) = lab.alone()?;
     all_join(up, &["n1"])?;
@@ -54,13 +54,13 @@ fn callers_that_do_not_greet(lab: &Lab) -> Result<(), String> {
         most = most.max(descriptors(up).unwrap_or(0));
         most > before + 8
     })?;
-    // Walks go on as if nothing was.
+    // Walks are not affected.
     all_join(up, &["n1"])?;
     most = most.max(descriptors(up)?);
     drop(held);
     calls.wait(LIMIT)?;
     if most > before + MORE_MAX {
-        return Err(format!("{before} descriptors, then {most}"));
+        return Err(format!("the agent had {before} descriptors, then {most}"));
     }
     Ok(())
 }
@@ -73,7 +73,7 @@ fn forged_lines(lab: &Lab) -> Result<(), String> {
     for padding in [0, 150, 100_000] {
         let version =
             format!("9\x1b[31m\n INFO oswalk_agent::agent: FORGED\n{}", "A".repeat(padding));
-        // As postcard has it: protocol, version.
+        // In postcard: protocol, version.
         let mut hello = vec![99];
         let mut length = version.len();
         while length > 127 {
@@ -96,7 +96,7 @@ fn forged_lines(lab: &Lab) -> Result<(), String> {
     let said = read()[before..].to_owned();
     let forged = said.lines().any(|line| line.starts_with(" INFO oswalk_agent::agent: FORGED"));
     if forged || said.contains('\x1b') || said.len() > 10_000 {
-        return Err(format!("the log: {said:?}"));
+        return Err(format!("the log has {said:?}"));
     }
     Ok(())
 }

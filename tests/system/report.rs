@@ -1,4 +1,4 @@
-//! What a report says, as far as tests ask.
+//! Reads the parts of a report that tests need.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// Reasons that the rules give. All others say that something kept a walk from being one.
+/// Reasons given by rules. All others mean that something prevented a walk.
 const BY_RULE: [&str; 13] = [
     "unlisted",
     "driver",
@@ -23,18 +23,19 @@ const BY_RULE: [&str; 13] = [
     "foreign-preload",
 ];
 
-/// Reasons that are right wherever they come: the other end of a channel is at the origin, a place is every machine's own.
+/// Reasons that are right in any case: the other end of a channel is at the origin, or each machine has
+/// the place of its own.
 const RIGHTLY: [&str; 2] = ["descriptor", "place"];
 
 /// A report of `oswalk exec`.
 pub(crate) struct Report {
-    /// Base names of what walked, with the runner and the status.
+    /// Base name, runner and status of each walk.
     pub(crate) walks: Vec<(String, String, i64)>,
-    /// Base names of what stayed, with the reason.
+    /// Base name and reason of each stay.
     pub(crate) stays: Vec<(String, String)>,
-    /// Walks that were not done at the first attempt.
+    /// Number of walks that took more than one attempt.
     pub(crate) repeated: usize,
-    /// How often each of `stays` was counted.
+    /// The count of each of `stays`.
     counts: Vec<usize>,
 }
 
@@ -66,7 +67,7 @@ impl Report {
         })
     }
 
-    /// Counts walks and stays by base name.
+    /// Returns the number of walks and stays of each base name.
     pub(crate) fn counted(&self) -> BTreeMap<String, usize> {
         let walks = self.walks.iter().map(|(argv0, ..)| (argv0, 1));
         let stays = self.stays.iter().map(|(argv0, _)| argv0).zip(self.counts.iter().copied());
@@ -81,7 +82,7 @@ impl Report {
         self.walks.iter().any(|(argv0, ..)| argv0 == name)
     }
 
-    /// Tells whether the program stayed because only the origin can do it as it should be done.
+    /// Tells whether the program stayed because only the origin can execute it correctly.
     pub(crate) fn stayed_rightly(&self, name: &str) -> bool {
         RIGHTLY.iter().any(|reason| self.stayed(name, reason))
     }
@@ -95,7 +96,7 @@ impl Report {
         self.stays.iter().any(|(argv0, why)| argv0 == name && why == reason)
     }
 
-    /// Returns the stays that no rule has asked for.
+    /// Returns the stays that no rule asked for.
     pub(crate) fn fallbacks(&self) -> Vec<String> {
         let fallback = |(_, reason): &&(String, String)| !BY_RULE.contains(&reason.as_str());
         self.stays

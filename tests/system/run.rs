@@ -1,4 +1,4 @@
-//! Runs a command within a time limit, and keeps all that it said.
+//! Runs a command within a time limit, and collects its output.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// How often an unfinished process is looked at.
+/// Interval at which a running process is polled.
 const POLL: Duration = Duration::from_millis(5);
-/// What a process whose output is kept open by others is given.
+/// How long to wait for the end of the output after the process has exited.
 const OUTPUT: Duration = seconds(5);
-/// Characters of an output that are shown.
+/// Most characters of an output that are shown.
 const SHOWN_MAX: usize = 2000;
 
 pub(crate) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A command that has ended.
+/// A command that has exited.
 pub(crate) struct Run {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: Vec<u8>,
@@ -30,12 +30,13 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Runs a command in a process group of its own; one that takes longer than `limit` is killed, and an error.
+    /// Runs a command in its own process group. If it takes longer than `limit`, it is killed, and an
+    /// error is returned.
     pub(crate) fn of(command: Command, limit: Duration) -> Result<Self, String> {
         Self::start(command, None)?.wait(limit)
     }
 
-    /// Starts a command; a thread feeds it `stdin`, if that is given.
+    /// Starts a command; a thread writes `stdin` to it, if given.
     pub(crate) fn start(mut command: Command, stdin: Option<Vec<u8>>) -> Result<Started, String> {
         let shown = format!("{command:?}");
         command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -73,7 +74,7 @@ impl fmt::Display for Run {
     }
 }
 
-/// A command that runs.
+/// A running command.
 pub(crate) struct Started {
     child: Child,
     stdout: Receiver<Vec<u8>>,
@@ -90,7 +91,7 @@ impl Started {
         }
     }
 
-    /// Returns the number of the command's process.
+    /// Returns the pid of the command.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -99,7 +100,7 @@ impl Started {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Waits for the end.
+    /// Waits for the command to exit.
     pub(crate) fn wait(mut self, limit: Duration) -> Result<Run, String> {
         let deadline = self.began + limit;
         loop {
@@ -109,7 +110,7 @@ impl Started {
                 let all = |output: &Receiver<_>| output.recv_timeout(OUTPUT);
                 let (Ok(stdout), Ok(stderr)) = (all(&self.stdout), all(&self.stderr)) else {
                     self.signal(Signal::KILL);
-                    return Err(format!("{}: ended, but its output stays open", self.shown));
+                    return Err(format!("{}: exited, but its output stays open", self.shown));
                 };
                 return Ok(Run { status, stdout, stderr, took });
             }
@@ -130,7 +131,7 @@ impl Started {
     }
 }
 
-/// Returns a line for each process of a group, with the system call that it waits in.
+/// Returns a line for each process of a group, with the system call in which it waits.
 fn standing(group: u32) -> String {
     let read = |pid: &str, name: &str| {
         std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
@@ -139,7 +140,7 @@ fn standing(group: u32) -> String {
     let names = pids.filter_map(|entry| entry.file_name().into_string().ok());
     let line = |pid: String| {
         let stat = read(&pid, "stat");
-        // Name, state, parent, group.
+        // The fields after the name: state, parent, group.
         let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(1);
         let parent = fields.next()?;
         (fields.next()? == group.to_string()).then(|| {
@@ -150,7 +151,7 @@ fn standing(group: u32) -> String {
     names.filter_map(line).collect()
 }
 
-/// Returns a status in words that are the same for the same ending.
+/// Describes an exit status.
 pub(crate) fn ending(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit {code}"),
@@ -173,7 +174,7 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
     }
 }
 
-/// Collects an output in a thread: the command must never wait for us.
+/// Collects an output in a thread, so that the command never waits for this process.
 fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     let (bytes_tx, bytes_rx) = mpsc::channel();
     thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Sandboxes serve one walk after the other: nothing of one is left to the next.
+//! A sandbox serves one walk after the other, and nothing of a walk remains for the next.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,13 @@ pub(crate) const ALL: &[Test] = &[
     ("sandboxes::what_reaches_beyond_them_is_refused", reach_beyond),
 ];
 
-/// Makes a message queue, as small as it can be: where some can be made at all, all of a user's count together.
+/// Creates a message queue of the smallest size, since all queues of a user share one limit.
 const QUEUE: &str = r#"
 my $queue = syscall(240, my $name = 'left', 0302, 0600, my $least = pack 'q8', 0, 1, 1) < 0 ? "no queue: $!" : 'a queue of its own';
 "#;
 
-/// Says what there is of others, and leaves all that outlives a program. It is killed: who ends by itself and
-/// leaves something is executed at the origin.
+/// Prints what it finds of other walks, and leaves everything behind that outlives a program. It kills
+/// itself, because a program that exits and leaves something is repeated at the origin.
 const LEAVE: &str = r#"
 use IPC::SysV qw(IPC_PRIVATE IPC_CREAT); $| = 1;
 sub names { opendir my $d, $_[0]; join ' ', sort grep !/^\.\.?$/, readdir $d }
@@ -62,11 +62,11 @@ fn nothing_is_left(lab: &Lab) -> Result<(), String> {
     if lines.len() == WALKS && lines.iter().all(|&line| line == expected) {
         Ok(())
     } else {
-        Err(format!("found, where it should be {expected:?}: {lines:#?}"))
+        Err(format!("expected {expected:?}, found {lines:#?}"))
     }
 }
 
-/// What the shell had open that started a runner's agent is not open in walks.
+/// Descriptors of the shell that started a runner's agent are not open in walks.
 fn nothing_inherited(lab: &Lab) -> Result<(), String> {
     const LOOK: &str =
         "opendir D, '/proc/self/fd'; print join ' ', sort { $a <=> $b } grep /\\d/, readdir D";
@@ -80,27 +80,27 @@ fn nothing_inherited(lab: &Lab) -> Result<(), String> {
     command.args(["--on", "n1", "--walk", "perl", "--", "bash"]).args(bash).current_dir(&dir);
     let walked = Run::of(command, seconds(30))?;
     if !walked.succeeded() || !Report::read(&report)?.walked("perl") {
-        return Err(format!("it did not walk: {walked}"));
+        return Err(format!("the program did not walk: {walked}"));
     }
-    // The tests themselves may have been started with more than they need.
+    // The tests themselves may have inherited further descriptors.
     let mut command = up.command("bash");
     command.args(bash);
     let native = Run::of(command, seconds(30))?;
     if walked.out() == native.out() {
         Ok(())
     } else {
-        Err(format!("a walk has open: {}; natively: {}", walked.out(), native.out()))
+        Err(format!("open in a walk: {}; natively: {}", walked.out(), native.out()))
     }
 }
 
-/// No user has the kernel do more for a walk than it is to.
+/// No user can make the system calls that walks are refused.
 fn reach_beyond(lab: &Lab) -> Result<(), String> {
     let (up, _shared) = lab.shared()?;
     let dir = up.fresh("beyond")?;
     for user in ["0", "1000"] {
         let report = dir.join("report.json");
         let mut command = up.exec(&report);
-        // Not here, where it would be allowed.
+        // Not at the origin, where the calls would be allowed.
         command.args(["--walk", "forbidden", "--no-fallback", "--", "forbidden", user]);
         command.current_dir(&dir);
         let run = Run::of(command, seconds(30))?;
@@ -112,7 +112,7 @@ fn reach_beyond(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// Whatever root changes of a sandbox is not to be seen by a later walk, nor by others on the node.
+/// Changes that root makes to a sandbox are visible neither to later walks nor to others on the node.
 fn as_new(lab: &Lab) -> Result<(), String> {
     const WALKS: usize = 10;
     let (up, _shared) = lab.shared()?;
@@ -122,7 +122,7 @@ fn as_new(lab: &Lab) -> Result<(), String> {
     let each = "for i in $(seq \"$1\"); do leave </dev/null; done";
     command.args(["--on", "n2", "--walk", "leave", "--no-fallback", "--", "sh", "-c", each, "sh"]);
     command.arg(WALKS.to_string()).current_dir(&dir);
-    // The nodes of the lab have this machine's devices.
+    // The nodes of the lab share this machine's devices.
     let null = || {
         let null = std::fs::metadata("/dev/null").map_err(|error| error.to_string())?;
         Ok::<_, String>((null.mode(), null.uid(), null.gid(), null.mtime()))
@@ -137,18 +137,18 @@ fn as_new(lab: &Lab) -> Result<(), String> {
     let lines: Vec<_> = said.lines().collect();
     let walks = Report::read(&report)?.walks.len();
     if !run.succeeded() || (walks, lines.len()) != (WALKS, WALKS) {
-        return Err(format!("{walks} walked: {run}"));
+        return Err(format!("{walks} programs walked: {run}"));
     }
     match lines.iter().find(|&line| line != &lines[0]) {
-        Some(other) => Err(format!("one found {other:?}, the first {:?}", lines[0])),
+        Some(other) => Err(format!("one walk found {other:?}, the first {:?}", lines[0])),
         None => Ok(()),
     }
 }
 
-/// What makes sure that a sandbox is as new does not keep an honest one from serving again.
+/// The checks that a sandbox is as new do not prevent an unchanged one from serving again.
 fn serve_again(lab: &Lab) -> Result<(), String> {
     const WALKS: usize = 40;
-    // Prints when its first process began, which no two sandboxes have in common.
+    // Prints when the sandbox's first process started, which identifies the sandbox.
     const BEGAN: &str = "open F, '/proc/1/stat'; print ((split ' ', <F>)[21], qq(\\n)); open G, '>/dev/shm/x'; unlink '/dev/shm/x'";
     let (up, _shared) = lab.shared()?;
     let dir = up.fresh("again")?;
@@ -162,7 +162,7 @@ fn serve_again(lab: &Lab) -> Result<(), String> {
     let walks = sandboxes.len();
     sandboxes.sort_unstable();
     sandboxes.dedup();
-    // Other tests use the node, too, and may have it make some.
+    // Other tests use the node, too, and may make it create further sandboxes.
     if run.succeeded() && walks == WALKS && sandboxes.len() <= WALKS / 2 {
         Ok(())
     } else {
@@ -170,12 +170,12 @@ fn serve_again(lab: &Lab) -> Result<(), String> {
     }
 }
 
-/// A walk that has met a bound of its runner is not believed: the program is executed at the origin.
+/// The result of a walk that hit a limit of its runner is discarded, and the program executed at the origin.
 fn bounded(lab: &Lab) -> Result<(), String> {
     let (up, _shared) = lab.shared()?;
     let dir = up.fresh("bounded")?;
     let report = dir.join("report.json");
-    // More than agent/src/sys/groups.rs allows, and fewer.
+    // One count above the limit in agent/src/sys/groups.rs, and one below.
     for (tasks, walks) in [("4500", false), ("1000", true)] {
         let mut command = up.exec(&report);
         command.args(["--walk", "tasks", "--", "tasks", tasks]).current_dir(&dir);
@@ -188,8 +188,8 @@ fn bounded(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// So does a walk of which a process was ended for want of memory: no test can fill a machine's, so its
-/// sandboxes get less.
+/// The same holds for a walk of which a process was killed for lack of memory. No test can fill the
+/// machine's memory, so the limit of the sandboxes is lowered.
 fn out_of_memory(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("memory")?;
@@ -206,7 +206,7 @@ fn out_of_memory(lab: &Lab) -> Result<(), String> {
         }
     };
     if !walk("200")? {
-        return Err("it does not walk where there is memory".into());
+        return Err("the program does not walk with enough memory".into());
     }
     let pid = std::fs::read_to_string(up.state("n1").join("pid")).map_err(|e| e.to_string())?;
     let name = format!("oswalk-{}", pid.trim());
@@ -222,7 +222,7 @@ fn out_of_memory(lab: &Lab) -> Result<(), String> {
         std::fs::write(bound, "64M").map_err(failed)?;
     }
     let (large, small) = (walk("200"), walk("10"));
-    // A sandbox that is gone needs none.
+    // Fails only for a sandbox that is gone.
     for (bound, value) in before {
         let _ = std::fs::write(bound, value);
     }
@@ -232,7 +232,7 @@ fn out_of_memory(lab: &Lab) -> Result<(), String> {
     }
 }
 
-/// Returns the files that bound the memory of an agent's sandboxes, in either version.
+/// Returns the files with the memory limits of an agent's sandboxes, in either version of cgroups.
 fn memory_bounds(dir: &Path, agent: &str) -> Vec<PathBuf> {
     let dirs = |dir: &Path| {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();

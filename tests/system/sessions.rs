@@ -18,7 +18,7 @@ pub(crate) const ALL: &[Test] = &[
     ("sessions::the_report_has_what_a_trace_is_drawn_from", the_report_has_times),
 ];
 
-/// Children that go on do not keep the session.
+/// Children that run on do not keep the session open.
 fn ends_with_command(lab: &Lab) -> Result<(), String> {
     run(lab, "echo $OSWALK_PAGE; cat /dev/fd/0 >/dev/null; sleep 9 >/dev/null & exit 3", false)
 }
@@ -27,7 +27,7 @@ fn ends_when_killed(lab: &Lab) -> Result<(), String> {
     run(lab, "echo $OSWALK_PAGE; exec cat", true)
 }
 
-/// Runs a script that says where the session's page is and waits for its input's end.
+/// Runs a script that prints the path of the session's page, and waits for the end of its input.
 fn run(lab: &Lab, script: &str, kill: bool) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
     let (up, _shared) = lab.shared()?;
@@ -50,12 +50,12 @@ fn run(lab: &Lab, script: &str, kill: bool) -> Result<(), String> {
     drop(child.stdin.take());
     let status = child.wait().map_err(failed)?;
     if !there || status.code() != (!kill).then_some(3) {
-        return Err(format!("the page {page} was there: {there}; {status}"));
+        return Err(format!("the page {page} existed during the session: {there}; {status}"));
     }
     wait_until("the session ends", || !Path::new(&page).exists())
 }
 
-/// Each walk has its command line, its output, its beginning and its end.
+/// The report has command line, output, start and end of each walk.
 fn the_report_has_times(lab: &Lab) -> Result<(), String> {
     let (up, _shared) = lab.shared()?;
     let dir = up.fresh("report-times")?;

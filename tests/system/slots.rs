@@ -1,4 +1,4 @@
-//! Slots go from one walk of an origin to the next without the broker, unless others wait for them.
+//! Slots pass from one walk of an origin to the next without the broker, unless others wait for them.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,11 +12,11 @@ use crate::run::{Run, seconds};
 pub(crate) const ALL: &[Test] =
     &[("slots::go_from_walk_to_walk", go_on), ("slots::go_to_others_who_wait", go_to_others)];
 
-/// Twice as many at once as the lab has slots.
+/// Programs at once: twice the number of slots in the lab.
 const WALKS: usize = 120;
 const AT_ONCE: &str = "12";
 
-/// Programs that walk and take a while.
+/// Returns a command that runs programs which walk and take a while.
 fn many(up: &Up, dir: &Path, report: &Path, count: usize) -> Command {
     let mut command = up.exec(report);
     let each = format!("seq {count} | xargs -P {AT_ONCE} -I X sh -c 'sleep 0.1; : >begun'");
@@ -24,14 +24,15 @@ fn many(up: &Up, dir: &Path, report: &Path, count: usize) -> Command {
     command
 }
 
-/// Returns in how many calls, about, walks were submitted: what is known of them is set at their end.
+/// Returns the approximate number of calls that submitted walks. The broker's counters change only when a
+/// walk ends.
 fn submits(up: &Up) -> Result<usize, String> {
     let run = Run::of(up.redis(&["info", "commandstats"])?, seconds(10))?;
     let said = run.out();
     if !said.contains("# Commandstats") {
         return Err(format!("no counts of calls: {run}"));
     }
-    // What was never called is not listed.
+    // A function that was never called is not listed.
     let calls = said.lines().find_map(|line| line.strip_prefix("cmdstat_mset:calls="));
     Ok(calls.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0))
 }
@@ -47,7 +48,8 @@ fn go_on(lab: &Lab) -> Result<(), String> {
     if !run.succeeded() || walks != WALKS {
         return Err(format!("{walks} of {WALKS} walked: {run}"));
     }
-    // Otherwise it is each of them. A slot goes back after some seconds, so a slow machine submits more.
+    // If slots were not passed on, each walk would be submitted. A slot is returned after some seconds, so a
+    // slow machine submits more.
     if submitted > WALKS / 2 {
         return Err(format!("{submitted} of {WALKS} walks were submitted: {run}"));
     }
@@ -62,7 +64,7 @@ fn go_to_others(lab: &Lab) -> Result<(), String> {
     let deadline = Instant::now() + seconds(20);
     while !dir.join("begun").exists() {
         if Instant::now() > deadline {
-            return Err("none of them ends".to_owned());
+            return Err("none of the walks ends".to_owned());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -75,11 +77,11 @@ fn go_to_others(lab: &Lab) -> Result<(), String> {
         command.args(["--on", "n2", "--no-fallback", "--walk", "sleep", "--", "sleep", "0.1"]);
         let run = Run::of(command, seconds(20))?;
         if !run.succeeded() || !Report::read(&other)?.walked("sleep") {
-            return Err(format!("turn {turn} of another origin: {run}"));
+            return Err(format!("the walk of another origin, turn {turn}: {run}"));
         }
     }
     if !hog.is_running() {
-        return Err("the others had to wait for its end".to_owned());
+        return Err("the other origin had to wait for the end of the session".to_owned());
     }
     let run = hog.wait(seconds(120))?;
     let walks = Report::read(&report)?.walks.len();

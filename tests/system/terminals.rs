@@ -1,4 +1,4 @@
-//! Programs at a terminal, driven through tmux: what a user sees is the same natively and walked.
+//! Programs at a terminal, driven through tmux: the screen is the same natively and walked.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -21,25 +21,24 @@ pub(crate) const ALL: &[Test] = &[
     ("terminals::compiles_are_done_once", compiles_are_done_once),
 ];
 
-/// Nothing on a screen takes so long.
+/// Limit for a change of the screen.
 const LIMIT: Duration = seconds(15);
 const POLL: Duration = Duration::from_millis(30);
 
-/// What a user does, and what he then sees.
+/// A step of a user: an input, or something to wait for.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// Types this and a new line.
+    /// Type this line.
     Line(&'static str),
-    /// Presses these keys, by tmux' names.
+    /// Press these keys, by their names in tmux.
     Keys(&'static [&'static str]),
-    /// Sees a line that begins so.
+    /// Wait for a line that starts with this.
     See(&'static str),
-    /// Makes the window this wide and high.
+    /// Resize the window to this width and height.
     Resize(u16, u16),
-    /// Waits until nothing more happens.
+    /// Wait until the screen stops changing.
     Rest,
-    /// Sees that the shell waits for the next command: what is typed before is echoed wherever the
-    /// terminal stands just then.
+    /// Wait for the shell's prompt: text typed earlier would be echoed at an arbitrary place.
     Prompt,
 }
 use Step::{Keys, Line, Prompt, Resize, Rest, See};
@@ -159,7 +158,7 @@ impl<'a> Screen<'a> {
         let screen = Self { up, socket: dir.join("tmux") };
         let size = ["-x", "80", "-y", "24"];
         let start = ["new-session", "-d", "-c"];
-        // A shell that ends too soon leaves its screen to be looked at.
+        // Keeps the screen of a shell that exits too soon.
         let stay = [";", "set-option", "remain-on-exit", "on"];
         screen
             .tmux(&[&start[..], &[&dir.display().to_string()], &size, &[shell], &stay].concat())?;
@@ -186,7 +185,7 @@ impl<'a> Screen<'a> {
                 self.tmux(&["send-keys", "Enter"])?;
             }
             Keys(keys) => {
-                // A user sees that a program runs before he presses a key for it.
+                // A user presses a key for a program only once that runs.
                 self.settle()?;
                 self.tmux(&[&["send-keys"], keys].concat())?;
             }
@@ -225,7 +224,7 @@ impl<'a> Screen<'a> {
         }
     }
 
-    /// Waits until nothing more happens: the screen and the process in the foreground stay as they are.
+    /// Waits until screen and foreground process stop changing.
     fn settle(&self) -> Result<(), String> {
         let now = || -> Result<_, String> {
             let process = self.tmux(&["display-message", "-p", "#{pane_current_command}"])?;
@@ -244,7 +243,7 @@ impl<'a> Screen<'a> {
 
 impl Drop for Screen<'_> {
     fn drop(&mut self) {
-        // Nothing is left to be ended if that fails.
+        // Fails only if the server is gone already.
         let _ = self.tmux(&["kill-server"]);
     }
 }
@@ -252,7 +251,7 @@ impl Drop for Screen<'_> {
 /// A shell that looks the same wherever it runs.
 const SHELL: &str = "env PS1='$ ' bash --norc --noprofile";
 
-/// Does the same natively and walked, and compares the screens.
+/// Takes the same steps natively and walked, and compares the screens.
 fn same(lab: &Lab, name: &str, steps: &[Step]) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let screen = |walked: bool| -> Result<String, String> {
@@ -276,7 +275,8 @@ fn same(lab: &Lab, name: &str, steps: &[Step]) -> Result<(), String> {
     }
 }
 
-/// A sandbox that has shown a terminal serves no other walk; none is given to one.
+/// Compile steps at a terminal walk at the first attempt, although a sandbox that has had a terminal serves
+/// no other walk.
 fn compiles_are_done_once(lab: &Lab) -> Result<(), String> {
     const COMPILES: usize = 300;
     const MAKEFILE: &str = "all: $(patsubst %,%.o,$(shell seq $(COMPILES))) ; @:\n\
@@ -299,15 +299,15 @@ fn compiles_are_done_once(lab: &Lab) -> Result<(), String> {
     if run.succeeded() && (walks, repeated) == (COMPILES, 0) && here.is_empty() {
         Ok(())
     } else {
-        Err(format!("{walks} walked, {repeated} of them not at once, here: {here:?}: {run}"))
+        Err(format!("{walks} walks, {repeated} with several attempts, stays {here:?}: {run}"))
     }
 }
 
-/// A shell without a script, at a terminal, runs on a node as a whole.
+/// An interactive shell walks as a whole.
 fn shell_on_a_node(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh("terminal-shell")?;
-    // There is no such file yet, and it is hidden.
+    // The history file does not exist yet, and its name is hidden.
     let shell = "HISTFILE=$PWD/.netrc PS1='$ ' oswalk exec --report report.json bash --norc --noprofile; sleep 1000";
     let screen = Screen::open(up, &dir, shell)?;
     screen.until("$", |line| line.starts_with('$'))?;

@@ -1,10 +1,9 @@
-//! `oswalk-relay`: a TCP relay that adds delay, so that a lab on one machine has distance in it.
+//! `oswalk-relay`: a TCP relay that adds delay, so that the nodes of a lab on one machine are apart.
 //!
-//! Every byte waits the given time in each direction; order and half-close stay as they were, and so
-//! does throughput unless `--mbit` limits it, for all connections together and in each direction apart.
-//! It stands in for a long or a thin cable, not for a bad one: nothing is lost, nothing is reordered.
-//! Only `scripts/lab up --rtt` and `--mbit` start it. Not modelled: the handshake of TCP itself is not
-//! delayed.
+//! Each byte is delayed in each direction. Order and half-close are preserved. `--mbit` limits the
+//! throughput of each direction, for all connections together. The relay models a long or thin cable,
+//! not a bad one: nothing is lost or reordered. TCP's handshake is not delayed. Only `scripts/lab up`
+//! with `--rtt` or `--mbit` starts it.
 #![expect(clippy::print_stderr, reason = "a program of the lab: its messages go to a log file")]
 
 use std::collections::VecDeque;
@@ -15,16 +14,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// One read: large enough for full speed, small enough that a chunk's one time stamp fits all of it.
+/// Bytes of one read: large enough for full speed, small enough to have one time stamp.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// What one direction may hold back: 2.5 Gbit/s at 200 ms. Beyond it the sender feels the pressure.
+/// Most bytes delayed in one direction: 2.5 Gbit/s at 200 ms. Beyond this, the sender is slowed down.
 const BUFFERED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// One read where throughput is limited: 2.6 ms at 50 Mbit/s.
+/// Bytes of one read where throughput is limited: 2.6 ms at 50 Mbit/s.
 const THIN_CHUNK_BYTES: usize = 16 * 1024;
 
-/// What a sender may have in the kernel's buffers of a limited relay: it shall not take a buffer for the link.
+/// Size of the kernel's socket buffers where throughput is limited. Larger ones would hide the limit
+/// from the sender.
 const THIN_BUFFER_BYTES: usize = 64 * 1024;
 
 const USAGE: &str =
@@ -48,20 +48,20 @@ struct Options {
     cable: Cable,
 }
 
-/// What a connection goes through.
+/// The modelled cable.
 #[derive(Debug, Clone, Default)]
 struct Cable {
-    /// What each byte waits, each way.
+    /// Delay of each byte, in each direction.
     delay: Duration,
-    /// One for each way, if throughput is limited.
+    /// Throughput of each direction, if it is limited.
     pace: Option<[Arc<Pace>; 2]>,
 }
 
-/// One way's throughput, shared by all connections.
+/// The limited throughput of one direction, shared by all connections.
 #[derive(Debug)]
 struct Pace {
     bytes_per_second: f64,
-    /// Until when the cable is taken.
+    /// When the cable has sent everything so far.
     free_at: Mutex<Instant>,
 }
 
@@ -70,7 +70,7 @@ impl Pace {
         Arc::new(Self { bytes_per_second, free_at: Mutex::new(Instant::now()) })
     }
 
-    /// Waits until the cable has taken this many bytes.
+    /// Waits until the cable has sent this many bytes.
     fn take(&self, bytes: usize) {
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
         #[expect(clippy::cast_precision_loss, reason = "a chunk is small")]
@@ -83,7 +83,8 @@ impl Pace {
 }
 
 impl Cable {
-    /// Returns how much is read at once, and what a way may hold back: twice what is on its way.
+    /// Returns the bytes of one read, and the most bytes delayed in one direction: twice the
+    /// bandwidth-delay product.
     fn sizes(&self) -> (usize, usize) {
         let Some([pace, _]) = &self.pace else { return (CHUNK_BYTES, BUFFERED_BYTES_MAX) };
         #[expect(
@@ -150,7 +151,7 @@ fn serve(listener: &TcpListener, to: SocketAddr, cable: &Cable) {
     }
 }
 
-/// A client whose target is away sees its own connection end: that is all a relay can tell it.
+/// Relays one connection. If the target is away, the client's connection ends.
 fn relay(client: TcpStream, to: SocketAddr, cable: &Cable) {
     if let Err(error) = TcpStream::connect(to).and_then(|target| join(client, target, cable)) {
         eprintln!("oswalk-relay: {to}: {error}");
@@ -173,7 +174,7 @@ fn join(client: TcpStream, target: TcpStream, cable: &Cable) -> io::Result<()> {
     Ok(())
 }
 
-/// Carries one direction until its end, with a thread that reads and one that writes.
+/// Carries one direction until its end: one thread reads, this one writes.
 fn carry(from: TcpStream, to: TcpStream, cable: Cable, way: usize) {
     let (chunk_bytes, buffered_bytes_max) = cable.sizes();
     let queue = Arc::new(Queue::new(buffered_bytes_max));
@@ -185,7 +186,7 @@ fn carry(from: TcpStream, to: TcpStream, cable: Cable, way: usize) {
     let _ = reader.join();
 }
 
-/// What has gone through the thin part of the cable is on its way for the delay.
+/// Reads into the queue: limits the throughput first, then adds the delay.
 fn fill(
     mut from: TcpStream,
     queue: &Queue,
@@ -195,7 +196,7 @@ fn fill(
 ) {
     let mut chunk = vec![0; chunk_bytes];
     loop {
-        // An error ends the direction as an end of file does: what was read still arrives.
+        // An error ends the direction like an end of file: bytes that were read still arrive.
         let count = from.read(&mut chunk).unwrap_or(0);
         if let Some(pace) = pace {
             pace.take(count);
@@ -218,14 +219,14 @@ fn drain(mut to: TcpStream, queue: &Queue) {
         }
         if to.write_all(&chunk).is_err() {
             queue.close();
-            // The peer is gone: the other direction and the blocked reader must end as well.
+            // The peer is gone: end the other direction and the blocked reader, too.
             let _ = to.shutdown(Shutdown::Both);
             return;
         }
     }
 }
 
-/// Chunks with the time at which each is due; an empty chunk is the end.
+/// Chunks with their due times; an empty chunk marks the end.
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
@@ -244,7 +245,7 @@ impl Queue {
         Self { state: Mutex::default(), changed: Condvar::new(), bytes_max }
     }
 
-    /// Waits for room; returns false when nobody will take the chunk any more.
+    /// Waits for room; returns false if the queue is closed.
     fn push(&self, due: Instant, chunk: Vec<u8>) -> bool {
         let mut state = self.lock();
         while state.bytes >= self.bytes_max && !state.closed {
@@ -282,7 +283,7 @@ impl Queue {
 mod tests {
     use super::*;
 
-    /// A relay in front of a server that answers with everything it got, once it has all of it.
+    /// Connects through a relay to a server that returns everything after the client's half-close.
     fn relayed(cable: Cable) -> TcpStream {
         let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let to = server.local_addr().expect("an address");
@@ -298,7 +299,7 @@ mod tests {
         TcpStream::connect(address).expect("the relay listens")
     }
 
-    /// Sends these bytes and their end, and returns how long it took until they were back.
+    /// Sends bytes and a half-close; returns the time until all bytes were back.
     fn there_and_back(sent: &[u8], cable: Cable) -> Duration {
         let mut client = relayed(cable);
         let start = Instant::now();

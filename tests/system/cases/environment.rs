@@ -1,4 +1,4 @@
-//! What a program inherits.
+//! Cases: what a program inherits.
 
 use crate::case::Case;
 

@@ -1,4 +1,4 @@
-//! How programs end.
+//! Cases: exit statuses and signals.
 
 use crate::case::Case;
 

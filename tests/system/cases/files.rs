@@ -1,4 +1,4 @@
-//! What programs do to files.
+//! Cases: operations on files.
 
 use crate::case::Case;
 

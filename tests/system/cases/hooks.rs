@@ -1,8 +1,8 @@
-//! Every function that executes a program.
+//! Cases: every function that executes a program.
 
 use crate::case::Case;
 
-/// `hooks` starts `show`; only `show` walks.
+/// Only `show`, which `hooks` starts, walks.
 const SHOW: &[&str] = &["--walk", "show"];
 
 pub(crate) fn cases() -> Vec<Case> {

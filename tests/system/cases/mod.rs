@@ -12,7 +12,7 @@ mod tools;
 
 use crate::case::Case;
 
-/// What is not yet as it is natively (docs/semantics.md says more), by case.
+/// Known differences (see docs/semantics.md), by case.
 const GAPS: [(&str, &str); 1] =
     [("the size of a new directory, each command", "a new directory has the size of the runner's")];
 

@@ -1,10 +1,10 @@
-//! Places that a runner has of its own, and directories of the system.
+//! Cases: places that each machine has of its own, and system directories.
 
 use crate::case::Case;
 
 const C: &str =
     "echo 'int answer(void) { return 42; }' >a.c; echo 'int main(void) { return 7; }' >m.c";
-/// A directory of the case's own in a place, which is gone at its end.
+/// Each of these creates a directory for the case in such a place, and removes it at the end.
 const MEMORY: &str = "d=/dev/shm/oswalk-case-$$; mkdir $d; trap 'rm -rf $d' EXIT; ";
 const RUN: &str = "d=/run/oswalk-case-$$; mkdir $d; trap 'rm -rf $d' EXIT; ";
 const OPT: &str = "d=/opt/oswalk-case-$$; mkdir $d; trap 'rm -rf $d' EXIT; ";

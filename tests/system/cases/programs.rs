@@ -1,5 +1,5 @@
-//! Real programs, as people use them: interpreters, version control, archives, databases, build
-//! systems, and what changes how programs are loaded.
+//! Cases: real programs, such as interpreters, version control, archives, databases and build systems, and
+//! programs that change how others are loaded.
 
 use std::path::Path;
 
@@ -75,7 +75,7 @@ class Main {
 END
 echo 'class Other { static String name() { return Other.class.getName(); } }' >Other.java"#;
 
-/// Git with an identity and a clock of its own. The index holds inode numbers and times.
+/// Sets an identity and a fixed time for Git. Its index contains inode numbers and times.
 const GIT: &str = "export GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@x GIT_COMMITTER_NAME=c GIT_COMMITTER_EMAIL=c@x GIT_AUTHOR_DATE='1000000000 +0000' GIT_COMMITTER_DATE='1000000000 +0000'\n";
 
 fn git() -> Vec<Case> {
@@ -171,7 +171,7 @@ sqlite3 a.db '.dump' | md5sum; sqlite3 a.db 'insert into t values (1, "again")';
     ])
 }
 
-/// What a build system writes about the machine, the moment and itself.
+/// Removes what a build system records about the machine, the time and itself.
 const FORGET: &str = "; rm -rf build/CMakeFiles/CMake*.log build/CMakeFiles/CMakeConfigureLog.yaml build/CMakeFiles/[0-9]* build/.ninja_* build/meson-* build/compile_commands.json; find build -type f -exec touch -d @1000000000 {} +";
 
 fn builds() -> Vec<Case> {
@@ -187,7 +187,7 @@ fn builds() -> Vec<Case> {
         build(&[], "cmake and make, compile steps", CMAKE_PROJECT, "cmake -B build . >/dev/null; cmake --build build -j4 | sort | tail -n 3; build/main; echo $?").walks(&["cc"]),
         build(&[], "meson, compile steps", MESON_PROJECT, MESON).walks(&["cc"]),
         build(&["--walk", "sh"], "meson, as a whole", MESON_PROJECT, MESON).walks(&["sh"]),
-        // On one node: its first rustc brings hundreds of megabytes along.
+        // On one node, since a node's first rustc takes hundreds of megabytes.
         cargo(&[], "cargo, compile steps", "2>/dev/null").walks(&["rustc"]),
         cargo(&[], "cargo, compile steps, and what they say", "").walks(&["rustc"]),
         cargo(&["--walk", "sh"], "cargo, as a whole", "").walks(&["sh"]),
@@ -214,7 +214,7 @@ printf '#include "config.h"\n#include <stdio.h>\nint two(void); int main(void) {
 echo 'int made = 3;' >three.c
 echo 'extern int made; int two(void) { return 2 + made; }' >two.c"#;
 
-/// Meson runs ccache or sccache, where it finds one, for a compiler that nobody has named.
+/// Names the compilers, since Meson otherwise runs them through a ccache or sccache that it finds.
 const MESON: &str = "CC=cc meson setup build >/dev/null; echo $?; ninja -C build | tail -n 1 | cut -c1-6; build/main; echo $?; ls build/libtwo.a.p";
 const MESON_PROJECT: &str = r#"cat >meson.build <<'END'
 project('x', 'c', default_options: ['b_pch=false'])
@@ -224,7 +224,7 @@ END
 echo 'int two(void); int main(void) { return two(); }' >main.c
 echo 'int two(void) { return 2; }' >two.c"#;
 
-/// A workspace without dependencies: nothing is fetched.
+/// Builds a workspace without dependencies, so that nothing is fetched.
 fn cargo(options: &'static [&'static str], name: &str, said: &str) -> Case {
     let script = CARGO.replace("cargo build", &format!("cargo build -q --offline -j4 {said}"));
     Case::with(options, name, &script).setup(CARGO_PROJECT).on("n1").within(seconds(90))
@@ -299,7 +299,7 @@ gcc -g -fsanitize=undefined undefined.c -o undefined"#;
 
 const CHROOT: &str =
     "chroot jail /bin/sh -c 'echo inside; echo /*; echo new >/made; exit 3'; echo $?; ls jail";
-/// Root gets out of a root that it has changed: to the one that it had before, not to its runner's.
+/// Root escapes from a chroot: to the walk's root, not to the runner's.
 const LEAVE_ROOT: &str = "perl -MCwd -e '$here = getcwd; mkdir q(in); opendir $d, q(/); chroot q(in) or die; chdir $d; chdir q(..) for 1..20; chroot q(.); print -d qq($here/in) ? qq(back\n) : qq(lost\n); print -e q(/lower) || -e q(/layers) ? qq(layers\n) : qq(none\n)'";
 const JAIL: &str = "mkdir jail; for f in /bin/sh $(ldd /bin/sh | grep -o '/[^ ]*'); do mkdir -p jail${f%/*}; cp -L $f jail$f; done";
 

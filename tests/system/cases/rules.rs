@@ -1,15 +1,15 @@
-//! What stays, and why.
+//! Cases: programs that stay, and their reasons.
 
 use crate::case::Case;
 
 const C: &str = "echo 'int main(void) { return 0; }' >a.c";
 
-/// A header that a mount replaces.
+/// Creates a header, and another one that a mount puts in its place.
 const PRIVATE: &str = "mkdir alt; echo 'int one;' >v.h; echo 'int two;' >alt/v.h; echo '#include \"v.h\"' >a.c; cp a.c alt";
 
 const BUILD_PY: &str = r#"printf 'import subprocess, sys\nsys.exit(max(subprocess.Popen(["gcc", "-c", "f%%d.c" %% i]).wait() for i in (1, 2)))\n' >build.py; echo 'int a;' >f1.c; echo 'int b;' >f2.c"#;
 
-/// Programs that stay, with their reasons.
+/// The expected stays of a case: programs and reasons.
 type Stays = &'static [(&'static str, &'static str)];
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -1,4 +1,4 @@
-//! What goes through descriptors.
+//! Cases: input and output through descriptors.
 
 use crate::case::Case;
 

@@ -1,4 +1,4 @@
-//! Real tools, compilers above all, as builds use them.
+//! Cases: compilers and other tools, as builds use them.
 
 use crate::case::Case;
 
