@@ -63,8 +63,8 @@ impl Input {
         self.count = 0;
     }
 
-    /// Gives the agent what it wants of a descriptor that is ready. Tells whether that is gone for
-    /// any other process.
+    /// Serves a want whose descriptor is ready. Returns whether input was consumed, and so is lost to
+    /// other processes.
     pub(crate) fn serve(&mut self, index: usize, door: i32, data: &mut [u8]) -> bool {
         let Want { fd: about, bytes } = self.wants[index];
         let fd = i32::from(about);
