@@ -54,8 +54,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
         Err(error) => {
             // Help and version are not errors. Clap's status for wrong usage, 2, could be the command's.
             let _ = error.print();
-            if let Some(hint) = meant(&error, &arguments) {
-                say::err(hint);
+            if let Some(line) = meant(&error, &arguments) {
+                say::err(did_you_mean(&line));
             }
             let code = if error.use_stderr() { EXIT_FAILED } else { 0 };
             return Ok(ExitCode::from(code));
@@ -71,7 +71,12 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Returns a hint with the command line that was probably meant by one that lacks `exec`.
+/// Returns the hint for a command line that lacks `exec`.
+pub(crate) fn did_you_mean(line: &str) -> String {
+    format!("hint: did you mean '{line}'?")
+}
+
+/// Returns the command line that was probably meant by one that lacks `exec`.
 pub(crate) fn meant(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else {
         return None;
@@ -79,8 +84,7 @@ pub(crate) fn meant(error: &clap::Error, arguments: &[OsString]) -> Option<Strin
     decide::find(name.as_ref(), std::env::var_os("PATH").as_deref()).ok()?;
     let at = arguments.iter().position(|word| word == name.as_str())?;
     let words = arguments[at..].iter().map(|word| word.to_string_lossy());
-    let line = words.collect::<Vec<_>>().join(" ");
-    Some(format!("hint: did you mean 'oswalk exec {line}'?"))
+    Some(format!("oswalk exec {}", words.collect::<Vec<_>>().join(" ")))
 }
 
 #[cfg(test)]
@@ -117,14 +121,8 @@ mod tests {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             meant(&Cli::try_parse_from(&words).expect_err(line), &words)
         };
-        assert_eq!(
-            meant("oswalk sh -c x"),
-            Some("hint: did you mean 'oswalk exec sh -c x'?".to_owned())
-        );
-        assert_eq!(
-            meant("oswalk --state /s env"),
-            Some("hint: did you mean 'oswalk exec env'?".to_owned())
-        );
+        assert_eq!(meant("oswalk sh -c x"), Some("oswalk exec sh -c x".to_owned()));
+        assert_eq!(meant("oswalk --state /s env"), Some("oswalk exec env".to_owned()));
         assert_eq!(meant("oswalk exce"), None);
         assert_eq!(meant("oswalk exec"), None);
     }

@@ -16,7 +16,7 @@ use worknode::reason::Reason;
 use worknode::report::{Report, StayLine, Totals, WalkLine};
 use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Settings, Status};
 
-use crate::cli::{Cli, Command, meant};
+use crate::cli::{Cli, Command, did_you_mean, meant};
 use crate::door::DoorError;
 use crate::error::{EXIT_FAILED, Failure};
 use crate::places::{self, Places};
@@ -125,7 +125,9 @@ fn wrong_usage() {
     ] {
         let words: Vec<_> = line.split(' ').map(Into::into).collect();
         let error = command().try_get_matches_from(&words).expect_err(line);
-        let hint = meant(&error, &words).map(|line| format!("\n{line}")).unwrap_or_default();
+        let hint = meant(&error, &words)
+            .map(|line| format!("\n{}", did_you_mean(&line)))
+            .unwrap_or_default();
         messages.add(
             line,
             format_args!("{}{hint}\n[exit {EXIT_FAILED}]", error.to_string().trim_end()),
