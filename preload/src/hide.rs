@@ -1,4 +1,4 @@
-//! [unsafe] Hides from a program what was added to an environment that its parent had made for it.
+//! [unsafe] Hides the session's variables from a program whose parent left them out of its environment.
 
 use core::ffi::c_char;
 

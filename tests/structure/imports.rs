@@ -1,14 +1,14 @@
-//! Which file of a crate imports from which. An import is a path in the source, in a `use` or elsewhere, outside of
-//! tests; the crate's root, a map, is left out.
+//! Finds which files of a crate import from which. Every path in the source counts, in a `use` or elsewhere, except in
+//! tests. The crate's root is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// A module by its path in the crate: `runner/streams`.
+/// A module's path in the crate, such as `runner/streams`.
 type Module = String;
 
-/// The modules of a crate that have a file each, and what each imports from.
+/// The modules of a crate that have their own files, and the modules that each imports from.
 pub(crate) struct Crate {
     imports: BTreeMap<Module, BTreeSet<Module>>,
 }
@@ -31,7 +31,7 @@ impl Crate {
         self.imports.keys().map(String::as_str)
     }
 
-    /// Returns each set of modules that import from each other, with what leads on in it.
+    /// Returns each set of modules that import from each other in circles, as the imports within the set.
     pub(crate) fn circles(&self) -> Vec<Vec<String>> {
         let mut seen = BTreeSet::new();
         let mut circles = Vec::new();
@@ -57,7 +57,7 @@ impl Crate {
         circles
     }
 
-    /// Returns the modules to which imports lead from one, by one step or more.
+    /// Returns the modules that a module imports from, directly or indirectly.
     fn reached_from(&self, module: &str) -> BTreeSet<Module> {
         let mut reached = BTreeSet::new();
         let mut queue = vec![module.to_owned()];
@@ -78,7 +78,7 @@ fn collect(dir: &Path, prefix: &str, sources: &mut BTreeMap<Module, String>) {
         let stem = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let module = format!("{prefix}{stem}");
         if path.is_dir() {
-            // What is built besides.
+            // Further programs are not part of the crate.
             if stem != "bin" {
                 collect(&path, &format!("{module}/"), sources);
             }
@@ -96,11 +96,11 @@ fn code(text: &str) -> String {
     let lines = text.lines().map(|line| line.split("//").next().unwrap_or(line));
     let mut code = String::new();
     for line in lines {
-        // The pieces between quotes are strings.
+        // Every second piece between quotes is a string.
         code.extend(line.split('"').step_by(2));
         code.push('\n');
     }
-    // Who may see something says nothing of imports.
+    // A path in a visibility is not an import.
     while let Some(start) = code.find("pub(in ") {
         let end = code[start..].find(')').map_or(code.len(), |end| start + end + 1);
         code.replace_range(start..end, "pub");
@@ -122,7 +122,7 @@ fn imports(module: &str, code: &str, modules: &BTreeSet<Module>) -> BTreeSet<Mod
     found.filter(|found| found != module).collect()
 }
 
-/// Writes out `a::{b, c::{d, e}}`.
+/// Expands `a::{b, c::{d, e}}` into its paths.
 fn expand(prefix: &str, tree: &str, paths: &mut Vec<String>) {
     let tree = tree.trim();
     let Some((head, rest)) = tree.split_once('{') else {
@@ -146,14 +146,14 @@ fn expand(prefix: &str, tree: &str, paths: &mut Vec<String>) {
     expand(&prefix, &part, paths);
 }
 
-/// Finds paths in code.
+/// Collects the paths in code.
 fn inline(code: &str, paths: &mut Vec<String>) {
     let is_part = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':';
     let words = code.split(|letter| !is_part(letter));
     paths.extend(words.filter(|word| word.contains("::")).map(str::to_owned));
 }
 
-/// Returns the module with a file of its own in which a path ends.
+/// Returns the module that a path leads to, if it has its own file.
 fn resolve(module: &str, path: &str, modules: &BTreeSet<Module>) -> Option<Module> {
     let mut base: Vec<&str> = module.split('/').collect();
     let mut rest = path.split("::").map(str::trim).peekable();

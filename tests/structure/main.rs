@@ -1,5 +1,5 @@
-//! The structure that docs/architecture.md promises, read from the sources: files import each other in one direction
-//! only, and every room is on the map.
+//! Checks the sources against docs/architecture.md: files do not import each other in circles, and the map names
+//! every file.
 
 mod imports;
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use imports::Crate;
 
-/// The crates, by the directory of their sources.
+/// The source directories of the crates.
 const CRATES: [&str; 7] = [
     "worknode/src",
     "packetfs/src",
@@ -23,7 +23,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the workspace").to_owned()
 }
 
-/// A file that can be read without another one that needs it in turn is a file that can be understood alone.
+/// Files that import each other in a circle can only be understood together.
 #[test]
 fn no_files_import_each_other_in_a_circle() {
     for name in CRATES.into_iter().filter(|name| !["packetfs/src", "broker/src"].contains(name)) {

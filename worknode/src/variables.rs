@@ -1,16 +1,18 @@
-//! Names of the environment variables by which processes know their session.
+//! Names of the session's environment variables.
 
-/// Where the policy page of a session is.
+/// Path of the session's policy page.
 pub const PAGE: &str = "OSWALK_PAGE";
-/// The program for which a stub stands.
+/// Path of the program whose place a stub takes.
 pub const WALK: &str = "OSWALK_WALK";
-/// Says that the session's variables were added to an environment that was made without them: the program is not to
-/// see them.
+/// Marks an environment to which the session's variables were added although its maker left them out:
+/// the program must not see them.
 pub const ADDED: &str = "OSWALK_ADDED";
 
-/// The beginnings of their entries.
+/// Prefix of the environment entry of [`PAGE`].
 pub const PAGE_ENTRY: &[u8] = b"OSWALK_PAGE=";
+/// Prefix of the environment entry of [`WALK`].
 pub const WALK_ENTRY: &[u8] = b"OSWALK_WALK=";
+/// Prefix of the environment entry of [`ADDED`].
 pub const ADDED_ENTRY: &[u8] = b"OSWALK_ADDED=";
 
 #[cfg(test)]
