@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use clap::builder::Resettable;
 use clap::{CommandFactory, Parser};
 use worknode::id::NodeId;
 use worknode::notice;
@@ -109,6 +110,8 @@ fn help() {
 #[test]
 fn wrong_usage() {
     let mut messages = Messages::default();
+    // An option that is set in this process's environment would change the errors.
+    let command = command().mut_args(|argument| argument.env(Resettable::Reset));
     for line in [
         "oswalk",
         "oswalk sh -c true",
@@ -124,7 +127,7 @@ fn wrong_usage() {
         "oswalk up --store-bytes 5",
     ] {
         let words: Vec<_> = line.split(' ').map(Into::into).collect();
-        let error = command().try_get_matches_from(&words).expect_err(line);
+        let error = command.clone().try_get_matches_from(&words).expect_err(line);
         let hint = meant(&error, &words)
             .map(|line| format!("\n{}", did_you_mean(&line)))
             .unwrap_or_default();
