@@ -480,6 +480,16 @@ impl State {
                 let again: Vec<_> = names.into_iter().map(|(name, _)| name).collect();
                 (attr, names) = self.exporter.entries(&dir, again.into_iter());
             }
+            // Who has not read this directory may have read another one with the same file.
+            let linked = |(_, entry): &&(_, Option<Entry>)| {
+                entry.as_ref().is_some_and(|entry| is_linked(&entry.attr))
+            };
+            let linked: Vec<_> = names.iter().filter(linked).cloned().collect();
+            let others = self.readers.keys().filter(|reader| !readers.contains(reader));
+            for &other in others.filter(|_| !linked.is_empty()) {
+                let change = Change::Names { dir: dir.clone(), attr, names: linked.clone() };
+                changes.entry(other).or_default().push(change);
+            }
             let change = Change::Names { dir, attr, names };
             for reader in readers {
                 changes.entry(reader).or_default().push(change.clone());

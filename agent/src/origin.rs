@@ -6,6 +6,7 @@ mod errand;
 mod hello;
 mod installed;
 mod ledger;
+mod life;
 mod output;
 mod place;
 mod price;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use crate::Test;
 use crate::interrupts::{processes, wait_until};
@@ -164,9 +165,9 @@ fn spoken(lab: &Lab) -> Result<(), String> {
     }
 }
 
-/// Reads its input, looks at files, renames itself to its argument, and reads the files later.
+/// Reads its input, looks at files, renames itself to its argument, and reads the files after another line of input.
 const READER: &str = "$_ = <STDIN>; -s $_ for 0 .. 19; $0 = qq($ARGV[0]-runs); \
-    select undef, undef, undef, 1; local $/; for (0 .. 19) { open F, '<', $_; my $x = <F>; close F }";
+    $_ = <STDIN>; local $/; for (0 .. 19) { open F, '<', $_; my $x = <F>; close F }";
 
 /// A program that has read its input cannot be repeated. If it read a file while that changed, the report
 /// and a message say so.
@@ -181,20 +182,27 @@ fn torn(lab: &Lab) -> Result<(), String> {
     write(0).map_err(failed)?;
     let report = dir.join("report.json");
     let mut command = up.exec(&report);
-    command.args(["--walk", "perl", "--", "sh", "-c", "echo in | perl -e \"$1\" torn; :", "sh"]);
-    command.arg(READER).current_dir(&dir);
+    let script = "mkfifo go; { echo in; cat go; } | perl -e \"$1\" torn; :";
+    command.args(["--walk", "perl", "--", "sh", "-c", script, "sh", READER]).current_dir(&dir);
     let walk = Run::start(command, None)?;
     wait_until("the walk runs", || !processes("torn-runs").is_empty())?;
     let over = AtomicBool::new(false);
+    let (changed_tx, changed_rx) = mpsc::channel();
     let run = std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let write = &write;
+        let over = &over;
+        scope.spawn(move || {
             for round in 1.. {
                 if over.load(Ordering::Relaxed) || write(round).is_err() {
                     break;
                 }
+                let _ = changed_tx.send(());
             }
         });
-        let run = walk.wait(seconds(30));
+        // All files have been changed once before the first is read.
+        let go = changed_rx.recv().map_err(|error| error.to_string());
+        let go = go.and_then(|()| fs::write(dir.join("go"), "now\n").map_err(failed));
+        let run = go.and_then(|()| walk.wait(seconds(30)));
         over.store(true, Ordering::Relaxed);
         run
     })?;

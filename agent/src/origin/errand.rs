@@ -10,12 +10,13 @@ use broker::Grant;
 use packetfs::commit::CommitError;
 use tokio::sync::mpsc;
 use worknode::door::Kind;
-use worknode::id::{NodeId, WalkId};
+use worknode::id::NodeId;
 use worknode::reason::Reason;
 use worknode::report::WalkLine;
 use worknode::spec::WalkSpec;
 
 use super::attempt::{self, Applied, Attempted, Bound, Ended, Outgoing};
+use super::life::{Event, Life, State};
 use super::place::{Place, Placed};
 use super::shared::Shared;
 use super::stub::{Cause, STDERR, Stub, drop_with_process};
@@ -23,9 +24,6 @@ use super::{told, vet};
 use crate::cluster::{Slot, Turn};
 use crate::link::message::{Doubt, Exit};
 use crate::session::{self, Session, ms};
-
-/// Attempts on runners before the program is executed here.
-const ATTEMPTS_MAX: u32 = 3;
 
 /// How it ended for the stub.
 pub(super) enum End {
@@ -56,8 +54,13 @@ pub(super) async fn carry(
         arrived,
         turns: cluster.slots.wait_for(spec.walk),
         failed_nodes: Vec::new(),
+        failed: None,
+        slot: None,
+        ended: None,
+        status: 0,
+        detail: None,
     };
-    let end = errand.attempts(stub).await;
+    let end = errand.live(stub).await;
     cluster.slots.forget(spec.walk);
     // A grant that came too late holds a slot; a passed one is given back when it is dropped.
     while let Ok(turn) = errand.turns.try_recv() {
@@ -68,121 +71,146 @@ pub(super) async fn carry(
     end
 }
 
-/// A walk that looks for somebody to execute it.
+/// A walk on its way.
 struct Errand<'a> {
     shared: &'a Rc<Shared>,
     session: &'a Rc<Session>,
     spec: &'a WalkSpec,
     outgoing: Outgoing<'a>,
     arrived: Instant,
-    /// Where grants arrive that had to be waited for.
+    /// Where turns arrive that have to be waited for.
     turns: mpsc::UnboundedReceiver<Turn>,
     failed_nodes: Vec<NodeId>,
+    /// The attempt that failed last, if the broker is to grant another one for it.
+    failed: Option<Grant>,
+    /// The slot of the attempt that runs, or of the next one.
+    slot: Option<Slot>,
+    ended: Option<(Ended, Option<WalkLine>)>,
+    /// How the program ended.
+    status: i32,
+    /// What exactly was met, if it is given up.
+    detail: Option<String>,
 }
 
 impl Errand<'_> {
-    async fn attempts(&mut self, stub: &mut Stub) -> End {
-        let (shared, spec) = (self.shared, self.spec);
-        // The attempt at the broker that failed, and why the last one did
-        let (mut failed, mut why): (_, Option<Reason>) = (None, None);
-        let mut newer = None;
-        for attempt in 1..=ATTEMPTS_MAX {
-            let placed = match newer.take() {
-                Some(slot) => Placed::Granted(slot),
-                None => {
-                    let place = Place {
-                        shared,
-                        session: self.session,
-                        spec,
-                        failed_nodes: &self.failed_nodes,
-                        failed: failed.as_ref(),
-                    };
-                    place.find(stub, &mut self.turns).await
+    /// Leads the walk through its life.
+    async fn live(&mut self, stub: &mut Stub) -> End {
+        let mut life = Life::new();
+        loop {
+            let event = match life.state {
+                State::Queued => self.find_slot(stub).await,
+                State::Running => self.attempt(stub, &life).await,
+                State::Committing { last } => self.commit(stub, last).await,
+                State::Done => return End::Exit(self.status, self.slot.take()),
+                State::Here(reason) => return End::Here(self.cause(reason)),
+                State::Lost(reason) => {
+                    return End::Lost(told::loss(self.spec.walk, &self.cause(reason)));
                 }
+                State::Gone => return End::Gone,
             };
-            let slot = match placed {
-                Placed::Granted(slot) => slot,
-                Placed::Not(reason) => return give_up(stub, spec.walk, why.unwrap_or(reason)),
-                Placed::Gone => {
-                    shared.cluster.slots.cancel(spec.walk);
-                    return End::Gone;
-                }
-            };
-            let (waited, grant) = (self.arrived.elapsed(), slot.grant().clone());
-            if grant.node == shared.node {
-                drop_with_process(slot, stub.pid);
-                return give_up(stub, spec.walk, Reason::GrantedHome);
+            let state = life.state;
+            life.take(event, stub.output.seen(), self.slot.is_some());
+            if state != State::Queued && matches!(life.state, State::Queued | State::Running) {
+                // Once more: what was shown is not shown again.
+                stub.output.rewind();
+                self.detail = None;
             }
-            shared.cluster.slots.adopt(&slot, spec.walk);
-            let attempted =
-                attempt::run(shared, self.session, stub, &self.outgoing, &slot, &mut self.turns)
-                    .await;
-            shared.cluster.slots.disown(&slot, spec.walk);
-            stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
-            let lost = match attempted {
-                Attempted::Ended(ended) => {
-                    if spec.compiles {
-                        shared.links.transfers.note_provided(&grant.node, &spec.path);
-                    }
-                    // While it is committed somebody who waits may have the slot.
-                    let keeps = ended.exit.is_empty() || shared.cluster.slots.may_pass_on();
-                    let slot = keeps.then_some(slot);
-                    if let Some(reason) = doubt(&ended.exit.exit)
-                        && stub.output.is_untouched()
-                    {
-                        // It would be so on every runner; here it is certain what happens.
-                        return give_up(stub, spec.walk, reason);
-                    }
-                    let line = || self.line(stub, &ended, &grant, attempt, waited);
-                    let line = self.session.keeps_report().then(line);
-                    let last = stub.output.consumed_input() || attempt == ATTEMPTS_MAX;
-                    let committed = if is_torn(&ended) && !last {
-                        Committed::Conflict
-                    } else {
-                        self.commit(stub, ended, line, last).await
-                    };
-                    match committed {
-                        Committed::Done(status) => return End::Exit(status, slot),
-                        Committed::Not(cause) => return give_up(stub, spec.walk, cause),
-                        Committed::Conflict => {
-                            // Once more, here or on any other node: what was shown is not shown again.
-                            stub.output.rewind();
-                            newer = slot;
-                            continue;
-                        }
-                    }
-                }
-                Attempted::Failed(reason) => reason,
-                Attempted::Superseded(grant) => {
-                    newer = Some(shared.cluster.slots.hold(grant));
-                    Reason::RunnerLost
-                }
-                Attempted::Gone => return End::Gone,
-                Attempted::Declined(cause) => return give_up(stub, spec.walk, cause),
-            };
-            tracing::warn!(walk = %spec.walk, node = %grant.node, reason = lost.name(), "attempt failed");
-            let is_own = grant.walk == spec.walk;
-            if stub.output.consumed_input() {
-                if is_own {
-                    shared.cluster.slots.cancel(spec.walk);
-                    slot.forget();
-                }
-                return give_up(stub, spec.walk, lost);
-            }
-            stub.output.rewind();
-            self.failed_nodes.push(grant.node.clone());
-            failed = None;
-            if newer.is_some() {
-                slot.forget();
-            } else if is_own {
-                // To ask for another one is to give this one back.
-                slot.forget();
-                failed = Some(grant);
-            }
-            why = Some(lost);
         }
-        shared.cluster.slots.cancel(spec.walk);
-        give_up(stub, spec.walk, why.unwrap_or(Reason::RunnerLost))
+    }
+
+    fn cause(&mut self, reason: Reason) -> Cause {
+        Cause { reason, detail: self.detail.take() }
+    }
+
+    async fn find_slot(&mut self, stub: &mut Stub) -> Event {
+        let failed = self.failed.take();
+        let place = Place {
+            shared: self.shared,
+            session: self.session,
+            spec: self.spec,
+            failed_nodes: &self.failed_nodes,
+            failed: failed.as_ref(),
+        };
+        match place.find(stub, &mut self.turns).await {
+            Placed::Granted(slot) if slot.grant().node == self.shared.node => {
+                drop_with_process(slot, stub.pid);
+                Event::GrantedHome
+            }
+            Placed::Granted(slot) => {
+                self.slot = Some(slot);
+                Event::Granted
+            }
+            Placed::Not(reason) => Event::NoSlot(reason),
+            Placed::Gone => {
+                self.shared.cluster.slots.cancel(self.spec.walk);
+                Event::StubGone
+            }
+        }
+    }
+
+    /// Has the runner of the slot execute the walk.
+    async fn attempt(&mut self, stub: &mut Stub, life: &Life) -> Event {
+        let (shared, session, spec) = (self.shared, self.session, self.spec);
+        let slot = self.slot.take().expect("a walk runs with a slot");
+        let (slots, waited) = (&shared.cluster.slots, self.arrived.elapsed());
+        slots.adopt(&slot, spec.walk);
+        let attempted =
+            attempt::run(shared, session, stub, &self.outgoing, &slot, &mut self.turns).await;
+        slots.disown(&slot, spec.walk);
+        stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
+        match attempted {
+            Attempted::Ended(ended) => {
+                let grant = slot.grant();
+                if spec.compiles {
+                    shared.links.transfers.note_provided(&grant.node, &spec.path);
+                }
+                let line = || self.line(stub, &ended, grant, life.attempt, waited);
+                let line = session.keeps_report().then(line);
+                let event = Event::Ended { doubt: doubt(&ended.exit.exit), torn: is_torn(&ended) };
+                // While it is committed somebody who waits may have the slot.
+                let keeps = ended.exit.is_empty() || slots.may_pass_on();
+                self.slot = keeps.then_some(slot);
+                self.ended = Some((ended, line));
+                event
+            }
+            Attempted::Failed(reason) => {
+                self.fail(stub, life, slot, reason);
+                Event::Failed(reason)
+            }
+            Attempted::Superseded(grant) => {
+                let newer = slots.hold(grant);
+                // The broker knows already that this one is over.
+                slot.forget();
+                self.fail(stub, life, slot, Reason::RunnerLost);
+                // The slot is that of the newer attempt.
+                self.failed = None;
+                self.slot = Some(newer);
+                Event::Superseded
+            }
+            Attempted::Declined(Cause { reason, detail }) => {
+                self.detail = detail;
+                Event::Declined(reason)
+            }
+            Attempted::Gone => Event::StubGone,
+        }
+    }
+
+    /// Gives up the slot of an attempt that failed.
+    fn fail(&mut self, stub: &Stub, life: &Life, slot: Slot, reason: Reason) {
+        let (walk, grant) = (self.spec.walk, slot.grant().clone());
+        tracing::warn!(%walk, node = %grant.node, reason = reason.name(), "attempt failed");
+        let is_own = grant.walk == walk;
+        let ends = stub.output.consumed_input() || life.is_exhausted();
+        if is_own {
+            // To ask for another one, or to be taken out, is to give this one back.
+            slot.forget();
+        }
+        if ends {
+            self.shared.cluster.slots.cancel(walk);
+        } else {
+            self.failed = is_own.then(|| grant.clone());
+        }
+        self.failed_nodes.push(grant.node);
     }
 
     /// Makes the line of a program that ended.
@@ -221,27 +249,17 @@ impl Errand<'_> {
 
     /// Applies what a program that ended has changed; if that is the `last` chance, over what others
     /// have changed meanwhile.
-    async fn commit(
-        &self,
-        stub: &Stub,
-        ended: Ended,
-        line: Option<WalkLine>,
-        last: bool,
-    ) -> Committed {
-        let (shared, session, spec) = (self.shared, self.session, self.spec);
-        let offsets = vet::offsets(spec, &ended.exit.exit.offsets);
+    async fn commit(&mut self, stub: &Stub, last: bool) -> Event {
+        let (ended, line) = self.ended.take().expect("only what has ended is committed");
+        let offsets = vet::offsets(self.spec, &ended.exit.exit.offsets);
         let is_torn = is_torn(&ended);
         let bound = Bound { last_wins: last, touched: !stub.output.is_untouched() };
-        match attempt::commit(shared, &self.outgoing, ended.exit, bound).await {
-            Ok(Applied { status, overwrote, left_out }) => {
-                let overwrote: Vec<_> = overwrote.iter().map(|path| text(path)).collect();
-                let argv0 = text(spec.arguments().next().unwrap_or_default());
-                let told = overwrote.iter().map(|path| told::overwritten(&argv0, path));
-                let told =
-                    told.chain(left_out.iter().map(|path| told::not_written(&argv0, &text(path))));
-                let warnings: Vec<_> = told.chain(is_torn.then(|| told::torn(&argv0))).collect();
+        match attempt::commit(self.shared, &self.outgoing, ended.exit, bound).await {
+            Ok(applied) => {
+                let warnings = self.warnings(&applied, is_torn);
                 if let Some(line) = line {
-                    session.add_walk(WalkLine { overwrote, ..line });
+                    let overwrote = applied.overwrote.iter().map(|path| text(path)).collect();
+                    self.session.add_walk(WalkLine { overwrote, ..line });
                 }
                 for (fd, offset) in offsets {
                     stub.output.send(Kind::Seek, fd, offset.to_le_bytes().to_vec());
@@ -250,19 +268,27 @@ impl Errand<'_> {
                 for warning in warnings {
                     stub.output.send(Kind::Data, STDERR, warning.into_bytes());
                 }
-                Committed::Done(status)
+                self.status = applied.status;
+                Event::Committed
             }
             Err(error) => {
-                tracing::error!(walk = %spec.walk, "{error:#}");
-                let conflict =
-                    matches!(error.downcast_ref::<CommitError>(), Some(CommitError::Conflict(_)));
-                if conflict && !stub.output.is_untouched() {
-                    return Committed::Conflict;
+                tracing::error!(walk = %self.spec.walk, "{error:#}");
+                self.detail = Some(format!("{error:#}"));
+                match error.downcast_ref() {
+                    Some(CommitError::Conflict(_)) => Event::Conflict,
+                    _ => Event::NotCommitted(Reason::CommitFault),
                 }
-                let reason = if conflict { Reason::Conflict } else { Reason::CommitFault };
-                Committed::Not(Cause { reason, detail: Some(format!("{error:#}")) })
             }
         }
+    }
+
+    /// Returns what the user is told of what was lost.
+    fn warnings(&self, applied: &Applied, is_torn: bool) -> Vec<String> {
+        let argv0 = text(self.spec.arguments().next().unwrap_or_default());
+        let overwritten =
+            applied.overwrote.iter().map(|path| told::overwritten(&argv0, &text(path)));
+        let left_out = applied.left_out.iter().map(|path| told::not_written(&argv0, &text(path)));
+        overwritten.chain(left_out).chain(is_torn.then(|| told::torn(&argv0))).collect()
     }
 }
 
@@ -274,21 +300,6 @@ fn doubt(exit: &Exit) -> Option<Reason> {
         Doubt::Torn => Reason::Conflict,
         Doubt::Left | Doubt::Elsewhere => Reason::Place,
     }))
-}
-
-/// No runner will do it: the program is executed here, if nothing of it has been seen yet.
-fn give_up(stub: &Stub, walk: WalkId, cause: impl Into<Cause>) -> End {
-    let cause = cause.into();
-    if stub.output.is_untouched() { End::Here(cause) } else { End::Lost(told::loss(walk, &cause)) }
-}
-
-/// What became of a commit.
-enum Committed {
-    /// The program ended with this wait status.
-    Done(i32),
-    Not(Cause),
-    /// Somebody else has changed the same, or what it has read, and some of its output was shown.
-    Conflict,
 }
 
 /// Tells whether a walk has read a file while that was changed.

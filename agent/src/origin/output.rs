@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use worknode::door::{DATA_BYTES_MAX, Kind};
 
+use super::life::Seen;
 use crate::door::Writer;
 
 /// Output that is held back at most. A walk that writes more is shown at once, and can then be
@@ -172,6 +173,11 @@ impl Output {
     /// Tells that nothing of the walk was seen or taken: the program may still be executed here.
     pub(super) fn is_untouched(&self) -> bool {
         !self.consumed_input.get() && self.shown.borrow().is_empty()
+    }
+
+    /// Returns what the stub has shown and taken.
+    pub(super) fn seen(&self) -> Seen {
+        Seen { nothing: self.is_untouched(), input_taken: self.consumed_input() }
     }
 
     /// Ends when all frames are written.
