@@ -171,6 +171,7 @@ fn visit_dir(
     let opaque = overlay_mark(dir, "opaque")?.is_some_and(|value| value == b"y");
     // Nothing of the lower layer is seen below a directory that replaces another.
     let lower = at.as_deref().and_then(|at| (reading.lower_attr)(at));
+    let was_other = lower.is_some_and(|lower| lower.kind != Kind::Dir);
     let lower = lower.filter(|lower| lower.kind == Kind::Dir);
     let replaces = opaque && lower.is_some();
     let mut meta = meta((dir, b"."), dir, attr, reading)?;
@@ -194,9 +195,11 @@ fn visit_dir(
     }
     let as_before = lower
         .is_some_and(|lower| (lower.mode, lower.uid, lower.gid) == (attr.mode, attr.uid, attr.gid));
-    if replaces {
+    if replaces || was_other {
+        // What is renamed from here does not stay here.
         found.cover(path.to_vec());
-    } else {
+    }
+    if !replaces {
         let xattrs = before.as_deref().map(|before| (reading.lower_xattrs)(before));
         leave_out(&mut meta, &xattrs.unwrap_or_default());
         if was_still {

@@ -98,9 +98,13 @@ impl Item {
         if old.is_some_and(|old| old != attr) {
             forget.insert(Invalidation::Node(shown));
         }
-        // An overlay checks permissions against its lower inode as it was when the name was looked up.
-        let rights = |attr: Attr| (attr.mode, attr.uid, attr.gid);
-        if shown != ROOT && old.is_some_and(|old| rights(old) != rights(attr)) {
+        // An overlay takes permissions and link counts from its lower inode, as they were when the name
+        // was looked up.
+        let taken = |attr: Attr| {
+            let links = if attr.kind == Kind::Dir { 0 } else { attr.links };
+            (attr.mode, attr.uid, attr.gid, links)
+        };
+        if shown != ROOT && old.is_some_and(|old| taken(old) != taken(attr)) {
             forget.insert(Invalidation::Entry(self.parent, self.name.clone()));
         }
     }
