@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use packetfs::fuse::{Ask as Lack, Done, Mount, Outset, Source};
+use packetfs::fuse::Mount;
 use packetfs::mirror::Need;
 use packetfs::packet::{Digest, PacketRef};
 use packetfs::path::TreePath;
 use packetfs::store::{Shelf, Store};
 use packetfs::tree::{Attr, Bytes, Change, Time, Xattr, normal, split};
+use packetfs::view::{Ask as Lack, Done, Outset, Source};
 use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
 
@@ -290,7 +291,7 @@ impl Mirror {
 
     /// Ends when the kernel has forgotten all that changed before.
     pub(crate) async fn settle(&self) {
-        if self.unsettled.load(Ordering::Acquire) > 0 {
+        if self.unsettled.load(Ordering::Acquire) > 0 || !self.mount.is_settled() {
             let (tx, rx) = oneshot::channel();
             let done = Box::new(move || {
                 let _ = tx.send(());

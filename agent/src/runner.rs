@@ -19,11 +19,11 @@ use std::time::{Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use packetfs::change::ChangeSet;
-use packetfs::fuse::Outset;
 use packetfs::mirror::Answer;
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::tree::{Attr, Bytes, Time};
 use packetfs::upper::{self, Reading};
+use packetfs::view::Outset;
 use tokio::io::unix::AsyncFd;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 

@@ -13,6 +13,7 @@ mod moves;
 mod pieces;
 mod place;
 mod reconcile;
+mod steps;
 mod temporary;
 mod vet;
 

@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`packet`] and [`store`] hold content; [`path`] and [`tree`] name files and directories;
 //! [`export`], [`mounts`] and [`watch`] show an origin's tree and notice its changes; [`mirror`] is that tree
-//! on a runner, [`fuse`] mounts it; [`change`], [`upper`] and [`commit`] carry a walk's changes home.
+//! on a runner, [`view`] answers the kernel from it, [`fuse`] mounts it; [`change`], [`upper`] and [`commit`]
+//! carry a walk's changes home.
 //!
 //! The crate knows nothing of walks, sessions or Redis. Only [`fuse`] names fuser.
 
@@ -17,6 +18,7 @@ pub mod mounts;
 pub mod watch;
 
 pub mod mirror;
+pub mod view;
 
 pub mod fuse;
 

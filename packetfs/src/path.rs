@@ -8,7 +8,8 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::tree::Bytes;
+/// A path or a name: any bytes but NUL.
+pub type Bytes = Vec<u8>;
 
 /// Bytes of a path at most. The kernel takes 4096 in one call, and programs that change directory
 /// step by step make longer ones; 16 times that is deeper than any tree that was met.
@@ -156,6 +157,61 @@ macro_rules! checked_bytes {
 checked_bytes!(TreePath);
 checked_bytes!(FileName);
 
+/// Joins a directory and a name.
+#[must_use]
+pub fn join(dir: &[u8], name: &[u8]) -> Bytes {
+    let mut path = Vec::with_capacity(dir.len() + name.len() + 1);
+    path.extend(dir);
+    if !dir.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend(name);
+    path
+}
+
+/// Returns the path of a name in a directory. One that goes up again is as if there were no links on its way.
+#[must_use]
+pub fn normal(dir: &[u8], name: &[u8]) -> Bytes {
+    let mut path = if name.starts_with(b"/") { b"/".to_vec() } else { dir.to_vec() };
+    for part in name.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                let up = split(&path).map(|(dir, _)| dir.len());
+                path.truncate(up.unwrap_or(path.len()));
+            }
+            part => {
+                if !path.ends_with(b"/") {
+                    path.push(b'/');
+                }
+                path.extend(part);
+            }
+        }
+    }
+    path
+}
+
+/// Splits a path into its directory and its last name; the root has no name.
+#[must_use]
+pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let slash = path.iter().rposition(|&byte| byte == b'/')?;
+    let (dir, name) = (&path[..slash.max(1)], &path[slash + 1..]);
+    (!name.is_empty()).then_some((dir, name))
+}
+
+/// Returns the directories above a path, from the nearest on.
+pub fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let dir = |path| split(path).map(|(dir, _)| dir);
+    std::iter::successors(dir(path), move |&path| dir(path))
+}
+
+/// Tells whether `path` is `dir` or lies below it.
+#[must_use]
+pub fn is_within(path: &[u8], dir: &[u8]) -> bool {
+    dir == b"/"
+        || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,5 +266,21 @@ mod tests {
             let bytes = postcard::to_allocvec(other).expect("it fits");
             assert!(postcard::from_bytes::<FileName>(&bytes).is_err(), "decoded: {other:?}");
         }
+    }
+
+    #[test]
+    fn paths_are_joined_and_split() {
+        assert_eq!(join(b"/", b"usr"), b"/usr");
+        assert_eq!(join(b"/usr", b"bin"), b"/usr/bin");
+        assert_eq!(split(b"/usr/bin"), Some((b"/usr".as_slice(), b"bin".as_slice())));
+        assert_eq!(split(b"/usr"), Some((b"/".as_slice(), b"usr".as_slice())));
+        assert_eq!(split(b"/"), None);
+        let normals = [b"./x//a.o".as_slice(), b"/x/a.o", b"../a", b"../../../a", b"..", b""];
+        let normals = normals.map(|name| String::from_utf8(normal(b"/w/v", name)).expect("text"));
+        assert_eq!(normals.join(" "), "/w/v/x/a.o /x/a.o /w/a /a /w /w/v");
+        assert!(is_within(b"/usr/bin", b"/usr"));
+        assert!(is_within(b"/usr", b"/usr"));
+        assert!(!is_within(b"/usr2", b"/usr"));
+        assert!(is_within(b"/x", b"/"));
     }
 }

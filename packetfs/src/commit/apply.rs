@@ -3,36 +3,29 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, renameat};
-use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, futimens, mkdirat,
-    mknodat, utimensat,
-};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::statvfs::fstatvfs;
-use nix::sys::time::TimeSpec;
-use nix::unistd::{AccessFlags, Gid, Uid, faccessat, fchownat, linkat, symlinkat};
+use nix::unistd::{AccessFlags, faccessat};
 
 use super::identity::Identity;
 use super::moves::Moves;
 use super::pieces::Pieces;
 use super::place::Place;
+use super::steps::{
+    Known, Settling, link, make_dir, make_special, make_symlink, remove, rename, set_dir_time,
+    write_file,
+};
 use super::temporary::Temporary;
-use super::{Commit, Contents, Owner};
-use crate::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
+use super::{Commit, Contents};
+use crate::change::{Meta, Op, Placing};
 use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Kind, Time, split};
-use crate::xattr;
-
-/// The longest tick of a kernel's clock (100 Hz): file times are those of the last tick.
-const CLOCK_TICK_NANOS_MAX: u64 = 10_000_000;
 
 /// A change that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -239,274 +232,4 @@ pub(super) fn has_newer_files(dir: &[u8], moment: Time) -> bool {
         }
     }
     false
-}
-
-/// What all changes of a commit have in common.
-struct Settling<'a> {
-    owner: &'a Owner,
-    /// When the walk began: its times count from there.
-    began: Time,
-    /// Nothing is written in the future.
-    now: Time,
-    known: Known<'a>,
-    /// The commit was interrupted.
-    again: bool,
-}
-
-/// Names of which is certain what is there until somebody else changes it: not even in the last moment
-/// is that to go unnoticed. A directory that is made serves as a lock.
-#[derive(Default)]
-struct Known<'a> {
-    absent: HashSet<&'a [u8]>,
-    present: HashSet<&'a [u8]>,
-}
-
-impl<'a> Known<'a> {
-    fn of(changes: &'a ChangeSet) -> Self {
-        let (mut absent, mut present) = (HashSet::new(), HashSet::new());
-        for (name, base) in &changes.found {
-            if *base == Base::Nothing { &mut absent } else { &mut present }.insert(&name[..]);
-        }
-        for (from, to) in changes.ops.iter().filter_map(Op::as_rename) {
-            present.remove(from);
-            absent.remove(to);
-        }
-        Self { absent, present }
-    }
-}
-
-impl Settling<'_> {
-    /// Returns a time on this machine's clock.
-    fn time(&self, mtime: Mtime) -> TimeSpec {
-        let time = match mtime {
-            Mtime::Set(time) => time,
-            Mtime::Since(nanos) => self.began.after(nanos).min(self.now),
-        };
-        TimeSpec::new(time.seconds, i64::from(time.nanos))
-    }
-}
-
-/// Takes hold of what was just made under a name, whatever becomes of the name: somebody may put
-/// another name of a file of theirs, or of root's, in its place.
-fn just_made(place: &Place<'_>, kind: Kind) -> io::Result<OwnedFd> {
-    let made = place.open(OFlag::O_PATH, 0)?;
-    let attr = Attr::of(&fstat(&made)?);
-    if attr.kind != kind || attr.links != 1 {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    Ok(made)
-}
-
-/// Sets owner and time of something that is not opened to be read or written.
-fn settle(made: &OwnedFd, place: &Place<'_>, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
-    if (meta.uid, meta.gid) != (all.owner.uid, all.owner.gid) {
-        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        fchownat(made, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
-    }
-    if let Some(mtime) = meta.mtime {
-        let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));
-        utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?;
-    }
-    Ok(())
-}
-
-fn rename(from: &[u8], to: &[u8], all: &Settling<'_>) -> io::Result<()> {
-    let to = Place::of(to)?;
-    let found = Place::of(from).and_then(|from| {
-        let attr = from.attr()?.ok_or(io::ErrorKind::NotFound)?;
-        Ok((from, attr))
-    });
-    match found {
-        Ok((from, attr)) => {
-            // No file may be where a directory goes; one that goes over another replaces it.
-            if attr.kind == Kind::Dir {
-                to.clear()?;
-            }
-            Ok(renameat(&from.dir, from.name, &to.dir, to.name)?)
-        }
-        // Done before the commit was interrupted.
-        Err(error)
-            if all.again && error.kind() == io::ErrorKind::NotFound && to.attr()?.is_some() =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn remove(path: &[u8], all: &Settling<'_>) -> io::Result<()> {
-    let is_there = all.known.present.contains(path);
-    match Place::of(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !is_there => Ok(()),
-        Ok(place) if is_there && place.attr()?.is_none() => Err(io::ErrorKind::NotFound.into()),
-        place => place?.clear(),
-    }
-}
-
-/// Removes what is under a name where something else is to be, unless there is nothing for certain.
-fn make_room(place: &Place<'_>, path: &[u8], all: &Settling<'_>) -> io::Result<()> {
-    if all.known.absent.contains(path) { Ok(()) } else { place.clear() }
-}
-
-/// Makes a directory, or changes the one that is there. Returns whether it is new.
-fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<bool> {
-    let place = Place::of(path)?;
-    let old = place.attr()?;
-    if old.is_some() && all.known.absent.contains(path) {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    let is_dir = |old: &Attr| old.kind == Kind::Dir;
-    if old.is_some_and(|old| !is_dir(&old)) {
-        place.clear()?;
-    }
-    let old = old.filter(is_dir);
-    if old.is_none() {
-        let is_new = all.known.absent.contains(path);
-        match mkdirat(&place.dir, place.name, Mode::from_bits_truncate(meta.mode)) {
-            Ok(()) => {}
-            Err(Errno::EEXIST) if !is_new => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    let unchanged =
-        old.is_some_and(|old| (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid));
-    if !(unchanged && meta.xattrs.is_empty() && meta.without.is_empty()) {
-        let dir = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
-        settle_open(&dir, meta, all)?;
-    }
-    Ok(old.is_none())
-}
-
-fn write_file(
-    (path, fresh_name): (&[u8], &dyn Fn() -> String),
-    meta: &Meta,
-    pieces: &Pieces<'_>,
-    placing: Placing,
-    all: &Settling<'_>,
-) -> io::Result<()> {
-    let place = Place::of(path)?;
-    let old = place.attr()?;
-    match old {
-        Some(Attr { kind: Kind::File, .. }) if placing != Placing::Fresh => {
-            let behind = matches!(placing, Placing::Behind(_));
-            let append = if behind { OFlag::O_APPEND } else { OFlag::empty() };
-            let file = place.open_file(OFlag::O_RDWR | append)?;
-            match placing {
-                Placing::Behind(offset) => pieces.append(&file, all.again.then_some(offset))?,
-                Placing::Over { .. } | Placing::Fresh => pieces.write_over(&file)?,
-            }
-            settle_open(&OwnedFd::from(file), meta, all)
-        }
-        Some(_) if all.known.absent.contains(path) => Err(io::ErrorKind::AlreadyExists.into()),
-        Some(_) => replace_file(&place, &fresh_name(), meta, pieces, all),
-        None => {
-            // What others append to it from now on stays.
-            let append = if pieces.has_holes() { OFlag::empty() } else { OFlag::O_APPEND };
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | append;
-            let file = File::from(place.open(flags, meta.mode)?);
-            pieces.write_to(&file)?;
-            settle_open(&OwnedFd::from(file), meta, all)
-        }
-    }
-}
-
-/// Puts a new file in the place of what is there, at once for everyone who looks.
-fn replace_file(
-    place: &Place<'_>,
-    fresh_name: &str,
-    meta: &Meta,
-    pieces: &Pieces<'_>,
-    all: &Settling<'_>,
-) -> io::Result<()> {
-    let fresh = Place { dir: place.dir.try_clone()?, name: OsStr::new(fresh_name) };
-    if all.again {
-        // Its name is in the journal: no other commit has it, and what has become a directory is left alone.
-        fresh.remove_file()?;
-    }
-    let file = File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
-    let put = || -> io::Result<()> {
-        pieces.write_to(&file)?;
-        settle_open(&file.as_fd().try_clone_to_owned()?, meta, all)?;
-        if place.attr()?.is_some_and(|old| old.kind == Kind::Dir) {
-            place.clear()?;
-        }
-        Ok(renameat(&fresh.dir, fresh.name, &place.dir, place.name)?)
-    };
-    put().inspect_err(|_| {
-        // The error that counts is the first one.
-        let _ = fresh.remove_file();
-    })
-}
-
-fn make_symlink(path: &[u8], target: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
-    let place = Place::of(path)?;
-    make_room(&place, path, all)?;
-    symlinkat(OsStr::from_bytes(target), &place.dir, place.name)?;
-    settle(&just_made(&place, Kind::Symlink)?, &place, meta, all)
-}
-
-fn link(path: &[u8], to: &[u8], all: &Settling<'_>) -> io::Result<()> {
-    let (place, to) = (Place::of(path)?, Place::of(to)?);
-    let same = |a: Option<Attr>, b: Option<Attr>| {
-        a.zip(b).is_some_and(|(a, b)| (a.dev, a.ino) == (b.dev, b.ino))
-    };
-    if same(place.attr()?, to.attr()?) {
-        return Ok(());
-    }
-    make_room(&place, path, all)?;
-    Ok(linkat(&to.dir, to.name, &place.dir, place.name, AtFlags::empty())?)
-}
-
-fn make_special(path: &[u8], kind: Kind, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
-    let place = Place::of(path)?;
-    make_room(&place, path, all)?;
-    let flag = match kind {
-        Kind::Fifo => SFlag::S_IFIFO,
-        Kind::Socket => SFlag::S_IFSOCK,
-        _ => return Err(io::ErrorKind::InvalidInput.into()),
-    };
-    let mode = Mode::from_bits_truncate(meta.mode);
-    mknodat(&place.dir, place.name, flag, mode, 0)?;
-    let made = just_made(&place, kind)?;
-    if Attr::of(&fstat(&made)?).mode != meta.mode {
-        // The directory's default list, or a mask, has taken something away.
-        let link = format!("/proc/thread-self/fd/{}", made.as_raw_fd());
-        fchmodat(AT_FDCWD, link.as_str(), mode, FchmodatFlags::FollowSymlink)?;
-    }
-    settle(&made, &place, meta, all)
-}
-
-/// Gives an open file its owner, mode, attributes and time, where they are not so already.
-fn settle_open(file: &OwnedFd, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
-    // Lists that are gone first: they decide what a mode means.
-    for name in &meta.without {
-        xattr::remove(file, name)?;
-    }
-    let now = Attr::of(&fstat(file)?);
-    if (now.uid, now.gid) != (meta.uid, meta.gid) {
-        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        nix::unistd::fchown(file, Some(uid), Some(gid))?;
-    }
-    if now.mode != meta.mode {
-        fchmod(file, Mode::from_bits_truncate(meta.mode))?;
-    }
-    for (name, value) in &meta.xattrs {
-        xattr::set(file, name, value)?;
-    }
-    if let Some(mtime) = meta.mtime {
-        futimens(file, &TimeSpec::UTIME_OMIT, &all.time(mtime))?;
-    }
-    Ok(())
-}
-
-/// Sets the time of a directory. One that was there before may be in use by others: it keeps the time
-/// of what the commit has just done in it, unless the walk has set another.
-fn set_dir_time(path: &[u8], mtime: Mtime, is_new: bool, all: &Settling<'_>) -> io::Result<()> {
-    let place = Place::of(path)?;
-    let moved = place.attr()?.is_some_and(|now| now.mtime >= all.now.before(CLOCK_TICK_NANOS_MAX));
-    if moved && !is_new && matches!(mtime, Mtime::Since(_)) {
-        return Ok(());
-    }
-    let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));
-    Ok(utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?)
 }

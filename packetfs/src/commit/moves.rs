@@ -126,7 +126,9 @@ impl Move {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    [Errno::ENOENT, Errno::ENOTDIR].iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
+    // Where a symbolic link is in the place of a directory, a change before has to replace it.
+    let absent = [Errno::ENOENT, Errno::ENOTDIR, Errno::ELOOP];
+    absent.iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
 }
 
 fn rename_to_nothing(from: &[u8], to: &[u8]) -> io::Result<()> {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Node;
+use super::model::Node;
 
 /// Names that are gone and are kept all the same, at most, some 16 MB: a walk may run for days, and
 /// somebody else make temporary files all the while.
@@ -49,11 +49,20 @@ impl Gone {
         }
     }
 
+    /// Tells whether no walk runs.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Returns how many batches there were before the first of the running walks began.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.running.first_key_value().map(|(&batches, _)| batches)
+    }
+
     /// Returns the next path that may be dropped.
     pub(super) fn next(&mut self) -> Option<Went> {
         let &(batch, path) = self.queue.front()?;
-        let oldest = self.running.first_key_value().map(|(&batches, _)| batches);
-        let was_seen = oldest.is_some_and(|oldest| oldest < batch);
+        let was_seen = self.oldest().is_some_and(|oldest| oldest < batch);
         if was_seen && self.queue.len() <= GONE_MAX {
             return None;
         }

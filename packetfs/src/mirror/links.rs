@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::Node;
+use super::model::Node;
 use crate::tree::{Attr, Kind};
 
 /// A file at its origin: file system and inode number.

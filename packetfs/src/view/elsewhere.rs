@@ -1,6 +1,6 @@
 //! What leads away from the origin's files to what each machine has of its own.
 
-use crate::tree::Bytes;
+use crate::path::Bytes;
 
 /// Names in `/run` that libraries look up in every program, and do without.
 const OF_LIBRARIES: [&[u8]; 1] = [b"nscd"];

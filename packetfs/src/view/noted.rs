@@ -10,15 +10,16 @@ const NOTED_MAX: usize = 1024;
 
 /// The process behind a request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asker {
+pub(crate) struct Asker {
     pid: u32,
     /// Its pid namespace, if that was looked up while the request was certainly waiting.
     namespace: Option<u64>,
 }
 
 impl Asker {
-    pub(super) fn of(request: &fuser::Request) -> Self {
-        Self { pid: request.pid(), namespace: None }
+    /// Names a process by its number.
+    pub(crate) fn of(pid: u32) -> Self {
+        Self { pid, namespace: None }
     }
 
     /// Looks the process's namespace up. A process that waits for the network may be killed meanwhile,
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     fn asker(pid: u32) -> Asker {
-        Asker { pid, namespace: None }
+        Asker::of(pid)
     }
 
     #[test]

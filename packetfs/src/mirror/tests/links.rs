@@ -1,0 +1,127 @@
+//! Files with several names, and the inode numbers that are shown.
+
+use super::*;
+
+#[test]
+fn names_of_one_file_share_a_number() {
+    let mut mirror = mirror();
+    let src = mirror.node(b"/src").expect("listed");
+    let alone = shown(&mut mirror, "a.c");
+    // A second name: the file stays what it was for whoever has looked at the first.
+    let forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
+    assert!(forget.contains(&Invalidation::Node(alone)));
+    let shared = shown(&mut mirror, "l");
+    assert_eq!((shown(&mut mirror, "a.c"), shared), (alone, alone));
+    assert_eq!(mirror.lookup(src, b"a.c"), Answer::Known((shared, linked(4, 2))));
+    assert_eq!(mirror.known_paths(shared), [b"/src/a.c".to_vec(), b"/src/l".to_vec()]);
+    assert_eq!(mirror.lookup(shared, b"."), Answer::Known((shared, linked(4, 2))));
+
+    // A change that is noticed under one name is one of the other, too.
+    let content = Content { attr: linked(4, 2), manifest: Manifest::default() };
+    mirror.take_content(&path("/src/l"), content);
+    assert!(matches!(mirror.manifest(shared), Answer::Known(_)));
+    let before = mirror.batches();
+    let forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
+    assert!(forget.contains(&Invalidation::Node(shared)));
+    assert!(matches!(mirror.manifest(shared), Answer::Unknown(_)));
+    assert_eq!(mirror.base_since(before, b"/src/a.c"), Base::Unknown);
+}
+
+#[test]
+fn names_that_part_have_numbers_of_their_own() {
+    let mut mirror = mirror();
+    let src = mirror.node(b"/src").expect("listed");
+    let own = shown(&mut mirror, "a.c");
+    mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
+    let shared = shown(&mut mirror, "l");
+    // The name is replaced by another file; the file has its other name still.
+    let forget = mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::File, 9, 1)))));
+    assert!(forget.contains(&Invalidation::Entry(src, b"a.c".to_vec())));
+    // Who has seen the file under its other name must not find that number under this one.
+    assert!(!forget.contains(&Invalidation::Entry(src, b"l".to_vec())));
+    assert_eq!((own, shown(&mut mirror, "l")), (shared, shared));
+    let fresh = shown(&mut mirror, "a.c");
+    assert_ne!(fresh, shared);
+    assert_eq!(mirror.known_paths(fresh), [b"/src/a.c".to_vec()]);
+    let forget = mirror.apply(names("/src", "l", Some(entry("l", linked(4, 1)))));
+    assert!(forget.contains(&Invalidation::Node(shared)));
+    assert_eq!(mirror.known_paths(shared), [b"/src/l".to_vec()]);
+    mirror.apply(names("/src", "l", None));
+    // A program that has it open must not read the other file.
+    assert_eq!(mirror.attr(shared), Answer::Absent);
+    assert_eq!(mirror.manifest(shared), Answer::Absent);
+    assert!(matches!(mirror.attr(fresh), Answer::Known(_)));
+    // The inode number is used again.
+    mirror.apply(names("/src", "m", Some(entry("m", linked(4, 2)))));
+    assert_ne!(shown(&mut mirror, "m"), shared);
+}
+
+#[test]
+fn a_name_that_is_gone_is_not_seen_through_the_others() {
+    let mut mirror = mirror();
+    let src = mirror.node(b"/src").expect("listed");
+    mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
+    mirror.apply(names("/src", "a.c", None));
+    assert_eq!(mirror.lookup(src, b"a.c"), Answer::Absent);
+    assert!(matches!(mirror.lookup(src, b"l"), Answer::Known(_)));
+    // It comes back as something else.
+    mirror.apply(names("/src", "a.c", Some(entry("a.c", attr(Kind::Dir, 9, 0)))));
+    mirror.take_listing(&path("/src/a.c"), listing(9, vec![entry("in", attr(Kind::File, 10, 1))]));
+    let dir = shown(&mut mirror, "a.c");
+    assert_ne!(dir, shown(&mut mirror, "l"));
+    assert!(matches!(mirror.lookup(dir, b"in"), Answer::Known(_)));
+}
+
+#[test]
+fn content_of_a_file_that_took_the_name_is_not_the_other_names() {
+    let mut mirror = mirror();
+    mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
+    // Replaced, and read before anybody has heard of it.
+    let content = Content { attr: attr(Kind::File, 9, 1), manifest: Manifest::default() };
+    mirror.take_content(&path("/src/a.c"), content);
+    let (own, other) = (shown(&mut mirror, "a.c"), shown(&mut mirror, "l"));
+    assert_ne!(own, other);
+    assert_eq!(mirror.attr(other), Answer::Known(linked(4, 2)));
+    assert!(matches!(mirror.manifest(own), Answer::Known(_)));
+    assert!(matches!(mirror.manifest(other), Answer::Unknown(_)));
+}
+
+#[test]
+fn names_in_other_directories_join_when_they_are_listed() {
+    let mut mirror = mirror();
+    mirror.apply(names("/", "other", Some(entry("other", attr(Kind::Dir, 8, 0)))));
+    let alone = shown(&mut mirror, "a.c");
+    let forget = mirror.take_listing(&path("/other"), listing(8, vec![entry("l", linked(4, 2))]));
+    assert!(forget.contains(&Invalidation::Node(alone)));
+    let shared = shown(&mut mirror, "a.c");
+    assert_eq!(shared, alone, "the walk that looked at it may be the one that finds the other");
+    assert_eq!(mirror.attr(shared), Answer::Known(linked(4, 2)));
+    // Content is asked for under a name that is known to be there.
+    mirror.apply(vec![Change::Forget { dir: "/src".parse().expect("sound") }]);
+    assert_eq!(mirror.known_paths(shared), [b"/other/l".to_vec()]);
+    assert_eq!(mirror.manifest(shared), Answer::Unknown(Need::Content(b"/other/l".to_vec())));
+}
+
+#[test]
+fn inode_numbers_are_the_origins_and_differ() {
+    let mut mirror = mirror();
+    let on = |dev, ino| Attr { dev, ..attr(Kind::File, ino, 1) };
+    let first = shown(&mut mirror, "a.c");
+    assert_eq!(mirror.ino(first, &on(1, 4)), 4);
+    mirror.apply(names("/src", "m", Some(entry("m", on(2, 4)))));
+    mirror.apply(names("/src", "n", Some(entry("n", on(2, 77)))));
+    let node = shown(&mut mirror, "m");
+    let twin = mirror.ino(node, &on(2, 4));
+    assert!(twin > u64::MAX / 2);
+    let other = shown(&mut mirror, "n");
+    assert_eq!(mirror.ino(other, &on(2, 77)), 77);
+    // It stays what it was, whatever becomes of the other.
+    mirror.apply(names("/src", "a.c", None));
+    assert_eq!(mirror.ino(node, &on(2, 4)), twin);
+    let Answer::Known(listed) = mirror.list(mirror.node(b"/src").expect("listed"), 0, 9) else {
+        panic!("listed")
+    };
+    assert_eq!(listed.iter().map(|name| name.ino).collect::<Vec<_>>(), [5, twin, 77]);
+    mirror.apply(names("/src", "m", None));
+    assert_eq!(mirror.ino(NOWHERE, &on(2, 4)), 4);
+}

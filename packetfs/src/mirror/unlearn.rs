@@ -1,0 +1,90 @@
+//! Unlearns what is not so any more, and drops the names that are gone.
+
+use std::collections::BTreeSet;
+
+use super::Mirror;
+use super::gone::Went;
+use super::item::Item;
+use super::model::{Invalidation, Node, ROOT};
+use crate::tree::Kind;
+
+impl Mirror {
+    /// Unlearns a file's content. That a change was noticed proves that there was one, even where
+    /// size and times are what they were: a clock tick is longer than a write.
+    pub(super) fn unread(&mut self, dir: Node, name: &[u8], forget: &mut BTreeSet<Invalidation>) {
+        let node = self.items.get(&dir).and_then(|item| item.children.get(name).copied());
+        let Some(node) = node else { return };
+        for name in self.links.others(node).into_iter().chain([node]) {
+            let Some(item) = self.items.get_mut(&name) else { continue };
+            if item.attr.is_some_and(|attr| attr.kind == Kind::File) {
+                item.manifest = None;
+                item.changed = self.batches;
+                forget.insert(Invalidation::Node(self.links.shown(node)));
+            }
+        }
+    }
+
+    /// Unlearns everything below a node, and its content.
+    pub(super) fn forget(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) {
+        // No recursion: the origin says how deep its tree is.
+        let mut rest = vec![node];
+        while let Some(node) = rest.pop() {
+            if self.forget_one(node, forget) {
+                let children =
+                    self.items.get(&node).into_iter().flat_map(|it| it.children.values());
+                rest.extend(children.copied());
+            }
+        }
+    }
+
+    /// Unlearns what is in a node. Tells whether anything below it may be known.
+    pub(super) fn forget_one(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) -> bool {
+        let Some(item) = self.items.get_mut(&node) else { return false };
+        item.manifest = None;
+        let was_listed = std::mem::take(&mut item.listed);
+        let absent = std::mem::take(&mut item.absent);
+        forget.insert(Invalidation::Node(self.links.shown(node)));
+        if node == ROOT {
+            forget.extend(absent.into_iter().map(|name| Invalidation::Entry(ROOT, name)));
+        } else {
+            // With its entry the kernel drops all names below it.
+            forget.insert(Invalidation::Entry(item.parent, item.name.clone()));
+        }
+        if was_listed {
+            item.forgotten = self.batches;
+        }
+        was_listed
+    }
+
+    /// Drops the names that are gone, as far as no walk may ask for them. Their numbers stand for
+    /// nothing from now on, as before; a name that comes back gets another one.
+    pub(super) fn sweep(&mut self, forget: &mut BTreeSet<Invalidation>) {
+        while let Some(Went { batch, path: node, was_seen }) = self.gone.next() {
+            // It may have come back, and gone again.
+            let is_gone = |item: &&Item| item.attr.is_none() && item.changed == batch;
+            let Some(item) = self.items.get(&node).map(AsRef::as_ref).filter(is_gone) else {
+                continue;
+            };
+            let (parent, name) = (item.parent, item.name.clone());
+            if let Some(dir) = self.items.get_mut(&parent) {
+                dir.children.remove(&name);
+                if let Ok(at) = dir.order.binary_search(&node) {
+                    dir.order.remove(at);
+                }
+                if was_seen {
+                    dir.dropped = dir.dropped.max(batch);
+                }
+            }
+            self.drop_all(node, forget);
+        }
+    }
+
+    /// Drops a path that leads to nothing any more, with all below it.
+    pub(super) fn drop_all(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) {
+        let mut rest = vec![node];
+        while let Some(node) = rest.pop() {
+            self.relink(node, None, forget);
+            rest.extend(self.items.remove(&node).into_iter().flat_map(|item| item.order));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A plain directory is the model of a walk's tree: the same random operations do the same to both.
+//!
+//! A walk works in a real overlay, over a mount of the origin's files. After each of its operations
+//! the tree that it sees must equal the plain directory; and so must the origin's, after its changes were
+//! committed there. Between walks somebody works at the origin, and in the plain directory. The mirror has room
+//! for fewer names than there are, so that it drops and fetches them all the time.
+//!
+//! `OSWALK_SEED` repeats a run, `OSWALK_STEPS` makes it longer or shorter. Needs root.
+
+mod origin;
+mod picture;
+mod steps;
+mod walk;
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use origin::Origin;
+use picture::picture;
+use steps::{Dice, Step};
+
+/// Operations of all walks, enough for a few seconds.
+const STEPS: u64 = 600;
+/// Operations of one walk at most.
+const STEPS_OF_WALK: u64 = 40;
+/// Operations at the origin between two walks at most.
+const STEPS_BETWEEN: u64 = 8;
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
+/// What happens to both trees.
+struct Trial {
+    dice: Dice,
+    /// For the message, if they differ.
+    history: Vec<String>,
+}
+
+impl Trial {
+    /// Does the same in two trees, which must answer the same and look the same then.
+    fn step(&mut self, whose: &str, step: &Step, one: &Path, model: &Path) {
+        let results = [one, model].map(|tree| step.run(tree));
+        self.history.push(format!("{whose}: {step:?}: {:?}", results[1]));
+        assert_eq!(results[0], results[1], "{}", self.told());
+        self.compare(one, model);
+    }
+
+    fn compare(&self, one: &Path, model: &Path) {
+        let (one, model) = (picture(one), picture(model));
+        let differs = |path: &String| one.get(path) != model.get(path);
+        let paths: BTreeSet<_> =
+            one.keys().chain(model.keys()).filter(|path| differs(path)).collect();
+        let both = paths.iter().map(|&path| (path, one.get(path), model.get(path)));
+        assert!(paths.is_empty(), "{:#?}\n{}", both.collect::<Vec<_>>(), self.told());
+    }
+
+    /// Returns what was done, for who wants to do it again.
+    fn told(&self) -> String {
+        let last = self.history.len().saturating_sub(120);
+        format!("OSWALK_SEED={}\n{}", self.dice.seed, self.history[last..].join("\n"))
+    }
+}
+
+#[test]
+fn walks_do_what_programs_do_in_a_plain_directory() {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seed = number("OSWALK_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()));
+    unshare(CloneFlags::CLONE_NEWNS).expect("root may");
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("root may");
+    let scratch = tempfile::tempdir().expect("a directory");
+    let (tree, model) = (scratch.path().join("tree"), scratch.path().join("model"));
+    for dir in [&tree, &model] {
+        fs::create_dir(dir).expect("writable");
+    }
+    let origin = Origin::start(scratch.path());
+    let mut trial = Trial { dice: Dice::new(seed), history: Vec::new() };
+    let mut steps_left = number("OSWALK_STEPS").unwrap_or(STEPS);
+    while steps_left > 0 {
+        for _ in 0..trial.dice.below(STEPS_BETWEEN) {
+            // Runners that have not read its directory are not told of a further name.
+            let step = Step::random(&mut trial.dice);
+            if !matches!(step, Step::Link(..)) {
+                trial.step("origin", &step, &tree, &model);
+            }
+        }
+        let walk = walk::Walk::begin(&origin, scratch.path());
+        let seen = walk.path(&tree);
+        trial.compare(&seen, &model);
+        let steps = trial.dice.below(STEPS_OF_WALK).min(steps_left - 1) + 1;
+        for _ in 0..steps {
+            let step = Step::random(&mut trial.dice);
+            trial.step("walk", &step, &seen, &model);
+        }
+        if let Err(error) = walk.commit(&origin) {
+            panic!("{error}\n{}", trial.told());
+        }
+        trial.history.push("commit".to_owned());
+        trial.compare(&tree, &model);
+        steps_left -= steps;
+    }
+    origin.end();
+}
