@@ -79,10 +79,14 @@ impl Mirror {
         for change in changes {
             match change {
                 Change::Names { dir, attr, names } => {
-                    let Some(node) = self.place(&dir) else { continue };
-                    if !self.items.get(&node).is_some_and(|item| item.listed) {
+                    let node = self.place(&dir);
+                    let is_listed = |node: &Node| self.items.get(node).is_some_and(|it| it.listed);
+                    let Some(node) = node.filter(is_listed) else {
+                        for entry in names.iter().filter_map(|(_, entry)| entry.as_ref()) {
+                            self.take_file(entry, &mut forget);
+                        }
                         continue;
-                    }
+                    };
                     for (name, entry) in names {
                         self.set_name(node, &name, entry, &mut forget);
                         self.unread(node, &name, &mut forget);
@@ -107,6 +111,17 @@ impl Mirror {
         self.sweep(&mut forget);
         self.evict(&mut forget);
         forget
+    }
+
+    /// Takes in that a file has changed under a name that is not known here: it may have names that are.
+    fn take_file(&mut self, entry: &Entry, forget: &mut BTreeSet<Invalidation>) {
+        if entry.attr.kind != Kind::File || entry.attr.links < 2 {
+            return;
+        }
+        for path in self.links.names_of(&entry.attr) {
+            self.learn(path, &entry.attr, &entry.xattrs, forget);
+            self.unread_path(path, forget);
+        }
     }
 
     /// Sets what a name names, keeping its number.

@@ -62,6 +62,16 @@ impl Links {
         self.paths.get(&number)
     }
 
+    /// Returns the known paths of the file with these attributes.
+    pub(super) fn names_of(&self, attr: &Attr) -> Vec<Node> {
+        let number = inode_of(attr).and_then(|inode| self.files.get(&inode).copied());
+        let names = number.map(|number| match self.paths.get(&number) {
+            Some(paths) => paths.iter().copied().collect(),
+            None => vec![number],
+        });
+        names.unwrap_or_default()
+    }
+
     /// Returns the other names of the file that a path names.
     pub(super) fn others(&self, path: Node) -> Vec<Node> {
         let all = self.shown.get(&path).and_then(|number| self.paths.get(number));

@@ -15,12 +15,17 @@ impl Mirror {
         let node = self.items.get(&dir).and_then(|item| item.children.get(name).copied());
         let Some(node) = node else { return };
         for name in self.links.others(node).into_iter().chain([node]) {
-            let Some(item) = self.items.get_mut(&name) else { continue };
-            if item.attr.is_some_and(|attr| attr.kind == Kind::File) {
-                item.manifest = None;
-                item.changed = self.batches;
-                forget.insert(Invalidation::Node(self.links.shown(node)));
-            }
+            self.unread_path(name, forget);
+        }
+    }
+
+    /// Unlearns the content of the file at a path.
+    pub(super) fn unread_path(&mut self, path: Node, forget: &mut BTreeSet<Invalidation>) {
+        let Some(item) = self.items.get_mut(&path) else { return };
+        if item.attr.is_some_and(|attr| attr.kind == Kind::File) {
+            item.manifest = None;
+            item.changed = self.batches;
+            forget.insert(Invalidation::Node(self.links.shown(path)));
         }
     }
 

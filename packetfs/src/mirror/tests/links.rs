@@ -125,3 +125,25 @@ fn inode_numbers_are_the_origins_and_differ() {
     mirror.apply(names("/src", "m", None));
     assert_eq!(mirror.ino(NOWHERE, &on(2, 4)), 4);
 }
+
+#[test]
+fn a_file_that_changes_under_an_unknown_name_is_known_to_have_changed() {
+    let mut mirror = mirror();
+    let (a, b) = (shown(&mut mirror, "a.c"), shown(&mut mirror, "b.c"));
+    for name in [&path("/src/a.c"), &path("/src/b.c")] {
+        let attr = mirror.attr(mirror.node(name).expect("listed"));
+        let Answer::Known(attr) = attr else { panic!("{attr:?}") };
+        mirror.take_content(name, Content { attr, manifest: Manifest::default() });
+    }
+    // A directory that was never listed, with a new name of one of them.
+    let before = mirror.batches();
+    let forget = mirror.apply(names("/elsewhere", "l", Some(entry("l", linked(4, 2)))));
+    assert!(forget.contains(&Invalidation::Node(a)) && !forget.contains(&Invalidation::Node(b)));
+    assert_eq!(mirror.attr(a), Answer::Known(linked(4, 2)));
+    assert!(matches!(mirror.manifest(a), Answer::Unknown(_)));
+    assert!(matches!(mirror.manifest(b), Answer::Known(_)));
+    assert_eq!(mirror.base_since(before, b"/src/a.c"), Base::Unknown);
+    // With one name it is another file: the number was used again.
+    let forget = mirror.apply(names("/elsewhere", "l", Some(entry("l", linked(5, 1)))));
+    assert!(!forget.contains(&Invalidation::Node(b)));
+}
