@@ -1,4 +1,5 @@
 //! Extended attributes of open files. \[unsafe\]: nix has no such calls.
+#![expect(unsafe_code, reason = "extended attributes have no safe wrapper in nix")]
 
 use std::ffi::CString;
 use std::io;

@@ -1,6 +1,7 @@
 //! [unsafe] One call that executes a program: find the file, decide, act.
 //!
 //! The only unsafe operations pass the caller's pointers to the next function.
+#![expect(unsafe_code, reason = "makes the real calls")]
 
 use core::ffi::{CStr, c_int};
 

@@ -1,4 +1,5 @@
 //! [unsafe] Hides the session's variables from a program whose parent left them out of its environment.
+#![expect(unsafe_code, reason = "writes the environment on the stack")]
 
 use core::ffi::c_char;
 

@@ -2,6 +2,7 @@
 //!
 //! `fork` and `vfork` are not hooked: nothing has to happen there, and a wrapper of `vfork` would
 //! return twice into one frame.
+#![expect(unsafe_code, reason = "the C interface of the hooks")]
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_long, c_void};

@@ -2,6 +2,7 @@
 //!
 //! They are resolved when the library is loaded, because `dlsym` takes locks. A call made earlier
 //! resolves its own function, or, where it may follow a `vfork`, makes the system call directly.
+#![expect(unsafe_code, reason = "functions found by dlsym")]
 
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};

@@ -1,5 +1,6 @@
 //! [unsafe] Scratch memory of variable size on the caller's stack. Between `vfork` and `execve` there
 //! is no other memory: the heap is the parent's and may be locked.
+#![expect(unsafe_code, reason = "memory on the stack")]
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int};

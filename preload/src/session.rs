@@ -1,5 +1,6 @@
 //! [unsafe] The session of this process: its policy page and tally, mapped once and kept until the
 //! process executes another program. Without a session the library is inert.
+#![expect(unsafe_code, reason = "maps the page and the tally")]
 
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
 //! [unsafe] C strings and arrays of C strings from callers.
+#![expect(unsafe_code, reason = "reads C arrays")]
 
 use core::ffi::{CStr, c_char};
 use core::marker::PhantomData;

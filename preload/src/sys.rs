@@ -1,5 +1,6 @@
 //! [unsafe] Direct system calls: libc's wrappers would write the program's `errno`. Errors are
 //! positive error numbers.
+#![expect(unsafe_code, reason = "system calls")]
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char, c_int};

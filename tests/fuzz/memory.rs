@@ -1,4 +1,5 @@
 //! Measures the largest allocation of a decoder, which must not allocate by a length that a peer sent.
+#![expect(unsafe_code, reason = "an allocator that notices sizes")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -2,7 +2,6 @@
 //!
 //! All tests share one lab of an origin and three nodes, which is taken down at the end, even if this
 //! process is killed. Tests that disturb the lab run alone.
-#![deny(unsafe_code)]
 #![allow(clippy::print_stderr, reason = "a test program talks to people")]
 
 mod bad_input;

@@ -1,4 +1,5 @@
 //! Messages with descriptors over unix sockets.
+#![expect(unsafe_code, reason = "takes over descriptors that arrive over a socket")]
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

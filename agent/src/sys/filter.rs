@@ -4,6 +4,7 @@
 //!
 //! What is refused is data; it becomes a program of the kernel's classic packet filter once, in the
 //! launcher, which every program gets before it is executed.
+#![expect(unsafe_code, reason = "installs a seccomp filter")]
 
 use std::io;
 

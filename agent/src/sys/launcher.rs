@@ -1,5 +1,6 @@
 //! The launcher: a small single-threaded process, made before the agent has threads, that makes the
 //! first processes of walks. Forking it is cheap and safe; forking the agent would be neither.
+#![expect(unsafe_code, reason = "forks before there is a thread")]
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,4 +1,5 @@
 //! Who is at the other end of a unix socket. \[unsafe\]: nix has no `SO_PEERGROUPS`.
+#![expect(unsafe_code, reason = "SO_PEERGROUPS has no safe wrapper")]
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 

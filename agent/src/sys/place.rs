@@ -1,4 +1,5 @@
 //! What the kernel knows of a place in the tree, without asking a server for it. \[unsafe\]: nix has no `statx`.
+#![expect(unsafe_code, reason = "statx has no safe wrapper in nix")]
 
 use std::ffi::CString;
 use std::io;

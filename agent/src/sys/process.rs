@@ -1,4 +1,5 @@
 //! Making processes as `fork` cannot, and what they cost.
+#![expect(unsafe_code, reason = "clone, prctl and stacks of children")]
 
 use std::fs::File;
 use std::io;

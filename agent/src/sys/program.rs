@@ -1,5 +1,6 @@
 //! The program of a walk: becomes it, under the identity and with the descriptors, limits and signals
 //! that it has at the origin.
+#![expect(unsafe_code, reason = "vfork and execve")]
 
 use std::ffi::CString;
 use std::fs::File;

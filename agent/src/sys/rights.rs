@@ -1,4 +1,5 @@
 //! What a process may do: a walk has the rights of its user, so a process that has given some of them up does not walk.
+#![expect(unsafe_code, reason = "capget has no safe wrapper")]
 
 use std::io;
 use std::mem::MaybeUninit;

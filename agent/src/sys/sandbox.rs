@@ -1,5 +1,6 @@
 //! The first process of a walk's namespaces: prepares a root, waits for a walk, starts its program,
 //! passes signals on, and leaves no process behind. Then it may serve another walk.
+#![expect(unsafe_code, reason = "forks, and leaves without destructors")]
 
 use std::fs::File;
 use std::io::{self, Seek};

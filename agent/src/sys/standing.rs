@@ -1,5 +1,6 @@
 //! What the first process of a sandbox has that its programs inherit, and that a program of the same user
 //! could change.
+#![expect(unsafe_code, reason = "reads kernel structures")]
 
 use std::io;
 

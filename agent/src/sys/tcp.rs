@@ -1,4 +1,5 @@
 //! What the kernel knows of a TCP connection.
+#![expect(unsafe_code, reason = "TCP_INFO has no safe wrapper")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

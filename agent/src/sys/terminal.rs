@@ -1,6 +1,7 @@
 //! Pseudo-terminals of walks. The line discipline is the one of the terminal at the origin: there
 //! characters are echoed, lines edited and keys turned into signals. Here the settings only say what
 //! the program wants (`EXTPROC`), and the master hears of every change (packet mode).
+#![expect(unsafe_code, reason = "terminal ioctls")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};

@@ -1,5 +1,4 @@
 //! Which files a process sees: its mount namespace and its root.
-#![deny(unsafe_code)]
 
 use std::io;
 

@@ -1,4 +1,5 @@
 //! Descriptors that the runtime watches.
+#![expect(unsafe_code, reason = "pidfd and timerfd")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};

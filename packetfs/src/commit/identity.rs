@@ -1,5 +1,6 @@
 //! Acts on a user's behalf: for the current thread, the kernel checks every file operation as if
 //! the user had called it. \[unsafe\]: the calls are per thread only when made raw.
+#![expect(unsafe_code, reason = "identities of one thread")]
 
 use std::io;
 

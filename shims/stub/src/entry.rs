@@ -1,4 +1,5 @@
 //! [unsafe] The entry point.
+#![expect(unsafe_code, reason = "the entry point")]
 
 use core::ffi::c_char;
 

@@ -1,6 +1,7 @@
 //! [unsafe] The functions that the compiler calls implicitly and that libc would provide. They use
 //! string instructions or volatile reads, so that the compiler cannot turn them into calls of
 //! themselves.
+#![expect(unsafe_code, reason = "memcpy and its like")]
 
 use core::arch::asm;
 

@@ -1,4 +1,5 @@
 //! [unsafe] The arguments and environment that the kernel put on the stack.
+#![expect(unsafe_code, reason = "reads the initial stack")]
 
 use core::ffi::{CStr, c_char};
 

@@ -1,5 +1,6 @@
 //! [unsafe] All buffers of the stub, in zeroed static memory whose pages are not mapped until they are
 //! touched. On the stack, clearing them would cost more page faults than everything else.
+#![expect(unsafe_code, reason = "a static buffer")]
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};

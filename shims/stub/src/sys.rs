@@ -1,4 +1,5 @@
 //! [unsafe] System calls. Errors are positive error numbers.
+#![expect(unsafe_code, reason = "system calls")]
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char};
