@@ -7,6 +7,7 @@ mod leases;
 mod nodes;
 mod queue;
 mod sessions;
+mod walk;
 mod walks;
 
 use std::sync::{Arc, Mutex, PoisonError};

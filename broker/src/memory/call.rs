@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use worknode::id::{Attempt, NodeId, SessionId, WalkId};
+use worknode::id::{NodeId, SessionId, WalkId};
 
 use super::nodes::Nodes;
-use super::queue::{Lane, Queue};
+use super::queue::Queue;
+use super::walk::Walk;
 use crate::model::{Event, Grant};
 
 /// The state of a cell.
@@ -25,32 +26,6 @@ pub(crate) struct State {
     pub(crate) reaped: Option<Duration>,
     /// No node is buried before.
     pub(crate) grace: Duration,
-}
-
-/// A walk's record.
-#[derive(Debug, Clone)]
-pub(crate) struct Walk {
-    pub(crate) id: WalkId,
-    pub(crate) origin: NodeId,
-    pub(crate) attempt: Attempt,
-    /// The attempt after which the matchmaker began to count.
-    pub(crate) first: Attempt,
-    /// Where it runs; nothing if it waits.
-    pub(crate) node: Option<NodeId>,
-    pub(crate) only: Option<NodeId>,
-    pub(crate) avoid: Vec<NodeId>,
-    pub(crate) prefer: Vec<NodeId>,
-}
-
-impl Walk {
-    pub(crate) fn lane(&self) -> Lane {
-        Lane { session: self.id.session, only: self.only.clone() }
-    }
-
-    /// Tells whether the walk may run on the node when its turn comes there.
-    pub(crate) fn suits(&self, node: &NodeId) -> bool {
-        self.only.is_some() || !self.avoid.contains(node)
-    }
 }
 
 /// How a node went.

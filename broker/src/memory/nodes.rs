@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use worknode::id::{NodeId, WalkId};
 
-use super::call::Walk;
+use super::walk::Walk;
 use crate::model::NodeInfo;
 
 /// The level of a node without a free slot.

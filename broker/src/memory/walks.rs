@@ -2,7 +2,8 @@
 
 use worknode::id::{Attempt, NodeId, WalkId};
 
-use super::call::{Call, Walk};
+use super::call::Call;
+use super::walk::Walk;
 use crate::limits::{ATTEMPTS_MAX, QUEUED_MAX, QUEUED_SESSION_MAX};
 use crate::model::{Event, Finished, Grant, Retried, Submit, Submitted};
 
