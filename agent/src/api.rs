@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use broker::Matchmaker;
 use packetfs::export::Hidden;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;

@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use broker::{Broker, BrokerError, Event, LEASE, NodeInfo, NodeState, Registered, Trouble};
+use broker::{
+    Broker, BrokerError, Event, LEASE, Matchmaker, NodeInfo, NodeState, Registered, Trouble,
+};
 use tokio::sync::{Notify, watch};
 use worknode::id::{NodeId, SessionId};
 use worknode::notice;

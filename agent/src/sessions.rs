@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use broker::Matchmaker;
 use worknode::id::SessionId;
 use worknode::page;
 use worknode::request::CommandFile;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use broker::{Broker, Event, Finished, Grant, LEASE, NodeInfo, PrivateServer, Submit, Submitted};
+use broker::{
+    Broker, Event, Finished, Grant, LEASE, Matchmaker, NodeInfo, PrivateServer, Submit, Submitted,
+};
 use worknode::id::{Attempt, NodeId, SessionId, WalkId};
 
 const NODES: u32 = 16;

@@ -1,4 +1,4 @@
-//! What can go wrong between an agent and the broker. URLs in here never carry a password.
+//! What can go wrong between an agent and the broker. The URLs here never contain a password.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use worknode::id::NodeId;
 use worknode::said::Said;
 
-use crate::wire::WireError;
+use crate::redis::wire::WireError;
 
 /// How a password is written in a URL.
 const ESCAPES: &str =
@@ -16,9 +16,9 @@ const ESCAPES: &str =
 /// A failed call.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
-    /// The URL makes no sense.
+    /// The URL is invalid.
     #[error(
-        "'{url}' is no broker URL: write redis://[:password@]host:port/ or redis+unix:///path; {ESCAPES}"
+        "'{url}' is not a broker URL: write redis://[:password@]host:port/ or redis+unix:///path; {ESCAPES}"
     )]
     Url {
         /// The URL.
@@ -27,10 +27,10 @@ pub enum BrokerError {
         #[source]
         source: WireError,
     },
-    /// A Redis without password, which talks to its own machine only.
+    /// A Redis in protected mode, which serves only its own machine.
     #[error(
-        "the broker at {url} closes the connection: its Redis is in protected mode most likely, which it leaves \
-         with a password (requirepass in redis.conf, and in the broker URL)"
+        "the broker at {url} closes the connection, most likely because its Redis is in protected mode: set a \
+         password (requirepass in redis.conf, and in the broker URL)"
     )]
     Protected {
         /// The URL.
@@ -39,8 +39,10 @@ pub enum BrokerError {
         #[source]
         source: WireError,
     },
-    /// A sign in the password would end it.
-    #[error("the password in the broker URL ({url}) has a sign in it that ends it: {ESCAPES}")]
+    /// A character in the password would end it.
+    #[error(
+        "the password in the broker URL ({url}) contains a character that is not escaped: {ESCAPES}"
+    )]
     Unescaped {
         /// The URL.
         url: String,
@@ -56,7 +58,7 @@ pub enum BrokerError {
         #[source]
         source: WireError,
     },
-    /// The connection broke and did not come back in time.
+    /// The connection broke and was not restored in time.
     #[error("the broker at {url} does not answer; its agent keeps trying")]
     Away {
         /// The URL.
@@ -70,7 +72,7 @@ pub enum BrokerError {
         /// The URL.
         url: String,
     },
-    /// A Redis without functions.
+    /// The server has no functions.
     #[error("the broker at {url} is too old: install Redis 7.0 or Valkey 7.2 or newer there")]
     TooOld {
         /// The URL.
@@ -79,7 +81,7 @@ pub enum BrokerError {
     /// Two agents with one name.
     #[error(
         "node name '{node}' is taken: it was heard {:.1} s ago at {address}; if that agent is gone, wait a few \
-         seconds, else start this one with another --name",
+         seconds, otherwise start this one with another --name",
         heard_ago.as_secs_f64()
     )]
     NameTaken {
@@ -103,7 +105,7 @@ pub enum BrokerError {
     },
     /// An answer that this version does not understand.
     #[error(
-        "the broker at {url} gave an unknown answer to '{function}': install one version of OS Walk on all nodes"
+        "the broker at {url} gave an unknown answer to '{function}': install the same version of OS Walk on all nodes"
     )]
     Garbled {
         /// The URL.
@@ -116,12 +118,12 @@ pub enum BrokerError {
 /// A private server that could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// No binary.
+    /// No server is installed.
     #[error(
         "found neither redis-server nor valkey-server in PATH: install the package redis-server"
     )]
     NotInstalled,
-    /// The kernel's limit for socket paths.
+    /// The socket's path is longer than the kernel allows.
     #[error("socket path {path} is longer than {max} bytes: use a shorter state directory")]
     PathTooLong {
         /// The path.
@@ -129,7 +131,7 @@ pub enum ServerError {
         /// The limit.
         max: usize,
     },
-    /// The directory or the process.
+    /// The directory or the process could not be made.
     #[error("failed to start {binary} in {dir}")]
     Start {
         /// The server's binary.
@@ -140,14 +142,14 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
-    /// It started, but does not answer.
+    /// It started but does not answer.
     #[error("{binary} does not answer on {socket}; the last line of its log: {log_line}")]
     Silent {
         /// The server's binary.
         binary: PathBuf,
         /// Its socket.
         socket: PathBuf,
-        /// What it said last.
+        /// The last line of its log.
         log_line: Said,
     },
 }

@@ -1,27 +1,35 @@
-//! The matchmaker: who is alive, who has a slot, whose turn it is.
+//! The matchmaker: which nodes are alive, which walk gets which slot, and whose turn it is.
 //!
-//! [`Broker`] is a typed client; the decisions themselves are made inside Redis by the functions of
-//! `functions.lua`, one call each, so that any number of agents see one order of events. Redis is
-//! soft state: an agent that finds it empty registers again and submits its waiting walks again.
+//! [`Matchmaker`] is what an agent asks of it. [`Broker`] is the one for clusters: Redis makes the
+//! decisions, by the functions in `functions/`, so that any number of agents see one order of events.
+//! [`Memory`] makes the same decisions for nodes in one process, and [`Faulty`] lets calls fail: both
+//! are for tests.
+//!
+//! A matchmaker's state is soft: an agent that is no longer known registers again and submits its
+//! waiting walks again.
 
-mod client;
-mod courier;
-mod error;
-mod keeper;
-mod measured;
+mod matchmaker;
 mod model;
-mod note;
-mod office;
-mod pulse;
-mod server;
-mod url;
-mod wire;
 
-pub use client::Broker;
+mod limits;
+mod pulse;
+
+mod functions;
+mod redis;
+
+mod faulty;
+mod memory;
+
+mod error;
+
 pub use error::{BrokerError, ServerError};
+pub use faulty::{Fault, Faulty, Odds};
+pub use functions::library;
+pub use limits::{LEASE, NODES_MAX};
+pub use matchmaker::Matchmaker;
+pub use memory::{Memory, MemoryCell};
 pub use model::{
-    Event, Finished, Grant, LEASE, NODES_MAX, NodeInfo, NodeState, PastNode, Registered, Retried,
-    Submit, Submitted, Trouble,
+    Event, Finished, Grant, NodeInfo, NodeState, PastNode, Registered, Retried, Submit, Submitted,
+    Trouble,
 };
-pub use server::PrivateServer;
-pub use wire::library;
+pub use redis::{Broker, PrivateServer};

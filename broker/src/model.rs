@@ -1,4 +1,4 @@
-//! What agents tell the broker, and what it answers.
+//! What agents tell the matchmaker, and what it answers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,33 +6,23 @@ use std::time::Duration;
 use worknode::id::{Attempt, NodeId, WalkId};
 use worknode::said::Said;
 
-/// Nodes that are listed, as many as a large cluster has; who writes more into Redis is not heard
-/// (`LIST_MAX` in `functions.lua`).
-pub const NODES_MAX: usize = 1024;
-/// Slots of one node; a machine has fewer processors. One that says more has these.
-pub(crate) const SLOTS_MAX: u32 = 4096;
-
-/// A node that sends no heartbeat for so long has lost its walks (`LEASE_MS` in `functions.lua`).
-/// Agents send one a little sooner than twice in it.
-pub const LEASE: Duration = Duration::from_secs(1);
-
-/// What the broker tells an agent without being asked.
+/// What the matchmaker tells an agent without being asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A walk of this origin that waited, or whose runner was lost, has a slot.
+    /// A walk of this origin that waited, or whose runner was lost, has a slot now.
     Granted(Grant),
-    /// A walk that this node is origin or runner of was cancelled.
+    /// A walk whose origin or runner this node is was cancelled.
     Cancelled(WalkId),
-    /// A walk of this origin failed too often; the broker has dropped it.
+    /// A walk of this origin failed too often and was dropped.
     Exhausted(WalkId),
-    /// The connection to the broker broke. Calls wait for a moment, then fail.
+    /// The connection broke. Calls wait for a moment, then fail.
     Lost,
-    /// The connection is there again. Grants may have been missed: register, and submit all walks
-    /// that wait once more.
+    /// The connection is there again. Grants may have been missed: register, and submit all waiting
+    /// walks again.
     Back,
 }
 
-/// The broker's answer: this walk, on this node, under this attempt number.
+/// A slot for a walk: on this node, under this attempt number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The walk.
@@ -41,7 +31,7 @@ pub struct Grant {
     pub node: NodeId,
     /// Where its agent listens.
     pub address: SocketAddr,
-    /// The fencing token: only the newest attempt may be committed.
+    /// The fencing token: only the newest attempt may commit.
     pub attempt: Attempt,
 }
 
@@ -54,11 +44,11 @@ pub struct NodeInfo {
     pub address: SocketAddr,
     /// Version of its agent.
     pub version: Said,
-    /// Walks it takes at once; 0 for an origin that runs nothing for others.
+    /// Walks that it runs at once; 0 for an origin that runs none.
     pub slots: u32,
     /// Its processor.
     pub cpu: Said,
-    /// What it has found wrong with itself; it takes no walks then.
+    /// What it has found wrong with itself.
     pub trouble: Option<Trouble>,
 }
 
@@ -67,12 +57,12 @@ pub struct NodeInfo {
 pub enum Trouble {
     /// It has no room for packets.
     Full,
-    /// Its machine does not have the address that it is reached at.
+    /// Its machine does not have the address at which others are to reach it.
     Address,
 }
 
 impl Trouble {
-    /// Returns the word for it.
+    /// Returns its word in the list of nodes.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -81,7 +71,8 @@ impl Trouble {
         }
     }
 
-    /// Returns what a word says. Whatever else is wrong with a node, it is not reached.
+    /// Reads the word of a list of nodes. Words of newer versions count as [`Self::Address`]: no walk can
+    /// reach the node.
     pub(crate) fn parse(word: &str) -> Option<Self> {
         match word {
             "" => None,
@@ -91,18 +82,18 @@ impl Trouble {
     }
 }
 
-/// A node, as the broker knows it.
+/// A node, as the matchmaker knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeState {
     /// What it said of itself.
     pub info: NodeInfo,
     /// Walks that hold its slots.
     pub running: u32,
-    /// Its lease holds.
+    /// Whether its lease holds.
     pub alive: bool,
-    /// Tells its agent from an earlier one of the same name.
+    /// Distinguishes its agent from earlier ones of the same name.
     pub incarnation: Said,
-    /// How long ago the broker heard it.
+    /// How long ago the matchmaker heard it.
     pub heard_ago: Duration,
 }
 
@@ -111,39 +102,39 @@ pub struct NodeState {
 pub struct PastNode {
     /// Its name.
     pub node: NodeId,
-    /// Its agent was ended and said so; else it fell silent.
+    /// Whether its agent said that it leaves; otherwise it fell silent.
     pub left: bool,
-    /// How long ago the broker heard it.
+    /// How long ago the matchmaker heard it.
     pub heard_ago: Duration,
 }
 
-/// Whether the broker knows the node.
+/// Whether the matchmaker knows the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
-    /// It does; the lease was extended. The list of nodes is another one when the number is.
+    /// It does, and has extended the lease.
     Yes {
-        /// How often the list of nodes has changed so far.
+        /// The number of the list of nodes: how often it has changed.
         list: u64,
-        /// Walks of other origins wait for a slot.
+        /// Whether walks of other origins wait for a slot.
         others_wait: bool,
     },
-    /// It does not, or no longer: register.
+    /// It does not, or no longer does: register.
     No,
 }
 
-/// A walk that is to be placed; the caller is its origin.
+/// A walk of the caller that is to be placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submit {
-    /// The walk. To submit it twice is harmless.
+    /// The walk.
     pub walk: WalkId,
-    /// The last attempt that the origin knows and gave up; 0 for a new walk. A broker that lost
-    /// its memory goes on counting from here.
+    /// The last attempt, which the origin gave up; 0 for a new walk. A matchmaker that lost its memory
+    /// continues to count from here.
     pub after: Attempt,
-    /// The only node that will do.
+    /// The only node that suits.
     pub only: Option<NodeId>,
-    /// Nodes that will not do.
+    /// Nodes that do not suit.
     pub avoid: Vec<NodeId>,
-    /// Nodes that come first among the equally loaded.
+    /// Nodes that come first among equally loaded ones.
     pub prefer: Vec<NodeId>,
 }
 
@@ -152,33 +143,33 @@ pub struct Submit {
 pub enum Submitted {
     /// It has a slot.
     Granted(Grant),
-    /// It waits at this place (1 is next) of its session's queue; an [`Event`] will tell.
+    /// It waits at this place of its lane (1 is next); an [`Event`] tells of the grant.
     Queued(u64),
-    /// Too many walks wait: execute it at the origin.
+    /// Too many walks wait: it is to be executed at the origin.
     Busy,
-    /// The walk failed too often; the broker has dropped it.
+    /// The walk failed too often and was dropped.
     Exhausted,
 }
 
 /// What became of a walk whose attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retried {
-    /// A newer attempt was placed, or waits, or was dropped.
+    /// What became of the next attempt.
     Submitted(Submitted),
-    /// The broker does not know the walk: it ended, was cancelled, or the broker lost its memory.
+    /// The walk is unknown: it ended, was cancelled, or the matchmaker lost its memory.
     NotNeeded,
 }
 
-/// What the broker says to the end of a walk.
+/// The answer to the end of a walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finished {
-    /// The slot is free again, or already taken by `next`.
+    /// The slot is free again, or granted to `next`.
     Done {
-        /// The caller's own walk that was granted the slot in the same breath.
+        /// The caller's walk that has the slot now.
         next: Option<Grant>,
     },
-    /// Another attempt counts; its number is at least this.
+    /// A newer attempt counts; its number is at least this.
     Fenced(Attempt),
-    /// The broker does not know the walk: it ended before, or the broker lost its memory.
+    /// The walk is unknown: it ended before, or the matchmaker lost its memory.
     Unknown,
 }

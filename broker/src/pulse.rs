@@ -1,15 +1,16 @@
-//! The node's heartbeat: it goes with whatever is said once it is due, and alone when nothing is.
+//! When a node's heartbeat is due: it then goes out with the next call, or alone if there is none.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::{LEASE, Registered};
+use crate::limits::LEASE;
+use crate::model::Registered;
 
-/// A heartbeat is due so long after the last one.
+/// A heartbeat is due this long after the last one.
 const DUE: Duration = LEASE.checked_div(7).expect("seven is not zero");
-/// One that is so old does not stand for another.
+/// The answer to a heartbeat counts as recent for this long.
 const LATELY: Duration = LEASE.checked_div(5).expect("five is not zero");
 
 #[derive(Debug)]
@@ -30,8 +31,8 @@ impl Pulse {
         Self { incarnation, state: Mutex::default() }
     }
 
-    /// Tells whether a heartbeat is to go with what is said now; if so, it is on its way. A node that
-    /// is not registered, or has lost its lease, does that alone.
+    /// Tells whether a heartbeat is to go out with the call that is made now, and if so counts it as
+    /// sent. A node that is not registered or has lost its lease sends its heartbeats alone.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let keeps = |(at, registered): (Instant, Registered)| {
@@ -44,12 +45,13 @@ impl Pulse {
         due
     }
 
+    /// Notes the answer to a heartbeat.
     pub(crate) fn hear(&self, registered: Registered, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.heard = Some((now, registered));
     }
 
-    /// Returns what was heard of the last heartbeat, if that is not long ago.
+    /// Returns the answer to the last heartbeat, if it is recent.
     pub(crate) fn heard_lately(&self, now: Instant) -> Option<Registered> {
         let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.heard.filter(|(at, _)| now - *at < LATELY).map(|(_, registered)| registered)
@@ -61,11 +63,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goes_along_when_it_is_due_and_only_once() {
+    fn a_heartbeat_goes_out_with_a_call_once_when_it_is_due() {
         let pulse = Pulse::new("1".to_owned());
         let due = DUE + Duration::from_millis(1);
         let mut now = Instant::now();
-        assert!(!pulse.is_due(now), "it has not registered");
+        assert!(!pulse.is_due(now), "it is not registered");
         pulse.hear(Registered::Yes { list: 1, others_wait: false }, now);
         assert_eq!(pulse.heard_lately(now), Some(Registered::Yes { list: 1, others_wait: false }));
         assert!(!pulse.is_due(now), "one was heard just now");
@@ -73,7 +75,7 @@ mod tests {
         assert_eq!((pulse.is_due(now), pulse.is_due(now)), (true, false));
         now += due;
         assert_eq!(pulse.heard_lately(now), None);
-        assert!(pulse.is_due(now), "the answer to the other one was lost");
+        assert!(pulse.is_due(now), "the last answer was lost");
         pulse.hear(Registered::No, now);
         now += due;
         assert!(!pulse.is_due(now), "it must register");

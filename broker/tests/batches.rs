@@ -7,10 +7,10 @@ use std::collections::HashSet;
 use std::process::Command;
 use std::time::Duration;
 
-use broker::{Finished, Grant, Submit, Submitted};
+use broker::{Finished, Grant, Matchmaker, Submit, Submitted};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Agent, Cell, cell, node, plain, walk};
+use support::{Agent, Cell, RedisCell, cell, node, plain, walk};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use worknode::id::{Attempt, WalkId};
@@ -21,7 +21,7 @@ const KEY: &str = "{w}5";
 const RESTART_MAX: Duration = Duration::from_secs(9);
 
 /// One call that says `words`; returns the lines of the reply.
-fn say(cell: &Cell, caller: &str, words: &[&str]) -> Vec<String> {
+fn say(cell: &RedisCell, caller: &str, words: &[&str]) -> Vec<String> {
     let socket = cell.dir.path().join("redis/redis.sock");
     let function = format!("{}_say", broker::library());
     let mut redis = Command::new("redis-cli");
@@ -135,6 +135,18 @@ async fn a_batch_takes_the_slots_that_the_same_walks_would_take_alone() {
 }
 
 #[tokio::test]
+async fn a_heartbeat_in_a_call_sees_the_slots_that_the_call_takes() {
+    let cell = cell().await;
+    let home = cell.node("home", 1).await;
+    let other = cell.agent("other").await;
+    let incarnation = home.nodes().await[0].incarnation.clone();
+    let heartbeat = ["heartbeat", "home", incarnation.as_str()];
+    let said = say(&cell, "home", &[&submit("1-1")[..], &heartbeat].concat());
+    assert_eq!(said[0], "g 1-1 home home:7 1");
+    assert_eq!(other.submit(walk(2, 1)).await, Submitted::Queued(1), "the slot is taken");
+}
+
+#[tokio::test]
 async fn a_batch_looks_further_when_the_nodes_it_knows_are_of_no_use() {
     let cell = cell().await;
     let origin = cell.node("origin", 8).await;
@@ -221,15 +233,8 @@ async fn many_at_once_leave_no_slot_taken() {
         let submitted = submit_all(&origin, (1..=300).map(|number| walk(round, number))).await;
         let granted = grants(submitted);
         assert_eq!(granted.len(), 300);
-        assert!(
-            origin
-                .broker
-                .nodes()
-                .await
-                .expect("nodes")
-                .iter()
-                .all(|node| { node.running == node.info.slots })
-        );
+        let nodes = origin.nodes().await;
+        assert!(nodes.iter().all(|node| node.running == node.info.slots));
         let finished = finish_all(&origin, &granted).await;
         assert!(finished.iter().all(|finished| *finished == Finished::Done { next: None }));
         assert_eq!(origin.running().await, 0);

@@ -5,15 +5,20 @@
 mod support;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
-use broker::{Event, Finished, Grant, LEASE, Registered, Retried, Submit, Submitted};
+use broker::{
+    BrokerError, Event, Faulty, Finished, Grant, LEASE, Matchmaker, Memory, MemoryCell, Odds,
+    Registered, Retried, Submit, Submitted,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Agent, Cell, cell, plain, walk};
-use worknode::id::{Attempt, SessionId, WalkId};
+use support::{Agent, Cell, Random, RedisCell, cell, plain, seed, walk};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{AbortHandle, LocalSet};
+use tokio::time::Instant;
+use worknode::id::{Attempt, NodeId, SessionId, WalkId};
 
 const ORIGINS: u64 = 5;
 const RUNNERS: u64 = 4;
@@ -23,72 +28,149 @@ const END_MAX: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_walk_ends_once() {
-    run(false).await;
+    let cell = cell().await;
+    let seed = seed();
+    run(&cell, seed, false).await;
+    assert_nothing_left(&cell, seed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_walk_ends_once_though_redis_is_killed() {
-    run(true).await;
-}
-
-async fn run(kill_redis: bool) {
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.expect("after 1970").subsec_nanos().into()
-    });
-    println!("SEED={seed}");
     let cell = cell().await;
-    let over = Arc::new(AtomicBool::new(false));
-    let deaths = Arc::new(AtomicU32::new(0));
-    let mut runners = Vec::new();
-    for index in 0..RUNNERS {
-        let agent = cell.agent(&format!("r{index}")).await;
-        let random = Random(seed ^ (index + 100));
-        let (over, deaths) = (Arc::clone(&over), Arc::clone(&deaths));
-        runners.push(tokio::spawn(runner(agent, random, over, deaths)));
-    }
-    let mut origins = Vec::new();
-    for index in 0..ORIGINS {
-        let agent = cell.node(&format!("o{index}"), u32::from(index == 0)).await;
-        origins.push(tokio::spawn(Origin::new(agent, index, seed, kill_redis).run()));
-    }
-    if kill_redis {
+    let seed = seed();
+    let kill_twice = async {
         for _ in 0..2 {
             tokio::time::sleep(Duration::from_millis(700)).await;
             if let Some(pid) = cell.server.pid() {
                 kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("the server runs");
             }
         }
-    }
-    for origin in origins {
-        origin.await.unwrap_or_else(|error| panic!("SEED={seed}: {error}"));
-    }
-    over.store(true, Ordering::Relaxed);
-    for runner in runners {
-        runner.await.expect("a runner ends");
-    }
-    println!("{} nodes died", deaths.load(Ordering::Relaxed));
+    };
+    tokio::join!(run(&cell, seed, true), kill_twice);
     assert_nothing_left(&cell, seed).await;
 }
 
-/// A node that now and then is silent for longer than its lease.
-async fn runner(agent: Agent, mut random: Random, over: Arc<AtomicBool>, deaths: Arc<AtomicU32>) {
+#[tokio::test(start_paused = true)]
+async fn every_walk_ends_once_in_memory() {
+    let seed = seed();
+    run(&FaultyCell { cell: MemoryCell::default(), seed, odds: LATE }, seed, false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_walk_ends_once_though_calls_fail() {
+    let seed = seed();
+    let odds = Odds { unheard: 1, unanswered: 1, ..LATE };
+    run(&FaultyCell { cell: MemoryCell::default(), seed, odds }, seed, true).await;
+}
+
+/// Time passes in memory only while somebody waits.
+const LATE: Odds =
+    Odds { unheard: 0, unanswered: 0, late: 20, late_max: Duration::from_millis(20) };
+
+/// A cell in memory, some of whose agents' calls have faults.
+struct FaultyCell {
+    cell: MemoryCell,
+    seed: u64,
+    odds: Odds,
+}
+
+impl Cell for FaultyCell {
+    type M = Faulty<Memory>;
+
+    async fn connect(&self, name: &NodeId) -> (Faulty<Memory>, UnboundedReceiver<Event>) {
+        let (inner, events_rx) = Memory::connect(&self.cell, name);
+        let salt = name.as_str().bytes().fold(0, |sum: u64, byte| sum * 31 + u64::from(byte));
+        Faulty::new(inner, events_rx, self.seed ^ salt)
+    }
+
+    fn start_heart(broker: Faulty<Memory>) -> AbortHandle {
+        tokio::spawn(support::beat(broker)).abort_handle()
+    }
+}
+
+/// A cell whose agents may have faults once they are registered.
+trait Disturbed: Cell {
+    /// Open walks of an origin. All waiting ones are submitted again after a fault, which must cause less
+    /// than one further fault.
+    const OPEN_MAX: usize;
+
+    fn disturb(&self, broker: &Self::M);
+}
+
+impl Disturbed for RedisCell {
+    const OPEN_MAX: usize = WALKS as usize;
+
+    fn disturb(&self, _broker: &Self::M) {}
+}
+
+impl Disturbed for FaultyCell {
+    const OPEN_MAX: usize = 16;
+
+    fn disturb(&self, broker: &Self::M) {
+        broker.set_odds(self.odds);
+    }
+}
+
+/// Runs origins and runners until all walks have ended; `doubtful` if answers may be lost.
+async fn run<C: Disturbed>(cell: &C, seed: u64, doubtful: bool) {
+    println!("SEED={seed}");
+    let local = LocalSet::new();
+    let over = Rc::new(std::cell::Cell::new(false));
+    let mut runners = Vec::new();
+    for index in 0..RUNNERS {
+        let agent = cell.agent(&format!("r{index}")).await;
+        let random = Random(seed ^ (index + 100));
+        runners.push(local.spawn_local(runner(agent, random, Rc::clone(&over))));
+    }
+    let mut origins = Vec::new();
+    for index in 0..ORIGINS {
+        let agent = cell.node(&format!("o{index}"), u32::from(index == 0)).await;
+        cell.disturb(&agent.broker);
+        let origin = Origin::new(agent, index, seed, doubtful);
+        origins.push(local.spawn_local(origin.run(C::OPEN_MAX)));
+    }
+    let ended = async {
+        for origin in origins {
+            origin.await.unwrap_or_else(|error| panic!("SEED={seed}: {error}"));
+        }
+        over.set(true);
+        let mut deaths = 0;
+        for runner in runners {
+            deaths += runner.await.expect("a runner ends");
+        }
+        println!("{deaths} nodes died");
+    };
+    local.run_until(ended).await;
+    let observer = cell.agent("observer").await;
+    for node in observer.nodes().await {
+        assert_eq!(node.running, 0, "SEED={seed}: {node:?}");
+    }
+}
+
+/// A node that now and then is silent for longer than its lease. Returns how often it died of that.
+async fn runner(
+    agent: Agent<impl Matchmaker>,
+    mut random: Random,
+    over: Rc<std::cell::Cell<bool>>,
+) -> u32 {
+    let mut deaths = 0;
     let slots = 2 + u32::try_from(random.below(4)).expect("small");
     agent.register(slots).await;
-    while !over.load(Ordering::Relaxed) {
+    while !over.get() {
         if random.below(30) == 0 {
             tokio::time::sleep(LEASE + LEASE / 2).await;
         }
         tokio::time::sleep(LEASE / 10).await;
         if let Ok(Registered::No) = agent.broker.heartbeat().await {
-            deaths.fetch_add(1, Ordering::Relaxed);
+            deaths += 1;
             agent.register(slots).await;
         }
     }
+    deaths
 }
 
-struct Origin {
-    agent: Agent,
+struct Origin<M> {
+    agent: Agent<M>,
     random: Random,
     session: u64,
     /// The walks that have not ended, each with the newest grant.
@@ -99,8 +181,8 @@ struct Origin {
     started: Instant,
 }
 
-impl Origin {
-    fn new(agent: Agent, index: u64, seed: u64, doubtful: bool) -> Self {
+impl<M: Matchmaker + Clone> Origin<M> {
+    fn new(agent: Agent<M>, index: u64, seed: u64, doubtful: bool) -> Self {
         Self {
             agent,
             random: Random(seed ^ (index + 1)),
@@ -112,14 +194,14 @@ impl Origin {
         }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, open_max: usize) {
         let mut submitted = 0;
         while submitted < WALKS || !self.open.is_empty() {
             assert!(self.started.elapsed() < END_MAX, "open: {:?}", self.open);
             while let Ok(event) = self.agent.events.try_recv() {
                 self.hear(event).await;
             }
-            if submitted < WALKS && self.random.below(2) == 0 {
+            if submitted < WALKS && self.open.len() < open_max && self.random.below(2) == 0 {
                 submitted += 1;
                 self.open.insert(walk(self.session, submitted), None);
                 self.submit(walk(self.session, submitted), Attempt(0)).await;
@@ -135,7 +217,9 @@ impl Origin {
         }
         assert_eq!(self.ended, WALKS);
         let session = SessionId(self.session);
-        self.agent.broker.cancel_session(session).await.expect("the session closes");
+        while let Err(error) = self.agent.broker.cancel_session(session).await {
+            assert!(self.doubtful, "{error}");
+        }
     }
 
     async fn act(&mut self, grant: Grant) {
@@ -150,10 +234,9 @@ impl Origin {
                     Err(_) => self.submit(grant.walk, grant.attempt).await,
                 }
             }
-            1 => match broker.cancel(grant.walk).await {
-                Ok(true) => self.end(grant.walk),
-                Ok(false) => self.end_doubtful(grant.walk, "cancel"),
-                Err(_) => {}
+            1 => match until_answered(async || broker.cancel(grant.walk).await).await {
+                true => self.end(grant.walk),
+                false => self.end_doubtful(grant.walk, "cancel"),
             },
             2 => drop(broker.reap_node(&grant.node).await),
             3 if grant.attempt.0 > 1 => {
@@ -161,21 +244,27 @@ impl Origin {
                 let stale = broker.finish(grant.walk, &grant.node, old).await;
                 assert!(!matches!(stale, Ok(Finished::Done { .. })), "a stale attempt ended");
             }
-            _ => match broker.finish(grant.walk, &grant.node, grant.attempt).await {
-                Ok(Finished::Done { next }) => {
-                    self.end(grant.walk);
-                    if let Some(next) = next {
-                        self.granted(next);
-                    }
+            _ => {
+                let finish = async || broker.finish(grant.walk, &grant.node, grant.attempt).await;
+                self.finished(&grant, until_answered(finish).await);
+            }
+        }
+    }
+
+    fn finished(&mut self, grant: &Grant, finished: Finished) {
+        match finished {
+            Finished::Done { next } => {
+                self.end(grant.walk);
+                if let Some(next) = next {
+                    self.granted(next);
                 }
-                // A newer grant is on its way, or was lost with a connection.
-                Ok(Finished::Fenced(newest)) => {
-                    assert!(newest >= grant.attempt);
-                    self.open.insert(grant.walk, None);
-                }
-                Ok(Finished::Unknown) => self.end_doubtful(grant.walk, "finish"),
-                Err(_) => {}
-            },
+            }
+            // A newer grant is on its way, or was lost with a connection.
+            Finished::Fenced(newest) => {
+                assert!(newest >= grant.attempt);
+                self.open.insert(grant.walk, None);
+            }
+            Finished::Unknown => self.end_doubtful(grant.walk, "finish"),
         }
     }
 
@@ -252,12 +341,8 @@ impl Origin {
     }
 }
 
-/// All that is left are nodes and counters.
-async fn assert_nothing_left(cell: &Cell, seed: u64) {
-    let observer = cell.agent("observer").await;
-    for node in observer.broker.nodes().await.expect("nodes") {
-        assert_eq!(node.running, 0, "SEED={seed}: {node:?}");
-    }
+/// All that is left are nodes, those that ended a lease before the last included, and counters.
+async fn assert_nothing_left(cell: &RedisCell, seed: u64) {
     let socket = cell.dir.path().join("redis/redis.sock");
     let mut redis = std::process::Command::new("redis-cli");
     let keys = redis.arg("-s").arg(socket).args(["KEYS", "*"]).output();
@@ -265,21 +350,17 @@ async fn assert_nothing_left(cell: &Cell, seed: u64) {
     for key in String::from_utf8_lossy(&keys).lines() {
         let kind = key.split(':').nth(1).unwrap_or_default();
         assert!(
-            matches!(kind, "lease" | "load" | "node" | "up" | "queued" | "count" | "tag"),
+            matches!(kind, "lease" | "load" | "node" | "up" | "past" | "queued" | "count" | "tag"),
             "SEED={seed}: {key}"
         );
     }
 }
 
-/// xorshift64*
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 |= 1 << 63;
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+/// Makes a call until it is answered, as agents do.
+async fn until_answered<T>(call: impl AsyncFn() -> Result<T, BrokerError>) -> T {
+    loop {
+        if let Ok(answer) = call().await {
+            return answer;
+        }
     }
 }

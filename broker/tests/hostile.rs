@@ -5,18 +5,18 @@ mod support;
 use std::process::Command;
 
 use broker::{NODES_MAX, Submitted};
-use support::{Cell, cell, walk};
+use support::{Cell, RedisCell, cell, walk};
 
 const KEY: &str = "{w}5";
 
-fn redis(cell: &Cell, arguments: &[&str]) -> String {
+fn redis(cell: &RedisCell, arguments: &[&str]) -> String {
     let socket = cell.dir.path().join("redis/redis.sock");
     let mut redis = Command::new("redis-cli");
     let output = redis.arg("-s").arg(socket).args(arguments).output().expect("redis-cli runs");
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
-fn run(cell: &Cell, script: &str) -> String {
+fn run(cell: &RedisCell, script: &str) -> String {
     redis(cell, &["EVAL", script, "1", KEY])
 }
 
@@ -75,7 +75,7 @@ async fn nodes_that_make_no_sense_are_not_listed() {
     ] {
         add(name, address, slots);
     }
-    let nodes = origin.broker.nodes().await.expect("lists");
+    let nodes = origin.nodes().await;
     let mut names: Vec<_> = nodes.iter().map(|state| state.info.node.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["odd", "origin"]);
@@ -96,7 +96,7 @@ async fn the_list_of_nodes_is_bounded() {
              'cpu', 'x', 'incarnation', 'i') \
          end",
     );
-    assert_eq!(origin.broker.nodes().await.expect("lists").len(), NODES_MAX);
+    assert_eq!(origin.nodes().await.len(), NODES_MAX);
 }
 
 #[tokio::test]

@@ -1,23 +1,65 @@
-//! Each promise of the broker, against a real Redis.
+//! Each promise of a matchmaker, kept by the one in Redis and the one in memory.
 
 #![expect(clippy::print_stdout, reason = "the measured times are of interest")]
 
 mod support;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
-use broker::{BrokerError, Event, Finished, LEASE, Registered, Retried, Submit, Submitted};
-use support::{cell, info, node, plain, walk};
+use broker::{
+    BrokerError, Event, Finished, LEASE, Matchmaker, MemoryCell, Registered, Retried, Submit,
+    Submitted,
+};
+use support::{Agent, Cell, cell, info, node, plain, walk};
+use tokio::time::Instant;
 use worknode::id::{Attempt, SessionId};
+
+/// Makes two tests of each promise. In memory the clock is the runtime's, and does not wait.
+macro_rules! promises {
+    ($($promise:ident)*) => {
+        mod redis {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(&super::cell().await).await;
+            })*
+        }
+
+        mod memory {
+            $(#[tokio::test(start_paused = true)]
+            async fn $promise() {
+                super::$promise(&super::MemoryCell::default()).await;
+            })*
+        }
+    };
+}
+
+promises! {
+    grants_go_to_the_least_loaded_in_turns_and_home_last
+    only_avoid_and_prefer_are_heard
+    preferred_nodes_come_first_only_among_equals_that_may_be_used
+    a_freed_slot_goes_to_the_next_in_the_same_reply_or_is_published
+    a_hog_does_not_starve_small_sessions
+    submitting_twice_changes_nothing
+    a_stale_attempt_is_fenced
+    a_walk_is_tried_five_times_and_counts_on_after_a_loss_of_memory
+    a_new_node_or_a_larger_one_drains_the_queue
+    walks_of_a_silent_node_go_elsewhere
+    who_says_something_needs_no_heartbeat
+    a_heartbeat_says_whether_others_wait
+    who_registers_again_after_its_lease_gets_walks_at_once
+    a_broken_link_moves_the_callers_walks_at_once
+    a_restarted_agent_inherits_nothing
+    how_a_node_went_is_remembered
+    cancelling_frees_slots_and_places_in_the_queue
+    a_leaving_node_hands_its_walks_on
+    the_walks_of_an_origin_that_leaves_end
+}
 
 fn no_next() -> Finished {
     Finished::Done { next: None }
 }
 
-#[tokio::test]
-async fn grants_go_to_the_least_loaded_in_turns_and_home_last() {
-    let cell = cell().await;
+async fn grants_go_to_the_least_loaded_in_turns_and_home_last(cell: &impl Cell) {
     let origin = cell.node("origin", 1).await;
     let _a = cell.node("a", 2).await;
     let _b = cell.node("b", 4).await;
@@ -35,9 +77,7 @@ async fn grants_go_to_the_least_loaded_in_turns_and_home_last() {
     assert_eq!(origin.submit(walk(1, 11)).await, Submitted::Queued(2));
 }
 
-#[tokio::test]
-async fn only_avoid_and_prefer_are_heard() {
-    let cell = cell().await;
+async fn only_avoid_and_prefer_are_heard(cell: &impl Cell) {
     let origin = cell.node("origin", 0).await;
     let _a = cell.node("a", 2).await;
     let _b = cell.node("b", 2).await;
@@ -63,9 +103,7 @@ async fn only_avoid_and_prefer_are_heard() {
     assert_eq!(ask(6, "", &[], &[]).await, "a");
 }
 
-#[tokio::test]
-async fn preferred_nodes_come_first_only_among_equals_that_may_be_used() {
-    let cell = cell().await;
+async fn preferred_nodes_come_first_only_among_equals_that_may_be_used(cell: &impl Cell) {
     let origin = cell.node("origin", 4).await;
     let _a = cell.node("a", 2).await;
     let _b = cell.node("b", 4).await;
@@ -90,9 +128,7 @@ async fn preferred_nodes_come_first_only_among_equals_that_may_be_used() {
     assert_eq!(ask(7, &["c", "b"], &[]).await, "b", "c is suspect");
 }
 
-#[tokio::test]
-async fn a_freed_slot_goes_to_the_next_in_the_same_reply_or_is_published() {
-    let cell = cell().await;
+async fn a_freed_slot_goes_to_the_next_in_the_same_reply_or_is_published(cell: &impl Cell) {
     let one = cell.node("one", 0).await;
     let mut two = cell.node("two", 0).await;
     let _r = cell.node("r", 1).await;
@@ -109,9 +145,7 @@ async fn a_freed_slot_goes_to_the_next_in_the_same_reply_or_is_published() {
     assert_eq!((grant.walk, grant.node), (walk(2, 1), node("r")));
 }
 
-#[tokio::test]
-async fn a_hog_does_not_starve_small_sessions() {
-    let cell = cell().await;
+async fn a_hog_does_not_starve_small_sessions(cell: &impl Cell) {
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 1).await;
     let mut current = origin.granted(walk(1, 1)).await;
@@ -135,9 +169,7 @@ async fn a_hog_does_not_starve_small_sessions() {
     }
 }
 
-#[tokio::test]
-async fn submitting_twice_changes_nothing() {
-    let cell = cell().await;
+async fn submitting_twice_changes_nothing(cell: &impl Cell) {
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 1).await;
     let grant = origin.granted(walk(1, 1)).await;
@@ -147,9 +179,7 @@ async fn submitting_twice_changes_nothing() {
     assert_eq!(origin.running().await, 1);
 }
 
-#[tokio::test]
-async fn a_stale_attempt_is_fenced() {
-    let cell = cell().await;
+async fn a_stale_attempt_is_fenced(cell: &impl Cell) {
     let origin = cell.node("origin", 0).await;
     let _a = cell.node("a", 1).await;
     let _b = cell.node("b", 1).await;
@@ -173,9 +203,7 @@ async fn a_stale_attempt_is_fenced() {
     assert_eq!(late, Retried::NotNeeded);
 }
 
-#[tokio::test]
-async fn a_walk_is_tried_five_times_and_counts_on_after_a_loss_of_memory() {
-    let cell = cell().await;
+async fn a_walk_is_tried_five_times_and_counts_on_after_a_loss_of_memory(cell: &impl Cell) {
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 1).await;
     let submit = Submit { after: Attempt(7), ..plain(walk(1, 1)) };
@@ -194,9 +222,7 @@ async fn a_walk_is_tried_five_times_and_counts_on_after_a_loss_of_memory() {
     assert_eq!(origin.running().await, 0);
 }
 
-#[tokio::test]
-async fn a_new_node_or_a_larger_one_drains_the_queue() {
-    let cell = cell().await;
+async fn a_new_node_or_a_larger_one_drains_the_queue(cell: &impl Cell) {
     let mut origin = cell.node("origin", 0).await;
     for number in 1..=3 {
         assert_eq!(origin.submit(walk(1, number)).await, Submitted::Queued(number.into()));
@@ -209,9 +235,7 @@ async fn a_new_node_or_a_larger_one_drains_the_queue() {
     assert_eq!(origin.running().await, 3);
 }
 
-#[tokio::test]
-async fn walks_of_a_silent_node_go_elsewhere() {
-    let cell = cell().await;
+async fn walks_of_a_silent_node_go_elsewhere(cell: &impl Cell) {
     let mut origin = cell.node("origin", 0).await;
     let mut dead = cell.node("dead", 2).await;
     let old = [origin.granted(walk(1, 1)).await, origin.granted(walk(1, 2)).await];
@@ -221,7 +245,7 @@ async fn walks_of_a_silent_node_go_elsewhere() {
     dead.fall_silent();
     let silent = Instant::now();
     let is_there = async || {
-        let nodes = origin.broker.nodes().await.expect("lists");
+        let nodes = origin.nodes().await;
         nodes.iter().any(|state| state.info.node == node("dead"))
     };
     assert!(is_there().await);
@@ -244,15 +268,13 @@ async fn walks_of_a_silent_node_go_elsewhere() {
     assert_eq!(origin.running().await, 2);
 }
 
-#[tokio::test]
-async fn who_says_something_needs_no_heartbeat() {
-    let cell = cell().await;
+async fn who_says_something_needs_no_heartbeat(cell: &impl Cell) {
     let watcher = cell.node("watcher", 0).await;
     let talker = cell.agent("talker").await;
     talker.register(1).await;
     talker.broker.heartbeat().await.expect("beats");
     let is_alive = async || {
-        let nodes = watcher.broker.nodes().await.expect("lists");
+        let nodes = watcher.nodes().await;
         nodes.iter().any(|state| state.info.node == talker.name && state.alive)
     };
     let started = Instant::now();
@@ -264,15 +286,16 @@ async fn who_says_something_needs_no_heartbeat() {
     assert!(talker.broker.heard_lately().is_some());
 }
 
-#[tokio::test]
-async fn a_heartbeat_says_whether_others_wait() {
-    let cell = cell().await;
-    let (hog, other) = (cell.node("hog", 0).await, cell.node("other", 0).await);
-    let _runner = cell.node("runner", 1).await;
-    let others_wait = async |agent: &support::Agent| match agent.broker.heartbeat().await {
+async fn others_wait(agent: &Agent<impl Matchmaker>) -> bool {
+    match agent.broker.heartbeat().await {
         Ok(Registered::Yes { others_wait, .. }) => others_wait,
         answer => panic!("no heartbeat: {answer:?}"),
-    };
+    }
+}
+
+async fn a_heartbeat_says_whether_others_wait(cell: &impl Cell) {
+    let (hog, other) = (cell.node("hog", 0).await, cell.node("other", 0).await);
+    let _runner = cell.node("runner", 1).await;
     let grant = hog.granted(walk(1, 1)).await;
     assert_eq!(hog.submit(walk(1, 2)).await, Submitted::Queued(1));
     assert!(!others_wait(&hog).await, "its own walk waits");
@@ -284,9 +307,17 @@ async fn a_heartbeat_says_whether_others_wait() {
     assert!(!others_wait(&hog).await, "it has its slot");
 }
 
-#[tokio::test]
-async fn a_broken_link_moves_the_callers_walks_at_once() {
-    let cell = cell().await;
+async fn who_registers_again_after_its_lease_gets_walks_at_once(cell: &impl Cell) {
+    let (origin, runner) = (cell.agent("origin").await, cell.agent("r").await);
+    runner.register(1).await;
+    tokio::time::sleep(LEASE * 11 / 10).await;
+    assert_eq!(origin.submit(walk(1, 1)).await, Submitted::Queued(1), "the lease is over");
+    tokio::time::sleep(LEASE * 11 / 10).await;
+    runner.register(1).await;
+    assert_eq!(origin.granted(walk(1, 1)).await.node, runner.name);
+}
+
+async fn a_broken_link_moves_the_callers_walks_at_once(cell: &impl Cell) {
     let mut one = cell.node("one", 0).await;
     let two = cell.node("two", 0).await;
     let mut runner = cell.node("a", 2).await;
@@ -304,9 +335,7 @@ async fn a_broken_link_moves_the_callers_walks_at_once() {
     assert_eq!(one.next_grant().await.node, runner.name);
 }
 
-#[tokio::test]
-async fn a_restarted_agent_inherits_nothing() {
-    let cell = cell().await;
+async fn a_restarted_agent_inherits_nothing(cell: &impl Cell) {
     let mut origin = cell.node("origin", 0).await;
     let mut old = cell.node("r", 2).await;
     old.fall_silent();
@@ -325,9 +354,7 @@ async fn a_restarted_agent_inherits_nothing() {
 }
 
 /// Who has gone is remembered, with how and when; who comes back is not.
-#[tokio::test]
-async fn how_a_node_went_is_remembered() {
-    let cell = cell().await;
+async fn how_a_node_went_is_remembered(cell: &impl Cell) {
     let watcher = cell.node("watcher", 0).await;
     let (leaves, mut dies) = (cell.node("leaves", 1).await, cell.node("dies", 1).await);
     tokio::time::sleep(LEASE * 6 / 5).await;
@@ -352,9 +379,7 @@ async fn how_a_node_went_is_remembered() {
     assert_eq!(past().await.len(), 1);
 }
 
-#[tokio::test]
-async fn cancelling_frees_slots_and_places_in_the_queue() {
-    let cell = cell().await;
+async fn cancelling_frees_slots_and_places_in_the_queue(cell: &impl Cell) {
     let mut origin = cell.node("origin", 0).await;
     let mut runner = cell.node("r", 1).await;
     origin.granted(walk(1, 1)).await;
@@ -372,9 +397,7 @@ async fn cancelling_frees_slots_and_places_in_the_queue() {
     assert_eq!(origin.running().await, 1);
 }
 
-#[tokio::test]
-async fn a_leaving_node_hands_its_walks_on() {
-    let cell = cell().await;
+async fn a_leaving_node_hands_its_walks_on(cell: &impl Cell) {
     let mut origin = cell.node("origin", 0).await;
     let leaver = cell.node("a", 1).await;
     let grant = origin.granted(walk(1, 1)).await;
@@ -386,9 +409,7 @@ async fn a_leaving_node_hands_its_walks_on() {
     assert_eq!(origin.running().await, 1);
 }
 
-#[tokio::test]
-async fn the_walks_of_an_origin_that_leaves_end() {
-    let cell = cell().await;
+async fn the_walks_of_an_origin_that_leaves_end(cell: &impl Cell) {
     let other = cell.node("other", 0).await;
     let leaver = cell.node("leaver", 0).await;
     let mut runner = cell.node("r", 1).await;
@@ -405,28 +426,4 @@ async fn the_walks_of_an_origin_that_leaves_end() {
         assert!(!other.broker.cancel(walk(1, number)).await.expect("cancels"), "it is gone");
     }
     assert_eq!(other.granted(walk(2, 1)).await.node, runner.name);
-}
-
-#[tokio::test]
-async fn functions_that_were_lost_are_loaded_again() {
-    let cell = cell().await;
-    let origin = cell.node("origin", 0).await;
-    let _r = cell.node("r", 1).await;
-    let socket = cell.dir.path().join("redis/redis.sock");
-    let mut redis = std::process::Command::new("redis-cli");
-    let flushed = redis.arg("-s").arg(socket).args(["FUNCTION", "FLUSH"]).status();
-    assert!(flushed.expect("redis-cli runs").success());
-    origin.granted(walk(1, 1)).await;
-}
-
-#[tokio::test]
-async fn errors_name_the_broker_without_its_password() {
-    let name = node("n");
-    let failed = broker::Broker::connect("redis://:hush@127.0.0.1:1/", "w", &name).await;
-    let error = failed.expect_err("nobody listens there");
-    assert!(matches!(error, BrokerError::Unreachable { .. }), "{error:?}");
-    let text = format!("{error} {:?}", error.to_string());
-    assert!(text.contains("redis://127.0.0.1:1/") && !text.contains("hush"), "{text}");
-    let failed = broker::Broker::connect("http://x/", "w", &name).await;
-    assert!(matches!(failed, Err(BrokerError::Url { .. })));
 }

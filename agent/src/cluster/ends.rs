@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use broker::{Broker, Finished, Grant};
+use broker::{Broker, Finished, Grant, Matchmaker};
 use worknode::id::WalkId;
 
 /// What the broker did not hear while it was away is repeated, for an hour.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use broker::Grant;
+use broker::{Grant, Matchmaker};
 use packetfs::allowance;
 use packetfs::commit::{Commit, Owner, Scope};
 use packetfs::packet::{Packed, PacketRef};

@@ -1,6 +1,6 @@
 //! Finds a slot for a walk: one that this origin holds, or one of the broker's, for which the walk may wait.
 
-use broker::{BrokerError, Grant, Retried, Submit, Submitted};
+use broker::{BrokerError, Grant, Matchmaker, Retried, Submit, Submitted};
 use tokio::sync::mpsc;
 use worknode::door::{Header, Kind};
 use worknode::id::{Attempt, NodeId};

@@ -1,72 +1,110 @@
-//! A real Redis in a temporary directory, and agents that talk to it.
+//! Cells to test matchmakers in: a real Redis in a temporary directory, or one in memory; and the agents
+//! that talk to it.
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(unreachable_pub, reason = "shared by the test programs")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use broker::{Broker, Event, Grant, LEASE, NodeInfo, PrivateServer, Submit, Submitted};
+use broker::{
+    Broker, Event, Grant, LEASE, Matchmaker, Memory, MemoryCell, NodeInfo, NodeState,
+    PrivateServer, Submit, Submitted,
+};
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::AbortHandle;
 use worknode::id::{Attempt, NodeId, SessionId, WalkId};
 
-pub struct Cell {
-    pub server: PrivateServer,
-    pub dir: TempDir,
-}
+/// What the nodes of a test share.
+pub trait Cell {
+    type M: Matchmaker + Clone + 'static;
 
-/// An agent: a name, its connection and its events.
-pub struct Agent {
-    pub name: NodeId,
-    pub broker: Broker,
-    pub events: UnboundedReceiver<Event>,
-    heart: Option<AbortHandle>,
-}
+    async fn connect(&self, name: &NodeId) -> (Self::M, UnboundedReceiver<Event>);
 
-pub async fn cell() -> Cell {
-    let dir = TempDir::new().expect("a temporary directory");
-    let server = PrivateServer::start(&dir.path().join("redis")).await.expect("redis starts");
-    Cell { server, dir }
-}
+    /// Lets a node's heart beat.
+    fn start_heart(broker: Self::M) -> AbortHandle;
 
-impl Cell {
-    pub async fn agent(&self, name: &str) -> Agent {
+    async fn agent(&self, name: &str) -> Agent<Self::M> {
         let name = node(name);
-        let (broker, events) =
-            Broker::connect(self.server.url(), "w", &name).await.expect("the broker answers");
+        let (broker, events) = self.connect(&name).await;
         Agent { name, broker, events, heart: None }
     }
 
     /// An agent whose node has `slots`, and whose heart beats.
-    pub async fn node(&self, name: &str, slots: u32) -> Agent {
+    async fn node(&self, name: &str, slots: u32) -> Agent<Self::M> {
         let mut agent = self.agent(name).await;
         agent.register(slots).await;
-        let broker = agent.broker.clone();
-        let beat = async move {
-            loop {
-                tokio::time::sleep(LEASE / 4).await;
-                let _ = broker.heartbeat().await;
-            }
-        };
-        agent.heart = Some(tokio::spawn(beat).abort_handle());
+        agent.heart = Some(Self::start_heart(agent.broker.clone()));
         agent
     }
 }
 
-impl Drop for Agent {
+pub struct RedisCell {
+    pub server: PrivateServer,
+    pub dir: TempDir,
+}
+
+/// Starts a Redis.
+pub async fn cell() -> RedisCell {
+    let dir = TempDir::new().expect("a temporary directory");
+    let server = PrivateServer::start(&dir.path().join("redis")).await.expect("redis starts");
+    RedisCell { server, dir }
+}
+
+impl Cell for RedisCell {
+    type M = Broker;
+
+    async fn connect(&self, name: &NodeId) -> (Broker, UnboundedReceiver<Event>) {
+        Broker::connect(self.server.url(), "w", name).await.expect("the broker answers")
+    }
+
+    fn start_heart(broker: Broker) -> AbortHandle {
+        tokio::spawn(beat(broker)).abort_handle()
+    }
+}
+
+impl Cell for MemoryCell {
+    type M = Memory;
+
+    async fn connect(&self, name: &NodeId) -> (Memory, UnboundedReceiver<Event>) {
+        Memory::connect(self, name)
+    }
+
+    fn start_heart(broker: Memory) -> AbortHandle {
+        tokio::spawn(beat(broker)).abort_handle()
+    }
+}
+
+pub async fn beat(broker: impl Matchmaker) {
+    loop {
+        tokio::time::sleep(LEASE / 4).await;
+        let _ = broker.heartbeat().await;
+    }
+}
+
+/// An agent: a name, its connection and its events.
+pub struct Agent<M = Broker> {
+    pub name: NodeId,
+    pub broker: M,
+    pub events: UnboundedReceiver<Event>,
+    heart: Option<AbortHandle>,
+}
+
+impl<M> Drop for Agent<M> {
     fn drop(&mut self) {
         self.fall_silent();
     }
 }
 
-impl Agent {
+impl<M> Agent<M> {
     pub fn fall_silent(&mut self) {
         if let Some(heart) = self.heart.take() {
             heart.abort();
         }
     }
+}
 
+impl<M: Matchmaker> Agent<M> {
     pub async fn register(&self, slots: u32) {
         self.broker.register(&info(self.name.as_str(), slots)).await.expect("registers");
     }
@@ -96,8 +134,12 @@ impl Agent {
         }
     }
 
+    pub async fn nodes(&self) -> Vec<NodeState> {
+        self.broker.list().await.expect("lists").0
+    }
+
     pub async fn running(&self) -> u32 {
-        self.broker.nodes().await.expect("nodes").iter().map(|node| node.running).sum()
+        self.nodes().await.iter().map(|node| node.running).sum()
     }
 }
 
@@ -129,4 +171,25 @@ pub fn info(name: &str, slots: u32) -> NodeInfo {
 
 pub fn plain(walk: WalkId) -> Submit {
     Submit { walk, after: Attempt(0), only: None, avoid: Vec::new(), prefer: Vec::new() }
+}
+
+/// Returns the seed in the environment variable `SEED`, or a new one.
+pub fn seed() -> u64 {
+    std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.expect("after 1970").subsec_nanos().into()
+    })
+}
+
+/// Pseudo-random numbers (xorshift64*).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 |= 1 << 63;
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
 }

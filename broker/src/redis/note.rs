@@ -1,11 +1,11 @@
-//! The notes in which the functions tell what was not asked for: `g <walk> <node> <address>
-//! <attempt>`, `c <walk>`, `x <walk>`.
+//! Notes: what the functions tell a node that has not asked. `g <walk> <node> <address> <attempt>`
+//! (granted), `c <walk>` (cancelled) or `x <walk>` (exhausted).
 
 use worknode::id::{Attempt, WalkId};
 
 use crate::model::{Event, Grant};
 
-/// Reads a note; nothing if another version wrote it.
+/// Reads a note. Returns nothing for what this version does not understand.
 pub(crate) fn parse(note: &str) -> Option<Event> {
     let mut words = note.split(' ');
     let kind = words.next()?;

@@ -1,6 +1,7 @@
-//! Broker URLs that cannot be meant.
+//! Broker URLs whose password is not escaped.
 
-/// Tells whether a password has signs in it that begin the next part of a URL, or may be none of `%40` and its like.
+/// Tells whether the password contains a character that begins the next part of the URL, or a `%` that
+/// begins no escape.
 pub(crate) fn is_unescaped(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else { return false };
     let Some((login, _)) = rest.rsplit_once('@') else { return false };
@@ -16,7 +17,7 @@ mod tests {
     use super::is_unescaped;
 
     #[test]
-    fn signs_that_end_a_password() {
+    fn characters_that_end_a_password() {
         for (url, expected) in [
             ("redis://:secret@host:6379/", false),
             ("redis://:p%40s%2F@host/", false),

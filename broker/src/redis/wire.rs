@@ -1,7 +1,6 @@
 //! One connection to Redis. The only file that names the redis crate.
 
 use std::io;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
@@ -9,22 +8,18 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
     PushInfo, PushKind, RedisConnectionInfo, RedisError,
 };
-
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::measured::Measured;
+use super::measured::Measured;
+use crate::functions::{self, library};
 
 /// A broker that needs longer than this to accept a connection is of no use to a build.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A call takes microseconds; one that takes this long is lost.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Part of every key and of the functions' names, raised when the functions read their keys in another way:
-/// those of an earlier version in the log of a private server are not met again.
-pub(crate) const LAYOUT: u32 = 5;
-const SOURCE: &str = include_str!("functions.lua");
 
-/// An error of the redis crate. It says its cause itself, and therefore names none.
+/// An error of the redis crate. Its text includes its cause, so it has no source.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct WireError(RedisError);
@@ -36,7 +31,7 @@ impl From<RedisError> for WireError {
 }
 
 impl WireError {
-    /// The connection is of no use any more.
+    /// Tells whether the connection is lost.
     pub(crate) fn is_loss(&self) -> bool {
         self.0.is_io_error() || self.0.is_timeout() || self.0.is_unrecoverable_error()
     }
@@ -52,7 +47,7 @@ impl WireError {
         self.0.kind() == ErrorKind::RESP3NotSupported || self.says("unknown command")
     }
 
-    /// A Redis in protected mode says so and hangs up; what arrives first is a matter of luck.
+    /// Tells whether the Redis may be in protected mode. It says so and hangs up: either may arrive first.
     pub(crate) fn is_protected(&self) -> bool {
         self.says("protected mode")
             || [
@@ -66,7 +61,7 @@ impl WireError {
             .any(|words| self.says(words))
     }
 
-    /// What a function said of one of many things that it was to do.
+    /// Makes an error of what a function said about one of several words.
     pub(crate) fn said(words: &str) -> Self {
         let kind = ErrorKind::Extension;
         Self(RedisError::from((kind, "the function failed", words.to_owned())))
@@ -81,10 +76,10 @@ impl WireError {
     }
 }
 
-/// What comes over a connection without being asked for.
+/// What arrives on a connection without having been asked for.
 #[derive(Debug)]
 pub(crate) enum Push {
-    /// A message of the node's channel: a note in each line.
+    /// A message of the node's channel: one note per line.
     Notes(Vec<u8>),
     /// The connection is closed.
     Closed,
@@ -100,10 +95,8 @@ impl Address {
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         Ok(Self(info.set_redis_settings(settings)))
     }
-}
 
-impl Address {
-    /// Returns host and port, if there are some.
+    /// Returns host and port, unless the address is a socket.
     pub(crate) fn host(&self) -> Option<(String, u16)> {
         match self.0.addr() {
             ConnectionAddr::Tcp(host, port) => Some((host.clone(), *port)),
@@ -119,15 +112,6 @@ pub(crate) enum Value {
     Int(i64),
     Bytes(Vec<u8>),
     List(Vec<Self>),
-}
-
-impl Value {
-    pub(crate) fn bytes(self) -> Option<Vec<u8>> {
-        match self {
-            Self::Bytes(bytes) => Some(bytes),
-            _ => None,
-        }
-    }
 }
 
 /// A call of a function.
@@ -146,7 +130,7 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Connects, loads the functions if the server has others, and subscribes to `channel`.
+    /// Connects, subscribes to `channel`, and loads the functions unless the server has them.
     pub(crate) async fn open(
         address: &Address,
         channel: &str,
@@ -173,7 +157,7 @@ impl Wire {
         ping.await.is_ok()
     }
 
-    /// Calls a function. Loads the functions once more if the server lost them.
+    /// Calls a function. Loads the functions again if the server lost them.
     pub(crate) async fn call(&self, call: &Call<'_>) -> Result<Value, WireError> {
         match self.call_once(call).await {
             Err(error) if error.is_missing_function() => {
@@ -203,12 +187,12 @@ impl Wire {
             loaded => return loaded,
         }
         let mut load = redis::cmd("FUNCTION");
-        load.arg("LOAD").arg("REPLACE").arg(SOURCE.replace("@LIBRARY@", library()));
+        load.arg("LOAD").arg("REPLACE").arg(functions::text());
         Ok(load.exec_async(&mut self.connection.clone()).await?)
     }
 }
 
-/// Opens a connection on which what arrives is measured.
+/// Opens a connection that bounds what arrives.
 async fn connect(
     address: &Address,
     config: AsyncConnectionConfig,
@@ -237,20 +221,13 @@ async fn speak(
     let stream = Measured::new(stream);
     let (connection, driver) =
         MultiplexedConnection::new_with_config(settings, stream, config).await?;
-    // It ends with the last clone of the connection.
+    // The driver ends with the last clone of the connection.
     tokio::spawn(driver);
     Ok(connection)
 }
 
 fn timed_out() -> WireError {
     RedisError::from(io::Error::from(io::ErrorKind::TimedOut)).into()
-}
-
-/// Returns the name of the library of functions, with which that of each of them begins. Another layout or
-/// another text has another one: agents of different versions do not take each other's functions away.
-pub fn library() -> &'static str {
-    static NAME: OnceLock<String> = OnceLock::new();
-    NAME.get_or_init(|| format!("oswalk_{LAYOUT}_{:016x}", hash_of(SOURCE)))
 }
 
 struct Pushes<F>(F);
@@ -281,11 +258,4 @@ fn convert(value: redis::Value) -> Value {
         }
         _ => Value::Nil,
     }
-}
-
-/// FNV-1a.
-fn hash_of(source: &str) -> u64 {
-    source.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

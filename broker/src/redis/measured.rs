@@ -1,5 +1,5 @@
-//! A connection to Redis from which no reply is taken that no honest broker gives: what arrives is measured
-//! before it is parsed and kept.
+//! Bounds replies on a connection to Redis: they are measured before they are parsed and kept, and one
+//! that is larger than any honest reply ends the connection.
 
 use std::io;
 use std::pin::Pin;
@@ -7,19 +7,19 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes of one reply or message: a list of [`crate::NODES_MAX`] nodes has a tenth of it.
+/// Bytes of one reply or message. A list of 1,024 nodes has a tenth of it.
 const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Parts of one of its lists; the list of nodes has as many as there are nodes, with seven parts each.
+/// Parts of one reply that are still to come. A list of 1,024 nodes has 10 for each.
 const PARTS_MAX: usize = 16 * 1024;
-/// The head of a part: a kind and a length, or a number, or an error in words.
+/// Bytes of the line that begins a part: its kind, and a length, a number or an error message.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// Follows the replies in a stream of RESP3, as far as it takes to know where each ends.
+/// Finds the end of each reply in a stream of RESP3.
 #[derive(Debug)]
 pub(crate) struct Measure {
     /// Bytes of the present reply so far.
     bytes: usize,
-    /// Parts of it that are still to come, the present one included.
+    /// Parts of it that are still to come, including the present one.
     parts: usize,
     place: Place,
     line: Vec<u8>,
@@ -28,7 +28,7 @@ pub(crate) struct Measure {
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Line,
-    /// In a text with so many bytes left, its line end included.
+    /// In a text; the bytes that are left, including the line end.
     Text(usize),
 }
 
@@ -39,7 +39,7 @@ impl Default for Measure {
 }
 
 impl Measure {
-    /// Takes in what has arrived; false if it belongs to something that is too large, or to none.
+    /// Takes in what has arrived; returns false if the reply is too large or malformed.
     pub(crate) fn take(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let taken = match self.place {
@@ -69,13 +69,13 @@ impl Measure {
         true
     }
 
-    /// Begins the part whose head was read; nothing if it is too large.
+    /// Begins the part whose first line was read; returns nothing if it is too large or malformed.
     fn begin(&mut self) -> Option<()> {
         let line = std::mem::take(&mut self.line);
         let (&kind, rest) = line.strip_suffix(b"\r\n")?.split_first()?;
         let length = || -> Option<usize> {
             match rest {
-                // None at all.
+                // Null.
                 b"-1" => Some(0),
                 rest => std::str::from_utf8(rest).ok()?.parse().ok(),
             }
@@ -88,7 +88,7 @@ impl Measure {
             }
             b'*' | b'~' | b'>' => length()?,
             b'%' => length()?.checked_mul(2)?,
-            // What it says belongs to the part that follows.
+            // Attributes: pairs that precede the part they describe.
             b'|' => length()?.checked_mul(2)?.checked_add(1)?,
             _ => 0,
         };
@@ -106,7 +106,7 @@ impl Measure {
     }
 }
 
-/// A connection that ends when too much arrives.
+/// A connection that ends when a reply is too large.
 #[derive(Debug)]
 pub(crate) struct Measured<S> {
     stream: S,
@@ -132,7 +132,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Measured<S> {
             return Poll::Ready(Ok(()));
         }
         buffer.set_filled(before);
-        let said = "the broker replied with more than a broker says";
+        let said = "the broker sent a reply that is too large or malformed";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, said)))
     }
 }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_end_where_they_end() {
+    fn the_end_of_each_reply_is_found() {
         let replies = [
             "$5\r\na\r\nbc\r\n",
             "$-1\r\n",
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_broker_says_is_not_taken() {
+    fn replies_that_are_too_large_are_refused() {
         let long_text = format!("${}\r\n", REPLY_BYTES_MAX + 1);
         let many = format!("*{}\r\n", PARTS_MAX + 1);
         let nested = "*1000\r\n".repeat(20);

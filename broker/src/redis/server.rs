@@ -1,4 +1,4 @@
-//! A Redis of one's own: a child process on a unix socket, started again when it dies.
+//! A private Redis server: a child process on a unix socket, restarted when it dies.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -17,27 +17,28 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use worknode::said::Said;
 
+use super::wire::{Address, Wire};
 use crate::error::ServerError;
-use crate::wire::{Address, Wire};
 
-/// A server that does not answer by then will not: even a large log loads faster.
+/// How long a server may take to answer. Even a large log loads faster.
 const READY_MAX: Duration = Duration::from_secs(10);
 const READY_POLL: Duration = Duration::from_millis(10);
-/// Waits before a new start double from the first to the second.
+/// Nobody but the user reads the log.
 const LOG_MODE: u32 = 0o600;
+/// Pauses between restarts double from the first to the second.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// A server that lived so long was well: the next start is immediate again.
+/// A server that lived this long was healthy: the pauses begin anew.
 const WELL_AFTER: Duration = Duration::from_secs(10);
 /// `sun_path` without its NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// A private Redis server. Dropped, it ends.
+/// A private Redis server. It ends when this is dropped.
 #[derive(Debug)]
 pub struct PrivateServer {
     url: String,
     room: Arc<Room>,
-    /// Joined on drop, after the stop was asked for in the room.
+    /// Joined on drop, after `stop` is set in the room.
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -51,7 +52,7 @@ struct Room {
 #[derive(Debug, Default)]
 struct State {
     stop: bool,
-    /// Present from its start until it is reaped, so that its pid is safe to signal.
+    /// Present from its start until it is reaped, so that its pid can be signalled safely.
     child: Option<Child>,
     starts: u32,
 }
@@ -63,10 +64,10 @@ impl Room {
 }
 
 impl PrivateServer {
-    /// Starts a server whose socket, data and log are in `dir`, and waits until it answers.
+    /// Starts a server with its socket, data and log in `dir`, and waits until it answers.
     ///
     /// # Errors
-    /// No Redis is installed, or it does not start.
+    /// Redis is not installed, or does not start.
     pub async fn start(dir: &Path) -> Result<Self, ServerError> {
         let binary = which::which("redis-server")
             .or_else(|_| which::which("valkey-server"))
@@ -78,7 +79,7 @@ impl PrivateServer {
         let failed =
             |source| ServerError::Start { binary: binary.clone(), dir: dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-        // A socket of an earlier server would look like an answer.
+        // The socket of an earlier server would be mistaken for that of the new one.
         match fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -106,7 +107,7 @@ impl PrivateServer {
         &self.url
     }
 
-    /// Returns the server's process id, unless it is just being started again.
+    /// Returns the server's process id, unless it is being restarted.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.room.state().child.as_ref().map(Child::id)
@@ -115,7 +116,7 @@ impl PrivateServer {
     async fn answers(&self) -> bool {
         let Ok(address) = Address::parse(&self.url) else { return false };
         let deadline = Instant::now() + READY_MAX;
-        // A second start before the first answer means that the server cannot run here.
+        // A server that restarts before it has answered cannot run here.
         while Instant::now() < deadline && self.room.state().starts <= 1 {
             if Wire::answers(&address).await {
                 return true;
@@ -142,7 +143,7 @@ impl Drop for PrivateServer {
     }
 }
 
-/// What is started, and where.
+/// Which server is started, and where.
 struct Plan {
     binary: PathBuf,
     dir: PathBuf,
@@ -158,13 +159,13 @@ impl Plan {
         command
             .current_dir(&self.dir)
             .args(["--port", "0", "--unixsocketperm", "600", "--daemonize", "no"])
-            // While it syncs, Redis answers before it has written: a server that is killed then would
-            // forget what it said. What the kernel has survives the server.
+            // No fsync: while one is under way, Redis answers before it writes, and a kill would lose
+            // what it acknowledged. Written data is in the kernel and survives the server.
             .args(["--save", "", "--appendonly", "yes", "--appendfsync", "no"])
-            // Each costs a tenth of a call: a histogram that nobody reads, and scores as text.
+            // Each saves a tenth of a call: no latency histogram, and no scores stored as text.
             .args(["--latency-tracking", "no", "--zset-max-listpack-entries", "0"])
-            // Ten times a second, which is usual, costs an idle machine 2.4 ms of processor time a
-            // second. What Redis does then, it does here with its calls.
+            // The default of 10 costs an idle machine 2.4 ms of processor time a second. The calls do
+            // what these timers are for.
             .args(["--hz", "2"])
             .arg("--dir")
             .arg(&self.dir)
@@ -179,7 +180,7 @@ impl Plan {
     }
 }
 
-/// The server must not outlive this thread, which lives as long as the [`PrivateServer`].
+/// Ends the server with this thread, which lives as long as the [`PrivateServer`].
 #[expect(unsafe_code, reason = "pre_exec is the only way to run prctl in the child")]
 fn die_with_us(command: &mut Command) {
     let die = || prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
@@ -210,14 +211,14 @@ fn supervise(plan: &Plan, room: &Room) {
         }
         let state = room.state();
         if !state.stop {
-            tracing::warn!(?pause, "the private redis ended; starting it again");
+            tracing::warn!(?pause, "the private redis ended; restarting it");
         }
         let _unused = room.stopped.wait_timeout_while(state, pause, |state| !state.stop);
         pause = (pause * 2).min(BACKOFF_MAX);
     }
 }
 
-/// Waits for the child's end, then reaps it under the lock, so that nobody signals a stale pid.
+/// Waits for the child's end, then reaps it under the lock, so that a stale pid is never signalled.
 fn await_end(room: &Room) {
     let Some(pid) = room.state().child.as_ref().map(pid_of) else { return };
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::note;
+use super::wire::{Address, Push, Wire, WireError};
 use crate::model::Event;
-use crate::note;
-use crate::wire::{Address, Push, Wire, WireError};
 
-/// Waits between attempts to reconnect double from the first to the second.
+/// Pauses between attempts to reconnect double from the first to the second.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
-/// A connection, and the bell that says it is of no use any more.
+/// A connection, and what is notified when it breaks.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub(crate) wire: Wire,
@@ -36,15 +36,7 @@ impl Keeper {
         let (events_tx, bell) = (self.events_tx.clone(), Arc::clone(&broken));
         let on_push = move |push| match push {
             Push::Closed => bell.notify_one(),
-            Push::Notes(text) => {
-                for text in String::from_utf8_lossy(&text).split('\n') {
-                    match note::parse(text) {
-                        // A closed receiver is an agent that ends.
-                        Some(event) => drop(events_tx.send(event)),
-                        None => tracing::warn!(?text, "the broker sent an unknown note"),
-                    }
-                }
-            }
+            Push::Notes(text) => deliver(&String::from_utf8_lossy(&text), &events_tx),
         };
         Ok(Line { wire: Wire::open(&self.address, &self.channel, on_push).await?, broken })
     }
@@ -70,6 +62,17 @@ impl Keeper {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BACKOFF_MAX);
+        }
+    }
+}
+
+/// Hands the notes of a message to the agent.
+fn deliver(text: &str, events_tx: &mpsc::UnboundedSender<Event>) {
+    for text in text.split('\n') {
+        match note::parse(text) {
+            // The receiver of an agent that ends is closed.
+            Some(event) => drop(events_tx.send(event)),
+            None => tracing::warn!(?text, "the broker sent an unknown note"),
         }
     }
 }

@@ -1,0 +1,33 @@
+#!lua name=@LIBRARY@
+-- The broker's decisions, inside Redis. One call makes each decision and leaves consistent state.
+--
+-- The files of this directory are one Lua chunk, joined in the order that functions.rs gives.
+-- @LIBRARY@ stands for the library's name, which contains a digest of the text: agents with
+-- another text load functions of their own.
+--
+-- Performance. One call carries everything its agent has to say, reads in bulk what that needs
+-- (look_ahead), decides word by word, and writes the changes in bulk at the end (flush). Garbage
+-- costs as much as commands do: tables that every call needs are reused, and the common path, a
+-- walk that is granted and finished, parses no walk record.
+--
+-- Keys. All begin with the cell's name in a hash tag, written w here:
+--   w:lease           zset   node -> end of its lease, ms
+--   w:node:<node>     hash   address version slots cpu trouble incarnation
+--   w:up:<node>       string slots incarnation address; expires with the lease, deleted while the
+--                            node is suspect
+--   w:load            zset   node with a free slot -> score: load and turn (see settle)
+--   w:run             zset   slot holders: "node walk origin"; every score is 0
+--   w:walk:<walk>     string the walk's record (see STORED)
+--   w:queue:<lane>    zset   waiting walk -> its number; a lane is a session, or session@node for
+--                            walks that accept only that node
+--   w:lanes           hash   lane with waiting walks -> origin of its session
+--   w:turns:<node|*>  zset   lane with waiting walks -> virtual time of its next grant
+--   w:tag:<lane>      string virtual time at which an emptied lane resumes
+--   w:past            zset   "node left" or "node lost" -> when the node was last heard, ms
+--   w:gone            set    sessions whose walks are to be cancelled
+--   w:queued          string number of waiting walks
+--   w:count           hash   clock, reaped, grace, list (number of changes to the list of nodes)
+-- Channel w:to:<node> carries notes: what a node must hear without having asked.
+--
+-- KEYS[1] is w, ARGV[1] the calling node. A reply is text: one line per result, then one line per
+-- note for the caller. Notes for other nodes go to their channels.

@@ -1,0 +1,128 @@
+//! The queue: start-time fair queueing between lanes, by walk number within a lane.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use worknode::id::{NodeId, SessionId, WalkId};
+
+use crate::limits::{LOOK_MAX, TAG_KEPT};
+
+/// Whose walks wait together: a session's, those apart that accept only one node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lane {
+    pub(crate) session: SessionId,
+    pub(crate) only: Option<NodeId>,
+}
+
+/// The waiting walks of a lane: at least one.
+#[derive(Debug)]
+struct Waiting {
+    origin: NodeId,
+    walks: BTreeMap<u32, WalkId>,
+    /// The virtual time of its next grant; nothing if the session is gone.
+    tag: Option<u64>,
+}
+
+/// All waiting walks.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    lanes: BTreeMap<Lane, Waiting>,
+    /// The virtual time at which an emptied lane resumes, and until when it is kept.
+    resumes: BTreeMap<Lane, (u64, Duration)>,
+    clock: u64,
+    count: usize,
+}
+
+impl Queue {
+    /// Returns the number of waiting walks.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Returns the number of waiting walks of a lane.
+    pub(crate) fn count_of(&self, lane: &Lane) -> usize {
+        self.lanes.get(lane).map_or(0, |waiting| waiting.walks.len())
+    }
+
+    /// Returns the lanes with waiting walks, and the origins of their sessions.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = (&Lane, &NodeId)> {
+        self.lanes.iter().map(|(lane, waiting)| (lane, &waiting.origin))
+    }
+
+    /// Returns the waiting walks of a lane.
+    pub(crate) fn walks_of(&self, lane: &Lane) -> impl Iterator<Item = WalkId> {
+        self.lanes.get(lane).into_iter().flat_map(|waiting| waiting.walks.values().copied())
+    }
+
+    /// Puts a walk into its lane; returns its place.
+    pub(crate) fn enqueue(
+        &mut self,
+        walk: WalkId,
+        lane: Lane,
+        origin: &NodeId,
+        now: Duration,
+    ) -> u64 {
+        let resumes = self.resumes.get(&lane).filter(|(_, until)| now < *until);
+        let tag = self.clock.max(resumes.map_or(0, |(tag, _)| *tag));
+        let new = || Waiting { origin: origin.clone(), walks: BTreeMap::new(), tag: None };
+        let waiting = self.lanes.entry(lane.clone()).or_insert_with(new);
+        waiting.tag.get_or_insert(tag);
+        if waiting.walks.insert(walk.number, walk).is_none() {
+            self.count += 1;
+        }
+        self.place(walk, &lane)
+    }
+
+    /// Returns the place of a waiting walk; 1 is next.
+    pub(crate) fn place(&self, walk: WalkId, lane: &Lane) -> u64 {
+        let before = |waiting: &Waiting| waiting.walks.range(..walk.number).count() as u64;
+        1 + self.lanes.get(lane).map_or(0, before)
+    }
+
+    /// Takes a walk out of its lane, whose virtual time advances by `cost`.
+    pub(crate) fn dequeue(&mut self, walk: WalkId, lane: &Lane, cost: u64, now: Duration) {
+        let Some(waiting) = self.lanes.get_mut(lane) else { return };
+        if waiting.walks.remove(&walk.number).is_none() {
+            return;
+        }
+        self.count -= 1;
+        let tag = waiting.tag.unwrap_or(0);
+        if cost > 0 {
+            self.clock = self.clock.max(tag);
+            waiting.tag = Some(tag + cost);
+        }
+        if waiting.walks.is_empty() {
+            self.lanes.remove(lane);
+            self.resumes.insert(lane.clone(), (tag + cost, now + TAG_KEPT));
+        }
+    }
+
+    /// Stops granting walks of a lane.
+    pub(crate) fn condemn(&mut self, lane: &Lane) {
+        if let Some(waiting) = self.lanes.get_mut(lane) {
+            waiting.tag = None;
+        }
+    }
+
+    /// Returns the walk whose turn it is on a node. The first candidate nearly always suits; otherwise
+    /// a bounded number of others is examined.
+    pub(crate) fn next_for(&self, node: &NodeId, suits: impl Fn(WalkId) -> bool) -> Option<WalkId> {
+        [1, LOOK_MAX].into_iter().find_map(|depth| {
+            let mut lanes = self.first_lanes(None, depth);
+            lanes.extend(self.first_lanes(Some(node), depth));
+            lanes.sort_unstable();
+            let walks = |lane| self.walks_of(lane).take(depth);
+            lanes.into_iter().flat_map(|(_, lane)| walks(lane)).find(|&walk| suits(walk))
+        })
+    }
+
+    /// Returns the first lanes of those that accept `only`.
+    fn first_lanes(&self, only: Option<&NodeId>, depth: usize) -> Vec<(u64, &Lane)> {
+        let of_node = self.lanes.iter().filter(|(lane, _)| lane.only.as_ref() == only);
+        let mut lanes: Vec<_> =
+            of_node.filter_map(|(lane, waiting)| Some((waiting.tag?, lane))).collect();
+        lanes.sort_unstable();
+        lanes.truncate(depth);
+        lanes
+    }
+}

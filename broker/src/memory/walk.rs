@@ -1,0 +1,31 @@
+//! A walk's record.
+
+use worknode::id::{Attempt, NodeId, WalkId};
+
+use super::queue::Lane;
+
+/// What is known of a walk.
+#[derive(Debug, Clone)]
+pub(crate) struct Walk {
+    pub(crate) id: WalkId,
+    pub(crate) origin: NodeId,
+    pub(crate) attempt: Attempt,
+    /// The attempt after which the matchmaker began to count.
+    pub(crate) first: Attempt,
+    /// Where it runs; nothing if it waits.
+    pub(crate) node: Option<NodeId>,
+    pub(crate) only: Option<NodeId>,
+    pub(crate) avoid: Vec<NodeId>,
+    pub(crate) prefer: Vec<NodeId>,
+}
+
+impl Walk {
+    pub(crate) fn lane(&self) -> Lane {
+        Lane { session: self.id.session, only: self.only.clone() }
+    }
+
+    /// Tells whether the walk may run on the node when its turn comes there.
+    pub(crate) fn suits(&self, node: &NodeId) -> bool {
+        self.only.is_some() || !self.avoid.contains(node)
+    }
+}
