@@ -2,6 +2,7 @@
 //! every file.
 
 mod imports;
+mod protocol;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,4 +47,28 @@ fn the_map_names_every_room() {
         }
     }
     assert!(unnamed.is_empty(), "docs/architecture.md does not name {unnamed:#?}");
+}
+
+#[test]
+fn versions_are_as_documented() {
+    let document = protocol::read(&root(), "docs/protocol.md");
+    let versions = protocol::versions(&document);
+    assert!(versions.len() >= 5, "the table of versions was not found: {versions:?}");
+    for version in versions {
+        let source = protocol::read(&root(), &version.file);
+        let value = protocol::constant(&source, &version.constant);
+        assert_eq!(value.as_deref(), Some(version.value.as_str()), "{version:?}");
+    }
+}
+
+#[test]
+fn frames_are_as_documented() {
+    let document = protocol::read(&root(), "docs/protocol.md");
+    for (heading, file) in
+        [("## Door", "worknode/src/door.rs"), ("### Frames", "agent/src/link/frame.rs")]
+    {
+        let kinds = protocol::kinds(&protocol::read(&root(), file));
+        assert!(kinds.len() >= 20, "{file}: {kinds:?}");
+        assert_eq!(protocol::documented_kinds(&document, heading), kinds, "{heading}, {file}");
+    }
 }
