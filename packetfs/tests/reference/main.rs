@@ -85,7 +85,7 @@ fn walks_do_what_programs_do_in_a_plain_directory() {
     let mut steps_left = number("OSWALK_STEPS").unwrap_or(STEPS);
     while steps_left > 0 {
         for _ in 0..trial.dice.below(STEPS_BETWEEN) {
-            // Runners that have not read its directory are not told of a further name.
+            // The origin of this test tells of a further name only who has read its directory.
             let step = Step::random(&mut trial.dice);
             if !matches!(step, Step::Link(..)) {
                 trial.step("origin", &step, &tree, &model);
