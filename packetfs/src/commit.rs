@@ -6,9 +6,11 @@
 
 mod appends;
 mod apply;
+mod error;
 mod identity;
 mod journal;
 mod lock;
+mod model;
 mod moves;
 mod pieces;
 mod place;
@@ -17,83 +19,25 @@ mod steps;
 mod temporary;
 mod vet;
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-use crate::change::{ChangeSet, Op};
-use crate::packet::{Digest, Packed, PacketRef};
+use crate::change::Op;
+use crate::packet::PacketRef;
 use crate::path::TreePath;
-use crate::tree::Time;
 use appends::Appends;
 use journal::{Journal, Pending};
+use model::Contents;
 use temporary::Temporaries;
 
 pub use apply::ApplyError;
-pub use vet::{Refusal, Scope};
+pub use error::CommitError;
+pub use model::{Commit, Owner, Scope};
+pub use vet::Refusal;
 
 /// Agents that may die of an interrupted commit before the next one goes on without it.
 const TRIES_MAX: u64 = 2;
-
-/// The content of a commit's packets, checked against their names.
-type Contents<'a> = HashMap<Digest, Cow<'a, [u8]>>;
-
-/// On whose behalf changes are made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-}
-
-/// A change set with its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Commit {
-    /// On whose behalf.
-    pub owner: Owner,
-    /// Where the walk may change something.
-    pub scope: Scope,
-    /// The changes.
-    pub changes: ChangeSet,
-    /// The packets that their files consist of.
-    pub packets: Vec<(PacketRef, Packed)>,
-    /// What others have changed meanwhile may be overwritten: the walk cannot be repeated.
-    pub last_wins: bool,
-    /// When the walk began: the times of what it wrote count from there.
-    pub began: Time,
-}
-
-/// Why a commit failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    /// The journal cannot be written; nothing was changed.
-    #[error("failed to write the journal {}", path.display())]
-    Journal {
-        /// Its file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A packet is missing or damaged; nothing was changed.
-    #[error("packet {0} of a changed file did not arrive whole")]
-    Packet(Digest),
-    /// Somebody else has changed a file that the walk changed; nothing was changed.
-    #[error("{} was changed by somebody else meanwhile", String::from_utf8_lossy(.0))]
-    Conflict(TreePath),
-    /// The walk could not have made these changes; nothing was changed.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// A change could not be made.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-}
 
 /// Applies commits, one at a time.
 #[derive(Debug)]

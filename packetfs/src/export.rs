@@ -4,20 +4,20 @@
 mod hidden;
 mod inodes;
 mod names;
+mod open;
 mod pattern;
 mod secrets;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{fstat, fstatat};
 
 use crate::packet::{
@@ -28,6 +28,7 @@ use crate::tree::{Attr, Bytes, Content, Entry, Kind, Listing, Version, join};
 use crate::xattr;
 use hidden::is_kernels;
 use inodes::Inodes;
+use open::{errno, open, open_again};
 
 pub use hidden::{Hidden, Own, PatternError};
 pub use pattern::{PATTERN_BYTES_MAX, PATTERNS_MAX};
@@ -251,38 +252,6 @@ fn homes() -> Vec<Bytes> {
     homes
 }
 
-/// Opens a directory to read its names.
-fn open_dir(path: &[u8]) -> std::io::Result<OwnedFd> {
-    Ok(open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)
-}
-
-/// Opens a path without following symbolic links: a runner names only real directories, and a
-/// link put in their place meanwhile must not lead anywhere else.
-fn open(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
-        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let opened = nix::fcntl::openat2(nix::fcntl::AT_FDCWD, OsStr::from_bytes(path), how);
-    opened.map_err(shown)
-}
-
-/// Returns the error that a runner is told when this machine refuses something.
-fn shown(errno: Errno) -> Errno {
-    match errno {
-        // Nobody has hidden it: a server keeps it from this agent, though perhaps not from the walk's user.
-        Errno::EACCES => Errno::EIO,
-        errno => errno,
-    }
-}
-
-/// Opens a regular file to read it that was opened as a place only. Anything else is not opened: the writer of a
-/// fifo would go on, and a device may do something.
-fn open_again(place: &OwnedFd) -> Result<File, Errno> {
-    let link = format!("/proc/self/fd/{}", place.as_raw_fd());
-    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(link);
-    opened.map_err(|error| shown(errno(error)))
-}
-
 fn entry(dir: &OwnedFd, name: FileName) -> Option<Entry> {
     let path = OsStr::from_bytes(&name);
     let attr = Attr::of(&fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?);
@@ -293,10 +262,6 @@ fn entry(dir: &OwnedFd, name: FileName) -> Option<Entry> {
     // What cannot be read is shown without attributes, as by a file system that has none.
     let xattrs = xattr::shown_at(dir, &name).unwrap_or_default();
     Some(Entry { name, attr, target, xattrs })
-}
-
-fn errno(error: std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! list the packets of a file.
 
 mod holes;
+mod layout;
 
 use std::borrow::Cow;
 use std::cell::RefCell;

@@ -4,6 +4,7 @@
 //! Origins share the room, not the packets: a packet is found by its digest together with the origin
 //! that sent its content. Whoever knows a digest has not seen the content.
 
+mod error;
 mod index;
 mod pack;
 
@@ -16,33 +17,12 @@ use crate::packet::{Digest, Packed, PacketRef};
 use index::{Index, Place};
 use pack::Pack;
 
+pub use error::StoreError;
+
 /// A pack is closed when it has grown to this size.
 const PACK_BYTES: u64 = 64 * 1024 * 1024;
 /// Packets whose place is only in memory; more are written to the index.
 const UNINDEXED_MAX: usize = 512;
-
-/// Why a store cannot be opened or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file operation failed.
-    #[error("failed to {action} {}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-    /// The index does not work.
-    #[error("failed to use the packet index {}", path.display())]
-    Index {
-        /// Its file.
-        path: PathBuf,
-        /// Why it failed.
-        source: Box<redb::Error>,
-    },
-}
 
 /// What keys of origins are derived for.
 const ORIGIN_CONTEXT: &str = "oswalk 2026 packets of an origin";

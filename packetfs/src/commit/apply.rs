@@ -14,6 +14,7 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{AccessFlags, faccessat};
 
 use super::identity::Identity;
+use super::model::{Commit, Contents};
 use super::moves::Moves;
 use super::pieces::Pieces;
 use super::place::Place;
@@ -22,7 +23,6 @@ use super::steps::{
     write_file,
 };
 use super::temporary::Temporary;
-use super::{Commit, Contents};
 use crate::change::{Meta, Op, Placing};
 use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Kind, Time, split};

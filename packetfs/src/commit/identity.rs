@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::Owner;
+use super::model::Owner;
 
 /// While it lives, this thread's file operations are the user's: it has the user's ids and groups, and
 /// no capability at all. Dropping it ends that.

@@ -16,8 +16,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::apply::Begun;
+use super::model::{Commit, Owner, Scope};
 use super::temporary::Temporary;
-use super::{Commit, Owner, Scope};
 use crate::change::ChangeSet;
 use crate::packet::{Digest, Packed, PacketRef};
 use crate::tree::Time;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
 
-use super::Contents;
+use super::model::Contents;
 use crate::packet::{Hole, Manifest, PACKET_BYTES_MAX, PacketRef};
 use crate::tree::Bytes;
 

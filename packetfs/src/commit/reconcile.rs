@@ -10,11 +10,13 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{fstat, fstatat};
 
 use super::appends::Appends;
+use super::apply::ApplyError;
+use super::error::CommitError;
 use super::identity::Identity;
 use super::lock::{Locked, Taken};
+use super::model::{Commit, Contents};
 use super::pieces::Pieces;
 use super::place::Place;
-use super::{ApplyError, Commit, CommitError, Contents};
 use crate::change::{Base, ChangeSet, Op, Placing, former_name};
 use crate::contents;
 use crate::packet::{Digest, Manifest, Packed, PacketRef, reference, split};

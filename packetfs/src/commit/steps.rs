@@ -16,7 +16,7 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 
-use super::Owner;
+use super::model::Owner;
 use super::pieces::Pieces;
 use super::place::Place;
 use crate::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};

@@ -3,12 +3,12 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::change::{Base, Meta, Mtime, Op, Placing};
+use crate::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
 use crate::deep;
-use crate::packet::{Manifest, reference, split};
+use crate::packet::{Manifest, Packed, reference, split};
 use crate::tree::{Attr, Bytes, Time, Version};
 use temporary::Temporary;
 

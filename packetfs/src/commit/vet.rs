@@ -6,9 +6,7 @@ use std::cell::LazyCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Commit, Owner};
+use super::model::{Commit, Owner, Scope};
 use crate::change::{ChangeSet, Meta, Op, Placing};
 use crate::path::{CALL_PATH_BYTES_MAX, TreePath};
 use crate::tree::{Attr, Bytes, Kind, is_within, split};
@@ -21,17 +19,6 @@ const MODE_BITS: u32 = 0o7777;
 const SET_ID_BITS: u32 = 0o6000;
 /// The kernel takes no longer target of a symbolic link (`PATH_MAX` with its NUL).
 const TARGET_BYTES_MAX: usize = 4095;
-
-/// The part of the tree that a walk may change, besides what its user may.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scope {
-    /// Only what is below these, if there are any.
-    pub only_below: Vec<TreePath>,
-    /// Nothing that is, or is below, one of these.
-    pub closed: Vec<TreePath>,
-    /// It may make programs that act with the rights of their owner.
-    pub set_id: bool,
-}
 
 /// A change that the walk could not have made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::stat::lstat;
 
-use super::open_dir;
+use super::open::open_dir;
 use crate::tree::{Attr, Bytes, Kind, Time, join, names_in};
 
 /// Files and directories that are kept in mind: a browser's profile has some ten thousand files. What

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::StoreError;
+use super::error::StoreError;
 use crate::packet::Digest;
 
 /// Digest to pack, offset, body bytes.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::StoreError;
+use super::error::StoreError;
 use super::index::Place;
 use crate::packet::{Digest, PACKET_BYTES_MAX, Packed, PacketRef};
 

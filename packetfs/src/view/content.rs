@@ -1,6 +1,6 @@
 //! Answers about content: bytes, and where holes are.
 
-use super::View;
+use super::answer::View;
 use super::noted::Asker;
 use super::source::{Ask, Lack, known};
 use crate::mirror::Node;

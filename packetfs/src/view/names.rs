@@ -1,8 +1,9 @@
 //! Answers about names: what they stand for, and how long the kernel may keep them.
 
+use super::answer::View;
+use super::elsewhere;
 use super::noted::Asker;
 use super::source::{Lack, known};
-use super::{View, elsewhere};
 use crate::mirror::{Answer, Mirror, Name, Node};
 use crate::path::Bytes;
 use crate::tree::{Attr, Kind, Xattr};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::View;
+use super::answer::View;
 use crate::change::Base;
 use crate::packet::Digest;
 use crate::tree::Time;

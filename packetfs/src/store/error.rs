@@ -1,0 +1,26 @@
+//! Why a store fails.
+
+use std::path::PathBuf;
+
+/// Why a store cannot be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("failed to {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The index does not work.
+    #[error("failed to use the packet index {}", path.display())]
+    Index {
+        /// Its file.
+        path: PathBuf,
+        /// Why it failed.
+        source: Box<redb::Error>,
+    },
+}
