@@ -44,8 +44,10 @@ impl Moves {
             return Self(Vec::new());
         }
         let goes = |path: &&[u8]| old.contains(path) || new.contains(path);
-        let mut aside: HashSet<_> =
-            new.iter().copied().filter(|path| !old.contains(path)).collect();
+        // What is now below a directory that is renamed goes with it, and is in nobody's way.
+        let goes_along = |path: &[u8]| above(path).any(|dir| old.contains(dir));
+        let in_the_way = |path: &&[u8]| !old.contains(path) && !goes_along(path);
+        let mut aside: HashSet<_> = new.iter().copied().filter(in_the_way).collect();
         for &(from, to) in &renames {
             aside.extend(above(from).filter(|dir| old.contains(dir)));
             if new.contains(from) || is_within(to, from) || above(from).any(|dir| goes(&dir)) {
@@ -172,7 +174,10 @@ mod tests {
 
     #[test]
     fn what_goes_below_its_own_name_is_taken_aside() {
-        assert_eq!(aside(&[rename("/x/d", "/x/d/e")]), expected(&[("/x/d", "/x")]));
+        let ops = [rename("/x/d", "/x/d/e")];
+        assert_eq!(aside(&ops), expected(&[("/x/d", "/x")]));
+        let all = Moves::of(&ops, Temporary::default()).0;
+        assert_eq!(all.len(), 1, "what it has of the name `e` goes along: {all:?}");
     }
 
     #[test]
