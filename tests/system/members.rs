@@ -21,7 +21,7 @@ pub(crate) const ALL: &[Test] = &[
         odd(lab, &["--listen", "10.77.0.13:7709"], Secret::Other, "refused", "--secret")
     }),
     ("members::one_whose_port_nobody_reaches", |lab| {
-        let elsewhere = ["--listen", "10.77.0.13:7709", "--advertise", "10.77.0.13:7710"];
+        let elsewhere = ["--listen", "10.77.0.13:7709", "--advertise", "10.77.0.13:7711"];
         odd(lab, &elsewhere, Secret::Shared, "unreachable", "firewall")
     }),
     ("members::one_that_is_another", |lab| {
