@@ -268,12 +268,17 @@ fn read_index(index: &OwnedFd, reading: &mut Reading<'_>, found: &mut Found) -> 
         }
         let mark = xattr::get_at(index, &name, b"trusted.overlay.origin")?;
         let below = mark.map(|handle| below(&handle, reading)).unwrap_or_default();
+        let xattrs_below = xattrs_below(&below, reading);
         // The removal of a name copies the file, too.
         if is_as_below(&below, &attr, reading) {
-            continue;
+            let file = open(index, &name, OFlag::O_RDONLY)?;
+            let mut meta = meta((index, &name), &file, &attr, reading)?;
+            leave_out(&mut meta, &xattrs_below);
+            if meta.xattrs.is_empty() && meta.without.is_empty() {
+                continue;
+            }
         }
         let (body, meta) = content(index, &name, &attr, reading)?;
-        let xattrs_below = xattrs_below(&below, reading);
         let (names, mtime) = (Vec::new(), attr.mtime);
         let node = Node { names, below, xattrs_below, mtime, body, meta, unchanged: false };
         found.nodes.insert(attr.ino, node);
