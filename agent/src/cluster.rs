@@ -13,7 +13,7 @@ use broker::{
     Broker, BrokerError, Event, LEASE, Matchmaker, NodeInfo, NodeState, Registered, Trouble,
 };
 use tokio::sync::{Notify, watch};
-use worknode::id::{NodeId, SessionId};
+use worknode::id::NodeId;
 use worknode::notice;
 use worknode::request::{NodeCondition, NodeStatus};
 
@@ -25,6 +25,7 @@ pub(crate) use slots::{Queued, Slot, Turn};
 /// How long a name that is taken is waited for, and how often it is asked for.
 const NAME_PATIENCE: Duration = LEASE.saturating_add(Duration::from_millis(500));
 const NAME_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 /// The agent's view of its cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -71,11 +72,6 @@ impl Cluster {
             changed_tx,
             beaten,
         }
-    }
-
-    /// Wakes all waiting walks of a session that ended.
-    pub(crate) fn drop_session(&self, session: SessionId) {
-        self.slots.drop_session(session);
     }
 
     /// Returns what hears whenever the list of nodes is another one.

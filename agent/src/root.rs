@@ -71,7 +71,7 @@ fn prepare(config: &Config) -> anyhow::Result<Ground> {
     // SAFETY: nothing has been opened yet.
     #[expect(unsafe_code, reason = "what was inherited has no owner in this process")]
     unsafe { crate::sys::fds::keep_only(&[]) }
-        .context("failed to close inherited descriptors: oswalkd needs Linux 5.10 or newer")?;
+        .context("failed to close inherited descriptors: oswalkd needs Linux 5.11 or newer")?;
     machine::raise_descriptors();
     let state = State::take(&config.state)?;
     // Before it has mounts of its own: those of the users that it serves.

@@ -46,7 +46,7 @@ impl Sessions {
     /// Ends a session: its waiting walks are taken out of the queue.
     pub(crate) fn end(&self, id: SessionId) {
         let ended = self.open.borrow_mut().remove(&id);
-        self.cluster.drop_session(id);
+        self.cluster.slots.drop_session(id);
         let Some(session) = ended else { return };
         if let Some(command) = session.leaf() {
             self.leaves.add(session.uid, command);
