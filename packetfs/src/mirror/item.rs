@@ -74,6 +74,14 @@ impl Item {
         }
     }
 
+    /// Drops a name of a directory.
+    pub(super) fn drop_name(&mut self, name: &[u8], node: Node) {
+        self.children.remove(name);
+        if let Ok(at) = self.order.binary_search(&node) {
+            self.order.remove(at);
+        }
+    }
+
     /// Notes the difference between the attributes that it has and those that it will have.
     pub(super) fn note_change(&mut self, new: &Attr, batches: u64) {
         if let Some(old) = self.attr.filter(|old| old.kind == Kind::Dir && old.mtime != new.mtime) {

@@ -149,7 +149,13 @@ impl Mirror {
             forget.insert(Invalidation::Entry(dir, name.to_vec()));
             return;
         };
-        let node = known.unwrap_or_else(|| self.add(dir, name));
+        let node = match known {
+            Some(node) if self.must_renumber(node, &entry.attr) => {
+                self.renumber(dir, name, node, forget)
+            }
+            Some(node) => node,
+            None => self.add(dir, name),
+        };
         let old = self.items.get(&node).and_then(|item| item.attr);
         match old {
             None => {
@@ -220,6 +226,34 @@ impl Mirror {
             forget.insert(Invalidation::Entry(item.parent, item.name.clone()));
         }
         item.set_attr(shown, *attr, forget);
+    }
+
+    /// Tells whether a path becomes a directory while its number is shown by other names of a file that it
+    /// named: a directory shows its path's own number.
+    fn must_renumber(&self, node: Node, new: &Attr) -> bool {
+        new.kind == Kind::Dir && self.links.sharing(node).is_some()
+    }
+
+    /// Gives a path another number. The other names keep theirs, because a running walk may use them: an
+    /// overlay answers `ESTALE` for a name whose number has changed.
+    fn renumber(
+        &mut self,
+        dir: Node,
+        name: &[u8],
+        node: Node,
+        forget: &mut BTreeSet<Invalidation>,
+    ) -> Node {
+        forget.insert(Invalidation::Entry(dir, name.to_vec()));
+        self.drop_all(node, forget);
+        if let Some(dir) = self.items.get_mut(&dir) {
+            dir.drop_name(name, node);
+        }
+        let node = self.add(dir, name);
+        if let Some(item) = self.items.get_mut(&node) {
+            // A running walk may have found the file.
+            item.changed = self.batches;
+        }
+        node
     }
 
     fn add(&mut self, dir: Node, name: &[u8]) -> Node {

@@ -1,7 +1,7 @@
 //! Which paths of a mirror are names of one file, and therefore show one number: that of the path which
 //! was known first. A file keeps its number when another of its names is found, and also when the path
-//! of that number comes to name another file: that one shows a fresh number. Only a directory shows
-//! its path's own in any case.
+//! of that number comes to name another file: that one shows a fresh number. A directory shows its
+//! path's own, and its path gets another one if that is taken.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -90,11 +90,7 @@ impl Links {
         let (old, inode) = (old.and_then(inode_of), new.and_then(inode_of));
         let left = old.filter(|old| Some(*old) != inode);
         let mut moved = left.map(|old| self.leave(path, old)).unwrap_or_default();
-        let Some(attr) = new else { return moved };
-        let Some(inode) = inode else {
-            moved.extend(self.vacate(path, next));
-            return moved;
-        };
+        let (Some(attr), Some(inode)) = (new, inode) else { return moved };
         match self.files.get(&inode).copied() {
             Some(number) if self.paths.contains_key(&number) => {
                 moved.extend(self.share(path, number));
@@ -137,14 +133,6 @@ impl Links {
             self.paths.insert(number, rest);
         }
         BTreeSet::from([path])
-    }
-
-    /// Gives a fresh number to the file that shows the number of this path, which it is not a name of.
-    fn vacate(&mut self, path: Node, next: &mut Node) -> BTreeSet<Node> {
-        let Some(paths) = self.paths.remove(&path) else { return BTreeSet::new() };
-        let fresh = take(next);
-        self.files.values_mut().filter(|number| **number == path).for_each(|it| *it = fresh);
-        paths.into_iter().filter_map(|other| self.share(other, fresh)).collect()
     }
 
     /// Forgets a file, unless another path or number has taken it over.

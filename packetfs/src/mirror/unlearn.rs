@@ -72,10 +72,7 @@ impl Mirror {
             };
             let (parent, name) = (item.parent, item.name.clone());
             if let Some(dir) = self.items.get_mut(&parent) {
-                dir.children.remove(&name);
-                if let Ok(at) = dir.order.binary_search(&node) {
-                    dir.order.remove(at);
-                }
+                dir.drop_name(&name, node);
                 if was_seen {
                     dir.dropped = dir.dropped.max(batch);
                 }
