@@ -114,7 +114,9 @@ fn walks_do_what_programs_do_in_a_plain_directory() {
             Err(CommitError::Conflict(path)) if conflicts < CONFLICTS_MAX => {
                 conflicts += 1;
                 trial.history.push(format!("a conflict at {path:?}: done again"));
-                done.iter().for_each(|step| drop(step.run(&tree)));
+                for step in &done {
+                    let _ = step.run(&tree);
+                }
             }
             Err(error) => panic!("{error}\n{}", trial.told()),
         }
