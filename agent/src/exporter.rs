@@ -26,11 +26,11 @@ use profile::{Known, Likeness, Profiles};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 use worknode::command::Files;
 
-use crate::link::frame::{Frame, Kind};
-use crate::link::message::{self, Answer, Ask};
-use crate::link::squeeze::Squeezer;
 use crate::sys::outside::Outside;
 use crate::vital::Vital;
+use crate::wire::frame::{Frame, Kind};
+use crate::wire::message::{self, Answer, Ask};
+use crate::wire::squeeze::Squeezer;
 
 /// Packets a reader is known to have; when there are more, all are forgotten and sent again when
 /// asked for.

@@ -2,8 +2,8 @@
 //!
 //! Reading order: `config`; `root`, which starts all parts and hands each the others that it needs; `door` (who comes
 //! in) and `api` (what `oswalk` asks); `sessions`; `origin`, a walk's life here; `cluster` (the broker); `links`, to other
-//! agents; `runner`, a walk's life there; `mirrors`, `exporter`, `commits`; `vital`, what must not end before the agent;
-//! and `sys`, the kernel.
+//! agents, and `wire`, what goes over them; `runner`, a walk's life there; `mirrors`, `exporter`, `commits`; `vital`, what
+//! must not end before the agent; and `sys`, the kernel.
 
 mod api;
 mod budget;
@@ -36,6 +36,7 @@ mod state;
 mod sys;
 mod transfer;
 mod vital;
+pub mod wire;
 
 use std::process::ExitCode;
 

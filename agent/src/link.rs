@@ -5,13 +5,9 @@
 //! bounded by credit.
 
 pub(crate) mod call;
-pub(crate) mod frame;
 pub(crate) mod guarded;
 pub(crate) mod handshake;
 mod inbox;
-pub(crate) mod lists;
-pub(crate) mod message;
-pub(crate) mod squeeze;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -34,34 +30,24 @@ use worknode::id::NodeId;
 use crate::compile;
 use crate::exporter::profile::Likeness;
 use crate::sys::tcp;
+use crate::wire::frame::{self, Assembler, Frame, Kind};
+use crate::wire::limits::{
+    CHANGES_BYTES_MAX, EXITS_MAX, MESSAGE_BYTES_MAX, QUESTIONS_MAX, TOLD_BYTES_MAX,
+};
+use crate::wire::lists;
+use crate::wire::message::{self, Exit, Open};
+use crate::wire::squeeze::{Squeezer, Unsqueezer};
 use bytes::Bytes;
-use frame::{Assembler, Frame, Kind};
 use guarded::Guarded;
 use handshake::Peer;
 pub(crate) use inbox::Inbox;
 use inbox::Slit;
-pub(crate) use message::PACKETS_PER_ASK;
-use message::{Exit, Open};
 use packetfs::tree::Change;
-use squeeze::{Squeezer, Unsqueezer};
 use worknode::id::Attempt;
 use worknode::spec::SPEC_BYTES_MAX;
 
 /// The largest message: one frame of the largest payload, or many small ones.
 const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
-/// Questions of one side that are on their way at once; more wait there. At a megabyte each that fills any
-/// network.
-pub(crate) const QUESTIONS_AT_ONCE: usize = 128;
-/// Questions of the other side that wait for their answers, which may be a megabyte each. It keeps to half of
-/// that; the other half is for answers that are on their way to it.
-const QUESTIONS_MAX: usize = 2 * QUESTIONS_AT_ONCE;
-/// Exits of the other side's walks that wait to go out: those of all slots of a large node, and refusals of as many
-/// more. Who opens walks and does not read how they end has no use for them.
-const EXITS_MAX: usize = 4096;
-/// Changes in one message: of a million names, with all their attributes.
-const CHANGES_BYTES_MAX: usize = frame::ASSEMBLED_BYTES_MAX;
-/// What may be told ahead of a walk, in all. An origin tells 4 MiB as it estimates them.
-pub(crate) const TOLD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Silence after which a link asks whether the other side's agent is awake, and how often it asks in
 /// vain. Whether its machine is there the kernels find out among themselves, sooner and for less.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -390,8 +376,8 @@ pub(crate) fn socket_config() -> WebSocketConfig {
         .read_buffer_size(32 * 1024)
         .write_buffer_size(MESSAGE_BYTES_TARGET)
         .max_write_buffer_size(16 * 1024 * 1024)
-        .max_message_size(Some(1024 * 1024))
-        .max_frame_size(Some(1024 * 1024))
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX))
 }
 
 /// Starts the tasks of a link over a socket whose sides have greeted each other. `take` gets every

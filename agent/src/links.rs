@@ -15,10 +15,11 @@ use broker::Grant;
 use worknode::id::NodeId;
 
 use crate::cluster::{Cluster, Failure};
-use crate::link::frame::Frame;
-use crate::link::handshake::{Peer, Purpose, Secret};
+use crate::link::handshake::Peer;
 use crate::link::{self, Link};
 use crate::transfer::Transfers;
+use crate::wire::frame::Frame;
+use crate::wire::greeting::{Purpose, Secret};
 
 /// A node that could not be reached is tried again after this time.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);

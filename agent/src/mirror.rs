@@ -20,12 +20,13 @@ use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
 
 use crate::compile;
-use crate::link::frame::Kind;
-use crate::link::message::{self, Answer, Ask, Doubt, Told};
-use crate::link::{Link, PACKETS_PER_ASK, QUESTIONS_AT_ONCE};
+use crate::link::Link;
 use crate::runner::sandboxes::Sandboxes;
 use crate::sys::launcher::Launcher;
 use crate::vital::Vital;
+use crate::wire::frame::Kind;
+use crate::wire::limits::{PACKETS_PER_ASK, QUESTIONS_AT_ONCE};
+use crate::wire::message::{self, Answer, Ask, Doubt, Told};
 
 /// An origin that answers none of the questions asked of it for so long waits for a file system of its own
 /// that does not answer: what is read there fails here, and the walks are executed at the origin. A file of a

@@ -15,14 +15,16 @@ use worknode::request::FuseCounts;
 use worknode::spec::Fault;
 
 use crate::cluster::Cluster;
-use crate::link::frame::Frame;
-use crate::link::{Link, TOLD_BYTES_MAX, lists, message};
+use crate::link::Link;
 use crate::mirror::Mirror;
 use crate::runner::sandboxes::Sandboxes;
 use crate::state::Dirs;
 use crate::sys::launcher::Launcher;
 use crate::sys::orders::Plan;
 use crate::vital::Vital;
+use crate::wire::frame::Frame;
+use crate::wire::limits::TOLD_BYTES_MAX;
+use crate::wire::{lists, message};
 
 /// Mirrors at once: each has four threads or more and some ten megabytes. As many people as share a cluster at work.
 const MIRRORS_MAX: usize = 64;

@@ -27,14 +27,14 @@ use packetfs::view::Outset;
 use tokio::io::unix::AsyncFd;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
-use crate::link::frame::{Frame, Kind};
-use crate::link::message::{self, Doubt, Exit, Packets};
 use crate::link::{Inbox, Link};
 use crate::mirror::{Lower, Mirror};
 use crate::mirrors::Mirrors;
 use crate::sys::fds;
 use crate::sys::launcher::Launcher;
 use crate::sys::orders::{Ahead, Event, Launch, Order};
+use crate::wire::frame::{Frame, Kind};
+use crate::wire::message::{self, Doubt, Exit, Packets};
 use admission::Admission;
 use streams::Streams;
 

@@ -1,6 +1,7 @@
 //! The command line of OS Walk: runs commands in sessions, and starts and examines the agent.
 //!
-//! It talks to the agent of its machine only through the agent's door.
+//! It talks to the agent of its machine only through the agent's door. [`policy_file`] is public for the tests of
+//! decoders in `tests/fuzz`.
 
 mod cli;
 mod decide;
@@ -12,7 +13,7 @@ mod exec;
 #[cfg(test)]
 mod messages;
 mod places;
-mod policy_file;
+pub mod policy_file;
 mod process;
 mod program;
 mod report_file;

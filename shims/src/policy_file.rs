@@ -32,7 +32,7 @@ struct PolicyFile {
 /// Where a compile step executes that is alone in its session.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Alone {
+pub enum Alone {
     /// At the origin, if that is idle and no slower than the nodes.
     #[default]
     Stay,
@@ -42,19 +42,22 @@ pub(crate) enum Alone {
 
 /// The policy of a session.
 #[derive(Debug, Default)]
-pub(crate) struct Policy {
-    pub(crate) rules: Vec<UserRule>,
+pub struct Policy {
+    /// Which programs walk or stay.
+    pub rules: Vec<UserRule>,
     /// Variables that are sent although they look like secrets.
-    pub(crate) pass_env: Vec<String>,
+    pub pass_env: Vec<String>,
     /// Variables that are withheld, and without which programs walk.
-    pub(crate) without_env: Vec<String>,
-    pub(crate) alone: Alone,
+    pub without_env: Vec<String>,
+    /// Where a lone compile step executes.
+    pub alone: Alone,
     /// Patterns of paths that no runner is shown.
-    pub(crate) hide: Vec<String>,
+    pub hide: Vec<String>,
 }
 
+/// Why a policy file is not used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PolicyFileError {
+pub enum PolicyFileError {
     #[error("failed to read policy file {path}")]
     Read {
         path: PathBuf,
@@ -83,7 +86,7 @@ fn key_part(key: &Option<String>) -> String {
 }
 
 /// Reads the named policy file, or else the default one if it exists.
-pub(crate) fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
+pub fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
     let named = named.map(Path::to_owned).or_else(|| variable("OSWALK_POLICY").map(PathBuf::from));
     let usual = || {

@@ -1,5 +1,4 @@
-//! Frames and messages between agents. The agent is a program without a library, so this test compiles
-//! its decoders again.
+//! Frames and messages between agents.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,30 +10,17 @@ use crate::memory::bounded;
 use crate::trial::holds;
 use crate::walks::outcomes;
 use bytes::Bytes;
-use frame::{Assembler, Frame, HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX};
-use message::{Answer, Ask, Doubt, Exit, Open, Packets, Told, encode};
+use oswalk_agent::wire::frame::{Assembler, Frame, HEAD_BYTES, Kind};
+use oswalk_agent::wire::limits::PAYLOAD_BYTES_MAX;
+use oswalk_agent::wire::message::{Answer, Ask, Doubt, Exit, Open, Packets, Told, encode};
+use oswalk_agent::wire::squeeze::{Squeezer, Unsqueezer};
 use packetfs::change::ChangeSet;
-use squeeze::{Squeezer, Unsqueezer};
 use worknode::id::Attempt;
 
-#[path = "../../agent/src/link/frame.rs"]
-mod frame;
-#[path = "../../agent/src/link/message.rs"]
-mod message;
-#[path = "../../agent/src/link/squeeze.rs"]
-mod squeeze;
-
 fn frames() -> impl Strategy<Value = Frame> {
-    use Kind::{Answer, Ask, Broken, Cancel, Changes, Credit, Data, Eof};
-    use Kind::{Exit, Open, Packets, Ping, Pong, Ready, Resize, Settings, Signal, Stopped};
-    use Kind::{Told, Took};
-    let kinds = vec![
-        Open, Data, Eof, Credit, Broken, Signal, Cancel, Told, Packets, Exit, Ask, Answer, Changes,
-        Ping, Pong, Took, Ready, Settings, Resize, Stopped,
-    ];
     let long = (PAYLOAD_BYTES_MAX - 2..2 * PAYLOAD_BYTES_MAX + 3).prop_map(|size| vec![7; size]);
     let payloads = prop_oneof![9 => noise(), 1 => long];
-    (proptest::sample::select(kinds), any::<u32>(), payloads)
+    (proptest::sample::select(&Kind::ALL[..]), any::<u32>(), payloads)
         .prop_map(|(kind, stream, payload)| Frame { kind, stream, payload: payload.into() })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use oswalk_cli::policy_file;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::Serialize;
@@ -14,9 +15,6 @@ use crate::bytes::{damage, damaged, noise, survives};
 use crate::memory::bounded;
 use crate::trial::holds;
 use crate::walks::nodes;
-
-#[path = "../../shims/src/policy_file.rs"]
-mod policy_file;
 
 fn survives_json<S: Strategy>(values: S)
 where

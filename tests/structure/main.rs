@@ -65,7 +65,7 @@ fn versions_are_as_documented() {
 fn frames_are_as_documented() {
     let document = protocol::read(&root(), "docs/protocol.md");
     for (heading, file) in
-        [("## Door", "worknode/src/door.rs"), ("### Frames", "agent/src/link/frame.rs")]
+        [("## Door", "worknode/src/door.rs"), ("### Frames", "agent/src/wire/frame.rs")]
     {
         let kinds = protocol::kinds(&protocol::read(&root(), file));
         assert!(kinds.len() >= 20, "{file}: {kinds:?}");

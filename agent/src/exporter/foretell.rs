@@ -12,9 +12,10 @@ use worknode::command::Files;
 
 use super::profile::{Facts, Known, Likeness};
 use super::{State, Upcoming, predict};
-use crate::link::PACKETS_PER_ASK;
-use crate::link::frame::{Frame, Kind};
-use crate::link::message::{self, Answer, Ask, Told};
+
+use crate::wire::frame::{Frame, Kind};
+use crate::wire::limits::PACKETS_PER_ASK;
+use crate::wire::message::{self, Answer, Ask, Told};
 
 /// What a reader is told ahead of a walk at most, and in one frame.
 const BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use crate::link::frame::Frame;
+use crate::wire::frame::Frame;
 
 /// Said at once when there is more: a link may begin with it.
 const BATCH_BYTES: usize = 256 * 1024;

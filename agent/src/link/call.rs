@@ -11,8 +11,9 @@ use worknode::request::NodeCondition::{Incompatible, Refused, Unreachable};
 
 use super::Socket;
 use super::guarded::Guarded;
-use super::handshake::{self, HandshakeError, Peer, Purpose, Secret};
+use super::handshake::{self, HandshakeError, Peer};
 use crate::cluster::{Failure, SAME_VERSION};
+use crate::wire::greeting::{Purpose, Secret};
 
 /// A link is called, or greeted, within this time or not at all.
 pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,9 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is read of a side that has not greeted: the upgrade to a WebSocket takes some 250 bytes, a hello and a
-/// proof less than 350. What follows them stays in the kernel until then.
-pub(crate) const GREETING_BYTES_MAX: usize = 2048;
+use crate::wire::limits::GREETING_BYTES_MAX;
 
 /// A guarded connection.
 #[derive(Debug)]

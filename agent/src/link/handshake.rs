@@ -1,55 +1,21 @@
-//! The first messages on a link: both sides name themselves and prove that they hold the cluster's
-//! secret, without sending it.
-//!
-//! `caller: Hello` → `callee: Hello, Proof` → `caller: Proof`. A proof is the keyed BLAKE3 of both
-//! hellos and of the side that gives it; each hello has 32 fresh random bytes.
+//! Greets over a new connection: sends and receives the messages of [`crate::wire::greeting`], and decides whether two
+//! agents come together.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::{SinkExt, StreamExt};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use worknode::id::NodeId;
 use worknode::said::Said;
 
-/// Longest message of a greeting: a hello with the longest name and version is half as long.
-const MESSAGE_BYTES_MAX: usize = 256;
-
-/// Version of the link's protocol; other versions are refused by name.
-pub(crate) const VERSION: u32 = 12;
-
-/// The key that proves the cluster's secret.
-#[derive(Clone)]
-pub(crate) struct Secret([u8; 32]);
-
-impl Secret {
-    /// Derives the key from what the secret file holds.
-    pub(crate) fn new(text: &[u8]) -> Self {
-        Self(blake3::derive_key("oswalk 2026 link secret", text.trim_ascii()))
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
-
-/// Who an agent says it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hello {
-    pub(crate) protocol: u32,
-    pub(crate) version: Said,
-    pub(crate) node: NodeId,
-    /// Tells this agent from an earlier one of the same name.
-    pub(crate) incarnation: u64,
-    purpose: Purpose,
-    /// Its clock, in seconds since 1970.
-    clock_s: u64,
-    pub(crate) nonce: [u8; 32],
-}
+use crate::wire::VERSION;
+use crate::wire::greeting::{self, Hello, Proof, Purpose, Secret, Side};
+use crate::wire::limits::CLOCKS_APART_MAX_S;
+use crate::wire::message::encode;
 
 /// An agent, as the other one knows it after they have greeted each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,19 +23,6 @@ pub(crate) struct Peer {
     pub(crate) node: NodeId,
     pub(crate) incarnation: u64,
 }
-
-/// Why an agent calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Purpose {
-    /// To have a link.
-    Link,
-    /// To know whether they could have one.
-    Greet,
-}
-
-/// Clocks that differ by no more are taken for right: `make` and its like compare times of two machines to the
-/// second at best, and NTP keeps to a fraction of that.
-const CLOCKS_APART_MAX: u64 = 10;
 
 /// Why two agents do not come together.
 #[derive(Debug, thiserror::Error)]
@@ -100,10 +53,10 @@ pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
     send(socket, &mine).await?;
     let theirs: Hello = receive(socket).await?;
     check_version(&theirs)?;
-    let proof: [u8; 32] = receive(socket).await?;
-    check_proof(&theirs, proof, prove(secret, b"callee", &mine, &theirs))?;
+    let proof: Proof = receive(socket).await?;
+    check_proof(&theirs, proof, secret.prove(Side::Callee, &mine, &theirs))?;
     check_clock(theirs.clock_s, clock_s())?;
-    send(socket, &prove(secret, b"caller", &mine, &theirs)).await?;
+    send(socket, &secret.prove(Side::Caller, &mine, &theirs)).await?;
     Ok(Peer { node: theirs.node, incarnation: theirs.incarnation })
 }
 
@@ -117,9 +70,9 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     let mine = hello(own, Purpose::Link);
     send(socket, &mine).await?;
     check_version(&theirs)?;
-    send(socket, &prove(secret, b"callee", &theirs, &mine)).await?;
-    let proof: [u8; 32] = receive(socket).await?;
-    check_proof(&theirs, proof, prove(secret, b"caller", &theirs, &mine))?;
+    send(socket, &secret.prove(Side::Callee, &theirs, &mine)).await?;
+    let proof: Proof = receive(socket).await?;
+    check_proof(&theirs, proof, secret.prove(Side::Caller, &theirs, &mine))?;
     check_clock(theirs.clock_s, clock_s())?;
     Ok((Peer { node: theirs.node, incarnation: theirs.incarnation }, theirs.purpose))
 }
@@ -137,20 +90,11 @@ fn clock_s() -> u64 {
 }
 
 fn check_clock(theirs: u64, ours: u64) -> Result<(), HandshakeError> {
-    if theirs.abs_diff(ours) <= CLOCKS_APART_MAX {
+    if theirs.abs_diff(ours) <= CLOCKS_APART_MAX_S {
         return Ok(());
     }
     let ahead_s = i128::from(theirs) - i128::from(ours);
     Err(HandshakeError::Clock { ahead_s: i64::try_from(ahead_s).unwrap_or(i64::MAX) })
-}
-
-fn prove(secret: &Secret, side: &[u8], caller: &Hello, callee: &Hello) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_keyed(&secret.0);
-    hasher.update(side);
-    for hello in [caller, callee] {
-        hasher.update(&super::message::encode(hello));
-    }
-    *hasher.finalize().as_bytes()
 }
 
 fn check_version(theirs: &Hello) -> Result<(), HandshakeError> {
@@ -166,30 +110,22 @@ fn check_version(theirs: &Hello) -> Result<(), HandshakeError> {
     })
 }
 
-fn check_proof(theirs: &Hello, given: [u8; 32], expected: [u8; 32]) -> Result<(), HandshakeError> {
-    // blake3::Hash compares in constant time.
-    if blake3::Hash::from_bytes(given) == blake3::Hash::from_bytes(expected) {
-        Ok(())
-    } else {
-        Err(HandshakeError::Secret(theirs.node.clone()))
-    }
+fn check_proof(theirs: &Hello, given: Proof, expected: Proof) -> Result<(), HandshakeError> {
+    if given == expected { Ok(()) } else { Err(HandshakeError::Secret(theirs.node.clone())) }
 }
 
 async fn send<S: AsyncRead + AsyncWrite + Unpin, T: Serialize>(
     socket: &mut WebSocketStream<S>,
     message: &T,
 ) -> Result<(), HandshakeError> {
-    let bytes = super::message::encode(message);
-    socket.send(Message::Binary(bytes.into())).await.map_err(|_| HandshakeError::Broken)
+    socket.send(Message::Binary(encode(message).into())).await.map_err(|_| HandshakeError::Broken)
 }
 
-async fn receive<S: AsyncRead + AsyncWrite + Unpin, T: for<'de> Deserialize<'de>>(
+async fn receive<S: AsyncRead + AsyncWrite + Unpin, T: DeserializeOwned>(
     socket: &mut WebSocketStream<S>,
 ) -> Result<T, HandshakeError> {
     match socket.next().await {
-        Some(Ok(Message::Binary(bytes))) if bytes.len() <= MESSAGE_BYTES_MAX => {
-            postcard::from_bytes(&bytes).map_err(|_| HandshakeError::Garbled)
-        }
+        Some(Ok(Message::Binary(bytes))) => greeting::decode(&bytes).ok_or(HandshakeError::Garbled),
         Some(Ok(Message::Close(_)) | Err(_)) | None => Err(HandshakeError::Broken),
         Some(Ok(_)) => Err(HandshakeError::Garbled),
     }
@@ -198,6 +134,7 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin, T: for<'de> Deserialize<'de>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::limits::GREETING_MESSAGE_BYTES_MAX;
     use tokio_tungstenite::tungstenite::protocol::Role;
 
     fn peer(name: &str) -> Peer {
@@ -230,7 +167,7 @@ mod tests {
     #[test]
     fn agents_that_hold_one_secret_come_together() {
         let name = peer("callee");
-        let secret = || Secret([7; 32]);
+        let secret = || Secret::new(b"seven");
         let (caller, callee) =
             meet(secret(), async |socket| answer(socket, &name, &secret()).await);
         assert_eq!(caller, Ok(name));
@@ -240,12 +177,12 @@ mod tests {
     #[test]
     fn another_secret_or_version_is_refused_by_name() {
         let name = peer("callee");
-        let other = Secret([8; 32]);
+        let other = Secret::new(b"eight");
         let (caller, callee) =
-            meet(Secret([7; 32]), async |socket| answer(socket, &name, &other).await);
+            meet(Secret::new(b"seven"), async |socket| answer(socket, &name, &other).await);
         assert!(caller.expect_err("refused").contains("--secret"), "names the remedy");
         assert!(callee.is_err());
-        let (caller, ()) = meet(Secret([7; 32]), async |socket| {
+        let (caller, ()) = meet(Secret::new(b"seven"), async |socket| {
             let _: Hello = receive(socket).await.expect("a hello");
             let theirs = Hello { version: "9.9.9".into(), ..hello(&name, Purpose::Link) };
             send(socket, &theirs).await.expect("heard");
@@ -258,16 +195,16 @@ mod tests {
     fn a_hello_is_short_and_names_a_node() {
         let name = peer("callee");
         let sent = |theirs: Vec<u8>| {
-            let (caller, ()) = meet(Secret([7; 32]), async |socket| {
+            let (caller, ()) = meet(Secret::new(b"seven"), async |socket| {
                 let _: Hello = receive(socket).await.expect("a hello");
                 socket.send(Message::Binary(theirs.clone().into())).await.expect("heard");
             });
             caller.expect_err("refused")
         };
         let garbled = HandshakeError::Garbled.to_string();
-        let hello = super::super::message::encode(&hello(&name, Purpose::Link));
+        let hello = encode(&hello(&name, Purpose::Link));
         assert_eq!(sent(vec![b'x'; 1_000_000 / 512]), garbled);
-        assert_eq!(sent([&hello[..], &[0; MESSAGE_BYTES_MAX]].concat()), garbled);
+        assert_eq!(sent([&hello[..], &[0; GREETING_MESSAGE_BYTES_MAX]].concat()), garbled);
         // The name is as long.
         let at = hello.windows(6).position(|bytes| bytes == b"callee").expect("it is in there");
         let renamed = [&hello[..at], b"../../", &hello[at + 6..]].concat();
@@ -293,10 +230,10 @@ mod tests {
     #[test]
     fn what_a_version_says_is_shown_escaped() {
         let name = peer("callee");
-        let (caller, ()) = meet(Secret([7; 32]), async |socket| {
+        let (caller, ()) = meet(Secret::new(b"seven"), async |socket| {
             let _: Hello = receive(socket).await.expect("a hello");
             // As long as "0.1.0", which is what the encoded hello has there.
-            let hello = super::super::message::encode(&hello(&name, Purpose::Link));
+            let hello = encode(&hello(&name, Purpose::Link));
             let at = hello.windows(5).position(|bytes| bytes == b"0.1.0").expect("a version");
             let forged = [&hello[..at], b"\x1b[2J\n", &hello[at + 5..]].concat();
             socket.send(Message::Binary(forged.into())).await.expect("heard");

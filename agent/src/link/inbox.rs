@@ -6,11 +6,9 @@ use std::rc::Rc;
 
 use tokio::sync::mpsc;
 
-use super::frame::Frame;
+use crate::wire::frame::Frame;
+use crate::wire::limits::WAITING_BYTES_MAX;
 
-/// Bytes that wait at most. The largest that an honest side has on its way without having been asked are the
-/// packets of changed files, which are taken in as they come.
-const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What a frame takes besides its payload.
 const FRAME_BYTES: usize = 96;
 
@@ -66,8 +64,8 @@ fn cost(frame: &Frame) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame::Kind;
     use super::*;
+    use crate::wire::frame::Kind;
 
     #[test]
     fn so_much_waits_and_no_more() {

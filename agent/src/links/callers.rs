@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 use super::Links;
 use crate::link::call::LINK_TIMEOUT;
 use crate::link::guarded::Guarded;
-use crate::link::handshake::{Peer, Purpose};
+use crate::link::handshake::Peer;
 use crate::link::{self, handshake};
+use crate::wire::greeting::Purpose;
 
 /// Callers that have not greeted, in all: as many as a large cluster has nodes, which may all call at once
 /// when the network is back.

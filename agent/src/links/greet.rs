@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use worknode::id::NodeId;
 
 use super::Links;
-use crate::link::handshake::Purpose;
+use crate::wire::greeting::Purpose;
 
 /// Nodes that are greeted at once. Each of a cluster's agents greets all others when it starts.
 const GREETED_AT_ONCE: usize = 8;

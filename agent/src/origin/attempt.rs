@@ -28,10 +28,10 @@ use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
 use crate::compile;
 use crate::exporter::{Untold, Upcoming, profile::Likeness};
-use crate::link::frame::{Frame, Kind};
-use crate::link::message::{Exit, Packets};
 use crate::link::{Inbox, Link};
 use crate::session::Session;
+use crate::wire::frame::{Frame, Kind};
+use crate::wire::message::{Exit, Packets};
 
 /// Output is shown after this time even if the walk goes on: a program in a pipeline can wait …
 const HOLD_MAX: Duration = Duration::from_secs(1);

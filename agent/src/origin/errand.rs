@@ -22,8 +22,8 @@ use super::shared::Shared;
 use super::stub::{Cause, STDERR, Stub, drop_with_process};
 use super::{told, vet};
 use crate::cluster::{Slot, Turn};
-use crate::link::message::{Doubt, Exit};
 use crate::session::{self, Session, ms};
+use crate::wire::message::{Doubt, Exit};
 
 /// How it ended for the stub.
 pub(super) enum End {

@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use crate::exporter::{ExporterHandle, Question};
-use crate::link::frame::{Frame, Kind};
-use crate::link::{Link, message};
+use crate::link::Link;
 use crate::links::Receive;
 use crate::mirrors::Mirrors;
 use crate::runner::Runner;
+use crate::wire::frame::{Frame, Kind};
+use crate::wire::message;
 
 /// Who takes in the frames of links.
 pub(super) struct Dispatch {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::link::Link;
-use crate::link::frame::Kind;
+use crate::wire::frame::Kind;
 
 /// The way to one descriptor at the origin.
 #[derive(Debug, Clone)]

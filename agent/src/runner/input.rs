@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use worknode::door::DATA_BYTES_MAX;
 
 use super::channel::Channel;
-use crate::link::frame::Kind;
 use crate::sys::fds;
+use crate::wire::frame::Kind;
 
 /// Input asked for at once: what a pipe holds, and what one can be made to hold for a walk that has
 /// read much.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use worknode::door::{DATA_BYTES_MAX, WINDOW_BYTES};
 
 use super::channel::Channel;
-use crate::link::frame::Kind;
+use crate::wire::frame::Kind;
 
 /// What the pipe of a program holds that writes much: it and the agent wait less for each other.
 const BULK_PIPE_BYTES: i32 = 256 * 1024;

@@ -17,8 +17,8 @@ use super::input::Input;
 use super::output::{self, Credit};
 use super::terminal::{Event, Terminal};
 use crate::link::Link;
-use crate::link::frame::{Frame, Kind};
 use crate::sys::orders::Order;
+use crate::wire::frame::{Frame, Kind};
 
 /// Where descriptors go: pairs of the process's number and the index of what is passed.
 pub(super) type Places = Vec<(u32, u32)>;

@@ -12,9 +12,9 @@ use worknode::door::{DATA_BYTES_MAX, Termios, Window};
 
 use super::channel::Channel;
 use super::output::Credit;
-use crate::link::frame::Kind;
 use crate::sys::orders::Order;
 use crate::sys::terminal::{self, Packet};
+use crate::wire::frame::Kind;
 
 /// Input asked for at once: the longest line that a terminal gives.
 const LINE_BYTES: u32 = 4096;

@@ -2,40 +2,41 @@
 
 use packetfs::change::ChangeSet;
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::path::{PATH_BYTES_MAX, TreePath};
+use packetfs::path::TreePath;
 use packetfs::tree::{Content, Listing};
 use serde::{Deserialize, Serialize};
 use worknode::id::Attempt;
 use worknode::spec::Outcome;
 
+use super::limits::{ASK_BYTES_MAX, PACKETS_PER_ASK};
 use super::squeeze::Squeezed;
 
 /// Execute this walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Open {
+pub struct Open {
     /// The attempt that was granted.
-    pub(crate) attempt: Attempt,
+    pub attempt: Attempt,
     /// The encoded [`worknode::spec::WalkSpec`].
-    pub(crate) spec: Squeezed,
+    pub spec: Squeezed,
 }
 
 /// How a walk ended, and what it changed. Its packets have gone ahead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Exit {
+pub struct Exit {
     /// How it ended.
-    pub(crate) outcome: Outcome,
+    pub outcome: Outcome,
     /// What is to be applied at the origin.
-    pub(crate) changes: ChangeSet,
+    pub changes: ChangeSet,
     /// Where reading stands in the files that were open at the start, by descriptor.
     #[serde(deserialize_with = "packetfs::allowance::list")]
-    pub(crate) offsets: Vec<(u32, u64)>,
+    pub offsets: Vec<(u32, u64)>,
     /// Why it is not to be believed where it can be repeated.
-    pub(crate) doubt: Option<Doubt>,
+    pub doubt: Option<Doubt>,
 }
 
 /// What a walk saw that is not as it is at the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Doubt {
+pub enum Doubt {
     /// There is more than it was shown.
     ShownLess,
     /// A file that was changed while it was read.
@@ -48,14 +49,14 @@ pub(crate) enum Doubt {
 
 /// Packets of changed files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Packets {
+pub struct Packets {
     /// The packets.
-    pub(crate) packets: Vec<(PacketRef, Packed)>,
+    pub packets: Vec<(PacketRef, Packed)>,
 }
 
 /// A question about the origin's tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Ask {
+pub enum Ask {
     /// What is in this directory?
     Listing(TreePath),
     /// What packets is this file?
@@ -64,14 +65,9 @@ pub(crate) enum Ask {
     Packets(TreePath, Vec<(u64, PacketRef)>),
 }
 
-/// Packets asked for in one question: an answer of about a megabyte.
-pub(crate) const PACKETS_PER_ASK: usize = 16;
-/// Bytes of a question at most: a path, and for each packet an offset, a digest and a number in their longest form.
-const ASK_BYTES_MAX: usize = PATH_BYTES_MAX + PACKETS_PER_ASK * 48 + 16;
-
 impl Ask {
     /// Reads a question; nothing if it is damaged, or asks for more at once than a runner does.
-    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
+    pub fn decode(payload: &[u8]) -> Option<Self> {
         if payload.len() > ASK_BYTES_MAX {
             return None;
         }
@@ -83,7 +79,7 @@ impl Ask {
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// The directory.
     Listing(Listing),
     /// The file, with its packet if there is only one.
@@ -96,16 +92,16 @@ pub(crate) enum Answer {
 
 /// The answer to a question that a runner would ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Told {
+pub struct Told {
     /// The question.
-    pub(crate) ask: Ask,
+    pub ask: Ask,
     /// The answer.
-    pub(crate) answer: Answer,
+    pub answer: Answer,
 }
 
 impl Told {
     /// Returns about how much there is to send.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         const ENTRY_BYTES: usize = 64;
         match &self.answer {
             Answer::Listing(listing) => listing.entries.len() * ENTRY_BYTES,
@@ -120,12 +116,14 @@ impl Told {
 }
 
 /// Encodes a message.
-pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     postcard::to_allocvec(message).expect("a message fits a growing buffer")
 }
 
 #[cfg(test)]
 mod tests {
+    use packetfs::path::PATH_BYTES_MAX;
+
     use super::*;
 
     #[test]

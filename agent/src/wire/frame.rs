@@ -4,23 +4,17 @@
 
 use bytes::{Buf, Bytes};
 
+use super::limits::{ASSEMBLED_BYTES_MAX, LONG_BYTES_MAX, PAYLOAD_BYTES_MAX, SHORT_BYTES_MAX};
+
 /// Bytes of a frame's head.
-pub(crate) const HEAD_BYTES: usize = 8;
-/// Longest payload of one frame: what a keystroke may have to wait behind.
-pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
-/// Longest payload in all its frames: a directory of a million names.
-pub(crate) const ASSEMBLED_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Of kinds that tell no directory: a spec, what is told ahead of a walk, or packets of changed files …
-const LONG_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// … and of those that are short: a question names a path and 16 packets.
-const SHORT_BYTES_MAX: usize = 1024 * 1024;
+pub const HEAD_BYTES: usize = 8;
 const MORE: u8 = 0x80;
 
 /// What a frame is. Requests about files name the request in the stream's place; everything else
 /// names the walk there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Origin: execute this walk ([`super::message::Open`]).
     Open = 1,
     /// Both: bytes of a descriptor: `u8 fd`, the bytes.
@@ -74,30 +68,46 @@ impl Kind {
         }
     }
 
+    /// All kinds, by number from 1 on.
+    pub const ALL: [Self; 20] = [
+        Self::Open,
+        Self::Data,
+        Self::Eof,
+        Self::Credit,
+        Self::Broken,
+        Self::Signal,
+        Self::Cancel,
+        Self::Told,
+        Self::Packets,
+        Self::Exit,
+        Self::Ask,
+        Self::Answer,
+        Self::Changes,
+        Self::Ping,
+        Self::Pong,
+        Self::Took,
+        Self::Ready,
+        Self::Settings,
+        Self::Resize,
+        Self::Stopped,
+    ];
+
     fn from_u8(value: u8) -> Option<Self> {
-        use Kind::{
-            Answer, Ask, Broken, Cancel, Changes, Credit, Data, Eof, Exit, Open, Packets, Ping,
-            Pong, Ready, Resize, Settings, Signal, Stopped, Told, Took,
-        };
-        const ALL: [Kind; 20] = [
-            Open, Data, Eof, Credit, Broken, Signal, Cancel, Told, Packets, Exit, Ask, Answer,
-            Changes, Ping, Pong, Took, Ready, Settings, Resize, Stopped,
-        ];
-        ALL.get(usize::from(value).checked_sub(1)?).copied()
+        Self::ALL.get(usize::from(value).checked_sub(1)?).copied()
     }
 }
 
 /// A whole frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) kind: Kind,
-    pub(crate) stream: u32,
-    pub(crate) payload: Bytes,
+pub struct Frame {
+    pub kind: Kind,
+    pub stream: u32,
+    pub payload: Bytes,
 }
 
 impl Frame {
     /// Appends the frame to a message, in pieces if it is long.
-    pub(crate) fn encode(&self, message: &mut Vec<u8>) {
+    pub fn encode(&self, message: &mut Vec<u8>) {
         let mut rest = self.payload.as_ref();
         loop {
             let (piece, after) = rest.split_at(rest.len().min(PAYLOAD_BYTES_MAX));
@@ -117,7 +127,7 @@ impl Frame {
 
 /// Bytes that are no frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
     #[error("a frame is cut off")]
     Truncated,
     #[error("a frame has the unknown kind {0}")]
@@ -130,13 +140,13 @@ pub(crate) enum FrameError {
 
 /// Joins the pieces of long frames. Pieces of one frame follow each other without a gap.
 #[derive(Debug, Default)]
-pub(crate) struct Assembler {
+pub struct Assembler {
     partial: Option<(Kind, u32, Vec<u8>)>,
 }
 
 impl Assembler {
     /// Takes a message apart. The frames share its memory, but for those that came in pieces.
-    pub(crate) fn frames(&mut self, mut message: Bytes) -> Result<Vec<Frame>, FrameError> {
+    pub fn frames(&mut self, mut message: Bytes) -> Result<Vec<Frame>, FrameError> {
         let mut frames = Vec::new();
         while !message.is_empty() {
             let head = *message.first_chunk::<HEAD_BYTES>().ok_or(FrameError::Truncated)?;

@@ -1,18 +1,16 @@
 //! Lists that come over a link: read item by item, because in memory an item takes up to a hundred times what it takes
 //! on its way.
 
-use packetfs::tree::{Change, NAMES_MAX};
+use packetfs::tree::Change;
 use serde::de::DeserializeOwned;
 
+use super::limits::{CHANGES_MAX, TOLD_MAX};
 use super::message::Told;
 
-/// Answers that are told in one message: thrice what an origin tells of any walk.
-const TOLD_MAX: usize = 8192;
-
 /// Reads what changed; nothing if that is damaged, or more than there is in a directory.
-pub(crate) fn changes(bytes: &[u8]) -> Option<Vec<Change>> {
-    let mut left = NAMES_MAX;
-    list(bytes, NAMES_MAX, |change| {
+pub fn changes(bytes: &[u8]) -> Option<Vec<Change>> {
+    let mut left = CHANGES_MAX;
+    list(bytes, CHANGES_MAX, |change| {
         let names = match change {
             Change::Names { names, .. } => names.len(),
             Change::Forget { .. } => 0,
@@ -24,7 +22,7 @@ pub(crate) fn changes(bytes: &[u8]) -> Option<Vec<Change>> {
 }
 
 /// Reads what is told; nothing if that is damaged.
-pub(crate) fn told(bytes: &[u8]) -> Option<Vec<Told>> {
+pub fn told(bytes: &[u8]) -> Option<Vec<Told>> {
     list(bytes, TOLD_MAX, |_| true)
 }
 
@@ -65,9 +63,9 @@ mod tests {
         let few = vec![names(3), Change::Forget { dir: TreePath::root() }, names(0)];
         assert_eq!(changes(&encode(&few)), Some(few));
         assert!(changes(&encode(&vec![names(1_000_000)])).is_some());
-        assert_eq!(changes(&encode(&vec![names(NAMES_MAX + 1)])), None);
-        assert_eq!(changes(&encode(&vec![names(NAMES_MAX / 2); 3])), None, "all together");
-        let forgotten = vec![Change::Forget { dir: TreePath::root() }; NAMES_MAX + 1];
+        assert_eq!(changes(&encode(&vec![names(CHANGES_MAX + 1)])), None);
+        assert_eq!(changes(&encode(&vec![names(CHANGES_MAX / 2); 3])), None, "all together");
+        let forgotten = vec![Change::Forget { dir: TreePath::root() }; CHANGES_MAX + 1];
         assert_eq!(changes(&encode(&forgotten)), None);
         assert_eq!(changes(&[0xff; 20]), None);
         assert_eq!(changes(&encode(&(u64::MAX))), None, "more than there are bytes for");

@@ -4,14 +4,10 @@
 use serde::{Deserialize, Serialize};
 use zstd::bulk::{Compressor, Decompressor};
 
+use super::limits::{DICTIONARY_BYTES_MAX, GROWN_BYTES_MIN, GROWTH_MAX};
+
 /// With a dictionary that was made ready, the fastest level.
 const LEVEL: i32 = 1;
-/// A message is at most so many times as long as its body, and this: who sends little makes nobody keep much. What
-/// is more alike than that is sent as it is.
-const GROWTH_MAX: usize = 256;
-const GROWN_BYTES_MIN: usize = 64 * 1024;
-/// Larger messages are never a dictionary.
-const DICTIONARY_BYTES_MAX: usize = 64 * 1024;
 /// When messages get larger than this, the dictionary is not like them any more …
 const SMALL_BYTES: usize = 128;
 /// … but to make a new one costs as much as to compress some messages.
@@ -19,7 +15,7 @@ const AGE_MIN: u32 = 8;
 
 /// A message on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Squeezed {
+pub struct Squeezed {
     /// Its bytes; 0 if it is not compressed.
     bytes: u32,
     /// It is the dictionary of those that follow.
@@ -30,7 +26,7 @@ pub(crate) struct Squeezed {
 
 /// The sending side.
 #[derive(Default)]
-pub(crate) struct Squeezer {
+pub struct Squeezer {
     packer: Option<Compressor<'static>>,
     /// Messages since the dictionary.
     age: u32,
@@ -38,12 +34,12 @@ pub(crate) struct Squeezer {
 
 /// The receiving side.
 #[derive(Default)]
-pub(crate) struct Unsqueezer {
+pub struct Unsqueezer {
     unpacker: Option<Decompressor<'static>>,
 }
 
 impl Squeezer {
-    pub(crate) fn squeeze(&mut self, message: &[u8]) -> Squeezed {
+    pub fn squeeze(&mut self, message: &[u8]) -> Squeezed {
         let packed = self.packer.as_mut().and_then(|packer| packer.compress(message).ok());
         let packed =
             packed.filter(|body| body.len() < message.len() && message.len() <= grown(body));
@@ -68,7 +64,7 @@ impl Squeezer {
 
 impl Unsqueezer {
     /// Returns the message; nothing if it is damaged, or longer than this.
-    pub(crate) fn unsqueeze(&mut self, squeezed: Squeezed, bytes_max: usize) -> Option<Vec<u8>> {
+    pub fn unsqueeze(&mut self, squeezed: Squeezed, bytes_max: usize) -> Option<Vec<u8>> {
         let Squeezed { bytes, dictionary, body } = squeezed;
         let message = match usize::try_from(bytes).ok()? {
             0 if body.len() > bytes_max => return None,
@@ -87,7 +83,7 @@ impl Unsqueezer {
     }
 
     /// Passes over a message that nobody wants, but for what those that follow need of it; false if that is damaged.
-    pub(crate) fn skip(&mut self, squeezed: Squeezed) -> bool {
+    pub fn skip(&mut self, squeezed: Squeezed) -> bool {
         !squeezed.dictionary || self.unsqueeze(squeezed, DICTIONARY_BYTES_MAX).is_some()
     }
 }
