@@ -7,6 +7,7 @@
 //! carry a walk's changes home.
 //!
 //! The crate knows nothing of walks, sessions or Redis. Only [`fuse`] names fuser.
+#![forbid(unsafe_code)]
 
 pub mod packet;
 pub mod path;

@@ -1,9 +1,11 @@
-//! Extended attributes of open files. \[unsafe\]: nix has no such calls.
-#![expect(unsafe_code, reason = "extended attributes have no safe wrapper in nix")]
+//! Extended attributes of open files.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{self, XattrFlags};
+use rustix::io::Errno;
 
 use crate::tree::{Bytes, Xattr};
 
@@ -26,17 +28,14 @@ pub(crate) fn is_acl(name: &[u8]) -> bool {
 pub(crate) fn shown_at(dir: &OwnedFd, file: &[u8]) -> io::Result<Vec<Xattr>> {
     let path = path_in(dir, file)?;
     // Hardly a file has attributes: the first question is for their number alone.
-    // SAFETY: the path ends with a NUL, and a buffer of no bytes is not written.
-    if unsafe { libc::llistxattr(path.as_ptr(), std::ptr::null_mut(), 0) } <= 0 {
+    if fs::llistxattr_query(&path).unwrap_or(0) == 0 {
         return Ok(Vec::new());
     }
-    let names = names(|names| {
-        // SAFETY: the path ends with a NUL, and the buffer is as long as it is said to be.
-        unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) }
-    })?;
     let mut shown = Vec::new();
-    for name in names.into_iter().filter(|name| is_shown(name)) {
-        if let Some(value) = get_at(dir, file, &name)? {
+    for name in names(|names| fs::llistxattr(&path, names))? {
+        if is_shown(&name)
+            && let Some(value) = value(|value| fs::lgetxattr(&path, &name, value))?
+        {
             shown.push((name, value));
         }
     }
@@ -50,8 +49,8 @@ pub(crate) fn shown_at(dir: &OwnedFd, file: &[u8]) -> io::Result<Vec<Xattr>> {
 pub fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     for name in list(from)? {
         if let Some(value) = get(from, &name)? {
-            match set(to, &name, &value) {
-                Err(error) if error.raw_os_error() == Some(libc::ENOTSUP) => {}
+            match fs::fsetxattr(to, &name, &value, XattrFlags::empty()) {
+                Err(Errno::NOTSUP) => {}
                 result => result?,
             }
         }
@@ -64,45 +63,27 @@ pub fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
 /// # Errors
 /// The kernel does not tell.
 pub fn list(file: &OwnedFd) -> io::Result<Vec<Bytes>> {
-    names(|names| {
-        // SAFETY: the buffer is as long as it is said to be.
-        unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) }
-    })
+    names(|names| fs::flistxattr(file, names))
 }
 
 /// Reads a list of names with `read`, which returns its length.
-fn names(read: impl Fn(&mut [u8]) -> isize) -> io::Result<Vec<Bytes>> {
+fn names(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Vec<Bytes>> {
     let mut names = vec![0_u8; XATTR_BYTES_MAX];
-    match usize::try_from(read(&mut names)) {
-        Ok(length) => {
-            let names = names[..length].split(|&byte| byte == 0);
-            Ok(names.filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
-        }
-        Err(_) => absent_as(Vec::new()),
-    }
+    let length = none_as(0, read(&mut names))?;
+    let names = names[..length].split(|&byte| byte == 0);
+    Ok(names.filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
 /// Returns the value of an attribute, if there is one.
 pub(crate) fn get(file: &OwnedFd, name: &[u8]) -> io::Result<Option<Bytes>> {
-    let name = CString::new(name)?;
-    value(|value| {
-        // SAFETY: the name ends with a NUL, and the buffer is as long as it is said to be.
-        unsafe {
-            libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
-        }
-    })
+    value(|value| fs::fgetxattr(file, name, value))
 }
 
 /// Returns the value of an attribute of what a name in a directory names, which may be a symbolic
 /// link, if there is one.
 pub(crate) fn get_at(dir: &OwnedFd, file: &[u8], name: &[u8]) -> io::Result<Option<Bytes>> {
-    let (path, name) = (path_in(dir, file)?, CString::new(name)?);
-    value(|value| {
-        // SAFETY: path and name end with a NUL, and the buffer is as long as it is said to be.
-        unsafe {
-            libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
-        }
-    })
+    let path = path_in(dir, file)?;
+    value(|value| fs::lgetxattr(&path, name, value))
 }
 
 /// Names a file in an open directory as a path of this process.
@@ -112,17 +93,17 @@ fn path_in(dir: &OwnedFd, file: &[u8]) -> io::Result<CString> {
 }
 
 /// Reads a value with `read`, which returns its length.
-fn value(read: impl Fn(&mut [u8]) -> isize) -> io::Result<Option<Bytes>> {
+fn value(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Option<Bytes>> {
     // Most values are short: a small buffer first.
     for bytes in [256, XATTR_BYTES_MAX] {
         let mut value = vec![0_u8; bytes];
-        let length = read(&mut value);
-        if let Ok(length) = usize::try_from(length) {
-            value.truncate(length);
-            return Ok(Some(value));
-        }
-        if io::Error::last_os_error().raw_os_error() != Some(libc::ERANGE) {
-            return absent_as(None);
+        match read(&mut value) {
+            Ok(length) => {
+                value.truncate(length);
+                return Ok(Some(value));
+            }
+            Err(Errno::RANGE) => {}
+            Err(error) => return none_as(None, Err(error)),
         }
     }
     Ok(None)
@@ -130,26 +111,18 @@ fn value(read: impl Fn(&mut [u8]) -> isize) -> io::Result<Option<Bytes>> {
 
 /// Sets an attribute.
 pub(crate) fn set(file: &OwnedFd, name: &[u8], value: &[u8]) -> io::Result<()> {
-    let name = CString::new(name)?;
-    // SAFETY: the name ends with a NUL, and the value is as long as it is said to be.
-    let result = unsafe {
-        libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(fs::fsetxattr(file, name, value, XattrFlags::empty())?)
 }
 
 /// Removes an attribute; one that is not there is as good as removed.
 pub(crate) fn remove(file: &OwnedFd, name: &[u8]) -> io::Result<()> {
-    let name = CString::new(name)?;
-    // SAFETY: the name ends with a NUL.
-    let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
-    if result == 0 { Ok(()) } else { absent_as(()) }
+    none_as((), fs::fremovexattr(file, name))
 }
 
-fn absent_as<T>(nothing: T) -> io::Result<T> {
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::ENODATA | libc::ENOTSUP | libc::ENOSYS) => Ok(nothing),
-        _ => Err(error),
+/// Returns `nothing` where there is no such attribute, or the file system has none at all.
+fn none_as<T>(nothing: T, result: Result<T, Errno>) -> io::Result<T> {
+    match result {
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => Ok(nothing),
+        result => Ok(result?),
     }
 }

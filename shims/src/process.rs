@@ -3,7 +3,6 @@
 #![expect(unsafe_code, reason = "signal dispositions, vfork and pre_exec")]
 
 use std::cell::Cell;
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -17,7 +16,7 @@ use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sigaction,
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{Pid, execvpe, setsid};
 
 use crate::program::Program;
 
@@ -73,7 +72,7 @@ pub(crate) fn replace(program: &Program) -> io::Error {
     {
         return error;
     }
-    Image::of(program).execute()
+    execute(program)
 }
 
 /// Runs a program to its end.
@@ -104,17 +103,16 @@ pub(crate) fn run(program: &Program) -> io::Result<Ending> {
 /// Starts a program. As with `vfork`, parent and child share their memory, and the parent is suspended
 /// until the child has executed the program or exited.
 fn spawn(program: &Program, prepare: &dyn Fn() -> io::Result<()>) -> io::Result<Pid> {
-    let image = Image::of(program);
     let failure = Cell::new(None);
     let work = || {
-        failure.set(Some(prepare().err().unwrap_or_else(|| image.execute())));
+        failure.set(Some(prepare().err().unwrap_or_else(|| execute(program))));
         127
     };
     // For a script without an interpreter line, execvpe copies the arguments to the stack.
-    let mut stack = vec![0; STACK_BYTES + size_of_val(image.words.as_slice())];
+    let mut stack = vec![0; STACK_BYTES + size_of::<usize>() * program.words().len()];
     let (flags, signal) = (CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD));
-    // SAFETY: the stack is large enough for `work`, which changes nothing in the shared memory but
-    // `failure`; the only thread of this process is suspended meanwhile.
+    // SAFETY: the stack is large enough for `work`, which leaves nothing in the shared memory but
+    // `failure` and what it allocates; the only thread of this process is suspended meanwhile.
     let child = unsafe { clone(Box::new(work), &mut stack, flags, signal) }?;
     match failure.take() {
         None => Ok(child),
@@ -125,28 +123,11 @@ fn spawn(program: &Program, prepare: &dyn Fn() -> io::Result<()>) -> io::Result<
     }
 }
 
-/// A program in the kernel's form: null-terminated arrays of pointers.
-struct Image<'a> {
-    program: &'a Program,
-    words: Vec<*const libc::c_char>,
-    environment: Vec<*const libc::c_char>,
-}
-
-impl<'a> Image<'a> {
-    fn of(program: &'a Program) -> Self {
-        let pointers = |texts: &[CString]| {
-            texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
-        };
-        let (words, environment) = (pointers(program.words()), pointers(program.environment()));
-        Self { program, words, environment }
-    }
-
-    /// Executes the program in the place of this process. Returns only if that fails.
-    fn execute(&self) -> io::Error {
-        let file = self.program.file().as_ptr();
-        // SAFETY: strings and null-terminated arrays outlive the call.
-        unsafe { libc::execvpe(file, self.words.as_ptr(), self.environment.as_ptr()) };
-        io::Error::last_os_error()
+/// Executes the program in the place of this process. Returns only if that fails.
+fn execute(program: &Program) -> io::Error {
+    match execvpe(program.file(), program.words(), program.environment()) {
+        Ok(never) => match never {},
+        Err(errno) => errno.into(),
     }
 }
 

@@ -1,1 +1,3 @@
+//! What programs beside the tests use, too.
 
+pub mod tree;

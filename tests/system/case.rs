@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use oswalk_tests::tree::{Before, Tree};
+
 use crate::lab::{Lab, Up};
-use crate::outcome::{Before, Tree};
 use crate::report::Report;
 use crate::run::{Run, ending, seconds, shown};
 

@@ -10,11 +10,12 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use oswalk_tests::tree::{Before, Tree};
+
 use crate::Test;
 use crate::case::Outcome;
 use crate::coherence::{Random, number, seed};
 use crate::lab::{Lab, Up};
-use crate::outcome::{Before, Tree};
 use crate::report::Report;
 use crate::run::{Run, seconds};
 

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use oswalk_tests::tree::{Before, Tree};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Test;
@@ -16,7 +17,6 @@ use crate::coherence::{Random, number, seed};
 use crate::interrupts::processes;
 use crate::lab::{Lab, NODES, Up};
 use crate::nodes::all_join;
-use crate::outcome::{Before, Tree};
 use crate::run::{Run, ending, seconds};
 
 pub(crate) const ALL: &[Test] = &[

@@ -19,7 +19,6 @@ mod liars;
 mod members;
 mod mounts;
 mod nodes;
-mod outcome;
 mod peers;
 mod report;
 mod run;

@@ -102,7 +102,7 @@ impl Input {
                         self.tell_read(self.lent.get());
                         if want < MUCH_INPUT_BYTES && total > MUCH_INPUT_BYTES as usize {
                             want = MUCH_INPUT_BYTES;
-                            fds::widen(&pipe, want);
+                            fds::widen(&pipe, want as usize);
                         }
                         self.want(want);
                     }

@@ -1,14 +1,22 @@
 //! Messages with descriptors over unix sockets.
-#![expect(unsafe_code, reason = "takes over descriptors that arrive over a socket")]
+#![expect(unsafe_code, reason = "closes descriptors that nothing owns")]
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use rustix::pipe::fcntl_setpipe_size;
 
 /// The kernel's limit of descriptors in one message (`SCM_MAX_FD`).
 pub(crate) const FDS_MAX: usize = 253;
+/// What the descriptors of a message need around it.
+const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
 /// Longest message: the kernel allows 6 MiB of arguments and environment.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -22,12 +30,14 @@ pub(crate) fn send(
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let head = u32::try_from(message.len()).map_err(io::Error::other)?.to_le_bytes();
-    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::INVAL.into());
+    }
     // In one piece, so that a reader who sees the head of a short message can read it all.
     let parts = [IoSlice::new(&head), IoSlice::new(message)];
-    let sent = sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
+    let sent = sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL)?;
     match sent.checked_sub(head.len()) {
         Some(sent) => socket.write_all(&message[sent..]),
         None => Err(io::ErrorKind::WriteZero.into()),
@@ -42,19 +52,17 @@ pub(crate) fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Ve
     let mut head = [0; 4];
     let mut fds = Vec::new();
     let received = {
-        let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
+        let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut head)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL;
-        let message = loop {
-            match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-                Err(nix::errno::Errno::EINTR) => {}
-                result => break result?,
-            }
-        };
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = control {
-                // SAFETY: the kernel has just made these descriptors for this process.
-                fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
+        let message = retry_on_intr(|| recvmsg(socket, &mut parts, &mut control, flags))?;
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Errno::NOBUFS.into());
+        }
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
             }
         }
         message.bytes
@@ -110,23 +118,16 @@ pub(super) unsafe fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
 }
 
 /// Has a pipe hold so many bytes, if it may.
-pub(crate) fn widen(pipe: &impl AsRawFd, bytes: u32) {
-    // SAFETY: the call takes plain numbers.
-    unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
+pub(crate) fn widen(pipe: &impl AsFd, bytes: usize) {
+    let _ = fcntl_setpipe_size(pipe, bytes);
 }
 
 /// Returns how many bytes a pipe holds.
 ///
 /// # Errors
 /// It is no pipe.
-pub(crate) fn unread(pipe: &impl AsRawFd) -> io::Result<usize> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the kernel fills the number.
-    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
-    if result == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(usize::try_from(bytes).unwrap_or(0))
+pub(crate) fn unread(pipe: &impl AsFd) -> io::Result<usize> {
+    Ok(usize::try_from(ioctl_fionread(pipe)?).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! What the kernel knows of a place in the tree, without asking a server for it. \[unsafe\]: nix has no `statx`.
-#![expect(unsafe_code, reason = "statx has no safe wrapper in nix")]
+//! What the kernel knows of a place in the tree, without asking a server for it.
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::AsFd;
+
+use rustix::fs::{self, AtFlags, StatxFlags};
 
 /// A place in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,30 +19,22 @@ pub(crate) struct Place {
 impl Place {
     /// Returns what is at a path, following links.
     pub(crate) fn at(path: &str) -> io::Result<Self> {
-        statx(libc::AT_FDCWD, path, 0)
+        statx(fs::CWD, path, AtFlags::empty())
     }
 
     /// Returns what a descriptor is open on.
     pub(crate) fn of(fd: impl AsFd) -> io::Result<Self> {
-        statx(fd.as_fd().as_raw_fd(), "", libc::AT_EMPTY_PATH)
+        statx(fd, "", AtFlags::EMPTY_PATH)
     }
 }
 
-fn statx(dir: RawFd, path: &str, flags: libc::c_int) -> io::Result<Place> {
-    let path = CString::new(path)?;
-    let flags = flags | libc::AT_STATX_DONT_SYNC;
-    let mask = libc::STATX_TYPE | libc::STATX_INO | libc::STATX_MNT_ID;
-    // SAFETY: all bytes zero is a valid value of this plain structure.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is a C string, and `found` has room for the answer.
-    let result = unsafe { libc::statx(dir, path.as_ptr(), flags, mask, &raw mut found) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let knows_mounts = found.stx_mask & libc::STATX_MNT_ID != 0;
+fn statx(dir: impl AsFd, path: &str, flags: AtFlags) -> io::Result<Place> {
+    let mask = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MNT_ID;
+    let found = fs::statx(dir, path, flags | AtFlags::STATX_DONT_SYNC, mask)?;
+    let knows_mounts = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
     Ok(Place {
         mount: if knows_mounts { found.stx_mnt_id } else { 0 },
-        dev: libc::makedev(found.stx_dev_major, found.stx_dev_minor),
+        dev: fs::makedev(found.stx_dev_major, found.stx_dev_minor),
         ino: found.stx_ino,
         kind: u32::from(found.stx_mode) & libc::S_IFMT,
     })

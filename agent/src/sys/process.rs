@@ -1,5 +1,5 @@
 //! Making processes as `fork` cannot, and what they cost.
-#![expect(unsafe_code, reason = "clone, prctl and stacks of children")]
+#![expect(unsafe_code, reason = "clone, wait4 and stacks of children")]
 
 use std::fs::File;
 use std::io;
@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use nix::sys::prctl;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::Signal;
 use nix::time::ClockId;
 use nix::unistd::Pid;
 
@@ -151,8 +154,7 @@ pub(crate) fn populate() {
 
 /// Gives the calling process the signal when its parent dies.
 pub(crate) fn die_with_parent() {
-    // SAFETY: the call takes plain numbers.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    let _ = prctl::set_pdeathsig(Signal::SIGKILL);
 }
 
 /// Gives the calling process a session keyring of its own: what keys its parent has is nothing to it.
@@ -175,13 +177,11 @@ pub(super) fn join_new_keyring() -> io::Result<()> {
 
 /// Names the calling process, for `ps`.
 pub(crate) fn set_name(name: &std::ffi::CStr) {
-    // SAFETY: the kernel reads up to 16 bytes of a NUL-terminated name.
-    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+    let _ = prctl::set_name(name);
 }
 
 /// User and system time of a resource usage, in microseconds.
-#[must_use]
-pub(crate) fn cpu_us(usage: &libc::rusage) -> u64 {
+fn cpu_us(usage: &libc::rusage) -> u64 {
     let us =
         |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap_or(0);
     us(usage.ru_utime) + us(usage.ru_stime)
@@ -190,15 +190,8 @@ pub(crate) fn cpu_us(usage: &libc::rusage) -> u64 {
 /// CPU time of the calling process and of its children that ended, in microseconds.
 #[must_use]
 pub(crate) fn own_cpu_us() -> u64 {
-    [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].into_iter().map(usage_us).sum()
-}
-
-fn usage_us(who: libc::c_int) -> u64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the kernel fills the structure, which is zeroed anyway.
-    unsafe { libc::getrusage(who, usage.as_mut_ptr()) };
-    // SAFETY: all-zero bytes are a valid rusage.
-    cpu_us(unsafe { usage.assume_init_ref() })
+    let both = [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN];
+    both.into_iter().flat_map(getrusage).map(|usage| cpu_us(usage.as_ref())).sum()
 }
 
 /// Waits for any child that ended, or without `block` also for one that stopped; nothing if there is
@@ -218,21 +211,6 @@ pub(crate) fn wait_any(block: bool) -> Option<(Pid, i32, u64)> {
         if pid == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return None;
         }
-    }
-}
-
-/// Opens a process, to wait for its end.
-///
-/// # Errors
-/// There is no such process.
-pub(crate) fn open(pid: u32) -> io::Result<std::os::fd::OwnedFd> {
-    use std::os::fd::FromRawFd;
-    // SAFETY: the call takes plain numbers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    match libc::c_int::try_from(fd) {
-        // SAFETY: the descriptor was just made, and nobody else has it.
-        Ok(fd) if fd >= 0 => Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

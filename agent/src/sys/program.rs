@@ -5,32 +5,33 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{Rlimit, setpriority_process, setrlimit};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::filter::Filter;
 use super::orders::{Failure, Launch, at, path};
 use super::process::{self, Stack};
+use super::standing::RESOURCES;
 use super::{fds, terminal};
 
 /// What root keeps inside a walk: power over the files of its own tree, not over the machine. Who
 /// leaves a changed root is back in the walk's.
-pub(super) const KEPT_CAPABILITIES: [u32; 10] = [
-    0,  // CHOWN
-    1,  // DAC_OVERRIDE
-    2,  // DAC_READ_SEARCH
-    3,  // FOWNER
-    4,  // FSETID
-    5,  // KILL
-    6,  // SETGID
-    7,  // SETUID
-    18, // SYS_CHROOT
-    31, // SETFCAP
-];
-const CAPABILITIES: u32 = 41;
+pub(super) const KEPT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::SETFCAP);
 
 /// What became of the start.
 pub(super) enum Started {
@@ -99,9 +100,9 @@ fn enter(launch: &Launch, open: &Open<'_>, program: &Program) -> io::Error {
 
 /// Bounds what programs may get by being executed. What the calling process may, it may still.
 pub(super) fn bound_capabilities() {
-    for capability in (0..CAPABILITIES).filter(|number| !KEPT_CAPABILITIES.contains(number)) {
-        // SAFETY: the call takes plain numbers. A kernel that does not know one refuses it.
-        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    for (_, capability) in KEPT_CAPABILITIES.complement().iter_names() {
+        // A kernel that does not know one refuses it.
+        let _ = remove_capability_from_bounding_set(capability);
     }
 }
 
@@ -125,8 +126,8 @@ fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
         nix::unistd::fchown(&terminal.slave, Some(owner), None)?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(spec.umask));
-    // SAFETY: the call takes plain numbers.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, spec.nice) };
+    // One that may not be set stays.
+    let _ = setpriority_process(None, spec.nice);
     open.filter.install()?;
     assume_identity(spec)?;
     std::env::set_current_dir(path(&spec.cwd))?;
@@ -143,17 +144,6 @@ fn above(spec: &WalkSpec) -> RawFd {
     RawFd::try_from(highest + 1).unwrap_or(RawFd::MAX)
 }
 
-/// Duplicates a descriptor to one that is at least `above`.
-fn move_up(fd: RawFd, above: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes plain numbers.
-    let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, above) };
-    if high < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was just made, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(high) })
-}
-
 /// Puts every descriptor in its place. They are first moved out of the way of the places.
 fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
     let &Open { descriptors, files, nulls, terminal, .. } = open;
@@ -164,15 +154,15 @@ fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
         let fd = descriptors
             .get(index as usize)
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        places.push((number(place)?, move_up(fd.as_raw_fd(), above)?));
+        places.push((number(place)?, fcntl_dupfd_cloexec(fd, above)?));
     }
     for (place, file) in files.iter().chain(nulls) {
-        places.push((number(*place)?, move_up(file.as_raw_fd(), above)?));
+        places.push((number(*place)?, fcntl_dupfd_cloexec(file, above)?));
     }
     if let Some(terminal) = terminal {
         let all = launch.spec.fds.iter().filter(|fd| fd.kind == FdKind::Terminal);
         for fd in all {
-            places.push((number(fd.fd)?, move_up(terminal.slave.as_raw_fd(), above)?));
+            places.push((number(fd.fd)?, fcntl_dupfd_cloexec(&terminal.slave, above)?));
         }
     }
     // SAFETY: every descriptor below `above` is either placed anew next or meant to be closed;
@@ -192,10 +182,9 @@ fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
 }
 
 fn set_limits(spec: &WalkSpec) {
-    for (resource, &(soft, hard)) in (0..).zip(&spec.rlimits) {
-        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-        // SAFETY: the limit lives during the call. One that cannot be set (above our own) stays.
-        unsafe { libc::setrlimit(resource, &raw const limit) };
+    for (resource, &(soft, hard)) in RESOURCES.into_iter().zip(&spec.rlimits) {
+        // One that cannot be set (above our own) stays.
+        let _ = setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) });
     }
 }
 
@@ -207,9 +196,7 @@ fn assume_identity(spec: &WalkSpec) -> io::Result<()> {
     setgroups(&groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
-    // SAFETY: the call takes plain numbers.
-    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(nix::sys::prctl::set_no_new_privs()?)
 }
 
 /// Gives the program the dispositions and the mask it would have at the origin.

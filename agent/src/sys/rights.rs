@@ -1,8 +1,9 @@
 //! What a process may do: a walk has the rights of its user, so a process that has given some of them up does not walk.
-#![expect(unsafe_code, reason = "capget has no safe wrapper")]
 
 use std::io;
-use std::mem::MaybeUninit;
+
+use rustix::process::Pid;
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::place::Place;
 use super::program::KEPT_CAPABILITIES;
@@ -13,55 +14,28 @@ pub(crate) struct Rights {
     /// The namespace in which users are who they are.
     users: Place,
     /// What root has, as far as a walk of root's has it.
-    of_root: u64,
+    of_root: CapabilitySet,
 }
 
 impl Rights {
     /// Returns those of this process, which runs as root.
     pub(crate) fn own() -> io::Result<Self> {
-        let kept = KEPT_CAPABILITIES.iter().fold(0, |set, capability| set | 1 << capability);
-        Ok(Self { users: users_of("self")?, of_root: kept & capabilities(0)? })
+        let of_root = KEPT_CAPABILITIES & capabilities(None)?.effective;
+        Ok(Self { users: users_of("self")?, of_root })
     }
 
     /// Tells whether a process of a user has all that it would have in a walk.
     pub(crate) fn are_those_of(&self, pid: u32, uid: u32) -> bool {
+        let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
         let is_of_here = || users_of(&pid.to_string()).is_ok_and(|users| users == self.users);
         let has_all =
-            || capabilities(pid).is_ok_and(|capabilities| self.of_root & !capabilities == 0);
+            || capabilities(Some(process)).is_ok_and(|sets| sets.effective.contains(self.of_root));
         is_of_here() && (uid != 0 || has_all())
     }
 }
 
 fn users_of(process: &str) -> io::Result<Place> {
     Place::at(&format!("/proc/{process}/ns/user"))
-}
-
-/// Returns the capabilities that a process has in effect; 0 is the calling one.
-fn capabilities(pid: u32) -> io::Result<u64> {
-    /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 for each of three sets.
-    const VERSION: u32 = 0x2008_0522;
-    #[repr(C)]
-    struct Head {
-        version: u32,
-        pid: libc::c_int,
-    }
-    #[repr(C)]
-    struct Word {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    let pid = libc::c_int::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut head = Head { version: VERSION, pid };
-    let mut words = MaybeUninit::<[Word; 2]>::zeroed();
-    // SAFETY: both are as large and laid out as this version of the call has them.
-    let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut head, words.as_mut_ptr()) };
-    if got < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: integers, of which all bits are set to something.
-    let [low, high] = unsafe { words.assume_init() };
-    Ok(u64::from(low.effective) | u64::from(high.effective) << 32)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, Whence, lseek};
 use worknode::spec::{FdKind, TerminalSpec, WalkSpec};
@@ -229,7 +229,7 @@ impl Walk<'_> {
                         (true, _) => -self.program.as_raw(),
                         (false, _) => self.program.as_raw(),
                     };
-                    // SAFETY: the call takes plain numbers.
+                    // SAFETY: the call takes plain numbers. The wrappers know no real-time signals.
                     unsafe { libc::kill(target, number) };
                 }
                 Ok(Order::Watch) => self.watching = Some(WATCH_FIRST_MS),
@@ -269,8 +269,8 @@ fn open_terminal(spec: &TerminalSpec, root: BorrowedFd<'_>) -> Result<terminal::
 
 /// Ends every other process of the namespace; returns their CPU time.
 fn end_all() -> u64 {
-    // SAFETY: -1 names all processes of this namespace but this one.
-    unsafe { libc::kill(-1, libc::SIGKILL) };
+    const ALL_BUT_THIS: Pid = Pid::from_raw(-1);
+    let _ = kill(ALL_BUT_THIS, Signal::SIGKILL);
     let mut cpu_us = 0;
     while let Some((_, _, cpu)) = process::wait_any(true) {
         cpu_us += cpu;

@@ -1,46 +1,68 @@
 //! What the first process of a sandbox has that its programs inherit, and that a program of the same user
 //! could change.
-#![expect(unsafe_code, reason = "reads kernel structures")]
+#![expect(unsafe_code, reason = "scheduling policy and I/O priority have no safe wrapper")]
 
 use std::io;
 
-/// The calling process.
-const THIS: libc::id_t = 0;
-/// Kinds of limits that there are.
-const RESOURCES: u32 = 16;
+use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit};
+
 /// `IOPRIO_WHO_PROCESS`.
 const IO_OF_PROCESS: libc::c_int = 1;
+
+/// What is limited, in the kernel's order, in which a spec names the limits.
+pub(super) const RESOURCES: [Resource; 16] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::Data,
+    Resource::Stack,
+    Resource::Core,
+    Resource::Rss,
+    Resource::Nproc,
+    Resource::Nofile,
+    Resource::Memlock,
+    Resource::As,
+    Resource::Locks,
+    Resource::Sigpending,
+    Resource::Msgqueue,
+    Resource::Nice,
+    Resource::Rtprio,
+    Resource::Rttime,
+];
 
 /// How the calling process stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Standing {
-    nice: libc::c_int,
+    nice: i32,
     policy: libc::c_int,
     io: libc::c_long,
     /// The processors that it may use.
     processors: nix::sched::CpuSet,
-    /// Soft and hard limits.
-    limits: Vec<(u64, u64)>,
+    limits: [Rlimit; RESOURCES.len()],
 }
 
 impl Standing {
     /// Looks how it stands now.
     pub(super) fn now() -> io::Result<Self> {
-        let limit = |resource| {
-            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: the kernel fills the structure.
-            unsafe { libc::getrlimit(resource, &raw mut limit) };
-            (limit.rlim_cur, limit.rlim_max)
-        };
         Ok(Self {
-            // SAFETY: the call takes plain numbers.
-            nice: unsafe { libc::getpriority(libc::PRIO_PROCESS, THIS) },
+            nice: getpriority_process(None)?,
             // SAFETY: the call takes a plain number.
             policy: unsafe { libc::sched_getscheduler(0) },
             // SAFETY: the call takes plain numbers.
             io: unsafe { libc::syscall(libc::SYS_ioprio_get, IO_OF_PROCESS, 0) },
             processors: nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?,
-            limits: (0..RESOURCES).map(limit).collect(),
+            limits: RESOURCES.map(getrlimit),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_are_in_the_kernels_order() {
+        for (number, resource) in (0..).zip(RESOURCES) {
+            assert_eq!(resource as u32, number);
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! Pseudo-terminals of walks. The line discipline is the one of the terminal at the origin: there
 //! characters are echoed, lines edited and keys turned into signals. Here the settings only say what
 //! the program wants (`EXTPROC`), and the master hears of every change (packet mode).
-#![expect(unsafe_code, reason = "terminal ioctls")]
+#![expect(unsafe_code, reason = "packet mode, and settings in the kernel's form")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use rustix::io::ioctl_fionread;
+use rustix::process::{Pid, getpgrp, ioctl_tiocsctty};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcgetpgrp, tcsetpgrp, tcsetwinsize};
 use worknode::door::{TERMIOS_BYTES, Termios, Window};
 use worknode::spec::TerminalSpec;
 
@@ -35,14 +39,11 @@ impl Pair {
     pub(super) fn open(spec: &TerminalSpec) -> io::Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let master = nix::fcntl::open("/dev/pts/ptmx", flags | OFlag::O_NONBLOCK, Mode::empty())?;
-        control(&master, libc::TIOCSPTLCK, &mut 0_i32)?;
-        // SAFETY: the call takes plain numbers.
-        let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags.bits()) };
-        if slave < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just made, and nobody else has it.
-        let slave = unsafe { OwnedFd::from_raw_fd(slave) };
+        unlockpt(&master)?;
+        let slave = ioctl_tiocgptpeer(
+            &master,
+            OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
+        )?;
         control(&master, libc::TIOCPKT, &mut 1_i32)?;
         let termios = spec.termios.as_slice().try_into().map_err(io::Error::other)?;
         set_settings(&master, termios)?;
@@ -52,9 +53,7 @@ impl Pair {
 
     /// Makes it the terminal of the calling process's session.
     pub(super) fn take_control(&self) -> io::Result<()> {
-        // SAFETY: the call takes plain numbers.
-        let result = unsafe { libc::ioctl(self.slave.as_raw_fd(), libc::TIOCSCTTY, 0) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        Ok(ioctl_tiocsctty(&self.slave)?)
     }
 
     /// Closes the master: when its last descriptor is closed, all who have the slave find its end, as
@@ -65,20 +64,17 @@ impl Pair {
 
     /// Puts the calling process's group into the foreground.
     pub(super) fn come_to_foreground(&self) -> io::Result<()> {
-        control(&self.slave, libc::TIOCSPGRP, &mut nix::unistd::getpgrp().as_raw())
+        Ok(tcsetpgrp(&self.slave, getpgrp())?)
     }
 
     /// Returns the group in the foreground.
     pub(super) fn foreground(&self) -> Option<libc::pid_t> {
-        let mut group = 0;
-        control(&self.slave, libc::TIOCGPGRP, &mut group).ok()?;
-        (group > 0).then_some(group)
+        tcgetpgrp(&self.slave).ok().map(Pid::as_raw_pid)
     }
 
     /// Tells whether the program has read all that was typed.
     pub(super) fn is_drained(&self) -> bool {
-        let mut bytes = 0;
-        control(&self.slave, libc::FIONREAD, &mut bytes).is_ok_and(|()| bytes == 0)
+        ioctl_fionread(&self.slave).is_ok_and(|bytes| bytes == 0)
     }
 }
 
@@ -123,8 +119,9 @@ pub(crate) fn set_settings(master: &impl AsFd, mut termios: Termios) -> io::Resu
 }
 
 /// Changes the size; the kernel tells the program.
-pub(crate) fn set_window(master: &impl AsFd, mut window: Window) -> io::Result<()> {
-    control(master, libc::TIOCSWINSZ, &mut window)
+pub(crate) fn set_window(master: &impl AsFd, window: Window) -> io::Result<()> {
+    let [ws_row, ws_col, ws_xpixel, ws_ypixel] = window;
+    Ok(tcsetwinsize(master, Winsize { ws_row, ws_col, ws_xpixel, ws_ypixel })?)
 }
 
 /// Tells whether input comes line by line.

@@ -1,5 +1,5 @@
 //! Descriptors that the runtime watches.
-#![expect(unsafe_code, reason = "pidfd and timerfd")]
+#![expect(unsafe_code, reason = "tokio cannot see that an owner keeps its descriptor")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -8,6 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -54,7 +56,8 @@ pub(crate) fn both<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
 /// # Errors
 /// There is no such process, or none that can be seen from here.
 pub(crate) fn process(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
-    readable(super::process::open(pid)?)
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    readable(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// A timer of the kernel's. It wakes the agent once, where the runtime's own wakes it two or three

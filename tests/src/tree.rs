@@ -1,4 +1,5 @@
-//! The files that a command leaves behind, and how they are compared.
+//! The files that a command leaves behind, and how they are compared. The system tests use it, and so does
+//! `oswalk-compare` for `scripts/identical` and `scripts/quickstart`.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -17,14 +18,18 @@ const LONG_AGO_NS: i128 = 1_577_836_800 * 1_000_000_000;
 
 /// The inodes of the files below a directory. The files are held open, so that their inode numbers are
 /// not reused.
-#[derive(Default)]
-pub(crate) struct Before {
+#[derive(Debug, Default)]
+pub struct Before {
     inodes: BTreeMap<PathBuf, (u64, u64)>,
     _held: Vec<File>,
 }
 
 impl Before {
-    pub(crate) fn of(dir: &Path) -> Result<Self, String> {
+    /// Notes the inodes of what is below a directory now.
+    ///
+    /// # Errors
+    /// A file cannot be examined.
+    pub fn of(dir: &Path) -> Result<Self, String> {
         let mut inodes = BTreeMap::new();
         let mut held = Vec::new();
         for path in below(dir)? {
@@ -41,7 +46,7 @@ impl Before {
 
 /// The files below a directory.
 #[derive(Debug, Default)]
-pub(crate) struct Tree {
+pub struct Tree {
     /// The description of each file, by its path.
     lines: BTreeMap<PathBuf, String>,
     mtimes: BTreeMap<PathBuf, i128>,
@@ -49,7 +54,10 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// Describes the files below `dir`, and whether they still have the inodes of `before`.
-    pub(crate) fn of(dir: &Path, before: &Before) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn of(dir: &Path, before: &Before) -> Result<Self, String> {
         let mut tree = Self::default();
         let mut links: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
         for path in below(dir)? {
@@ -98,14 +106,16 @@ impl Tree {
     }
 
     /// Returns the differences from the walked tree.
-    pub(crate) fn differences(&self, walked: &Self) -> Vec<String> {
+    #[must_use]
+    pub fn differences(&self, walked: &Self) -> Vec<String> {
         let mut differences = self.different_files(walked);
         differences.extend(self.misordered(walked));
         differences
     }
 
     /// Returns the files that differ in the walked tree.
-    pub(crate) fn different_files(&self, walked: &Self) -> Vec<String> {
+    #[must_use]
+    pub fn different_files(&self, walked: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         let all: std::collections::BTreeSet<_> =
             self.lines.keys().chain(walked.lines.keys()).collect();
@@ -143,7 +153,8 @@ impl Tree {
     }
 
     /// Returns a file whose mtime is outside the run, by the origin's clock.
-    pub(crate) fn off_the_clock(&self, began: SystemTime) -> Option<String> {
+    #[must_use]
+    pub fn off_the_clock(&self, began: SystemTime) -> Option<String> {
         let ns = |time: SystemTime| {
             time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().cast_signed())
         };
