@@ -25,7 +25,7 @@ pub(crate) fn send(
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
-    // In one piece, so that a reader who sees the head of a short message can read it all.
+    // In one call, so that a reader that sees the head of a short message can read it all.
     let parts = [IoSlice::new(&head), IoSlice::new(message)];
     let sent = sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
     match sent.checked_sub(head.len()) {
@@ -34,7 +34,7 @@ pub(crate) fn send(
     }
 }
 
-/// Receives a message and its descriptors; nothing at the end of the stream.
+/// Receives a message and its descriptors; `None` at the end of the stream.
 ///
 /// # Errors
 /// The stream broke off, or a message is too long.
@@ -73,11 +73,11 @@ pub(crate) fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Ve
     Ok(Some((message, fds)))
 }
 
-/// Closes all descriptors behind the standard ones, but those that are kept: what a process was given
-/// without being told of it, as by the shell that has started it, is nothing to its children.
+/// Closes all descriptors above the standard ones except `kept`, so that descriptors which the process
+/// inherited unknowingly, for example from a shell, do not leak into its children.
 ///
 /// # Errors
-/// The kernel cannot (before Linux 5.9).
+/// The kernel does not support it (before Linux 5.9).
 ///
 /// # Safety
 /// Nothing in this process uses any of the others again, or closes it.
@@ -99,26 +99,26 @@ pub(crate) unsafe fn keep_only(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
 /// Closes all descriptors from `first` to `last`.
 ///
 /// # Errors
-/// The kernel cannot (before Linux 5.9).
+/// The kernel does not support it (before Linux 5.9).
 ///
 /// # Safety
 /// Nothing in this process uses any of them again, or closes it.
 pub(super) unsafe fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
-    // SAFETY: the call takes plain numbers; the caller vouches for what they stand for.
+    // SAFETY: the call takes plain numbers; the caller vouches for the descriptors.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has a pipe hold so many bytes, if it may.
+/// Sets a pipe's capacity, if permitted.
 pub(crate) fn widen(pipe: &impl AsRawFd, bytes: u32) {
     // SAFETY: the call takes plain numbers.
     unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
 }
 
-/// Returns how many bytes a pipe holds.
+/// Returns the number of unread bytes in a pipe.
 ///
 /// # Errors
-/// It is no pipe.
+/// The descriptor is not a pipe.
 pub(crate) fn unread(pipe: &impl AsRawFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel fills the number.

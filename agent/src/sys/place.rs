@@ -1,14 +1,14 @@
-//! What the kernel knows of a place in the tree, without asking a server for it. \[unsafe\]: nix has no `statx`.
+//! Identifies files by `statx` from the kernel's cache, without a request to a file server. \[unsafe\]: nix has no `statx`.
 #![expect(unsafe_code, reason = "statx has no safe wrapper in nix")]
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-/// A place in the tree.
+/// The identity of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The number of its mount, 0 on kernels before 5.8. A bind mount of `/` differs from `/` by this alone.
+    /// The id of its mount, 0 on kernels before 5.8. A bind mount of `/` differs from `/` only by this.
     pub(crate) mount: u64,
     pub(crate) dev: u64,
     pub(crate) ino: u64,
@@ -17,12 +17,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Returns what is at a path, following links.
+    /// Returns the file at a path, following symbolic links.
     pub(crate) fn at(path: &str) -> io::Result<Self> {
         statx(libc::AT_FDCWD, path, 0)
     }
 
-    /// Returns what a descriptor is open on.
+    /// Returns the file that a descriptor is open on.
     pub(crate) fn of(fd: impl AsFd) -> io::Result<Self> {
         statx(fd.as_fd().as_raw_fd(), "", libc::AT_EMPTY_PATH)
     }

@@ -1,4 +1,4 @@
-//! What a process may do: a walk has the rights of its user, so a process that has given some of them up does not walk.
+//! The privileges of processes. A walk has all privileges of its user, so a process that has dropped some stays.
 #![expect(unsafe_code, reason = "capget has no safe wrapper")]
 
 use std::io;
@@ -7,23 +7,23 @@ use std::mem::MaybeUninit;
 use super::place::Place;
 use super::program::KEPT_CAPABILITIES;
 
-/// The rights of the processes of a machine, as the agent has them.
+/// The privileges that processes of this machine normally have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rights {
-    /// The namespace in which users are who they are.
+    /// The agent's user namespace.
     users: Place,
-    /// What root has, as far as a walk of root's has it.
+    /// Root's capabilities, limited to those that a walk keeps.
     of_root: u64,
 }
 
 impl Rights {
-    /// Returns those of this process, which runs as root.
+    /// Reads them from this process, which runs as root.
     pub(crate) fn own() -> io::Result<Self> {
         let kept = KEPT_CAPABILITIES.iter().fold(0, |set, capability| set | 1 << capability);
         Ok(Self { users: users_of("self")?, of_root: kept & capabilities(0)? })
     }
 
-    /// Tells whether a process of a user has all that it would have in a walk.
+    /// Tells whether a user's process has all privileges that it would have in a walk.
     pub(crate) fn are_those_of(&self, pid: u32, uid: u32) -> bool {
         let is_of_here = || users_of(&pid.to_string()).is_ok_and(|users| users == self.users);
         let has_all =
@@ -36,9 +36,9 @@ fn users_of(process: &str) -> io::Result<Place> {
     Place::at(&format!("/proc/{process}/ns/user"))
 }
 
-/// Returns the capabilities that a process has in effect; 0 is the calling one.
+/// Returns a process's effective capabilities; pid 0 is the calling process.
 fn capabilities(pid: u32) -> io::Result<u64> {
-    /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 for each of three sets.
+    /// `_LINUX_CAPABILITY_VERSION_3`: each of three sets has two words of 32 bits.
     const VERSION: u32 = 0x2008_0522;
     #[repr(C)]
     struct Head {
@@ -54,12 +54,12 @@ fn capabilities(pid: u32) -> io::Result<u64> {
     let pid = libc::c_int::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut head = Head { version: VERSION, pid };
     let mut words = MaybeUninit::<[Word; 2]>::zeroed();
-    // SAFETY: both are as large and laid out as this version of the call has them.
+    // SAFETY: both have the size and layout of this version.
     let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut head, words.as_mut_ptr()) };
     if got < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: integers, of which all bits are set to something.
+    // SAFETY: integers, all of which are initialized.
     let [low, high] = unsafe { words.assume_init() };
     Ok(u64::from(low.effective) | u64::from(high.effective) << 32)
 }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_given_something_up_has_not_the_rights_of_its_user() {
+    fn a_process_that_dropped_privileges_is_recognized() {
         assert!(those_of(&["env"], 0), "this test runs as root");
         assert!(those_of(&["setpriv", "--reuid=65534"], 65534));
         assert!(!those_of(&["unshare", "--user"], 65534));

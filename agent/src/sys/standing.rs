@@ -1,30 +1,30 @@
-//! What the first process of a sandbox has that its programs inherit, and that a program of the same user
-//! could change.
+//! The process attributes of a sandbox's first process that its programs inherit and that a program of the
+//! same user could change.
 #![expect(unsafe_code, reason = "reads kernel structures")]
 
 use std::io;
 
 /// The calling process.
 const THIS: libc::id_t = 0;
-/// Kinds of limits that there are.
+/// Number of resource limits.
 const RESOURCES: u32 = 16;
 /// `IOPRIO_WHO_PROCESS`.
 const IO_OF_PROCESS: libc::c_int = 1;
 
-/// How the calling process stands.
+/// The inherited attributes of the calling process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Standing {
     nice: libc::c_int,
     policy: libc::c_int,
     io: libc::c_long,
-    /// The processors that it may use.
+    /// Its CPU affinity.
     processors: nix::sched::CpuSet,
     /// Soft and hard limits.
     limits: Vec<(u64, u64)>,
 }
 
 impl Standing {
-    /// Looks how it stands now.
+    /// Reads the current attributes.
     pub(super) fn now() -> io::Result<Self> {
         let limit = |resource| {
             let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
