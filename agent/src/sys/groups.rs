@@ -82,7 +82,9 @@ impl Groups {
         };
         let hierarchies = unified.map_or_else(split, |unified| vec![unified]);
         if hierarchies.is_empty() {
-            tracing::warn!("no usable control groups: memory and processes of walks are not limited");
+            tracing::warn!(
+                "no usable control groups: memory and processes of walks are not limited"
+            );
         }
         Self { hierarchies, made: Vec::new(), next: 0 }
     }
