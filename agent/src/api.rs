@@ -1,4 +1,4 @@
-//! What `oswalk` asks of its agent: sessions, their reports, the state of agent and cluster, and its end.
+//! Answers the requests of `oswalk`: open a session, report, status, end the agent.
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
@@ -30,19 +30,19 @@ use crate::sys::peer::Peer;
 use crate::sys::view::View;
 use crate::sys::{process, watch};
 
-// What `oswalk` has looked at is not refused here.
+// `oswalk` checks the same limits, so that nothing it accepts is refused here.
 const _: () = assert!(
     HIDE_MAX == packetfs::export::PATTERNS_MAX
         && HIDE_BYTES_MAX == packetfs::export::PATTERN_BYTES_MAX
 );
 
-/// What requests are answered from.
+/// The parts that requests concern.
 pub(crate) struct Api {
     pub(crate) listen: String,
     pub(crate) settings: Settings,
     pub(crate) pages_dir: PathBuf,
     pub(crate) door_path: PathBuf,
-    /// The files that this agent sees, and shows to runners.
+    /// The view of the file system that this agent exports.
     pub(crate) view: View,
     pub(crate) hidden: Arc<Hidden>,
     pub(crate) exporter: ExporterHandle,
@@ -63,7 +63,7 @@ impl Api {
         while let Some(payload) = next {
             let answer = match serde_json::from_slice::<Request>(&payload) {
                 Ok(request) => self.answer(peer, &opened, request).await,
-                Err(error) => Err(anyhow::anyhow!("the request cannot be read: {error}")),
+                Err(error) => Err(anyhow::anyhow!("the request cannot be decoded: {error}")),
             };
             let sent = match answer {
                 Ok(reply) => {
@@ -113,9 +113,9 @@ impl Api {
         opened: &Cell<Option<SessionId>>,
         mut options: Box<SessionOptions>,
     ) -> anyhow::Result<Reply> {
-        anyhow::ensure!(opened.get().is_none(), "this connection has a session already");
+        anyhow::ensure!(opened.get().is_none(), "this connection already has a session");
         let shut = self.why_nothing_walks(options.on.as_ref()).await;
-        // A process of another pid namespace cannot be seen from here.
+        // A process of another pid namespace is not visible here.
         let process = options.becomes.then(|| watch::process(peer.pid).ok()).flatten();
         options.becomes = process.is_some();
         let notice = shut.clone().or_else(|| self.other_mounts(peer));
@@ -137,7 +137,7 @@ impl Api {
         let walked_in_vain = session.walked_in_vain();
         let on = session.on.as_ref();
         let notice = if walked_in_vain { self.why_nothing_walks(on).await } else { None };
-        // It ends with the connection, when nobody waits any more.
+        // The session ends with the connection.
         Ok(Reply::Report(session.report(self.usage(), notice)))
     }
 
@@ -162,7 +162,7 @@ impl Api {
             self.exporter.retell();
         }
         let gate = if is_open { page::GATE_OPEN } else { page::GATE_SHUT };
-        // Who asks for no fallback would rather see the walk refused than find it at the origin.
+        // With --no-fallback, the user prefers a refused walk to execution at the origin.
         let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
         let (dir, door) = (&self.pages_dir, &self.door_path);
         let is_leaf = options.command.is_some_and(|file| self.sessions.is_leaf(peer.uid, file));
@@ -170,29 +170,29 @@ impl Api {
         Ok(self.sessions.add(session))
     }
 
-    /// Has a session end when a process does.
+    /// Ends a session with a process.
     fn end_with(&self, session: SessionId, process: AsyncFd<OwnedFd>) {
         let sessions = Rc::clone(&self.sessions);
         tokio::task::spawn_local(async move {
-            // An error means that the process is gone, too.
+            // An error also means that the process is gone.
             let _ = process.readable().await;
             sessions.end(session);
         });
     }
 
-    /// Returns why nothing walks as things stand; nothing if there is somebody to walk to.
+    /// Returns why nothing walks at present, or `None` if walks are possible.
     async fn why_nothing_walks(&self, on: Option<&NodeId>) -> Option<String> {
         if self.cluster.broker.is_up() {
             if self.cluster.has_runner_for(on, &[]) {
                 return None;
             }
-            // Somebody may have come since the last heartbeat.
+            // A node may have joined since the last heartbeat.
             self.look_for_nodes().await;
         }
         self.cluster.notice(on)
     }
 
-    /// Returns that whoever opens a session has other mounts than the agent: what starts there stays.
+    /// Returns a notice if the process that opens a session has other mounts than the agent, so that its programs stay.
     fn other_mounts(&self, peer: Peer) -> Option<String> {
         let has_others = View::of(peer.pid).ok().as_ref() != Some(&self.view);
         has_others.then(|| notice::other_mounts("this shell", std::process::id()))
@@ -221,7 +221,7 @@ impl Api {
         }
     }
 
-    /// Returns what the agent has used so far.
+    /// Returns the agent's resource usage so far.
     fn usage(&self) -> Usage {
         let (bytes_out, bytes_in) = self.links.bytes();
         Usage { cpu_us: process::own_cpu_us(), bytes_out, bytes_in }

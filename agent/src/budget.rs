@@ -1,15 +1,15 @@
-//! Memory that all walks share: what their runners have sent back and what is not applied yet.
+//! The memory budget that all walks share for received changes that are not applied yet.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// What there is.
+/// The remaining budget.
 #[derive(Debug)]
 pub(crate) struct Budget {
     left: Cell<u64>,
 }
 
-/// A walk's part, given back when it is dropped.
+/// A walk's part of the budget, returned on drop.
 #[derive(Debug)]
 pub(crate) struct Part {
     budget: Rc<Budget>,
@@ -21,19 +21,19 @@ impl Budget {
         Rc::new(Self { left: Cell::new(bytes) })
     }
 
-    /// Returns a part of it with nothing in it.
+    /// Makes an empty part.
     pub(crate) fn part(self: &Rc<Self>) -> Part {
         Part { budget: Rc::clone(self), bytes: 0 }
     }
 }
 
 impl Part {
-    /// Returns what may be taken.
+    /// Returns how much may still be taken.
     pub(crate) fn left(&self) -> u64 {
         self.budget.left.get()
     }
 
-    /// Takes more; false if there is not as much.
+    /// Takes more from the budget. Returns false if there is not enough.
     pub(crate) fn take(&mut self, bytes: u64) -> bool {
         let Some(left) = self.budget.left.get().checked_sub(bytes) else { return false };
         self.budget.left.set(left);

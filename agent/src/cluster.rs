@@ -1,4 +1,4 @@
-//! What this agent knows of its cluster, through the broker: which nodes there are, and which of them take its walks.
+//! This agent's view of its cluster: the nodes that the broker lists, and which of them take walks of this origin.
 
 mod ends;
 mod members;
@@ -22,7 +22,7 @@ pub(crate) use members::{Failure, SAME_VERSION};
 use slots::Slots;
 pub(crate) use slots::{Queued, Slot, Turn};
 
-/// How long a name that is taken is waited for, and how often it is asked for.
+/// How long to wait for a node name that is in use, and how often to try again.
 const NAME_PATIENCE: Duration = LEASE.saturating_add(Duration::from_millis(500));
 const NAME_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -33,20 +33,20 @@ pub(crate) struct Cluster {
     pub(crate) broker: Broker,
     pub(crate) nodes: RefCell<Vec<NodeState>>,
     pub(crate) members: Members,
-    /// Living nodes that cannot take this origin's walks.
+    /// Alive nodes that cannot take walks of this origin.
     avoided: RefCell<Vec<NodeId>>,
-    /// The number of the list of nodes that was fetched last.
+    /// The version of the last fetched list of nodes.
     list: Cell<Option<u64>>,
     /// The slots that this origin holds, and the walks that wait for one.
     pub(crate) slots: Rc<Slots>,
-    /// What is wrong with this node, and where others reach it.
+    /// The trouble of this node, if any, and the address at which others reach it.
     trouble: Cell<Option<Trouble>>,
     address: Cell<SocketAddr>,
-    /// The agent ends.
+    /// Whether the agent is ending.
     leaves: Cell<bool>,
-    /// Told whenever the list of nodes is another one.
+    /// Notified when the list of nodes changes.
     changed_tx: watch::Sender<()>,
-    /// Told at every other heartbeat.
+    /// Notified at every other heartbeat.
     beaten: Notify,
 }
 
@@ -74,18 +74,18 @@ impl Cluster {
         }
     }
 
-    /// Returns what hears whenever the list of nodes is another one.
+    /// Returns a receiver that is notified when the list of nodes changes.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed_tx.subscribe()
     }
 
-    /// Returns within a second, at the next beat: for periodic checks that need no timer of their own.
+    /// Waits for the next beat, within a second. Spares periodic checks a timer of their own.
     pub(crate) async fn beaten(&self) {
         self.beaten.notified().await;
     }
 
-    /// Tells whether a living node besides this one takes walks, those in `failed` not counted; only
-    /// `on` counts if it is named.
+    /// Tells whether another alive node takes walks. Nodes in `failed` do not count; if `on` is given, only
+    /// that node does.
     pub(crate) fn has_runner_for(&self, on: Option<&NodeId>, failed: &[NodeId]) -> bool {
         self.nodes.borrow().iter().any(|state| {
             let suits = match on {
@@ -101,14 +101,14 @@ impl Cluster {
         self.nodes.borrow().iter().any(|state| state.info.node == *node)
     }
 
-    /// Tells whether all nodes that take walks have this node's processor.
+    /// Tells whether all nodes that take walks have this node's processor model.
     pub(crate) fn is_of_one_kind(&self) -> bool {
         let nodes = self.nodes.borrow();
         let mut runners = nodes.iter().filter(|state| self.members.is_usable(state));
         runners.all(|state| state.info.cpu == self.info.cpu)
     }
 
-    /// Fetches the list of nodes; tells whether it could.
+    /// Fetches the list of nodes. Returns whether it succeeded.
     pub(crate) async fn refresh(&self) -> bool {
         match self.broker.list().await {
             Ok((nodes, past)) => {
@@ -125,7 +125,7 @@ impl Cluster {
         }
     }
 
-    /// Takes in whether a node could be greeted; tells whether that is news.
+    /// Records the result of a handshake with a node. Returns whether it changed.
     pub(crate) fn note_greeting(&self, node: &NodeId, greeted: Result<(), Failure>) -> bool {
         let old = self.takers();
         let is_news = match greeted {
@@ -138,18 +138,18 @@ impl Cluster {
         is_news
     }
 
-    /// Returns living nodes that cannot take this origin's walks.
+    /// Returns alive nodes that cannot take walks of this origin.
     pub(crate) fn to_avoid(&self) -> Vec<NodeId> {
         self.avoided.borrow().clone()
     }
 
-    /// Returns why nothing of a session walks as things stand; nothing if something may.
+    /// Returns why no program of a session can walk at present, or `None` if walks are possible.
     pub(crate) fn notice(&self, on: Option<&NodeId>) -> Option<String> {
         let silent = (!self.broker.is_up()).then(|| self.broker.url());
         notice::why_nothing_walks(&self.status(), &self.info.node, on, silent)
     }
 
-    /// Returns what is shown of all nodes, by name.
+    /// Returns the status of all nodes, sorted by name.
     pub(crate) fn status(&self) -> Vec<NodeStatus> {
         let mut statuses = self.members.status(self.broker.is_up(), Instant::now());
         statuses.push(self.own_status());
@@ -176,19 +176,19 @@ impl Cluster {
         }
     }
 
-    /// Returns what this node says of itself.
+    /// Returns this node's entry for the broker.
     pub(crate) fn own(&self) -> NodeInfo {
         let trouble = self.trouble.get();
-        // Nobody sends walks to where they would fail.
+        // A node in trouble offers no slots.
         let slots = if trouble.is_some() { 0 } else { self.info.slots };
         NodeInfo { trouble, slots, address: self.address.get(), ..self.info.clone() }
     }
 
-    /// Takes in what is wrong with this node, and where it is reached; the broker hears of it if that is news.
+    /// Records this node's trouble and address, and registers anew with the broker if they changed.
     pub(crate) async fn note_own(&self, trouble: Option<Trouble>, address: SocketAddr) {
         let old = (self.trouble.replace(trouble), self.address.replace(address));
         if old != (trouble, address) {
-            tracing::warn!(?trouble, %address, "this node is not as it was");
+            tracing::warn!(?trouble, %address, "this node's state or address has changed");
             self.register().await;
         }
     }
@@ -211,40 +211,40 @@ impl Cluster {
         self.slots.note_all(slots);
     }
 
-    /// Takes this node out of the cluster: from now on it does not register, whoever finds it missing.
+    /// Removes this node from the cluster. From then on it does not register again.
     pub(crate) async fn leave(&self) {
         self.leaves.set(true);
         if let Err(error) = self.broker.leave(&self.info.node).await {
-            tracing::warn!(%error, "failed to leave the cluster: this node is missed after its lease");
+            tracing::warn!(%error, "failed to leave the cluster: other nodes see this node as alive until its lease expires");
         }
     }
 
-    /// Extends this node's lease, and takes in what the broker answers.
+    /// Extends this node's lease, and handles the broker's answer.
     pub(crate) async fn beat(&self) {
         let registered = match self.broker.heard_lately() {
-            // It went with what a walk had to say.
+            // The heartbeat was sent together with a walk's message.
             Some(registered) => Ok(registered),
             None => self.broker.heartbeat().await,
         };
         match registered {
             Ok(Registered::Yes { list, others_wait }) => {
                 if self.list.get() != Some(list) {
-                    // What changes while the list is fetched has another number again.
+                    // A change during the fetch gets another version.
                     self.list.set(self.refresh().await.then_some(list));
                 }
                 self.slots.note_others(others_wait);
             }
             Ok(Registered::No) => self.register().await,
-            Err(error) => tracing::debug!(%error, "no heartbeat"),
+            Err(error) => tracing::debug!(%error, "failed to send a heartbeat"),
         }
     }
 
-    /// Wakes those who wait for a beat.
+    /// Wakes tasks that wait for a beat.
     pub(crate) fn note_beaten(&self) {
         self.beaten.notify_waiters();
     }
 
-    /// Takes in what the broker says of itself.
+    /// Handles an event of the broker.
     pub(crate) async fn take_event(&self, event: Event) {
         match event {
             Event::Granted(grant) => self.slots.take_grant(grant),
@@ -254,7 +254,7 @@ impl Cluster {
                 tracing::info!(url = self.broker.url(), "the broker is back");
                 self.register().await;
                 self.refresh().await;
-                // Walks that waited ask again: their turn may have been missed.
+                // Waiting walks ask again, because their grants may have been lost.
                 self.slots.drop_all();
             }
         }
@@ -270,8 +270,8 @@ impl Cluster {
     }
 }
 
-/// Enters this node. A name that an agent elsewhere has is waited for as long as the lease of one that was killed
-/// lasts: nobody extends that.
+/// Registers this node. If another agent has its name, waits for as long as the lease of a killed agent lasts,
+/// which nobody extends.
 pub(crate) async fn enter(cluster: &Cluster) -> Result<(), BrokerError> {
     let begun = Instant::now();
     loop {

@@ -12,7 +12,7 @@ use worknode::spec::WalkSpec;
 
 use crate::look::{self, Look};
 
-/// Files of arguments, by their names in a working directory.
+/// Reads response files relative to a working directory.
 #[derive(Debug)]
 pub(crate) struct Disk<'a> {
     pub(crate) cwd: &'a [u8],
@@ -32,10 +32,10 @@ impl ResponseFiles for Disk<'_> {
     }
 }
 
-/// Returns what changes when what is read first changes, its inode and its time; nothing for what is not there.
+/// Returns each input's inode and mtime, or `None` where it is absent.
 pub(crate) fn versions(files: &Files, cwd: &[u8]) -> Vec<Option<(u64, SystemTime)>> {
     let version = |name: &[u8]| {
-        // What is not at hand is taken for changed: the worst is that it is told again.
+        // An unreadable file counts as changed, which at worst sends it again.
         let file = File::from(Look::AtOnce.open(&normal(cwd, name)).ok()?);
         let meta = file.metadata().ok()?;
         Some((meta.ino(), meta.modified().ok()?))
@@ -43,22 +43,22 @@ pub(crate) fn versions(files: &Files, cwd: &[u8]) -> Vec<Option<(u64, SystemTime
     files.inputs().map(version).collect()
 }
 
-/// Returns the files of a compile step, as its command line and this machine's files of arguments name them now.
+/// Returns the files of a compile step, as its command line and the current response files on this machine name them.
 pub(crate) fn files(spec: &WalkSpec) -> Option<Files> {
     let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
     let read = || Files::of(tool, spec.arguments().skip(1), &mut Disk { cwd: &spec.cwd }, true);
     spec.compiles.then(read)
 }
 
-/// Returns what a compile step writes, named as in its command line. Files of arguments are the origin's:
-/// what they say is seen when it is looked up.
+/// Returns the outputs of a compile step, named as in its command line. Response files are not read, because they are
+/// on the origin.
 pub(crate) fn outputs(spec: &WalkSpec) -> Vec<Bytes> {
     let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
     let files = Files::of(tool, spec.arguments().skip(1), &mut NoFiles, true);
     files.outputs().map(<[u8]>::to_vec).collect()
 }
 
-/// Tells whether a name goes up again.
+/// Tells whether a name contains `..`.
 pub(crate) fn goes_up(name: &[u8]) -> bool {
     name.split(|&byte| byte == b'/').any(|name| name == b"..")
 }
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_arguments_are_read_where_they_are() {
+    fn response_files_are_relative_to_the_working_directory() {
         let dir = tempfile::tempdir().expect("a directory");
         let cwd = dir.path().as_os_str().as_bytes();
         std::fs::write(dir.path().join("args"), "-c 'a b.c' @more").expect("writable");

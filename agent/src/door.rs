@@ -1,4 +1,4 @@
-//! The door: the unix socket on which stubs and `oswalk` come in.
+//! The door: the unix socket to which stubs and `oswalk` connect.
 
 mod connection;
 
@@ -17,12 +17,12 @@ use crate::sys::peer::{self, Peer};
 use crate::sys::watch;
 pub(crate) use connection::{Reader, Writer};
 
-/// Connections of one user: each is a walk that runs or waits, and a process of the user that waits for it.
+/// Most connections of one user. Each stands for a running or queued walk and the stub that waits for it.
 const CONNECTIONS_PER_USER_MAX: usize = 8192;
-/// Pause after a failure to accept: out of descriptors, most likely, and some will be free again soon.
+/// Pause after a failure to accept, most likely for lack of descriptors, some of which will soon be free.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Who has come in.
+/// A connection with its peer.
 pub(crate) struct Visitor {
     pub(crate) peer: Peer,
     pub(crate) groups: Vec<u32>,
@@ -30,15 +30,15 @@ pub(crate) struct Visitor {
     pub(crate) writer: Writer,
 }
 
-/// What a visitor wants.
+/// A connection with its first frame.
 pub(crate) enum Visit {
-    /// A stub has said this hello.
+    /// A stub with its hello.
     Hello(Visitor, Vec<u8>),
-    /// `oswalk` has made this request.
+    /// `oswalk` with its request.
     Request(Visitor, Vec<u8>),
 }
 
-/// Opens the door at a path.
+/// Binds the door at a path.
 pub(crate) fn open(path: &Path) -> anyhow::Result<AsyncFd<UnixListener>> {
     use std::os::unix::fs::PermissionsExt;
     let failed = || format!("failed to open the door {}", path.display());
@@ -49,7 +49,7 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<AsyncFd<UnixListener>> {
     watch::readable(door).with_context(failed)
 }
 
-/// Lets everybody in who comes; `receive` does what they want.
+/// Accepts connections, and passes them to `receive`.
 pub(crate) async fn serve<F, T>(listener: AsyncFd<UnixListener>, receive: F)
 where
     F: Fn(Visit) -> T + Clone + 'static,
@@ -75,7 +75,7 @@ where
     T: Future<Output = ()>,
 {
     let Ok(peer) = Peer::of(&stream) else { return };
-    // A stub that is not let in executes its program here.
+    // A refused stub executes its program here.
     let Some(_guest) = guests.enter(peer.uid) else {
         return tracing::warn!(uid = peer.uid, "too many connections of one user at the door");
     };
@@ -95,20 +95,20 @@ where
     }
 }
 
-/// Counts who is in, by user.
+/// Counts connections by user.
 #[derive(Debug, Default)]
 struct Guests {
     by_user: RefCell<HashMap<u32, usize>>,
 }
 
-/// A connection of a user, until it is dropped.
+/// A counted connection of a user, until it is dropped.
 struct Guest {
     guests: Rc<Guests>,
     uid: u32,
 }
 
 impl Guests {
-    /// Counts one more; nothing if the user has too many.
+    /// Counts another connection. Returns `None` if the user has too many.
     fn enter(self: &Rc<Self>, uid: u32) -> Option<Guest> {
         let mut by_user = self.by_user.borrow_mut();
         let count = by_user.entry(uid).or_default();
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_user_leaves_the_door_to_others() {
+    fn one_user_cannot_block_others() {
         let guests = Rc::new(Guests::default());
         let mut inside: Vec<_> = (0..10_000).map_while(|_| guests.enter(1000)).collect();
         assert_eq!(inside.len(), CONNECTIONS_PER_USER_MAX);
@@ -142,6 +142,6 @@ mod tests {
         inside.pop();
         assert!(guests.enter(1000).is_some());
         inside.clear();
-        assert!(guests.by_user.borrow().is_empty(), "who has left is forgotten");
+        assert!(guests.by_user.borrow().is_empty(), "closed connections are forgotten");
     }
 }

@@ -1,14 +1,15 @@
-//! Commands that were seen to start no compiler, shell or driver: given to `oswalk exec` again, they walk.
+//! Leaf commands: those that started no compiler, shell or driver when they ran under `oswalk exec`. The next time they
+//! walk themselves.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use worknode::request::CommandFile;
 
-/// Commands that are remembered, the latest: so many programs of their own few people run in turns.
+/// Most remembered commands. Few people alternate between more programs of their own.
 const LEAVES_MAX: usize = 256;
 
-/// The commands of each user.
+/// The leaf commands of each user, the latest last.
 #[derive(Debug, Default)]
 pub(crate) struct Leaves(RefCell<VecDeque<(u32, CommandFile)>>);
 

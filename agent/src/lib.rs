@@ -1,9 +1,9 @@
-//! `oswalkd`: one per machine, origin and runner in one.
+//! `oswalkd`, the agent: one per machine, origin and runner in one.
 //!
-//! Reading order: `config`; `root`, which starts all parts and hands each the others that it needs; `door` (who comes
-//! in) and `api` (what `oswalk` asks); `sessions`; `origin`, a walk's life here; `cluster` (the broker); `links`, to other
-//! agents, and `wire`, what goes over them; `runner`, a walk's life there; `mirrors`, `exporter`, `commits`; `vital`, what
-//! must not end before the agent; and `sys`, the kernel.
+//! Reading order: `config`; `root`, which starts all parts and passes each its dependencies; `door` (connections of stubs
+//! and `oswalk`) and `api` (requests of `oswalk`); `sessions`; `origin`, a walk at its origin; `cluster` (the broker);
+//! `links` to other agents, and `wire`, their messages; `runner`, a walk on its runner; `mirrors`, `exporter`, `commits`; `vital`, whose ends end the
+//! agent; and `sys`, the kernel.
 
 mod api;
 mod budget;

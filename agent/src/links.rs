@@ -1,5 +1,5 @@
-//! The links of this agent, one for each node that it has something to do with: called when one is first
-//! needed, or accepted from nodes that call.
+//! The links of this agent, at most one per node. A link is opened when it is first needed, or accepted from a
+//! calling node.
 
 mod callers;
 mod greet;
@@ -21,38 +21,38 @@ use crate::transfer::Transfers;
 use crate::wire::frame::Frame;
 use crate::wire::greeting::{Purpose, Secret};
 
-/// A node that could not be reached is tried again after this time.
+/// Delay before an unreachable node is tried again.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
-/// Nodes that are named to the broker as warm.
+/// Most nodes that are reported to the broker as warm.
 const WARM_MAX: usize = 4;
 
-/// Where the frames of all links go, and who hears that a link has ended.
+/// Receives the frames and the ends of all links.
 pub(crate) trait Receive {
-    /// Takes in a frame. Never waits.
+    /// Handles a frame. Never blocks.
     fn take(&self, link: &Rc<Link>, frame: Frame);
 
-    /// Takes in that a link has ended.
+    /// Handles the end of a link.
     fn end(&self, link: &Rc<Link>);
 }
 
-/// All links, by the node on the other side.
+/// All links by peer.
 pub(crate) struct Links {
     own: Peer,
     secret: Secret,
     cluster: Rc<Cluster>,
     receiver: Rc<dyn Receive>,
-    /// What is known of the way to other nodes.
+    /// Distances of nodes, and the programs that they have.
     pub(crate) transfers: Transfers,
     by_node: RefCell<HashMap<NodeId, Rc<Link>>>,
-    /// Held while a node is being called, so that two walks do not call twice.
+    /// Locks held while a node is being called, so that two walks do not call it twice.
     calling: RefCell<HashMap<NodeId, Rc<tokio::sync::Mutex<()>>>>,
     next_number: Cell<u32>,
-    /// Bytes sent and received on links that have ended.
+    /// Bytes sent and received on ended links.
     ended_bytes: Cell<(u64, u64)>,
 }
 
 impl Links {
-    /// Makes the links of the agent `own`, which proves the cluster's `secret`.
+    /// Makes the links of the agent `own`, which authenticates with the cluster's `secret`.
     pub(crate) fn new(
         own: Peer,
         secret: Secret,
@@ -91,7 +91,7 @@ impl Links {
             return Ok(link);
         }
         if let Some(failure) = self.cluster.members.failed_since(&grant.node, UNREACHABLE_FOR) {
-            anyhow::bail!("{} could not be greeted just now: {failure}", grant.node);
+            anyhow::bail!("the last handshake with {} failed: {failure}", grant.node);
         }
         let called = self.call(&grant.node, grant.address, Purpose::Link).await;
         let greeted = called.as_ref().map(drop).map_err(Clone::clone);
@@ -100,7 +100,7 @@ impl Links {
         Ok(self.start(socket, peer, true))
     }
 
-    /// Returns the nodes that have received most of this machine's tree, those with most of it first.
+    /// Returns the nodes that have received most of this machine's tree, in descending order.
     pub(crate) fn warm_nodes(&self) -> Vec<NodeId> {
         let links = self.by_node.borrow();
         let mut warm: Vec<_> = links.values().filter(|link| !link.is_closed()).collect();
@@ -108,7 +108,7 @@ impl Links {
         warm.into_iter().take(WARM_MAX).map(|link| link.peer.clone()).collect()
     }
 
-    /// Returns the bytes sent and received so far, on all links that there ever were.
+    /// Returns the bytes sent and received so far on all links, including ended ones.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let links = self.by_node.borrow();
         let sum = links.values().map(|link| link.bytes());
@@ -132,7 +132,7 @@ impl Links {
         Ok((socket, peer))
     }
 
-    /// Notes whether a node could be greeted.
+    /// Records the result of a handshake.
     fn note_greeting(&self, node: &NodeId, greeted: Result<(), Failure>) {
         let failure = greeted.as_ref().err().cloned();
         let is_news = self.cluster.note_greeting(node, greeted);
@@ -142,11 +142,11 @@ impl Links {
         }
     }
 
-    /// Makes a link of a connection. Of two links with one peer both sides keep the same one.
+    /// Makes a link of a connection. If both peers have called each other, both keep the same link.
     fn start(self: &Rc<Self>, socket: link::Socket, peer: Peer, called: bool) -> Rc<Link> {
         let replaced = match self.get(&peer.node) {
             Some(other) if !other.gives_way_to(&self.own.node, &peer, called) => {
-                tracing::info!(peer = %peer.node, "both have called: their link stays, not this one");
+                tracing::info!(peer = %peer.node, "both agents have called each other: keeping the other link");
                 return other;
             }
             other => other,
@@ -158,8 +158,8 @@ impl Links {
         let link = link::start(socket, peer, number, called, take, move |link| links.end(link));
         self.by_node.borrow_mut().insert(link.peer.clone(), Rc::clone(&link));
         if let Some(replaced) = replaced {
-            // Its walks find the new link.
-            tracing::info!(peer = %link.peer, "a newer link takes the place of the one that was there");
+            // Walks look the link up anew.
+            tracing::info!(peer = %link.peer, "a newer link replaces the previous one");
             replaced.close();
         }
         link

@@ -1,6 +1,5 @@
-//! The agent's log: one line for each event, whatever is in it, and no more lines of one kind than a person
-//! reads. Peers, Redis and programs can make the agent say something; they can neither forge lines nor
-//! fill the disk.
+//! The agent's log: one line per event, and rate limits per kind of event. Peers, Redis and programs can cause
+//! log messages, but can neither forge lines nor fill the disk.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -17,12 +16,12 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use worknode::said::escape;
 
-/// A line is cut here: a chain of errors with the longest path there is, 4,096 bytes, fits.
+/// Longest line; longer ones are truncated. An error chain with a path of 4,096 bytes fits.
 const LINE_BYTES_MAX: usize = 6 * 1024;
-/// Lines of one kind in a window; those of a build whose nodes all die fit.
+/// Most lines of one kind in a window. A build whose nodes all die stays below.
 const LINES_MAX: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(10);
-/// A log that is longer begins anew: at the highest rate of one kind of line that is an hour's.
+/// Size at which the log is truncated: one kind of line at its highest rate fills it in an hour.
 const LOG_BYTES_MAX: i64 = 256 * 1024 * 1024;
 
 /// Starts the log, on standard error.
@@ -31,10 +30,10 @@ pub(crate) fn start() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(Log::default()).init();
 }
 
-/// Makes the writers of events.
+/// Makes the writer of each event.
 #[derive(Debug, Default)]
 struct Log {
-    /// How many lines came from each place in the source. There are only so many places.
+    /// Line counts by call site, of which there are finitely many.
     rates: Mutex<HashMap<Identifier, Rate>>,
 }
 
@@ -47,7 +46,7 @@ impl MakeWriter<'_> for Log {
 
     fn make_writer_for(&self, event: &Metadata<'_>) -> Line {
         if *event.level() > Level::INFO {
-            // Somebody has asked for all of it.
+            // Debug levels are on only if a user requested them.
             return self.make_writer();
         }
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,7 +55,7 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-/// Lines of one kind in the present window.
+/// The lines of one kind in the current window.
 #[derive(Debug, Default)]
 struct Rate {
     began: Option<Instant>,
@@ -64,7 +63,7 @@ struct Rate {
 }
 
 impl Rate {
-    /// Tells whether one more may be written; if so, how many were left out before it.
+    /// Returns `None` if no more lines may be written, otherwise how many were suppressed before this one.
     fn admit(&mut self, now: Instant) -> Option<u32> {
         let mut left_out = 0;
         if self.began.is_none_or(|began| now - began >= WINDOW) {
@@ -76,7 +75,7 @@ impl Rate {
     }
 }
 
-/// Where one event is written to.
+/// The writer of one event.
 #[derive(Debug)]
 enum Line {
     Shown { left_out: u32 },
@@ -84,7 +83,7 @@ enum Line {
 }
 
 impl Write for Line {
-    /// Writes an event, of which this is all.
+    /// Writes a complete event.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         if let Self::Shown { left_out } = *self {
             let mut log = io::stderr().lock();
@@ -99,8 +98,8 @@ impl Write for Line {
     }
 }
 
-/// Empties a log that is longer than `bytes_max`. Only a file to which all that is written is appended is one:
-/// `oswalk up` makes such.
+/// Truncates a log that is longer than `bytes_max`. Only a file that is open for appending counts as a log; `oswalk up`
+/// opens it so.
 fn begin_anew(log: &impl AsFd, bytes_max: i64) {
     let is_long = fstat(log).is_ok_and(|found| {
         found.st_mode & libc::S_IFMT == libc::S_IFREG && found.st_size > bytes_max
@@ -110,7 +109,7 @@ fn begin_anew(log: &impl AsFd, bytes_max: i64) {
             .is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_APPEND))
     };
     if is_long && appends() {
-        // One that cannot be emptied grows as before.
+        // On failure the log keeps growing.
         let _ = ftruncate(log, 0);
     }
 }
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_long_begins_anew() {
+    fn a_long_log_is_truncated() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("log");
         for (appends, left) in [(true, "later"), (false, "earlierlater")] {
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_too_often_is_counted() {
+    fn suppressed_lines_are_counted() {
         let mut rate = Rate::default();
         let now = Instant::now();
         let shown = (0..1000).filter(|_| rate.admit(now).is_some()).count();

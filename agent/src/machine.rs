@@ -1,4 +1,4 @@
-//! What this machine is, and whether it can do its part.
+//! The properties of this machine, and whether it is fit to run walks.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,13 +12,13 @@ use worknode::said::Said;
 
 use crate::reached_at::ReachedAt;
 
-/// A node with less room in its state directory is full: what one walk reads may be as much.
+/// Free space in the state directory below which a node counts as full: one walk may read as much.
 const ROOM_BYTES_MIN: u64 = 32 * 1024 * 1024;
 const ROOM_FILES_MIN: u64 = 64;
-/// Where `/proc/meminfo` cannot be read.
+/// Assumed memory if `/proc/meminfo` is unreadable.
 const MEMORY_KIB: u64 = 4 * 1024 * 1024;
 
-/// Returns the processors that this process may use. Asked once: it takes a dozen files to find out.
+/// Returns the number of processors that this process may use. Cached, because finding out reads a dozen files.
 pub(crate) fn processors() -> u32 {
     static PROCESSORS: LazyLock<u32> = LazyLock::new(|| {
         let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -27,7 +27,7 @@ pub(crate) fn processors() -> u32 {
     *PROCESSORS
 }
 
-/// Returns the processor's name, which decides whether `-march=native` means the same elsewhere.
+/// Returns the processor's model name, which decides whether `-march=native` means the same on another node.
 pub(crate) fn processor() -> Said {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -44,13 +44,13 @@ pub(crate) fn memory_bytes() -> u64 {
     kib.unwrap_or(MEMORY_KIB) * 1024
 }
 
-/// Returns the node's name in the absence of a given one.
+/// Returns the default name of this node.
 pub(crate) fn default_name() -> anyhow::Result<NodeId> {
     let name = nix::unistd::gethostname()?.to_string_lossy().into_owned();
     name.parse().map_err(|error| anyhow::anyhow!("{error}; give --name"))
 }
 
-/// Returns what keeps this node from taking walks, with its state in a directory.
+/// Returns what keeps this node, with its state directory `state`, from taking walks.
 pub(crate) fn trouble(
     reached_at: &ReachedAt,
     address: SocketAddr,
@@ -62,18 +62,18 @@ pub(crate) fn trouble(
     (!has_room(state)).then_some(Trouble::Full)
 }
 
-/// Tells whether packets can be written. On errors they are tried.
+/// Tells whether there is room for packets. Assumes so if that cannot be found out.
 fn has_room(state: &Path) -> bool {
     nix::sys::statvfs::statvfs(state).map_or(true, |stats| {
         let bytes = stats.blocks_available() * stats.fragment_size();
-        // Some file systems have no number of files to run out of.
+        // Some file systems do not limit the number of files.
         let has_files = stats.files() == 0 || stats.files_available() >= ROOM_FILES_MIN;
         bytes >= ROOM_BYTES_MIN && has_files
     })
 }
 
-/// Allows this process as many descriptors as it may have: each link, stub and walk needs some, and the usual
-/// 1,024 are soon gone.
+/// Raises the soft limit of descriptors to the hard limit: each link, stub and walk needs some, and the usual
+/// 1,024 are too few.
 pub(crate) fn raise_descriptors() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -85,7 +85,7 @@ pub(crate) fn raise_descriptors() {
 /// Checks that FUSE can be used.
 ///
 /// # Errors
-/// It cannot; the remedy is named.
+/// It cannot be used. The error names the remedy.
 pub(crate) fn check_fuse() -> anyhow::Result<()> {
     std::fs::File::options().read(true).write(true).open("/dev/fuse").map(drop).context(
         "failed to open /dev/fuse: load the fuse module (`modprobe fuse`), or let the container use the device",

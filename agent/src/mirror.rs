@@ -1,5 +1,5 @@
-//! The trees of origins that this node runs walks for: each mounted once, shared by all walks of its
-//! origin, and fed over the link to it.
+//! The mirror of an origin's tree on this runner: mounted once, shared by all walks of the origin, and fed over
+//! the link to it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -28,14 +28,13 @@ use crate::wire::frame::Kind;
 use crate::wire::limits::{PACKETS_PER_ASK, QUESTIONS_AT_ONCE};
 use crate::wire::message::{self, Answer, Ask, Doubt, Told};
 
-/// An origin that answers none of the questions asked of it for so long waits for a file system of its own
-/// that does not answer: what is read there fails here, and the walks are executed at the origin. A file of a
-/// hundred gigabytes takes less to be read.
+/// An origin that answers no question for so long is assumed to wait for an unresponsive file system. The
+/// requests fail, and the walks are executed at the origin. Reading a file of a hundred gigabytes takes less.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// The list that files get which are made in a directory.
+/// The access control list that new files in a directory inherit.
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
-/// What had been noted of requests at some time.
+/// The counts of recorded requests at some moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Since {
     failures: u64,
@@ -46,40 +45,40 @@ pub(crate) struct Since {
     elsewhere_in_files: u64,
 }
 
-/// What lies under a walk.
+/// The lower layer of walks.
 pub(crate) struct Lower {
-    /// Where the mirror is mounted.
+    /// The mount point of the mirror.
     pub(crate) point: PathBuf,
-    /// For walks on it.
+    /// Sandboxes on it.
     pub(crate) sandboxes: Sandboxes,
-    /// It shows extended attributes.
+    /// Whether it shows extended attributes.
     pub(crate) xattrs: bool,
 }
 
 /// An origin's tree on this node.
 pub(crate) struct Mirror {
     plain: Rc<Lower>,
-    /// The mount with extended attributes, once a walk has needed that.
+    /// The mount with extended attributes, once a walk has needed it.
     with_xattrs: RefCell<Option<Rc<Lower>>>,
     mount: Mount,
-    /// The packets that this origin has sent.
+    /// The packets of this origin.
     store: Shelf,
     link: RefCell<Option<Rc<Link>>>,
-    /// When its last link broke; nothing while there is one.
+    /// When its last link ended; `None` while it has a link.
     alone_since: Cell<Option<Instant>>,
     next_ask: Cell<u32>,
-    /// When a question was answered, or one was asked while none waited.
+    /// When a question was last answered, or asked while none was open.
     heard: Cell<Instant>,
     asked: RefCell<HashMap<u32, Asked>>,
-    /// Of these, encoded, what waits until fewer are on their way, and how many are.
+    /// Encoded questions that wait until fewer are under way, and the number under way.
     line: RefCell<VecDeque<(u32, Vec<u8>)>>,
     on_their_way: Cell<usize>,
-    /// Who waits for a listing or a file's manifest.
+    /// Callbacks that wait for a listing or a manifest.
     waiting: RefCell<HashMap<Need, Vec<Done>>>,
-    /// Packets that were asked for and have not come.
+    /// Packets that were requested and have not arrived.
     coming: RefCell<HashSet<Digest>>,
     waiting_packets: RefCell<Vec<(HashSet<Digest>, Done)>>,
-    /// Changes that the kernel has not been told of yet.
+    /// Number of change batches that the kernel has not processed yet.
     unsettled: Arc<AtomicU64>,
 }
 
@@ -88,7 +87,7 @@ enum Asked {
     Packets(Vec<PacketRef>),
 }
 
-/// Carries what FUSE threads lack to the agent's own thread.
+/// Passes fetches from FUSE threads to the agent's main thread.
 struct Lacks {
     tx: mpsc::UnboundedSender<(Lack, Done)>,
 }
@@ -108,7 +107,7 @@ impl std::fmt::Debug for Mirror {
 }
 
 impl Mirror {
-    /// Mounts the tree of the origin on the other side of `link`, in a directory of `dir`.
+    /// Mounts the tree of the origin at the other end of `link`, in a directory below `dir`.
     pub(crate) fn mount(
         dir: &Path,
         link: &Rc<Link>,
@@ -151,9 +150,9 @@ impl Mirror {
         Ok(mirror)
     }
 
-    /// Returns the mount for a walk: that with extended attributes, if anything in the tree has some.
-    /// They cost a request for each file that a walk opens, so most compile steps do without: root's,
-    /// whom no list stops, need them only to make files where a default list says their modes.
+    /// Returns the mount for a walk: the one with extended attributes, if anything in the tree has some.
+    /// They cost a request for each file that a walk opens, so most compile steps do without. Those of root
+    /// are not subject to access control lists, and need them only to create files below a default list.
     pub(crate) async fn lower(&self, spec: &WalkSpec) -> Rc<Lower> {
         self.know(&spec.cwd).await;
         let mut dirs = vec![spec.cwd.clone()];
@@ -174,7 +173,7 @@ impl Mirror {
             marks.xattrs
         };
         let mounted = wanted.then(|| self.lower_with_xattrs()).and_then(|mounted| {
-            mounted.inspect_err(|error| tracing::error!(%error, "failed to show attributes")).ok()
+            mounted.inspect_err(|error| tracing::error!(%error, "failed to mount the tree with extended attributes")).ok()
         });
         mounted.unwrap_or_else(|| Rc::clone(&self.plain))
     }
@@ -193,7 +192,7 @@ impl Mirror {
         Ok(lower)
     }
 
-    /// Has sandboxes made for the next walks.
+    /// Prepares sandboxes for the next walks.
     pub(crate) fn prepare(&self, launcher: &Launcher) {
         self.plain.sandboxes.refill(launcher);
         if let Some(lower) = self.with_xattrs.borrow().as_ref() {
@@ -201,11 +200,11 @@ impl Mirror {
         }
     }
 
-    /// Gives up what was made for walks that do not come.
+    /// Drops idle sandboxes, and fails questions that stay unanswered for [`SILENCE_MAX`].
     pub(crate) fn rest(&self) {
         let is_late = !self.asked.borrow().is_empty() && self.heard.get().elapsed() > SILENCE_MAX;
         if is_late {
-            tracing::error!(origin = ?self.plain.point, "no answer in {SILENCE_MAX:?}: its walks are executed there");
+            tracing::error!(origin = ?self.plain.point, "the origin has not answered for {SILENCE_MAX:?}: its walks are executed there");
             self.fail_questions();
         }
         self.plain.sandboxes.rest();
@@ -214,7 +213,7 @@ impl Mirror {
         }
     }
 
-    /// Fetches all listings on the way to a directory, which the walk would do itself.
+    /// Fetches all listings on the path to a directory in advance; otherwise the walk would do so.
     async fn know(&self, dir: &[u8]) {
         while let Some(need) = self.mount.lacks(dir) {
             let (tx, rx) = oneshot::channel();
@@ -228,12 +227,12 @@ impl Mirror {
         }
     }
 
-    /// Returns what gives the extended attributes of a path.
+    /// Returns a function from path to extended attributes.
     pub(crate) fn xattrs(&self) -> impl Fn(&[u8]) -> Vec<Xattr> + Send + use<> {
         self.mount.xattrs()
     }
 
-    /// Goes on over a new link. What changed meanwhile is not known: everything is asked for again.
+    /// Switches to a new link. Changes in between are unknown, so everything is invalidated.
     pub(crate) fn relink(&self, link: &Rc<Link>) {
         self.unlink();
         self.link.replace(Some(Rc::clone(link)));
@@ -241,7 +240,7 @@ impl Mirror {
         self.take_changes(vec![Change::Forget { dir: TreePath::root() }]);
     }
 
-    /// The link broke: whoever waits gets an error.
+    /// Handles the end of the link: open questions fail.
     pub(crate) fn unlink(&self) {
         if self.link.replace(None).is_some() {
             self.alone_since.set(Some(Instant::now()));
@@ -249,7 +248,7 @@ impl Mirror {
         self.fail_questions();
     }
 
-    /// Whoever waits for an answer gets an error.
+    /// Fails all open questions.
     fn fail_questions(&self) {
         self.asked.borrow_mut().clear();
         self.line.borrow_mut().clear();
@@ -263,14 +262,14 @@ impl Mirror {
         }
     }
 
-    /// Returns where it is mounted.
+    /// Returns the mount points.
     pub(crate) fn points(&self) -> Vec<PathBuf> {
         let with_xattrs = self.with_xattrs.borrow();
         let lowers = [&self.plain].into_iter().chain(with_xattrs.iter());
         lowers.map(|lower| lower.point.clone()).collect()
     }
 
-    /// Returns since when there is no link to its origin.
+    /// Returns since when its origin has had no link.
     pub(crate) fn alone_since(&self) -> Option<Instant> {
         self.alone_since.get()
     }
@@ -280,7 +279,7 @@ impl Mirror {
         self.link.borrow().as_ref().map(|link| link.number)
     }
 
-    /// Takes in what changed at the origin.
+    /// Applies changes of the origin's tree.
     pub(crate) fn take_changes(&self, changes: Vec<Change>) {
         let unsettled = Arc::clone(&self.unsettled);
         unsettled.fetch_add(1, Ordering::AcqRel);
@@ -290,7 +289,7 @@ impl Mirror {
         self.mount.update(|mirror| mirror.apply(changes), done);
     }
 
-    /// Ends when the kernel has forgotten all that changed before.
+    /// Waits until the kernel has processed all previous invalidations.
     pub(crate) async fn settle(&self) {
         if self.unsettled.load(Ordering::Acquire) > 0 || !self.mount.is_settled() {
             let (tx, rx) = oneshot::channel();
@@ -309,7 +308,7 @@ impl Mirror {
         (count(&counters.requests), count(&counters.fetches))
     }
 
-    /// Returns what has been noted of requests so far.
+    /// Returns the counts of recorded requests so far.
     pub(crate) fn noted(&self) -> Since {
         let counters = self.mount.counters();
         Since {
@@ -322,15 +321,14 @@ impl Mirror {
         }
     }
 
-    /// Tells whether a request of a walk failed because something could not be fetched, as far as is
-    /// known. The walk is that in the pid namespace with this number.
+    /// Tells whether a request of the walk in this pid namespace may have failed because a fetch failed.
     pub(crate) fn failed(&self, since: Since, namespace: u64) -> bool {
         self.mount.counters().failures.concern(since.failures, namespace)
     }
 
-    /// Returns why a walk is not to be believed. It has read a file while that was changed; or has
-    /// looked into a hidden directory; or has found something whose extended attributes it was not
-    /// shown, which a compile step does not want; or was led to what this machine has of its own.
+    /// Returns why the result of a walk cannot be trusted: it read a file during a change, accessed a hidden
+    /// directory, found a file whose extended attributes were not shown (compile steps ignore them), or was
+    /// led to files of this machine.
     pub(crate) fn doubt(&self, since: Since, namespace: u64, compiles: bool) -> Option<Doubt> {
         let counters = self.mount.counters();
         let less = counters.hidden.concern(since.hidden, namespace)
@@ -348,32 +346,32 @@ impl Mirror {
         }
     }
 
-    /// Returns what gives the attributes of what a path names, as far as they are known.
+    /// Returns a function from path to attributes, where known.
     pub(crate) fn attrs(&self) -> impl Fn(&[u8]) -> packetfs::mirror::Answer<Attr> + Send + use<> {
         self.mount.attrs()
     }
 
-    /// Returns what gives the paths behind a number of the tree.
+    /// Returns a function from inode number to paths.
     pub(crate) fn paths(&self) -> impl Fn(u64) -> Vec<Bytes> + Send + use<> {
         self.mount.paths()
     }
 
-    /// Returns what tells what a walk finds that begins now.
+    /// Returns the tree as a walk that begins now finds it.
     pub(crate) fn outset(&self) -> Outset {
         self.mount.outset()
     }
 
-    /// Returns what gives the modification times since a moment that are known of the tree.
+    /// Returns a function that lists the known modification times since a moment.
     pub(crate) fn times_since(&self) -> impl Fn(Time) -> HashSet<Time> + Send + use<> {
         self.mount.times_since()
     }
 
-    /// Tells whether a question waits for its answer.
+    /// Tells whether a question is open.
     pub(crate) fn awaits(&self, number: u32) -> bool {
         self.asked.borrow().contains_key(&number)
     }
 
-    /// Takes in the answer to a question.
+    /// Handles the answer to a question.
     pub(crate) fn take_answer(&self, number: u32, answer: Answer) {
         let Some(asked) = self.asked.borrow_mut().remove(&number) else { return };
         self.heard.set(Instant::now());
@@ -391,11 +389,11 @@ impl Mirror {
         }
     }
 
-    /// Takes in the answers to questions that were not asked yet.
+    /// Handles answers that the origin sent ahead of the questions.
     pub(crate) fn take_told(&self, told: Vec<Told>) {
         for Told { ask, answer } in told {
             match ask {
-                // What cannot be learned will be asked for.
+                // An answer that does not fit is requested again when it is needed.
                 Ask::Listing(path) => drop(self.learn(&Need::Listing(path.into_bytes()), answer)),
                 Ask::Content(path) => drop(self.learn(&Need::Content(path.into_bytes()), answer)),
                 Ask::Packets(_, packets) => {
@@ -449,17 +447,17 @@ impl Mirror {
             }
             !finished
         });
-        // A packet that did not come has changed at the origin: the next attempt asks for the
-        // file's manifest, which a change of the file has taken away.
+        // If a packet is missing, the file has changed at the origin, which has invalidated its
+        // manifest. The next attempt requests the new one.
         ready.into_iter().for_each(|done| done(result));
     }
 
-    /// Keeps a packet that is what its name says; another one is as good as none.
+    /// Stores a packet if it matches its digest; otherwise it counts as missing.
     fn keep(&self, packet: PacketRef, packed: &packetfs::packet::Packed) {
         match packed.unpack(packet) {
             Ok(_) => {
                 if let Err(error) = self.store.put(packet, packed) {
-                    tracing::error!(%error, "failed to keep a packet");
+                    tracing::error!(%error, "failed to store a packet");
                 }
             }
             Err(error) => tracing::error!(%error, "an origin sent a bad packet"),
@@ -531,7 +529,7 @@ impl Mirror {
         }
     }
 
-    /// Sends questions that wait, as many as may be on their way.
+    /// Sends waiting questions, as many as may be under way at once.
     fn send_questions(&self, link: &Link, line: &mut VecDeque<(u32, Vec<u8>)>) {
         while self.on_their_way.get() < QUESTIONS_AT_ONCE
             && let Some((number, question)) = line.pop_front()
@@ -541,7 +539,7 @@ impl Mirror {
         }
     }
 
-    /// Asks the origin; false if there is no link to it.
+    /// Asks the origin. Returns false if there is no link to it.
     fn ask(&self, ask: &Ask, asked: Asked) -> bool {
         let link = self.link.borrow();
         let Some(link) = link.as_ref() else { return false };
@@ -558,7 +556,7 @@ impl Mirror {
     }
 }
 
-/// Returns a path of the mirror as it is asked for: one that is too long is as good as unreadable.
+/// Converts a path of the mirror for a question. One that is too long fails as unreadable.
 fn tree_path(path: &[u8]) -> Result<TreePath, i32> {
     TreePath::try_from(path).map_err(|_| libc::ENAMETOOLONG)
 }

@@ -1,4 +1,4 @@
-//! The mirrors on this runner, one for each origin that it executes walks for.
+//! The mirrors on this runner: one for each origin whose walks it executes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -26,13 +26,14 @@ use crate::wire::frame::Frame;
 use crate::wire::limits::TOLD_BYTES_MAX;
 use crate::wire::{lists, message};
 
-/// Mirrors at once: each has four threads or more and some ten megabytes. As many people as share a cluster at work.
+/// Most mirrors at once: enough for the people who share a cluster. Each has at least four threads and takes some ten
+/// megabytes.
 const MIRRORS_MAX: usize = 64;
-/// A mirror whose origin has had no link for so long is unmounted. When the origin comes back, all of it has to be
-/// fetched again anyway.
+/// Time without a link after which a mirror is unmounted. When the origin returns, everything has to be fetched again
+/// anyway.
 const ALONE_MAX: Duration = Duration::from_secs(600);
 
-/// How much memory each walk may fill.
+/// Memory limits of each walk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WalkMemory {
     /// For the files that it writes.
@@ -41,7 +42,7 @@ pub(crate) struct WalkMemory {
     pub(crate) process_bytes: u64,
 }
 
-/// All mirrors, by their origin.
+/// All mirrors by origin.
 pub(crate) struct Mirrors {
     cluster: Rc<Cluster>,
     launcher: Rc<Launcher>,
@@ -50,7 +51,7 @@ pub(crate) struct Mirrors {
     dirs: Dirs,
     memory: WalkMemory,
     by_origin: RefCell<HashMap<NodeId, Rc<Mirror>>>,
-    /// Counts of mirrors that were unmounted.
+    /// Sums of the counters of unmounted mirrors.
     ended: Cell<FuseCounts>,
 }
 
@@ -75,19 +76,19 @@ impl Mirrors {
         }
     }
 
-    /// Returns the mirror of the origin on the other side of a link, for a walk that was taken in. An origin that the
-    /// broker does not list has none.
+    /// Returns the mirror of the origin at the other end of a link, for an admitted walk. An origin that the broker does
+    /// not list is refused.
     ///
     /// # Errors
     /// [`Fault::Busy`] if there are too many mirrors, else why it cannot be mounted.
     pub(crate) async fn of(&self, link: &Rc<Link>) -> Result<Rc<Mirror>, Fault> {
         let is_known = || self.get(&link.peer).is_some() || self.cluster.lists(&link.peer);
         if !is_known() {
-            // It may have come just now.
+            // It may have joined just now.
             self.cluster.refresh().await;
         }
         if !is_known() {
-            return Err(Fault::Sandbox(format!("the broker lists no node {}", link.peer)));
+            return Err(Fault::Sandbox(format!("the broker does not list the node {}", link.peer)));
         }
         if self.get(&link.peer).is_none() && !self.make_room() {
             return Err(Fault::Busy);
@@ -95,7 +96,7 @@ impl Mirrors {
         self.linked_or_mounted(link).map_err(|error| Fault::Sandbox(format!("{error:#}")))
     }
 
-    /// Takes in the answer to a question.
+    /// Handles the answer to a question.
     pub(crate) fn take_answer(&self, link: &Link, frame: &Frame) {
         if let Some(mirror) = self.get(&link.peer)
             && mirror.awaits(frame.stream)
@@ -106,49 +107,49 @@ impl Mirrors {
         }
     }
 
-    /// Takes in what an origin tells ahead of a walk.
+    /// Handles answers that an origin sends ahead of a walk.
     pub(crate) fn take_told(&self, link: &Link, told: Bytes) {
         if told.len() > TOLD_BYTES_MAX {
-            tracing::warn!(peer = %link.peer, "it tells more than any origin: it will be asked");
+            tracing::warn!(peer = %link.peer, "ignored answers that were sent ahead: there are too many");
         } else if let Some(mirror) = self.fed_by(link) {
             tell(&mirror, &told);
         } else if self.cluster.lists(&link.peer) {
-            // A mirror is mounted for a walk, and not for what is told.
+            // A mirror is mounted only for walks.
             link.keep_told(told);
         }
-        // An origin that has come just now, or is not listed, is asked instead.
+        // Without a mirror (a new or unlisted origin), the answers are dropped and requested later.
     }
 
-    /// Takes in changes of an origin's files.
+    /// Handles changes of an origin's files.
     pub(crate) fn take_changes(&self, link: &Link, payload: &[u8]) {
         let mirror = self.fed_by(link);
         match (link.take_changes(payload, mirror.is_some()), mirror) {
             (Ok(changes), Some(mirror)) => mirror.take_changes(changes),
-            // What was told before may be outdated.
+            // Answers sent ahead of the changes may be outdated.
             (Ok(_), None) => drop(link.take_told()),
-            // Without them the mirror would be stale.
+            // Without these changes the mirror would be stale.
             (Err(()), _) => {
-                tracing::error!(peer = %link.peer, "dropping the link: its changes cannot be read");
+                tracing::error!(peer = %link.peer, "dropping the link: its changes cannot be decoded");
                 link.close();
             }
         }
     }
 
-    /// Takes in that a link has ended.
+    /// Handles the end of a link.
     pub(crate) fn end_link(&self, link: &Link) {
         if let Some(mirror) = self.fed_by(link) {
             mirror.unlink();
         }
     }
 
-    /// Prepares for the next walk of the origin on the other side of a link.
+    /// Prepares for the next walk of the origin at the other end of a link.
     pub(crate) fn prepare_for(&self, link: &Link) {
         if let Some(mirror) = self.fed_by(link) {
             mirror.prepare(&self.launcher);
         }
     }
 
-    /// Gives up what no walk has needed for a long time.
+    /// Drops what no walk has needed for a long time.
     pub(crate) fn rest(&self) {
         self.by_origin.borrow().values().for_each(|mirror| mirror.rest());
         for (origin, since) in self.alone() {
@@ -158,7 +159,7 @@ impl Mirrors {
         }
     }
 
-    /// Returns the counts of all mirrors that there ever were.
+    /// Returns the counters summed over all mirrors, including unmounted ones.
     pub(crate) fn fuse_counts(&self) -> FuseCounts {
         let mirrors = self.by_origin.borrow();
         mirrors.values().fold(self.ended.get(), |sum, mirror| add(sum, mirror.counts()))
@@ -203,7 +204,7 @@ impl Mirrors {
         Ok(mirror)
     }
 
-    /// Makes room for another mirror, if need be; false if there is none.
+    /// Makes room for another mirror if necessary. Returns false if there is none.
     fn make_room(&self) -> bool {
         if self.by_origin.borrow().len() < MIRRORS_MAX {
             return true;
@@ -212,7 +213,7 @@ impl Mirrors {
         longest.inspect(|origin| self.unmount(origin)).is_some()
     }
 
-    /// Returns the mirrors that no link feeds and no walk uses, and since when.
+    /// Returns the mirrors without a link or walk, each with the time since when.
     fn alone(&self) -> Vec<(NodeId, Instant)> {
         let mirrors = self.by_origin.borrow();
         let alone = mirrors.iter().filter(|(_, mirror)| Rc::strong_count(mirror) == 1);
@@ -223,13 +224,13 @@ impl Mirrors {
         let Some(mirror) = self.by_origin.borrow_mut().remove(origin) else { return };
         self.ended.set(add(self.ended.get(), mirror.counts()));
         let points = mirror.points();
-        // The last reference to it.
+        // Drops the last reference.
         drop(mirror);
         for point in points {
-            // Where something is still mounted, the next mirror is mounted over it.
+            // If something is still mounted there, the next mirror is mounted over it.
             let _ = std::fs::remove_dir(point);
         }
-        tracing::info!(%origin, "unmounted the tree of a node that is gone");
+        tracing::info!(%origin, "unmounted the tree of a node that has gone");
     }
 }
 
@@ -237,7 +238,7 @@ fn add(sum: FuseCounts, (requests, fetches): (u64, u64)) -> FuseCounts {
     FuseCounts { requests: sum.requests + requests, fetches: sum.fetches + fetches }
 }
 
-/// Returns the origin whose mirror has been alone longest.
+/// Returns the origin whose mirror has been without a link longest.
 fn longest_alone(mirrors: impl Iterator<Item = (NodeId, Instant)>) -> Option<NodeId> {
     mirrors.min_by_key(|(_, since)| *since).map(|(origin, _)| origin)
 }
@@ -245,8 +246,8 @@ fn longest_alone(mirrors: impl Iterator<Item = (NodeId, Instant)>) -> Option<Nod
 fn tell(mirror: &Mirror, told: &[u8]) {
     match lists::told(told) {
         Some(told) => mirror.take_told(told),
-        // It will ask.
-        None => tracing::warn!("an origin told nothing readable"),
+        // The data is requested when it is needed.
+        None => tracing::warn!("ignored answers that were sent ahead: they cannot be decoded"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the agent was started with: no walk may see or touch it.
+//! The agent's own files and secrets, which are hidden from walks.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -9,11 +9,11 @@ use packetfs::tree::Bytes;
 
 use crate::config::Config;
 
-/// Variables that are meant for the agent, or for `oswalk`, which has started it.
+/// Prefix of the variables that are meant for the agent, or for `oswalk`, which has started it.
 const PREFIX: &str = "OSWALK_";
 
-/// Returns its directories, its secret and the files that its options and its environment name, with what
-/// makes any other file a copy of them.
+/// Returns the agent's directories, its secret, the files that its options and its environment name, and the words
+/// by which copies of its secrets are recognized.
 pub(crate) fn all(config: &Config, dirs: &[&Path], secret: &[u8], broker: &str) -> Own {
     let variables =
         std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(PREFIX.as_bytes()));
@@ -28,16 +28,16 @@ pub(crate) fn all(config: &Config, dirs: &[&Path], secret: &[u8], broker: &str) 
     Own { paths, words }
 }
 
-/// Returns a path as it was given and as it is, each absolute.
+/// Returns a path as given and with symbolic links resolved, both absolute.
 fn spellings(path: &Path) -> Vec<Bytes> {
     let given = std::path::absolute(path).ok();
     let real = std::fs::canonicalize(path).ok();
     let both = [given, real].into_iter().flatten();
-    // A name of the root would hide everything.
+    // `/` would hide everything.
     both.map(|path| path.as_os_str().as_bytes().to_vec()).filter(|path| path.len() > 1).collect()
 }
 
-/// Tells whether a variable's value is the path of a file that is read: no program, no directory to work in.
+/// Tells whether a variable's value is the path of a data file, rather than of a program or directory.
 fn is_data(path: &Path) -> bool {
     let meta = path.is_absolute().then(|| std::fs::metadata(path).ok()).flatten();
     meta.is_some_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 == 0)
@@ -50,7 +50,7 @@ fn socket(url: &str) -> Option<&str> {
     (scheme.contains("unix") && path.starts_with('/')).then_some(path)
 }
 
-/// Returns the password in a broker's URL, as it is written there and as it is.
+/// Returns the password in a broker's URL, both as written and decoded.
 fn password(url: &str) -> Vec<Bytes> {
     let authority = url.split_once("://").map_or("", |(_, rest)| rest);
     let login = authority.rsplit_once('@').map(|(login, _)| login);
@@ -62,7 +62,7 @@ fn password(url: &str) -> Vec<Bytes> {
         .collect()
 }
 
-/// Returns a text with its `%20` and the like replaced.
+/// Returns a text with percent-encoding decoded.
 fn decoded(text: &[u8]) -> Bytes {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;

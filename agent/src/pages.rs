@@ -1,5 +1,5 @@
-//! Where policy pages lie: in memory, if there is a file system for it. Every process of a session counts
-//! in its page's tally, and on a disk the file system notes that in its journal.
+//! The directory of policy pages. It is on a memory file system if possible: every process of a session writes to
+//! the tally in its page, which on a disk would cause journal writes.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
-/// The users' processes open their own pages there; only the agent's user may list them.
+/// Users' processes may open their own pages; only the agent's user may list them.
 const MODE: u32 = 0o711;
 
-/// A directory that goes with the agent.
+/// A directory that is removed with the agent.
 #[derive(Debug)]
 pub(crate) struct PagesDir(PathBuf);
 
 impl PagesDir {
-    /// Makes the directory of an agent with this state directory; an old one goes.
+    /// Creates the directory of the agent with this state directory, and removes an old one.
     ///
     /// # Errors
-    /// There is none in the state directory either.
+    /// It cannot even be created in the state directory.
     pub(crate) fn make(state: &Path) -> io::Result<Self> {
         let meta = std::fs::metadata(state)?;
         let name = format!("oswalk-{:x}-{:x}", meta.dev(), meta.ino());
-        // Nobody else gets into the state directory: better no memory than not there.
+        // The fallback is the state directory, which may be on a disk, but where nobody else can interfere.
         let (in_memory, others): (Vec<_>, Vec<_>) =
             shared_dirs().into_iter().partition(|dir| is_memory(dir));
-        // Others may write there, too: what is theirs is not taken.
+        // Others may also write there: a directory of theirs is not used.
         let made = in_memory.iter().chain(&others).find_map(|dir| make(dir.join(&name)).ok());
         made.map_or_else(|| make(state.join("sessions")), Ok).map(Self)
     }
@@ -41,7 +41,7 @@ impl Drop for PagesDir {
     }
 }
 
-/// Directories in which those find their pages whom this agent serves: root's all users, others' themselves.
+/// Returns directories that all served users can access: for root's agent all users, otherwise its own user.
 fn shared_dirs() -> Vec<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         vec!["/run".into(), "/dev/shm".into()]
@@ -54,11 +54,11 @@ fn is_memory(dir: &Path) -> bool {
     statfs(dir).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
 }
 
-/// Makes a directory, which fails if somebody else has one there.
+/// Creates a directory. Fails if it exists.
 fn make(path: PathBuf) -> io::Result<PathBuf> {
     let _ = std::fs::remove_dir_all(&path);
     std::fs::DirBuilder::new().mode(MODE).create(&path)?;
-    // Whatever the umask is.
+    // Independently of the umask.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(MODE))?;
     Ok(path)
 }
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_goes_with_the_agent() {
+    fn the_directory_is_removed_with_the_agent() {
         let state = tempfile::tempdir().expect("a directory");
         let pages = PagesDir::make(state.path()).expect("a directory");
         let path = pages.path().to_owned();

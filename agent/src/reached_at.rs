@@ -1,4 +1,4 @@
-//! Where other agents reach this one, and whether that is still so.
+//! The address at which other agents reach this one, and whether it still works.
 
 use std::cell::Cell;
 use std::io;
@@ -8,26 +8,26 @@ use anyhow::Context;
 
 use crate::config::Config;
 
-/// What is told to other agents.
+/// The address for other agents, and how it is determined.
 #[derive(Debug)]
 pub(crate) struct ReachedAt {
     way: Way,
-    /// The broker, if it is reached over the network.
+    /// The broker's host and port, if it is reached over the network.
     broker: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
 enum Way {
-    /// What somebody has said, who may know of a gateway.
+    /// Given by the user, who may know of a gateway.
     Given(SocketAddr),
     /// The address it listens on.
     Listening(SocketAddr),
-    /// It listens on all addresses; others reach that by which it reaches the broker.
+    /// The agent listens on all addresses; others use the one by which it reaches the broker.
     Route { port: u16, last: Cell<IpAddr> },
 }
 
 impl ReachedAt {
-    /// Finds it out for an agent that listens on `listen`.
+    /// Determines the address of an agent that listens on `listen`.
     pub(crate) fn new(
         config: &Config,
         listen: SocketAddr,
@@ -45,7 +45,7 @@ impl ReachedAt {
                 Way::Route { port: listen.port(), last: Cell::new(ip) }
             }
             (None, None) => anyhow::bail!(
-                "{} is no address that others can call: name one with --listen, or with --advertise",
+                "{} is not an address that others can call: name one with --listen, or with --advertise",
                 listen.ip()
             ),
         };
@@ -57,7 +57,7 @@ impl ReachedAt {
         match &self.way {
             Way::Given(address) | Way::Listening(address) => *address,
             Way::Route { port, last } => {
-                // While there is no way to the broker, nobody can be told of another one.
+                // Without a route to the broker, a new address could not be announced anyway.
                 let route = self.broker.and_then(|broker| route_to(broker).ok());
                 last.set(route.filter(|ip| check_private(*ip).is_ok()).unwrap_or(last.get()));
                 (last.get(), *port).into()
@@ -65,7 +65,7 @@ impl ReachedAt {
         }
     }
 
-    /// Tells whether others can reach that, as far as can be seen from here.
+    /// Tells whether others can reach an address, as far as this machine can tell.
     pub(crate) fn is_there(&self, address: SocketAddr) -> bool {
         if matches!(self.way, Way::Given(_)) {
             return true;
@@ -76,7 +76,7 @@ impl ReachedAt {
     }
 }
 
-/// Until agents have identities of their own, a link is as safe as the network it crosses.
+/// Refuses public addresses: links are not encrypted, so they are as safe as the network that they cross.
 pub(crate) fn check_private(ip: IpAddr) -> anyhow::Result<()> {
     let private = match ip {
         IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_unspecified(),
@@ -89,7 +89,7 @@ pub(crate) fn check_private(ip: IpAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the address that this machine has for what it would send there. Nothing is sent.
+/// Returns the source address of this machine for packets to `address`. Sends nothing.
 fn route_to(address: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
@@ -97,7 +97,7 @@ fn route_to(address: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Tells whether this machine has an address; if that cannot be found out, it has.
+/// Tells whether this machine has an address. Assumes so if that cannot be found out.
 fn is_own(ip: IpAddr) -> bool {
     let bound = UdpSocket::bind((ip, 0));
     !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_cannot_reach_is_known_here() {
+    fn unreachable_addresses_are_detected() {
         const ELSEWHERE: Option<(&str, u16)> = Some(("192.0.2.1", 6379));
         let loopback = "127.0.0.1:7";
         for (options, listen, broker, there) in [
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_everywhere_is_reached_where_it_reaches_the_broker() {
+    fn an_agent_on_all_addresses_uses_its_route_to_the_broker() {
         let reached = reached_at(&[], "0.0.0.0:7", Some(("127.0.0.1", 6379))).expect("an address");
         assert_eq!(reached.now(), "127.0.0.1:7".parse().expect("an address"));
         assert!(reached.is_there(reached.now()));

@@ -1,4 +1,4 @@
-//! The composition root: starts all parts of the agent, hands each the others that it needs, and ends them.
+//! The composition root: starts all parts of the agent, passes each its dependencies, and ends them.
 
 mod dispatch;
 mod upkeep;
@@ -43,16 +43,16 @@ use crate::{devices, look, machine, origin, own, random, secret};
 use dispatch::Dispatch;
 use upkeep::Upkeep;
 
-/// What walks have changed may take this part of the machine's memory until it is committed.
+/// Uncommitted changes of walks may take this fraction of the machine's memory.
 const RETURNED_PART: u64 = 4;
-/// A reply to the request that ended the agent may still be on its way.
+/// Time for sending the reply to the request that ended the agent.
 const FAREWELL: Duration = Duration::from_millis(20);
 
-/// What was set up before there was a thread.
+/// What is set up before the first thread starts.
 struct Ground {
     state: State,
     dirs: Dirs,
-    /// The files that users see.
+    /// The mount namespace of users.
     view: View,
     outside: Arc<Outside>,
     launcher: Launcher,
@@ -61,7 +61,7 @@ struct Ground {
 /// Runs the agent until it is told to end.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let ground = prepare(config)?;
-    // Everything is one thread's: a `LocalSet` would wake itself through the kernel for each event.
+    // A `LocalRuntime`: a `LocalSet` would wake itself with a system call for each event.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
@@ -70,15 +70,15 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
 
 fn prepare(config: &Config) -> anyhow::Result<Ground> {
     // SAFETY: nothing has been opened yet.
-    #[expect(unsafe_code, reason = "what was inherited has no owner in this process")]
+    #[expect(unsafe_code, reason = "inherited descriptors have no owner in this process")]
     unsafe { crate::sys::fds::keep_only(&[]) }
         .context("failed to close inherited descriptors: oswalkd needs Linux 5.11 or newer")?;
     machine::raise_descriptors();
     let state = State::take(&config.state)?;
-    // Before it has mounts of its own: those of the users that it serves.
+    // Before this process makes its own mount namespace: these are the mounts of the users that it serves.
     let view = View::own().context("failed to look at /proc/self: oswalkd needs /proc")?;
-    let outside = Arc::new(Outside::keep().context("failed to keep hold of /proc/self/ns/mnt")?);
-    // Mounts of this agent are nobody else's, and end with it however it ends.
+    let outside = Arc::new(Outside::keep().context("failed to open /proc/self/ns/mnt")?);
+    // The agent's mounts are private to it, and end with it however it ends.
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
         "failed to make a mount namespace: oswalkd needs root (or CAP_SYS_ADMIN) on this machine",
     )?;
@@ -185,7 +185,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         node: node.clone(),
         hostname: nix::unistd::gethostname()?.into_encoded_bytes(),
         view,
-        rights: Rights::own().context("failed to look at the rights of this process")?,
+        rights: Rights::own().context("failed to read the privileges of this process")?,
         hidden,
         returned: Budget::new(config.upper_bytes.unwrap_or(memory_bytes / RETURNED_PART)),
         exporter,

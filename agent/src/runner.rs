@@ -1,4 +1,4 @@
-//! A walk on its runner: from the grant to the change set.
+//! Executes a walk on its runner: from the frame that opens it to the change set.
 
 pub(crate) mod admission;
 mod ahead;
@@ -38,7 +38,7 @@ use crate::wire::message::{self, Doubt, Exit, Packets};
 use admission::Admission;
 use streams::Streams;
 
-/// Packets go to the origin in frames of about this size.
+/// Approximate size of the frames that carry packets to the origin.
 const PACKETS_FRAME_BYTES: usize = 512 * 1024;
 
 /// Executes walks of other origins.
@@ -53,12 +53,12 @@ impl Runner {
         Self { mirrors, launcher, admission: Admission::new(slots) }
     }
 
-    /// Takes in a walk, if there is room: before that nothing of it is unpacked.
+    /// Admits a walk if there is room. Nothing of it is decoded before.
     pub(crate) fn take_open(self: &Rc<Self>, link: &Rc<Link>, frame: &Frame) {
         let admitted = self.admission.admit();
-        // Without it those that follow cannot be read either.
+        // Later frames cannot be decoded without this one.
         let Ok(spec) = link.take_open(&frame.payload, admitted.is_some()) else {
-            tracing::error!(peer = %link.peer, "dropping the link: it opened a walk that cannot be read");
+            tracing::error!(peer = %link.peer, "dropping the link: it opened a walk that cannot be decoded");
             return link.close();
         };
         let Some(frames) = link.accept_stream(frame.stream) else {
@@ -75,11 +75,11 @@ impl Runner {
         });
     }
 
-    /// Executes a walk that was taken in, and tells its origin how it ended.
+    /// Executes an admitted walk, and reports its end to the origin.
     async fn execute(&self, link: Rc<Link>, stream: u32, spec: Vec<u8>, mut frames: Inbox) {
         let outcome = tokio::select! {
             outcome = self.run(&link, stream, &spec, &mut frames) => outcome,
-            // The origin is gone: what the walk would have changed is nobody's any more.
+            // The origin is gone or has given the walk up: discard its changes.
             () = link.closed() => Err(Fault::Leaving),
         };
         let (exit, served) = match outcome {
@@ -88,18 +88,18 @@ impl Runner {
             Err(fault) => (Some(not_executed(fault)), None),
         };
         if let Some(exit) = exit {
-            // That it is read is certain: walks that are taken in are few.
+            // The queue has room for it: admission bounds the number of walks.
             link.send_exit(stream, &exit);
         }
         link.close_stream(stream);
-        // Not before, when it would compete with the walk.
+        // Only now, so that it does not compete with the walk.
         if let Some((lower, control)) = served {
             lower.sandboxes.take_back(control);
         }
         self.mirrors.prepare_for(&link);
     }
 
-    /// Runs a walk to its end; nothing if the origin gave it up.
+    /// Runs a walk to its end. Returns `None` if the origin gave it up.
     async fn run(
         &self,
         link: &Rc<Link>,
@@ -112,7 +112,7 @@ impl Runner {
         let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
         let mirror = self.mirrors.of(link).await?;
         let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
-        // Before that: what changes while the kernel forgets may be seen as it was.
+        // Before `settle`: while the kernel processes invalidations, the walk may see the old state.
         let outset = mirror.outset();
         mirror.settle().await;
         let (ahead, since) = (ahead::of(&spec, mirror.attrs()), mirror.noted());
@@ -153,11 +153,11 @@ impl Runner {
                             return Ok(None);
                         }
                         if bounded {
-                            // Whatever came of it would not have at the origin.
+                            // The limit may have affected the result.
                             return Err(Fault::Full);
                         }
                         if mirror.failed(since, namespace) {
-                            // It saw an error that it would not have seen at the origin.
+                            // It saw an error that does not occur at the origin.
                             return Err(Fault::NotExported(Vec::new()));
                         }
                         let doubt = mirror.doubt(since, namespace, compiles);
@@ -186,7 +186,7 @@ impl Runner {
                     Some(frame) if frame.kind == Kind::Cancel => return Ok(None),
                     Some(frame) => {
                         if !running.take(frame) {
-                            let said = "the origin sent input that was not asked for";
+                            let said = "the origin sent input that was not requested";
                             return Err(Fault::Sandbox(said.into()));
                         }
                     }
@@ -218,42 +218,42 @@ fn refuse(link: &Link, stream: u32) {
     let is_read = link.send_exit(stream, &not_executed(Fault::Busy));
     link.close_stream(stream);
     if !is_read {
-        tracing::error!(peer = %link.peer, "dropping the link: it opens walks and does not read how they end");
+        tracing::error!(peer = %link.peer, "dropping the link: it opens walks but does not read their results");
         link.close();
     }
 }
 
-/// Returns how a walk ended that could not be executed.
+/// Returns the exit of a walk that could not be executed.
 fn not_executed(fault: Fault) -> Exit {
     let (outcome, changes) = (Outcome::Fault(fault), ChangeSet::default());
     Exit { outcome, changes, offsets: Vec::new(), doubt: None }
 }
 
-/// A walk that has ended.
+/// A finished walk.
 struct Ended {
     exit: Exit,
-    /// Its sandbox, which can serve another walk on the same tree.
+    /// Its sandbox, if it can serve another walk on the same tree.
     served: Option<(Rc<Lower>, UnixStream)>,
 }
 
-/// What was true when a walk began.
+/// The state when a walk began.
 struct Began {
     at: Time,
     /// The origin's tree as the walk found it.
     outset: Outset,
-    /// Names that were absent and were marked so in the upper layer.
+    /// Absent names for which the upper layer got whiteouts in advance.
     absent: Vec<Bytes>,
 }
 
-/// A started walk. Dropping it ends all its processes.
+/// A started walk. Dropping it kills all its processes.
 struct Running {
     control: Rc<AsyncFd<UnixStream>>,
     streams: Streams,
-    /// What another sandbox needs if this one ends before the walk has begun.
+    /// What to send to another sandbox if this one dies before the walk begins.
     unbegun: Option<(Launch, Vec<OwnedFd>)>,
 }
 
-/// Serves the origin's frames until it gives the walk up.
+/// Handles the origin's frames until it gives the walk up. Always returns false.
 async fn serve(running: &Running, frames: &mut Inbox) -> bool {
     while let Some(frame) = frames.recv().await {
         if frame.kind == Kind::Cancel || !running.take(frame) {
@@ -264,7 +264,7 @@ async fn serve(running: &Running, frames: &mut Inbox) -> bool {
 }
 
 impl Running {
-    /// Has a new sandbox begin the walk, once, if the one that waited for it ended before it did.
+    /// Starts the walk in a new sandbox if the idle one died before the walk began; does so only once.
     fn begin_elsewhere(&mut self, launcher: &Launcher, lower: &Lower) -> anyhow::Result<bool> {
         let Some((launch, descriptors)) = self.unbegun.take() else { return Ok(false) };
         let control = lower.sandboxes.fresh(launcher)?.launch(&launch, &descriptors)?;
@@ -272,7 +272,7 @@ impl Running {
         Ok(true)
     }
 
-    /// Returns the next event; nothing if the walk's first process is gone.
+    /// Returns the next event, or `None` if the walk's first process is gone.
     async fn event(&self) -> Option<(Event, Vec<OwnedFd>)> {
         loop {
             let mut ready = self.control.readable().await.ok()?;
@@ -288,7 +288,7 @@ impl Running {
         }
     }
 
-    /// Returns the socket of a walk that has ended; nothing if others use it, as a terminal does.
+    /// Returns the control socket of a finished walk, unless something else (a terminal) still uses it.
     fn into_control(self) -> Option<UnixStream> {
         let Self { control, streams, .. } = self;
         drop(streams);
@@ -300,7 +300,7 @@ impl Running {
         self.streams.start_terminal(master, move |what| order(&control, what))
     }
 
-    /// Takes in a frame of the origin; false if it is more than was asked for.
+    /// Handles a frame from the origin. Returns false if it carries more than was requested.
     fn take(&self, frame: Frame) -> bool {
         if frame.kind == Kind::Signal {
             if let Ok([number @ .., terminal, _, _, _]) =
@@ -316,12 +316,12 @@ impl Running {
     }
 }
 
-/// Gives an order to a walk's first process. One that ended meanwhile needs none.
+/// Sends an order to a walk's first process. A failure is ignored: the process has ended.
 fn order(control: &AsyncFd<UnixStream>, order: Order) {
     let _ = fds::send(control.get_ref(), &message::encode(&order), &[]);
 }
 
-/// Reads the upper layer, and the overlay's index, and sends their packets.
+/// Reads the upper layer and the overlay's index, and sends their packets.
 async fn collect(
     link: &Rc<Link>,
     stream: u32,
@@ -335,8 +335,8 @@ async fn collect(
     let (times_since, times) = (mirror.times_since(), OnceCell::new());
     let xattrs = shown.xattrs.then(|| mirror.xattrs());
     let read = move || -> Result<ChangeSet, Fault> {
-        // To close the last descriptor of a file system that nobody has mounted any more takes a
-        // while, for which nobody is to wait.
+        // Closing the last descriptor of an unmounted file system takes a while, so that is done on
+        // another thread.
         let layers = Afterwards(Some((upper, index)));
         let (upper, index) = layers.0.as_ref().expect("they are taken when this ends");
         if is_full(upper) {
@@ -400,7 +400,7 @@ fn unreadable(error: std::io::Error) -> Fault {
     }
 }
 
-/// Closes the descriptors of layers on a thread that nobody waits for.
+/// Closes the descriptors of the layers on a detached thread.
 struct Afterwards(Option<(OwnedFd, Option<OwnedFd>)>);
 
 impl Drop for Afterwards {
@@ -414,7 +414,7 @@ fn is_full(upper: &OwnedFd) -> bool {
     nix::sys::statvfs::fstatvfs(upper).is_ok_and(|stats| stats.blocks_available() == 0)
 }
 
-/// Returns the kernel's last tick: what is written from here on has no older time.
+/// Returns the time of the kernel's last tick. Later writes have no older file times.
 fn last_tick() -> std::io::Result<Time> {
     let tick = clock_gettime(ClockId::CLOCK_REALTIME_COARSE)?;
     Ok(Time { seconds: tick.tv_sec(), nanos: u32::try_from(tick.tv_nsec()).unwrap_or(0) })

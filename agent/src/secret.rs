@@ -7,22 +7,22 @@ use std::path::Path;
 
 use anyhow::Context;
 
-/// A secret that somebody typed is guessed; 32 hex digits are 16 random bytes.
+/// Shortest secret. Shorter ones can be guessed; 32 hex digits are 16 random bytes.
 const BYTES_MIN: usize = 16;
-/// A file that is larger is something else.
+/// Largest file that is accepted as a secret.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// Reads the secret at a path; makes one there if it is the agent's own file and absent.
+/// Reads the secret at a path. Creates it if it is absent and `is_own` says that the file is the agent's own.
 ///
 /// # Errors
-/// It cannot be read, can be read or changed by others, or can be guessed.
+/// It cannot be read, others can read or change it, or it is too short.
 pub(crate) fn read(path: &Path, is_own: bool) -> anyhow::Result<Vec<u8>> {
     if is_own && !path.exists() {
         make(path)?;
     }
     let failed = || format!("failed to read the secret {}", path.display());
     let mut options = File::options();
-    // A fifo would keep the agent waiting.
+    // Non-blocking, because opening a fifo would block the agent.
     let options = options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path).with_context(failed)?;
     check(path, &file.metadata().with_context(failed)?)?;
@@ -49,7 +49,7 @@ fn make(path: &Path) -> anyhow::Result<()> {
 fn check(path: &Path, metadata: &std::fs::Metadata) -> anyhow::Result<()> {
     anyhow::ensure!(
         metadata.is_file() && metadata.len() <= BYTES_MAX,
-        "the secret {} is no regular file of at most {BYTES_MAX} bytes",
+        "the secret {} is not a regular file of at most {BYTES_MAX} bytes",
         path.display()
     );
     anyhow::ensure!(

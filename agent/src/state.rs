@@ -1,6 +1,6 @@
-//! The state directory: one agent's, and nobody else's. It is 0700, and what lies in it is trusted
-//! by an agent that acts as root; so what others could have put or changed there is refused at the
-//! start, by name and with a remedy.
+//! The state directory, which belongs to one agent alone. Its mode is 0700. The agent acts as root and trusts the
+//! files in it, so at the start it refuses any that others could have created or changed, by name and with a
+//! remedy.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
@@ -18,13 +18,13 @@ use nix::unistd::geteuid;
 
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
-/// Group and others may write.
+/// Write permission for group and others.
 const WRITABLE: u32 = 0o022;
 const WRITABLE_BY_ALL: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-/// What lies in it is looked at so deep: `redis/appendonlydir/FILE` is the deepest.
+/// Depth to which its contents are checked: `redis/appendonlydir/FILE` is the deepest.
 const DEPTH_MAX: usize = 4;
-/// Policy pages belong to the users of their sessions. An old directory of them is removed unread.
+/// The directory of policy pages, which belong to users. It is removed without being read.
 const PAGES: &[u8] = b"sessions";
 
 /// The directories below the state directory.
@@ -32,33 +32,33 @@ const PAGES: &[u8] = b"sessions";
 pub(crate) struct Dirs {
     /// Mounted trees of origins.
     pub(crate) lower: PathBuf,
-    /// Where walks mount their own file systems, each in its own namespace.
+    /// Mount points of walks, each used in the walk's own namespace.
     pub(crate) scratch: PathBuf,
     /// The prepared `/dev` of walks.
     pub(crate) dev: PathBuf,
 }
 
 impl Dirs {
-    /// Makes them.
+    /// Creates them.
     pub(crate) fn make(state: &State) -> anyhow::Result<Self> {
         let make = |name| state.make_dir(name);
         Ok(Self { lower: make("lower")?, scratch: make("scratch")?, dev: make("dev")? })
     }
 }
 
-/// The state directory, and the lock on it, which ends with the process.
+/// The state directory, with a lock that ends with the process.
 #[derive(Debug)]
 pub(crate) struct State {
     dir: PathBuf,
-    /// Locked as long as it is open.
+    /// The pid file, which is locked as long as it is open.
     _pid: Flock<File>,
 }
 
 impl State {
-    /// Takes the state directory for this process, making it if need be.
+    /// Locks the state directory for this process, creating it if necessary.
     ///
     /// # Errors
-    /// Another agent has it, or others could have changed what is in it.
+    /// Another agent uses it, or others could have changed its contents.
     pub(crate) fn take(dir: &Path) -> anyhow::Result<Self> {
         let failed = || format!("failed to prepare the state directory {}", dir.display());
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir).with_context(failed)?;
@@ -73,15 +73,15 @@ impl State {
         Ok(Self { dir, _pid: pid })
     }
 
-    /// Returns its path, without symbolic links.
+    /// Returns its canonical path.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Makes a directory in it, unless it is there.
+    /// Creates a directory in it, unless it exists.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     pub(crate) fn make_dir(&self, name: &str) -> anyhow::Result<PathBuf> {
         let dir = self.dir.join(name);
         let made = DirBuilder::new().recursive(true).mode(DIR_MODE).create(&dir);
@@ -117,7 +117,7 @@ fn take_pid(state: &OwnedFd, dir: &Path) -> anyhow::Result<Flock<File>> {
     }
 }
 
-/// Refuses a directory above in which others may put another one in its place.
+/// Refuses an ancestor directory in which others could replace the state directory.
 fn check_above(dir: &Path) -> anyhow::Result<()> {
     let stat = nix::sys::stat::stat(dir)
         .with_context(|| format!("failed to look at {}", dir.display()))?;
@@ -136,7 +136,7 @@ fn check_above(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses what others could have put into a directory of the agent's, or changed there.
+/// Refuses files that others could have created or changed in a directory of the agent.
 fn check_below(dir: &OwnedFd, path: &Path, depth: usize) -> anyhow::Result<()> {
     let failed = || format!("failed to look into {}", path.display());
     let mut entries = Dir::from_fd(dir.try_clone().with_context(failed)?).with_context(failed)?;
@@ -155,7 +155,7 @@ fn check_below(dir: &OwnedFd, path: &Path, depth: usize) -> anyhow::Result<()> {
         if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
             anyhow::ensure!(
                 depth > 0,
-                "{} is no directory of the agent's: remove it",
+                "{} is not a directory of the agent: remove it",
                 path.display()
             );
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -167,7 +167,7 @@ fn check_below(dir: &OwnedFd, path: &Path, depth: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses what is not the agent's own.
+/// Refuses a file that is not the agent's own.
 fn check(path: &Path, stat: &FileStat) -> anyhow::Result<()> {
     let (own, shown) = (geteuid().as_raw(), path.display());
     anyhow::ensure!(
@@ -181,7 +181,7 @@ fn check(path: &Path, stat: &FileStat) -> anyhow::Result<()> {
         kind != libc::S_IFLNK,
         "{shown} is a symbolic link, which is not followed: remove it"
     );
-    // A socket's mode says who may connect.
+    // The mode of a socket controls only who may connect.
     anyhow::ensure!(
         stat.st_mode & WRITABLE == 0,
         "others may write {shown} (mode {:04o}): what is in it is not trusted; remove it, or \
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_agents_alone() {
+    fn the_directory_is_private_to_one_agent() {
         let parent = tempfile::tempdir().expect("a directory");
         let dir = parent.path().join("a/state");
         let state = State::take(&dir).expect("usable");
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(pid.trim(), std::process::id().to_string());
         assert!(refusal(&dir).contains("already uses"));
         drop(state);
-        // As an earlier version left them: others could only read.
+        // Modes of an earlier version, by which others could read but not write.
         std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o711)).expect("ours");
         std::fs::set_permissions(dir.join("pid"), PermissionsExt::from_mode(0o644)).expect("ours");
         State::take(&dir).expect("usable");
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_have_changed_is_refused() {
+    fn files_that_others_may_write_are_refused() {
         for name in ["pid", "journal", "secret", "packets/1.pack", "redis/appendonlydir/x"] {
             for bad in [0o666, 0o620, 0o602, 0o777] {
                 let state = tempfile::tempdir().expect("a directory");
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_others_is_refused() {
+    fn files_of_other_users_are_refused() {
         if !geteuid().is_root() {
             return;
         }

@@ -1,5 +1,5 @@
-//! \[unsafe\] The agent's dealings with the kernel that no library wraps: the launcher process, the
-//! sandbox of a walk, descriptors passed over sockets.
+//! \[unsafe\] Kernel interfaces that no library wraps: the launcher process, the sandbox of a walk, passing
+//! descriptors over sockets.
 
 mod above;
 pub(crate) mod fds;

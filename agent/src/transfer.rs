@@ -1,7 +1,7 @@
-//! Whether a compile step is worth what has to be sent for it: a far node that has never executed its program
-//! lacks the whole toolchain. Such a step stays, with the reason `transfer`, until the session's steps that stayed have
-//! taken as long as sending would: a build of one file sends nothing, a build of many begins to walk, and none loses
-//! more than it would have lost by the better of both.
+//! Decides whether a compile step is worth the transfer that it causes: a distant node that has never executed its
+//! program lacks the whole toolchain. Such a step stays, with the reason `transfer`, until the stayed steps of the session
+//! have taken as long as the transfer would (the rent-or-buy rule). So a build of one file transfers nothing, a large one
+//! begins to walk, and none takes more than twice the time of the better choice.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -10,36 +10,37 @@ use std::time::Duration;
 use worknode::command::Tool;
 use worknode::id::NodeId;
 
-/// A nearer node is in the same house: a toolchain is there within a second or so.
+/// Round trip from which a node counts as distant. A nearer one, in the same building, has a toolchain within about a
+/// second.
 const FAR_MIN: Duration = Duration::from_millis(5);
-/// What far nodes are taken to receive as long as the kernel has not seen more: 50 Mbit/s.
+/// Assumed rate to a distant node until the kernel has measured a higher one: 50 Mbit/s.
 const BYTES_PER_SECOND_MIN: u64 = 6_250_000;
-/// What is sent for a first step: `rustc` and its libraries; `gcc` or `clang`, and headers.
+/// Bytes to transfer for a first step: `rustc` and its libraries; `gcc` or `clang`, and headers.
 const RUSTC_BYTES: u64 = 180_000_000;
 const COMPILER_BYTES: u64 = 40_000_000;
-/// Questions of a first step that wait for each other.
+/// Sequential round trips of a first step.
 const ROUND_TRIPS: u32 = 30;
-/// Pairs of node and program that are remembered; when there are more, all are forgotten.
+/// Most remembered pairs of node and program; beyond this, all are dropped.
 const PROVIDED_MAX: usize = 10_000;
 
-/// What is known of the way to other nodes, and of what they have.
+/// Known distances of nodes, and the programs that they have.
 #[derive(Debug, Default)]
 pub(crate) struct Transfers {
-    /// The shortest round trip of each node's greetings: two agents answered, not only their kernels.
+    /// The shortest handshake round trip to each node, between agents rather than kernels.
     distances: RefCell<HashMap<NodeId, Duration>>,
     /// Programs that have been executed there.
     provided: RefCell<HashSet<(NodeId, Vec<u8>)>>,
 }
 
 impl Transfers {
-    /// Notes a round trip to a node.
+    /// Records a round trip to a node.
     pub(crate) fn note_distance(&self, node: &NodeId, round_trip: Duration) {
         let mut distances = self.distances.borrow_mut();
         let shortest = distances.entry(node.clone()).or_insert(round_trip);
         *shortest = round_trip.min(*shortest);
     }
 
-    /// Notes that a node has executed a program.
+    /// Records that a node has executed a program.
     pub(crate) fn note_provided(&self, node: &NodeId, program: &[u8]) {
         let mut provided = self.provided.borrow_mut();
         let pair = (node.clone(), program.to_vec());
@@ -49,9 +50,8 @@ impl Transfers {
         provided.insert(pair);
     }
 
-    /// Returns how long it takes to send what a node lacks for a compile step, if this much arrives in a
-    /// second: nothing worth counting if the node is near or has executed the program. Nothing is known of a node that
-    /// was never greeted.
+    /// Estimates how long it takes to send a node what it lacks for a compile step, at the given rate. Zero if the
+    /// node is near or has executed the program; `None` if there has been no handshake with it.
     pub(crate) fn price(
         &self,
         node: &NodeId,

@@ -1,38 +1,38 @@
-//! Threads and tasks that the agent cannot do without. A thread that panics, or a task that ends in
-//! any way, ends the agent with its name: an agent that answers without it would answer wrongly. Programs that wait are executed by their stubs then.
+//! Threads and tasks that the agent depends on. A thread that panics, or a task that ends in any way, ends the agent
+//! with its name, because without it the agent would give wrong answers. Stubs then execute their programs at the origin.
 
 use std::io;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Starts what is vital.
+/// Starts vital threads and tasks.
 #[derive(Debug, Clone)]
 pub(crate) struct Vital {
     ended_tx: UnboundedSender<&'static str>,
 }
 
-/// Where the end of something vital is told.
+/// Receives the ends of vital threads and tasks.
 #[derive(Debug)]
 pub(crate) struct Ended(UnboundedReceiver<&'static str>);
 
-/// Tells, when it is dropped, that its holder has ended.
+/// Reports the end of its holder when it is dropped.
 struct Guard {
     name: &'static str,
-    /// Nothing, if it ended as it should.
+    /// `None` after an orderly end.
     ended_tx: Option<UnboundedSender<&'static str>>,
 }
 
 impl Vital {
-    /// Makes both ends.
+    /// Makes a starter and the receiver of ends.
     pub(crate) fn new() -> (Self, Ended) {
         let (ended_tx, ended_rx) = unbounded_channel();
         (Self { ended_tx }, Ended(ended_rx))
     }
 
-    /// Starts a thread. It ends by itself when nobody has work for it any more.
+    /// Starts a thread, which ends orderly when its work queue is closed.
     ///
     /// # Errors
-    /// The system has no thread left.
+    /// The system cannot create a thread.
     pub(crate) fn thread(
         &self,
         name: &'static str,
@@ -61,7 +61,7 @@ impl Vital {
 }
 
 impl Ended {
-    /// Waits for the first end, and returns whose it was.
+    /// Waits for the first end, and returns its name.
     pub(crate) async fn wait(&mut self) -> &'static str {
         match self.0.recv().await {
             Some(name) => name,

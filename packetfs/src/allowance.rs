@@ -1,5 +1,5 @@
-//! Lists from another machine, decoded within a bound of memory. An item may take fifty times the bytes that
-//! stand for it: so each is counted before it is decoded, against what this thread was allowed.
+//! Decodes lists from another machine within a memory bound. A decoded item may take fifty times its encoded
+//! bytes, so each is charged to the thread's allowance before it is decoded.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,17 +7,17 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
-/// What an allocator takes for a short name or value of an item, besides its bytes.
+/// Allocator overhead for each name or value of an item.
 const HEAP_BYTES: usize = 32;
-/// Items for which a list first has room.
+/// Initial capacity of a list.
 const FIRST_ITEMS: usize = 4;
 
 thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(u64::MAX) };
 }
 
-/// Decodes something whose lists may take so many bytes of memory. Returns what they have taken: all of it if
-/// they would have taken more, and nothing was decoded for that reason.
+/// Runs `decode` with an allowance of `bytes` of memory for lists. Returns its result and the bytes used, which
+/// are all of the allowance if decoding failed for exceeding it.
 pub fn within<T>(bytes: u64, decode: impl FnOnce() -> T) -> (T, u64) {
     let outer = LEFT.replace(bytes);
     let decoded = decode();
@@ -25,10 +25,10 @@ pub fn within<T>(bytes: u64, decode: impl FnOnce() -> T) -> (T, u64) {
     (decoded, bytes - left)
 }
 
-/// Decodes a list. To be named with `deserialize_with`.
+/// Decodes a list; for serde's `deserialize_with`.
 ///
 /// # Errors
-/// It cannot be read, or takes more than is left.
+/// The list is malformed or exceeds the allowance.
 pub fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -53,7 +53,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
             if list.len() == list.capacity() && rest > 0 {
                 let more = list.len().max(FIRST_ITEMS).min(rest);
                 if !take(more * (size_of::<T>() + HEAP_BYTES)) {
-                    return Err(A::Error::custom("its lists take more memory than there is"));
+                    return Err(A::Error::custom("its lists exceed the memory allowance"));
                 }
                 list.reserve_exact(more);
             }
@@ -91,8 +91,8 @@ mod tests {
         assert!(decoded.is_ok());
         let (refused, all) = within(taken - 1, decode);
         assert!(refused.is_err() && all == taken - 1);
-        assert!(decode().is_ok(), "nobody else is bound by it");
-        // A number of items that are not there takes nothing.
+        assert!(decode().is_ok(), "the allowance ends with the call");
+        // A length without items costs nothing.
         let (refused, taken) = within(1 << 20, || {
             postcard::from_bytes::<ChangeSet>(&[0, 0xff, 0xff, 0xff, 0xff, 0x0f])
         });

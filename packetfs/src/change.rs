@@ -1,4 +1,4 @@
-//! Change sets: what a walk did to the tree, to be applied at the origin once and whole.
+//! Change sets: what a walk did to the tree. The origin applies each once, completely or not at all.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use crate::packet::{Digest, Manifest};
 use crate::path::TreePath;
 use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, is_within};
 
-/// Mode, ownership and times of something that a walk made or changed.
+/// Mode, ownership and times of something that a walk created or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     /// Permission bits.
@@ -15,12 +15,12 @@ pub struct Meta {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// The modification time; nothing for a directory whose time follows from what happens in it.
+    /// The modification time; `None` for a directory whose time follows from changes of its entries.
     pub mtime: Option<Mtime>,
     /// Extended attributes that the walk set, access control lists among them.
     #[serde(deserialize_with = "crate::allowance::list")]
     pub xattrs: Vec<Xattr>,
-    /// Names of those that it removed.
+    /// Names of extended attributes that the walk removed.
     #[serde(deserialize_with = "crate::allowance::list")]
     pub without: Vec<Bytes>,
 }
@@ -28,34 +28,34 @@ pub struct Meta {
 /// A modification time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mtime {
-    /// The walk set it: it is the same everywhere.
+    /// The walk set this absolute time.
     Set(Time),
-    /// It came about by writing, so many nanoseconds after the walk began: the origin has its own clock.
+    /// A write set it, so many nanoseconds after the walk began. It is relative because the origin's clock differs.
     Since(u64),
 }
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// Something got another name. Renames come before other changes, and happen all at once.
+    /// A rename. Renames precede all other changes, and take effect simultaneously.
     Rename {
         /// Its name before the walk.
         from: TreePath,
         /// Its name now.
         to: TreePath,
     },
-    /// A name is gone, with all below it.
+    /// A name is removed, with everything below it.
     Remove {
         /// The name.
         path: TreePath,
     },
-    /// A directory is there.
+    /// A directory exists with these attributes.
     Dir {
         /// Its name.
         path: TreePath,
         /// Mode, owner, times.
         meta: Meta,
-        /// It takes the place of what the origin has under this name.
+        /// Whether it replaces what the origin has under this name.
         replaces: bool,
     },
     /// A file has this content.
@@ -64,9 +64,9 @@ pub enum Op {
         path: TreePath,
         /// Mode, owner, times.
         meta: Meta,
-        /// Its content, or the part of it that is written.
+        /// Its content, or the part of it that is to be written.
         manifest: Manifest,
-        /// What becomes of the file that the origin has under this name.
+        /// What happens to the file that the origin has under this name.
         placing: Placing,
     },
     /// A symbolic link.
@@ -78,7 +78,7 @@ pub enum Op {
         /// Owner and times.
         meta: Meta,
     },
-    /// Another name of a file, which is of this change set unless nothing else of it changed.
+    /// A hard link to a file. The file is part of this change set unless nothing else of it changed.
     Link {
         /// The name.
         path: TreePath,
@@ -99,7 +99,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// Returns the name under which it leaves nothing of what was there.
+    /// Returns the name whose former content the change replaces completely.
     pub(crate) fn covers(&self) -> Option<&TreePath> {
         match self {
             Self::Rename { to: path, .. }
@@ -127,8 +127,8 @@ pub(crate) fn former_name(ops: &[Op], path: &[u8]) -> Bytes {
     renamed(path, ops.iter().filter_map(Op::as_rename).map(|(from, to)| (to, from)))
 }
 
-/// Returns the name that a path gets by renames, each from one name to another and all made at once:
-/// it goes with the nearest thing above it.
+/// Returns the name that a path gets by simultaneous renames: the rename of its nearest ancestor (or
+/// itself) applies.
 pub(crate) fn renamed<'a>(
     path: &[u8],
     renames: impl Iterator<Item = (&'a [u8], &'a [u8])>,
@@ -138,26 +138,26 @@ pub(crate) fn renamed<'a>(
     nearest.map_or_else(|| path.to_vec(), |(from, to)| [to, &path[from.len()..]].concat())
 }
 
-/// How a file's content gets to its place.
+/// How a file's content is put in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Placing {
-    /// As a new file, which replaces what is there.
+    /// As a new file that replaces the existing one.
     Fresh,
-    /// In the file that is there: its inode stays.
+    /// Into the existing file, which keeps its inode.
     Over {
-        /// That file as the walk found it; nothing if it changed while the walk ran.
+        /// The version of that file that the walk found; `None` if it changed while the walk ran.
         base: Option<Version>,
     },
-    /// Behind so many bytes of the file that is there.
+    /// Appended to the existing file, after so many bytes.
     Behind(u64),
 }
 
-/// What a walk found under a name, before it changed what is there.
+/// What a walk found under a name before it changed it: the basis of conflict detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Base {
-    /// Nothing: that is a version, too.
+    /// Nothing existed.
     Nothing,
-    /// A directory. What happens in it is not its own change.
+    /// A directory. Changes of its entries do not count as changes of the directory.
     Dir {
         /// File system.
         dev: u64,
@@ -172,12 +172,12 @@ pub enum Base {
     },
     /// Anything else.
     Other(Version),
-    /// It changed while the walk ran, or is not known.
+    /// Unknown, or it changed while the walk ran.
     Unknown,
 }
 
 impl Base {
-    /// Returns what somebody finds who sees these attributes.
+    /// Returns the base that these attributes describe.
     #[must_use]
     pub fn of(attr: &Attr) -> Self {
         match *attr {
@@ -188,8 +188,8 @@ impl Base {
         }
     }
 
-    /// Tells whether what is there now, if anything, is what the walk found, as far as that matters
-    /// to whoever removes or replaces it: another name of the file somewhere else does not.
+    /// Tells whether what exists now is what the walk found, as far as removing or replacing it is
+    /// concerned. A new hard link elsewhere does not matter.
     pub(crate) fn is(&self, now: Option<&Attr>) -> bool {
         match (self, now.map(Self::of)) {
             (Self::Nothing, None) => true,
@@ -213,17 +213,16 @@ pub struct ChangeSet {
     /// The changes.
     #[serde(deserialize_with = "crate::allowance::list")]
     pub ops: Vec<Op>,
-    /// What the walk found where it changed something, by the names before the walk: all but files
-    /// that say it in their placing, and what is in directories that are new.
+    /// What the walk found where it changed something, by names before the walk. Files whose placing
+    /// contains it and entries of new directories are left out.
     #[serde(deserialize_with = "crate::allowance::list")]
     pub found: Vec<(TreePath, Base)>,
-    /// Directories that go with all that is in them, by their names before the walk, and the digest of
-    /// what the walk found there ([`contents`](crate::contents)). Whatever else is there is somebody
-    /// else's.
+    /// Directories that are removed recursively, by names before the walk, each with the digest of what
+    /// the walk found there ([`contents`](crate::contents)). Anything else in them belongs to others.
     #[serde(deserialize_with = "crate::allowance::list")]
     pub emptied: Vec<(TreePath, Digest)>,
-    /// Files that had several names before: whether they were written or replaced is not known.
-    /// They are taken for written.
+    /// Files that had several hard links before. Whether they were written or replaced is not known, so
+    /// they are treated as written.
     #[serde(deserialize_with = "crate::allowance::list")]
     pub linked: Vec<TreePath>,
 }

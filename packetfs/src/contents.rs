@@ -1,30 +1,30 @@
-//! What a directory holds, as one digest of all names in it and below: another one as soon as somebody
-//! adds, removes or renames anything there. What the files contain is not part of it.
+//! A digest of all names in a directory and below. It changes when anything there is added, removed or
+//! renamed, but not when file contents change.
 
 use crate::packet::Digest;
 use crate::tree::{Bytes, join};
 
-/// The names in a directory, and whether each is a directory itself.
+/// The names in a directory, each with whether it is a directory.
 pub type Names = Vec<(Bytes, bool)>;
 
-/// Directories within each other, at most: what is deeper has no digest.
+/// Deepest nesting of directories: a deeper tree has no digest.
 const DEPTH_MAX: usize = 1000;
 
-/// Returns the digest of a directory that holds nothing.
+/// Returns the digest of an empty directory.
 #[must_use]
 pub fn nothing() -> Digest {
     Digest::of(b"")
 }
 
-/// Returns the digest of a directory; nothing if something of it is not known. `list` gives the names in
-/// one.
+/// Returns the digest of a directory, or `None` if some of it is unknown. `list` returns the names in a
+/// directory.
 pub fn digest(dir: &[u8], list: &mut dyn FnMut(&[u8]) -> Option<Names>) -> Option<Digest> {
     let mut level = Level::of(dir.to_vec(), list)?;
     let mut above: Vec<Level> = Vec::new();
     loop {
         match level.names.next() {
             Some((name, is_dir)) => {
-                // No name holds a zero byte.
+                // No name contains a zero byte.
                 level.all.extend_from_slice(&name);
                 level.all.extend_from_slice(&[0, u8::from(is_dir)]);
                 if is_dir {
@@ -45,12 +45,12 @@ pub fn digest(dir: &[u8], list: &mut dyn FnMut(&[u8]) -> Option<Names>) -> Optio
     }
 }
 
-/// A directory of which some names are taken in.
+/// A directory whose names are partly processed.
 struct Level {
     path: Bytes,
-    /// Names that are not, in order.
+    /// The names that remain, in order.
     names: std::vec::IntoIter<(Bytes, bool)>,
-    /// What the digest is of.
+    /// The text to digest.
     all: Vec<u8>,
 }
 
@@ -81,7 +81,7 @@ mod tests {
         assert_ne!(full, of(&[("/d", &[("a", false), ("e", true)]), ("/d/e", &[])]));
         assert_ne!(full, of(&[("/d", &[("a", false), ("e", false)])]));
         assert_ne!(full, of(&[("/d", &[("e", true)]), ("/d/e", &[("b", false)])]));
-        assert_eq!(of(&[("/d", &[("a", false), ("e", true)])]), None, "what is in it is not known");
+        assert_eq!(of(&[("/d", &[("a", false), ("e", true)])]), None, "its contents are unknown");
         assert_eq!(of(&[("/d", &[])]), Some(nothing()));
         let mut endless = |_: &[u8]| Some(vec![(b"x".to_vec(), true)]);
         assert_eq!(crate::deep::on_a_small_stack(|| digest(b"/", &mut endless)), None);

@@ -1,13 +1,13 @@
-//! Mounts a view, read-only: the adapter between the kernel and [`crate::view`], and the one room that
-//! names fuser.
+//! Mounts a view read-only: the adapter between the kernel and [`crate::view`], and the only module that
+//! depends on fuser.
 //!
-//! A view has a second mount where something has extended attributes or access control lists. The
-//! first one shows none of them: it says so once, and costs no question more.
+//! If the tree has extended attributes or access control lists, a view has a second mount that shows
+//! them. The first one answers `ENOSYS` once, so the kernel never asks it again.
 //!
-//! The kernel may keep everything for ever: names, absent names, attributes, pages. `open` and
-//! `opendir` are answered once, with `ENOSYS`, and never asked again. What changes is taken back by
-//! [`Mount::invalidate`], from a thread of its own: a notification sent by a thread that also
-//! answers requests can deadlock with the kernel.
+//! The kernel may cache everything forever: names, absent names, attributes, pages. `open` and `opendir`
+//! are answered once, with `ENOSYS`, and never requested again. [`Mount::invalidate`] invalidates what
+//! changes, from its own thread: a notification from a thread that also answers requests can deadlock
+//! with the kernel.
 
 mod handler;
 mod reply;
@@ -28,24 +28,24 @@ use crate::tree::{Attr, Time, Xattr};
 use crate::view::{Counters, Notice, Outset, Source, View};
 use handler::Handler;
 
-/// Loop threads: as many as CPUs, no more than this.
+/// Most loop threads; otherwise one per CPU.
 const THREADS_MAX: usize = 4;
 
-/// Whom to tell what has to be forgotten: a notifier for each mount.
+/// The notifier of each mount, which sends it invalidations.
 type Notifiers = Arc<Mutex<Vec<Notifier>>>;
 
 /// A mounted mirror. Unmounts when dropped.
 #[derive(Debug)]
 pub struct Mount {
-    /// Hold the mounts; dropping one unmounts.
+    /// Keep the mounts; dropping one unmounts it.
     sessions: Mutex<Vec<BackgroundSession>>,
     notifiers: Notifiers,
     view: Arc<View>,
 }
 
 impl Mount {
-    /// Mounts a fresh mirror at `point`. Its thread that has the kernel forget is started by `spawn`:
-    /// without it walks would see what is not so any more.
+    /// Mounts a fresh mirror at `point`. `spawn` starts the thread that sends invalidations to the
+    /// kernel; without it walks would read stale data.
     ///
     /// # Errors
     /// `/dev/fuse` is missing or forbidden, or the mount fails.
@@ -65,7 +65,7 @@ impl Mount {
         Ok(mount)
     }
 
-    /// Mounts the mirror once more, at `point`, with the extended attributes of files.
+    /// Mounts the mirror a second time, at `point`, with extended attributes.
     ///
     /// # Errors
     /// See [`Self::new`].
@@ -89,14 +89,14 @@ impl Mount {
         config.n_threads = Some(cpus.min(THREADS_MAX));
         let handler = Handler { view: Arc::clone(&self.view), xattrs };
         let session = fuser::Session::new(handler, point, &config)?;
-        // Before anybody looks at it.
+        // Before the mount serves its first request.
         lock(&self.notifiers).push(session.notifier());
         lock(&self.sessions).push(session.spawn()?);
         Ok(())
     }
 
-    /// Runs `change` on the mirror and has the kernel forget what it returns. Then calls `done`,
-    /// from another thread.
+    /// Runs `change` on the mirror and invalidates what it returns in the kernel. Then calls `done` from
+    /// another thread.
     pub fn update(
         &self,
         change: impl FnOnce(&mut Mirror) -> BTreeSet<Invalidation>,
@@ -106,12 +106,12 @@ impl Mount {
         self.invalidate(forget, done);
     }
 
-    /// Has the kernel forget, then calls `done`.
+    /// Sends invalidations to the kernel, then calls `done`.
     pub fn invalidate(&self, forget: BTreeSet<Invalidation>, done: Box<dyn FnOnce() + Send>) {
         self.view.notify(forget, done);
     }
 
-    /// Tells whether the kernel has forgotten all that it has to forget on account of walks that are over.
+    /// Tells whether the kernel has processed all invalidations due to finished walks.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.view.is_settled()
@@ -123,18 +123,18 @@ impl Mount {
         &self.view.counters
     }
 
-    /// Returns what tells what a walk finds that begins now; from any thread.
+    /// Returns the tree as a walk that begins now finds it, for use from any thread.
     pub fn outset(&self) -> Outset {
         Outset::new(&self.view)
     }
 
-    /// Tells whether anything that is known of the tree has extended attributes.
+    /// Tells whether anything known of the tree has extended attributes.
     #[must_use]
     pub fn marks(&self) -> Marks {
         self.view.mirror().marks()
     }
 
-    /// Returns what gives the extended attributes of a path, from any thread.
+    /// Returns a function from path to extended attributes, for use from any thread.
     pub fn xattrs(&self) -> impl Fn(&[u8]) -> Vec<Xattr> + Send + use<> {
         let view = Arc::clone(&self.view);
         move |path| {
@@ -143,36 +143,36 @@ impl Mount {
         }
     }
 
-    /// Returns what gives the attributes of what a path names, as far as they are known; from any thread.
+    /// Returns a function from path to attributes, where known, for use from any thread.
     pub fn attrs(&self) -> impl Fn(&[u8]) -> Answer<Attr> + Send + use<> {
         let view = Arc::clone(&self.view);
         move |path| view.mirror().attr_at(path)
     }
 
-    /// Returns what gives the modification times since a moment that are known; from any thread.
+    /// Returns a function that lists the known modification times since a moment, for use from any thread.
     pub fn times_since(&self) -> impl Fn(Time) -> HashSet<Time> + Send + use<> {
         let view = Arc::clone(&self.view);
         move |moment| view.mirror().times_since(moment)
     }
 
-    /// Tells what must be fetched before a directory can be entered; nothing, if all is known.
+    /// Returns what must be fetched before a directory can be entered, or `None` if all is known.
     #[must_use]
     pub fn lacks(&self, dir: &[u8]) -> Option<Need> {
         self.view.mirror().lacks(dir)
     }
 
-    /// Returns what gives the paths behind a number, from any thread.
+    /// Returns a function from inode number to paths, for use from any thread.
     pub fn paths(&self) -> impl Fn(u64) -> Vec<Bytes> + Send + use<> {
         let view = Arc::clone(&self.view);
         move |node| view.mirror().known_paths(node)
     }
 }
 
-/// Has all mounts forget what has to be forgotten, as long as there is a view.
+/// Sends invalidations to all mounts as long as the view exists.
 fn notify(notices: &mpsc::Receiver<Notice>, notifiers: &Notifiers) {
     while let Ok(Notice { forget, done }) = notices.recv() {
         if !forget.is_empty() {
-            // The kernel may answer only after a request that waits for who mounts: no lock is held.
+            // The kernel may first need an answer that waits for the thread that mounts: hold no lock.
             let notifiers = lock(notifiers).clone();
             for notifier in &notifiers {
                 forget.iter().for_each(|invalidation| invalidate(notifier, invalidation));
@@ -183,7 +183,7 @@ fn notify(notices: &mpsc::Receiver<Notice>, notifiers: &Notifiers) {
 }
 
 fn invalidate(notifier: &Notifier, invalidation: &Invalidation) {
-    // ENOENT: the kernel did not know it.
+    // ENOENT: the kernel had not cached it.
     let _ = match invalidation {
         Invalidation::Entry(dir, name) => {
             notifier.inval_entry(INodeNo(*dir), OsStr::from_bytes(name))
@@ -193,6 +193,6 @@ fn invalidate(notifier: &Notifier, invalidation: &Invalidation) {
 }
 
 fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
-    // A list is whole after each push.
+    // A push never leaves the list half changed.
     list.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,12 @@
-//! PacketFS: file content as content-addressed packets, the tree of an origin as its runners see it,
-//! and the change sets that walks leave behind.
+//! PacketFS: file content as content-addressed packets, an origin's tree as its runners see it, and the
+//! change sets that walks produce.
 //!
 //! Reading order: [`packet`] and [`store`] hold content; [`path`] and [`tree`] name files and directories;
-//! [`export`], [`mounts`] and [`watch`] show an origin's tree and notice its changes; [`mirror`] is that tree
+//! [`export`], [`mounts`] and [`watch`] export an origin's tree and detect its changes; [`mirror`] is that tree
 //! on a runner, [`view`] answers the kernel from it, [`fuse`] mounts it; [`change`], [`upper`] and [`commit`]
-//! carry a walk's changes home.
+//! take a walk's changes back to the origin.
 //!
-//! The crate knows nothing of walks, sessions or Redis. Only [`fuse`] names fuser.
+//! The crate knows nothing of walks, sessions or Redis. Only [`fuse`] depends on fuser.
 #![forbid(unsafe_code)]
 
 pub mod packet;

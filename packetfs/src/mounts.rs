@@ -1,4 +1,4 @@
-//! What is mounted where: changes of it, and other paths of what is mounted more than once.
+//! The mount table: its changes, and the aliases that file systems have which are mounted more than once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -12,16 +12,16 @@ use crate::tree::{Bytes, above, is_within, join, split};
 
 /// The mounts of the caller's namespace, below its root.
 const MOUNTS: &str = "/proc/thread-self/mountinfo";
-/// Mounts that are held against each other for other paths of a file. A file system with more is one
-/// that something mounts in every container, and what it shows is hidden by name.
+/// Most mounts of one file system that are searched for aliases of a path. One with more is mounted in
+/// every container, and its files are hidden by name.
 const ALIASES_MAX: usize = 64;
 
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Mount {
-    /// The file system, as `stat` numbers it.
+    /// The file system's device number, as in `stat`.
     dev: u64,
-    /// The directory, or the file, of the file system that is mounted.
+    /// The directory or file within the file system that is mounted.
     root: Bytes,
     point: Bytes,
     kind: Bytes,
@@ -33,14 +33,14 @@ pub struct Mounts {
     mounts: Vec<Mount>,
     /// The last mount at each point.
     points: HashMap<Bytes, usize>,
-    /// Directories with mount points in them.
+    /// Directories that contain mount points.
     parents: HashSet<Bytes>,
     /// File systems that are mounted more than once.
     shared: HashMap<u64, Vec<usize>>,
 }
 
 impl Mounts {
-    /// Reads a `mountinfo`; lines that cannot be read are left out.
+    /// Parses a `mountinfo`, skipping malformed lines.
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         let mounts: Vec<Mount> = text.split(|&byte| byte == b'\n').filter_map(parse).collect();
@@ -56,7 +56,7 @@ impl Mounts {
         Self { mounts, points, parents, shared }
     }
 
-    /// Returns the points at which something else is mounted than in `newer`.
+    /// Returns the points at which `newer` differs.
     #[must_use]
     pub fn changed(&self, newer: &Self) -> BTreeSet<Bytes> {
         let (old, new) = (self.stacks(), newer.stacks());
@@ -67,7 +67,7 @@ impl Mounts {
             .collect()
     }
 
-    /// What is mounted at each point, one over the other.
+    /// Returns the stack of mounts at each point.
     fn stacks(&self) -> BTreeMap<&Bytes, Vec<&Mount>> {
         let mut stacks: BTreeMap<&Bytes, Vec<&Mount>> = BTreeMap::new();
         for mount in &self.mounts {
@@ -98,7 +98,7 @@ impl Mounts {
         of_kind(path) || above(path).any(of_kind)
     }
 
-    /// Returns the other paths of what is at a path, as far as mounts make them.
+    /// Returns the other paths that mounts give to what is at a path.
     pub fn aliases(&self, path: &[u8]) -> impl Iterator<Item = Bytes> {
         let found = (!self.shared.is_empty()).then(|| self.within(path)).flatten();
         let others = found.iter().filter_map(|(mount, _)| self.shared.get(&mount.dev)).flatten();
@@ -126,13 +126,13 @@ impl Mounts {
     }
 }
 
-/// Returns what a path has behind a directory and a slash; nothing if it does not lie there.
+/// Returns a path relative to a directory, or `None` if it is not below it.
 fn below<'a>(path: &'a [u8], dir: &[u8]) -> Option<&'a [u8]> {
     let within = is_within(path, dir).then(|| path.strip_prefix(dir)).flatten()?;
     Some(within.strip_prefix(b"/").unwrap_or(within))
 }
 
-/// Reads a line: id, parent, device, root, point, options, optional fields, `-`, kind, …
+/// Parses a line: id, parent, device, root, point, options, optional fields, `-`, kind, …
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let (major, minor) = std::str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
@@ -142,7 +142,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
     Some(Mount { dev, root, point, kind })
 }
 
-/// The kernel writes spaces, tabs, line ends and backslashes as `\` and three octal digits.
+/// Decodes the kernel's `\` and three octal digits for spaces, tabs, newlines and backslashes.
 fn unescaped(field: &[u8]) -> Bytes {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -157,7 +157,7 @@ fn unescaped(field: &[u8]) -> Bytes {
     plain
 }
 
-/// Notices that something was mounted or unmounted. Each sees a change once.
+/// Detects that something was mounted or unmounted. Each watch reports a change once.
 #[derive(Debug)]
 pub struct MountWatch {
     file: File,
@@ -170,7 +170,7 @@ impl MountWatch {
     /// There is no `/proc` in it.
     pub fn new() -> io::Result<Self> {
         let watch = Self { file: File::open(MOUNTS)? };
-        // What has happened before is no change.
+        // Discards changes before now.
         let _ = watch.has_changed();
         Ok(watch)
     }
@@ -179,17 +179,17 @@ impl MountWatch {
     #[must_use]
     pub fn has_changed(&self) -> bool {
         let mut fds = [self.poll_fd()];
-        // Who cannot be asked has to be read.
+        // If polling fails, the table has to be read.
         poll(&mut fds, PollTimeout::ZERO).is_err() || Self::is_set(&fds[0])
     }
 
-    /// Returns what to ask the kernel together with other things.
+    /// Returns an entry for a caller's own `poll`.
     #[must_use]
     pub fn poll_fd(&self) -> PollFd<'_> {
         PollFd::new(self.as_fd(), PollFlags::POLLPRI)
     }
 
-    /// Tells whether the kernel's answer is that there was a change.
+    /// Tells whether `poll` reported a change.
     #[must_use]
     pub fn is_set(asked: &PollFd<'_>) -> bool {
         asked
@@ -261,7 +261,7 @@ nonsense
     }
 
     #[test]
-    fn the_own_mounts_are_read() {
+    fn reads_the_mounts_of_this_process() {
         let mut watch = MountWatch::new().expect("there is a /proc");
         let mounts = watch.read().expect("readable");
         assert!(mounts.is_point(b"/") && mounts.is_of_kind(b"/proc/self", &["proc"]));

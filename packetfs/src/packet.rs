@@ -1,5 +1,5 @@
-//! Packets: immutable chunks of file content, named by their BLAKE3 digest, and the manifests that
-//! list the packets of a file.
+//! Packets: immutable chunks of file content, named by their BLAKE3 digest. A manifest lists the packets
+//! of a file.
 
 mod holes;
 mod layout;
@@ -17,15 +17,15 @@ pub use holes::Hole;
 
 /// Files up to this size are one packet.
 pub const WHOLE_BYTES_MAX: usize = 64 * 1024;
-/// FastCDC's bounds for larger files: a local edit changes a packet or two.
+/// FastCDC's chunk sizes for larger files: a local edit changes one or two packets.
 const CHUNK_BYTES_MIN: usize = 16 * 1024;
 const CHUNK_BYTES_AVERAGE: usize = 64 * 1024;
 /// The largest packet.
 pub const PACKET_BYTES_MAX: usize = 256 * 1024;
-/// Parts of files up to this size are read whole; larger ones are split while they are read.
+/// Parts of files up to this size are read whole; larger ones are split while being read.
 const WHOLE_READ_BYTES: u64 = 8 * 1024 * 1024;
-/// On a compiler, level 2 of zstd leaves 3.7 % less than level 1, for a sixth more time; level 3 would
-/// leave another 1.5 % less, for as much.
+/// On a compiler's files, level 2 is 3.7 % smaller than level 1 for a sixth more time; level 3 would save
+/// only another 1.5 % for the same extra time.
 const ZSTD_LEVEL: i32 = 2;
 
 /// The name of a packet: the BLAKE3 digest of its content.
@@ -61,7 +61,7 @@ pub struct PacketRef {
     pub bytes: u32,
 }
 
-/// The packets that make a file, in their order, and the holes before, between and behind them.
+/// The packets of a file, in order, and the holes before, between and after them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The packets.
@@ -115,8 +115,8 @@ pub fn split(content: &[u8]) -> impl Iterator<Item = &[u8]> {
     whole.into_iter().chain(chunks.map(|chunk| &large[chunk.offset..chunk.offset + chunk.length]))
 }
 
-/// Splits a file of so many bytes and blocks, part by part between its holes, as [`split`] does, and
-/// shows each piece. Holds little of a large file in memory.
+/// Splits a file of `bytes` and `blocks` like [`split`], separately between its holes, and passes each
+/// piece to a callback. Keeps little of a large file in memory.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -169,7 +169,7 @@ pub fn reference(piece: &[u8]) -> PacketRef {
     PacketRef { digest: Digest::of(piece), bytes }
 }
 
-// To make zstd's tables anew costs as much as a small packet does.
+// Reused, because allocating zstd's tables costs as much as compressing a small packet.
 thread_local! {
     static PACKER: RefCell<io::Result<Compressor<'static>>> =
         RefCell::new(Compressor::new(ZSTD_LEVEL));
@@ -177,24 +177,24 @@ thread_local! {
         RefCell::new(Decompressor::new());
 }
 
-/// A packet's content as it lies on disk and travels: compressed where that saves a tenth.
+/// A packet's content on disk and on the wire: compressed if that saves at least a tenth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packed {
-    /// zstd, or as it is.
+    /// Whether the bytes are zstd-compressed.
     pub compressed: bool,
     /// The bytes.
     #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
 }
 
-/// A packet whose bytes are not what its name says.
+/// A packet whose bytes do not match its name.
 #[derive(Debug, thiserror::Error)]
 pub enum PacketError {
     /// zstd refused the body.
     #[error("packet {0} does not decompress")]
     Undecodable(Digest),
     /// The content has another digest or length.
-    #[error("packet {0} has other content than its name says")]
+    #[error("packet {0} does not match its digest")]
     Mismatch(Digest),
 }
 
@@ -214,14 +214,14 @@ impl Packed {
         }
     }
 
-    /// Takes content as it is.
+    /// Stores content uncompressed.
     #[must_use]
     pub fn plain(content: &[u8]) -> Self {
         Self { compressed: false, body: content.to_vec() }
     }
 
-    /// Tells whether this may be the packet that `expected` names, as far as sizes say: who counts the bytes
-    /// of packets counts what they take.
+    /// Tells whether the sizes fit the packet that `expected` names, so that accounting by `expected` is
+    /// accurate.
     #[must_use]
     pub fn may_be(&self, expected: PacketRef) -> bool {
         let bytes = expected.bytes as usize;
@@ -230,7 +230,7 @@ impl Packed {
         (1..=PACKET_BYTES_MAX).contains(&bytes) && (shortest..=longest).contains(&self.body.len())
     }
 
-    /// Returns the content, once it is what `expected` names.
+    /// Returns the content after checking it against `expected`.
     ///
     /// # Errors
     /// The body is damaged or is another packet's.
@@ -324,7 +324,7 @@ mod tests {
             let lie = PacketRef { bytes, ..reference(&[7; 9]) };
             assert!(!Packed::plain(&[7; 9]).may_be(lie), "{bytes} bytes that are 9");
         }
-        assert!(!Packed::plain(b"").may_be(reference(b"")), "nothing is no packet");
+        assert!(!Packed::plain(b"").may_be(reference(b"")), "a packet is never empty");
         let broken = Packed { compressed: true, body: vec![1, 2, 3] };
         assert!(broken.unpack(reference(b"abc")).is_err());
     }

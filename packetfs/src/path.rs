@@ -1,6 +1,5 @@
-//! Paths and names that came from outside, in their one spelling. A value of these types can be
-//! compared with a list of paths byte by byte: `//etc/shadow` and `/tmp/../etc/shadow` are no
-//! values. Both are made by a check, which their decoder makes too.
+//! Canonical paths and file names. Every constructor and decoder checks its input, so values can be
+//! compared byte by byte: `//etc/shadow` and `/tmp/../etc/shadow` are refused.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,25 +7,24 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A path or a name: any bytes but NUL.
+/// A path or name: any bytes except NUL.
 pub type Bytes = Vec<u8>;
 
-/// Bytes of a path at most. The kernel takes 4096 in one call, and programs that change directory
-/// step by step make longer ones; 16 times that is deeper than any tree that was met.
+/// Longest path. A system call accepts 4096 bytes, and programs that change directory step by step create
+/// longer ones; 16 times that is longer than in any real tree.
 pub const PATH_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a path that the kernel takes in one call (`PATH_MAX` without its NUL): nothing below a longer one is
-/// changed.
+/// Longest path that a system call accepts (`PATH_MAX` without its NUL). Commits change nothing beyond it.
 pub const CALL_PATH_BYTES_MAX: usize = 4095;
-/// Bytes of a name at most: the kernel's `NAME_MAX`.
+/// Longest name: the kernel's `NAME_MAX`.
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// Why bytes are no path, or no name.
+/// Why bytes are not a canonical path or name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// It does not begin with a slash.
     #[error("the path is not absolute")]
     NotAbsolute,
-    /// A part of it is empty, `.` or `..`, too long, or contains a slash or a NUL.
+    /// A component is empty, `.` or `..`, too long, or contains a slash or a NUL.
     #[error("a name in the path is empty, '.', '..', too long, or contains a slash or a NUL")]
     Name,
     /// It is longer than [`PATH_BYTES_MAX`].
@@ -40,13 +38,13 @@ impl From<PathError> for std::io::Error {
     }
 }
 
-/// An absolute path without empty, `.` or `..` components: the only spelling of its place, as far
-/// as no symbolic link is on the way.
+/// An absolute path without empty, `.` or `..` components: the only spelling of its file, except through
+/// symbolic links.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TreePath(Bytes);
 
 impl TreePath {
-    /// Makes a path of bytes.
+    /// Checks that bytes are a canonical path.
     ///
     /// # Errors
     /// See [`PathError`].
@@ -67,7 +65,7 @@ impl TreePath {
         Self(b"/".to_vec())
     }
 
-    /// Returns the path as bytes of its own.
+    /// Returns the path's bytes.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.0
@@ -79,7 +77,7 @@ impl TreePath {
 pub struct FileName(Bytes);
 
 impl FileName {
-    /// Makes a name of bytes.
+    /// Checks that bytes are a name.
     ///
     /// # Errors
     /// See [`PathError::Name`].
@@ -94,7 +92,7 @@ fn is_name_without_slash(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && name.len() <= NAME_BYTES_MAX && !name.contains(&0)
 }
 
-/// What both have in common: they are read as bytes, and decoded by their check.
+/// Implements what both types share: access as bytes, and decoding with the check.
 macro_rules! checked_bytes {
     ($type:ident) => {
         impl Deref for $type {
@@ -169,7 +167,7 @@ pub fn join(dir: &[u8], name: &[u8]) -> Bytes {
     path
 }
 
-/// Returns the path of a name in a directory. One that goes up again is as if there were no links on its way.
+/// Returns the canonical path of a name in a directory. `..` is resolved lexically.
 #[must_use]
 pub fn normal(dir: &[u8], name: &[u8]) -> Bytes {
     let mut path = if name.starts_with(b"/") { b"/".to_vec() } else { dir.to_vec() };
@@ -191,7 +189,7 @@ pub fn normal(dir: &[u8], name: &[u8]) -> Bytes {
     path
 }
 
-/// Splits a path into its directory and its last name; the root has no name.
+/// Splits a path into its directory and its last component. Returns `None` for the root.
 #[must_use]
 pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let slash = path.iter().rposition(|&byte| byte == b'/')?;
@@ -199,13 +197,13 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     (!name.is_empty()).then_some((dir, name))
 }
 
-/// Returns the directories above a path, from the nearest on.
+/// Returns the directories above a path, nearest first.
 pub fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let dir = |path| split(path).map(|(dir, _)| dir);
     std::iter::successors(dir(path), move |&path| dir(path))
 }
 
-/// Tells whether `path` is `dir` or lies below it.
+/// Tells whether `path` is `dir` or below it.
 #[must_use]
 pub fn is_within(path: &[u8], dir: &[u8]) -> bool {
     dir == b"/"
@@ -253,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_no_way_out() {
+    fn names_cannot_escape_their_directory() {
         let long = "x".repeat(NAME_BYTES_MAX);
         for sound in ["a", "...", ".a", "a.", "..b", &long] {
             let name = FileName::new(sound).expect(sound);

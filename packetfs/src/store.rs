@@ -1,8 +1,8 @@
-//! The packets a node keeps on disk: append-only packs, an index that can be rebuilt from them, and
-//! a bound on their size that is kept by dropping the pack that was used longest ago.
+//! A node's packets on disk: append-only packs, an index that can be rebuilt from them, and a size limit.
+//! Over the limit, the least recently used pack is dropped.
 //!
-//! Origins share the room, not the packets: a packet is found by its digest together with the origin
-//! that sent its content. Whoever knows a digest has not seen the content.
+//! Origins share the space, but not the packets: a packet is found by its digest together with the origin
+//! that sent it. So knowing a digest is not enough to read content of another origin.
 
 mod error;
 mod index;
@@ -21,13 +21,13 @@ pub use error::StoreError;
 
 /// A pack is closed when it has grown to this size.
 const PACK_BYTES: u64 = 64 * 1024 * 1024;
-/// Packets whose place is only in memory; more are written to the index.
+/// Most packets that are only indexed in memory before they are written to the index.
 const UNINDEXED_MAX: usize = 512;
 
-/// What keys of origins are derived for.
+/// Context string for deriving the key of an origin.
 const ORIGIN_CONTEXT: &str = "oswalk 2026 packets of an origin";
 
-/// A node's packets, by their keys. All methods may be called from any thread.
+/// A node's packets by key. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct Store {
     inner: Mutex<Inner>,
@@ -38,19 +38,19 @@ struct Inner {
     dir: PathBuf,
     bytes_max: u64,
     packs: HashMap<u32, Pack>,
-    /// The pack that grows.
+    /// The pack that is appended to.
     open: u32,
     index: Index,
     unindexed: HashMap<Digest, Place>,
-    /// Counts uses, to know which pack was used longest ago.
+    /// Counts uses, to find the least recently used pack.
     clock: u64,
 }
 
-/// Nobody but the agent reads packets from disk.
+/// Only the agent may read packets from disk.
 const DIR_MODE: u32 = 0o700;
 
 impl Store {
-    /// Opens the store in `dir`, making it if need be, with at most `bytes_max` of packs.
+    /// Opens the store in `dir`, creating it if necessary, with at most `bytes_max` of packs.
     ///
     /// # Errors
     /// The directory cannot be used.
@@ -71,7 +71,7 @@ impl Store {
         Ok(Self { inner: Mutex::new(inner) })
     }
 
-    /// Returns the packets that an origin has sent, and will send.
+    /// Returns the shelf for an origin's packets.
     #[must_use]
     pub fn shelf(self: &Arc<Self>, origin: &str) -> Shelf {
         let key = blake3::derive_key(ORIGIN_CONTEXT, origin.as_bytes());
@@ -85,7 +85,7 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic while the lock was held leaves at worst a packet unindexed.
+        // A panic under the lock leaves at worst a packet without an index entry.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,7 +104,7 @@ impl Shelf {
         self.store.lock().place(&self.key_of(digest)).is_some()
     }
 
-    /// Returns the packet's content, or nothing if it is not here or is damaged on disk.
+    /// Returns the packet's content, or `None` if it is absent or damaged on disk.
     #[must_use]
     pub fn get(&self, packet: PacketRef) -> Option<Vec<u8>> {
         let key = self.key_of(&packet.digest);
@@ -119,7 +119,7 @@ impl Shelf {
         }
     }
 
-    /// Keeps a packet that the origin has sent. The caller has checked its content against its name.
+    /// Stores a packet from the origin. The caller has checked its content against its digest.
     ///
     /// # Errors
     /// The disk is full or fails.
@@ -127,7 +127,7 @@ impl Shelf {
         self.store.lock().put(PacketRef { digest: self.key_of(&packet.digest), ..packet }, packed)
     }
 
-    /// Returns the name under which a packet lies in the store.
+    /// Returns the key of a packet in the store.
     fn key_of(&self, digest: &Digest) -> Digest {
         Digest(*blake3::keyed_hash(&self.key, &digest.0).as_bytes())
     }
@@ -136,13 +136,13 @@ impl Shelf {
 impl Drop for Store {
     fn drop(&mut self) {
         if let Err(error) = self.lock().flush() {
-            tracing::warn!(%error, "the packet index will be completed at the next start");
+            tracing::warn!(%error, "failed to write the packet index: the next start rebuilds what is missing");
         }
     }
 }
 
 impl Inner {
-    /// Opens the packs that are there and indexes what the index does not know of them.
+    /// Opens the existing packs, and indexes records that the index lacks.
     fn load(&mut self, fresh: bool) -> Result<(), StoreError> {
         for number in pack::numbers(&self.dir)? {
             let mut pack = Pack::open(&self.dir, number)?;
@@ -213,7 +213,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Drops the closed pack that was used longest ago.
+    /// Drops the least recently used closed pack.
     fn evict(&mut self) -> Result<(), StoreError> {
         let open = self.open;
         let oldest =
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_a_digest_has_not_seen_the_content() {
+    fn a_digest_does_not_give_access_to_content() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let first = open(dir.path(), u64::MAX);
         let packet = keep(&first, b"secret of the first origin");

@@ -1,5 +1,5 @@
-//! Files and directories as they are named between machines: attributes, entries, listings, and the
-//! changes an origin reports to the runners that have seen them.
+//! Files and directories as machines describe them to each other: attributes, entries, listings, and the
+//! changes that an origin reports to runners that have read them.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use crate::path::{FileName, TreePath};
 
 pub use crate::path::{Bytes, above, is_within, join, normal, split};
 
-/// What a file is.
+/// A file type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// A regular file.
@@ -39,12 +39,12 @@ pub enum Kind {
 pub struct Time {
     /// Whole seconds.
     pub seconds: i64,
-    /// Nanoseconds on top.
+    /// Nanoseconds within the second.
     pub nanos: u32,
 }
 
 impl Time {
-    /// Returns the nanoseconds from `earlier` to this time; nothing if it is not earlier, or ages.
+    /// Returns the nanoseconds from `earlier` to this time, or `None` if it is later or they overflow.
     #[must_use]
     pub fn nanos_since(self, earlier: Self) -> Option<u64> {
         let seconds = u64::try_from(self.seconds.checked_sub(earlier.seconds)?).ok()?;
@@ -71,7 +71,7 @@ impl Time {
         Self { seconds, nanos: u32::try_from(total.rem_euclid(SECOND)).unwrap_or(0) }
     }
 
-    /// Returns a moment of the system's clock.
+    /// Converts a moment of the system clock.
     #[must_use]
     pub fn of(moment: std::time::SystemTime) -> Self {
         let since = moment.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -95,7 +95,7 @@ pub struct Attr {
     pub bytes: u64,
     /// Size on disk, in blocks of 512 bytes.
     pub blocks: u64,
-    /// Number of names.
+    /// Number of hard links.
     pub links: u32,
     /// Device number, for device nodes.
     pub rdev: u64,
@@ -110,7 +110,7 @@ pub struct Attr {
 }
 
 impl Attr {
-    /// Returns the attributes in what `fstat` or `lstat` gave.
+    /// Returns the attributes in a result of `fstat` or `lstat`.
     #[must_use]
     pub fn of(stat: &libc::stat) -> Self {
         Self {
@@ -129,7 +129,7 @@ impl Attr {
         }
     }
 
-    /// Returns what identifies the content: while it is the same, so is the content.
+    /// Returns the version of the content: equal versions mean equal content.
     #[must_use]
     pub fn version(&self) -> Version {
         Version {
@@ -142,7 +142,7 @@ impl Attr {
     }
 }
 
-/// The state of a file's content: any write changes it.
+/// Identifies the state of a file's content. Any write changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {
     /// File system.
@@ -186,17 +186,17 @@ pub struct Entry {
     /// Where it points, if it is a symbolic link.
     #[serde(with = "serde_bytes")]
     pub target: Option<Bytes>,
-    /// Its extended attributes, as far as walks are shown them.
+    /// Its extended attributes that walks may see.
     pub xattrs: Vec<Xattr>,
 }
 
-/// Names of a directory that travel: a million, and somewhat more.
+/// Most names of a directory in one message.
 pub const NAMES_MAX: usize = 1 << 20;
-/// Entries of a listing that travel: a directory with more is shown to nobody.
+/// Most entries of a listing. A larger directory is not exported.
 const ENTRIES_MAX: usize = 1 << 22;
 
-/// Reads a list of at most so many: what is longer is refused before all of it is in memory, of which it takes many
-/// times what it takes on its way.
+/// Deserializes a list of at most `MAX` items. A longer one is refused before all of it is in memory, where items
+/// take many times their encoded bytes.
 pub(crate) fn at_most<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -228,7 +228,7 @@ where
     deserializer.deserialize_seq(List::<T, MAX>(PhantomData))
 }
 
-/// A directory, whole.
+/// A complete directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
     /// The directory itself.
@@ -236,7 +236,7 @@ pub struct Listing {
     /// All its names.
     #[serde(deserialize_with = "at_most::<_, _, ENTRIES_MAX>")]
     pub entries: Vec<Entry>,
-    /// Its names are not shown: who looks into it is refused.
+    /// Whether its names are hidden, so that reading it is refused.
     pub hidden: bool,
 }
 
@@ -249,20 +249,20 @@ pub struct Content {
     pub manifest: Manifest,
 }
 
-/// What happened in an origin's tree, in the order in which it is to be applied.
+/// A change of an origin's tree. Changes are applied in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// Names of a directory changed, or what they name.
+    /// Entries of a directory were added, removed or changed.
     Names {
         /// The directory.
         dir: TreePath,
-        /// Its attributes now; nothing if it is gone.
+        /// Its new attributes; `None` if it is gone.
         attr: Option<Attr>,
-        /// The names, each with what it names now, if anything.
+        /// The names, each with its new entry, if it exists.
         #[serde(deserialize_with = "at_most::<_, _, NAMES_MAX>")]
         names: Vec<(FileName, Option<Entry>)>,
     },
-    /// Nothing is known of the directory any more, nor of those below it.
+    /// Everything known of the directory and those below it is invalid.
     Forget {
         /// The directory.
         dir: TreePath,

@@ -1,11 +1,11 @@
-//! Reads the upper layer of a walk's overlay: what the walk changed.
+//! Reads a walk's changes from the upper layer of its overlay.
 //!
-//! overlayfs marks a deleted name with a 0/0 character device, a directory that hides the lower one
-//! with `trusted.overlay.opaque`, a renamed directory with `trusted.overlay.redirect`, and
-//! everything that it copied up with `trusted.overlay.origin`. The last mark is what tells a file
-//! that was written in place from one that was replaced. A file that has several names below is in
-//! the overlay's index, too, and perhaps only there: it can be written through one name, which is
-//! removed, and is seen through another.
+//! overlayfs marks a deleted name with a 0/0 character device (a whiteout), a directory that hides the
+//! lower one with `trusted.overlay.opaque`, a renamed directory with `trusted.overlay.redirect`, and
+//! everything that it copied up with `trusted.overlay.origin`. The last mark distinguishes a file that
+//! was written in place from one that was replaced. A file with several hard links in the lower layer is
+//! also in the overlay's index. It may be only there: if it was written through a name that was removed
+//! afterwards, it is still visible through another.
 
 mod found;
 
@@ -28,35 +28,34 @@ use crate::xattr;
 use found::{Body, Found, Node, leave_out};
 
 const STICKY: u32 = 0o1000;
-/// Directories that stay open until they are read; others are opened again.
+/// Most directories that are kept open until they are read; others are reopened.
 const OPEN_DIRS_MAX: usize = 64;
 
-/// What the reader needs to know besides the layer itself.
+/// What is needed to interpret an upper layer.
 pub struct Reading<'a> {
-    /// The kernel's last tick before the walk began: a file with an older time was given it.
+    /// The kernel's last clock tick before the walk began. An older file time was set explicitly.
     pub began: Time,
     /// When the walk ended.
     pub ended: Time,
-    /// Returns what the lower layer has at a path.
+    /// Returns the attributes at a path of the lower layer.
     pub lower_attr: &'a dyn Fn(&[u8]) -> Option<Attr>,
-    /// Returns the paths of a file of the lower layer, by its number there.
+    /// Returns the paths of a lower-layer file by its inode number there.
     pub lower_paths: &'a dyn Fn(u64) -> Vec<Bytes>,
     /// Returns what the walk found at a path of the lower layer.
     pub base: &'a dyn Fn(&[u8]) -> Base,
-    /// Returns the digest of what the walk found in a directory of the lower layer, if that is known.
+    /// Returns the digest of the names that the walk found in a lower-layer directory, if known.
     pub contents: &'a dyn Fn(&[u8]) -> Option<Digest>,
-    /// Tells whether the walk may have found a directory with this modification time, though the origin
-    /// has given it another since.
+    /// Tells whether the walk may have found a directory with this modification time, even if it has
+    /// changed at the origin since.
     pub had_time: &'a dyn Fn(&[u8], Time) -> bool,
-    /// Returns the extended attributes of the file that the lower layer has at a path, as far as the
-    /// walk saw them.
+    /// Returns the extended attributes that the walk saw at a path of the lower layer.
     pub lower_xattrs: &'a dyn Fn(&[u8]) -> Vec<Xattr>,
     /// Tells whether something in the lower layer has this modification time.
     pub is_shown: &'a dyn Fn(Time) -> bool,
-    /// Names that were absent and were marked so beforehand: no such mark says that the walk removed one.
+    /// Absent names for which whiteouts were made in advance. Their whiteouts do not mean that the walk
+    /// removed something.
     pub absent: &'a [Bytes],
-    /// Takes each packet of the changed files, and its content; the second time a packet comes, it is
-    /// the same.
+    /// Receives each packet of the changed files with its content, possibly more than once.
     pub packet: &'a mut dyn FnMut(PacketRef, &[u8]),
 }
 
@@ -66,11 +65,10 @@ impl std::fmt::Debug for Reading<'_> {
     }
 }
 
-/// Reads all changes from the upper layer's directory, and from that of the overlay's index if it
-/// keeps one.
+/// Reads all changes from the upper layer's directory, and from the overlay's index if there is one.
 ///
 /// # Errors
-/// The layer cannot be read; `ENAMETOOLONG` if something in it has a path that the origin cannot name in one call.
+/// The layer cannot be read, or (`ENAMETOOLONG`) contains a path longer than the origin's kernel accepts.
 pub fn read(
     upper: &OwnedFd,
     index: Option<&OwnedFd>,
@@ -87,14 +85,13 @@ pub fn read(
 /// A directory that is still to be read.
 struct Dir {
     path: Bytes,
-    /// That of the directory of the lower layer which is seen through it, if there is one.
+    /// The path of the lower-layer directory that it merges with, if any.
     before: Option<Bytes>,
-    /// It is open already.
+    /// Its descriptor, if it is open already.
     open: Option<OwnedFd>,
 }
 
-/// Reads all directories. The walk says how deep they are: this takes no stack for each level, and few
-/// descriptors.
+/// Reads all directories iteratively and with few descriptors, because the walk controls their depth.
 fn walk(
     upper: &OwnedFd,
     indexed: bool,
@@ -110,7 +107,7 @@ fn walk(
     Ok(())
 }
 
-/// Takes in what is in a directory; those in it are `rest`.
+/// Reads the entries of a directory, and pushes its subdirectories onto `rest`.
 fn read_dir(
     dir: &OwnedFd,
     (dir_path, dir_before): (&[u8], Option<&[u8]>),
@@ -150,7 +147,7 @@ fn read_dir(
     Ok(())
 }
 
-/// Takes in a directory, below one that was `above` before; returns its own name before.
+/// Visits a directory whose parent was at `above` before the walk. Returns its own path before the walk.
 fn visit_dir(
     dir: &OwnedFd,
     path: &[u8],
@@ -169,15 +166,15 @@ fn visit_dir(
         found.dirs.push(Op::Rename { from: TreePath::new(from)?, to: TreePath::new(path)? });
     }
     let opaque = overlay_mark(dir, "opaque")?.is_some_and(|value| value == b"y");
-    // Nothing of the lower layer is seen below a directory that replaces another.
+    // A directory that replaces another hides everything of the lower layer below it.
     let lower = at.as_deref().and_then(|at| (reading.lower_attr)(at));
     let was_other = lower.is_some_and(|lower| lower.kind != Kind::Dir);
     let lower = lower.filter(|lower| lower.kind == Kind::Dir);
     let replaces = opaque && lower.is_some();
     let mut meta = meta((dir, b"."), dir, attr, reading)?;
-    // The time of a directory that is only on the way to a change is not the walk's doing, also if
-    // somebody else has changed it since (a time that was copied up differs from the time of that); that of
-    // a sticky one, such as /tmp, is everybody's.
+    // A directory that was copied up only because something below it changed has its old time, even if
+    // others have changed the origin's since. The time of a sticky directory such as /tmp belongs to all
+    // its users. Neither is a change of the walk.
     let is_copied = attr.mtime != attr.ctime;
     let on_the_way = !opaque
         && lower.is_some_and(|lower| {
@@ -191,12 +188,12 @@ fn visit_dir(
     }
     let is_new = replaces || is_renamed || lower.is_none();
     if is_new {
-        found.stir(path);
+        found.touch_parent(path);
     }
     let as_before = lower
         .is_some_and(|lower| (lower.mode, lower.uid, lower.gid) == (attr.mode, attr.uid, attr.gid));
     if replaces || was_other {
-        // What is renamed from here does not stay here.
+        // A rename also removes the old name.
         found.cover(path.to_vec());
     }
     if !replaces {
@@ -204,7 +201,7 @@ fn visit_dir(
         leave_out(&mut meta, &xattrs.unwrap_or_default());
         if was_still {
             let mtime = Some(Mtime::Set(attr.mtime));
-            found.still.push((path.to_vec(), Meta { mtime, ..meta.clone() }));
+            found.dirs_with_old_time.push((path.to_vec(), Meta { mtime, ..meta.clone() }));
         }
     }
     let is_same = as_before && meta.xattrs.is_empty() && meta.without.is_empty();
@@ -217,7 +214,7 @@ fn visit_dir(
     Ok(before.filter(|_| !opaque))
 }
 
-/// Takes in a name of something that is no directory.
+/// Visits a name of anything but a directory.
 fn visit(
     dir: &OwnedFd,
     name: &[u8],
@@ -228,7 +225,7 @@ fn visit(
     found: &mut Found,
 ) -> io::Result<()> {
     let mark = xattr::get_at(dir, name, b"trusted.overlay.origin")?;
-    // Without an index overlayfs leaves no mark on a copied file with several names.
+    // Without an index, overlayfs does not mark copied-up files that have several hard links.
     let unmarked = !indexed
         && mark.is_none()
         && attr.kind == Kind::File
@@ -258,7 +255,7 @@ fn visit(
     Ok(())
 }
 
-/// Takes in the files that the walk changed through a name that is gone.
+/// Finds the files that the walk changed through a name that it then removed.
 fn read_index(index: &OwnedFd, reading: &mut Reading<'_>, found: &mut Found) -> io::Result<()> {
     for name in names_in(index)? {
         let attr =
@@ -269,7 +266,7 @@ fn read_index(index: &OwnedFd, reading: &mut Reading<'_>, found: &mut Found) -> 
         let mark = xattr::get_at(index, &name, b"trusted.overlay.origin")?;
         let below = mark.map(|handle| below(&handle, reading)).unwrap_or_default();
         let xattrs_below = xattrs_below(&below, reading);
-        // The removal of a name copies the file, too.
+        // Removing a name also copies the file up.
         if is_as_below(&below, &attr, reading) {
             let file = open(index, &name, OFlag::O_RDONLY)?;
             let mut meta = meta((index, &name), &file, &attr, reading)?;
@@ -286,7 +283,7 @@ fn read_index(index: &OwnedFd, reading: &mut Reading<'_>, found: &mut Found) -> 
     Ok(())
 }
 
-/// Returns the paths in the lower layer of what has this mark.
+/// Returns the lower-layer paths of the file that an origin mark names.
 fn below(mark: &[u8], reading: &Reading<'_>) -> Vec<Bytes> {
     node_of(mark).map(|node| (reading.lower_paths)(node)).unwrap_or_default()
 }
@@ -295,7 +292,7 @@ fn xattrs_below(below: &[Bytes], reading: &Reading<'_>) -> Vec<Xattr> {
     below.first().map(|path| (reading.lower_xattrs)(path)).unwrap_or_default()
 }
 
-/// Tells whether something that was copied up has the attributes that it had below.
+/// Tells whether a copied-up file still has its lower-layer attributes.
 fn is_as_below(below: &[Bytes], attr: &Attr, reading: &Reading<'_>) -> bool {
     let lower = below.first().and_then(|path| (reading.lower_attr)(path));
     let told = |attr: &Attr| (attr.kind, attr.mode, attr.uid, attr.gid, attr.bytes, attr.mtime);
@@ -326,8 +323,8 @@ fn content(
     }
 }
 
-/// Returns the number of the lower file in an overlay's origin mark: `u8 version, u8 magic, u8
-/// bytes, u8 flags, u8 type, uuid[16]`, and FUSE's handle, `u32 high, u32 low, u32 generation`.
+/// Returns the lower file's inode number from an overlay's origin mark, which is `u8 version, u8 magic, u8
+/// bytes, u8 flags, u8 type, uuid[16]` and FUSE's handle, `u32 high, u32 low, u32 generation`.
 fn node_of(handle: &[u8]) -> Option<u64> {
     let handle = handle.get(21..29)?;
     let word = |at: usize| -> Option<u64> {
@@ -337,7 +334,7 @@ fn node_of(handle: &[u8]) -> Option<u64> {
     Some(word(0)? << 32 | word(4)?)
 }
 
-/// Where a renamed directory was: the mark is an absolute path, or a name in what its directory was.
+/// Returns where a renamed directory was: the mark is an absolute path, or a name in its parent's old path.
 fn redirected(above: Option<&[u8]>, mark: &[u8]) -> Option<Bytes> {
     if mark.starts_with(b"/") { Some(mark.to_vec()) } else { Some(join(above?, mark)) }
 }
@@ -350,7 +347,7 @@ fn meta(
 ) -> io::Result<Meta> {
     let mut meta = meta_without_xattrs(place, attr, reading);
     for name in xattr::list(node)? {
-        // The overlay's own marks; everything else is the walk's.
+        // Skips the overlay's own marks.
         if !name.starts_with(b"trusted.overlay.")
             && let Some(value) = xattr::get(node, &name)?
         {
@@ -367,11 +364,11 @@ fn meta_without_xattrs((dir, name): (&OwnedFd, &[u8]), attr: &Attr, reading: &Re
     Meta { mode, uid, gid, mtime, xattrs: Vec::new(), without: Vec::new() }
 }
 
-/// Tells whether a time was given by the walk, or came about by writing while it ran.
+/// Distinguishes a time that the walk set from one that a write left.
 ///
-/// The origin's clock may be ahead of the runner's: a time copied from a file of the origin can lie
-/// within the time of the walk. It differs from the time at which it was set, which writing does not,
-/// and from the time at which the file was made, even where both machines have one clock.
+/// The origin's clock may be ahead of the runner's, so a time copied from an origin's file can lie within
+/// the walk's run time. Such a time differs from the ctime and from the creation time, even if both
+/// machines share a clock; the time of a write does not.
 fn mtime(attr: &Attr, began: Time, ended: Time, is_copied: &dyn Fn(Time) -> bool) -> Mtime {
     let is_copied = || attr.mtime != attr.ctime && is_copied(attr.mtime);
     match attr.mtime.nanos_since(began) {
@@ -380,7 +377,7 @@ fn mtime(attr: &Attr, began: Time, ended: Time, is_copied: &dyn Fn(Time) -> bool
     }
 }
 
-/// Returns when something was made, if its file system says so.
+/// Returns a file's creation time, if the file system records it.
 fn made(dir: &OwnedFd, name: &[u8]) -> Option<Time> {
     let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
     let found = std::fs::symlink_metadata(Path::new(&path).join(OsStr::from_bytes(name))).ok()?;
@@ -391,7 +388,7 @@ fn overlay_mark(node: &OwnedFd, mark: &str) -> io::Result<Option<Bytes>> {
     xattr::get(node, format!("trusted.overlay.{mark}").as_bytes())
 }
 
-/// Opens a directory of the layer by its path in it.
+/// Opens a directory by its path within the layer.
 fn open_below(upper: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
     let below = path.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

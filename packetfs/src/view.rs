@@ -1,8 +1,8 @@
-//! What a runner's kernel is answered about an origin's files: the meaning of each request, from a mirror
-//! and a packet store. It names no FUSE library; [`crate::fuse`] carries the kernel's requests here.
+//! Answers the kernel's requests about an origin's files from a mirror and a packet store. Independent of
+//! any FUSE library: [`crate::fuse`] passes the requests on.
 //!
-//! A request that lacks something is answered once the [`Source`] has fetched it. What changes is taken
-//! back through [`Notice`]s, in the order in which the mirror changed.
+//! A request that lacks data is answered once the [`Source`] has fetched it. [`Notice`]s invalidate what
+//! changes in the kernel, in the order in which the mirror changed.
 
 mod answer;
 mod content;

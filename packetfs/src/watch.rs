@@ -1,7 +1,7 @@
-//! Notices changes in the directories that runners have read.
+//! Detects changes in the directories that runners have read, by inotify.
 //!
-//! The kernel queues an event before the call that changed something returns. Whoever drains the
-//! queue before starting a walk therefore knows every change that finished before it.
+//! The kernel queues an event before the system call that caused it returns. Draining the queue before a
+//! walk starts therefore yields every change that finished before it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -14,35 +14,35 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 
 use crate::tree::{Bytes, is_within, join, split};
 
-/// Names a reader of the tree, so that it hears only of directories it has read.
+/// Identifies a reader of the tree. Readers hear only of directories that they have read.
 pub type ReaderId = u32;
 
-/// What there is no watch for is taken for changed at every drain; when there is more of it than this,
-/// everything is.
+/// Most directories and files without a watch. They count as changed at every drain; beyond this number,
+/// everything does.
 const UNWATCHED_MAX: usize = 10_000;
 
 /// Watches directories for readers.
 #[derive(Debug)]
 pub struct Watcher {
     inotify: Inotify,
-    /// Watches that may be used; the kernel may give fewer.
+    /// Most watches to use; the kernel may grant fewer.
     watches_max: usize,
     dirs: HashMap<Bytes, Watched>,
-    /// Watched files by their directories, which have readers, and their names.
+    /// Watched files by directory (one that has readers) and name.
     files: HashMap<Bytes, BTreeMap<Bytes, WatchDescriptor>>,
-    /// What a watch stands for. Bind mounts can show one directory at several paths.
+    /// The subjects of each watch. Bind mounts can show one directory at several paths.
     subjects: HashMap<WatchDescriptor, Vec<Subject>>,
     unwatched: Unwatched,
 }
 
-/// What the kernel had no watch left for.
+/// Directories and files for which the kernel granted no watch.
 #[derive(Debug, Default)]
 struct Unwatched {
-    /// Forgotten by their readers at the next drain.
+    /// Directories that their readers must forget at the next drain.
     dirs: BTreeMap<Bytes, BTreeSet<ReaderId>>,
-    /// Files of watched directories, told of at each drain until there is a watch.
+    /// Files of watched directories, reported at each drain until they have a watch.
     files: BTreeSet<Bytes>,
-    /// There is more.
+    /// Whether there are more than are listed.
     too_much: bool,
 }
 
@@ -55,18 +55,18 @@ struct Watched {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Subject {
     Dir(Bytes),
-    /// A file with several names: a change through another name shows only on the inode.
+    /// A file with several hard links: only its inode shows changes through another name.
     File(Bytes),
 }
 
-/// What happened since the last time, each with the readers concerned.
+/// Changes since the last drain, each with the readers concerned.
 #[derive(Debug, Default)]
 pub struct Drained {
     /// Directories with the names that may have changed.
     pub names: BTreeMap<Bytes, (BTreeSet<ReaderId>, BTreeSet<Bytes>)>,
-    /// Directories that are not what they were.
+    /// Directories that are no longer the ones that were read.
     pub forgotten: BTreeMap<Bytes, BTreeSet<ReaderId>>,
-    /// Events were lost: nothing that any reader knows is certain.
+    /// Whether events were lost, so that all readers must forget everything.
     pub overflow: bool,
 }
 
@@ -95,7 +95,7 @@ const FILE_EVENTS: AddWatchFlags =
     AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE).union(AddWatchFlags::IN_ATTRIB);
 
 impl Watcher {
-    /// Makes a watcher that watches nothing yet.
+    /// Makes a watcher without watches.
     ///
     /// # Errors
     /// The kernel has no inotify instance left for this user.
@@ -103,7 +103,7 @@ impl Watcher {
         Self::with_watches(usize::MAX)
     }
 
-    /// Makes a watcher that uses a few watches only, as if the kernel had no more.
+    /// Makes a watcher that uses at most `watches_max` watches, as if the kernel had no more.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -113,8 +113,8 @@ impl Watcher {
         Ok(Self { inotify, watches_max, dirs, files, subjects, unwatched: Unwatched::default() })
     }
 
-    /// Watches a directory for a reader. To be called before the directory is read for it. Beyond
-    /// the kernel's limit of watches, a directory is forgotten by its readers at every drain.
+    /// Watches a directory for a reader. To be called before the directory is read. Without a watch left,
+    /// the directory's readers forget it at every drain.
     ///
     /// # Errors
     /// The directory is gone.
@@ -133,7 +133,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Takes a reader back that could not read the directory after all.
+    /// Undoes [`Self::watch_dir`] for a reader that could not read the directory.
     pub fn unwatch_dir(&mut self, path: &[u8], reader: ReaderId) {
         let Some(watched) = self.dirs.get_mut(path) else { return };
         watched.readers.remove(&reader);
@@ -142,20 +142,20 @@ impl Watcher {
         }
     }
 
-    /// Watches a file that may change unseen by its directory, for the readers of that. Returns whether it
-    /// was not watched before: then it may have changed since it was looked at.
+    /// Watches a file that may change without an event for its directory, on behalf of the directory's
+    /// readers. Returns true if the watch is new, so that the file may have changed since it was read.
     ///
     /// # Errors
     /// The file is gone.
     pub fn watch_file(&mut self, path: &[u8]) -> Result<bool, Errno> {
         let Some((dir, name)) = split(path).filter(|(dir, _)| self.dirs.contains_key(*dir)) else {
-            // Nobody has read the directory, or all forget it at the next drain.
+            // The directory has no readers, or all will forget it at the next drain.
             return Ok(false);
         };
         if self.files.get(dir).is_some_and(|files| files.contains_key(name)) {
             return Ok(false);
         }
-        // MASK_ADD: the inode may be watched already, under another of its names.
+        // MASK_ADD: the inode may already be watched under another name.
         let add = AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD);
         let flags = FILE_EVENTS | AddWatchFlags::IN_DONT_FOLLOW | add;
         let Some(descriptor) = self.watch(path, flags)? else {
@@ -168,7 +168,7 @@ impl Watcher {
         Ok(true)
     }
 
-    /// Asks the kernel for a watch; nothing if it has none left.
+    /// Adds a watch, or returns `None` if the kernel has none left.
     fn watch(&self, path: &[u8], flags: AddWatchFlags) -> Result<Option<WatchDescriptor>, Errno> {
         if self.subjects.len() >= self.watches_max {
             return Ok(None);
@@ -179,22 +179,22 @@ impl Watcher {
         }
     }
 
-    /// Tells whether a drain may find something though the kernel has told nothing.
+    /// Tells whether a drain may yield changes without events, because something has no watch.
     #[must_use]
     pub fn is_blind(&self) -> bool {
         let Unwatched { dirs, files, too_much } = &self.unwatched;
         *too_much || !dirs.is_empty() || !files.is_empty()
     }
 
-    /// Returns the queue of what the kernel tells, to see whether there is anything in it.
+    /// Returns the inotify descriptor, for polling.
     ///
     /// # Errors
-    /// There is no descriptor left.
+    /// The process has no descriptor left.
     pub fn queue(&self) -> io::Result<OwnedFd> {
         self.inotify.as_fd().try_clone_to_owned()
     }
 
-    /// Forgets a reader.
+    /// Removes a reader.
     pub fn remove_reader(&mut self, reader: ReaderId) {
         let of_reader = |(path, watched): (&Bytes, &Watched)| {
             watched.readers.contains(&reader).then(|| path.clone())
@@ -207,8 +207,8 @@ impl Watcher {
         self.unwatched.dirs.retain(|_, readers| !readers.is_empty());
     }
 
-    /// Returns what happened since the last call, and at which of these points something else is mounted
-    /// now.
+    /// Returns the changes since the last call. Those at the points in `mounted`, where a mount changed, are
+    /// included.
     pub fn drain(&mut self, mounted: &BTreeSet<Bytes>) -> Drained {
         let forgotten = std::mem::take(&mut self.unwatched.dirs);
         let overflow = std::mem::take(&mut self.unwatched.too_much);
@@ -250,7 +250,7 @@ impl Watcher {
         }
     }
 
-    /// Watches nothing any more: a directory may have been moved unheard, and its watch with it.
+    /// Drops all watches after lost events: a directory may have been moved, and its watch with it.
     fn forget_all(&mut self) {
         for (descriptor, _) in self.subjects.drain() {
             let _ = self.inotify.rm_watch(descriptor);
@@ -269,8 +269,8 @@ impl Watcher {
         for subject in subjects {
             match (subject, &event.name) {
                 (Subject::Dir(dir), Some(name)) => {
-                    // A directory that is open somewhere outlives its name, and so does its watch:
-                    // what has this name next is another directory.
+                    // A removed directory that some process holds open lives on with its watch. The
+                    // next one of this name needs its own watch.
                     if event.mask.intersects(NAME_EVENTS) {
                         if event.mask.contains(AddWatchFlags::IN_ISDIR) {
                             self.forget(&join(&dir, name.as_bytes()), drained);
@@ -316,7 +316,7 @@ impl Watcher {
         }
     }
 
-    /// The directory was moved or deleted: its watches, and those below it, mean nothing any more.
+    /// Forgets a directory that was moved or deleted, with everything below it.
     fn forget(&mut self, dir: &[u8], drained: &mut Drained) {
         let below: Vec<_> = self.dirs.keys().filter(|path| is_within(path, dir)).cloned().collect();
         for path in below {
@@ -337,7 +337,7 @@ impl Watcher {
         Some(watched.readers)
     }
 
-    /// The name is another file's now, or nobody's.
+    /// Forgets a watched file whose name was removed or given to another file.
     fn drop_file(&mut self, dir: &[u8], name: &[u8]) {
         let descriptor = self.files.get_mut(dir).and_then(|files| files.remove(name));
         if let Some(descriptor) = descriptor {
@@ -348,13 +348,13 @@ impl Watcher {
         }
     }
 
-    /// Ends a watch if it stood for this alone.
+    /// Removes a watch if this is its only subject.
     fn release(&mut self, descriptor: WatchDescriptor, subject: &Subject) {
         let Some(subjects) = self.subjects.get_mut(&descriptor) else { return };
         subjects.retain(|other| other != subject);
         if subjects.is_empty() {
             self.subjects.remove(&descriptor);
-            // The kernel has dropped the watch itself if what it watched is gone.
+            // Fails if the file is gone: then the kernel has removed the watch.
             let _ = self.inotify.rm_watch(descriptor);
         }
     }

@@ -12,9 +12,8 @@ use crate::tree::{Bytes, Xattr};
 /// The kernel's limit of a value and of a list of names (`XATTR_SIZE_MAX`).
 const XATTR_BYTES_MAX: usize = 65_536;
 
-/// Tells whether walks are shown an attribute: what users set, and access control lists. Those of the
-/// kernel's security modules, and those for administrators only, mean something on their own
-/// machine.
+/// Tells whether walks see an attribute: users' attributes and access control lists. Those of security
+/// modules and of administrators are meaningful only on their own machine.
 pub(crate) fn is_shown(name: &[u8]) -> bool {
     name.starts_with(b"user.") || is_acl(name)
 }
@@ -24,10 +23,10 @@ pub(crate) fn is_acl(name: &[u8]) -> bool {
     matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default")
 }
 
-/// Returns the attributes of what a name in a directory names that walks are shown.
+/// Returns the attributes of a directory entry that walks may see.
 pub(crate) fn shown_at(dir: &OwnedFd, file: &[u8]) -> io::Result<Vec<Xattr>> {
     let path = path_in(dir, file)?;
-    // Hardly a file has attributes: the first question is for their number alone.
+    // Few files have attributes, so ask for the size first.
     if fs::llistxattr_query(&path).unwrap_or(0) == 0 {
         return Ok(Vec::new());
     }
@@ -42,7 +41,7 @@ pub(crate) fn shown_at(dir: &OwnedFd, file: &[u8]) -> io::Result<Vec<Xattr>> {
     Ok(shown)
 }
 
-/// Gives a file or directory the attributes of another, as far as its file system has such.
+/// Copies the attributes of a file or directory to another, if its file system supports them.
 ///
 /// # Errors
 /// One of them cannot be read or set.
@@ -58,10 +57,10 @@ pub fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the names of all attributes; none where the file system has no such thing.
+/// Returns the names of all attributes; none if the file system does not support them.
 ///
 /// # Errors
-/// The kernel does not tell.
+/// The kernel refuses.
 pub fn list(file: &OwnedFd) -> io::Result<Vec<Bytes>> {
     names(|names| fs::flistxattr(file, names))
 }
@@ -79,14 +78,14 @@ pub(crate) fn get(file: &OwnedFd, name: &[u8]) -> io::Result<Option<Bytes>> {
     value(|value| fs::fgetxattr(file, name, value))
 }
 
-/// Returns the value of an attribute of what a name in a directory names, which may be a symbolic
-/// link, if there is one.
+/// Returns the value of an attribute of a directory entry, if there is one. Symbolic links are not
+/// followed.
 pub(crate) fn get_at(dir: &OwnedFd, file: &[u8], name: &[u8]) -> io::Result<Option<Bytes>> {
     let path = path_in(dir, file)?;
     value(|value| fs::lgetxattr(&path, name, value))
 }
 
-/// Names a file in an open directory as a path of this process.
+/// Returns a path, valid in this process, of a file in an open directory.
 fn path_in(dir: &OwnedFd, file: &[u8]) -> io::Result<CString> {
     let dir = format!("/proc/self/fd/{}/", dir.as_raw_fd());
     Ok(CString::new([dir.as_bytes(), file].concat())?)
@@ -114,7 +113,7 @@ pub(crate) fn set(file: &OwnedFd, name: &[u8], value: &[u8]) -> io::Result<()> {
     Ok(fs::fsetxattr(file, name, value, XattrFlags::empty())?)
 }
 
-/// Removes an attribute; one that is not there is as good as removed.
+/// Removes an attribute; succeeds if it is absent.
 pub(crate) fn remove(file: &OwnedFd, name: &[u8]) -> io::Result<()> {
     none_as((), fs::fremovexattr(file, name))
 }

@@ -1,10 +1,10 @@
-//! A broker's URL as it may be shown.
+//! A broker's URL without its credentials, for display.
 
-/// Returns the URL without its credentials, also of one in whose password signs are written as they are.
+/// Returns the URL without its credentials, even if the password contains unescaped reserved characters.
 #[must_use]
 pub fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
-        // Whatever it is, a password may be in it.
+        // Malformed: it may contain a password.
         return if url.contains('@') { "…".to_owned() } else { url.to_owned() };
     };
     if scheme.contains("unix") {

@@ -1,9 +1,9 @@
-//! Reads the command lines of compilers, assemblers and their like: what a command reads and writes, as far as its
-//! words and its `@file`s show, and whether it is a compile step, which may walk, or something that stays (a link, a
-//! preprocessing run, a question to the tool, code for this very processor).
+//! The parser for command lines of compilers and assemblers. It finds the files that a command reads and writes, as
+//! far as its arguments and response files name them, and decides whether the command is a compile step, which may
+//! walk, or must stay (a link, a preprocessing run, a query such as `--version`, code for the origin's own processor).
 //!
-//! This is the only place where such command lines are read. [`decide`] and [`read`] allocate nothing; [`Files`]
-//! collects what [`read`] says, with the names of outputs that are derived from others.
+//! Nothing else in OS Walk parses such command lines. [`decide`] and [`read`] do not allocate. [`Files`] collects the
+//! items that [`read`] finds and adds outputs whose names are derived from other names.
 
 pub mod environment;
 mod item;

@@ -1,8 +1,9 @@
-//! What the stub and the agent say to each other over the agent's unix socket, the door.
+//! The protocol between the stub and the agent over the agent's unix socket, the door.
 //!
 //! A frame is an 8-byte header, `u8 kind, u8 0, u16 fd, u32 payload bytes` (little-endian), and the
-//! payload. The stub speaks first, with [`Kind::Hello`]; the agent ends it with [`Kind::Exit`] or
-//! [`Kind::RunHere`]. `oswalk` uses the same socket for its own requests, with [`Kind::Request`].
+//! payload. The stub begins with [`Kind::Hello`]; the agent ends the conversation with [`Kind::Exit`],
+//! [`Kind::RunHere`] or [`Kind::Refused`]. `oswalk` sends its requests over the same socket, as
+//! [`Kind::Request`].
 
 /// Version of this protocol, in the hello.
 pub const VERSION: u32 = 4;
@@ -10,13 +11,13 @@ pub const VERSION: u32 = 4;
 pub const HEADER_BYTES: usize = 8;
 /// Longest payload of a [`Kind::Data`] frame.
 pub const DATA_BYTES_MAX: usize = 32 * 1024;
-/// Longest payload of a hello: the kernel's own limit for arguments and environment is 6 MiB.
+/// Longest payload of a hello: the kernel limits arguments and environment to 6 MiB.
 pub const HELLO_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes in flight towards a descriptor of the stub before the agent waits for
 /// [`Kind::Written`].
 pub const WINDOW_BYTES: usize = 256 * 1024;
 
-/// The frames.
+/// The kinds of frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -24,19 +25,19 @@ pub enum Kind {
     Hello = 1,
     /// Both: bytes of a descriptor.
     Data = 2,
-    /// Stub: the descriptor is at its end.
+    /// Stub: the descriptor is at end of file.
     Eof = 3,
     /// Stub: `u32` bytes were written to the descriptor.
     Written = 4,
     /// Stub: the descriptor has no reader any more.
     Broken = 5,
-    /// Stub: a signal to forward: `u32` number, `u32` 1 if the terminal sent it, to all of the group.
+    /// Stub: a signal to forward: `u32` number, `u32` 1 if the terminal sent it to the whole process group.
     Signal = 6,
     /// Stub: the terminal's size, `u16` rows, columns, x pixels, y pixels.
     Resize = 7,
-    /// Agent: send up to `u32` bytes of the descriptor, in one or more [`Kind::Data`]; the last one
-    /// is shorter than [`DATA_BYTES_MAX`]. What is not a terminal keeps them until they are
-    /// [`Kind::Took`]. With 0 bytes: say [`Kind::Ready`] when there are some.
+    /// Agent: send up to `u32` bytes of the descriptor, in one or more [`Kind::Data`], the last of which
+    /// is shorter than [`DATA_BYTES_MAX`]. They are only peeked: unless the descriptor is a terminal, the
+    /// bytes stay in it until [`Kind::Took`]. With 0 bytes: send [`Kind::Ready`] when input arrives.
     Want = 8,
     /// Agent: the walk closed the descriptor.
     Close = 9,
@@ -48,20 +49,20 @@ pub enum Kind {
     Request = 12,
     /// Agent: the request failed; UTF-8 text.
     Failed = 13,
-    /// Agent: the walk cannot be had and the session forbids to run it at the origin; UTF-8 text.
+    /// Agent: the program cannot walk, and the session forbids running it at the origin; UTF-8 text.
     Refused = 14,
     /// Agent: the walk has read the file behind the descriptor up to this `u64` offset.
     Seek = 15,
-    /// Agent: the walk has read `u32` bytes of those that were sent: take them from the descriptor.
+    /// Agent: the walk has read `u32` of the bytes sent: consume them from the descriptor.
     Took = 16,
     /// Stub: the terminal has input.
     Ready = 17,
-    /// Both: the terminal's settings ([`Termios`]); from the agent `u8` 1 behind them if what was
-    /// typed and not read is to be thrown away.
+    /// Both: the terminal's settings ([`Termios`]). From the agent, a `u8` follows: 1 discards unread
+    /// input (`TCSAFLUSH`).
     Settings = 18,
     /// Agent: the walk was stopped by this `u32` signal.
     Stopped = 19,
-    /// Agent: forget what was wanted, the walk starts over; the stub answers with the same.
+    /// Agent: the walk starts over, so forget all [`Kind::Want`]s. The stub answers with the same frame.
     Rewind = 20,
 }
 
@@ -100,14 +101,14 @@ impl Kind {
 pub struct Header {
     /// What the frame is.
     pub kind: Kind,
-    /// The descriptor of the stub it speaks of; 0 where none is meant.
+    /// The stub's descriptor that the frame concerns; 0 if it concerns none.
     pub fd: u16,
     /// Bytes of the payload.
     pub payload_bytes: u32,
 }
 
 impl Header {
-    /// Returns the header as it goes over the socket.
+    /// Returns the encoded header.
     #[must_use]
     pub fn encode(self) -> [u8; HEADER_BYTES] {
         let fd = self.fd.to_le_bytes();
@@ -115,7 +116,7 @@ impl Header {
         [self.kind as u8, 0, fd[0], fd[1], size[0], size[1], size[2], size[3]]
     }
 
-    /// Returns the header in these bytes, or nothing if the kind is unknown.
+    /// Returns the header in these bytes, or `None` if the kind is unknown.
     #[must_use]
     pub fn decode(bytes: [u8; HEADER_BYTES]) -> Option<Self> {
         Some(Self {
@@ -136,9 +137,9 @@ pub type Termios = [u8; TERMIOS_BYTES];
 /// A terminal's size: rows, columns, x pixels, y pixels.
 pub type Window = [u16; 4];
 
-/// The fixed part of a hello. Behind it follow, without gaps: `fds` entries of [`FdEntry`], the
-/// path, the working directory, the arguments and the environment; the last two as
-/// NUL-terminated strings one after the other, as the kernel lays them out.
+/// The fixed part of a hello. It is followed, without gaps, by `fds` records of [`FdEntry`], the path,
+/// the working directory, the arguments and the environment. The last two are consecutive
+/// NUL-terminated strings, as the kernel lays them out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HelloHead {
     /// [`VERSION`] of the stub.
@@ -176,7 +177,7 @@ pub const HELLO_HEAD_BYTES: usize =
     4 + 4 + 8 + 4 + 4 + 8 + 8 + RLIMITS * 16 + TERMIOS_BYTES + 8 + 16;
 
 impl HelloHead {
-    /// Makes the head of a process of a session that has nothing to say.
+    /// Makes a head for the session with all other fields zero.
     #[must_use]
     pub fn new(session: u64) -> Self {
         Self {
@@ -197,7 +198,7 @@ impl HelloHead {
         }
     }
 
-    /// Returns the head as it goes over the socket.
+    /// Returns the encoded head.
     #[must_use]
     pub fn encode(&self) -> [u8; HELLO_HEAD_BYTES] {
         let mut out = Writer { bytes: [0; HELLO_HEAD_BYTES], at: 0 };
@@ -269,7 +270,7 @@ pub fn encode_window(window: Window) -> [u8; 8] {
     bytes
 }
 
-/// One open descriptor of the process, as `fstat` and `fcntl` tell it.
+/// An open descriptor of the process, as `fstat` and `fcntl` report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FdEntry {
     /// The descriptor's number.
@@ -294,7 +295,7 @@ pub struct FdEntry {
 pub const FD_ENTRY_BYTES: usize = 48;
 
 impl FdEntry {
-    /// Returns the entry as it goes over the socket.
+    /// Returns the encoded entry.
     #[must_use]
     pub fn encode(&self) -> [u8; FD_ENTRY_BYTES] {
         let mut out = Writer { bytes: [0; FD_ENTRY_BYTES], at: 0 };
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn records_survive_the_socket() {
+    fn records_round_trip() {
         let header = Header { kind: Kind::Data, fd: 513, payload_bytes: 70_000 };
         assert_eq!(Header::decode(header.encode()), Some(header));
 

@@ -1,4 +1,4 @@
-//! Shell patterns over bytes: `*`, `?` and `[a-z]`, without an allocator and without recursion.
+//! Matches byte strings against shell patterns (`*`, `?`, `[a-z]`) without allocation or recursion.
 
 /// Tells whether `text` matches `pattern` as a whole.
 ///
@@ -6,7 +6,7 @@
 #[must_use]
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Where to resume after the last `*`: its position in the pattern, and the end of the text it matched.
+    // Where to backtrack to: the position after the last `*`, and the end of the text that it matched.
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {
         match step(pattern, p, text[t]) {
@@ -36,11 +36,11 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
 pub enum PatternError {
     /// The pattern is empty, and matches no program.
     Empty,
-    /// A `[` has no `]`. Only a final `[` is literal, since `[` is a program.
+    /// A `[` has no `]`. Only a final `[` is literal, because `[` is a program.
     Unclosed,
-    /// A range ends before it begins.
+    /// A range is reversed.
     Backwards,
-    /// The pattern contains a NUL, which no name does.
+    /// The pattern contains a NUL.
     Nul,
 }
 
@@ -57,7 +57,7 @@ impl core::fmt::Display for PatternError {
 
 impl core::error::Error for PatternError {}
 
-/// Checks a pattern from the user. Refuses one that [`matches`] would interpret other than intended.
+/// Checks a user's pattern. Refuses one that [`matches`] would not interpret as the user meant it.
 ///
 /// # Errors
 /// Why the pattern is refused.
@@ -111,8 +111,8 @@ fn step(pattern: &[u8], at: usize, byte: u8) -> Step {
     }
 }
 
-/// Returns whether `byte` is in the class that starts after `[`, and the length of the class with its
-/// `]`; `None` if no `]` follows.
+/// Returns whether `byte` is in the class that starts after `[`, and the length of the class including
+/// its `]`. Returns `None` if no `]` follows.
 fn class(rest: &[u8], byte: u8) -> Option<(bool, usize)> {
     let negated = matches!(rest.first(), Some(b'!' | b'^'));
     let start = usize::from(negated);

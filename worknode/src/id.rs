@@ -1,4 +1,4 @@
-//! Names of nodes, sessions and walks: each its own type.
+//! Identifiers of nodes, sessions and walks, each of its own type.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,13 +10,13 @@ use crate::said::Said;
 /// Longest node name.
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
-/// A node's name, unique in its cluster: ASCII letters, digits, `-`, `_` and `.`, of which the first is a
-/// letter or a digit and no two follow each other that are dots. So it is always the name of one file.
+/// A node's name, unique in its cluster. It consists of ASCII letters, digits, `-`, `_` and `.`, begins
+/// with a letter or digit, and does not contain `..`, so that it is always a plain file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeId(String);
 
-/// A text that is no node name.
+/// The text is not a node name.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "'{0}' is not a node name: write 1 to {NODE_NAME_BYTES_MAX} letters, digits, '-', '_' or single '.', the first a letter \
@@ -65,7 +65,7 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// A session's number: random, so that it is unique in the cluster.
+/// A session's number, drawn at random to be unique in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub u64);
 
@@ -75,7 +75,7 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// A walk's name: its session, and its number within the session.
+/// A walk's identifier: its session, and its number within the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WalkId {
     /// The session.
@@ -90,9 +90,9 @@ impl fmt::Display for WalkId {
     }
 }
 
-/// A text that is no walk id.
+/// The text is not a walk id.
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is no walk id")]
+#[error("'{0}' is not a walk id")]
 pub struct WalkIdError(Said);
 
 impl FromStr for WalkId {

@@ -1,5 +1,4 @@
-//! Programs that no rule names but whose behaviour is known: why they stay, and which of them stay even
-//! with `--walk-all`.
+//! Well-known programs that no rule names: why each stays, and which stay even with `--walk-all`.
 
 use crate::policy::base_name;
 use crate::reason::Reason;
@@ -12,20 +11,20 @@ pub fn stays(path: &[u8]) -> Option<Reason> {
     match () {
         () if is_in(STARTERS) => Some(Reason::Driver),
         () if is_in(WRAPPERS) => Some(Reason::Wrapper),
-        () if is_in(BOUND) || name == "chroot" => Some(Reason::NeedsOrigin),
+        () if is_in(ORIGIN_BOUND) || name == "chroot" => Some(Reason::NeedsOrigin),
         () => None,
     }
 }
 
-/// Returns why the program at `path` stays even with `--walk-all`: it does not work elsewhere.
+/// Returns why the program at `path` stays even with `--walk-all`: it does not work on a runner.
 #[must_use]
 pub fn stays_always(path: &[u8]) -> Option<Reason> {
-    // Starters and chroot do work in a walk.
+    // Starters and chroot do work on a runner.
     stays(path).filter(|&reason| reason != Reason::Driver && base_name(path) != b"chroot")
 }
 
-/// Programs that start others: if one walked, the whole build would run on one node. Sorted, as are the
-/// lists below.
+/// Programs that start others. If one walked, the whole build would run on one node. All lists here are
+/// sorted.
 const STARTERS: &[&str] = &[
     "ant",
     "autoreconf",
@@ -122,7 +121,7 @@ const STARTERS: &[&str] = &[
     "yarn",
 ];
 
-/// Wrappers of compilers, and programs that observe them by a server or a preloaded library.
+/// Compiler wrappers, and programs that observe compilers through a server or a preloaded library.
 const WRAPPERS: &[&str] = &[
     "analyze-build",
     "bear",
@@ -167,8 +166,8 @@ const WRAPPERS: &[&str] = &[
     "scan-build-py",
 ];
 
-/// Programs that need rights, namespaces, processes or devices of the origin.
-const BOUND: &[&str] = &[
+/// Programs that need the origin's privileges, namespaces, processes or devices.
+const ORIGIN_BOUND: &[&str] = &[
     "bpftool",
     "bpftrace",
     "buildah",
@@ -224,8 +223,8 @@ const BOUND: &[&str] = &[
     "unshare",
 ];
 
-/// Prefixes of the names of preloaded libraries that talk to a process of the origin: those of bear,
-/// intercept-build, pseudo, fakeroot and coverage tools.
+/// File name prefixes of preloaded libraries that communicate with a process at the origin: those of
+/// bear, intercept-build, pseudo, fakeroot and coverage tools.
 const TALKERS: &[&[u8]] = &[
     b"libexec.so",
     b"libear.so",
@@ -236,7 +235,7 @@ const TALKERS: &[&[u8]] = &[
     b"libcapture",
 ];
 
-/// Tells whether a value of `LD_PRELOAD` names a library that talks to a process of the origin.
+/// Tells whether a value of `LD_PRELOAD` names a library that communicates with a process at the origin.
 #[must_use]
 pub fn talks_here(preload: &[u8]) -> bool {
     preload
@@ -250,7 +249,7 @@ mod tests {
 
     #[test]
     fn lists_are_sorted() {
-        for list in [STARTERS, WRAPPERS, BOUND] {
+        for list in [STARTERS, WRAPPERS, ORIGIN_BOUND] {
             assert!(list.is_sorted());
         }
     }

@@ -1,9 +1,9 @@
 //! The pure model of OS Walk: what a walk is, which processes walk, and the formats that the preload
 //! library, the stub, the agents and the broker share.
 //!
-//! Nothing here does I/O, or reads a clock or the environment. The modules of the first block need no
-//! allocator, since the preload library uses them between `vfork` and `execve`; those of the second
-//! need `std`, and only daemons and `oswalk` use them.
+//! Nothing here does I/O or reads a clock or the environment. The modules of the first block work
+//! without an allocator, because the preload library uses them between `vfork` and `execve`. Those of
+//! the second block need `std`; only the daemons and `oswalk` use them.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 

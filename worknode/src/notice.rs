@@ -5,11 +5,11 @@ use crate::reason::Reason;
 use crate::report::StayLine;
 use crate::request::{NodeCondition, NodeStatus};
 
-/// Most nodes that a notice names.
+/// Most nodes that a notice lists.
 const NAMED_MAX: usize = 3;
 
-/// Returns why no node takes walks, or why `on` takes none if it is given; `None` if walks are possible.
-/// `silent_broker` is the broker's URL if it does not answer.
+/// Returns why no node takes walks, or why `on` does not if it is given. Returns `None` if walks are
+/// possible. `silent_broker` is the broker's URL if the broker does not answer.
 #[must_use]
 pub fn why_nothing_walks(
     nodes: &[NodeStatus],
@@ -70,8 +70,8 @@ pub fn other_mounts(who: &str, agent: u32) -> String {
     )
 }
 
-/// Tells whether a reason of a stay means that a program should have walked but could not: no node took
-/// it, or something keeps the whole session here.
+/// Tells whether a stay's reason means that a program should have walked but could not, because no node
+/// took it or something keeps the whole session at the origin.
 #[must_use]
 pub fn is_in_vain(reason: &str) -> bool {
     use Reason::{
@@ -102,7 +102,7 @@ pub fn is_in_vain(reason: &str) -> bool {
     })
 }
 
-/// Returns why nothing in a session walked: the commonest reason of its stays, with the remedy if the
+/// Returns why nothing in a session walked: the most frequent reason of its stays, with the remedy if the
 /// cause is on this machine. Returns `None` if nothing should have walked. `agent` is the agent's pid.
 #[must_use]
 pub fn why_nothing_walked(stays: &[StayLine], agent: u32) -> Option<String> {
@@ -122,8 +122,7 @@ pub fn why_nothing_walked(stays: &[StayLine], agent: u32) -> Option<String> {
     Some(format!("no walk succeeded ({}): see the agent's log", reasons.join(", ")))
 }
 
-/// Returns the cause on this machine that a reason stands for, and the remedy; `None` if it stands for
-/// none.
+/// Returns the cause and the remedy if a reason has its cause on this machine.
 #[must_use]
 pub fn local_cause(reason: Reason, variable: Option<&str>, agent: u32) -> Option<String> {
     Some(match reason {

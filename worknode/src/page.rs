@@ -1,9 +1,9 @@
-//! The policy page: a small file, one per session, that every process of the session maps read-only.
-//! With it a process decides in microseconds, without asking anyone, whether an exec walks.
+//! The policy page: a small file that every process of a session maps read-only. From it a process
+//! decides whether an exec walks in microseconds, without asking anyone.
 //!
 //! ```text
 //! 0   magic "OSWPAGE1"
-//! 8   u32 page bytes            12  u32 bytes of the tally behind it (see crate::tally)
+//! 8   u32 page bytes            12  u32 bytes of the tally that follows (see crate::tally)
 //! 16  u32 options               20  u32 gate, written by the agent while the session runs
 //! 24  u64 session
 //! 32  span page path            40  span door path (the agent's socket)
@@ -11,8 +11,8 @@
 //! 64  u32 rule count            68  rules: span pattern, u8 verdict, u8 reason, u16 0
 //! ..  strings, then zeros up to the page bytes
 //! ```
-//! A span is `u32 offset, u32 length`; all numbers are little-endian. A NUL that is not part of the
-//! length follows each path, so that it can be passed to the kernel directly.
+//! A span is `u32 offset, u32 length`; all numbers are little-endian. Each path is followed by a NUL that
+//! its length does not count, so that it can be passed to the kernel directly.
 
 use crate::command::{self, Reading, ResponseFiles, Tool};
 use crate::known;
@@ -22,7 +22,7 @@ use crate::reason::Reason;
 const MAGIC: &[u8; 8] = b"OSWPAGE1";
 const HEADER_BYTES: usize = 68;
 const RULE_BYTES: usize = 12;
-/// Offset of the gate, [`GATE_OPEN`] or [`GATE_SHUT`], in the file.
+/// Offset of the gate in the file. Its value is [`GATE_OPEN`] or [`GATE_SHUT`].
 pub const GATE_OFFSET: usize = 20;
 /// The cluster has a node besides the origin.
 pub const GATE_OPEN: u32 = 1;
@@ -32,9 +32,9 @@ pub const GATE_SHUT: u32 = 0;
 pub const WALK_ALL: u32 = 1;
 /// Option: every node has the origin's processor.
 pub const NATIVE_TWIN: u32 = 2;
-/// Option: the session's command started no program that a rule names when it ran before.
+/// Option: when the session's command ran before, it started no program that a rule names.
 pub const LEAF: u32 = 8;
-/// The option that a session adds to `ASAN_OPTIONS`, since AddressSanitizer's runtime otherwise insists
+/// The option that a session adds to `ASAN_OPTIONS`, because AddressSanitizer's runtime otherwise insists
 /// on being the first library of a program. It is not sent to runners.
 pub const ASAN_OPTION: &str = "verify_asan_link_order=0";
 /// Option: a program that should walk but cannot fails instead of running at the origin.
@@ -47,7 +47,7 @@ pub struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// Returns the page in `bytes`, or `None` if they are not one.
+    /// Returns the page in `bytes`, or `None` if it is malformed.
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let page = Self { bytes };
@@ -58,7 +58,7 @@ impl<'a> Page<'a> {
     }
 
     /// Decides whether the program at `path` walks when started with `arguments` (without `argv[0]`).
-    /// `files` reads response files among them into `room` (see [`command::ROOM_BYTES`]).
+    /// `files` reads the response files that they name into `room` (see [`command::ROOM_BYTES`]).
     ///
     /// # Errors
     /// The reason of the stay.
@@ -92,8 +92,8 @@ impl<'a> Page<'a> {
         self.rules().find(|rule| rule.names(path)).map(|rule| rule.verdict)
     }
 
-    /// Returns why a program with a compiler's name stays if that name is a link to `real`: a link to a
-    /// wrapper is a wrapper.
+    /// Returns why a program with a compiler's name stays if that name is a symbolic link to `real`: a
+    /// link to a wrapper is a wrapper.
     #[must_use]
     pub fn wraps(&self, real: &[u8]) -> Option<Reason> {
         match self.verdict(real) {
@@ -152,8 +152,8 @@ impl<'a> Page<'a> {
         self.u32(16).unwrap_or(0)
     }
 
-    /// Returns the gate, which the agent changes while the page is mapped. The word is aligned, so it
-    /// is never read half written.
+    /// Returns the gate, which the agent changes while the page is mapped. The word is aligned, so reads
+    /// are never torn.
     #[must_use]
     pub fn gate(&self) -> u32 {
         self.u32(GATE_OFFSET).unwrap_or(GATE_SHUT)
@@ -202,7 +202,7 @@ pub struct PageContents<'a> {
     pub session: u64,
     /// The option bits.
     pub options: u32,
-    /// The gate at the start.
+    /// The initial gate.
     pub gate: u32,
     /// Path of the page itself.
     pub page_path: &'a [u8],
@@ -220,7 +220,7 @@ pub struct PageContents<'a> {
 
 #[cfg(feature = "std")]
 impl PageContents<'_> {
-    /// Returns the page as it is written to its file, without the tally: a multiple of 4 KiB.
+    /// Returns the encoded page without the tally, padded to a multiple of 4 KiB.
     ///
     /// # Panics
     /// If the strings exceed 4 GiB.

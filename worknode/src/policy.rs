@@ -1,7 +1,7 @@
 //! The rules that decide which programs walk, and the built-in table of rules.
 //!
-//! A rule names programs by a shell pattern, which is matched against the whole path if it contains a
-//! `/`, and otherwise against the base name. The first rule that matches decides.
+//! A rule names programs by a shell pattern. A pattern with a `/` is matched against the whole path, any
+//! other against the base name. The first matching rule decides.
 
 use crate::reason::Reason;
 
@@ -12,7 +12,7 @@ pub enum Verdict {
     Walk,
     /// Executes at the origin.
     Stay(Reason),
-    /// A C-family compiler driver: its arguments decide (see [`crate::command`]).
+    /// A compiler driver of the C family: its arguments decide (see [`crate::command`]).
     CompilerDriver,
     /// A compiler proper (`cc1`, `cc1plus`), started by a driver that stayed.
     Compiler,
@@ -20,12 +20,12 @@ pub enum Verdict {
     Assembler,
     /// `rustc`.
     Rustc,
-    /// `nvcc`, a driver with options of its own.
+    /// `nvcc`, a driver with its own options.
     Nvcc,
 }
 
 impl Verdict {
-    /// Tells whether the program compiles: its command line decides whether it walks.
+    /// Tells whether the program is a compiler, so that its command line decides whether it walks.
     #[must_use]
     pub fn compiles(self) -> bool {
         !matches!(self, Self::Walk | Self::Stay(_))
@@ -88,7 +88,7 @@ pub fn base_name(path: &[u8]) -> &[u8] {
     }
 }
 
-/// Tells whether the program at `path` is a system program that never executes another: it does not
+/// Tells whether the program at `path` is a system program that never executes another, and so does not
 /// need the preload library.
 #[must_use]
 pub fn executes_nothing(path: &[u8]) -> bool {
@@ -155,13 +155,13 @@ pub fn executes_nothing(path: &[u8]) -> bool {
                 | b"x86_64-linux-gnu-as"
                 | b"yes"
         ),
-        // Parts of a compiler. Plug-ins aside, cc1 executes nothing.
+        // Compilers proper, which execute nothing, except for plug-ins.
         [b'/', b'l', b'i', b'b', ..] => matches!(base_name(path), b"cc1" | b"cc1plus"),
         _ => false,
     }
 }
 
-/// The built-in rules. Those of options and of a policy file take precedence.
+/// The built-in rules. Rules from options and the policy file take precedence.
 pub const BUILT_IN: &[(&str, Verdict)] = &[
     ("make", Verdict::Stay(Reason::Driver)),
     ("gmake", Verdict::Stay(Reason::Driver)),
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_survive_the_page() {
+    fn verdicts_round_trip() {
         for &(_, verdict) in BUILT_IN {
             assert_eq!(Verdict::decode(verdict.encode()), Some(verdict));
         }

@@ -56,9 +56,9 @@ pub enum Reason {
     NotExported = 24,
     /// The origin could not apply the walk's changes.
     CommitFault = 25,
-    /// The walk changed a file with several names.
+    /// The walk changed a file that has several hard links.
     Linked = 26,
-    /// Somebody else changed a file while the walk was changing it.
+    /// Another process changed a file during the walk that changed it.
     Conflict = 27,
     /// The program talks to a process of the origin by System V semaphores or queues (fakeroot).
     Ipc = 28,
@@ -73,12 +73,12 @@ pub enum Reason {
     NeedsOrigin = 32,
     /// A preloaded library talks to a process of the origin (those of bear, pseudo, fakeroot …).
     ForeignPreload = 33,
-    /// Sending a far node the files that it lacks would take longer than the session's steps that stayed
-    /// so far.
+    /// Sending a distant node the files that it lacks would take longer than all steps of the session that
+    /// stayed so far took.
     Transfer = 34,
     /// The program may read a variable that looks like a secret and is withheld.
     SecretVariable = 35,
-    /// The program reads or writes below /dev, /proc, /run or /sys, where the runner has its own files.
+    /// The program reads or writes below /dev, /proc, /run or /sys, which are local to each machine.
     Place = 36,
 }
 

@@ -73,8 +73,7 @@ pub struct WalkLine {
     pub bytes_back: u64,
     /// Exit status as in a shell: the code, or 128 plus the signal.
     pub status: i32,
-    /// Files that the walk overwrote although others had changed them meanwhile, because it could not be
-    /// repeated.
+    /// Files that others changed during the walk and that it overwrote, because it could not be repeated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overwrote: Vec<String>,
     /// The walk read a file while others changed it, and could not be repeated.

@@ -44,16 +44,16 @@ pub struct SessionOptions {
     /// session ends with it and not with the connection, and nobody asks for the report.
     #[serde(default)]
     pub becomes: bool,
-    /// Shell patterns of absolute paths that no runner is shown from now on, in any session.
+    /// Shell patterns of absolute paths that are hidden from all runners from now on, in any session.
     #[serde(default)]
     pub hide: Vec<String>,
     /// The command's identity, by which the agent remembers whether it started other programs.
     #[serde(default)]
     pub command: Option<CommandFile>,
-    /// Variables that are sent although they look like secrets; shell patterns.
+    /// Shell patterns of variables that are sent although they look like secrets.
     #[serde(default)]
     pub pass_env: Vec<String>,
-    /// Variables that are withheld, and without which programs walk; shell patterns.
+    /// Shell patterns of variables that are withheld; programs walk without them.
     #[serde(default)]
     pub without_env: Vec<String>,
     /// Absolute path of the preload library.
@@ -71,7 +71,7 @@ pub struct CommandFile {
     pub ino: u64,
     /// The file's mtime, in nanoseconds.
     pub changed_ns: i64,
-    /// A hash of the arguments: with others a program may behave differently.
+    /// A hash of the arguments, on which a program's behaviour may depend.
     pub arguments: u64,
 }
 
@@ -80,7 +80,7 @@ pub struct CommandFile {
 pub struct UserRule {
     /// A shell pattern (see [`crate::policy`]).
     pub pattern: String,
-    /// What the programs that match do.
+    /// What happens to programs that match.
     pub action: Action,
 }
 
@@ -105,7 +105,7 @@ pub enum Reply {
         session: SessionId,
         /// Path of its policy page.
         page: Vec<u8>,
-        /// The session ends with the process that asked for it.
+        /// Whether the session ends with the process that asked for it.
         becomes: bool,
         /// Why nothing walks at present: no node takes walks, or the named node does not. A message for
         /// the user, with the remedy.
@@ -141,7 +141,7 @@ pub struct Status {
     pub sessions: u32,
     /// Requests to the trees of origins that are mounted here.
     pub fuse: FuseCounts,
-    /// The process that asks sees other mounts than the agent: programs that it starts stay.
+    /// The process that asks sees other mounts than the agent, so programs that it starts stay.
     #[serde(default)]
     pub other_mounts: bool,
     /// All nodes of the cluster, this one included.
@@ -170,7 +170,7 @@ pub const HIDE_BYTES_MAX: usize = 1024;
 
 /// Least value of [`Settings::store_bytes`]: the size of one pack.
 pub const STORE_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// Least value of [`Settings::upper_bytes`]: the object file of a small source fits into it.
+/// Least value of [`Settings::upper_bytes`]: room for the object file of a small source.
 pub const UPPER_BYTES_MIN: u64 = 1024 * 1024;
 
 /// Counts of FUSE requests for the files of origins.
@@ -186,7 +186,7 @@ pub struct FuseCounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeCondition {
-    /// Its lease is valid, and it and this agent have greeted each other.
+    /// Its lease is valid, and it and this agent have shaken hands.
     Alive,
     /// Nothing answers at its address.
     Unreachable,
@@ -198,7 +198,7 @@ pub enum NodeCondition {
     Gone,
     /// It runs another version of OS Walk, or its clock is far off.
     Incompatible,
-    /// The broker does not answer, or this agent has not greeted the node yet.
+    /// The broker does not answer, or this agent has not shaken hands with the node yet.
     Unknown,
 }
 

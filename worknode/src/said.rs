@@ -1,30 +1,29 @@
-//! Text that others wrote, as it may be shown to people: control characters are escaped, and what is long
-//! is cut.
+//! Text from other programs and machines, made safe to display: control characters are escaped, and long
+//! text is truncated.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest text of others that is kept. Versions, processors and errors are shorter; the end of what is
-/// longer tells a person nothing.
+/// Longest text that is kept. Versions, processor names and error messages are shorter.
 pub const SAID_BYTES_MAX: usize = 256;
 
-/// What a peer, Redis or a file said. It can be written to a log or a terminal as it is.
+/// Text from a peer, Redis or a file, safe to write to a log or a terminal.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Said(String);
 
 impl Said {
-    /// Takes text over.
+    /// Escapes and truncates a text.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(escape(text, SAID_BYTES_MAX))
     }
 
-    /// Takes bytes over that should be text.
+    /// Escapes and truncates bytes that should be text.
     #[must_use]
     pub fn of_bytes(bytes: &[u8]) -> Self {
-        // A character is replaced by three bytes at most.
+        // U+FFFD, which replaces invalid bytes, is three bytes long.
         let bytes = bytes.get(..SAID_BYTES_MAX + 4).unwrap_or(bytes);
         Self::new(&String::from_utf8_lossy(bytes))
     }
@@ -66,8 +65,8 @@ impl fmt::Debug for Said {
     }
 }
 
-/// Returns a text without characters that do something to a terminal or a line, in at most `bytes_max`
-/// bytes. Doing so twice is the same as once.
+/// Returns a text of at most `bytes_max` bytes in which characters that control a terminal or end a line
+/// are escaped. Escaping is idempotent.
 #[must_use]
 pub fn escape(text: &str, bytes_max: usize) -> String {
     const CUT: char = '…';
@@ -89,8 +88,8 @@ pub fn escape(text: &str, bytes_max: usize) -> String {
     shown
 }
 
-/// Tells whether a character is shown where it stands: neither a control character, nor invisible, nor one
-/// that turns the direction of others.
+/// Tells whether a character may be shown: it is no control character, is visible, and does not change
+/// the text direction.
 fn is_harmless(c: char) -> bool {
     let invisible = matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -103,14 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
+    fn terminal_controls_are_escaped() {
         assert_eq!(Said::new("9\x1b[31m\nINFO forged").as_str(), "9\\u{1b}[31m\\nINFO forged");
         assert_eq!(Said::of_bytes(b"a\xffb\x07\x9b").as_str(), "a\u{fffd}b\\u{7}\u{fffd}");
         assert_eq!(Said::new("ü \u{9b}1m\u{202e}x").as_str(), "ü \\u{9b}1m\\u{202e}x");
     }
 
     #[test]
-    fn what_is_long_is_cut_and_stays_so() {
+    fn long_text_is_truncated_once() {
         for unit in ["a", "ü", "\x1b", "…"] {
             let said = Said::new(&unit.repeat(1_000_000));
             assert!(said.as_str().len() <= SAID_BYTES_MAX && said.as_str().ends_with('…'));

@@ -1,4 +1,4 @@
-//! A walk as it travels: what is to be executed, and how it ended.
+//! What origin and runner tell each other about a walk: what to execute, and how it ended.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,21 +9,21 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::door::{RLIMITS, TERMIOS_BYTES};
 use crate::id::{NodeId, WalkId};
 
-/// Leads every encoded spec; another version is refused by name.
+/// First byte of every encoded spec. The error for another version names both.
 pub const SPEC_VERSION: u8 = 3;
 
-/// Longest spec: what a stub may say of its process has at most 8 MiB, and what is added here to it is little.
+/// Longest spec: a hello of at most 8 MiB, and the little that the agent adds.
 pub const SPEC_BYTES_MAX: usize = 9 * 1024 * 1024;
-/// Descriptors of a walk: an origin carries half as many, and links name them with a byte.
+/// Most descriptors of a walk. An origin carries half as many, and links number them with one byte.
 pub const FDS_MAX: usize = 256;
-/// Arguments and environment together: the kernel takes no more.
+/// Most bytes of arguments and environment together: the kernel's limit.
 const STRINGS_BYTES_MAX: usize = 6 * 1024 * 1024;
-/// Supplementary groups: the kernel's `NGROUPS_MAX`.
+/// Most supplementary groups: the kernel's `NGROUPS_MAX`.
 const GROUPS_MAX: usize = 65_536;
-/// The longest path that travels.
+/// Longest path.
 const PATH_BYTES_MAX: usize = 65_536;
 
-/// A byte string that is not necessarily UTF-8: a path, an argument.
+/// A byte string that need not be UTF-8, such as a path or an argument.
 pub type Bytes = Vec<u8>;
 
 /// Everything a runner needs to execute a process as the origin would.
@@ -33,10 +33,10 @@ pub struct WalkSpec {
     pub walk: WalkId,
     /// The node whose files it sees.
     pub origin: NodeId,
-    /// The program, as it was given to exec: absolute, or relative to the directory.
+    /// The program as given to exec: absolute, or relative to the working directory.
     #[serde(with = "serde_bytes")]
     pub path: Bytes,
-    /// The arguments, each ended by a NUL, one after the other.
+    /// The arguments, as consecutive NUL-terminated strings.
     #[serde(with = "serde_bytes")]
     pub argv: Bytes,
     /// The environment, likewise.
@@ -68,13 +68,13 @@ pub struct WalkSpec {
     pub fds: Vec<FdSpec>,
     /// The terminal behind some of them.
     pub terminal: Option<TerminalSpec>,
-    /// The system directories may change too: the overlay covers all of the tree.
+    /// The walk may also change system directories: the overlay covers the whole tree.
     pub whole_tree: bool,
-    /// It is a compile step: it looks at no extended attributes.
+    /// It is a compile step, which reads no extended attributes.
     pub compiles: bool,
 }
 
-/// Who a process is.
+/// The identity of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// User.
@@ -91,11 +91,11 @@ pub struct Credentials {
 pub struct FdSpec {
     /// Its number.
     pub fd: u32,
-    /// What is behind it.
+    /// What it refers to.
     pub kind: FdKind,
 }
 
-/// What the runner puts in a descriptor's place.
+/// What the runner opens as a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FdKind {
     /// `/dev/null`, opened with these flags.
@@ -107,24 +107,24 @@ pub enum FdKind {
     Input,
     /// A stream the walk writes.
     Output,
-    /// The same open file as another descriptor of the list.
+    /// A duplicate of another descriptor of the list.
     Same {
         /// That descriptor.
         fd: u32,
     },
-    /// A file of the tree, opened for reading at an offset.
+    /// A file of the origin's tree, open for reading.
     File {
         /// Its path.
         #[serde(deserialize_with = "at_most::<_, _, PATH_BYTES_MAX>")]
         path: Bytes,
-        /// Where reading goes on.
+        /// Its file offset.
         offset: u64,
     },
     /// The terminal.
     Terminal,
 }
 
-/// A terminal as it is when a walk begins.
+/// A terminal's state when the walk begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSpec {
     /// Its settings: a [`crate::door::Termios`].
@@ -132,7 +132,7 @@ pub struct TerminalSpec {
     pub termios: Bytes,
     /// Its size.
     pub window: crate::door::Window,
-    /// The walk may read it.
+    /// Whether the walk may read it.
     pub reads: bool,
 }
 
@@ -141,14 +141,14 @@ pub struct TerminalSpec {
 pub enum Outcome {
     /// The process ended; its changes are ready to be committed.
     Ended(Ending),
-    /// It could not be executed there. Nothing of it remains.
+    /// It could not be executed there, and left nothing behind.
     Fault(Fault),
 }
 
 /// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
-    /// Wait status, as `waitpid` gives it.
+    /// Wait status, as from `waitpid`.
     pub status: i32,
     /// Wall time from the grant's arrival to the end, in microseconds.
     pub run_us: u64,
@@ -169,26 +169,26 @@ pub enum Fault {
     NotExported(Bytes),
     /// The runner is shutting down or lost its lease.
     Leaving,
-    /// The runner has as many walks as it takes in.
+    /// The runner has as many walks as it admits.
     Busy,
-    /// The walk made something whose path is longer than the origin's kernel takes in one call.
+    /// The walk created a path longer than the origin's kernel accepts in one call.
     TooDeep,
 }
 
 impl WalkSpec {
-    /// Returns the spec as it travels, its version first.
+    /// Returns the encoded spec, its version first.
     ///
     /// # Panics
-    /// Never: postcard writes every spec into a growing buffer.
+    /// Never: the buffer grows.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, vec![SPEC_VERSION]).expect("a spec fits a growing buffer")
     }
 
-    /// Reads a spec.
+    /// Decodes a spec.
     ///
     /// # Errors
-    /// The version is another one, the bytes are damaged, or no origin says this.
+    /// The version differs, the bytes are damaged, or no origin can send such a spec.
     pub fn decode(bytes: &[u8]) -> Result<Self, SpecError> {
         if bytes.len() > SPEC_BYTES_MAX {
             return Err(SpecError::Impossible("it is too long"));
@@ -203,10 +203,10 @@ impl WalkSpec {
         }
     }
 
-    /// Tells what of a spec no origin can say: whoever reads one goes through its lists more than once.
+    /// Checks that an origin can send such a spec. The bounds matter because readers scan its lists repeatedly.
     fn check(&self) -> Result<(), &'static str> {
         if self.argv.len().saturating_add(self.env.len()) > STRINGS_BYTES_MAX {
-            return Err("its arguments and environment are longer than the kernel takes");
+            return Err("its arguments and environment are longer than the kernel accepts");
         }
         if self.path.len().max(self.cwd.len()) > PATH_BYTES_MAX {
             return Err("a path is too long");
@@ -216,18 +216,18 @@ impl WalkSpec {
             let number = usize::try_from(spec.fd).unwrap_or(FDS_MAX);
             match (seen.get(number), &spec.kind) {
                 (None, _) => return Err("a descriptor's number is too high"),
-                (Some(true), _) => return Err("it has a descriptor twice"),
+                (Some(true), _) => return Err("it lists a descriptor twice"),
                 (_, FdKind::Same { fd })
                     if !usize::try_from(*fd).is_ok_and(|fd| seen.get(fd) == Some(&true)) =>
                 {
-                    return Err("a descriptor is the same as none before it");
+                    return Err("a descriptor duplicates one that is not listed before it");
                 }
                 (Some(false), _) => seen[number] = true,
             }
         }
         match &self.terminal {
             Some(terminal) if terminal.termios.len() != TERMIOS_BYTES => {
-                Err("the settings of its terminal are none")
+                Err("its terminal's settings have the wrong size")
             }
             _ => Ok(()),
         }
@@ -238,20 +238,20 @@ impl WalkSpec {
         strings(&self.argv)
     }
 
-    /// Tells whether the terminal is behind a descriptor.
+    /// Tells whether a descriptor refers to the terminal.
     #[must_use]
     pub fn is_terminal(&self, fd: u32) -> bool {
         self.fds.iter().any(|spec| spec.fd == fd && spec.kind == FdKind::Terminal)
     }
 
-    /// Returns the descriptor by which the terminal is written, in frames about it.
+    /// Returns the descriptor that frames use for the terminal's output.
     #[must_use]
     pub fn terminal_output(&self) -> Option<u32> {
         let all = || self.fds.iter().map(|spec| spec.fd).filter(|&fd| self.is_terminal(fd));
         [1, 2].into_iter().find(|&fd| self.is_terminal(fd)).or_else(|| all().min())
     }
 
-    /// Returns the descriptor by which the terminal is read.
+    /// Returns the descriptor that frames use for the terminal's input.
     #[must_use]
     pub fn terminal_input(&self) -> Option<u32> {
         self.fds.iter().map(|spec| spec.fd).filter(|&fd| self.is_terminal(fd)).min()
@@ -263,7 +263,7 @@ impl WalkSpec {
     }
 }
 
-/// A spec that cannot be read.
+/// Why a spec cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     /// Written by another version of OS Walk.
@@ -282,7 +282,7 @@ pub enum SpecError {
     Damaged(#[from] postcard::Error),
 }
 
-/// Reads a list of at most so many: what is longer is refused before it is there.
+/// Deserializes a list of at most `MAX` items. A longer one is refused without allocating its length.
 fn at_most<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -312,7 +312,7 @@ where
     deserializer.deserialize_seq(List::<T, MAX>(PhantomData))
 }
 
-/// Splits NUL-terminated strings that lie one after the other.
+/// Splits consecutive NUL-terminated strings.
 pub fn strings(block: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     block.split_inclusive(|&byte| byte == 0).map(|text| text.strip_suffix(b"\0").unwrap_or(text))
 }
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn specs_travel() {
+    fn specs_round_trip() {
         let spec = spec();
         assert_eq!(WalkSpec::decode(&spec.encode()).expect("just encoded"), spec);
         assert_eq!(spec.arguments().collect::<Vec<_>>(), [b"gcc".as_slice(), b"-c", b"a.c"]);

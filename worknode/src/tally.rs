@@ -9,15 +9,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::reason::Reason;
 
-/// Slots of a tally, one for each pair of program and reason. Pairs beyond are counted together.
+/// Slots of a tally, one for each pair of program and reason. Pairs that find no slot are counted together.
 pub const SLOTS: usize = 1024;
 const SLOT_WORDS: usize = 8;
 const NAME_WORDS: usize = 5;
-/// Bytes of a program name that are kept.
+/// Bytes of a program's name that are kept.
 pub const NAME_BYTES: usize = NAME_WORDS * 8;
 /// Words of a tally.
 pub const WORDS: usize = SLOTS * SLOT_WORDS;
-/// Probes for a slot before a pair is counted in the last one, which is shared by all without a slot.
+/// Slots to probe before a pair is counted in the last one, which all pairs without a slot share.
 const PROBES_MAX: usize = 32;
 
 /// Counts one stay of the program called `name`.

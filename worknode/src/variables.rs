@@ -2,10 +2,10 @@
 
 /// Path of the session's policy page.
 pub const PAGE: &str = "OSWALK_PAGE";
-/// Path of the program whose place a stub takes.
+/// Path of the program that a stub replaces.
 pub const WALK: &str = "OSWALK_WALK";
-/// Marks an environment to which the session's variables were added although its maker left them out:
-/// the program must not see them.
+/// Marks an environment to which the preload library added the session's variables although the caller
+/// had left them out. The program must not see them.
 pub const ADDED: &str = "OSWALK_ADDED";
 
 /// Prefix of the environment entry of [`PAGE`].

@@ -1,10 +1,10 @@
-//! Command lines, and what they say: each line of `commands.txt` is one.
+//! The command-line parser against a table: each line of `commands.txt` is a command with the expected result.
 //!
 //! ```text
 //! program | arguments | reads | writes | decision
 //! ```
-//! Directories end with a slash; arguments are split at white space, and `'…'` holds one together. Lines
-//! `@name = text` are files of arguments. With `BLESS=1` the columns behind the arguments are written anew: read them.
+//! Directories end with a slash; arguments are split at white space outside of `'…'`. Lines `@name = text` define
+//! response files. `BLESS=1` rewrites the columns after the arguments: review the difference.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use worknode::known;
 use worknode::policy::{BUILT_IN, Rule, Verdict};
 use worknode::reason::Reason;
 
-/// Files of arguments by their names.
+/// Response files by name.
 #[derive(Clone, Default)]
 struct Texts(HashMap<Vec<u8>, Vec<u8>>);
 
@@ -31,7 +31,7 @@ impl ResponseFiles for Texts {
 }
 
 #[test]
-fn command_lines_say_what_the_table_says() {
+fn command_lines_parse_as_in_the_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/commands.txt");
     let table = std::fs::read_to_string(&path).expect("the table is there");
     let mut texts = Texts::default();
@@ -60,7 +60,7 @@ fn command_lines_say_what_the_table_says() {
     assert!(wrong.is_empty(), "{} rows differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Returns a line of the table as it should be.
+/// Returns a line of the table with the columns that the parser yields.
 fn row(line: &str, texts: &mut Texts) -> String {
     let mut columns = line.split('|').map(str::trim);
     let program = columns.next().expect("a program");
@@ -74,7 +74,7 @@ fn row(line: &str, texts: &mut Texts) -> String {
         Some(Verdict::Walk) => (String::new(), String::new(), "walk"),
         Some(Verdict::Stay(reason)) => (String::new(), String::new(), reason.name()),
         Some(verdict) => {
-            let tool = Tool::of(verdict, program.as_bytes()).expect("it is understood");
+            let tool = Tool::of(verdict, program.as_bytes()).expect("the table names known tools");
             let arguments = words.iter().map(|word| word.as_bytes());
             let files = Files::of(tool, arguments, texts, false);
             (

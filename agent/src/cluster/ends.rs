@@ -1,5 +1,5 @@
-//! Tells the broker of ends: of attempts, and of walks that are not wanted any more. While the broker is away it is told
-//! again and again: otherwise a slot would be taken for ever.
+//! Reports finished attempts and cancelled walks to the broker. While the broker does not answer, reports are repeated:
+//! otherwise a slot would stay taken forever.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,15 +8,15 @@ use std::time::Duration;
 use broker::{Broker, Finished, Grant, Matchmaker};
 use worknode::id::WalkId;
 
-/// What the broker did not hear while it was away is repeated, for an hour.
+/// Reports that the broker did not receive are repeated, for an hour.
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
 const REPEATS_MAX: u32 = 7200;
 
-/// Ends of attempts that the broker is being told of, at most, for grants that nobody waits for to be given back. An
-/// honest broker grants what was asked for, and at the end of a session a walk's grant may come too late.
+/// Most reports under way at which unexpected grants are still given back. An honest broker sends few: at the end
+/// of a session, a walk's grant may come too late.
 const UNDER_WAY_MAX: usize = 4096;
 
-/// The ends that the broker is being told of.
+/// The reports that are under way.
 #[derive(Debug)]
 pub(super) struct Ends {
     broker: Broker,
@@ -28,12 +28,12 @@ impl Ends {
         Self { broker, under_way: UnderWay::default() }
     }
 
-    /// Tells whether a grant that nobody waits for may be given back.
+    /// Tells whether an unexpected grant may be given back.
     pub(super) fn has_room(&self) -> bool {
         self.under_way.has_room()
     }
 
-    /// Ends an attempt. `next` takes the grant of another walk that the broker may answer with.
+    /// Reports the end of an attempt. The broker may answer with a grant for another walk, which `next` receives.
     pub(super) fn finish(self: &Rc<Self>, grant: &Grant, next: impl FnOnce(Grant) + 'static) {
         let (ends, grant) = (Rc::clone(self), grant.clone());
         let one = self.under_way.one_more();
@@ -50,7 +50,7 @@ impl Ends {
         });
     }
 
-    /// Takes a walk out of the queue.
+    /// Removes a walk from the broker's queue.
     pub(super) fn cancel(self: &Rc<Self>, walk: WalkId) {
         let ends = Rc::clone(self);
         tokio::task::spawn_local(async move {
@@ -65,11 +65,11 @@ impl Ends {
     }
 }
 
-/// Counts ends of attempts.
+/// Counts reports under way.
 #[derive(Debug, Default)]
 struct UnderWay(Rc<Cell<usize>>);
 
-/// One of them, until it is dropped.
+/// One report, counted until it is dropped.
 #[derive(Debug)]
 struct One(Rc<Cell<usize>>);
 
@@ -95,12 +95,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grants_that_nobody_asked_for_are_given_back_so_many_at_once() {
+    fn returns_of_unexpected_grants_are_bounded() {
         let under_way = UnderWay::default();
         let all: Vec<_> =
             (0..).map_while(|_| under_way.has_room().then(|| under_way.one_more())).collect();
         assert_eq!(all.len(), UNDER_WAY_MAX);
-        // What a walk had is given back in any case.
+        // Slots that a walk held are always given back.
         drop(under_way.one_more());
         assert!(!under_way.has_room());
         drop(all);

@@ -1,5 +1,5 @@
-//! What this agent knows of the other nodes besides what the broker says: whether it could greet them, and who
-//! was there. A node takes walks of this origin only if both could greet each other.
+//! The other nodes: the broker's list, results of handshakes, and nodes that have gone. A node takes walks of
+//! this origin only after a successful handshake.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,12 +12,12 @@ use worknode::id::NodeId;
 use worknode::request::{NodeCondition, NodeStatus};
 use worknode::said::Said;
 
-/// A node that could not be greeted is called again after this time.
+/// Delay before a failed handshake is repeated.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// Nodes that are gone and remembered: as long as the agent lives, those that were seen last.
+/// Most nodes that are remembered after they have gone; the most recently seen are kept.
 const GONE_MAX: usize = 256;
 
-/// Why a node could not be greeted.
+/// Why a handshake with a node failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub(crate) struct Failure {
@@ -35,26 +35,26 @@ enum Greeting {
 
 #[derive(Debug)]
 struct Member {
-    /// As the broker listed it last.
+    /// Its last entry in the broker's list.
     state: NodeState,
-    /// It is in the present list, and its lease holds.
+    /// Whether it is in the current list with a valid lease.
     alive: bool,
-    /// When the broker heard it last.
+    /// When the broker last heard it.
     heard: Instant,
-    /// Its agent was ended, and said so.
+    /// Whether its agent left the cluster orderly.
     left: bool,
     greeting: Greeting,
-    /// It is being greeted.
+    /// Whether a handshake is under way.
     under_way: bool,
 }
 
-/// All nodes but this one.
+/// All nodes except this one.
 #[derive(Debug)]
 pub(crate) struct Members {
     own: NodeId,
     version: Said,
     known: RefCell<BTreeMap<NodeId, Member>>,
-    /// Told whenever a greeting has ended.
+    /// Notified when a handshake has ended.
     noted: Notify,
 }
 
@@ -63,7 +63,7 @@ impl Members {
         Self { own, version, known: RefCell::default(), noted: Notify::new() }
     }
 
-    /// Takes in the broker's list, and what it says of nodes that have gone.
+    /// Updates the nodes from the broker's list and its records of nodes that have gone.
     pub(crate) fn take_list(&self, nodes: &[NodeState], past: &[PastNode], now: Instant) {
         let before = |ago: Duration| now.checked_sub(ago).unwrap_or(now);
         let mut known = self.known.borrow_mut();
@@ -104,23 +104,23 @@ impl Members {
         }
     }
 
-    /// The node was greeted; tells whether that is news.
+    /// Records a successful handshake. Returns whether that is a change.
     pub(crate) fn note_greeted(&self, node: &NodeId) -> bool {
         self.note(node, Greeting::Done)
     }
 
-    /// The node could not be greeted; tells whether that is news.
+    /// Records a failed handshake. Returns whether that is a change.
     pub(crate) fn note_failed(&self, node: &NodeId, failure: Failure, now: Instant) -> bool {
         self.note(node, Greeting::Failed(failure, now))
     }
 
-    /// Notes that a node is being greeted; false if it was already.
+    /// Records that a handshake begins. Returns false if one is under way.
     pub(crate) fn begin_greeting(&self, node: &NodeId) -> bool {
         let mut known = self.known.borrow_mut();
         known.get_mut(node).is_some_and(|member| !std::mem::replace(&mut member.under_way, true))
     }
 
-    /// Ends when nobody is being greeted.
+    /// Waits until no handshake is under way.
     pub(crate) async fn greetings(&self) {
         loop {
             let noted = self.noted.notified();
@@ -140,7 +140,8 @@ impl Members {
         std::mem::discriminant(&old) != std::mem::discriminant(&member.greeting)
     }
 
-    /// Returns whom to greet now: who has not been, or could not be some time ago. With `all`, or then.
+    /// Returns the nodes to greet now: those not greeted yet, and those whose handshake failed at least
+    /// [`AGAIN_AFTER`] ago, or at any time with `all`.
     pub(crate) fn to_greet(&self, all: bool, now: Instant) -> Vec<(NodeId, SocketAddr)> {
         let known = self.known.borrow();
         let due = known.iter().filter(|(_, member)| {
@@ -163,7 +164,7 @@ impl Members {
         state.alive && state.info.slots > 0 && self.is_sound(state) && (is_own || greeted)
     }
 
-    /// Returns why a node could not be greeted, if that was so short a time ago.
+    /// Returns why a handshake with a node failed, if that was less than `within` ago.
     pub(crate) fn failed_since(&self, node: &NodeId, within: Duration) -> Option<Failure> {
         match &self.known.borrow().get(node)?.greeting {
             Greeting::Failed(failure, at) if at.elapsed() < within => Some(failure.clone()),
@@ -171,7 +172,7 @@ impl Members {
         }
     }
 
-    /// Returns living nodes that the broker would give walks to and that cannot take those of this origin.
+    /// Returns alive nodes to which the broker would send walks, but which cannot take those of this origin.
     pub(crate) fn to_avoid(&self) -> Vec<NodeId> {
         let known = self.known.borrow();
         let of_no_use = known.iter().filter(|(_, member)| {
@@ -181,7 +182,7 @@ impl Members {
         of_no_use.map(|(node, _)| node.clone()).collect()
     }
 
-    /// Returns what is shown of all nodes but this one.
+    /// Returns the status of all nodes except this one.
     pub(crate) fn status(&self, broker_up: bool, now: Instant) -> Vec<NodeStatus> {
         let known = self.known.borrow();
         let statuses = known.values().map(|member| {
@@ -253,16 +254,16 @@ impl Members {
     }
 }
 
-/// Returns for how many seconds the broker has not heard a node.
+/// Returns the seconds since the broker last heard a node.
 fn silence(member: &Member, now: Instant) -> u64 {
     now.saturating_duration_since(member.heard).as_secs()
 }
 
-/// What helps where versions differ.
+/// The remedy for different versions.
 pub(crate) const SAME_VERSION: &str =
     "install one version on all nodes, then restart the agents ('oswalk down', 'oswalk up')";
 
-/// Returns what is said of a node that has found something wrong with itself.
+/// Returns condition, cause and remedy of a node that reports trouble.
 pub(crate) fn trouble(trouble: Trouble) -> (NodeCondition, &'static str, &'static str) {
     match trouble {
         Trouble::Full => (
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn who_could_not_be_greeted_takes_no_walks() {
+    fn a_node_takes_walks_only_after_a_handshake() {
         let (members, now, n1) = (members(), Instant::now(), state("n1"));
         members.take_list(&[state("own"), n1.clone()], &[], now);
         assert!(members.is_usable(&state("own")) && !members.is_usable(&n1));
@@ -334,7 +335,7 @@ mod tests {
         assert_eq!(members.to_greet(false, later).len(), 1);
         assert!(members.note_greeted(&n1.info.node));
         assert!(members.is_usable(&n1) && members.to_avoid().is_empty());
-        // Another agent of that name has to be greeted anew; a lease that was lost for a moment is the same one.
+        // A lapse of the lease does not require a new handshake; another agent of that name does.
         members.take_list(&[NodeState { alive: false, ..n1.clone() }], &[], now);
         members.take_list(std::slice::from_ref(&n1), &[], now);
         assert!(members.is_usable(&n1));

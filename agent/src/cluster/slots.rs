@@ -1,7 +1,7 @@
-//! The slots of runners that this origin holds, and the walks that wait for one. A slot that its walk does not need
-//! any more goes to the next walk of the session without a word to the broker, as long as nobody else waits.
+//! The slots that this origin holds, and the walks that wait for one. When a walk is done with its slot, the slot goes
+//! to the next walk of the session without asking the broker, unless others wait.
 //!
-//! For the broker the walk that a slot was granted to goes on until the slot is given back.
+//! To the broker, the walk that was granted the slot appears to run until the slot is given back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -15,39 +15,39 @@ use worknode::id::{NodeId, SessionId, WalkId};
 
 use super::ends::Ends;
 
-/// A slot waits so long for its next walk: a build tool needs that to start another compile.
+/// How long a free slot is kept for the next walk: the time that a build tool needs to start another compile.
 const KEPT_MAX: Duration = Duration::from_millis(10);
-/// After so long the broker chooses again, which may know a better node by now.
+/// How long a slot is passed on before the broker chooses again, because it may know a better node by then.
 const HELD_MAX: Duration = Duration::from_secs(5);
 
-/// What a waiting walk is told.
+/// A message to a waiting walk.
 #[derive(Debug)]
 pub(crate) enum Turn {
     /// The broker has granted it a slot.
     Granted(Grant),
-    /// Another walk does not need its slot any more.
+    /// Another walk passes on its slot.
     Passed(Slot),
-    /// It will not get one, unless it asks the broker once more.
+    /// It must ask the broker again to get a slot.
     Dropped,
 }
 
-/// What this origin holds, and who waits for it.
+/// The held slots and the waiting walks.
 #[derive(Debug)]
 pub(crate) struct Slots {
     ends: Rc<Ends>,
-    /// Walks that wait for a grant, wherever.
+    /// All walks that wait for a slot.
     waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
     held: Cell<u32>,
-    /// All slots that this origin could hold, of all nodes.
+    /// Number of slots of all nodes that take walks of this origin.
     all: Cell<u32>,
     kept: RefCell<Vec<Kept>>,
-    /// Gives back what is kept for too long, as long as something is kept.
+    /// The task that gives back expired slots. It runs only while slots are kept.
     watcher: RefCell<Option<JoinHandle<()>>>,
-    /// Walks that wait for one of the held slots; the broker does not know them.
+    /// Walks that wait for one of the held slots, unknown to the broker.
     line: RefCell<VecDeque<InLine>>,
-    /// Walks of this origin that wait at the broker.
+    /// Number of walks of this origin in the broker's queue.
     queued: Cell<u32>,
-    /// Walks of other origins wait at the broker, as it said last.
+    /// Whether walks of other origins are in the broker's queue, by its last message.
     others_wait: Cell<bool>,
 }
 
@@ -64,7 +64,7 @@ struct InLine {
     turn_tx: mpsc::UnboundedSender<Turn>,
 }
 
-/// A slot that was granted to a walk of this origin. Given back when it is dropped.
+/// A slot that was granted to a walk of this origin. Dropping it gives it back to the broker.
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Rc<Slots>,
@@ -74,13 +74,12 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Returns what the broker said when it granted the slot, to this walk or to an earlier one.
+    /// Returns the grant of the slot, to this walk or to an earlier one.
     pub(crate) fn grant(&self) -> &Grant {
         &self.grant
     }
 
-    /// The broker knows already that the walk which it granted the slot to has it no more: nobody
-    /// else gets it from this origin.
+    /// Marks the slot as already returned at the broker, so that it is neither given back nor passed on.
     pub(crate) fn forget(&self) {
         self.is_given_back.set(true);
     }
@@ -93,14 +92,14 @@ impl Drop for Slot {
         if !self.is_given_back.get() {
             slots.finish(&self.grant);
         }
-        // Walks of this origin that wait at the broker came before those in line.
+        // Walks in the broker's queue came before those in line.
         if slots.queued.get() == 0 {
             slots.send_to_broker();
         }
     }
 }
 
-/// Counts a walk that waits at the broker, until it is dropped.
+/// Counts a walk in the broker's queue until it is dropped.
 pub(crate) struct Queued<'a>(&'a Slots);
 
 impl Drop for Queued<'_> {
@@ -124,26 +123,26 @@ impl Slots {
         }
     }
 
-    /// Returns the slot of a grant.
+    /// Takes the slot of a grant.
     pub(crate) fn hold(self: &Rc<Self>, grant: Grant) -> Slot {
         self.held.set(self.held.get() + 1);
         let (slots, since) = (Rc::clone(self), Instant::now());
         Slot { slots, grant, since, is_given_back: Cell::new(false) }
     }
 
-    /// Returns where the turns of a walk arrive.
+    /// Registers a waiting walk, and returns the receiver of its turns.
     pub(crate) fn wait_for(&self, walk: WalkId) -> mpsc::UnboundedReceiver<Turn> {
         let (tx, rx) = mpsc::unbounded_channel();
         self.waiting.borrow_mut().insert(walk, tx);
         rx
     }
 
-    /// The walk has ended, or does not need a grant any more.
+    /// Unregisters a walk.
     pub(crate) fn forget(&self, walk: WalkId) {
         self.waiting.borrow_mut().remove(&walk);
     }
 
-    /// Hands a grant to its walk; one that nobody waits for is given back.
+    /// Passes a grant to its walk. A grant for which no walk waits is given back.
     pub(crate) fn take_grant(self: &Rc<Self>, grant: Grant) {
         let waiting = self.waiting.borrow().get(&grant.walk).cloned();
         let refused = match waiting {
@@ -156,24 +155,24 @@ impl Slots {
         match refused {
             Some(grant) if self.ends.has_room() => self.finish(&grant),
             Some(grant) => {
-                tracing::warn!(walk = %grant.walk, "passed over a grant that nobody has asked for");
+                tracing::warn!(walk = %grant.walk, "ignored an unexpected grant: too many are being given back");
             }
             None => {}
         }
     }
 
-    /// Ends a walk's attempt at the broker, without waiting for it.
+    /// Reports the end of a walk's attempt to the broker, without waiting for the answer.
     pub(crate) fn finish(self: &Rc<Self>, grant: &Grant) {
         let slots = Rc::clone(self);
         self.ends.finish(grant, move |next| slots.take_grant(next));
     }
 
-    /// Takes a walk out of the broker, without waiting for it.
+    /// Cancels a walk at the broker, without waiting for the answer.
     pub(crate) fn cancel(&self, walk: WalkId) {
         self.ends.cancel(walk);
     }
 
-    /// Ends the wait of all walks of a session, and gives back what is kept for it.
+    /// Ends the wait of all walks of a session, and gives back its kept slots.
     pub(crate) fn drop_session(&self, session: SessionId) {
         self.give_back(session);
         for (_, tx) in self.waiting.borrow().iter().filter(|(walk, _)| walk.session == session) {
@@ -188,32 +187,32 @@ impl Slots {
         }
     }
 
-    /// Ends the wait of all walks: they ask the broker again.
+    /// Ends the wait of all walks; they ask the broker again.
     pub(crate) fn drop_all(&self) {
         let waiting: Vec<WalkId> = self.waiting.borrow().keys().copied().collect();
         waiting.into_iter().for_each(|walk| self.drop_walk(walk));
     }
 
-    /// Notes whether walks of other origins wait at the broker.
+    /// Records whether walks of other origins wait at the broker.
     pub(crate) fn note_others(&self, wait: bool) {
         self.others_wait.set(wait);
         self.look_at_line();
     }
 
-    /// Notes how many slots there are of nodes that take walks of this origin.
+    /// Records the number of slots of all nodes that take walks of this origin.
     pub(crate) fn note_all(&self, all: u32) {
         self.all.set(all);
         self.look_at_line();
     }
 
-    /// Who waits in line asks the broker if this origin has not all slots any more.
+    /// Sends the walks in line to the broker if this origin no longer holds all slots, or others wait.
     fn look_at_line(&self) {
         if self.others_wait.get() || !self.holds_all() {
             self.send_to_broker();
         }
     }
 
-    /// All that wait in line ask the broker.
+    /// Makes all walks in line ask the broker.
     fn send_to_broker(&self) {
         for InLine { turn_tx, .. } in self.line.take() {
             let _ = turn_tx.send(Turn::Dropped);
@@ -227,7 +226,7 @@ impl Slots {
         drop(given);
     }
 
-    /// Nothing wakes the agent for what was taken in time.
+    /// Stops the watcher if no slot is kept, to avoid a useless wake-up.
     fn rest(&self) {
         if self.kept.borrow().is_empty()
             && let Some(watcher) = self.watcher.take()
@@ -236,7 +235,7 @@ impl Slots {
         }
     }
 
-    /// Returns a slot that was kept for a session, on the node `on` if one is named.
+    /// Takes a slot that is kept for a session, on the node `on` if given.
     pub(crate) fn kept_slot(&self, session: SessionId, on: Option<&NodeId>) -> Option<Slot> {
         let mut kept = self.kept.borrow_mut();
         let suits = |kept: &Kept| {
@@ -249,8 +248,8 @@ impl Slots {
         Some(slot)
     }
 
-    /// Lets a walk wait for one of this origin's slots, if it has all that there are; otherwise the
-    /// broker is to be asked.
+    /// Makes a walk wait for one of the held slots if this origin holds all slots. Returns false if the broker
+    /// has to be asked.
     pub(crate) fn wait_in_line(&self, walk: WalkId) -> bool {
         if self.others_wait.get() || !self.holds_all() {
             return false;
@@ -261,24 +260,24 @@ impl Slots {
         true
     }
 
-    /// The walk waits in line no more.
+    /// Removes a walk from the line.
     pub(crate) fn leave_line(&self, walk: WalkId) {
         self.line.borrow_mut().retain(|waiting| waiting.walk != walk);
     }
 
-    /// Counts a walk that waits at the broker.
+    /// Counts a walk in the broker's queue.
     pub(crate) fn note_queued(&self) -> Queued<'_> {
         let queued = &self.queued;
         queued.set(queued.get() + 1);
         Queued(self)
     }
 
-    /// Tells whether a slot can go to another walk of this origin: nobody waits for it who came before.
+    /// Tells whether a slot may be passed on: no walk in the broker's queue has a prior claim.
     pub(crate) fn may_pass_on(&self) -> bool {
         self.queued.get() == 0 && !self.others_wait.get()
     }
 
-    /// Passes a slot on to the session's next walk, or gives it back: whatever lets it drop does that.
+    /// Passes a slot on to the session's next walk, keeps it for one, or gives it back by dropping it.
     pub(crate) fn pass_on(self: &Rc<Self>, slot: Slot, session: SessionId) {
         if !self.may_pass_on() || slot.is_given_back.get() {
             return;
@@ -286,7 +285,7 @@ impl Slots {
         let next = self.line.borrow_mut().pop_front();
         match next {
             Some(InLine { walk, turn_tx }) if walk.session == session => {
-                // One that is gone gives it back.
+                // If the walk is gone, the slot is dropped and so given back.
                 let _ = turn_tx.send(Turn::Passed(slot));
             }
             Some(other) => self.line.borrow_mut().push_front(other),
@@ -299,7 +298,7 @@ impl Slots {
         }
     }
 
-    /// Has a walk hear of a slot that was granted to an earlier one.
+    /// Directs messages about a slot that was granted to an earlier walk to `walk`.
     pub(crate) fn adopt(&self, slot: &Slot, walk: WalkId) {
         let mut waiting = self.waiting.borrow_mut();
         if let Some(turn_tx) = waiting.get(&walk).cloned() {
@@ -307,7 +306,7 @@ impl Slots {
         }
     }
 
-    /// The walk needs to hear no more of a slot that was granted to an earlier one.
+    /// Undoes [`Self::adopt`].
     pub(crate) fn disown(&self, slot: &Slot, walk: WalkId) {
         if slot.grant.walk != walk {
             self.forget(slot.grant.walk);
@@ -319,7 +318,7 @@ impl Slots {
         all > 0 && self.held.get() >= all
     }
 
-    /// Gives kept slots back in time.
+    /// Starts the watcher, which gives back expired slots.
     fn watch_kept(self: &Rc<Self>) {
         let mut watcher = self.watcher.borrow_mut();
         if watcher.is_some() {

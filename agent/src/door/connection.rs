@@ -1,4 +1,4 @@
-//! A connection of the door: frames in both directions.
+//! A connection of the door: reads and writes frames.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -13,31 +13,31 @@ use worknode::door::{HEADER_BYTES, Header, Kind};
 
 use crate::sys::watch;
 
-/// Read at once: more than most hellos have …
+/// Initial read size, which exceeds most hellos …
 const READ_BYTES: usize = 8 * 1024;
-/// … and at most, of a longer frame: what is filled with zeros before, however little comes.
+/// … and the largest, for longer frames. It is bounded because the buffer is zeroed before each read.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
-/// Reads frame by frame.
+/// The reading half.
 #[derive(Debug)]
 pub(crate) struct Reader {
     socket: Rc<AsyncFd<UnixStream>>,
-    /// What was read and is no whole frame yet.
+    /// Bytes of an incomplete frame.
     read: Vec<u8>,
 }
 
-/// The other direction.
+/// The writing half.
 #[derive(Debug)]
 pub(crate) struct Writer {
     socket: Rc<AsyncFd<UnixStream>>,
-    /// Watched for room, from the first time on that there was none.
+    /// Registered for writability once the socket buffer was full for the first time.
     room: Option<AsyncFd<UnixStream>>,
 }
 
 /// Waits for the next connection.
 ///
 /// # Errors
-/// There is no descriptor left, most likely.
+/// Most likely the process has no descriptor left.
 pub(crate) async fn accept(door: &AsyncFd<UnixListener>) -> io::Result<UnixStream> {
     loop {
         let mut ready = door.readable().await?;
@@ -47,11 +47,11 @@ pub(crate) async fn accept(door: &AsyncFd<UnixListener>) -> io::Result<UnixStrea
     }
 }
 
-/// Splits a connection. It is watched for what there is to read: a unix socket says that there is
-/// room after each frame that the other side has read, and would wake the agent for nothing.
+/// Splits a connection. It is registered for readability only: a unix socket reports writability after each frame that
+/// the peer has read, which would wake the agent for nothing.
 ///
 /// # Errors
-/// The runtime cannot watch it.
+/// The runtime refuses the descriptor.
 pub(crate) fn split(stream: UnixStream) -> io::Result<(Reader, Writer)> {
     let socket = Rc::new(watch::readable(stream)?);
     let reader = Reader { socket: Rc::clone(&socket), read: Vec::new() };
@@ -59,7 +59,7 @@ pub(crate) fn split(stream: UnixStream) -> io::Result<(Reader, Writer)> {
 }
 
 impl Reader {
-    /// Returns the next frame; nothing at the end, or if it is no frame or longer than that.
+    /// Returns the next frame, or `None` at the end, or if the frame is malformed or longer than `bytes_max`.
     pub(crate) async fn next(&mut self, bytes_max: usize) -> Option<(Header, Vec<u8>)> {
         self.fill(HEADER_BYTES).await?;
         let header = Header::decode(*self.read.first_chunk()?)?;
@@ -75,7 +75,7 @@ impl Reader {
         Some((header, frame))
     }
 
-    /// Reads until there are as many bytes; nothing at the end.
+    /// Reads until so many bytes are buffered. Returns `None` at the end.
     async fn fill(&mut self, bytes: usize) -> Option<()> {
         while self.read.len() < bytes {
             let mut ready = self.socket.readable().await.ok()?;
@@ -87,7 +87,7 @@ impl Reader {
             self.read.truncate(had + received.unwrap_or(0));
             match received {
                 Ok(0) => return None,
-                // That was all there is; if not, the kernel says so.
+                // A short read means that the socket is drained; later data causes a new event.
                 Ok(count) if count < wanted => ready.clear_ready(),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => ready.clear_ready(),
@@ -99,13 +99,13 @@ impl Reader {
 }
 
 impl Writer {
-    /// Sends a frame; returns whether the other side is still there.
+    /// Sends a frame. Returns whether the peer is still connected.
     pub(crate) async fn send(&mut self, kind: Kind, fd: u16, payload: &[u8]) -> bool {
         let header = header(kind, fd, payload);
         self.write(&mut [IoSlice::new(&header), IoSlice::new(payload)]).await.is_ok()
     }
 
-    /// Sends frames in one piece, so that who reads them is woken once.
+    /// Sends frames in one write, so that the peer is woken only once.
     pub(crate) async fn send_all(&mut self, frames: &[(Kind, u16, Bytes)]) -> bool {
         let headers: Vec<_> =
             frames.iter().map(|(kind, fd, payload)| header(*kind, *fd, payload)).collect();
@@ -146,7 +146,7 @@ fn header(kind: Kind, fd: u16, payload: &[u8]) -> [u8; HEADER_BYTES] {
     Header { kind, fd, payload_bytes }.encode()
 }
 
-/// Sends as much as there is room for.
+/// Sends as much as fits into the socket buffer.
 fn send_now(socket: &UnixStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     loop {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_read_however_they_are_cut() {
+    fn frames_are_read_in_any_fragmentation() {
         run(async {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
             let (mut reader, _writer) = split(ours).expect("a connection");
@@ -194,7 +194,7 @@ mod tests {
                 for piece in all.chunks(1000) {
                     theirs.write_all(piece).expect("somebody reads");
                 }
-                // And the beginning of one that never comes.
+                // Followed by a truncated frame.
                 theirs.write_all(&frame(Kind::Data, 1, b"cut off")[..10]).expect("somebody reads");
             });
             let mut seen = Vec::new();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_not_read() {
+    fn frames_that_are_too_long_are_refused() {
         run(async {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
             let (mut reader, _writer) = split(ours).expect("a connection");
@@ -239,7 +239,7 @@ mod tests {
             let payload: Vec<u8> = (0..=250).cycle().take(2_000_000).collect();
             let mut sending = Box::pin(writer.send(Kind::Data, 1, &payload));
             let begin = std::future::poll_fn(|context| {
-                // The kernel takes a part of it only.
+                // The kernel accepts only part of it.
                 assert!(sending.as_mut().poll(context).is_pending(), "it has room");
                 std::task::Poll::Ready(())
             });
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_noticed() {
+    fn a_disconnected_peer_is_detected() {
         run(async {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
             let (mut reader, mut writer) = split(ours).expect("a connection");

@@ -1,6 +1,6 @@
-//! Who calls this agent. Until they have greeted, callers are nobody: there are few of them at once, each for
-//! a short time, and they say little. When there are too many, the one that has waited longest goes: to greet takes
-//! an honest caller a moment, and whoever says nothing keeps nobody out.
+//! Accepts links. Callers that have not completed the handshake are unauthenticated, so their number, their time and
+//! their bytes are limited. When there are too many, the oldest is dropped: an honest handshake takes a moment, so silent
+//! callers cannot keep honest ones out.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -17,13 +17,13 @@ use crate::link::handshake::Peer;
 use crate::link::{self, handshake};
 use crate::wire::greeting::Purpose;
 
-/// Callers that have not greeted, in all: as many as a large cluster has nodes, which may all call at once
-/// when the network is back.
+/// Most unauthenticated callers in total: as many as a large cluster has nodes, which may all call at once after a
+/// network failure.
 const CALLERS_MAX: usize = 256;
-/// And from one network: a node calls once at a time; some may be behind one address.
+/// Most from one network. A node calls once at a time, but several may share an address.
 const CALLERS_PER_NETWORK_MAX: usize = 16;
-/// Pauses after a failure to accept double from the first to the second: descriptors or memory are short, and
-/// some will be free again soon.
+/// Pauses after failures to accept double from the first value to the second: descriptors or memory are short, and
+/// some will soon be free.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -49,17 +49,17 @@ impl Links {
                 let greeted = tokio::select! {
                     greeted = tokio::time::timeout(LINK_TIMEOUT, links.answer(stream)) => greeted,
                     () = caller.turned_away() => {
-                        return tracing::warn!(%address, "refused a link: others call, and it has not greeted");
+                        return tracing::warn!(%address, "refused a link: too many callers, and this one has not completed the handshake");
                     }
                 };
                 match greeted {
-                    // That it can call says nothing of whether it can be called.
+                    // That it can call us does not imply that we can call it.
                     Ok(Ok((_, _, Purpose::Greet))) => {}
                     Ok(Ok((socket, peer, Purpose::Link))) => {
                         links.start(socket, peer, false);
                     }
                     Ok(Err(error)) => tracing::warn!(%address, "refused a link: {error:#}"),
-                    Err(_) => tracing::warn!(%address, "refused a link: it did not greet in time"),
+                    Err(_) => tracing::warn!(%address, "refused a link: the handshake timed out"),
                 }
             });
         }
@@ -77,7 +77,7 @@ impl Links {
     }
 }
 
-/// Callers that have not greeted, the oldest first.
+/// Unauthenticated callers, the oldest first.
 #[derive(Debug, Default)]
 struct Callers {
     waiting: RefCell<Vec<Waiting>>,
@@ -86,11 +86,11 @@ struct Callers {
 #[derive(Debug)]
 struct Waiting {
     network: IpAddr,
-    /// Told when it has to go.
+    /// Notified when it must be dropped.
     turned_away: Rc<Notify>,
 }
 
-/// A caller that has not greeted, until it is dropped.
+/// An unauthenticated caller, until it is dropped.
 #[derive(Debug)]
 struct Caller {
     callers: Rc<Callers>,
@@ -98,8 +98,8 @@ struct Caller {
 }
 
 impl Callers {
-    /// Takes one more in; if there are too many of its network, or in all, the oldest of that network goes, or of
-    /// the one that has most.
+    /// Adds a caller. If its network has too many, that network's oldest is dropped; if there are too many in total, the
+    /// oldest of the network with the most callers is.
     fn enter(self: &Rc<Self>, address: IpAddr) -> Caller {
         let network = network(address);
         let turned_away = Rc::new(Notify::new());
@@ -122,7 +122,7 @@ impl Callers {
 }
 
 impl Caller {
-    /// Ends when it has to go.
+    /// Waits until the caller must be dropped.
     async fn turned_away(&self) {
         self.turned_away.notified().await;
     }
@@ -139,7 +139,7 @@ fn count(waiting: &[Waiting], network: IpAddr) -> usize {
     waiting.iter().filter(|caller| caller.network == network).count()
 }
 
-/// Returns what one machine has: of IPv6, the first 64 bits; all that leads back to this one.
+/// Returns the network that one machine controls: of IPv6, the first 64 bits; all loopback addresses are one.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         address if address.is_loopback() => IpAddr::from([127, 0, 0, 1]),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_have_not_greeted_are_few() {
+    fn unauthenticated_callers_are_bounded() {
         let callers = Rc::new(Callers::default());
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let mut inside: Vec<_> = (0..1000).map(|_| callers.enter(address(1))).collect();
@@ -174,14 +174,14 @@ mod tests {
         inside.extend((2..1000).map(|number| callers.enter(address(number))));
         assert_eq!(staying(&inside), CALLERS_MAX);
         inside.clear();
-        assert!(callers.waiting.borrow().is_empty(), "who has left is forgotten");
+        assert!(callers.waiting.borrow().is_empty(), "dropped callers are forgotten");
         let six = |last| IpAddr::from([0xfd00, 1, 2, 3, 9, 9, 9, last]);
         inside.extend((0..1000).map(|last| callers.enter(six(last))));
         assert_eq!(staying(&inside), CALLERS_PER_NETWORK_MAX);
     }
 
     #[test]
-    fn who_says_nothing_keeps_nobody_out() {
+    fn silent_callers_do_not_keep_others_out() {
         let callers = Rc::new(Callers::default());
         let mut silent = Vec::new();
         for last in 1..=255 {

@@ -1,4 +1,4 @@
-//! Greets nodes before there is a walk for them: one that is misconfigured is known beforehand.
+//! Performs handshakes with nodes before they get walks, to detect misconfigured nodes early.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,27 +10,27 @@ use worknode::id::NodeId;
 use super::Links;
 use crate::wire::greeting::Purpose;
 
-/// Nodes that are greeted at once. Each of a cluster's agents greets all others when it starts.
+/// Most concurrent handshakes. Each agent greets all others when it starts.
 const GREETED_AT_ONCE: usize = 8;
-/// How long somebody waits for nodes that have not been greeted yet: most answer in a millisecond.
+/// How long to wait for outstanding handshakes. Most nodes answer within a millisecond.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Links {
-    /// Greets the nodes that have not been greeted yet, without waiting for it; with `all`, also those that could not be
-    /// greeted just now.
+    /// Starts handshakes with nodes that have had none, without waiting. With `all`, also with nodes whose last one has
+    /// just failed.
     pub(crate) fn begin_greeting(self: &Rc<Self>, all: bool) {
         let members = &self.cluster.members;
         let mut due = members.to_greet(all, Instant::now());
-        // Nobody is greeted twice at once.
+        // At most one handshake per node at a time.
         due.retain(|(node, _)| members.begin_greeting(node));
         if !due.is_empty() {
             tokio::task::spawn_local(Rc::clone(self).greet(due));
         }
     }
 
-    /// Waits a moment until nodes that have come are greeted.
+    /// Waits briefly until new nodes have been greeted.
     pub(crate) async fn settle(self: &Rc<Self>) {
-        // A node that answers later is noted later.
+        // Later answers are recorded when they arrive.
         self.begin_greeting(true);
         let _ = tokio::time::timeout(PATIENCE, self.cluster.members.greetings()).await;
     }
@@ -44,7 +44,7 @@ impl Links {
             {
                 let links = Rc::clone(&self);
                 greetings.spawn_local(async move {
-                    // A link says as much, and what it says is newer.
+                    // A link is newer proof of the same.
                     if links.get(&node).is_some() {
                         links.note_greeting(&node, Ok(()));
                     } else {

@@ -1,4 +1,4 @@
-//! Hands the frames of all links to whom they concern.
+//! Dispatches the frames of all links to the parts that handle them.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::runner::Runner;
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::message;
 
-/// Who takes in the frames of links.
+/// The parts that handle frames of links.
 pub(super) struct Dispatch {
     pub(super) exporter: ExporterHandle,
     pub(super) mirrors: Rc<Mirrors>,
@@ -38,7 +38,7 @@ impl Receive for Dispatch {
 impl Dispatch {
     fn take_question(&self, link: &Link, frame: &Frame) {
         if !link.note_question() {
-            tracing::error!(peer = %link.peer, "dropping the link: it asks more than is answered");
+            tracing::error!(peer = %link.peer, "dropping the link: it has too many open questions");
             return link.close();
         }
         match message::Ask::decode(&frame.payload) {

@@ -1,4 +1,4 @@
-//! What the agent does without being asked: heartbeats, the broker's events, gates, and giving up what is unused.
+//! Background work: heartbeats, the broker's events, the gates of sessions, and dropping what is unused.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -17,10 +17,10 @@ use crate::sys::watch::Timer;
 
 /// Just under half the lease.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
-/// Heartbeats between two checks of this node's room and address.
+/// Heartbeats between two checks of this node's disk space and address.
 const CHECK_EVERY: u32 = 5;
 
-/// What has to be kept up.
+/// The parts that background work concerns.
 pub(super) struct Upkeep {
     pub(super) cluster: Rc<Cluster>,
     pub(super) links: Rc<Links>,
@@ -31,7 +31,7 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Keeps the agent's lease, and finds nodes that have come or lost theirs.
+    /// Extends the agent's lease, and detects nodes that have joined or lost theirs.
     pub(super) async fn beat(self: Rc<Self>) {
         let timer = match Timer::new() {
             Ok(timer) => timer,
@@ -55,7 +55,7 @@ impl Upkeep {
         }
     }
 
-    /// Takes in the broker's events.
+    /// Handles the broker's events.
     pub(super) async fn listen(self: Rc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
             let concerns_gates = matches!(event, Event::Lost | Event::Back);

@@ -1,40 +1,40 @@
-//! How many walks a runner takes in, and how much memory each may fill: the broker's grants are the
-//! origins' word, and this is the runner's own.
+//! Limits the number of walks on a runner and the memory of each. The runner enforces them itself, because
+//! it cannot check that origins hold grants from the broker.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// A slot's next walk may come while its last one is still ending, and those of an origin or a broker
-/// that is lost while nobody has told the runner so.
+/// More than one, because a slot's next walk may arrive while the previous one is ending, or while walks of a
+/// lost origin or broker have not been noticed yet.
 const WALKS_PER_SLOT: usize = 2;
-/// All that walks change, and all that lies in their `/dev/shm`, may each fill this part of the machine's
-/// memory, when every slot is taken.
+/// With every slot in use, the changes of all walks may together fill this fraction of the machine's memory,
+/// and so may their `/dev/shm`.
 const MEMORY_PART: u64 = 4;
-/// A walk may change so much all the same, if the part for all is not less: links of large programs do.
+/// Minimum for the changes of one walk, unless the total for all walks is less: linking large programs needs it.
 const UPPER_BYTES_MIN: u64 = 512 << 20;
 
-/// The processes of a walk may use so much all the same, if the machine has it: compilers do.
+/// Minimum for the processes of one walk, if the machine has so much: compilers need it.
 const MEMORY_BYTES_MIN: u64 = 2 << 30;
 
-/// Counts the walks that are under way.
+/// Counts the admitted walks.
 #[derive(Debug)]
 pub(crate) struct Admission {
     under_way: Rc<Cell<usize>>,
     max: usize,
 }
 
-/// A walk that was taken in; dropped when it is over.
+/// An admitted walk. Dropping it releases its place.
 #[derive(Debug)]
 pub(crate) struct Admitted(Rc<Cell<usize>>);
 
 impl Admission {
-    /// Takes in walks for so many slots.
+    /// Makes an admission for a number of slots.
     pub(crate) fn new(slots: u32) -> Self {
         let slots = usize::try_from(slots).unwrap_or(usize::MAX);
         Self { under_way: Rc::default(), max: slots.saturating_mul(WALKS_PER_SLOT) }
     }
 
-    /// Takes in a walk, unless there are too many.
+    /// Admits a walk, unless there are too many.
     pub(crate) fn admit(&self) -> Option<Admitted> {
         let under_way = self.under_way.get();
         (under_way < self.max).then(|| {
@@ -50,14 +50,13 @@ impl Drop for Admitted {
     }
 }
 
-/// Returns how much one walk may change, and put into its `/dev/shm`, on a machine with so much memory.
+/// Returns the memory for the changes of one walk, and for its `/dev/shm`, on a machine with `memory_bytes`.
 pub(crate) fn upper_bytes(memory_bytes: u64, slots: u32) -> u64 {
     let all = memory_bytes / MEMORY_PART;
     all.min((all / u64::from(slots.max(1))).max(UPPER_BYTES_MIN))
 }
 
-/// Returns how much memory the processes of one walk may use, with what they change, on a machine with so
-/// much of it.
+/// Returns the memory for the processes and changes of one walk on a machine with `memory_bytes`.
 pub(crate) fn memory_bytes(memory_bytes: u64, slots: u32) -> u64 {
     memory_bytes.min((memory_bytes / u64::from(slots.max(1))).max(MEMORY_BYTES_MIN))
 }
@@ -67,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn walks_are_taken_in_as_long_as_there_is_room() {
+    fn walks_are_admitted_while_there_is_room() {
         let admission = Admission::new(2);
         let taken: Vec<_> = (0..4).map_while(|_| admission.admit()).collect();
         assert_eq!(taken.len(), 4);

@@ -1,5 +1,5 @@
-//! What a walk will need in its upper layer, as far as it is known before it begins: made beforehand,
-//! it spares the kernel questions to the origin's tree.
+//! Predicts what a walk needs in its upper layer. Preparing it in advance saves FUSE requests for the origin's
+//! tree.
 
 use packetfs::mirror::Answer;
 use packetfs::tree::{Attr, Bytes, Kind, join, normal, split};
@@ -8,10 +8,10 @@ use worknode::spec::WalkSpec;
 use crate::compile;
 use crate::sys::orders::Ahead;
 
-/// Looks ahead; `attr_of` returns what is known of a path in the origin's tree.
+/// Returns what to prepare; `attr_of` returns known attributes of a path in the origin's tree.
 pub(super) fn of(spec: &WalkSpec, attr_of: impl Fn(&[u8]) -> Answer<Attr>) -> Ahead {
     let mut ahead = Ahead { dirs: vec![spec.cwd.clone()], ..Ahead::default() };
-    // What has a place of its own for temporary files hardly makes them in this one.
+    // With TMPDIR set, a program is unlikely to use /tmp.
     if !spec.environment().any(|variable| variable.starts_with(b"TMPDIR=")) {
         ahead.dirs.push(b"/tmp".to_vec());
     }

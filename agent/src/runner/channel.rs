@@ -1,11 +1,11 @@
-//! The way from a walk to one descriptor at its origin.
+//! Sends frames about one descriptor of a walk to its origin.
 
 use std::rc::Rc;
 
 use crate::link::Link;
 use crate::wire::frame::Kind;
 
-/// The way to one descriptor at the origin.
+/// Sends frames about one descriptor.
 #[derive(Debug, Clone)]
 pub(super) struct Channel {
     link: Rc<Link>,
@@ -14,12 +14,12 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Returns the way to descriptor 0 of the walk on a stream.
+    /// Makes the channel of descriptor 0 of the walk on a stream.
     pub(super) fn new(link: &Rc<Link>, stream: u32) -> Self {
         Self { link: Rc::clone(link), stream, fd: 0 }
     }
 
-    /// Returns the way to another descriptor of the same walk.
+    /// Returns the channel of another descriptor of the same walk.
     pub(super) fn of(&self, fd: u8) -> Self {
         Self { fd, ..self.clone() }
     }
@@ -28,14 +28,14 @@ impl Channel {
         self.send_payload(kind, [&[self.fd], payload].concat());
     }
 
-    /// Returns a payload for so many bytes, to be filled.
+    /// Returns an empty payload with capacity for `bytes`.
     pub(super) fn payload(&self, bytes: usize) -> Vec<u8> {
         let mut payload = Vec::with_capacity(1 + bytes);
         payload.push(self.fd);
         payload
     }
 
-    /// Sends a payload that was begun by [`Channel::payload`].
+    /// Sends a payload that [`Channel::payload`] made.
     pub(super) fn send_payload(&self, kind: Kind, payload: Vec<u8>) {
         self.link.send(kind, self.stream, payload);
     }

@@ -1,5 +1,5 @@
-//! What a walk reads: asked for a pipe's worth at a time. The origin keeps it until the walk has read
-//! it, so that what the walk leaves is there for the next process.
+//! Input of a walk. It is requested one pipe buffer at a time. The origin keeps it until the walk has read it,
+//! so that unread input is left for the next process there.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -14,11 +14,11 @@ use super::channel::Channel;
 use crate::sys::fds;
 use crate::wire::frame::Kind;
 
-/// Input asked for at once: what a pipe holds, and what one can be made to hold for a walk that has
-/// read much.
+/// Bytes of input to request at once: the capacity of a pipe, and that of an enlarged pipe for a walk that
+/// reads much.
 const INPUT_BYTES: u32 = 64 * 1024;
 const MUCH_INPUT_BYTES: u32 = 1024 * 1024;
-/// How often a pipe is looked at whose bytes are not read yet: at first, and in the end.
+/// Polling interval for a pipe with unread bytes: at first, and at most.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_LAST: Duration = Duration::from_millis(50);
 
@@ -27,12 +27,12 @@ const LOOK_LAST: Duration = Duration::from_millis(50);
 pub(super) struct Input {
     channel: Channel,
     arrived: RefCell<VecDeque<Vec<u8>>>,
-    /// Bytes that were asked for and have not come.
+    /// Bytes that were requested and have not arrived.
     wanted: Cell<usize>,
-    /// No more will arrive.
+    /// Whether the input is at its end.
     ended: Cell<bool>,
     more: Notify,
-    /// Bytes in the pipe that the origin believes unread.
+    /// Bytes written to the pipe whose reading has not been reported to the origin.
     lent: Cell<usize>,
     pipe: RefCell<Option<Rc<Sender>>>,
 }
@@ -50,7 +50,7 @@ impl Input {
         })
     }
 
-    /// Takes in what was asked for; false if it is more.
+    /// Accepts requested bytes. Returns false if there are more than requested.
     pub(super) fn take(&self, bytes: Vec<u8>) -> bool {
         let Some(left) = self.wanted.get().checked_sub(bytes.len()) else { return false };
         self.wanted.set(left);
@@ -64,7 +64,7 @@ impl Input {
         self.more.notify_one();
     }
 
-    /// The walk is over: tells the origin what it has read.
+    /// Reports to the origin, at the end of the walk, how much it has read.
     pub(super) fn settle(&self) {
         let unread = self.pipe.borrow().as_deref().map_or(0, unread);
         self.tell_read(self.lent.get().saturating_sub(unread));
@@ -82,7 +82,7 @@ impl Input {
         self.channel.send(Kind::Credit, &bytes.to_le_bytes());
     }
 
-    /// Fills the pipe.
+    /// Carries input into the pipe until its end.
     pub(super) async fn carry(self: Rc<Self>, pipe: Sender) {
         let pipe = Rc::new(pipe);
         self.pipe.replace(Some(Rc::clone(&pipe)));
@@ -95,7 +95,7 @@ impl Input {
                     if !self.write(&pipe, &bytes).await {
                         return;
                     }
-                    // All that was asked for has come.
+                    // Everything requested has arrived.
                     if bytes.len() < DATA_BYTES_MAX {
                         wait_until_read(&pipe).await;
                         total += self.lent.get();
@@ -111,11 +111,11 @@ impl Input {
                 None => self.more.notified().await,
             }
         }
-        // It ends only when all that was lent has been read.
+        // Close the pipe only after everything in it has been read.
         self.pipe.replace(None);
     }
 
-    /// Writes into the pipe; false if nobody will read it.
+    /// Writes into the pipe. Returns false if it has no reader.
     async fn write(&self, pipe: &Sender, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match pipe.try_write(bytes) {
@@ -135,8 +135,8 @@ impl Input {
     }
 }
 
-/// Ends when a pipe is empty, or has no reader that could empty it. The kernel tells a writer of a
-/// pipe that was full, and no other.
+/// Waits until a pipe is empty or has no reader. It polls, because the kernel notifies only the writer of a
+/// full pipe.
 async fn wait_until_read(pipe: &Sender) {
     let mut pause = LOOK_FIRST;
     while unread(pipe) > 0 {

@@ -1,4 +1,4 @@
-//! What a walk writes: carried to its origin no faster than it is taken there.
+//! Output of a walk, sent to its origin under credit-based flow control.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use worknode::door::{DATA_BYTES_MAX, WINDOW_BYTES};
 use super::channel::Channel;
 use crate::wire::frame::Kind;
 
-/// What the pipe of a program holds that writes much: it and the agent wait less for each other.
+/// Pipe capacity for a program that writes much, which reduces context switches.
 const BULK_PIPE_BYTES: i32 = 256 * 1024;
 
 /// Bytes that may still be sent.
@@ -43,7 +43,7 @@ impl Credit {
         self.bytes.set(self.bytes.get().saturating_sub(bytes));
     }
 
-    /// Waits until something may be sent, and returns how much; nothing if nobody will read it.
+    /// Waits for credit, and returns its amount. Returns `None` if the reader is gone.
     pub(super) async fn room(&self) -> Option<usize> {
         while self.bytes.get() == 0 && !self.broken.get() {
             self.more.notified().await;
@@ -51,7 +51,7 @@ impl Credit {
         (!self.broken.get()).then(|| self.bytes.get().min(DATA_BYTES_MAX))
     }
 
-    /// Ends when nobody reads any more.
+    /// Waits until the reader is gone.
     pub(super) async fn broken(&self) {
         while !self.broken.get() {
             self.more.notified().await;
@@ -59,10 +59,10 @@ impl Credit {
     }
 }
 
-/// Carries what comes out of a pipe.
+/// Carries output from a pipe to the origin.
 pub(super) async fn carry(channel: Channel, mut pipe: Receiver, credit: Rc<Credit>) {
     let mut is_wide = false;
-    // Dropping the pipe gives the program the EPIPE that it would have got at the origin.
+    // Dropping the pipe gives the program the EPIPE that it would get at the origin.
     while let Some(room) = credit.room().await {
         let mut payload = channel.payload(room);
         let read = tokio::select! {
@@ -76,7 +76,7 @@ pub(super) async fn carry(channel: Channel, mut pipe: Receiver, credit: Rc<Credi
                 channel.send_payload(Kind::Data, payload);
                 if bytes == DATA_BYTES_MAX && !is_wide {
                     is_wide = true;
-                    // If it may not be any wider, it is only slower.
+                    // A failure only costs speed.
                     let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(BULK_PIPE_BYTES));
                 }
             }

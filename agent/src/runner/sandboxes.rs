@@ -1,5 +1,5 @@
-//! Sandboxes made before there is a walk for them: most of what a walk needs on its runner does not
-//! depend on the walk, and takes longer than many a program.
+//! A pool of sandboxes. Most of a sandbox does not depend on the walk, and building it takes longer than many
+//! programs run.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -10,17 +10,16 @@ use std::time::{Duration, Instant};
 use crate::sys::launcher::{Launcher, Sandbox};
 use crate::sys::orders::Plan;
 
-/// How many are made to wait for a walk. Programs that start one after the other need one, and another
-/// while the first is made ready again.
+/// Sandboxes to keep ready. Consecutive programs need one, and another while the first is being reset.
 const READY_MIN: usize = 3;
 
-/// How many wait for a walk at most, with those that have served one.
+/// Most idle sandboxes, including those that have served a walk.
 const READY_MAX: usize = 16;
 
-/// After so long without a walk they are given up.
+/// Idle time after which all are dropped.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// Sandboxes on the tree of one origin.
+/// The sandboxes on one mount of an origin's tree.
 #[derive(Debug)]
 pub(crate) struct Sandboxes {
     plan: Plan,
@@ -29,12 +28,12 @@ pub(crate) struct Sandboxes {
 }
 
 impl Sandboxes {
-    /// None so far: there may never be a walk.
+    /// Makes an empty pool, because there may never be a walk.
     pub(crate) fn new(plan: Plan) -> Self {
         Self { plan, ready: RefCell::default(), used: Cell::new(Instant::now()) }
     }
 
-    /// None so far, on another mount of the tree.
+    /// Makes an empty pool on another mount of the tree.
     pub(crate) fn on(&self, point: &Path) -> Self {
         let lower = point.as_os_str().as_encoded_bytes().to_vec();
         Self::new(Plan { lower, ..self.plan.clone() })
@@ -46,7 +45,7 @@ impl Sandboxes {
     /// There is none, and the launcher is gone.
     pub(super) fn take(&self, launcher: &Launcher) -> io::Result<Sandbox> {
         let sound = |ready: &mut Vec<Sandbox>| {
-            // The oldest first: it is finished.
+            // The oldest first, because its preparation has finished.
             while !ready.is_empty() {
                 let sandbox = ready.remove(0);
                 if sandbox.is_sound() {
@@ -61,7 +60,7 @@ impl Sandboxes {
         }
     }
 
-    /// Returns a sandbox that is made now.
+    /// Makes a new sandbox.
     ///
     /// # Errors
     /// The launcher is gone.
@@ -69,30 +68,30 @@ impl Sandboxes {
         launcher.make(&self.plan)
     }
 
-    /// Gives them up if no walk has come for a long time.
+    /// Drops all idle sandboxes if no walk has come for [`IDLE_MAX`].
     pub(crate) fn rest(&self) {
         if self.used.get().elapsed() > IDLE_MAX {
             self.ready.borrow_mut().clear();
         }
     }
 
-    /// Takes back the sandbox of a walk that has ended.
+    /// Returns the sandbox of a finished walk to the pool.
     pub(super) fn take_back(&self, control: UnixStream) {
         let mut ready = self.ready.borrow_mut();
         if ready.len() < READY_MAX {
-            // One that is gone is none.
+            // Fails if the sandbox has ended.
             ready.extend(Sandbox::again(control));
         }
     }
 
-    /// Has the next ones made.
+    /// Makes sandboxes up to [`READY_MIN`].
     pub(crate) fn refill(&self, launcher: &Launcher) {
         self.used.set(Instant::now());
         let mut ready = self.ready.borrow_mut();
         while ready.len() < READY_MIN {
             match launcher.make(&self.plan) {
                 Ok(sandbox) => ready.push(sandbox),
-                // The next walk will say it.
+                // The next walk reports the error.
                 Err(_) => break,
             }
         }

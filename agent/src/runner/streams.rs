@@ -1,4 +1,4 @@
-//! The descriptors of a walk on its runner: what is behind each, and the frames about it.
+//! The descriptors of a walk on its runner, and the frames about them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,16 +20,16 @@ use crate::link::Link;
 use crate::sys::orders::Order;
 use crate::wire::frame::{Frame, Kind};
 
-/// Where descriptors go: pairs of the process's number and the index of what is passed.
+/// The process's descriptors: pairs of its descriptor number and the index into the passed ones.
 pub(super) type Places = Vec<(u32, u32)>;
 
 /// The streams of one walk.
 #[derive(Debug)]
 pub(super) struct Streams {
     channel: Channel,
-    /// What carries output, until its end.
+    /// Tasks that carry output until its end.
     outputs: RefCell<Vec<JoinHandle<()>>>,
-    /// What carries input, until nobody wants any.
+    /// Tasks that carry input.
     carriers: RefCell<Vec<JoinHandle<()>>>,
     credits: HashMap<u8, Rc<Credit>>,
     inputs: HashMap<u8, Rc<Input>>,
@@ -37,7 +37,7 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Makes what the walk finds in its descriptors.
+    /// Opens the descriptors of a walk.
     pub(super) fn open(
         link: &Rc<Link>,
         stream: u32,
@@ -57,7 +57,7 @@ impl Streams {
             let end = match &fd.kind {
                 FdKind::Output => streams.output(number)?,
                 FdKind::Input => streams.input(number)?,
-                // These it finds in its sandbox.
+                // The sandbox opens these itself.
                 FdKind::Null { .. } | FdKind::File { .. } | FdKind::Terminal => continue,
                 FdKind::Same { fd: other } => {
                     let index = places.iter().find(|&&(place, _)| place == *other);
@@ -86,7 +86,7 @@ impl Streams {
         Ok((streams, places, passed))
     }
 
-    /// The walk runs, with this terminal if it has one; see [`Terminal::start`].
+    /// Starts carrying a running walk's terminal; see [`Terminal::start`].
     pub(super) fn start_terminal(
         &self,
         master: OwnedFd,
@@ -100,13 +100,13 @@ impl Streams {
         Ok(())
     }
 
-    /// Tells whether a process of the walk waits for the terminal's input.
+    /// Passes on whether a process of the walk waits for terminal input.
     pub(super) fn is_read(&self, read: bool) {
-        // There is always room for that: one is asked for at a time.
+        // There is always room, because only one such question is open at a time.
         self.tell_terminal(Event::Reading(read));
     }
 
-    /// Takes in a frame of the origin; false if it is more than was asked for.
+    /// Handles a frame from the origin. Returns false if it carries more than was requested.
     pub(super) fn take(&self, frame: Frame) -> bool {
         let Some((&fd, rest)) = frame.payload.split_first() else { return true };
         let settings = || Termios::try_from(rest).ok();
@@ -139,7 +139,7 @@ impl Streams {
         true
     }
 
-    /// The walk is over. Ends when all output is on its way.
+    /// Waits, after the end of the walk, until all output has been sent.
     pub(super) async fn finish(&self) {
         self.inputs.values().for_each(|input| input.settle());
         let outputs = self.outputs.take();

@@ -1,6 +1,5 @@
-//! The terminal of a walk: the master of its pseudo-terminal, and what goes to and comes from the
-//! real one at the origin, which edits lines and echoes. Input is taken from there only when a
-//! process of the walk waits for it.
+//! The terminal of a walk: connects the master of its pseudo-terminal with the real terminal at the origin,
+//! which does line editing and echo. Input is requested only when a process of the walk waits for it.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
@@ -16,21 +15,21 @@ use crate::sys::orders::Order;
 use crate::sys::terminal::{self, Packet};
 use crate::wire::frame::Kind;
 
-/// Input asked for at once: the longest line that a terminal gives.
+/// Bytes of input to request at once: the longest line of a terminal.
 const LINE_BYTES: u32 = 4096;
 
-/// Input that was asked for and may still come, at most: each question takes the place of the one before, which may
-/// have been answered already.
+/// Most bytes of requested input that may be outstanding. Each request replaces the previous one, which may have been
+/// answered already.
 const WANTED_BYTES_MAX: usize = 16 * LINE_BYTES as usize;
-/// Events that wait while the terminal's buffer is full. An honest origin says something when it was asked.
+/// Most events that wait while the terminal's buffer is full. An honest origin only answers requests.
 const EVENTS_MAX: usize = 1024;
 
-/// What a terminal's input waits for.
+/// An event for a terminal's input task.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Bytes that were typed.
+    /// Typed bytes.
     Typed(Vec<u8>),
-    /// The end of the input was typed.
+    /// A typed end of file.
     Ended,
     /// The terminal at the origin has input.
     Ready,
@@ -38,7 +37,7 @@ pub(super) enum Event {
     Reading(bool),
 }
 
-/// Bytes that were asked for and have not come.
+/// Bytes that were requested and have not arrived.
 #[derive(Debug, Default)]
 struct Wanted(Cell<usize>);
 
@@ -47,7 +46,7 @@ impl Wanted {
         self.0.set(self.0.get().saturating_add(bytes).min(WANTED_BYTES_MAX));
     }
 
-    /// So many have come; false if they are more.
+    /// Counts arrived bytes. Returns false if there are more than requested.
     fn take(&self, bytes: usize) -> bool {
         let left = self.0.get().checked_sub(bytes);
         self.0.set(left.unwrap_or(0));
@@ -62,7 +61,7 @@ pub(super) struct Terminal {
     output: Channel,
     settings: Cell<Termios>,
     master: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
-    /// The terminal at the origin is gone: the master is to be closed.
+    /// Tells the output task to close the master, because the terminal at the origin is gone.
     hung_up: Notify,
     events_tx: mpsc::Sender<Event>,
     events_rx: RefCell<Option<mpsc::Receiver<Event>>>,
@@ -88,8 +87,9 @@ impl Terminal {
         })
     }
 
-    /// The walk runs, and has the slave. `order` reaches its first process, which looks whether it is
-    /// being read; [`Event::Reading`] says so. Returns what carries the input, and the output until its end.
+    /// Starts when the walk runs and has the slave. `order` reaches its first process, which checks whether the
+    /// terminal is being read and answers with [`Event::Reading`]. Returns the input task, and the output task, which
+    /// ends with the output.
     pub(super) fn start<W: Fn(Order) + 'static>(
         self: &Rc<Self>,
         master: OwnedFd,
@@ -102,14 +102,14 @@ impl Terminal {
         Ok((input, Rc::clone(self).carry_output(master)))
     }
 
-    /// Takes in an event; false if the origin says more than it was asked for.
+    /// Queues an event. Returns false if the origin sent more than was requested.
     pub(super) fn tell(&self, event: Event) -> bool {
         if let Event::Typed(bytes) = &event
             && !self.wanted.take(bytes.len())
         {
             return false;
         }
-        // Whoever does not read needs no events.
+        // Without a receiver, nothing reads the terminal.
         !matches!(self.events_tx.try_send(event), Err(mpsc::error::TrySendError::Full(_)))
     }
 
@@ -118,11 +118,11 @@ impl Terminal {
         self.input.send(Kind::Credit, &bytes.to_le_bytes());
     }
 
-    /// The settings at the origin were changed by somebody else.
+    /// Applies settings that another process changed at the origin.
     pub(super) fn set_settings(&self, settings: Termios) {
         if let Some(master) = self.master.borrow().as_ref() {
             self.settings.set(settings);
-            // A terminal that is gone needs none.
+            // Fails if the terminal is gone.
             let _ = terminal::set_settings(master.get_ref(), settings);
         }
     }
@@ -140,7 +140,7 @@ impl Terminal {
     ) {
         let (Some(mut events), true) = (self.events_rx.take(), self.reads) else { return };
         let want = |bytes| self.want(bytes);
-        // The origin has input that nobody waited for yet.
+        // Whether the origin has input that no process has waited for yet.
         let mut ready = false;
         order(Order::Watch);
         while let Some(event) = events.recv().await {
@@ -156,13 +156,13 @@ impl Terminal {
                     ready = true;
                     order(Order::Watch);
                 }
-                // The end of an answer that was full.
+                // The rest of a full answer.
                 Event::Typed(bytes) if bytes.is_empty() => {}
                 Event::Typed(bytes) => {
                     if write(&master, &bytes).await.is_err() {
                         return;
                     }
-                    // Who reads key by key reads on.
+                    // A program in raw mode keeps reading.
                     if terminal::is_canonical(&settings) {
                         order(Order::Watch)
                     } else {
@@ -172,7 +172,7 @@ impl Terminal {
                 Event::Ended => {
                     let end = [terminal::eof_character(&settings)];
                     if !terminal::is_canonical(&settings) {
-                        // No key can say that.
+                        // In raw mode no character expresses end of file.
                         self.master.replace(None);
                         self.hung_up.notify_one();
                         return order(Order::HangUp);
@@ -188,7 +188,7 @@ impl Terminal {
 
     async fn carry_output(self: Rc<Self>, master: Rc<AsyncFd<OwnedFd>>) {
         let mut buffer = vec![0; 1 + DATA_BYTES_MAX];
-        // The kernel's buffer may end between the two characters of a new line.
+        // A read may end between the two characters of a newline.
         let mut carriage_return = false;
         loop {
             let room = tokio::select! {
@@ -197,7 +197,7 @@ impl Terminal {
             };
             let Some(room) = room else { return };
             if carriage_return {
-                // Nothing comes behind it: then it is the program's own.
+                // Nothing follows it, so the program wrote it.
                 match read_now(&master, &mut buffer[..=room.max(1)]) {
                     Ok(bytes) => {
                         self.take(&buffer[..bytes], &mut carriage_return);
@@ -218,7 +218,7 @@ impl Terminal {
                 Ok(0) => return,
                 Ok(bytes) => self.take(&buffer[..bytes], &mut carriage_return),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => ready.clear_ready(),
-                // EIO: all processes that had the slave are gone.
+                // EIO: no process has the slave open any more.
                 Err(_) => return,
             }
         }
@@ -256,8 +256,8 @@ impl Terminal {
     }
 }
 
-/// Takes out the carriage returns that the slave has put before new lines: the terminal at the
-/// origin does so too. Tells whether one at the end is left out, as it may be one of them.
+/// Removes the carriage returns that the slave has put before newlines, because the terminal at the origin adds
+/// them, too. Tells whether a final carriage return was withheld, as it may be one of them.
 fn without_returns(bytes: &[u8]) -> (Vec<u8>, bool) {
     let mut shown = Vec::with_capacity(bytes.len());
     for (at, &byte) in bytes.iter().enumerate() {
@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_typed_that_was_not_asked_for() {
+    fn unrequested_input_is_refused() {
         let wanted = Wanted::default();
         assert!(wanted.take(0) && !wanted.take(1));
         wanted.add(4096);
@@ -296,12 +296,12 @@ mod tests {
         (0..1000).for_each(|_| wanted.add(4096));
         assert!(
             wanted.take(WANTED_BYTES_MAX) && !wanted.take(1),
-            "questions do not add up for ever"
+            "outstanding requests are bounded"
         );
     }
 
     #[test]
-    fn only_the_terminals_own_returns_are_taken_out() {
+    fn only_added_carriage_returns_are_removed() {
         let shown = |text: &[u8]| without_returns(text);
         assert_eq!(shown(b"one\r\ntwo\r\n"), (b"one\ntwo\n".to_vec(), false));
         assert_eq!(shown(b"10%\r20%"), (b"10%\r20%".to_vec(), false));

@@ -1,5 +1,5 @@
-//! What is made in the upper layer before a walk begins, as the overlay would make it when the walk
-//! first changes something there; the overlay would ask the lower layer's agent several questions for each.
+//! Copies directories up and makes whiteouts before a walk begins. The overlay would do so at the walk's first
+//! change there, at the cost of several requests to the origin each.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
@@ -22,19 +22,19 @@ const SPECIAL_BITS: u32 = 0o6000;
 pub(super) struct Above<'a> {
     pub(super) lower: &'a Path,
     pub(super) upper: &'a Path,
-    /// Extended attributes are shown.
+    /// Whether the lower layer shows extended attributes.
     pub(super) xattrs: bool,
 }
 
-/// What the upper layer was like before the walk.
+/// The state of the upper layer before the walk.
 pub(super) struct Before {
     /// Its directories.
     dirs: Vec<(PathBuf, Mark)>,
-    /// They may have extended attributes, whose values nobody has looked at.
+    /// Whether they may have extended attributes, whose values are not recorded.
     xattrs: bool,
 }
 
-/// What anything that is done in or to a directory changes.
+/// A fingerprint of a directory that any change in or of it alters.
 #[derive(Debug, PartialEq, Eq)]
 struct Mark {
     attr: Attr,
@@ -49,7 +49,7 @@ impl Mark {
 }
 
 impl Before {
-    /// Tells whether the walk has changed anything, as far as can be told at a glance.
+    /// Tells whether the walk may have changed anything, without reading the layer.
     pub(super) fn has_changed(&self) -> bool {
         let is_same = |(dir, mark): &(PathBuf, Mark)| Mark::of(dir).is_ok_and(|now| now == *mark);
         self.xattrs || !self.dirs.iter().all(is_same)
@@ -57,18 +57,18 @@ impl Before {
 }
 
 impl Above<'_> {
-    /// Makes it all.
+    /// Prepares the upper layer.
     pub(super) fn prepare(&self, ahead: &Ahead) -> io::Result<Before> {
         let mut made = BTreeMap::new();
         for dir in &ahead.dirs {
             self.make_dir(path(dir), ahead, &mut made)?;
         }
         for name in &ahead.absent {
-            // Where there can be no mark, or is one already, the overlay finds out by itself.
+            // A failure is harmless: the overlay asks the lower layer instead.
             let mark = self.upper.join(relative(path(name)));
             let _ = mknod(&mark, SFlag::S_IFCHR, Mode::empty(), 0);
         }
-        // Last, because what is made in a directory moves its time; those below come first.
+        // Last, because creating entries changes a directory's time; children come before parents.
         let mut dirs = Vec::with_capacity(made.len() + 1);
         for (dir, mtime) in made.into_iter().rev() {
             let time = TimeSpec::new(mtime.seconds, i64::from(mtime.nanos));
@@ -82,7 +82,7 @@ impl Above<'_> {
         Ok(Before { dirs, xattrs: self.xattrs })
     }
 
-    /// Makes a directory with those above it; notes the times that they are to have.
+    /// Makes a directory with its ancestors, and records the times to set on them.
     fn make_dir(
         &self,
         dir: &Path,
@@ -98,12 +98,12 @@ impl Above<'_> {
             let known = ahead.known.iter().find(|(known, _)| path(known) == dir);
             let attr =
                 known.map(|(_, attr)| *attr).or_else(|| Some(Attr::of(&lstat(&below).ok()?)));
-            // A symbolic link on the way: it leads to a directory that is asked for as it is needed.
+            // A component is a symbolic link: its target is fetched when it is needed.
             let Some(attr) = attr.filter(|attr| attr.kind == Kind::Dir) else { break };
             std::fs::DirBuilder::new().mode(attr.mode).create(&above)?;
             lchown(&above, Some(attr.uid), Some(attr.gid))?;
             if attr.mode & SPECIAL_BITS != 0 {
-                // `mkdir` and `chown` do without them.
+                // `mkdir` and `chown` do not set these bits.
                 std::fs::set_permissions(&above, Permissions::from_mode(attr.mode))?;
             }
             if self.xattrs {

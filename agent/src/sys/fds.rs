@@ -44,7 +44,7 @@ pub(crate) fn send(
     }
 }
 
-/// Receives a message and its descriptors; nothing at the end of the stream.
+/// Receives a message and its descriptors; `None` at the end of the stream.
 ///
 /// # Errors
 /// The stream broke off, or a message is too long.
@@ -81,11 +81,11 @@ pub(crate) fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Ve
     Ok(Some((message, fds)))
 }
 
-/// Closes all descriptors behind the standard ones, but those that are kept: what a process was given
-/// without being told of it, as by the shell that has started it, is nothing to its children.
+/// Closes all descriptors above the standard ones except `kept`, so that descriptors which the process
+/// inherited unknowingly, for example from a shell, do not leak into its children.
 ///
 /// # Errors
-/// The kernel cannot (before Linux 5.9).
+/// The kernel does not support it (before Linux 5.9).
 ///
 /// # Safety
 /// Nothing in this process uses any of the others again, or closes it.
@@ -107,25 +107,25 @@ pub(crate) unsafe fn keep_only(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
 /// Closes all descriptors from `first` to `last`.
 ///
 /// # Errors
-/// The kernel cannot (before Linux 5.9).
+/// The kernel does not support it (before Linux 5.9).
 ///
 /// # Safety
 /// Nothing in this process uses any of them again, or closes it.
 pub(super) unsafe fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
-    // SAFETY: the call takes plain numbers; the caller vouches for what they stand for.
+    // SAFETY: the call takes plain numbers; the caller vouches for the descriptors.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has a pipe hold so many bytes, if it may.
+/// Sets a pipe's capacity, if permitted.
 pub(crate) fn widen(pipe: &impl AsFd, bytes: usize) {
     let _ = fcntl_setpipe_size(pipe, bytes);
 }
 
-/// Returns how many bytes a pipe holds.
+/// Returns the number of unread bytes in a pipe.
 ///
 /// # Errors
-/// It is no pipe.
+/// The descriptor is not a pipe.
 pub(crate) fn unread(pipe: &impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(ioctl_fionread(pipe)?).unwrap_or(0))
 }

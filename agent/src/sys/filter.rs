@@ -1,19 +1,19 @@
-//! The system calls that a walk is refused: what reaches beyond its sandbox (the machine's mounts, keys,
-//! clock and modules), what would give it capabilities again (namespaces of its own), and parts of the
-//! kernel that few programs need and many attacks.
+//! The seccomp filter of walks. It refuses system calls that reach beyond the sandbox (mounts, keys, clock
+//! and modules of the machine), that would regain capabilities (new namespaces), or that few programs but
+//! many attacks need.
 //!
-//! What is refused is data; it becomes a program of the kernel's classic packet filter once, in the
-//! launcher, which every program gets before it is executed.
+//! The rules are data. The launcher compiles them once into a classic BPF program, which is installed in
+//! every walk's process before it executes its program.
 #![expect(unsafe_code, reason = "installs a seccomp filter")]
 
 use std::io;
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// It fails as if the caller had no right to.
+    /// It fails with `EPERM`.
     Denied,
-    /// It fails as on a kernel that has no such call: who uses it looks for that, and does without.
+    /// It fails with `ENOSYS`: its callers have a fallback for old kernels.
     Absent,
     /// Denied if any of these bits of the first argument is set.
     DeniedWith(u32),
@@ -22,19 +22,19 @@ enum Verdict {
 }
 use Verdict::{Absent, Denied, DeniedCommands, DeniedWith};
 
-/// `CLONE_NEW…`, as `clone` has them.
+/// The `CLONE_NEW…` flags of `clone`.
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
-/// `CLONE_NEWTIME`: in the flags of `clone` it is a part of the signal.
+/// `CLONE_NEWTIME`. In the flags of `clone` this bit belongs to the exit signal.
 const NEW_TIME: u32 = 0x80;
 /// `TIOCSTI` types into a terminal, `TIOCLINUX` pastes into a console.
 const TYPES: Verdict = DeniedCommands(0x5412, 0x541c);
 
-/// Calls by their numbers for this architecture's programs.
+/// The rules, by the call numbers of this architecture.
 const NATIVE: &[(libc::c_long, Verdict)] = &[
-    // Inside a user namespace of its own a program has all capabilities.
+    // A program has all capabilities inside a user namespace that it creates.
     (libc::SYS_unshare, DeniedWith(NEW_NAMESPACES | NEW_TIME)),
     (libc::SYS_clone, DeniedWith(NEW_NAMESPACES)),
-    // Its flags lie in memory, where a filter cannot look. C libraries fall back to clone.
+    // Its flags are in memory, which a filter cannot read. C libraries fall back to clone.
     (libc::SYS_clone3, Absent),
     (libc::SYS_setns, Denied),
     (libc::SYS_mount, Denied),
@@ -49,14 +49,14 @@ const NATIVE: &[(libc::c_long, Verdict)] = &[
     (OPEN_TREE_ATTR, Denied),
     (libc::SYS_mount_setattr, Denied),
     (libc::SYS_open_by_handle_at, Denied),
-    // Keyrings of users are the machine's.
+    // User keyrings belong to the machine.
     (libc::SYS_keyctl, Denied),
     (libc::SYS_add_key, Denied),
     (libc::SYS_request_key, Denied),
     (libc::SYS_bpf, Denied),
     (libc::SYS_perf_event_open, Denied),
     (libc::SYS_userfaultfd, Denied),
-    // What is asked for through a ring passes no filter.
+    // Requests through a ring bypass the filter.
     (libc::SYS_io_uring_setup, Absent),
     (libc::SYS_io_uring_enter, Absent),
     (libc::SYS_io_uring_register, Absent),
@@ -84,7 +84,7 @@ const NATIVE: &[(libc::c_long, Verdict)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_ioperm, Denied),
 ];
-/// Not in the C library's headers yet.
+/// Missing from the libc crate.
 const OPEN_TREE_ATTR: libc::c_long = 467;
 
 #[cfg(target_arch = "x86_64")]
@@ -95,9 +95,9 @@ mod architecture {
     pub(super) const NATIVE: u32 = 0xc000_003e;
     /// `AUDIT_ARCH_I386`: 32-bit programs.
     pub(super) const OTHER: Option<u32> = Some(0x4000_0003);
-    /// From here on numbers are those of x32 programs, which have the same architecture.
+    /// Call numbers from here on are those of x32 programs, which have the same architecture.
     pub(super) const NUMBERS_END: Option<u32> = Some(0x4000_0000);
-    /// The same calls, as 32-bit programs have them.
+    /// The same rules by the call numbers of 32-bit programs.
     pub(super) const OTHER_CALLS: &[(libc::c_long, Verdict)] = &[
         (310, DeniedWith(NEW_NAMESPACES | NEW_TIME)), // unshare
         (120, DeniedWith(NEW_NAMESPACES)),            // clone
@@ -157,13 +157,13 @@ mod architecture {
 
     /// `AUDIT_ARCH_AARCH64`.
     pub(super) const NATIVE: u32 = 0xc000_00b7;
-    /// 32-bit programs find no system call at all.
+    /// 32-bit programs are refused every system call.
     pub(super) const OTHER: Option<u32> = None;
     pub(super) const NUMBERS_END: Option<u32> = None;
     pub(super) const OTHER_CALLS: &[(libc::c_long, Verdict)] = &[];
 }
 
-/// Where `struct seccomp_data` has what is looked at; both architectures put the lower word first.
+/// Offsets in `struct seccomp_data`. Both architectures are little-endian.
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 const FIRST_ARGUMENT_AT: u32 = 16;
@@ -178,13 +178,13 @@ const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER: u16 = 0x25;
 const JUMP_NOT_LESS: u16 = 0x35;
 const JUMP_ANY_BIT: u16 = 0x45;
-/// Of so few ranges of numbers each is looked at; more are halved first.
+/// Up to so many ranges of numbers are searched linearly; more are bisected.
 const RANGES_LOOKED_AT: usize = 3;
 
-/// A filter that programs can be given.
+/// A filter that can be installed.
 ///
-/// To install one takes the kernel time for each of its instructions, and for each step that it takes for
-/// any number: it notes which numbers are always allowed. A walk waits for that, so both are kept few.
+/// Installing it takes time for each instruction, and for each step that any call number takes, because the
+/// kernel precomputes which numbers are always allowed. A walk waits for that, so both are kept few.
 #[derive(Debug)]
 pub(super) struct Filter(Vec<libc::sock_filter>);
 
@@ -198,7 +198,7 @@ impl Filter {
         };
         let others = match architecture::OTHER {
             Some(other) => {
-                // The kernel's notes are not worth their time here; what depends on an argument has none.
+                // Loading an argument first stops the kernel's precomputation, which is not worth its time here.
                 let calls = Node::search(&ranges(architecture::OTHER_CALLS), usize::MAX);
                 let calls = Node::load(FIRST_ARGUMENT_AT, Node::load(NUMBER_AT, calls));
                 Node::test(JUMP_EQUAL, other, calls, Node::ABSENT)
@@ -210,12 +210,12 @@ impl Filter {
         Self(assemble(&Node::load(ARCHITECTURE_AT, whole)))
     }
 
-    /// Gives the filter to the calling process, and to all that it becomes and makes. It must be
-    /// privileged, or have given up to become so.
+    /// Installs the filter in the calling process and all its descendants. The process must be
+    /// privileged or have set `no_new_privs`.
     pub(super) fn install(&self) -> io::Result<()> {
         let len = u16::try_from(self.0.len()).map_err(io::Error::other)?;
         let program = libc::sock_fprog { len, filter: self.0.as_ptr().cast_mut() };
-        // SAFETY: the kernel reads the program during the call, and changes nothing in it.
+        // SAFETY: the kernel only reads the program, during the call.
         let result = unsafe {
             libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
         };
@@ -223,7 +223,7 @@ impl Filter {
     }
 }
 
-/// The first and the last of numbers that lie side by side and have one verdict.
+/// The first and last of consecutive call numbers with the same verdict.
 type Range = (u32, u32, Verdict);
 
 fn ranges(calls: &[(libc::c_long, Verdict)]) -> Vec<Range> {
@@ -240,7 +240,7 @@ fn ranges(calls: &[(libc::c_long, Verdict)]) -> Vec<Range> {
     ranges
 }
 
-/// What is done to find an answer.
+/// A node of the decision tree.
 enum Node {
     Answer(u32),
     Load { at: u32, then: Box<Self> },
@@ -260,7 +260,7 @@ impl Node {
         Self::Test { test, value, yes: Box::new(yes), no: Box::new(no) }
     }
 
-    /// Finds the number that is loaded among ranges, which are in its order.
+    /// Searches the loaded number in sorted ranges.
     fn search(ranges: &[Range], looked_at: usize) -> Self {
         if ranges.len() > looked_at {
             let (below, from) = ranges.split_at(ranges.len() / 2);
@@ -271,7 +271,7 @@ impl Node {
             if first == last {
                 return Self::test(JUMP_EQUAL, first, Self::of(verdict), others);
             }
-            // What lies below all that is looked at here is allowed, and what is not above the last is in it.
+            // Numbers below all ranges are allowed; a number not above the last range's end is in it.
             let within = Self::test(JUMP_GREATER, last, others, Self::of(verdict));
             Self::test(JUMP_NOT_LESS, first, within, Self::ALLOWED)
         })
@@ -294,7 +294,7 @@ impl Node {
     }
 }
 
-/// An instruction whose jumps may lead to an answer at the end.
+/// An instruction whose jumps may lead to an answer at the end of the program.
 struct Step {
     code: u16,
     value: u32,
@@ -304,7 +304,7 @@ struct Step {
 
 #[derive(Clone, Copy)]
 enum To {
-    /// Over so many instructions.
+    /// Skip so many instructions.
     Over(usize),
     Answer(u32),
 }
@@ -314,7 +314,7 @@ fn assemble(node: &Node) -> Vec<libc::sock_filter> {
     emit(node, &mut steps);
     let answers = [Node::ALLOWED, Node::DENIED, Node::ABSENT].map(|answer| match answer {
         Node::Answer(answer) => answer,
-        _ => unreachable!("they are answers"),
+        _ => unreachable!("only answers are collected"),
     });
     let count = steps.len();
     let resolve = |at: usize, to: To| {
@@ -339,7 +339,7 @@ fn assemble(node: &Node) -> Vec<libc::sock_filter> {
 
 fn emit(node: &Node, steps: &mut Vec<Step>) {
     match node {
-        Node::Answer(_) => unreachable!("a jump leads to it"),
+        Node::Answer(_) => unreachable!("answers are emitted at the end"),
         Node::Load { at, then } => {
             steps.push(Step { code: LOAD, value: *at, yes: To::Over(0), no: To::Over(0) });
             emit(then, steps);
@@ -365,7 +365,7 @@ fn emit(node: &Node, steps: &mut Vec<Step>) {
 mod tests {
     use super::*;
 
-    /// Says what the filter answers, as the kernel would find it out.
+    /// Interprets the filter as the kernel does.
     fn ask(architecture: u32, number: u32, first: u32, second: u32) -> u32 {
         let filter = Filter::new().0;
         let (mut at, mut loaded) = (0, 0);
@@ -380,7 +380,7 @@ mod tests {
                         ARCHITECTURE_AT => architecture,
                         FIRST_ARGUMENT_AT => first,
                         SECOND_ARGUMENT_AT => second,
-                        other => panic!("nothing lies at {other}"),
+                        other => panic!("no field at offset {other}"),
                     }
                 }
                 JUMP_EQUAL => at += jump(loaded == k),
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_what_the_tables_say() {
+    fn the_filter_implements_the_tables() {
         check(architecture::NATIVE, NATIVE);
         if let Some(other) = architecture::OTHER {
             check(other, architecture::OTHER_CALLS);
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_of_programs_find_no_kernel() {
+    fn other_architectures_are_refused_every_call() {
         assert_eq!(ask(0x4000_0028, 4, 0, 0), errno(libc::ENOSYS));
         if let Some(end) = architecture::NUMBERS_END {
             assert_eq!(ask(architecture::NATIVE, end, 0, 0), errno(libc::ENOSYS));
@@ -429,9 +429,9 @@ mod tests {
     }
 
     #[test]
-    fn threads_and_processes_are_made() {
+    fn threads_and_processes_can_be_created() {
         let clone = u32::try_from(libc::SYS_clone).expect("is small");
-        // As pthread_create, fork and vfork do it.
+        // The flags of pthread_create, fork and vfork.
         for flags in [0x003d_0f00, 0x0120_0011, 0x4111] {
             assert_eq!(ask(architecture::NATIVE, clone, flags, 0), ALLOW);
         }

@@ -1,8 +1,8 @@
-//! Control groups: what the processes of a sandbox may take of their machine's memory, and how many they
-//! may be. Version 2 where the agent has the controllers there, else those of version 1; a machine that
-//! offers neither bounds nothing, which the log says.
+//! Control groups: they limit the memory and the number of processes of a sandbox. Version 2 is used where
+//! the agent has its controllers, otherwise version 1. On a machine with neither, nothing is limited, and
+//! the log says so.
 //!
-//! A sandbox begins in its group, and everything in it stays there: a walk pays nothing for it.
+//! A sandbox is created in its group and all its processes stay there, so walks spend no time on it.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,29 +14,29 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
-/// Processes and threads of a walk. A build of a large machine, walked as a whole, stays below.
+/// Most processes and threads of a walk: enough for a whole build on a large machine.
 const TASKS_MAX: u32 = 4096;
-/// The controllers that are used.
+/// The controllers in use.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
-/// Longest file of a group that is read.
+/// Longest control group file.
 const FILE_BYTES_MAX: usize = 1024;
-/// Groups of agents, by the pid of each.
+/// Prefix of the names of agents' groups; the pid follows.
 const PREFIX: &str = "oswalk-";
 
 /// A hierarchy in which sandboxes have groups.
 #[derive(Debug)]
 struct Hierarchy {
-    /// The group of this agent, with those of its sandboxes in it.
+    /// The group of this agent, which contains those of its sandboxes.
     base: PathBuf,
-    /// Version 2, with all controllers; else the only one.
+    /// `None` is version 2 with all controllers, else the one controller of a version 1 hierarchy.
     controller: Option<&'static str>,
 }
 
-/// Where sandboxes have groups.
+/// The hierarchies in which sandboxes have groups.
 #[derive(Debug)]
 pub(super) struct Groups {
     hierarchies: Vec<Hierarchy>,
-    /// Names of groups, and the first process of each, which joins it by itself.
+    /// Names of groups, each with its first process, which joins the group itself.
     made: Vec<(String, Pid)>,
     next: u64,
 }
@@ -45,20 +45,20 @@ pub(super) struct Groups {
 #[derive(Debug)]
 pub(super) struct Group {
     name: String,
-    /// The directory in version 2: a process can be made in it.
+    /// The directory in version 2: processes can be created in it.
     pub(super) unified: Option<OwnedFd>,
-    /// Who writes himself there joins it, in version 1.
+    /// The files through which a process joins it in version 1.
     joined: Vec<PathBuf>,
-    /// Files that count how often a bound was met, each with the word before the number.
+    /// Files that count how often a limit was hit, each with the key before the number.
     counts: Vec<(PathBuf, &'static str)>,
 }
 
-/// Counts how often the bounds of a group were met.
+/// Counts how often the limits of a group were hit.
 #[derive(Debug)]
 pub(super) struct Exceeded(Vec<(File, &'static str)>);
 
 impl Groups {
-    /// Finds out what the machine offers, for the groups of the agent with this pid.
+    /// Finds the hierarchies that the agent with this pid can use.
     pub(super) fn find(agent: u32) -> Self {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -82,19 +82,21 @@ impl Groups {
         };
         let hierarchies = unified.map_or_else(split, |unified| vec![unified]);
         if hierarchies.is_empty() {
-            tracing::warn!("no control groups here: memory and processes of walks are not bounded");
+            tracing::warn!(
+                "no usable control groups: memory and processes of walks are not limited"
+            );
         }
         Self { hierarchies, made: Vec::new(), next: 0 }
     }
 
-    /// Makes the group of a sandbox, with so much memory.
+    /// Makes the group of a sandbox with this memory limit.
     ///
     /// # Errors
     /// The kernel refuses.
     pub(super) fn make(&mut self, memory_bytes_max: u64) -> io::Result<Group> {
         let hierarchies = &self.hierarchies;
         self.made.retain(|(name, first)| {
-            // One that has not joined yet leaves its group empty, too.
+            // A group is also empty before its first process has joined.
             if nix::sys::signal::kill(*first, None).is_ok() {
                 return true;
             }
@@ -130,14 +132,14 @@ impl Groups {
         Ok(group)
     }
 
-    /// The group has this first process.
+    /// Records the first process of a group.
     pub(super) fn note(&mut self, group: Group, first: Pid) {
         self.made.push((group.name, first));
     }
 }
 
 impl Group {
-    /// Puts the calling process into the group, and returns what counts for it.
+    /// Puts the calling process into the group, and returns the group's counters.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -147,7 +149,7 @@ impl Group {
         }
         let open = |(path, word): &(PathBuf, _)| match File::open(path) {
             Ok(file) => Some(Ok((file, *word))),
-            // An old kernel does not count.
+            // Old kernels do not count.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => Some(Err(error)),
         };
@@ -156,7 +158,7 @@ impl Group {
 }
 
 impl Exceeded {
-    /// Returns how often a process was ended for want of memory, or could not be made.
+    /// Returns how often a process was killed for lack of memory or could not be created.
     pub(super) fn times(&self) -> u64 {
         let times = |(file, word): &(File, &str)| {
             let mut text = [0; FILE_BYTES_MAX];
@@ -167,14 +169,14 @@ impl Exceeded {
     }
 }
 
-/// Returns the number behind a word at the beginning of a line.
+/// Returns the number after a key at the beginning of a line.
 fn number(text: &str, word: &str) -> u64 {
     let of = |line: &str| line.strip_prefix(word)?.strip_prefix(' ')?.trim().parse().ok();
     text.lines().find_map(of).unwrap_or(0)
 }
 
-/// Returns the directory of a process's group, in version 2 or with a controller of version 1: `own` is
-/// its `/proc/self/cgroup`, `mounts` its `/proc/self/mountinfo`.
+/// Returns the directory of a process's group in version 2, or in the hierarchy of a version 1 controller.
+/// `own` is its `/proc/self/cgroup`, `mounts` its `/proc/self/mountinfo`.
 fn place(own: &str, mounts: &str, controller: Option<&str>) -> Option<PathBuf> {
     let group = own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -194,21 +196,21 @@ fn place(own: &str, mounts: &str, controller: Option<&str>) -> Option<PathBuf> {
             None => kind == "cgroup2",
             Some(name) => kind == "cgroup" && options.split(',').any(|one| one == name),
         };
-        // A group above the mount or the namespace is out of reach.
+        // A group outside the mount or the namespace is inaccessible.
         let below = Path::new(group).strip_prefix(root).ok()?;
         let is_below = !below.components().any(|part| part.as_os_str() == "..");
         (is_it && is_below).then(|| Path::new(OsStr::from_bytes(point.as_bytes())).join(below))
     })
 }
 
-/// Tells whether a group of version 2 has all controllers to give.
+/// Tells whether a version 2 group has all controllers available.
 fn has_controllers(dir: &Path) -> bool {
     let list = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
     CONTROLLERS.iter().all(|name| list.split_whitespace().any(|one| one == *name))
 }
 
-/// Has the agent's group give its controllers to those in it. Only a group without processes may, so
-/// the agent, and the launcher, which calls this, move into one of their own.
+/// Enables the controllers for the groups in the agent's group. Only a group without processes may do so, so
+/// the agent and the launcher, which calls this, move into a subgroup.
 fn delegate(dir: &Path, base: &Path, agent: u32) -> io::Result<()> {
     let own = base.join("agent");
     std::fs::create_dir_all(&own)?;
@@ -220,7 +222,7 @@ fn delegate(dir: &Path, base: &Path, agent: u32) -> io::Result<()> {
     let give = |group: &Path| std::fs::write(group.join("cgroup.subtree_control"), "+memory +pids");
     let given = move_to(&own).and_then(|()| give(dir)).and_then(|()| give(base));
     if given.is_err() {
-        // Others are in the agent's group as well: all stays as it was.
+        // The agent's group has other processes: undo everything.
         move_to(dir)?;
         std::fs::remove_dir(&own)?;
         std::fs::remove_dir(base)?;
@@ -228,7 +230,7 @@ fn delegate(dir: &Path, base: &Path, agent: u32) -> io::Result<()> {
     given
 }
 
-/// Removes the groups of agents that are gone. One that is in use stays: the kernel refuses.
+/// Removes the groups of agents that have ended. The kernel refuses to remove one in use.
 fn remove_abandoned(dir: &Path) {
     let names = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in names(dir) {
@@ -254,7 +256,7 @@ mod tests {
     const OWN: &str = "8:pids:/box/in\n4:memory:/process\n0::/system.slice/oswalk.service\n";
 
     #[test]
-    fn the_own_group_is_found() {
+    fn finds_the_group_of_this_process() {
         let found = |controller| place(OWN, MOUNTS, controller);
         let service = "/sys/fs/cgroup/system.slice/oswalk.service";
         assert_eq!(found(None), Some(service.into()));

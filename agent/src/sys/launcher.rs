@@ -1,5 +1,5 @@
-//! The launcher: a small single-threaded process, made before the agent has threads, that makes the
-//! first processes of walks. Forking it is cheap and safe; forking the agent would be neither.
+//! The launcher: a small single-threaded process, forked before the agent has threads, that creates the
+//! first processes of walks. Forking it is cheap and sound; forking the agent would be neither.
 #![expect(unsafe_code, reason = "forks before there is a thread")]
 
 use std::io;
@@ -24,7 +24,7 @@ impl Launcher {
     /// Starts the launcher. To be called before the process has threads.
     ///
     /// # Errors
-    /// The process cannot be made.
+    /// The process cannot be created.
     ///
     /// # Safety
     /// The calling process has only one thread.
@@ -36,7 +36,7 @@ impl Launcher {
             Side::Child => {
                 process::die_with_parent();
                 process::set_name(c"oswalk-launcher");
-                // SAFETY: this copy of the agent uses its own socket alone, and never returns.
+                // SAFETY: this copy of the agent uses only its own socket, and never returns.
                 if unsafe { fds::keep_only(&[far.as_fd()]) }.is_err() {
                     std::process::exit(1);
                 }
@@ -47,7 +47,7 @@ impl Launcher {
         }
     }
 
-    /// Makes a sandbox, which waits for its walk.
+    /// Makes a sandbox, which then waits for a walk.
     ///
     /// # Errors
     /// The launcher is gone.
@@ -59,17 +59,17 @@ impl Launcher {
     }
 }
 
-/// A sandbox without a walk. Dropping it ends it.
+/// An idle sandbox. Dropping it ends its process.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     control: UnixStream,
 }
 
 impl Sandbox {
-    /// Has the sandbox of a walk that has ended serve another; `control` is that walk's socket.
+    /// Makes the sandbox of a finished walk serve another; `control` is that walk's socket.
     ///
     /// # Errors
-    /// It is gone.
+    /// The sandbox is gone.
     pub(crate) fn again(control: UnixStream) -> io::Result<Self> {
         let message = postcard::to_allocvec(&Order::ServeAgain).map_err(io::Error::other)?;
         fds::send(&control, &message, &[])?;
@@ -77,7 +77,7 @@ impl Sandbox {
         Ok(Self { control })
     }
 
-    /// Starts a walk, and returns the socket on which its first process tells its [`Event`]s.
+    /// Starts a walk, and returns the socket over which its first process sends [`Event`]s.
     ///
     /// # Errors
     /// The walk does not fit into a message.
@@ -85,7 +85,7 @@ impl Sandbox {
         let message = postcard::to_allocvec(launch).map_err(io::Error::other)?;
         let all: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         match fds::send(&self.control, &message, &all) {
-            // It could not be made: why, it has told on the socket.
+            // The sandbox failed, and has sent the reason over the socket.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             result => result?,
         }
@@ -93,7 +93,7 @@ impl Sandbox {
         Ok(self.control)
     }
 
-    /// Tells whether it is still there, and nothing has failed so far.
+    /// Tells whether it is alive and has not failed.
     pub(crate) fn is_sound(&self) -> bool {
         let mut polled = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO) == Ok(0)
@@ -114,7 +114,7 @@ fn serve(socket: &UnixStream) {
     }
 }
 
-/// Makes a sandbox. Returns in the launcher alone.
+/// Makes a sandbox. Returns only in the launcher.
 fn make(
     groups: &mut Groups,
     plan: &Plan,
@@ -139,6 +139,6 @@ fn make(
 }
 
 fn ignore_children() {
-    // SAFETY: the disposition is valid for SIGCHLD: the kernel then reaps the children itself.
+    // SAFETY: the disposition is valid for SIGCHLD, and makes the kernel reap the children.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }

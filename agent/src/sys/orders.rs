@@ -1,4 +1,4 @@
-//! What the agent, its launcher and the first processes of walks tell each other over their sockets.
+//! The messages between the agent, its launcher and the first processes of walks.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,26 +19,26 @@ pub(crate) struct Plan {
     /// Where the origin's tree is mounted.
     #[serde(with = "serde_bytes")]
     pub(crate) lower: Bytes,
-    /// An empty directory; the walk's own mounts go there, in its own namespace.
+    /// An empty directory for the walk's mounts, which are made in its own namespace.
     #[serde(with = "serde_bytes")]
     pub(crate) scratch: Bytes,
     /// The prepared `/dev`.
     #[serde(with = "serde_bytes")]
     pub(crate) dev: Bytes,
-    /// Memory for changed files.
+    /// Most memory for changed files.
     pub(crate) upper_bytes_max: u64,
-    /// Memory for all that the walk's processes use.
+    /// Most memory that the walk's processes may use.
     pub(crate) memory_bytes_max: u64,
 }
 
-/// What is made in a walk's upper layer before it begins, so that the overlay need not ask for it.
+/// What is prepared in a walk's upper layer before it begins, to spare the overlay requests to the origin.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Ahead {
-    /// Directories in which something will be made.
+    /// Directories in which the walk will create something.
     pub(crate) dirs: Vec<Bytes>,
-    /// What is known of them, and of those above them.
+    /// Known attributes of them and their ancestors.
     pub(crate) known: Vec<(Bytes, Attr)>,
-    /// Names in them that are absent, and will be looked for.
+    /// Absent names in them that the walk will look up.
     pub(crate) absent: Vec<Bytes>,
 }
 
@@ -47,26 +47,26 @@ pub(crate) struct Ahead {
 pub(crate) struct Launch {
     /// The walk.
     pub(crate) spec: WalkSpec,
-    /// What it will need.
+    /// What to prepare for it.
     pub(crate) ahead: Ahead,
-    /// The origin's tree shows extended attributes.
+    /// Whether the origin's tree shows extended attributes.
     pub(crate) xattrs: bool,
-    /// Which of the descriptors that come along takes each place in the process: pairs of the
-    /// process's descriptor and the index.
+    /// The process's descriptors: pairs of its descriptor number and an index into the descriptors that
+    /// are passed along.
     pub(crate) fds: Vec<(u32, u32)>,
 }
 
-/// What the walk's first process tells over the control socket.
+/// What the walk's first process reports over the control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// The sandbox stands and the program runs; the master of its terminal comes along if it has one.
+    /// The sandbox is ready and the program runs. The master of its terminal is passed along, if any.
     Running {
         /// Inode number of its pid namespace.
         pids: u64,
     },
     /// The program was stopped by this signal.
     Stopped(i32),
-    /// Whether a process waits for input of the terminal.
+    /// Whether a process waits for terminal input.
     Reading(bool),
     /// The program could not be executed: `errno`.
     NotExecuted(i32),
@@ -77,39 +77,39 @@ pub(crate) enum Event {
         /// `errno`.
         errno: i32,
     },
-    /// The program ended, and all that it left behind was ended. If it may have changed anything, a
-    /// descriptor of the upper layer comes along, and one of the overlay's index if there is one.
+    /// The program ended, and its remaining processes were killed. If it may have changed anything, a
+    /// descriptor of the upper layer is passed along, and one of the overlay's index if there is one.
     Ended {
         /// Wait status.
         status: i32,
         /// CPU time of all processes.
         cpu_us: u64,
-        /// Where reading stands in the files that were open at the start, by descriptor.
+        /// File offsets of the files that were open for reading at the start, by descriptor.
         offsets: Vec<(u32, u64)>,
-        /// It has met a bound of its sandbox, which the program would not have met at its origin.
+        /// Whether it hit a limit of its sandbox, which does not exist at its origin.
         bounded: bool,
-        /// It has left files where a walk has a directory of its own.
+        /// Whether it left files in a directory that is private to the walk.
         left: bool,
-        /// The sandbox can serve another walk, when it is told [`Order::ServeAgain`]; else it has ended.
+        /// Whether the sandbox can serve another walk after [`Order::ServeAgain`]; otherwise it has ended.
         again: bool,
     },
 }
 
-/// What the agent tells the walk's first process.
+/// What the agent orders the walk's first process to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Send this signal to the program, or to all that a key of its terminal would reach.
+    /// Send this signal to the program, or to the terminal's foreground group.
     Signal {
         /// The signal.
         number: i32,
         /// It came from the terminal.
         from_terminal: bool,
     },
-    /// Look for a moment whether a process waits for input of the terminal.
+    /// Check for a while whether a process waits for terminal input.
     Watch,
-    /// The terminal at the origin is gone: close this one's master, as the agent does.
+    /// The terminal at the origin is gone: close the master, as the agent does.
     HangUp,
-    /// What the ended walk changed is read: be ready for another.
+    /// The changes of the finished walk have been read: prepare for another.
     ServeAgain,
 }
 
@@ -119,19 +119,19 @@ pub(super) struct Failure {
     pub(super) error: io::Error,
 }
 
-/// Says what failed with an error number.
+/// Adds the failed step to an error.
 pub(super) fn at<E: Into<io::Error>>(stage: impl Into<String>) -> impl FnOnce(E) -> Failure {
     let stage = stage.into();
     move |error| Failure { stage, error: error.into() }
 }
 
-/// Tells the agent an event; if the agent is gone, so are we soon.
+/// Sends the agent an event. A failure is ignored: if the agent is gone, this process ends soon.
 pub(super) fn tell(control: &UnixStream, event: &Event, fds: &[BorrowedFd<'_>]) {
     let message = postcard::to_allocvec(event).expect("an event fits a growing buffer");
     let _ = fds::send(control, &message, fds);
 }
 
-/// A path that travelled as bytes.
+/// Returns bytes of a message as a path.
 pub(super) fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }

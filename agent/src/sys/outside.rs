@@ -1,5 +1,5 @@
-//! The mounts of those who started the agent. It makes mounts of its own in a namespace of its own;
-//! what users mount later is seen there only where `/` is shared.
+//! The mount namespace in which the agent was started. The agent itself moves to a new one, where later
+//! mounts of users are visible only if `/` is shared.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// Keeps hold of those of the calling process.
+    /// Opens the calling process's namespace and root.
     ///
     /// # Errors
     /// There is no `/proc`.
@@ -28,20 +28,20 @@ impl Outside {
         Ok(Self { namespace, root })
     }
 
-    /// Moves the calling thread there: its paths are those of users from then on, and its root, working
-    /// directory and umask its own.
+    /// Moves the calling thread there, so that paths mean what they mean to users. Its root, working
+    /// directory and umask are then separate from the process's.
     ///
     /// # Errors
-    /// It is not root's.
+    /// The caller is not root.
     pub(crate) fn enter(&self) -> io::Result<()> {
         unshare(CloneFlags::CLONE_FS)?;
         setns(&self.namespace, CloneFlags::CLONE_NEWNS)?;
-        // The namespace's root is not the agent's where that was started behind a `chroot`.
+        // The agent's root differs from the namespace's if it was started in a `chroot`.
         fchdir(&self.root)?;
         Ok(chroot(".")?)
     }
 
-    /// Returns the root: what is opened in it is what users mean by a path.
+    /// Returns the root. Paths opened relative to it are users' paths.
     pub(crate) fn root(&self) -> &OwnedFd {
         &self.root
     }
@@ -57,7 +57,7 @@ mod tests {
     fn what_is_mounted_outside_is_seen() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().to_owned();
-        // In a thread: it has a namespace of its own then, which ends with it.
+        // A new thread, so that its namespace ends with it.
         let seen = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
             mount(

@@ -8,17 +8,17 @@ use nix::sys::socket::{getsockopt, sockopt};
 /// The process at the other end of a unix socket.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer {
-    /// 0 if it is in a pid namespace that cannot be seen from here.
+    /// 0 if it is in a pid namespace that is not visible here.
     pub(crate) pid: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
 
 impl Peer {
-    /// Returns who has connected.
+    /// Returns the process that connected.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system call fails.
     pub(crate) fn of(socket: &impl AsFd) -> nix::Result<Self> {
         let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
         let pid = u32::try_from(credentials.pid()).unwrap_or(0);

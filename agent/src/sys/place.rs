@@ -1,14 +1,14 @@
-//! What the kernel knows of a place in the tree, without asking a server for it.
+//! Identifies files by `statx` from the kernel's cache, without a request to a file server.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use rustix::fs::{self, AtFlags, StatxFlags};
 
-/// A place in the tree.
+/// The identity of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The number of its mount, 0 on kernels before 5.8. A bind mount of `/` differs from `/` by this alone.
+    /// The id of its mount, 0 on kernels before 5.8. A bind mount of `/` differs from `/` only by this.
     pub(crate) mount: u64,
     pub(crate) dev: u64,
     pub(crate) ino: u64,
@@ -17,12 +17,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Returns what is at a path, following links.
+    /// Returns the file at a path, following symbolic links.
     pub(crate) fn at(path: &str) -> io::Result<Self> {
         statx(fs::CWD, path, AtFlags::empty())
     }
 
-    /// Returns what a descriptor is open on.
+    /// Returns the file that a descriptor is open on.
     pub(crate) fn of(fd: impl AsFd) -> io::Result<Self> {
         statx(fd, "", AtFlags::EMPTY_PATH)
     }

@@ -1,4 +1,4 @@
-//! Making processes as `fork` cannot, and what they cost.
+//! Creates processes in ways that `fork` cannot, and reads their CPU time and state.
 #![expect(unsafe_code, reason = "clone, wait4 and stacks of children")]
 
 use std::fs::File;
@@ -25,7 +25,7 @@ pub(crate) enum Side {
     Child,
 }
 
-/// Makes a process in new namespaces, and in a control group of version 2 if one is given.
+/// Forks a process into new namespaces, and into a version 2 control group if one is given.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -54,8 +54,8 @@ pub(crate) unsafe fn fork_into(
         set_tid_size: 0,
         cgroup,
     };
-    // SAFETY: the arguments live during the call, and without a stack of its own and CLONE_VM the
-    // child is a copy, as after fork.
+    // SAFETY: the arguments live during the call. Without CLONE_VM and a stack of its own, the child is a
+    // copy, as after fork.
     let result = unsafe {
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
     };
@@ -68,7 +68,7 @@ pub(crate) unsafe fn fork_into(
     }
 }
 
-/// A stack for a [`spawn`]ed process, with a page below it that nobody may touch.
+/// A stack for a [`spawn`]ed process, with a guard page below it.
 #[derive(Debug)]
 pub(crate) struct Stack {
     lowest: *mut libc::c_void,
@@ -78,10 +78,10 @@ impl Stack {
     const BYTES: usize = 128 * 1024;
     const GUARD_BYTES: usize = 4096;
 
-    /// Makes one.
+    /// Allocates a stack.
     ///
     /// # Errors
-    /// There is no memory.
+    /// Memory is exhausted.
     pub(crate) fn new() -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
         let access = libc::PROT_READ | libc::PROT_WRITE;
@@ -91,7 +91,7 @@ impl Stack {
             return Err(io::Error::last_os_error());
         }
         let stack = Self { lowest };
-        // SAFETY: the page belongs to the mapping, and nothing is in it.
+        // SAFETY: the page belongs to the mapping and is unused.
         match unsafe { libc::mprotect(lowest, Self::GUARD_BYTES, libc::PROT_NONE) } {
             0 => Ok(stack),
             _ => Err(io::Error::last_os_error()),
@@ -105,37 +105,36 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and whoever used it has ended or left it.
+        // SAFETY: this value owns the mapping, and the process that used it has ended or executed a program.
         unsafe { libc::munmap(self.lowest, Self::BYTES) };
     }
 }
 
-/// Has a new process do `work`, which is to end in another program. Both share their memory, and the
-/// caller stands still until the other has executed a program or has ended: as after `vfork`, there
-/// is nothing to copy.
+/// Runs `work` in a new process, as after `vfork`: both share their memory, and the caller is suspended until
+/// the new process executes a program or ends. Nothing is copied.
 ///
 /// # Errors
 /// The kernel refuses.
 ///
 /// # Safety
-/// The calling process has only one thread. What `work` changes in memory is good for the caller.
+/// The calling process has only one thread. The caller can cope with all changes that `work` makes in memory.
 pub(crate) unsafe fn spawn<W: FnMut()>(stack: &mut Stack, mut work: W) -> io::Result<Pid> {
     extern "C" fn enter<W: FnMut()>(work: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: the pointer is the one to the caller's `work`, which stands still meanwhile.
+        // SAFETY: the pointer is to the caller's `work`, and the caller is suspended.
         let work = unsafe { &mut *work.cast::<W>() };
         work();
-        // SAFETY: what is to run at an exit belongs to the caller.
+        // SAFETY: `_exit` skips exit handlers, which belong to the caller.
         unsafe { libc::_exit(127) }
     }
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the stack is large enough and nobody else's; `work` lives until the call returns,
-    // which is after the other has left this memory.
+    // SAFETY: the stack is large enough and unused; `work` lives until the call returns, which is after
+    // the new process has left this memory.
     let pid = unsafe { libc::clone(enter::<W>, stack.top(), flags, (&raw mut work).cast()) };
     if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(Pid::from_raw(pid)) }
 }
 
-/// Gives the calling process pages of its own for what it may write: a copy gets them one by one
-/// otherwise, when there is a walk that waits. It is no error if that fails.
+/// Prefaults the calling process's writable pages. Otherwise a forked process copies them one by one while a
+/// walk waits. Failures are ignored.
 pub(crate) fn populate() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     for line in maps.lines() {
@@ -147,27 +146,27 @@ pub(crate) fn populate() {
             continue;
         }
         let (start, advice) = (std::ptr::without_provenance_mut(start), libc::MADV_POPULATE_WRITE);
-        // SAFETY: to populate pages changes nothing in them.
+        // SAFETY: populating pages does not change their content.
         unsafe { libc::madvise(start, end - start.addr(), advice) };
     }
 }
 
-/// Gives the calling process the signal when its parent dies.
+/// Has the calling process killed when its parent dies.
 pub(crate) fn die_with_parent() {
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
 }
 
-/// Gives the calling process a session keyring of its own: what keys its parent has is nothing to it.
+/// Gives the calling process a new session keyring, without its parent's keys.
 ///
 /// # Errors
-/// The user's quota of keys is used up.
+/// The user's key quota is exhausted.
 pub(super) fn join_new_keyring() -> io::Result<()> {
     let anonymous = std::ptr::null::<libc::c_char>();
     // SAFETY: the call takes a number and no name.
     let result =
         unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, anonymous) };
     match result {
-        // A kernel without keys has none to share.
+        // The kernel has no keyrings.
         -1 if io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS) => {
             Err(io::Error::last_os_error())
         }
@@ -175,7 +174,7 @@ pub(super) fn join_new_keyring() -> io::Result<()> {
     }
 }
 
-/// Names the calling process, for `ps`.
+/// Sets the calling process's name, for `ps`.
 pub(crate) fn set_name(name: &std::ffi::CStr) {
     let _ = prctl::set_name(name);
 }
@@ -194,8 +193,8 @@ pub(crate) fn own_cpu_us() -> u64 {
     both.into_iter().flat_map(getrusage).map(|usage| cpu_us(usage.as_ref())).sum()
 }
 
-/// Waits for any child that ended, or without `block` also for one that stopped; nothing if there is
-/// none (left, or so far).
+/// Waits for any child to end. Without `block`, returns at once, and also reports stopped children. Returns
+/// `None` if there is no such child.
 pub(crate) fn wait_any(block: bool) -> Option<(Pid, i32, u64)> {
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -214,23 +213,23 @@ pub(crate) fn wait_any(block: bool) -> Option<(Pid, i32, u64)> {
     }
 }
 
-/// CPU time that a process has used so far; none if it is gone.
+/// CPU time that a process has used so far; zero if it is gone.
 #[must_use]
 pub(crate) fn cpu_of(pid: u32) -> Duration {
-    // The number 0, which a process of another namespace has, would be this one's own.
+    // A process of another pid namespace has pid 0, which would mean the calling process.
     let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0).map(Pid::from_raw);
     let time = pid.and_then(|pid| ClockId::pid_cpu_clock_id(pid).ok()?.now().ok());
     time.map(Duration::from).unwrap_or_default()
 }
 
-/// What `/proc` says of a process, as it is at each look.
+/// A process's state in `/proc`, read anew by each method.
 #[derive(Debug)]
 pub(crate) struct Status {
     file: File,
 }
 
 impl Status {
-    /// Opens it.
+    /// Opens a process's state.
     ///
     /// # Errors
     /// There is no such process.
@@ -248,15 +247,15 @@ impl Status {
         self.state_and_on().split(' ').nth(1)?.parse().ok()
     }
 
-    /// The line behind the name, which may contain anything; nothing if the process is gone.
+    /// Returns the fields after the name, which may contain anything; empty if the process is gone.
     fn state_and_on(&self) -> String {
         let line = read_line(&self.file);
         line.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default()
     }
 }
 
-/// Reads a file of `/proc` that is one line; nothing if its process is gone. The library's way would ask for its size, which is 0, and
-/// then feel for its end.
+/// Reads a one-line file of `/proc` in one call; empty if its process is gone. The standard library would first query
+/// the size, which is 0, and then probe for the end.
 fn read_line(file: &File) -> String {
     const LINE_BYTES_MAX: usize = 1024;
     let mut line = [0; LINE_BYTES_MAX];

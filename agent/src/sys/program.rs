@@ -1,5 +1,5 @@
-//! The program of a walk: becomes it, under the identity and with the descriptors, limits and signals
-//! that it has at the origin.
+//! Executes the program of a walk with the identity, descriptors, limits and signal dispositions that it has
+//! at the origin.
 #![expect(unsafe_code, reason = "vfork and execve")]
 
 use std::ffi::CString;
@@ -20,8 +20,8 @@ use super::process::{self, Stack};
 use super::standing::RESOURCES;
 use super::{fds, terminal};
 
-/// What root keeps inside a walk: power over the files of its own tree, not over the machine. Who
-/// leaves a changed root is back in the walk's.
+/// The capabilities that root keeps in a walk: power over the files of its tree, not over the machine. A
+/// process that escapes from a `chroot` is still in the walk's root.
 pub(super) const KEPT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -33,13 +33,13 @@ pub(super) const KEPT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SYS_CHROOT)
     .union(CapabilitySet::SETFCAP);
 
-/// What became of the start.
+/// The result of starting a program.
 pub(super) enum Started {
     Running(nix::unistd::Pid),
     NotExecuted(i32),
 }
 
-/// Starts the program, and returns when it is executed, or is not.
+/// Starts the program, and returns once it is executed or has failed.
 pub(super) fn start(
     launch: &Launch,
     open: &Open<'_>,
@@ -47,13 +47,13 @@ pub(super) fn start(
     stack: &mut Stack,
 ) -> Result<Started, Failure> {
     let program = Program::of(&launch.spec).map_err(at("read the arguments"))?;
-    // The program keeps the pid it has at the origin, unless that is taken here.
+    // The program keeps its pid of the origin, unless that is in use here.
     if let (Some(mut last_pid), Some(before)) = (last_pid, launch.spec.pid.checked_sub(1)) {
         let _ = write!(last_pid, "{before}");
     }
     let mut failed = None;
-    // SAFETY: this process has one thread, like the launcher it was copied from; and an error is all
-    // that is left behind in its memory.
+    // SAFETY: this process has one thread, like the launcher that it was forked from, and the new process
+    // leaves only an error in its memory.
     let spawned = unsafe { process::spawn(stack, || failed = Some(enter(launch, open, &program))) };
     let pid = spawned.map_err(at("make the process"))?;
     Ok(match failed {
@@ -76,9 +76,9 @@ impl Program {
     }
 }
 
-/// What the program finds open, and the calls that it may make.
+/// The descriptors of the program, and its system call filter.
 pub(super) struct Open<'a> {
-    /// Where it begins: its root.
+    /// Its root.
     pub(super) root: BorrowedFd<'a>,
     pub(super) descriptors: &'a [OwnedFd],
     pub(super) files: &'a [(u32, File)],
@@ -87,7 +87,7 @@ pub(super) struct Open<'a> {
     pub(super) filter: &'a Filter,
 }
 
-/// Becomes the program. Returns only if that fails.
+/// Executes the program. Returns only if that fails.
 fn enter(launch: &Launch, open: &Open<'_>, program: &Program) -> io::Error {
     match prepare(launch, open) {
         Ok(()) => match nix::unistd::execve(&program.path, &program.argv, &program.env) {
@@ -98,7 +98,7 @@ fn enter(launch: &Launch, open: &Open<'_>, program: &Program) -> io::Error {
     }
 }
 
-/// Bounds what programs may get by being executed. What the calling process may, it may still.
+/// Reduces the bounding set, which limits what programs can gain. The calling process's own capabilities stay.
 pub(super) fn bound_capabilities() {
     for (_, capability) in KEPT_CAPABILITIES.complement().iter_names() {
         // A kernel that does not know one refuses it.
@@ -115,7 +115,7 @@ pub(super) fn change_root(root: BorrowedFd<'_>) -> nix::Result<()> {
 fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
     let spec = &launch.spec;
     change_root(open.root)?;
-    // A group of its own, which a terminal can stop: it has a parent in another one.
+    // A new process group with a parent in another one, so that it is not orphaned and the terminal can stop it.
     nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     if let Some(terminal) = open.terminal {
         let mut background = SigSet::empty();
@@ -132,19 +132,19 @@ fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
     assume_identity(spec)?;
     std::env::set_current_dir(path(&spec.cwd))?;
     place_descriptors(launch, open)?;
-    // After that: the limit of descriptors may be lower than the ones in use until here.
+    // Last, because the descriptor limit may be below descriptors that are in use until here.
     set_limits(spec);
     set_signals(spec);
     Ok(())
 }
 
-/// The first descriptor above all places of the program's.
+/// Returns the first descriptor number above all of the program's.
 fn above(spec: &WalkSpec) -> RawFd {
     let highest = spec.fds.iter().map(|fd| fd.fd).max().unwrap_or(2).max(63);
     RawFd::try_from(highest + 1).unwrap_or(RawFd::MAX)
 }
 
-/// Puts every descriptor in its place. They are first moved out of the way of the places.
+/// Moves every descriptor to its number, after moving all above the numbers in question.
 fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
     let &Open { descriptors, files, nulls, terminal, .. } = open;
     let above = above(&launch.spec);
@@ -165,18 +165,18 @@ fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
             places.push((number(fd.fd)?, fcntl_dupfd_cloexec(&terminal.slave, above)?));
         }
     }
-    // SAFETY: every descriptor below `above` is either placed anew next or meant to be closed;
-    // nothing in this process uses them any more.
+    // SAFETY: every descriptor below `above` is replaced next or meant to be closed; nothing in this
+    // process uses them any more.
     unsafe { fds::close_range(0, above - 1) }?;
     for (place, fd) in places {
-        // From here on it is one of those that are closed together.
+        // It is closed with the others below.
         let fd = fd.into_raw_fd();
         // SAFETY: the call takes plain numbers.
         if unsafe { libc::dup2(fd, place) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }
-    // Whatever else is open, however it came here: the program finds nothing that is not its own.
+    // Closes everything else, so that no descriptor leaks into the program.
     // SAFETY: nothing in this process uses any of them any more.
     unsafe { fds::close_range(above, RawFd::MAX) }
 }
@@ -199,12 +199,12 @@ fn assume_identity(spec: &WalkSpec) -> io::Result<()> {
     Ok(nix::sys::prctl::set_no_new_privs()?)
 }
 
-/// Gives the program the dispositions and the mask it would have at the origin.
+/// Sets the signal dispositions and the mask that the program has at the origin.
 fn set_signals(spec: &WalkSpec) {
     for number in 1..=64 {
         let ignored = spec.ignored & (1 << (number - 1)) != 0;
         let action = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
-        // SAFETY: both dispositions are valid for any signal; KILL and STOP are refused.
+        // SAFETY: both dispositions are valid for any signal; the kernel refuses KILL and STOP.
         unsafe { libc::signal(number, action) };
     }
     // SAFETY: the kernel's mask is these 8 bytes.

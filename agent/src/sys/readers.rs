@@ -1,17 +1,17 @@
-//! Finds out whether a process of this pid namespace waits for input of a terminal, from what `/proc`
-//! says of the system call that it is in.
+//! Detects whether a process of this pid namespace waits for terminal input, from the system calls that
+//! `/proc` reports.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-/// `/dev/tty`: the terminal of whoever opens it.
+/// `/dev/tty`: the opener's controlling terminal.
 const OWN_TERMINAL: u64 = libc::makedev(5, 0);
-/// Descriptors of one `poll` that are looked at.
+/// Most descriptors of one `poll` that are examined.
 const POLLED_MAX: u64 = 256;
 /// Bytes of a `struct pollfd`: `i32` descriptor, `i16` events, `i16` results.
 const POLLED_BYTES: usize = 8;
 
-/// Tells whether anyone but this process waits for input of the terminal with this device number.
+/// Tells whether another process waits for input of the terminal with this device number.
 pub(super) fn someone_reads(terminal: u64) -> bool {
     let me = std::process::id();
     numbers("/proc")
@@ -56,7 +56,7 @@ fn reads(pid: u32, thread: u32, terminal: u64) -> bool {
                 byte.is_some_and(|byte| byte & (1 << (fd % 8)) != 0) && is_terminal(fd)
             })
         }
-        // What it waits for is not told; a program that has one waits for its terminal too.
+        // The descriptors of an epoll set are unknown. A program that uses one is assumed to wait for its terminal.
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => is_terminal(0),
         _ => false,
     }

@@ -1,4 +1,4 @@
-//! What a process may do: a walk has the rights of its user, so a process that has given some of them up does not walk.
+//! The privileges of processes. A walk has all privileges of its user, so a process that has dropped some stays.
 
 use std::io;
 
@@ -8,23 +8,23 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::place::Place;
 use super::program::KEPT_CAPABILITIES;
 
-/// The rights of the processes of a machine, as the agent has them.
+/// The privileges that processes of this machine normally have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rights {
-    /// The namespace in which users are who they are.
+    /// The agent's user namespace.
     users: Place,
-    /// What root has, as far as a walk of root's has it.
+    /// Root's capabilities, limited to those that a walk keeps.
     of_root: CapabilitySet,
 }
 
 impl Rights {
-    /// Returns those of this process, which runs as root.
+    /// Reads them from this process, which runs as root.
     pub(crate) fn own() -> io::Result<Self> {
         let of_root = KEPT_CAPABILITIES & capabilities(None)?.effective;
         Ok(Self { users: users_of("self")?, of_root })
     }
 
-    /// Tells whether a process of a user has all that it would have in a walk.
+    /// Tells whether a user's process has all privileges that it would have in a walk.
     pub(crate) fn are_those_of(&self, pid: u32, uid: u32) -> bool {
         let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
         let is_of_here = || users_of(&pid.to_string()).is_ok_and(|users| users == self.users);
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_given_something_up_has_not_the_rights_of_its_user() {
+    fn a_process_that_dropped_privileges_is_recognized() {
         assert!(those_of(&["env"], 0), "this test runs as root");
         assert!(those_of(&["setpriv", "--reuid=65534"], 65534));
         assert!(!those_of(&["unshare", "--user"], 65534));

@@ -1,13 +1,12 @@
-//! The root of a walk: an overlay of the origin's tree (lower, read-only) and a memory file system
-//! (upper, what the walk changes).
+//! The root of a walk: an overlay of the origin's tree (lower, read-only) and a tmpfs (upper, the walk's
+//! changes).
 //!
-//! Much of it is the same for every walk, and serves one after the other: [`Root::prepare`] moves into
-//! an empty root that holds what they have in common, [`Root::lay`] lays a fresh overlay over it, which
-//! is the root of the next program, [`Root::suit`] does what depends on the walk, and
-//! [`Root::take_away`] takes the overlay away again, with all that the walk has changed.
+//! Consecutive walks share most of it. [`Root::prepare`] pivots into a base root with the common mounts.
+//! [`Root::lay`] mounts a fresh overlay on top, which becomes the root of the next program, [`Root::suit`]
+//! adapts it to the walk, and [`Root::take_away`] removes the overlay with all changes of the walk.
 //!
-//! System directories are bound from the lower mount where the walk may not change them: a fresh
-//! overlay over all of them would cost every walk its cold look-ups.
+//! System directories that the walk may not change are bind-mounted from the lower mount. In a fresh
+//! overlay, every walk would pay for cold look-ups in them.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -27,11 +26,10 @@ use super::above::{Above, Before};
 use super::orders::{Failure, Launch, Plan, at, path};
 
 const NONE: Option<&str> = None;
-/// Directories that a compile step reads and never changes.
+/// Directories that a compile step reads but never changes.
 const SYSTEM_DIRS: [&str; 9] =
     ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt"];
-/// Files of `/proc` that tell of the machine what a walk needs not know, its keys and its memory; empty for
-/// a walk.
+/// Files of `/proc` that expose the machine's keys, memory and the like. They are empty for a walk.
 const HIDDEN: [&str; 15] = [
     "iomem",
     "ioports",
@@ -53,45 +51,45 @@ const READ_ONLY: MsFlags = MsFlags::MS_REMOUNT.union(MsFlags::MS_BIND).union(MsF
 const BIND: MsFlags = MsFlags::MS_BIND.union(MsFlags::MS_REC);
 const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
-/// The mount under the layers of one walk.
+/// The mount point of the layers of one walk.
 const LAYERS: &str = "/layers";
 const UPPER: &str = "/layers/upper";
-/// The message queues of walks, to see whether there are any.
+/// The message queues of walks, for checking whether there are any.
 const QUEUES: &str = "/queues";
 const SHM: &str = "/dev/shm";
-/// The same file system by another name.
+/// The same file system under another name.
 const MEMORY: &str = "/dev/oswalk";
 const SHM_MODE: u32 = 0o1777;
-/// As the kernel makes the root of `/proc` …
+/// The mode of the root of `/proc`, as the kernel sets it …
 const PROC_MODE: u32 = 0o555;
-/// … that of a file system of terminals …
+/// … that of the root of a devpts …
 const TERMINALS_MODE: u32 = 0o755;
-/// … and as that is told to make its `ptmx`.
+/// … and that of `ptmx`, as a mount option.
 const TERMINAL_MAKER_MODE: u32 = 0o666;
 
-/// The root that walks have in common.
+/// The base root that walks share.
 pub(super) struct Root {
     upper_bytes_max: u64,
-    /// How `/dev/shm` is mounted.
+    /// The mount options of `/dev/shm`.
     shm: String,
-    /// The file that says which process number was given last; not every kernel has it.
+    /// `ns_last_pid`, which sets the next pid; not every kernel has it.
     pub(super) last_pid: Option<File>,
 }
 
-/// What is one walk's own.
+/// The mounts of one walk.
 pub(super) struct Layers {
     /// The overlay's root.
     pub(super) top: OwnedFd,
-    /// What the agent reads when the walk has ended …
+    /// The upper layer, which the agent reads when the walk has ended.
     pub(super) upper: OwnedFd,
-    /// … and files with several names that the walk has changed, if the kernel keeps account of them.
+    /// The overlay's index of files with several hard links, if the kernel supports it.
     pub(super) index: Option<OwnedFd>,
-    /// The walk's `/dev/shm` is covered.
+    /// Whether `/dev/shm` is covered.
     pub(super) covers_shm: Cell<bool>,
 }
 
 impl Layers {
-    /// Tells whether the walk has left anything in `/dev/shm`, which is nobody else's.
+    /// Tells whether the walk has left anything in `/dev/shm`, which is private to it.
     pub(super) fn have_files_left(&self) -> bool {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let dir = Dir::openat(&self.top, &MEMORY[1..], flags, Mode::empty());
@@ -103,11 +101,11 @@ impl Layers {
 }
 
 impl Layers {
-    /// Has a compile step find the origin's empty `/run` in the place of `/dev/shm`: whatever it looks up there is
-    /// noted as it is in `/run`. Its own temporary files have the other name of that place.
+    /// Covers `/dev/shm` with the origin's empty `/run` for a compile step, so that its look-ups there are recorded
+    /// like those in `/run`. Its temporary files use the other name of the file system.
     fn cover_shm(&self) -> Result<(), Failure> {
         let run = Path::new("/lower/run");
-        // Not every origin has one.
+        // Not every origin has a `/run`.
         if !std::fs::symlink_metadata(run).is_ok_and(|metadata| metadata.is_dir()) {
             return Ok(());
         }
@@ -117,7 +115,7 @@ impl Layers {
         std::env::set_current_dir("/").map_err(at("go back to the first root"))
     }
 
-    /// Tells whether the walk has left segments, semaphores or queues, which others at its origin would find.
+    /// Tells whether the walk has left System V or POSIX IPC objects, which other processes at its origin would see.
     pub(super) fn have_ipc_left(&self) -> bool {
         let proc = openat(&self.top, "proc", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
         proc.is_ok_and(|proc| {
@@ -132,7 +130,7 @@ impl Layers {
 }
 
 impl Root {
-    /// Moves into a root with everything in it that walks have in common.
+    /// Pivots into a base root with the mounts that walks share.
     pub(super) fn prepare(plan: &Plan) -> Result<Self, Failure> {
         let scratch = path(&plan.scratch);
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
@@ -153,7 +151,7 @@ impl Root {
         Ok(Self { upper_bytes_max: plan.upper_bytes_max, shm, last_pid })
     }
 
-    /// Lays a fresh overlay over the origin's tree, on top of this root.
+    /// Mounts a fresh overlay of the origin's tree on top of this root.
     pub(super) fn lay(&self) -> Result<Layers, Failure> {
         mount_memory(Path::new(LAYERS), &format!("size={},mode=0755", self.upper_bytes_max))?;
         for dir in [UPPER, "/layers/work"] {
@@ -164,21 +162,21 @@ impl Root {
                       redirect_dir=on,metacopy=off,index=on,xino=off,volatile";
         mount(Some("oswalk"), "/root", Some("overlay"), NO_DEVICES, Some(layers))
             .map_err(at("mount the overlay"))?;
-        // A kernel that cannot index mounts all the same.
+        // A kernel without index support mounts the overlay nevertheless.
         let index = File::open("/layers/work/index").ok().map(OwnedFd::from);
         std::env::set_current_dir("/root").map_err(at("enter the overlay"))?;
         for (from, to) in [("/proc", "proc"), ("/dev", "dev")] {
             mount(Some(from), to, NONE, MsFlags::MS_MOVE, NONE)
                 .map_err(at(format!("move {from}")))?;
         }
-        // Over this root, so that for the kernel the program's root is not a changed one.
+        // Moved over `/`, so that the kernel does not treat the program as chrooted.
         mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).map_err(at("move the overlay"))?;
         let top = OwnedFd::from(File::open(".").map_err(at("open the overlay"))?);
         std::env::set_current_dir("/").map_err(at("go back to the first root"))?;
         Ok(Layers { top, upper, index, covers_shm: Cell::new(false) })
     }
 
-    /// Suits the root to a walk.
+    /// Adapts the root to a walk.
     pub(super) fn suit(launch: &Launch, layers: &Layers) -> Result<Before, Failure> {
         let spec = &launch.spec;
         let lower = Path::new("/lower");
@@ -188,7 +186,7 @@ impl Root {
             nix::unistd::fchdir(&layers.top).map_err(at("enter the overlay"))?;
             for dir in SYSTEM_DIRS {
                 let from = lower.join(dir);
-                // A symbolic link, as /bin mostly is, leads to a directory that is bound.
+                // A symbolic link, as /bin usually is, leads to a directory that is bound.
                 if !std::fs::symlink_metadata(&from).is_ok_and(|metadata| metadata.is_dir()) {
                     continue;
                 }
@@ -205,8 +203,8 @@ impl Root {
         Ok(before)
     }
 
-    /// Tells whether what is kept for the next walk, and cannot be made anew, is as it was made: to
-    /// be asked when the walk's own is taken away.
+    /// Tells whether the mounts that the next walk reuses are unmodified. To be called after
+    /// [`Self::take_away`].
     pub(super) fn is_as_new() -> bool {
         let is = |name: &str, mode| {
             let metadata = std::fs::metadata(name);
@@ -217,7 +215,7 @@ impl Root {
             && is("/dev/pts/ptmx", TERMINAL_MAKER_MODE)
     }
 
-    /// Takes away all that was one walk's own. None of its processes is left.
+    /// Removes the mounts of one walk, after all its processes have ended.
     pub(super) fn take_away(&self, layers: Layers) -> Result<(), Failure> {
         nix::unistd::fchdir(&layers.top).map_err(at("enter the overlay"))?;
         for (from, to) in [("proc", "/proc"), ("dev", "/dev")] {
@@ -244,7 +242,7 @@ impl Root {
         if has_ipc(|name| std::fs::read(Path::new("/proc").join(name))) {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)
                 .map_err(at("renew the IPC"))?;
-            // Not mounted where the kernel has none.
+            // Fails where the kernel has no message queues.
             let _ = umount2(QUEUES, MntFlags::MNT_DETACH);
             mount_queues(Path::new(QUEUES))?;
         }
@@ -263,7 +261,7 @@ fn mount_memory(on: &Path, options: &str) -> Result<(), Failure> {
         .map_err(at(format!("mount a tmpfs on {}", on.display())))
 }
 
-/// Mounts the memory for files that nobody else looks for, by both of its names.
+/// Mounts the tmpfs of `/dev/shm` under both of its names.
 fn mount_shm(dev: &Path, options: &str) -> Result<(), Failure> {
     let memory = dev.join(&MEMORY["/dev/".len()..]);
     mount_memory(&memory, options)?;
@@ -274,19 +272,19 @@ fn mount_shm(dev: &Path, options: &str) -> Result<(), Failure> {
 fn mount_queues(on: &Path) -> Result<(), Failure> {
     let flags = NO_DEVICES | MsFlags::MS_NOEXEC;
     match mount(Some("mqueue"), on, Some("mqueue"), flags, NONE) {
-        // A kernel without queues.
+        // The kernel has no message queues.
         Err(nix::errno::Errno::ENODEV) => Ok(()),
         result => result.map_err(at("mount the message queues")),
     }
 }
 
-/// Tells whether a walk has left segments, semaphores or queues: they outlive processes. `read` reads a
-/// file of `/proc`.
+/// Tells whether a walk has left shared memory segments, semaphores or message queues, which outlive
+/// processes. `read` reads a file of `/proc`.
 fn has_ipc(read: impl Fn(&str) -> io::Result<Vec<u8>>) -> bool {
     let is_empty = |dir: &str| std::fs::read_dir(dir).is_ok_and(|mut dir| dir.next().is_none());
     let has_rows = |name: &&str| {
         let table = read(name);
-        // The first line says what is in the columns.
+        // The first line is the header.
         table.is_ok_and(|table| table.iter().filter(|&&byte| byte == b'\n').count() > 1)
     };
     !is_empty(QUEUES) || ["sysvipc/shm", "sysvipc/sem", "sysvipc/msg"].iter().any(has_rows)
@@ -297,17 +295,17 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
     made.map_err(at(format!("make {}", dir.display())))
 }
 
-/// Mounts, when `/dev` is there, a `/proc` in which only the directories of processes can be written, and of these not that of
-/// this one. All else there is the machine's, and root could change it: the kernel checks who owns a file,
-/// not what capabilities he has, and its mode and owner, too, are those that others see.
+/// Mounts a `/proc` in which only the directories of other processes are writable; `/dev` must exist already. The
+/// rest belongs to the machine, and root could change it: the kernel checks only the owner of a file, not
+/// capabilities, and changes of mode and owner are visible to others.
 fn prepare_proc(scratch: &Path) -> Result<Option<File>, Failure> {
     let (proc, still) = (scratch.join("proc"), scratch.join("still"));
-    // What is bound from there is read-only, like all of that /dev.
+    // Bind mounts from there are read-only, like all of this /dev.
     let null = scratch.join("dev/null");
     mount(Some("proc"), &proc, Some("proc"), NO_DEVICES | MsFlags::MS_NOEXEC, NONE)
         .map_err(at("mount /proc"))?;
     let last_pid = File::options().write(true).open(proc.join("sys/kernel/ns_last_pid")).ok();
-    // What is bound from there is read-only as well.
+    // Bind mounts from there are read-only, too.
     mount(Some(&proc), &still, NONE, MsFlags::MS_BIND, NONE).map_err(at("bind /proc"))?;
     let flags = READ_ONLY | NO_DEVICES | MsFlags::MS_NOEXEC;
     mount(NONE, &still, NONE, flags, NONE).map_err(at("make /proc read-only"))?;
@@ -328,7 +326,7 @@ fn prepare_proc(scratch: &Path) -> Result<Option<File>, Failure> {
     Ok(last_pid)
 }
 
-/// The devices are common to all walks: one may use them, not replace them.
+/// Mounts `/dev`, whose devices all walks share and may use but not replace.
 fn prepare_dev(devices: &Path, dev: &Path, shm: &str) -> Result<(), Failure> {
     mount(Some(devices), dev, NONE, BIND, NONE).map_err(at("bind /dev"))?;
     mount(NONE, dev, NONE, READ_ONLY | MsFlags::MS_NOSUID, NONE)

@@ -1,5 +1,5 @@
-//! The first process of a walk's namespaces: prepares a root, waits for a walk, starts its program,
-//! passes signals on, and leaves no process behind. Then it may serve another walk.
+//! The first process of a walk's namespaces. It prepares a root, waits for a walk, starts its program, passes
+//! signals on, and kills remaining processes. Then it may serve another walk.
 #![expect(unsafe_code, reason = "forks, and leaves without destructors")]
 
 use std::fs::File;
@@ -26,11 +26,11 @@ use super::root::{Layers, Root};
 use super::standing::Standing;
 use super::{fds, process, readers, terminal};
 
-/// The first look whether a terminal is being read comes after so long; each pause is twice the one
-/// before, as long as that is a number of 8 bits.
+/// Delay of the first check whether a terminal is being read. Each further delay is twice the previous one,
+/// until it exceeds 8 bits.
 const WATCH_FIRST_MS: u8 = 1;
 
-/// Runs walks, one after the other, each from the first mount to the last child. Never returns.
+/// Runs consecutive walks, each from the first mount to the last child. Never returns.
 pub(super) fn run(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> ! {
     process::die_with_parent();
     process::set_name(c"oswalk-walk");
@@ -38,24 +38,24 @@ pub(super) fn run(plan: &Plan, group: Group, filter: &Filter, control: &UnixStre
         let errno = failure.error.raw_os_error().unwrap_or(libc::EIO);
         tell(control, &Event::Failed { stage: failure.stage, errno }, &[]);
     }
-    // SAFETY: nothing of this copy of the launcher is to run its destructors.
+    // SAFETY: this copy of the launcher must not run its destructors.
     unsafe { libc::_exit(0) }
 }
 
-/// Serves walks until there are no more.
+/// Serves walks until no more arrive.
 fn serve(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> Result<(), Failure> {
-    // SAFETY: this copy of the launcher uses its own socket alone, and never returns.
+    // SAFETY: this copy of the launcher uses only its own socket, and never returns.
     unsafe { fds::keep_only(&[control.as_fd()]) }.map_err(at("close descriptors"))?;
     let exceeded = group.join().map_err(at("join the control group"))?;
-    // Its own group is the root of all that the walk sees.
+    // The walk sees the sandbox's group as the root.
     match nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP) {
-        // A kernel without groups.
+        // The kernel has no control groups.
         Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
         Err(error) => return Err(at("make a cgroup namespace")(error)),
     }
-    // The modes of the walk's mounts are those of its origin; the agent's own mask is stricter.
+    // The agent's umask would change the modes of the walk's files, which come from the origin.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    // SAFETY: the disposition is valid; the launcher ignored its children, this process waits.
+    // SAFETY: the disposition is valid. The launcher ignores SIGCHLD, but this process waits for children.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
@@ -67,7 +67,7 @@ fn serve(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> Re
     process::join_new_keyring().map_err(at("make a keyring"))?;
     let root = Root::prepare(plan)?;
     let pids = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
-    let standing = Standing::now().map_err(at("look at its standing"))?;
+    let standing = Standing::now().map_err(at("read the process's attributes"))?;
     let stack = Stack::new().map_err(at("make a stack"))?;
     process::populate();
     let mut sandbox = Sandbox { control, signals, root, pids, stack, filter, exceeded };
@@ -85,15 +85,15 @@ fn serve(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> Re
         sandbox.root.take_away(layers)?;
         let stands = Standing::now().is_ok_and(|now| now == standing);
         if !stands || !Root::is_as_new() {
-            // The agent makes another.
+            // The agent makes another sandbox.
             return Ok(());
         }
     }
 }
 
-/// Waits until the agent has read what the walk changed.
+/// Waits until the agent has read the walk's changes.
 fn is_wanted_again(control: &UnixStream) -> bool {
-    // Other orders are for the walk that has ended.
+    // Other orders are for the finished walk.
     while let Ok(Some((message, _))) = fds::receive(control) {
         if matches!(postcard::from_bytes(&message), Ok(Order::ServeAgain)) {
             return true;
@@ -102,7 +102,7 @@ fn is_wanted_again(control: &UnixStream) -> bool {
     false
 }
 
-/// What serves one walk after the other.
+/// The state that consecutive walks share.
 struct Sandbox<'a> {
     control: &'a UnixStream,
     signals: SignalFd,
@@ -115,7 +115,7 @@ struct Sandbox<'a> {
 }
 
 impl Sandbox<'_> {
-    /// Sees a walk through, and returns its last event with what comes along.
+    /// Runs a walk, and returns its last event with the descriptors to pass along.
     fn supervise<'a>(
         &mut self,
         launch: &Launch,
@@ -151,9 +151,9 @@ impl Sandbox<'_> {
             files.iter().filter_map(|(fd, file)| Some((*fd, u64::try_from(offset(file)?).ok()?)));
         let (cpu_us, offsets) = (walk.cpu_us, offsets.collect());
         let bounded = self.exceeded.times() > 0;
-        // Who has made a terminal's root its own cannot leave it.
+        // A process that has changed its root for a terminal cannot return.
         let again = launch.spec.terminal.is_none() && !bounded;
-        // Who was killed has had no time to clean up, natively neither.
+        // A killed program leaves files behind, as it would at the origin.
         let left = libc::WIFEXITED(status)
             && (layers.have_files_left() || !launch.spec.compiles && layers.have_ipc_left());
         let ended = Event::Ended { status, cpu_us, offsets, bounded, left, again };
@@ -163,18 +163,18 @@ impl Sandbox<'_> {
     }
 }
 
-/// A program that runs.
+/// A running program.
 struct Walk<'a> {
     control: &'a UnixStream,
     program: Pid,
     terminal: Option<terminal::Pair>,
-    /// Somebody wants to know whether the terminal is being read: milliseconds to the next look.
+    /// If the agent wants to know whether the terminal is being read, milliseconds to the next check.
     watching: Option<u8>,
     cpu_us: u64,
 }
 
 impl Walk<'_> {
-    /// Does what there is to do while the program runs; returns its wait status.
+    /// Handles events while the program runs; returns its wait status.
     fn watch(&mut self, signals: &SignalFd) -> i32 {
         let control = self.control;
         loop {
@@ -201,7 +201,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes in what became of children; returns the program's wait status when it ended.
+    /// Reaps children; returns the program's wait status if it ended.
     fn reap(&mut self) -> Option<i32> {
         while let Some((pid, status, cpu)) = process::wait_any(false) {
             if libc::WIFSTOPPED(status) {
@@ -240,13 +240,13 @@ impl Walk<'_> {
                 }
                 Ok(Order::ServeAgain) | Err(_) => {}
             },
-            // The agent is gone or has given the walk up: this process's end ends all.
+            // The agent is gone or has given the walk up. Exiting ends the whole namespace.
             // SAFETY: as in `run`.
             Ok(None) | Err(_) => unsafe { libc::_exit(0) },
         }
     }
 
-    /// Looks whether the terminal is being read; less and less often, and then no more.
+    /// Checks whether the terminal is being read, at growing intervals, and finally no more.
     fn look(&mut self) {
         let Some(terminal) = &self.terminal else { return };
         let device = nix::sys::stat::fstat(&terminal.slave).map_or(0, |stat| stat.st_rdev);
@@ -259,7 +259,7 @@ impl Walk<'_> {
     }
 }
 
-/// Makes the walk's terminal, in its root: this process stays there, and serves no other walk.
+/// Makes the walk's terminal within its root. This process stays in that root and serves no other walk.
 fn open_terminal(spec: &TerminalSpec, root: BorrowedFd<'_>) -> Result<terminal::Pair, Failure> {
     program::change_root(root).map_err(at("change the root"))?;
     let pair = terminal::Pair::open(spec).map_err(at("make a terminal"))?;
@@ -267,7 +267,7 @@ fn open_terminal(spec: &TerminalSpec, root: BorrowedFd<'_>) -> Result<terminal::
     Ok(pair)
 }
 
-/// Ends every other process of the namespace; returns their CPU time.
+/// Kills every other process of the namespace; returns their CPU time.
 fn end_all() -> u64 {
     const ALL_BUT_THIS: Pid = Pid::from_raw(-1);
     let _ = kill(ALL_BUT_THIS, Signal::SIGKILL);
@@ -278,8 +278,8 @@ fn end_all() -> u64 {
     cpu_us
 }
 
-/// Opens the files that the process had open for reading, and goes on where it stood. They stay
-/// open here as well, to tell how far the program has read.
+/// Opens the files that the process had open for reading, at its file offsets. They stay open here as well,
+/// to report how far the program has read.
 fn open_files(spec: &WalkSpec, root: BorrowedFd<'_>) -> Result<Vec<(u32, File)>, Failure> {
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC)
@@ -298,8 +298,8 @@ fn open_files(spec: &WalkSpec, root: BorrowedFd<'_>) -> Result<Vec<(u32, File)>,
     Ok(files)
 }
 
-/// Opens the null device of the sandbox, which is read-only: by a descriptor, too, its mode, owner and times
-/// cannot be changed, which those of the machine's can, for all.
+/// Opens the sandbox's `/dev/null`. It is on a read-only mount, so that a descriptor cannot be used to change its
+/// mode, owner or times, as it could for the machine's own.
 fn open_nulls(spec: &WalkSpec, root: BorrowedFd<'_>) -> Result<Vec<(u32, File)>, Failure> {
     let mut nulls = Vec::new();
     for fd in &spec.fds {

@@ -1,5 +1,5 @@
-//! What the first process of a sandbox has that its programs inherit, and that a program of the same user
-//! could change.
+//! The process attributes of a sandbox's first process that its programs inherit and that a program of the
+//! same user could change.
 #![expect(unsafe_code, reason = "scheduling policy and I/O priority have no safe wrapper")]
 
 use std::io;
@@ -35,13 +35,13 @@ pub(super) struct Standing {
     nice: i32,
     policy: libc::c_int,
     io: libc::c_long,
-    /// The processors that it may use.
+    /// Its CPU affinity.
     processors: nix::sched::CpuSet,
     limits: [Rlimit; RESOURCES.len()],
 }
 
 impl Standing {
-    /// Looks how it stands now.
+    /// Reads the current attributes.
     pub(super) fn now() -> io::Result<Self> {
         Ok(Self {
             nice: getpriority_process(None)?,

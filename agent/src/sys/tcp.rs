@@ -1,18 +1,18 @@
-//! What the kernel knows of a TCP connection.
+//! The kernel's statistics of a TCP connection.
 #![expect(unsafe_code, reason = "TCP_INFO has no safe wrapper")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// `tcpi_delivery_rate` of Linux' `struct tcp_info`, which the C library's does not go as far as.
+/// Offset of `tcpi_delivery_rate` in Linux's `struct tcp_info`. The C library's structure is shorter.
 const RATE_AT: usize = 160;
 const INFO_BYTES: usize = 168;
 
-/// `tcpi_last_ack_recv` there.
+/// Offset of `tcpi_last_ack_recv`.
 const LAST_ACK_AT: usize = 56;
 
-/// Returns how long ago the other side's kernel acknowledged something, by the millisecond.
+/// Returns the time since the last acknowledgement from the peer's kernel, in whole milliseconds.
 ///
 /// # Errors
 /// It is no TCP connection.
@@ -21,8 +21,7 @@ pub(crate) fn acknowledged_since(socket: &impl AsFd) -> io::Result<Duration> {
     Ok(Duration::from_millis(since.into()))
 }
 
-/// Returns how many bytes a second reached the other side when there was enough to send, as the
-/// kernel last saw it; 0 as long as it has not.
+/// Returns the kernel's last estimate of the delivery rate in bytes per second; 0 if it has none yet.
 ///
 /// # Errors
 /// It is no TCP connection.
@@ -34,7 +33,7 @@ fn info(socket: &impl AsFd) -> io::Result<[u8; INFO_BYTES]> {
     let mut info = [0_u8; INFO_BYTES];
     let mut bytes = libc::socklen_t::try_from(INFO_BYTES).map_err(io::Error::other)?;
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the kernel fills at most as many bytes as it is told that there are.
+    // SAFETY: the kernel fills at most as many bytes as `bytes` says.
     let result = unsafe {
         let info = info.as_mut_ptr().cast();
         libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info, &raw mut bytes)

@@ -1,6 +1,6 @@
-//! Pseudo-terminals of walks. The line discipline is the one of the terminal at the origin: there
-//! characters are echoed, lines edited and keys turned into signals. Here the settings only say what
-//! the program wants (`EXTPROC`), and the master hears of every change (packet mode).
+//! Pseudo-terminals of walks. The terminal at the origin does the line discipline: echo, line editing, and
+//! turning keys into signals. Here the settings only record what the program wants (`EXTPROC`), and the
+//! master is notified of every change (packet mode).
 #![expect(unsafe_code, reason = "packet mode, and settings in the kernel's form")]
 
 use std::io;
@@ -15,27 +15,27 @@ use rustix::termios::{Winsize, tcgetpgrp, tcsetpgrp, tcsetwinsize};
 use worknode::door::{TERMIOS_BYTES, Termios, Window};
 use worknode::spec::TerminalSpec;
 
-/// `EXTPROC` in the local flags, which are the fourth word.
+/// `EXTPROC`, a local flag. The local flags are the fourth word.
 const EXTERNAL: u32 = 0o200_000;
 const LOCAL_FLAGS: usize = 12;
 const OUTPUT_FLAGS: usize = 4;
-/// Where the end-of-file character is.
+/// Offset of the end-of-file character.
 const EOF_CHARACTER: usize = 17 + libc::VEOF;
 /// `TIOCPKT_IOCTL`: the settings have changed.
 const PACKET_SETTINGS: u8 = 64;
-/// `TIOCPKT_FLUSHREAD`: the program threw away what was typed.
+/// `TIOCPKT_FLUSHREAD`: the program discarded unread input.
 const PACKET_FLUSHED: u8 = 1;
 
 /// Both ends of a pseudo-terminal.
 #[derive(Debug)]
 pub(super) struct Pair {
-    /// Nothing once it is hung up.
+    /// `None` after a hang-up.
     pub(super) master: Option<OwnedFd>,
     pub(super) slave: OwnedFd,
 }
 
 impl Pair {
-    /// Makes a terminal in the instance that is mounted on `/dev/pts`.
+    /// Makes a terminal in the devpts instance at `/dev/pts`.
     pub(super) fn open(spec: &TerminalSpec) -> io::Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let master = nix::fcntl::open("/dev/pts/ptmx", flags | OFlag::O_NONBLOCK, Mode::empty())?;
@@ -51,48 +51,48 @@ impl Pair {
         Ok(Self { master: Some(master), slave })
     }
 
-    /// Makes it the terminal of the calling process's session.
+    /// Makes it the controlling terminal of the calling process's session.
     pub(super) fn take_control(&self) -> io::Result<()> {
         Ok(ioctl_tiocsctty(&self.slave)?)
     }
 
-    /// Closes the master: when its last descriptor is closed, all who have the slave find its end, as
-    /// when the window of a terminal is closed.
+    /// Closes the master. When its last descriptor is closed, the slave hangs up, as when a terminal
+    /// window is closed.
     pub(super) fn hang_up(&mut self) {
         self.master = None;
     }
 
-    /// Puts the calling process's group into the foreground.
+    /// Makes the calling process's group the foreground group.
     pub(super) fn come_to_foreground(&self) -> io::Result<()> {
         Ok(tcsetpgrp(&self.slave, getpgrp())?)
     }
 
-    /// Returns the group in the foreground.
+    /// Returns the foreground group.
     pub(super) fn foreground(&self) -> Option<libc::pid_t> {
         tcgetpgrp(&self.slave).ok().map(Pid::as_raw_pid)
     }
 
-    /// Tells whether the program has read all that was typed.
+    /// Tells whether the program has read all input.
     pub(super) fn is_drained(&self) -> bool {
         ioctl_fionread(&self.slave).is_ok_and(|bytes| bytes == 0)
     }
 }
 
-/// What one read of a master brought.
+/// The kind of packet that a read of the master returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packet {
-    /// Output, behind the first byte.
+    /// Output, after the first byte.
     Output,
-    /// The settings have changed, or input was thrown away.
+    /// The settings changed, or input was discarded.
     Changed {
-        /// Input was thrown away.
+        /// Whether input was discarded.
         flushed: bool,
     },
-    /// Nothing of interest.
+    /// Anything else.
     Other,
 }
 
-/// Tells what the first byte of a packet says.
+/// Decodes the first byte of a packet.
 pub(crate) fn packet(first: u8) -> Packet {
     let flushed = first & PACKET_FLUSHED != 0;
     match first {
@@ -102,7 +102,7 @@ pub(crate) fn packet(first: u8) -> Packet {
     }
 }
 
-/// Returns the settings, as the terminal at the origin is to have them.
+/// Returns the settings for the terminal at the origin.
 pub(crate) fn settings(master: &impl AsFd) -> io::Result<Termios> {
     let mut termios: Termios = [0; TERMIOS_BYTES];
     control(master, libc::TCGETS, &mut termios)?;
@@ -118,7 +118,7 @@ pub(crate) fn set_settings(master: &impl AsFd, mut termios: Termios) -> io::Resu
     control(master, libc::TCSETS, &mut termios)
 }
 
-/// Changes the size; the kernel tells the program.
+/// Changes the size; the kernel notifies the program.
 pub(crate) fn set_window(master: &impl AsFd, window: Window) -> io::Result<()> {
     let [ws_row, ws_col, ws_xpixel, ws_ypixel] = window;
     Ok(tcsetwinsize(master, Winsize { ws_row, ws_col, ws_xpixel, ws_ypixel })?)
@@ -129,13 +129,13 @@ pub(crate) fn is_canonical(termios: &Termios) -> bool {
     word(termios, LOCAL_FLAGS) & libc::ICANON != 0
 }
 
-/// Tells whether a carriage return is put before each new line that is written.
+/// Tells whether output newlines get a carriage return (`ONLCR`).
 pub(crate) fn returns_carriage(termios: &Termios) -> bool {
     let both = libc::OPOST | libc::ONLCR;
     word(termios, OUTPUT_FLAGS) & both == both
 }
 
-/// Returns the character that stands for the end of a file.
+/// Returns the end-of-file character.
 pub(crate) fn eof_character(termios: &Termios) -> u8 {
     termios[EOF_CHARACTER]
 }
@@ -145,7 +145,7 @@ fn word(termios: &Termios, at: usize) -> u32 {
     u32::from_ne_bytes(bytes)
 }
 
-/// Asks or tells the terminal something, in the structure that belongs to the request.
+/// Performs an ioctl with the structure that belongs to the request.
 fn control<T>(terminal: &impl AsFd, request: libc::Ioctl, value: &mut T) -> io::Result<()> {
     let fd = terminal.as_fd().as_raw_fd();
     // SAFETY: private to this file; every use passes the structure of its request.

@@ -1,14 +1,14 @@
-//! Which files a process sees: its mount namespace and its root.
+//! A process's view of the file system: its mount namespace and its root.
 
 use std::io;
 
 use super::place::Place;
 
-/// Where the paths of a process begin. Two processes with the same view mean the same file by a path.
+/// The origin of a process's paths. Paths mean the same files for two processes with equal views.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     root: Place,
-    /// A mount is in one namespace. Where the kernel does not tell mounts, that is looked at.
+    /// The mount namespace, where the kernel reports no mount ids. A mount id alone determines it.
     namespace: Option<(u64, u64)>,
 }
 
@@ -21,7 +21,7 @@ impl View {
     /// Returns the view of a process.
     ///
     /// # Errors
-    /// The process is gone, or of a pid namespace that cannot be seen from here (then its number is 0).
+    /// The process is gone, or its pid namespace is not visible here (then its pid is 0).
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         Self::below(&format!("/proc/{pid}"))
     }
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_be_seen_has_no_view() {
+    fn an_invisible_process_has_no_view() {
         assert!(View::of(0).is_err());
     }
 }

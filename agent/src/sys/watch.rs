@@ -1,4 +1,4 @@
-//! Descriptors that the runtime watches.
+//! Registers descriptors with the async runtime.
 #![expect(unsafe_code, reason = "tokio cannot see that an owner keeps its descriptor")]
 
 use std::io;
@@ -13,37 +13,37 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// An owner of exactly one descriptor, which it keeps until it is dropped.
+/// An owner of exactly one descriptor, which it keeps open until it is dropped.
 pub(crate) trait Owner: AsRawFd {}
 impl Owner for OwnedFd {}
 impl Owner for UnixStream {}
 impl Owner for UnixListener {}
 impl Owner for Clock {}
 
-/// Watches for something to read.
+/// Registers for readability.
 ///
 /// # Errors
-/// The runtime cannot watch it.
+/// The runtime refuses the descriptor.
 pub(crate) fn readable<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: an owner's descriptor stays open, and the same, for as long as the owner lives.
+    // SAFETY: an owner's descriptor stays open and the same as long as the owner lives.
     let watched = unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) };
     Ok(watched?)
 }
 
-/// Watches for room to write.
+/// Registers for writability.
 ///
 /// # Errors
-/// The runtime cannot watch it.
+/// The runtime refuses the descriptor.
 pub(crate) fn writable<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: as above.
     let watched = unsafe { AsyncFd::register_with_interest(owner, Interest::WRITABLE) };
     Ok(watched?)
 }
 
-/// Watches for something to read, and for room to write.
+/// Registers for both.
 ///
 /// # Errors
-/// The runtime cannot watch it.
+/// The runtime refuses the descriptor.
 pub(crate) fn both<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: as above.
     let watched =
@@ -51,17 +51,17 @@ pub(crate) fn both<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
     Ok(watched?)
 }
 
-/// Watches for the end of a process: when it is gone there is something to read.
+/// Registers for a process's end: its pidfd then becomes readable.
 ///
 /// # Errors
-/// There is no such process, or none that can be seen from here.
+/// There is no such process, or it is not visible here.
 pub(crate) fn process(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     readable(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// A timer of the kernel's. It wakes the agent once, where the runtime's own wakes it two or three
-/// times on the way to a moment that is far off: it is meant for what happens for ever.
+/// A timerfd. It wakes the agent once, while a distant deadline of the runtime's own timer wheel causes two or three
+/// wake-ups. It is meant for tasks that repeat forever.
 #[derive(Debug)]
 pub(crate) struct Timer {
     timer: AsyncFd<Clock>,
@@ -80,14 +80,14 @@ impl Timer {
     /// Makes a timer.
     ///
     /// # Errors
-    /// The kernel or the runtime has none to give.
+    /// The kernel or the runtime refuses.
     pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         Ok(Self { timer: readable(Clock(timer))? })
     }
 
-    /// Ends after a time.
+    /// Completes after `pause`.
     pub(crate) async fn wait(&self, pause: Duration) {
         let moment = Expiration::OneShot(pause.into());
         let set = self.timer.get_ref().0.set(moment, TimerSetTimeFlags::empty());
@@ -97,11 +97,11 @@ impl Timer {
         };
         match ready {
             Ok(mut ready) => {
-                // What is read is how often it has expired.
+                // The value read is the number of expirations.
                 let _ = self.timer.get_ref().0.wait();
                 ready.clear_ready();
             }
-            // Never seen; a pause it must be all the same.
+            // Should not happen; pause by the runtime's timer instead.
             Err(_) => tokio::time::sleep(pause).await,
         }
     }

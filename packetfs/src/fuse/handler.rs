@@ -1,4 +1,4 @@
-//! The kernel's requests, handed to the view, and its answers in the kernel's words.
+//! Passes the kernel's requests to the view, and encodes its answers for the kernel.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,19 +18,19 @@ use crate::mirror::{Name, Node};
 use crate::tree::{Attr, Kind};
 use crate::view::{Asker, Lack, Looked, View};
 
-/// The kernel keeps what it was told until it is told otherwise.
+/// Cache lifetime: until invalidated.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// Read-ahead of a file, in bytes.
 const READAHEAD_BYTES: u32 = 1024 * 1024;
-/// Requests the kernel may have waiting.
+/// Most background requests that the kernel may have pending.
 const BACKGROUND_MAX: u16 = 64;
-/// The names of a directory are numbered as its files are, behind `.` and `..`.
+/// Directory offsets are the inode numbers of the entries; `.` and `..` precede them.
 const DOTS: u64 = 2;
 
 /// Answers the requests of one mount.
 pub(super) struct Handler {
     pub(super) view: Arc<View>,
-    /// Extended attributes are shown.
+    /// Whether extended attributes are shown.
     pub(super) xattrs: bool,
 }
 
@@ -61,11 +61,11 @@ impl Filesystem for Handler {
             InitFlags::FUSE_ABORT_ERROR,
             InitFlags::FUSE_EXPORT_SUPPORT,
         ] {
-            // A kernel without one of them is slower, not wrong.
+            // A kernel without one of them is slower, but correct.
             let _ = config.add_capabilities(capability);
         }
         if self.xattrs {
-            // Without it the access control lists would be seen, and not be obeyed.
+            // Without it the kernel would show access control lists but not enforce them.
             let refused = |_| io::Error::from_raw_os_error(libc::EOPNOTSUPP);
             config.add_capabilities(InitFlags::FUSE_POSIX_ACL).map_err(refused)?;
         }
@@ -207,7 +207,7 @@ impl Filesystem for Handler {
         if self.xattrs {
             xattr(reply, &self.view.xattrs(ino.0), name.as_bytes(), size);
         } else {
-            // The kernel does not ask again.
+            // The kernel will not ask again.
             reply.error(Errno::ENOSYS);
         }
     }
@@ -234,18 +234,18 @@ impl Filesystem for Handler {
     }
 }
 
-/// Answers a look-up. A node of number 0 makes the kernel remember that the name is absent.
+/// Answers a look-up. Node number 0 makes the kernel cache that the name is absent.
 fn reply_entry(reply: ReplyEntry, looked: &Looked) {
     let valid = if looked.keep { FOR_EVER } else { Duration::ZERO };
-    // The number in this answer is the kernel's and ours. Another one for programs can only be given
-    // when the kernel asks for attributes, which it does unless they are valid.
+    // This answer carries the node number that kernel and mirror share. Programs see the inode number of a
+    // `getattr`, which the kernel requests because attributes are valid here for directories only.
     let is_dir = |(_, attr): &(Node, Attr)| attr.kind == Kind::Dir;
     let attr_valid = if looked.found.as_ref().is_some_and(is_dir) { valid } else { Duration::ZERO };
     let attr = looked.found.as_ref().map_or_else(absent, |(node, attr)| file_attr(*node, attr));
     reply.entry_with_ttls(&attr_valid, &valid, &attr, Generation(0));
 }
 
-/// Answers with as many names as there is room for.
+/// Answers with as many names as fit.
 fn reply_names(mut reply: ReplyDirectory, dir: Node, offset: u64, names: Vec<Name>) {
     let dots = [(&b"."[..], 1), (b"..", 2)].into_iter().filter(|&(_, at)| at > offset);
     let dots = dots.map(|(name, at)| (name.to_vec(), dir, FileType::Directory, at));

@@ -1,4 +1,4 @@
-//! What a mirror knows, in the words of the kernel.
+//! Encodes attributes and extended attributes for the kernel.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use fuser::{Errno, FileAttr, FileType, INodeNo, ReplyXattr};
 
 use crate::tree::{Attr, Kind, Time, Xattr};
 
-/// Answers a question for the value of an attribute.
+/// Answers `getxattr`.
 pub(super) fn xattr(reply: ReplyXattr, xattrs: &[Xattr], name: &[u8], room: u32) {
     match xattrs.iter().find(|(known, _)| known == name) {
         Some((_, value)) => bytes(reply, value, room),
@@ -14,13 +14,13 @@ pub(super) fn xattr(reply: ReplyXattr, xattrs: &[Xattr], name: &[u8], room: u32)
     }
 }
 
-/// Answers a question for the names of all attributes.
+/// Answers `listxattr`.
 pub(super) fn xattr_names(reply: ReplyXattr, xattrs: &[Xattr], room: u32) {
     let names = xattrs.iter().flat_map(|(name, _)| name.iter().chain([&0]));
     bytes(reply, &names.copied().collect::<Vec<_>>(), room);
 }
 
-/// Answers with some bytes, or with their number to who has no room yet.
+/// Answers with `bytes`, or with their number if the caller asks for the size only.
 fn bytes(reply: ReplyXattr, bytes: &[u8], room: u32) {
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     match room {

@@ -1,5 +1,5 @@
-//! Holes: parts of a file that no block of a disk was ever given to, and that read as zeros. A
-//! manifest names them beside its packets, so that they stay holes wherever the file goes.
+//! Holes: unallocated ranges of a sparse file, which read as zeros. A manifest lists them beside the
+//! packets, so that a file stays sparse on every machine.
 
 use std::fs::File;
 use std::io;
@@ -8,10 +8,10 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use serde::{Deserialize, Serialize};
 
-/// Holes of one file. What lies behind more of them is read as content: slower, not wrong.
+/// Most holes per file. Later ones are read as content, which is slower but correct.
 const HOLES_MAX: usize = 65_536;
 
-/// A part of a file without content.
+/// An unallocated range of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hole {
     /// Where it begins in the file.
@@ -28,8 +28,8 @@ impl Hole {
     }
 }
 
-/// Returns the parts of a file that hold data, each with its start and its end. A file whose blocks,
-/// of 512 bytes, are enough for all its bytes has no holes; nobody looks for them there.
+/// Returns the start and end of each range of a file that holds data. A file whose blocks (of 512 bytes)
+/// suffice for all its bytes is not searched for holes.
 pub(super) fn data(file: &File, bytes: u64, blocks: u64) -> io::Result<Vec<(u64, u64)>> {
     if blocks.saturating_mul(512) >= bytes {
         return Ok((bytes > 0).then_some((0, bytes)).into_iter().collect());
@@ -56,7 +56,7 @@ pub(super) fn between(parts: &[(u64, u64)], bytes: u64) -> Vec<Hole> {
     holes.map(|(at, end)| Hole { at, bytes: end - at }).collect()
 }
 
-/// Returns where the next part begins; nothing if there is none.
+/// Returns where the next range begins, or `None` if there is none.
 fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
     let from = i64::try_from(from).map_err(io::Error::other)?;
     match lseek(file, from, whence) {

@@ -1,4 +1,4 @@
-//! Where in a file its packets and holes lie.
+//! The offsets of a file's packets and holes.
 
 use super::{Hole, Manifest, PacketRef};
 
@@ -17,14 +17,14 @@ impl Manifest {
         })
     }
 
-    /// Returns the first offset from `from` on that has content; nothing if only a hole follows.
+    /// Returns the first offset from `from` on that has content, or `None` if only a hole follows.
     #[must_use]
     pub fn data_from(&self, from: u64) -> Option<u64> {
         let at = self.hole_over(from).map_or(from, Hole::end);
         (at < self.bytes()).then_some(at)
     }
 
-    /// Returns the first offset from `from` on that has none; the end of a file counts as a hole.
+    /// Returns the first offset from `from` on that is in a hole; the end of the file counts as one.
     #[must_use]
     pub fn hole_from(&self, from: u64) -> Option<u64> {
         if from >= self.bytes() {
@@ -42,7 +42,7 @@ impl Manifest {
         self.holes.get(last).filter(|hole| offset < hole.end())
     }
 
-    /// Returns how many holes begin at this offset or before it. They are in the order of the file.
+    /// Returns how many holes begin at or before this offset. They are sorted by offset.
     fn holes_up_to(&self, offset: u64) -> usize {
         self.holes.partition_point(|hole| hole.at <= offset)
     }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_that_make_no_sense_do_no_harm() {
+    fn malformed_holes_are_harmless() {
         let hole = |at, bytes| Hole { at, bytes };
         let holes = vec![hole(0, u64::MAX), hole(u64::MAX, u64::MAX), hole(7, 0)];
         let manifest = Manifest { holes, ..Manifest::of(b"hello") };

@@ -8,9 +8,9 @@ pub enum StoreError {
     /// A file operation failed.
     #[error("failed to {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
         /// Why it failed.
         source: std::io::Error,

@@ -1,4 +1,4 @@
-//! Where each packet lies. The packs are the truth: a missing or damaged index is made anew.
+//! The index: the location of each packet. It is rebuilt from the packs if it is missing or damaged.
 
 use std::path::{Path, PathBuf};
 
@@ -9,17 +9,17 @@ use crate::packet::Digest;
 
 /// Digest to pack, offset, body bytes.
 const PLACES: TableDefinition<[u8; 32], (u32, u64, u32)> = TableDefinition::new("places");
-/// Pack to the bytes of it that the index knows.
+/// Pack to the number of its bytes that are indexed.
 const PACKS: TableDefinition<u32, u64> = TableDefinition::new("packs");
-/// The index is read at random and rarely: a small cache keeps an idle agent small.
+/// Accesses are random and rare, and a small cache saves memory.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
 
-/// Where a packet lies.
+/// The location of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) pack: u32,
     pub(super) offset: u64,
-    /// Bytes of the body; the top bit says that it is compressed.
+    /// Bytes of the body; the top bit is set if it is compressed.
     pub(super) body_bytes: u32,
 }
 
@@ -30,14 +30,14 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Opens the index; the flag tells that it is new and empty.
+    /// Opens the index. The flag is true if it is new and empty.
     pub(super) fn open(path: &Path) -> Result<(Self, bool), StoreError> {
         let open = |path: &Path| Database::builder().set_cache_size(CACHE_BYTES).create(path);
         let existed = path.exists();
         let (database, fresh) = match open(path) {
             Ok(database) => (database, !existed),
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "making the packet index anew");
+                tracing::warn!(%error, path = %path.display(), "rebuilding the damaged packet index");
                 std::fs::remove_file(path).map_err(|source| StoreError::Io {
                     action: "delete the damaged index",
                     path: path.to_owned(),
@@ -113,7 +113,7 @@ impl Index {
     ) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
             let mut transaction = self.database.begin_write()?;
-            // The packs are the truth: what a power cut takes from the index is scanned again.
+            // No fsync: entries lost in a power cut are restored from the packs.
             transaction.set_durability(redb::Durability::None)?;
             change(&transaction)?;
             transaction.commit()?;

@@ -1,7 +1,7 @@
-//! A pack: records of packets, one after the other, in a file that only grows.
+//! A pack: an append-only file of packet records.
 //!
-//! A record is `digest[32], u32 content bytes, u32 body bytes (top bit: compressed), body`. A pack
-//! is read from its start without an index; a torn record ends it.
+//! A record is `digest[32], u32 content bytes, u32 body bytes (top bit: compressed), body`. Without an
+//! index, a pack is scanned from its start up to the first torn record.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -12,7 +12,7 @@ use super::index::Place;
 use crate::packet::{Digest, PACKET_BYTES_MAX, Packed, PacketRef};
 
 const RECORD_HEAD_BYTES: u64 = 40;
-/// What is in it may be for its owner only, at its origin.
+/// Its content may be readable only by its owner at the origin.
 const MODE: u32 = 0o600;
 const COMPRESSED: u32 = 1 << 31;
 
@@ -91,11 +91,11 @@ impl Pack {
         Ok(Packed { compressed: place.body_bytes & COMPRESSED != 0, body })
     }
 
-    /// Cuts off what lies behind the last whole record: the next one must be found again.
+    /// Truncates the pack after its last complete record, so that a scan finds records appended later.
     pub(super) fn cut(&mut self, end: u64) -> Result<(), StoreError> {
         if end < self.bytes {
             self.file.set_len(end).map_err(|source| StoreError::Io {
-                action: "cut",
+                action: "truncate",
                 path: self.path.clone(),
                 source,
             })?;
@@ -104,7 +104,7 @@ impl Pack {
         Ok(())
     }
 
-    /// Lists the records from `start` on, and tells where the last whole one ends.
+    /// Lists the records from `start` on. Returns also the end of the last complete one.
     pub(super) fn scan(&self, start: u64) -> Result<(Vec<(Digest, Place)>, u64), StoreError> {
         let mut records = Vec::new();
         let mut offset = start;

@@ -1,5 +1,5 @@
-//! What was found in an upper layer, and the changes it stands for: which name of a file keeps its
-//! inode at the origin, and what the other names become.
+//! The entries of an upper layer, and the changes that they represent: which name of a file keeps the
+//! origin's inode, and what becomes of its other names.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,82 +8,81 @@ use crate::packet::{Digest, Manifest};
 use crate::path::{PathError, TreePath};
 use crate::tree::{Bytes, Kind, Time, Xattr, above, split};
 
-/// All that an upper layer holds.
+/// The entries of an upper layer.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     removed: HashSet<Bytes>,
-    /// Where nothing of the lower layer is seen any more: removed names, and those that something
-    /// else has now.
+    /// Names that hide the lower layer: removed ones, and those that now name something else.
     covered: HashSet<Bytes>,
-    /// Directories, and where they were before if they were renamed: parents first.
+    /// Directories, parents first, each with its old path if it was renamed.
     pub(super) dirs: Vec<Op>,
-    /// Directories that have the time they had before, and what they are.
-    pub(super) still: Vec<(Bytes, Meta)>,
-    /// Directories in which names came or went.
-    stirred: HashSet<Bytes>,
-    /// What is no directory, by inode of the upper layer.
+    /// Directories with an unchanged modification time, and their attributes.
+    pub(super) dirs_with_old_time: Vec<(Bytes, Meta)>,
+    /// Directories in which names were added or removed.
+    touched_dirs: HashSet<Bytes>,
+    /// Everything but directories, by inode number in the upper layer.
     pub(super) nodes: HashMap<u64, Node>,
     pub(super) linked: Vec<TreePath>,
-    /// What the walk found where it changed something, by the names before the walk.
+    /// What the walk found where it changed something, by names before the walk.
     pub(super) bases: BTreeMap<Bytes, Base>,
 }
 
-/// Something that is no directory.
+/// A file, symbolic link or device.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// Its names in the upper layer; none if it is seen through one of the lower layer only.
+    /// Its names in the upper layer; empty if only a lower-layer name shows it.
     pub(super) names: Vec<Bytes>,
-    /// The names that it had in the lower layer, if it was copied up from there.
+    /// Its names in the lower layer, if it was copied up.
     pub(super) below: Vec<Bytes>,
-    /// The extended attributes that the walk saw there.
+    /// Its extended attributes in the lower layer, as the walk saw them.
     pub(super) xattrs_below: Vec<Xattr>,
     pub(super) mtime: Time,
     pub(super) body: Body,
     pub(super) meta: Meta,
-    /// It is what it was below.
+    /// Whether it equals its lower-layer file.
     pub(super) unchanged: bool,
 }
 
-/// What makes it what it is.
+/// Its type-specific data.
 #[derive(Debug)]
 pub(super) enum Body {
     /// A regular file.
     File(Manifest),
-    /// A symbolic link, and where it leads.
+    /// A symbolic link's target.
     Symlink(Bytes),
-    /// Anything else, and its device number.
+    /// The device number of anything else.
     Special(Kind, u64),
 }
 
-/// Where something goes at the origin.
+/// Where a node is placed at the origin.
 #[derive(Debug, PartialEq, Eq)]
 struct Home {
     path: Bytes,
-    /// The name before the walk of the inode that stays.
+    /// The former name of the inode that it keeps, if any.
     was: Option<Bytes>,
-    /// It is to be renamed from there first.
+    /// The name from which it must first be renamed, if any.
     from: Option<Bytes>,
 }
 
 impl Found {
-    /// Takes in that a name is gone.
+    /// Records a removed name.
     pub(super) fn remove(&mut self, path: Bytes) {
-        self.stir(&path);
+        self.touch_parent(&path);
         self.covered.insert(path.clone());
         self.removed.insert(path);
     }
 
-    /// Takes in that a name is another one, or was not there before.
-    pub(super) fn stir(&mut self, path: &[u8]) {
-        self.stirred.extend(split(path).map(|(dir, _)| dir.to_vec()));
+    /// Records that names in the parent directory of `path` changed.
+    pub(super) fn touch_parent(&mut self, path: &[u8]) {
+        self.touched_dirs.extend(split(path).map(|(dir, _)| dir.to_vec()));
     }
 
-    /// Takes in that a name stands for something else than in the lower layer.
+    /// Records a name that names something else than in the lower layer.
     pub(super) fn cover(&mut self, path: Bytes) {
         self.covered.insert(path);
     }
 
-    /// Takes in that something is changed at a name, if the walk could find anything there.
+    /// Records what the walk found at a name that it changed, if it could find anything there.
     pub(super) fn note_base(&mut self, before: Option<Bytes>, base: &dyn Fn(&[u8]) -> Base) {
         self.bases.extend(before.map(|name| {
             let found = base(&name);
@@ -91,7 +90,7 @@ impl Found {
         }));
     }
 
-    /// Returns what is to be done at the origin.
+    /// Returns the changes to apply at the origin.
     pub(super) fn into_changes(
         mut self,
         base: &dyn Fn(&[u8]) -> Base,
@@ -101,9 +100,9 @@ impl Found {
         for node in std::mem::take(&mut self.nodes).into_values() {
             let Some(Home { path, was, from }) = self.home(&node) else { continue };
             for name in node.names.iter().filter(|&name| *name != path || was.is_none()) {
-                self.stir(name);
+                self.touch_parent(name);
             }
-            self.stirred.extend(from.as_ref().and(split(&path)).map(|(dir, _)| dir.to_vec()));
+            self.touched_dirs.extend(from.as_ref().and(split(&path)).map(|(dir, _)| dir.to_vec()));
             let path = TreePath::new(path)?;
             let further = node.names.into_iter().filter(|name| **name != *path);
             for name in further {
@@ -113,7 +112,7 @@ impl Found {
             if let Some(was) = &was
                 && (matches!(node.body, Body::File(_)) || node.unchanged && from.is_none())
             {
-                // Its placing says it, or nothing happens to it.
+                // Its placing contains the base, or it does not change.
                 self.bases.remove(was);
             }
             if let Some(from) = from {
@@ -134,7 +133,7 @@ impl Found {
             };
             others.push((node.mtime, op));
         }
-        // Later changes get later times when they are applied in this order.
+        // Applying in this order keeps the order of write times.
         others.sort_by_key(|&(mtime, _)| mtime);
         self.settle()?;
         let removes =
@@ -148,11 +147,11 @@ impl Found {
         Ok(ChangeSet { ops, found, emptied, linked: self.linked })
     }
 
-    /// Gives directories their time in which names came or went, and which have the time they had
-    /// before: somebody has set it.
+    /// Adds the time of each directory in which names changed but whose time did not: the walk has set
+    /// it explicitly.
     fn settle(&mut self) -> Result<(), PathError> {
-        for (path, meta) in std::mem::take(&mut self.still) {
-            if !self.stirred.contains(&path) {
+        for (path, meta) in std::mem::take(&mut self.dirs_with_old_time) {
+            if !self.touched_dirs.contains(&path) {
                 continue;
             }
             let listed = self.dirs.iter_mut().find_map(|op| match op {
@@ -170,8 +169,8 @@ impl Found {
         Ok(())
     }
 
-    /// Finds where something goes: it keeps its inode if it still has one of its names, or lost one
-    /// to another. Nothing, if none of its names is left.
+    /// Finds where a node is placed. It keeps its inode if it still has one of its names, or if one of
+    /// them was renamed. Returns `None` if no name is left.
     fn home(&self, node: &Node) -> Option<Home> {
         let below: Vec<_> = node.below.iter().map(|was| (was, self.renamed(was))).collect();
         let home = |(was, path): &(&Bytes, Bytes)| Home {
@@ -190,7 +189,7 @@ impl Found {
         Some(Home { path, from: was.clone(), was })
     }
 
-    /// Returns the name that something has after the renames of directories.
+    /// Returns a path after the renames of directories.
     fn renamed(&self, path: &[u8]) -> Bytes {
         renamed(path, self.dirs.iter().filter_map(Op::as_rename))
     }
@@ -200,7 +199,7 @@ impl Found {
     }
 }
 
-/// Returns the directories that go with all that is in them, and what that was.
+/// Returns the directories that are removed recursively, each with the digest of what was in them.
 fn emptied(
     ops: &[Op],
     base: &dyn Fn(&[u8]) -> Base,
@@ -213,8 +212,8 @@ fn emptied(
     known.map(|(was, digest)| Ok((TreePath::new(was)?, digest))).collect()
 }
 
-/// Leaves out of what is to be set the attributes that were there before, and adds those that are
-/// to go. Only what changed is set: not everybody who may write a file may set its attributes.
+/// Reduces the extended attributes to those that changed, and adds those to remove. Unchanged ones are not
+/// set again, because permission to write a file does not imply permission to set its attributes.
 pub(super) fn leave_out(meta: &mut Meta, before: &[Xattr]) {
     let gone =
         before.iter().filter(|(name, _)| !meta.xattrs.iter().any(|(known, _)| known == name));
@@ -279,7 +278,7 @@ mod tests {
     fn a_file_that_lost_its_names_is_renamed_or_new() {
         let moved = node(&["/h"], &["/f"]);
         assert_eq!(home(&found(&["/f"], &["/h"]), &moved), at("/h", Some("/f"), Some("/f")));
-        // Renames of files are not ordered: one whose name is taken again is made anew.
+        // Renames of files are not ordered: a file whose old name is in use again is created anew.
         assert_eq!(home(&found(&[], &["/f", "/h"]), &moved), at("/h", None, None));
         let fresh = node(&["/h"], &[]);
         assert_eq!(home(&found(&[], &["/h"]), &fresh), at("/h", None, None));
@@ -301,7 +300,7 @@ mod tests {
         let time = Mtime::Set(Time { seconds: 9, nanos: 0 });
         let still = |dir: &str| (dir.into(), Meta { mtime: Some(time), ..node(&[], &[]).meta });
         let mut found = found(&["/gone/f"], &["/new/f", "/written/f"]);
-        found.still = ["/gone", "/new", "/written"].map(still).to_vec();
+        found.dirs_with_old_time = ["/gone", "/new", "/written"].map(still).to_vec();
         found.nodes.insert(1, node(&["/new/f"], &[]));
         found.nodes.insert(2, node(&["/written/f"], &["/written/f"]));
         let ops = found.into_changes(&|_| Base::Unknown, &|_| None).expect("sound paths").ops;

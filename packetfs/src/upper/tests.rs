@@ -1,10 +1,10 @@
-//! Upper layers, and the changes that are read from them.
+//! Tests of reading changes from upper layers.
 
 use super::*;
 use crate::deep;
 
 #[test]
-fn a_file_that_was_written_when_it_was_made_was_not_given_a_time() {
+fn creation_and_write_times_of_a_new_file_agree() {
     let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
     let node = OwnedFd::from(File::open(dir.path()).expect("it is there"));
     File::create(dir.path().join("new")).expect("a file");
@@ -17,7 +17,7 @@ fn a_file_that_was_written_when_it_was_made_was_not_given_a_time() {
     assert_eq!(made(&node, b"absent"), None);
 }
 
-/// Reads a layer over nothing.
+/// Reads a layer above an empty lower layer.
 fn read_new(upper: &Path) -> io::Result<ChangeSet> {
     let upper = OwnedFd::from(File::open(upper)?);
     let time = Time { seconds: 0, nanos: 0 };
@@ -37,7 +37,7 @@ fn read_new(upper: &Path) -> io::Result<ChangeSet> {
     read(&upper, None, &mut reading)
 }
 
-/// How deep it is says the walk.
+/// The walk controls the depth of its layer.
 #[test]
 fn a_layer_may_be_as_deep_as_the_origin_can_name() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -65,7 +65,7 @@ fn a_layer_may_be_as_deep_as_the_origin_can_name() {
 }
 
 #[test]
-fn times_that_were_set_are_told_from_those_that_came_about() {
+fn set_times_are_distinguished_from_write_times() {
     let at = |seconds| Time { seconds, nanos: 7 };
     let (began, ended) = (at(100), at(110));
     let mtime = |modified, changed, shown: &[i64]| {
@@ -90,10 +90,10 @@ fn times_that_were_set_are_told_from_those_that_came_about() {
     assert_eq!(mtime(100, 100, &[]), since(0), "in the tick in which the walk began");
     assert_eq!(mtime(99, 104, &[]), Mtime::Set(at(99)), "older than the walk");
     assert_eq!(mtime(111, 104, &[]), Mtime::Set(at(111)), "in the future");
-    // Written, and then its mode was changed, or it was renamed.
+    // Written, then renamed or its mode changed.
     assert_eq!(mtime(104, 105, &[103]), since(4));
-    // Copied from a file of an origin whose clock is ahead.
+    // Copied from an origin whose clock is ahead.
     assert_eq!(mtime(104, 105, &[104]), Mtime::Set(at(104)));
-    // Somebody wrote at that very moment at the origin.
+    // A write at the origin has the same time.
     assert_eq!(mtime(104, 104, &[104]), since(4));
 }

@@ -1,5 +1,5 @@
-//! What the answers are made from, and how a request is answered that lacks something: it is attempted again
-//! each time the source has fetched what it lacked.
+//! The view's state, and the retry loop: a request that lacks data is attempted again each time the source has
+//! fetched what it lacked.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +11,11 @@ use super::source::{Done, Lack, Source};
 use crate::mirror::{Invalidation, Mirror};
 use crate::store::Shelf;
 
-/// How often one request fetches something before it fails: a file that is written all the time
-/// changes between the fetch of its manifest and that of its packets.
+/// Most fetches for one request before it fails. A file that is written continuously may change between
+/// the fetches of its manifest and of its packets.
 const FETCHES_MAX: u32 = 40;
 
-/// What all kernels that show the tree have to forget, and what is called then.
+/// Invalidations for every mount of the tree, and a callback for when the kernel has processed them.
 pub(crate) struct Notice {
     pub(crate) forget: BTreeSet<Invalidation>,
     pub(crate) done: Box<dyn FnOnce() + Send>,
@@ -27,9 +27,9 @@ pub(crate) struct View {
     pub(super) store: Shelf,
     source: Box<dyn Source>,
     pub(crate) counters: Counters,
-    /// view --notices--> the thread that has the kernel forget
+    /// view --notices--> the thread that sends invalidations to the kernel
     notices: mpsc::Sender<Notice>,
-    /// Notices of [`Self::forget`] that the kernel has not taken yet.
+    /// Number of notices from [`Self::forget`] that the kernel has not processed yet.
     pending: Arc<AtomicU64>,
 }
 
@@ -40,8 +40,7 @@ impl std::fmt::Debug for View {
 }
 
 impl View {
-    /// Makes a view of a tree of which nothing is known, and what tells which parts of it the kernel has to
-    /// forget.
+    /// Makes a view of a tree of which nothing is known yet, and the receiver of its invalidations.
     pub(crate) fn new(
         store: Shelf,
         source: Box<dyn Source>,
@@ -60,17 +59,17 @@ impl View {
 
     /// Returns the mirror.
     pub(crate) fn mirror(&self) -> MutexGuard<'_, Mirror> {
-        // The mirror is never left half changed: its methods do not panic between changes.
+        // Poisoning is harmless: the mirror's methods do not panic halfway through a change.
         self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the kernel forget, then calls `done`.
+    /// Queues invalidations for the kernel; `done` is called afterwards.
     pub(crate) fn notify(&self, forget: BTreeSet<Invalidation>, done: Box<dyn FnOnce() + Send>) {
-        // Without the thread there is no mount any more.
+        // If the receiving thread has ended, so has the mount.
         let _ = self.notices.send(Notice { forget, done });
     }
 
-    /// Has the kernel forget, some time.
+    /// Queues invalidations that nobody waits for.
     pub(super) fn forget(&self, forget: BTreeSet<Invalidation>) {
         if forget.is_empty() {
             return;
@@ -83,12 +82,12 @@ impl View {
         self.notify(forget, done);
     }
 
-    /// Tells whether the kernel has forgotten all that it has to forget on account of walks that are over.
+    /// Tells whether the kernel has processed all invalidations due to finished walks.
     pub(crate) fn is_settled(&self) -> bool {
         self.pending.load(Ordering::Acquire) == 0
     }
 
-    /// Answers with `attempt`, fetching what it lacks and trying again until it can.
+    /// Calls `attempt`, fetching what it lacks, until it succeeds, and answers with its result.
     pub(crate) fn answer<T: Send + 'static>(
         self: &Arc<Self>,
         asker: Asker,
@@ -118,7 +117,7 @@ impl View {
             tracing::warn!(
                 path = ask.named(),
                 ?asker,
-                "a request of a walk failed: what it needs has changed with every answer"
+                "a walk's file request failed: the file changed during every fetch"
             );
             self.counters.failures.note(asker);
             return reply(Err(libc::EIO), asker);
@@ -137,16 +136,17 @@ impl View {
         self.source.fetch(ask, done);
     }
 
-    /// Notes why something could not be fetched.
+    /// Records why a fetch failed.
     fn note_unfetched(&self, errno: i32, path: &str, asker: Asker) {
         match errno {
-            // The origin does not show it.
+            // The origin hides it.
             libc::EACCES => self.counters.hidden.note(asker),
-            // It was removed meanwhile, as it may be between two calls natively; the change is on its way.
+            // It has just been removed, which can also happen between two calls at the origin. The change
+            // is about to arrive.
             libc::ENOENT => {}
             _ => {
                 let by = asker.program();
-                tracing::warn!(errno, ?asker, by, path, "a request of a walk failed");
+                tracing::warn!(errno, ?asker, by, path, "a walk's file request failed");
                 self.counters.failures.note(asker);
             }
         }

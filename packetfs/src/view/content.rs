@@ -1,4 +1,4 @@
-//! Answers about content: bytes, and where holes are.
+//! Answers requests for file content and for holes.
 
 use super::answer::View;
 use super::noted::Asker;
@@ -6,16 +6,16 @@ use super::source::{Ask, Lack, known};
 use crate::mirror::Node;
 use crate::tree::Version;
 
-/// How much of a large file is fetched ahead of what is read: all of a compiler.
+/// Most bytes of a file that are fetched ahead of a read: enough for all of a compiler.
 const AHEAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 impl View {
-    /// Returns the version of a file, as far as it is known.
+    /// Returns the version of a file, if known.
     pub(crate) fn version(&self, node: Node) -> Option<Version> {
         self.mirror().version(node)
     }
 
-    /// Notes who has read a file that was another version before.
+    /// Records that a process has read a file whose version has changed since it was looked up.
     pub(crate) fn note_torn(&self, node: Node, before: Option<Version>, asker: Asker) {
         if self.version(node) != before {
             self.counters.torn.note(asker);
@@ -26,7 +26,7 @@ impl View {
     pub(crate) fn read(&self, node: Node, offset: u64, bytes: u64) -> Result<Vec<u8>, Lack> {
         let manifest = known(self.mirror().manifest(node))?;
         let end = offset.saturating_add(bytes).min(manifest.bytes());
-        // Holes stay zeros.
+        // Holes read as zeros.
         let mut data = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or(0)];
         let mut missing = Vec::new();
         for (at, packet) in manifest.covering(offset, end) {
@@ -48,7 +48,7 @@ impl View {
         if missing.is_empty() {
             return Ok(data);
         }
-        // Who reads one part of a large file soon reads the rest: fetch all of it that is missing.
+        // A process that reads part of a large file soon reads the rest: fetch all that is missing.
         let rest = manifest.covering(end, end.saturating_add(AHEAD_BYTES_MAX));
         let ahead = rest.filter(|(_, packet)| !self.store.has(&packet.digest)).collect();
         Err(Lack::Ask(Ask::Packets(self.mirror().path(node), missing, ahead)))
@@ -58,7 +58,7 @@ impl View {
     pub(crate) fn seek(&self, node: Node, from: u64, whence: i32) -> Result<u64, Lack> {
         let attr = known(self.mirror().attr(node))?;
         let found = if attr.blocks.saturating_mul(512) >= attr.bytes {
-            // A file without holes need not be read for that.
+            // A file without holes needs no manifest.
             let at = if whence == libc::SEEK_DATA { from } else { attr.bytes };
             (from < attr.bytes).then_some(at)
         } else {

@@ -1,28 +1,28 @@
-//! Counts of requests, and what was noted of them.
+//! Counters of requests, and records of remarkable ones.
 
 use std::sync::atomic::AtomicU64;
 
 use super::noted::Noted;
 
-/// Counts of what reached user space.
+/// Counters of the requests that reached user space.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Requests of the kernel.
     pub requests: AtomicU64,
-    /// Requests that had to fetch something.
+    /// Requests that needed a fetch.
     pub fetches: AtomicU64,
-    /// Requests that failed because something could not be fetched.
+    /// Requests that failed because a fetch failed.
     pub failures: Noted,
-    /// Requests that found something whose extended attributes they were not shown.
+    /// Requests for files whose extended attributes were not shown.
     pub missed: Noted,
-    /// Requests that were refused because they looked into a hidden directory or file.
+    /// Requests that were refused because the directory or file is hidden.
     pub hidden: Noted,
-    /// Requests that lead to what a runner has of its own: for names in its empty `/run`, and of links to
-    /// its devices and processes.
+    /// Requests that reach the runner's own files: for names in its empty `/run`, and for links to its
+    /// devices and processes.
     pub elsewhere: Noted,
-    /// Those of them for names that no service of a machine has.
+    /// Those of them for names that no system service uses.
     pub elsewhere_in_files: Noted,
-    /// Requests that found another file than the kernel still believed in: what was read of it may not
-    /// fit what was read before.
+    /// Requests for a file that changed after the kernel cached it: what was read may not match what was
+    /// read before.
     pub torn: Noted,
 }

@@ -1,10 +1,10 @@
-//! What leads away from the origin's files to what each machine has of its own.
+//! Names and links that lead from the origin's tree to files that are local to each machine.
 
 use crate::path::Bytes;
 
-/// Names in `/run` that libraries look up in every program, and do without.
+/// Names in `/run` that libraries look up in every program and can do without.
 const OF_LIBRARIES: [&[u8]; 1] = [b"nscd"];
-/// Names in `/run` that services have: who asks for them gets no answer, and goes on.
+/// Names of services in `/run`: programs that look for them go on if they are absent.
 const OF_SERVICES: [&[u8]; 10] = [
     b"nscd",
     b"systemd",
@@ -17,21 +17,21 @@ const OF_SERVICES: [&[u8]; 10] = [
     b"resolvconf",
     b"NetworkManager",
 ];
-/// Directories that runners have of their own. A name in `/run` is noticed when it is looked up there.
+/// Directories that are local to each runner. `/run` is not among them: look-ups in it are recorded anyway.
 const OWN_DIRS: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 
-/// Tells whether a library looks this name up in `/run`, whatever the program does.
+/// Tells whether libraries look up this name in `/run` in any program.
 pub(super) fn is_of_libraries(name: &[u8]) -> bool {
     OF_LIBRARIES.contains(&name)
 }
 
-/// Tells whether a service has this name in `/run`.
+/// Tells whether a service uses this name in `/run`.
 pub(super) fn is_of_services(name: &[u8]) -> bool {
     OF_SERVICES.contains(&name)
 }
 
-/// Tells whether a link at a path may lead into a directory that a runner has of its own, or above it; not to the device
-/// that is the same everywhere. What is behind a `..` that follows a name may be anywhere.
+/// Tells whether a link at a path may lead into a directory that is local to a runner, or to an ancestor of one.
+/// `/dev/null` is excepted, because it is the same everywhere. A `..` after a name may lead anywhere.
 pub(super) fn is_runners(path: &[u8], target: &Option<Bytes>) -> bool {
     let Some(target) = target else { return false };
     let mut is_certain = true;
@@ -55,7 +55,7 @@ pub(super) fn is_runners(path: &[u8], target: &Option<Bytes>) -> bool {
     if is_certain && depth > 0 || below == [b"dev".as_slice(), b"null"] {
         return false;
     }
-    // `/shm` is the root's link to all of them, `/dev/shm` is another place of a walk's own.
+    // No component is left of `/`, the ancestor of all of them. `/dev/shm` is local to a walk, too.
     below.first().is_none_or(|name| OWN_DIRS.contains(name))
 }
 

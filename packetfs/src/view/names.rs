@@ -1,4 +1,4 @@
-//! Answers about names: what they stand for, and how long the kernel may keep them.
+//! Answers look-ups: what a name refers to, and whether the kernel may cache it.
 
 use super::answer::View;
 use super::elsewhere;
@@ -8,21 +8,21 @@ use crate::mirror::{Answer, Mirror, Name, Node};
 use crate::path::Bytes;
 use crate::tree::{Attr, Kind, Xattr};
 
-/// Names that are looked for at a time: more than one answer holds.
+/// Names collected for one `readdir`: more than fit an answer.
 const LISTED_MAX: usize = 1024;
 
-/// What a name stands for.
+/// The result of a look-up.
 #[derive(Debug)]
 pub(crate) struct Looked {
-    /// Nothing if the name is absent.
+    /// The node and its attributes; `None` if the name is absent.
     pub(crate) found: Option<(Node, Attr)>,
-    /// The kernel may keep it; otherwise it asks each time.
+    /// Whether the kernel may cache it.
     pub(crate) keep: bool,
 }
 
 impl View {
-    /// Looks a name up. From then on the kernel knows the number in the answer. `xattrs` tells whether it
-    /// is shown extended attributes.
+    /// Looks a name up. From then on the kernel holds a reference to the node in the answer. `xattrs` tells
+    /// whether the mount shows extended attributes.
     pub(crate) fn lookup(
         &self,
         dir: Node,
@@ -56,38 +56,38 @@ impl View {
         if misses {
             self.counters.missed.note(asker);
         }
-        // Whoever finds one of these next is noted, too.
+        // Uncached, so that later look-ups are recorded, too.
         Ok(Looked { found: Some((node, attr)), keep: !leads && !misses })
     }
 
-    /// Notes that the kernel has forgotten a number that it was told `count` times.
+    /// Records that the kernel has dropped `count` references to a node.
     pub(crate) fn kernel_forgot(&self, node: Node, count: u64) {
         self.mirror().kernel_forgot(node, count);
     }
 
-    /// Returns the attributes of a number, and the inode number that is shown.
+    /// Returns a node's attributes, and the inode number that programs see.
     pub(crate) fn attr(&self, node: Node) -> Result<(u64, Attr), Lack> {
         let mirror = self.mirror();
         let attr = known(mirror.attr(node))?;
         Ok((mirror.ino(node, &attr), attr))
     }
 
-    /// Returns where a symbolic link points; nothing if it is none.
+    /// Returns a symbolic link's target, or `None` if the node is not one.
     pub(crate) fn target(&self, node: Node) -> Option<Bytes> {
         self.mirror().target(node)
     }
 
-    /// Lists names of a directory whose places are behind `after`: as many as an answer holds.
+    /// Lists the next names of a directory after `after`.
     pub(crate) fn list(&self, dir: Node, after: Node) -> Result<Vec<Name>, Lack> {
         known(self.mirror().list(dir, after, LISTED_MAX))
     }
 
-    /// Returns the extended attributes of a number.
+    /// Returns a node's extended attributes.
     pub(crate) fn xattrs(&self, node: Node) -> Vec<Xattr> {
         self.mirror().xattrs(node).to_vec()
     }
 
-    /// Notes who looked for a name where a runner has nothing.
+    /// Records which process looked up a name in the runner's empty `/run`.
     fn note_elsewhere(&self, name: &[u8], asker: Asker) {
         if !elsewhere::is_of_libraries(name) {
             self.counters.elsewhere.note(asker);
@@ -98,13 +98,13 @@ impl View {
     }
 }
 
-/// Tells whether a link leads to what a runner has of its own.
+/// Tells whether a node is a link that leads to files local to the runner.
 fn leads_elsewhere(mirror: &Mirror, node: Node, attr: &Attr) -> bool {
     attr.kind == Kind::Symlink && elsewhere::is_runners(&mirror.path(node), &mirror.target(node))
 }
 
-/// Tells whether an overlay takes this for a name that is gone: it is refused, so that nobody makes another
-/// thing in its place.
+/// Tells whether overlayfs would treat this as a whiteout. Access to it is refused, so that no walk creates
+/// something else under its name.
 fn is_whiteout(attr: &Attr) -> bool {
     attr.kind == Kind::Char && attr.rdev == 0
 }

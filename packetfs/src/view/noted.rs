@@ -1,18 +1,18 @@
-//! Requests whose answer is not what the program would have had at the origin, and for whom they
-//! were: a walk that was answered so is not believed.
+//! Records of requests that were answered differently than at the origin, with the process that asked. The
+//! result of such a walk is not trusted.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Requests whose processes are remembered.
+/// Most requests whose processes are remembered.
 const NOTED_MAX: usize = 1024;
 
 /// The process behind a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker {
     pid: u32,
-    /// Its pid namespace, if that was looked up while the request was certainly waiting.
+    /// Its pid namespace, if it was looked up while the process was certainly waiting for an answer.
     namespace: Option<u64>,
 }
 
@@ -22,13 +22,13 @@ impl Asker {
         Self { pid, namespace: None }
     }
 
-    /// Looks the process's namespace up. A process that waits for the network may be killed meanwhile,
-    /// and what is noted of an unknown process concerns every walk.
+    /// Looks up the process's namespace. To be called before waiting for the network, because the process
+    /// may be killed meanwhile, and a record of an unknown process concerns every walk.
     pub(super) fn looked_up(self) -> Self {
         Self { namespace: self.namespace.or_else(|| pid_namespace(self.pid)), ..self }
     }
 
-    /// Returns the name of the process's program, for the log, while it waits.
+    /// Returns the process's command name for the log.
     pub(super) fn program(self) -> String {
         std::fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default()
     }
@@ -47,12 +47,12 @@ pub struct Noted {
 #[derive(Debug, Default)]
 struct Last {
     count: u64,
-    /// The pid namespaces of the last ones, where they are known.
+    /// The pid namespaces of the last ones, where known.
     namespaces: VecDeque<Option<u64>>,
 }
 
 impl Noted {
-    /// Notes a request of a process.
+    /// Records a request of a process.
     pub(super) fn note(&self, asker: Asker) {
         let namespace = asker.looked_up().namespace;
         let mut last = self.last();
@@ -63,14 +63,14 @@ impl Noted {
         last.count += 1;
     }
 
-    /// Returns how many there were so far.
+    /// Returns the number of requests so far.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.last().count
     }
 
-    /// Tells whether one after the first `since` was, as far as is known, for a process in the pid
-    /// namespace with this inode number.
+    /// Tells whether a request after the first `since` may have come from the pid namespace with this
+    /// inode number.
     #[must_use]
     pub fn concern(&self, since: u64, namespace: u64) -> bool {
         let last = self.last();
@@ -81,7 +81,7 @@ impl Noted {
     }
 
     fn last(&self) -> MutexGuard<'_, Last> {
-        // A count that is one too low is repaired by no one; there is no panic that could cause it.
+        // Poisoning is harmless: nothing panics between the changes of the two fields.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -102,11 +102,11 @@ mod tests {
         assert_eq!((noted.count(), noted.concern(0, own)), (1, true));
         assert!(!noted.concern(0, own + 1));
         assert!(!noted.concern(1, own));
-        // There is no such process any more.
+        // This process has ended.
         noted.note(asker(u32::MAX));
         assert!(noted.concern(1, own + 1));
         (0..NOTED_MAX).for_each(|_| noted.note(asker(std::process::id())));
-        assert!(noted.concern(0, own + 1), "those that are forgotten may concern anybody");
+        assert!(noted.concern(0, own + 1), "forgotten requests may concern any walk");
     }
 
     #[test]

@@ -1,21 +1,21 @@
-//! What a question may lack, and where it comes from.
+//! What a request may lack, and the source that fetches it.
 
 use crate::mirror::{Answer, Need};
 use crate::packet::PacketRef;
 use crate::path::Bytes;
 
-/// What a request lacks.
+/// Data to fetch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Ask {
-    /// A listing or a file's packets are not known.
+    /// A listing or a manifest.
     Need(Need),
-    /// These packets of the file at a path are not in the store, each with its offset; those of
-    /// the second list will be wanted soon.
+    /// Packets of the file at a path, each with its offset. Those of the second list will be needed
+    /// soon.
     Packets(Bytes, Vec<(u64, PacketRef)>, Vec<(u64, PacketRef)>),
 }
 
 impl Ask {
-    /// Returns the path that it is about, for the log.
+    /// Returns the path for the log.
     pub(super) fn named(&self) -> String {
         let (Self::Need(Need::Listing(path) | Need::Content(path)) | Self::Packets(path, ..)) =
             self;
@@ -23,10 +23,10 @@ impl Ask {
     }
 }
 
-/// Called when what was asked for has arrived, or with the `errno` that came instead.
+/// Called when the data has arrived, or with an `errno` if the fetch failed.
 pub type Done = Box<dyn FnOnce(Result<(), i32>) + Send>;
 
-/// Fetches what the mirror lacks. An answer is put into mirror or store before `done` is called.
+/// Fetches what mirror or store lack. The answer is stored there before `done` is called.
 pub trait Source: Send + Sync + 'static {
     /// Starts fetching; never blocks.
     fn fetch(&self, ask: Ask, done: Done);
@@ -40,7 +40,7 @@ pub(crate) enum Lack {
     Hidden,
 }
 
-/// Returns what is known, or what is lacking.
+/// Returns the answer, or what it lacks.
 pub(super) fn known<T>(answer: Answer<T>) -> Result<T, Lack> {
     match answer {
         Answer::Known(value) => Ok(value),

@@ -1,8 +1,8 @@
-//! What is noticed of changes.
+//! Tests of the watcher.
 
 use super::*;
 
-/// Drains where nothing was mounted.
+/// Drains without mount changes.
 fn drain(watcher: &mut Watcher) -> Drained {
     watcher.drain(&BTreeSet::new())
 }
@@ -118,7 +118,7 @@ fn what_cannot_be_watched_is_taken_for_changed() {
     let again = drain(&mut watcher);
     assert!(again.forgotten.is_empty(), "they were not read again");
     assert!(again.names.contains_key(&root) && watcher.is_blind(), "it may still be known");
-    // As soon as there are watches, all is as usual.
+    // Watches that become free are used.
     for path in &below {
         std::fs::remove_dir(OsStr::from_bytes(path)).expect("removable");
     }
@@ -147,7 +147,7 @@ fn after_lost_events_nothing_is_watched() {
     watcher.watch_dir(&bytes(&dir, "d"), 1).expect("watchable");
     let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events");
     let most: usize = text.expect("readable").trim().parse().expect("a number");
-    // Equal events that follow each other are one.
+    // The kernel merges consecutive equal events.
     for number in 0..=most {
         let name = if number % 2 == 0 { "e" } else { "f" };
         std::fs::write(dir.path().join("d").join(name), b"1").expect("writable");

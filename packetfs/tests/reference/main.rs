@@ -1,11 +1,11 @@
-//! A plain directory is the model of a walk's tree: the same random operations do the same to both.
+//! Model test: random operations must have the same effect on a walk's tree and on a plain directory.
 //!
-//! A walk works in a real overlay, over a mount of the origin's files. After each of its operations
-//! the tree that it sees must equal the plain directory; and so must the origin's, after its changes were
-//! committed there. Between walks somebody works at the origin, and in the plain directory. The mirror has room
-//! for fewer names than there are, so that it drops and fetches them all the time.
+//! A walk works in a real overlay above a mount of the origin's files. After each of its operations, the
+//! tree that it sees must equal the plain directory. After the commit, so must the origin's tree. Between
+//! walks, operations are made at the origin and in the plain directory. The mirror has room for fewer names
+//! than exist, so that it evicts and refetches them constantly.
 //!
-//! `OSWALK_SEED` tries other operations, `OSWALK_STEPS` makes it longer or shorter. Needs root.
+//! `OSWALK_SEED` selects other operations, `OSWALK_STEPS` their number. Needs root.
 
 mod origin;
 mod picture;
@@ -28,11 +28,12 @@ use steps::{Dice, Step};
 
 /// Operations of all walks, enough for a few seconds.
 const STEPS: u64 = 600;
-/// Operations of one walk at most.
+/// Most operations of one walk.
 const STEPS_OF_WALK: u64 = 40;
-/// Operations at the origin between two walks at most.
+/// Most operations at the origin between two walks.
 const STEPS_BETWEEN: u64 = 8;
-/// Walks that may end in a conflict with nobody, and are done again at the origin: one in some 4,000 does.
+/// Most walks whose commit may report a conflict though nobody else changed anything. They are done again at the
+/// origin, as the agent does. About one walk in 4,000 is such.
 const CONFLICTS_MAX: u32 = 1;
 
 fn number(name: &str) -> Option<u64> {
@@ -46,12 +47,12 @@ fn random() -> u64 {
 /// What happens to both trees.
 struct Trial {
     dice: Dice,
-    /// For the message, if they differ.
+    /// The operations so far, for the failure message.
     history: Vec<String>,
 }
 
 impl Trial {
-    /// Does the same in two trees, which must answer the same and look the same then.
+    /// Performs a step in both trees. Results and trees must be equal afterwards.
     fn step(&mut self, whose: &str, step: &Step, one: &Path, model: &Path) {
         let results = [one, model].map(|tree| step.run(tree));
         self.history.push(format!("{whose}: {step:?}: {:?}", results[1]));
@@ -68,7 +69,7 @@ impl Trial {
         assert!(paths.is_empty(), "{:#?}\n{}", both.collect::<Vec<_>>(), self.told());
     }
 
-    /// Returns what was done, for who wants to do it again.
+    /// Returns the history, for reproducing a failure.
     fn told(&self) -> String {
         let last = self.history.len().saturating_sub(120);
         format!("OSWALK_SEED={}\n{}", self.dice.seed, self.history[last..].join("\n"))
@@ -92,7 +93,7 @@ fn walks_do_what_programs_do_in_a_plain_directory() {
     let mut steps_left = number("OSWALK_STEPS").unwrap_or(STEPS);
     while steps_left > 0 {
         for _ in 0..trial.dice.below(STEPS_BETWEEN) {
-            // The origin of this test tells of a further name only who has read its directory.
+            // This test's origin reports a new hard link only to readers of its directory.
             let step = Step::random(&mut trial.dice);
             if !matches!(step, Step::Link(..)) {
                 trial.step("origin", &step, &tree, &model);

@@ -1,4 +1,4 @@
-//! An origin with one runner, in one process: a thread shows this machine's files as an agent does.
+//! An origin with one runner, in one process: a thread exports this machine's files as an agent does.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,7 +23,7 @@ const RUNNER: u32 = 1;
 
 enum Job {
     Fetch(Ask, Done),
-    /// Tells the runner what has changed, and calls when its kernel has forgotten that.
+    /// Reports changes to the runner, and calls back when its kernel has processed the invalidations.
     Drain(mpsc::Sender<()>),
     End,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Origin {
     thread: JoinHandle<()>,
 }
 
-/// Hands what the kernel's requests lack to the origin's thread.
+/// Passes fetches to the origin's thread.
 struct Line(mpsc::Sender<Job>);
 
 impl Source for Line {
@@ -49,7 +49,7 @@ impl Source for Line {
 }
 
 impl Origin {
-    /// Mounts this machine's files, with room for the runner's in a directory.
+    /// Mounts this machine's files; `scratch` is for the runner's own files.
     pub(crate) fn start(scratch: &Path) -> Self {
         let (jobs, jobs_rx) = mpsc::channel();
         let point = scratch.join("lower");
@@ -77,7 +77,7 @@ impl Origin {
         Self { mount, point, committer, jobs, thread }
     }
 
-    /// Tells the runner what has changed, as is done before a walk.
+    /// Reports changes to the runner, as before each walk.
     pub(crate) fn drain(&self) {
         let (done_tx, done_rx) = mpsc::channel();
         self.jobs.send(Job::Drain(done_tx)).expect("the thread serves");
@@ -90,14 +90,14 @@ impl Origin {
     }
 }
 
-/// Returns how many names there are in the directories above one: a walk finds all of them, and fewer than
-/// half as many besides.
+/// Returns how many names the directories above `dir` contain. A walk looks up all of them, and less than half as
+/// many others.
 fn names_above(dir: &Path) -> usize {
     let names = |dir: &Path| fs::read_dir(dir).map_or(0, Iterator::count);
     dir.ancestors().skip(1).map(names).sum()
 }
 
-/// What the origin's thread has.
+/// The state of the origin's thread.
 struct Shown {
     mount: Arc<Mount>,
     shelf: Shelf,
@@ -159,11 +159,11 @@ impl Shown {
         self.watcher.watch_dir(path, RUNNER)?;
         let listing = self.exporter.list(path)?;
         self.watch_files(path, listing.entries.iter());
-        // Once more, because files may have changed before they were watched.
+        // Listed again, because files may have changed before they were watched.
         self.exporter.list(path)
     }
 
-    /// Watches the files that may change under other names.
+    /// Watches the files that may change through other hard links.
     fn watch_files<'a>(&mut self, dir: &[u8], entries: impl Iterator<Item = &'a Entry>) {
         let is_linked = |attr: &Attr| attr.kind == Kind::File && attr.links > 1;
         for entry in entries.filter(|entry| is_linked(&entry.attr)) {

@@ -1,4 +1,4 @@
-//! All that a tree looks like to programs.
+//! A snapshot of a tree as programs see it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use rustix::fs::lgetxattr;
 
-/// Times before are those that an operation has set; those after come about by themselves.
+/// Times before it were set by an operation; later ones are times of writes.
 const SET_BEFORE: i64 = 1_500_000_000;
 
-/// A file as programs see it. Sizes, times and links of directories are the file system's own.
+/// A file as programs see it. Sizes, times and link counts of directories depend on the file system.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     kind: &'static str,
@@ -19,11 +19,11 @@ pub(crate) struct Seen {
     links: u64,
     set_time: Option<(i64, i64)>,
     xattr: Vec<u8>,
-    /// A digest, or where a link points.
+    /// A digest, or a link's target.
     content: String,
 }
 
-/// Looks at everything below a directory, by its path there.
+/// Returns everything below a directory by relative path.
 pub(crate) fn picture(dir: &Path) -> BTreeMap<String, Seen> {
     let mut all = BTreeMap::new();
     look(dir, "", &mut all);

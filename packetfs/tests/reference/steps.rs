@@ -9,13 +9,13 @@ use rustix::fs::{
     AtFlags, CWD, Timespec, Timestamps, XattrFlags, lremovexattr, lsetxattr, utimensat,
 };
 
-/// Few names make many changes of each.
+/// Few names, so that each changes often.
 const NAMES: [&str; 12] =
     ["a", "b", "c", "d1", "d2", "d1/a", "d1/b", "d1/e", "d1/e/a", "d2/a", "d2/e", "d2/e/b"];
-/// Some are longer than a packet.
+/// Some exceed a packet.
 const SIZES: [u64; 5] = [0, 1, 100, 5000, 200_000];
 
-/// Numbers that a seed determines.
+/// A seeded random number generator.
 pub(crate) struct Dice {
     pub(crate) seed: u64,
     state: u64,
@@ -26,7 +26,7 @@ impl Dice {
         Self { seed, state: seed }
     }
 
-    /// Returns a number below another (splitmix64).
+    /// Returns a number below `bound` (splitmix64).
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
@@ -41,7 +41,7 @@ impl Dice {
     }
 }
 
-/// An operation, on names in some tree.
+/// An operation on names in a tree.
 #[derive(Debug)]
 pub(crate) enum Step {
     Create(&'static str, u64),
@@ -83,7 +83,7 @@ impl Step {
         }
     }
 
-    /// Does it in a tree; returns the error number, if it fails.
+    /// Performs it in a tree; returns the errno if it fails.
     pub(crate) fn run(&self, tree: &Path) -> Result<(), Option<i32>> {
         self.act(&|name| tree.join(name)).map_err(|error| error.raw_os_error())
     }
@@ -101,12 +101,12 @@ impl Step {
             Self::MakeDir(name) => fs::create_dir(at(name)),
             Self::RemoveDir(name) => fs::remove_dir(at(name)),
             Self::Rename(from, to) => fs::rename(at(from), at(to)),
-            // A runner is not told of further names of symbolic links, and takes them for changed.
+            // Runners are not told of further hard links to symbolic links, and treat them as changed.
             Self::Link(from, to) => fs::hard_link(real(at(from))?, at(to)),
             Self::Symlink(target, name) => symlink(target, at(name)),
             Self::Unlink(name) => fs::remove_file(at(name)),
             Self::Mode(name, mode) => {
-                // Through a symbolic link it would be another name's.
+                // A symbolic link would redirect it to another name.
                 let path = real(at(name))?;
                 fs::set_permissions(path, Permissions::from_mode(mode))
             }
@@ -125,7 +125,7 @@ impl Step {
     }
 }
 
-/// Returns a path of something that is no symbolic link.
+/// Returns a path unless it names a symbolic link.
 fn real(path: PathBuf) -> io::Result<PathBuf> {
     let is_link = fs::symlink_metadata(&path)?.is_symlink();
     if is_link { Err(io::Error::from_raw_os_error(libc::ELOOP)) } else { Ok(path) }

@@ -1,4 +1,4 @@
-//! A walk's root: an overlay as the agent lays it, and its changes as the agent reads them.
+//! A walk's root: the overlay is mounted and its changes are read as the agent does it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use packetfs::view::Outset;
 
 use crate::origin::Origin;
 
-/// A walk that runs.
+/// A running walk.
 pub(crate) struct Walk {
     outset: Outset,
     began: Time,
@@ -58,12 +58,12 @@ impl Walk {
         Self { outset, began, root, layers, upper, index }
     }
 
-    /// Returns where the walk sees a path of the origin.
+    /// Returns the path at which the walk sees a path of the origin.
     pub(crate) fn path(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").expect("absolute"))
     }
 
-    /// Ends the walk, and commits what it changed.
+    /// Ends the walk, and commits its changes.
     pub(crate) fn commit(self, origin: &Origin) -> Result<(), CommitError> {
         umount2(&self.root, MntFlags::MNT_DETACH).expect("it is mounted");
         let mut packets = HashMap::new();

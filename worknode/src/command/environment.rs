@@ -1,4 +1,4 @@
-//! Variables of the environment that make compilers read or write other files than their arguments say.
+//! Environment variables that make compilers read or write files which their arguments do not name.
 
 use super::item::Role;
 use super::tool::Tool;
@@ -9,22 +9,22 @@ use crate::reason::Reason;
 pub enum Means {
     /// A path.
     Path(Role),
-    /// Paths, with a colon between each two; an empty one is the working directory.
+    /// Colon-separated paths; an empty one is the working directory.
     Paths(Role),
-    /// A path, and maybe a word behind a space.
+    /// A path, optionally followed by a space and a word.
     PathAndWord(Role),
-    /// A path, which counts if this other variable is set, too.
+    /// A path that is used only if this other variable is also set.
     PathIf(Role, &'static [u8]),
-    /// More arguments: the command line is not what it seems.
+    /// Further arguments, which the command line does not show.
     Arguments,
 }
 
-/// A variable, and who reads it.
+/// A variable and the tools that read it.
 #[derive(Debug, Clone, Copy)]
 pub struct Variable {
     /// Its name.
     pub name: &'static [u8],
-    /// What it means.
+    /// How its value is interpreted.
     pub means: Means,
     readers: &'static [Tool],
 }
@@ -45,7 +45,7 @@ const fn variable(name: &'static [u8], means: Means, readers: &'static [Tool]) -
     Variable { name, means, readers }
 }
 
-/// The variables, as the manuals of gcc, clang, rustc, nasm and nvcc have them.
+/// The variables that the manuals of gcc, clang, rustc, nasm and nvcc document.
 pub const VARIABLES: &[Variable] = &[
     variable(b"TMPDIR", Means::Path(Role::SideDir), ALL),
     variable(b"TMP", Means::Path(Role::SideDir), ALL),
@@ -100,10 +100,10 @@ pub const VARIABLES: &[Variable] = &[
     variable(b"NVCC_APPEND_FLAGS", Means::Arguments, &[Tool::Nvcc]),
 ];
 
-/// Hands the paths that an environment names, as `NAME=value` each, to `visit`.
+/// Passes each path that the environment (entries `NAME=value`) names to `visit`.
 ///
 /// # Errors
-/// The reason why a command with it stays.
+/// The reason why a command with this environment stays.
 pub fn read<'a>(
     tool: Tool,
     environment: impl Iterator<Item = &'a [u8]> + Clone,

@@ -1,4 +1,4 @@
-//! All files of a command line together, with those whose names follow from others.
+//! All files that a command line names or implies.
 
 use super::item::{Item, Product, Role, Stage};
 use super::language;
@@ -8,17 +8,17 @@ use super::tool::Tool;
 use crate::policy::base_name;
 use crate::reason::Reason;
 
-/// The files of a command, as far as its words tell. Names are as they were given.
+/// The files of a command, as far as its arguments tell. Names are kept as given.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Files {
-    /// Every path, and what it is; first those of the words in their order, then derived ones.
+    /// Every path with its role: first those in the arguments, in order, then the derived ones.
     pub paths: Vec<(Role, Vec<u8>)>,
     /// Whether the command may walk.
     pub decision: Result<(), Reason>,
 }
 
 impl Files {
-    /// Reads the arguments behind the program's name.
+    /// Parses the arguments after the program's name.
     pub fn of<'a>(
         tool: Tool,
         arguments: impl Iterator<Item = &'a [u8]> + Clone,
@@ -40,18 +40,18 @@ impl Files {
         self.paths.iter().filter(|(role, _)| roles.contains(role)).map(|(_, path)| path.as_slice())
     }
 
-    /// Returns the files that are read for certain: sources, what is included before them, plug-ins, `@file`s.
+    /// Returns the files that are certainly read: sources, pre-included headers, plug-ins, response files.
     pub fn inputs(&self) -> impl Iterator<Item = &[u8]> {
         self.of_roles(&[Role::Source, Role::Input, Role::Response, Role::Config])
     }
 
-    /// Returns the files that are written and whose names are known.
+    /// Returns the files that are written under a known name.
     pub fn outputs(&self) -> impl Iterator<Item = &[u8]> {
         self.of_roles(&[Role::Output, Role::Rules, Role::SideOutput])
     }
 }
 
-/// A command line as it is read.
+/// What has been parsed of a command line so far.
 #[derive(Default)]
 struct Line {
     paths: Vec<(Role, Vec<u8>)>,
@@ -63,14 +63,14 @@ struct Line {
     has_rules: bool,
     has_output_dir: bool,
     dump_base: Option<Vec<u8>>,
-    dump_ending: Option<Vec<u8>>,
+    dump_extension: Option<Vec<u8>>,
     dump_dir: Option<Vec<u8>>,
 }
 
 struct Source {
     name: Vec<u8>,
     is_header: bool,
-    makes_more: bool,
+    makes_modules: bool,
 }
 
 impl Line {
@@ -84,7 +84,7 @@ impl Line {
             Item::DumpBase(base) => {
                 self.dump_base = Some(base.to_vec()).filter(|it| !it.is_empty())
             }
-            Item::DumpEnding(ending) => self.dump_ending = Some(ending.to_vec()),
+            Item::DumpExtension(extension) => self.dump_extension = Some(extension.to_vec()),
             Item::DumpDir(dir) => self.dump_dir = Some(dir.to_vec()),
         }
     }
@@ -94,21 +94,21 @@ impl Line {
             Role::Source => self.sources.push(Source {
                 name: path.to_vec(),
                 is_header: language::is_header(path, self.language.as_deref()),
-                makes_more: language::makes_more(path, self.language.as_deref()),
+                makes_modules: language::makes_modules(path, self.language.as_deref()),
             }),
             Role::Output => self.output = Some(path.to_vec()),
             Role::Rules => self.has_rules = true,
             Role::OutputDir => self.has_output_dir = true,
             _ => {}
         }
-        // Some options take `-` for the standard streams.
+        // Some options accept `-` for a standard stream.
         let is_stream = path == b"-" && !role.is_read();
         if !is_stream && !path.is_empty() {
             self.paths.push((role, path.to_vec()));
         }
     }
 
-    /// Adds what is written without having been named.
+    /// Adds the outputs that the command line does not name.
     fn derive(&mut self, tool: Tool) {
         match tool {
             Tool::Rustc => self.derive_of_rustc(),
@@ -119,7 +119,7 @@ impl Line {
             Tool::Nasm if self.output.is_none() => {
                 for source in std::mem::take(&mut self.sources) {
                     self.add(Role::Output, [stem(&source.name), b".o"].concat());
-                    // The format without an ending is that of flat binaries.
+                    // Flat binaries have no extension.
                     self.add(Role::Output, stem(&source.name).to_vec());
                 }
             }
@@ -129,7 +129,7 @@ impl Line {
     }
 
     fn derive_of_rustc(&mut self) {
-        // Names of crates and kinds make those of the files.
+        // File names depend on the crate's name and type, so only the directory is known.
         if !self.has_output_dir {
             let dir = self.output.as_deref().map_or(&b"."[..], dir);
             self.add(Role::OutputDir, dir.to_vec());
@@ -144,17 +144,17 @@ impl Line {
                 self.add(Role::Output, output.clone());
             }
             if self.stage == Some(Stage::Intermediate) && output.is_none() {
-                // Each form has an ending of its own.
+                // The extension depends on the form, so only the directory is known.
                 self.add(Role::OutputDir, b".".to_vec());
             }
             self.derive_besides(source, output.as_deref());
         }
-        if sources.iter().any(|source| source.makes_more) && !self.has_output_dir {
+        if sources.iter().any(|source| source.makes_modules) && !self.has_output_dir {
             self.add(Role::OutputDir, b".".to_vec());
         }
     }
 
-    /// Returns the name of the output of a source for which there is none.
+    /// Returns the default output name of a source, where no option gives one.
     fn implied(&self, tool: Tool, source: &Source) -> Option<Vec<u8>> {
         let is_bitcode = self.products.contains(&Product::Bitcode);
         let base = stem(base_name(&source.name));
@@ -167,28 +167,28 @@ impl Line {
             None if tool != Tool::Proper => None,
             stage => {
                 let stage = stage.unwrap_or(Stage::Assembly);
-                Some([base, language::ending_of(stage, is_bitcode)].concat())
+                Some([base, language::extension_of(stage, is_bitcode)].concat())
             }
         }
     }
 
-    /// Adds what is made besides the output of a source.
+    /// Adds the files that are made beside the output of a source.
     fn derive_besides(&mut self, source: &Source, output: Option<&[u8]>) {
         let base = stem(base_name(&source.name)).to_vec();
-        // A link makes them in the working directory, or beside the program.
+        // A link places them in the working directory, or beside the program.
         let output = output.filter(|_| self.stage.is_some());
         let beside = output.map_or_else(|| base.clone(), |output| stem(output).to_vec());
         let auxiliary = match (&self.dump_dir, &self.dump_base) {
             (None, None) => beside.clone(),
             (dir, name) => {
                 let dir = dir.clone().unwrap_or_default();
-                let ending = self.dump_ending.as_deref().unwrap_or_default();
-                let name = name.as_deref().map(|name| name.strip_suffix(ending).unwrap_or(name));
+                let extension = self.dump_extension.as_deref().unwrap_or_default();
+                let name = name.as_deref().map(|name| name.strip_suffix(extension).unwrap_or(name));
                 [dir, name.map_or(base, <[u8]>::to_vec)].concat()
             }
         };
         for product in self.products.clone() {
-            let named = |ending: &[u8]| [auxiliary.as_slice(), ending].concat();
+            let named = |extension: &[u8]| [auxiliary.as_slice(), extension].concat();
             match product {
                 Product::Bitcode => {}
                 Product::Rules if self.has_rules => {}
@@ -213,7 +213,7 @@ impl Line {
     }
 }
 
-/// Returns a file's name up to its last dot.
+/// Returns a name without its extension.
 fn stem(name: &[u8]) -> &[u8] {
     let base = name.len() - base_name(name).len();
     match name.iter().rposition(|&byte| byte == b'.') {

@@ -1,37 +1,37 @@
-//! What a command line says, one thing at a time.
+//! The items that the parser finds in a command line.
 
 /// What a path on a command line is to the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// It is compiled.
     Source,
-    /// It is read: included beforehand, a plug-in, a profile, a library of a crate.
+    /// It is read: a pre-included header, a plug-in, a profile, a crate's library.
     Input,
-    /// Its arguments belong to the command line.
+    /// A response file: its contents are arguments.
     Response,
-    /// It adds arguments, in a language of its own: specs of gcc, a configuration file of clang.
+    /// It adds arguments in its own syntax: gcc specs, a clang configuration file.
     Config,
-    /// Headers that are named in quotes are looked for here first.
+    /// Searched first for headers that are included with quotes.
     QuotedDir,
-    /// Headers are looked for here.
+    /// Searched for headers.
     IncludedDir,
-    /// Something else is looked for here: a sysroot, tools, libraries, modules.
+    /// Searched for something else: a sysroot, tools, libraries, modules.
     InputDir,
     /// The main output.
     Output,
-    /// The rules for make.
+    /// The dependency rules for make.
     Rules,
     /// Another file that is written.
     SideOutput,
-    /// The directory of outputs whose names are not known, instead of the working directory.
+    /// The directory for outputs whose names are unknown, in place of the working directory.
     OutputDir,
-    /// A directory in which other files are made.
+    /// A directory in which other files are created.
     SideDir,
-    /// Relative names are relative to this one.
+    /// Relative names are resolved against it.
     WorkingDir,
     /// An object or a library for the linker.
     Object,
-    /// The value of an option that is not known, which looks like a path.
+    /// The value of an unknown option that looks like a path.
     Unknown,
 }
 
@@ -61,61 +61,61 @@ impl Role {
     }
 }
 
-/// How far a compiler goes.
+/// Where compilation stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// To objects.
+    /// At object files.
     Object,
-    /// To assembly.
+    /// At assembly.
     Assembly,
-    /// To bitcode or another form of its own.
+    /// At bitcode or another intermediate form of the compiler.
     Intermediate,
-    /// To nothing: it only checks.
+    /// After checking, without an output.
     Check,
-    /// To a precompiled header or module.
+    /// At a precompiled header or module.
     Precompiled,
 }
 
-/// What is made besides the output; its name is derived from the output's.
+/// A file that is made beside the output, and whose name is derived from the output's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Product {
-    /// Bitcode, as the output itself.
+    /// The output itself is bitcode.
     Bitcode,
     /// Rules for make (`.d`).
     Rules,
     /// Split debug information (`.dwo`).
     Dwo,
-    /// Notes of coverage (`.gcno`).
+    /// Coverage notes (`.gcno`).
     Notes,
     /// Stack usage (`.su`).
     StackUsage,
-    /// The graph of calls (`.ci`).
+    /// The call graph (`.ci`).
     Calls,
-    /// Where the time went (`.json`).
+    /// A time trace (`.json`).
     TimeTrace,
-    /// A record of optimizations.
+    /// An optimization record.
     Record,
-    /// Files of the stages before (`.i`, `.s` …).
+    /// Intermediate files that are kept (`.i`, `.s` …).
     Temporaries,
-    /// Files with names that are not known, beside the output and in the working directory.
+    /// Files of unknown names, beside the output and in the working directory.
     Dumps,
 }
 
-/// One thing that a command line says.
+/// One item of a command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// A path, as it is written there.
+    /// A path as written.
     Path(Role, &'a [u8]),
-    /// How far to go.
+    /// Where compilation stops.
     Stage(Stage),
-    /// Something is made besides.
+    /// A further file is made.
     Makes(Product),
-    /// Sources that follow are in this language; nothing stands for what their names say.
+    /// The language of the sources that follow; `None` means that their names tell.
     Language(Option<&'a [u8]>),
-    /// The name from which those of further outputs are made.
+    /// The name from which further outputs derive theirs.
     DumpBase(&'a [u8]),
-    /// The ending that this name has too much.
-    DumpEnding(&'a [u8]),
-    /// What goes before the names of further outputs.
+    /// The extension to strip from that name.
+    DumpExtension(&'a [u8]),
+    /// The prefix of the names of further outputs.
     DumpDir(&'a [u8]),
 }

@@ -1,10 +1,10 @@
-//! What the names of files say of them.
+//! What file names tell about their language.
 
 #[cfg(feature = "std")]
 use super::item::Stage;
 
-/// Returns what is behind the last dot of a file's name.
-pub(super) fn ending(name: &[u8]) -> &[u8] {
+/// Returns a file name's extension, without the dot.
+pub(super) fn extension(name: &[u8]) -> &[u8] {
     let base = crate::policy::base_name(name);
     match base.iter().rposition(|&byte| byte == b'.') {
         Some(dot) if dot > 0 => &base[dot + 1..],
@@ -12,10 +12,10 @@ pub(super) fn ending(name: &[u8]) -> &[u8] {
     }
 }
 
-/// Tells whether a driver would compile a file of this name, rather than hand it to the linker.
+/// Tells whether a driver compiles a file of this name, rather than passing it to the linker.
 pub(super) fn is_source(name: &[u8]) -> bool {
     matches!(
-        ending(name),
+        extension(name),
         b"c" | b"i"
             | b"h"
             | b"s"
@@ -83,35 +83,35 @@ pub(super) fn is_source(name: &[u8]) -> bool {
     )
 }
 
-/// Tells whether a file of this name, or in this language, is a header: it is precompiled.
+/// Tells whether a file is a header by its language or name: compiling one means precompiling it.
 pub(super) fn is_header(name: &[u8], language: Option<&[u8]>) -> bool {
     match language {
         Some(language) => language.ends_with(b"-header"),
         None => matches!(
-            ending(name),
+            extension(name),
             b"h" | b"hh" | b"H" | b"hp" | b"hxx" | b"hpp" | b"HPP" | b"h++" | b"tcc"
         ),
     }
 }
 
-/// Tells whether what is compiled makes files whose names are in its text: modules of Fortran, what Ada's
-/// binder wants.
+/// Tells whether compiling a file also makes files that are named in its text: Fortran modules, files
+/// for Ada's binder.
 #[cfg(feature = "std")]
-pub(super) fn makes_more(name: &[u8], language: Option<&[u8]>) -> bool {
+pub(super) fn makes_modules(name: &[u8], language: Option<&[u8]>) -> bool {
     match language {
         Some(language) => {
             [b"f77".as_slice(), b"f95", b"ada"].iter().any(|known| language.starts_with(known))
         }
-        None => match ending(name) {
+        None => match extension(name) {
             b"ads" | b"adb" => true,
-            ending => ending.first().is_some_and(|first| first.eq_ignore_ascii_case(&b'f')),
+            extension => extension.first().is_some_and(|first| first.eq_ignore_ascii_case(&b'f')),
         },
     }
 }
 
-/// Returns the ending of what is made at a stage.
+/// Returns the extension of a stage's output, with the dot.
 #[cfg(feature = "std")]
-pub(super) fn ending_of(stage: Stage, is_bitcode: bool) -> &'static [u8] {
+pub(super) fn extension_of(stage: Stage, is_bitcode: bool) -> &'static [u8] {
     match stage {
         Stage::Assembly if is_bitcode => b".ll",
         Stage::Assembly => b".s",

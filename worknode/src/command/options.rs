@@ -1,12 +1,12 @@
-//! How options are written down, and how they are found.
+//! The form of the option tables, and the lookup in them.
 
 use super::item::{Product, Role, Stage};
 use crate::reason::Reason;
 
-/// How an option gets its value.
+/// Where an option's value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Takes {
-    /// It has none.
+    /// It takes none.
     Nothing,
     /// The next word.
     Next,
@@ -18,11 +18,11 @@ pub(super) enum Takes {
     Equals,
     /// The rest of the word, or the next word if that is empty and no option follows.
     Maybe,
-    /// The rest of the word is of no interest, and the next word is the value.
+    /// The next word; the rest of this one is ignored.
     RestAndNext,
 }
 
-/// What an option says.
+/// What an option means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Says {
     /// Nothing about files.
@@ -33,37 +33,37 @@ pub(super) enum Says {
     PathBehind(Role),
     /// Its value is `kind`, or `kind=path`.
     OnlyBehind(Role),
-    /// Its value is `kind=path`, or `kind`, which makes something with a name of its own.
+    /// Its value is `kind=path`, or `kind` alone, whose output has a derived name.
     FileBehind(Product),
-    /// Its value is a list of `kind` and `kind=path`.
+    /// Its value is a comma-separated list of `kind` and `kind=path`.
     Emits,
-    /// How far to go.
+    /// Where compilation stops.
     Stage(Stage),
-    /// Something is made besides.
+    /// A further file is made.
     Makes(Product),
     /// The language of the sources that follow.
     Language,
-    /// Where names of further outputs come from.
+    /// How the names of further outputs are formed.
     DumpBase,
-    DumpEnding,
+    DumpExtension,
     DumpDir,
     /// The command stays.
     Stays(Reason),
     /// The command stays if the value is `native`.
     Processor,
-    /// An option of `-C` or `-Z` of rustc.
+    /// The value is an option of rustc's `-C` or `-Z`.
     Codegen,
-    /// A file, or a server of modules on this machine.
+    /// A module map file, or a module server on this machine.
     Mapper,
     /// A comma-separated list of words for another program.
     Words(Dialect),
     /// One word for another program.
     Word(Dialect),
-    /// What follows are no options.
+    /// Ends the options: operands follow.
     End,
 }
 
-/// A language of options.
+/// An option syntax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Dialect {
@@ -76,7 +76,7 @@ pub(super) enum Dialect {
     Nvcc = 6,
 }
 
-/// How many there are.
+/// Number of dialects.
 pub(super) const DIALECTS: usize = 7;
 
 /// An option.
@@ -92,7 +92,7 @@ impl Opt {
         Self { name, takes, says }
     }
 
-    /// Tells whether the option can be the one that `word` is.
+    /// Tells whether `word` can be this option.
     fn fits(&self, word: &[u8]) -> bool {
         let Some(rest) = word.strip_prefix(self.name.as_bytes()) else { return false };
         match self.takes {
@@ -103,7 +103,7 @@ impl Opt {
     }
 }
 
-/// Finds the option with the longest name that `word` begins with, in tables that are sorted by name.
+/// Finds the option with the longest name that is a prefix of `word`, in tables sorted by name.
 pub(super) fn find(tables: &[&'static [Opt]], word: &[u8]) -> Option<&'static Opt> {
     let found = tables.iter().filter_map(|table| find_in(table, word));
     found.max_by_key(|option| option.name.len())
@@ -112,7 +112,8 @@ pub(super) fn find(tables: &[&'static [Opt]], word: &[u8]) -> Option<&'static Op
 fn find_in(mut table: &'static [Opt], word: &[u8]) -> Option<&'static Opt> {
     let mut prefix = word;
     loop {
-        // Of the names up to `prefix`, the last is its longest prefix, or shares less with it.
+        // The last name up to `prefix` is its longest prefix in the table, or the search goes on with
+        // what the two have in common.
         let end = table.partition_point(|option| option.name.as_bytes() <= prefix);
         table = &table[..end];
         let last = table.last()?;

@@ -1,10 +1,10 @@
-//! Names of files that are streams of the process.
+//! Paths that name the process's own streams.
 
-/// Components of a path that are looked at; streams have few.
+/// Most components of a path that can name a stream.
 const DEPTH_MAX: usize = 8;
 
-/// Tells whether an absolute path is that of an inherited descriptor: `/dev/stdin`, `/dev/fd/0`,
-/// `/proc/self/fd/0`, however it is written. `..` is resolved lexically.
+/// Tells whether an absolute path names an inherited descriptor: `/dev/stdin`, `/dev/fd/0`,
+/// `/proc/self/fd/0` or an equivalent spelling. `..` is resolved lexically.
 #[must_use]
 pub fn is_stream(path: &[u8]) -> bool {
     if !path.starts_with(b"/") {

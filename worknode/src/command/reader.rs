@@ -1,5 +1,5 @@
-//! Reads a command line word by word. What it says goes to a visitor; whether the command may walk is the
-//! result.
+//! Parses a command line word by word. A visitor receives the items; the result tells whether the
+//! command may walk.
 
 use super::item::{Item, Product, Role, Stage};
 use super::language;
@@ -11,20 +11,20 @@ use super::{tables, trial};
 use crate::policy::base_name;
 use crate::reason::Reason;
 
-/// What a command line is read with.
+/// The context in which a command line is parsed.
 #[derive(Debug)]
 pub struct Reading<'a, 'f, F: ?Sized> {
     /// The program.
     pub tool: Tool,
     /// Every node has the origin's processor, so `-march=native` may walk.
     pub native_twin: bool,
-    /// Reads `@file`s.
+    /// Reads response files.
     pub files: &'f mut F,
-    /// Room for their text, [`super::ROOM_BYTES`] where there are any.
+    /// Room for their text: [`super::ROOM_BYTES`] if the command line has any.
     pub room: &'a mut [u8],
 }
 
-/// Decides from the arguments behind the program's name, and looks no further than the first reason.
+/// Decides from the arguments after the program's name, and stops at the first reason to stay.
 ///
 /// # Errors
 /// The reason why the command stays.
@@ -43,10 +43,10 @@ pub fn decide<'a, F: ResponseFiles>(
     reader.end()
 }
 
-/// Reads all of the arguments behind the program's name, and hands what they say to `visit`.
+/// Parses all arguments after the program's name, and passes each item to `visit`.
 ///
 /// # Errors
-/// The first reason why the command stays; all was visited nevertheless.
+/// The first reason why the command stays. All items have been visited nevertheless.
 pub fn read<'a, F: ResponseFiles>(
     reading: Reading<'a, '_, F>,
     arguments: impl Iterator<Item = &'a [u8]>,
@@ -63,12 +63,12 @@ struct Reader<'a, 'f, 'v> {
     files: &'f mut dyn ResponseFiles,
     room: &'a mut [u8],
     visit: &'v mut dyn FnMut(Item<'a>),
-    /// Options that wait for their value, in each language.
+    /// The option that waits for its value, in each dialect.
     pending: [Option<&'static Opt>; DIALECTS],
     is_first: bool,
-    /// The words are for a part of the compiler; how far to go the driver is told itself.
+    /// The words are passed on to a part of the compiler, and do not set the driver's stage.
     in_part: bool,
-    /// No more options.
+    /// All following words are operands.
     ended: bool,
     language: Option<&'a [u8]>,
     stage: Option<Stage>,
@@ -110,7 +110,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
         }
     }
 
-    /// Reads an argument, or the file that it names.
+    /// Parses an argument, or the response file that it names.
     fn argument(&mut self, word: &'a [u8], depth: usize) {
         let quoting = match self.dialect {
             Dialect::Rustc => Some(Quoting::Lines),
@@ -122,7 +122,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
             ([b'@', name @ ..], Some(quoting)) if !name.is_empty() => {
                 self.response(name, word, quoting, depth);
             }
-            // `clang -cc1` is another program with another language.
+            // `clang -cc1` is another program with another option syntax.
             (b"-cc1", _) if self.is_first && self.dialect == Dialect::Driver => {
                 self.dialect = Dialect::ClangProper;
             }
@@ -151,7 +151,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
         let (mut text, rest) = room.split_at_mut(size);
         self.room = rest;
         if text.contains(&0) {
-            // Each compiler ends somewhere else.
+            // Compilers differ in how they treat a NUL.
             return self.stay(Reason::ResponseFile);
         }
         (self.visit)(Item::Path(Role::Response, name));
@@ -182,7 +182,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
             (Takes::Next | Takes::RestAndNext, _)
             | (Takes::Either | Takes::Maybe | Takes::Equals, b"") => {
                 self.pending[dialect as usize] = Some(option);
-                // What stays does so without its value, too.
+                // The command stays even if the value is missing.
                 if let Says::Stays(reason) = option.says {
                     self.stay(reason);
                 }
@@ -194,14 +194,14 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
         }
     }
 
-    /// An option that is not known may name a file.
+    /// Visits the value of an unknown option, which may be a path.
     fn unknown(&mut self, word: &'a [u8]) {
         let value =
             word.iter().position(|&byte| byte == b'=').map_or(&b""[..], |at| &word[at + 1..]);
         self.path(Role::Unknown, value);
     }
 
-    /// A word that is no option.
+    /// Parses a word that is not an option.
     fn operand(&mut self, dialect: Dialect, word: &'a [u8]) {
         if self.in_part {
             return self.path(Role::Unknown, word);
@@ -216,7 +216,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
                 self.objects += 1;
                 return self.path(Role::Object, word);
             }
-            // The compiler's own name, where a wrapper is called with it: `clippy-driver rustc …`.
+            // A wrapper's first argument may be the compiler's name: `clippy-driver rustc …`.
             Dialect::Rustc if self.is_first && base_name(word) == b"rustc" => return,
             Dialect::Gas if is_drivers_own(word) => self.stay(Reason::Link),
             _ => {}
@@ -252,13 +252,13 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
                 (self.visit)(Item::Language(self.language));
             }
             Says::DumpBase => (self.visit)(Item::DumpBase(value)),
-            Says::DumpEnding => (self.visit)(Item::DumpEnding(value)),
+            Says::DumpExtension => (self.visit)(Item::DumpExtension(value)),
             Says::DumpDir => (self.visit)(Item::DumpDir(value)),
             Says::Stays(reason) => self.stay(reason),
             Says::Processor => self.processor(value),
             Says::Codegen => self.codegen(value),
             Says::Mapper => match value {
-                // A program, descriptors, or a socket: nobody answers there on another machine.
+                // A program, descriptors or a socket, which another machine cannot reach.
                 [b'|' | b'<' | b'>' | b'=' | b'@', ..] => self.stay(Reason::Ipc),
                 _ if value.contains(&b':') => self.stay(Reason::Ipc),
                 _ => self.path(Role::Input, value),
@@ -271,7 +271,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
         }
     }
 
-    /// A word for a part of the compiler, in that part's language.
+    /// Parses a word for a part of the compiler, in that part's dialect.
     fn part(&mut self, dialect: Dialect, word: &'a [u8]) {
         self.in_part = true;
         self.word(dialect, word);
@@ -284,7 +284,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
         let mut room = [0; CODEGEN_BYTES_MAX];
         match dashed(name, &mut room) {
             b"target-cpu" | b"tune-cpu" => self.processor(path),
-            // The graph goes where a variable of rustc's says.
+            // A variable of rustc names the graph's file.
             b"help" | b"dump-dep-graph" => self.stay(Reason::Probe),
             b"dump-mir" => self.path(Role::SideDir, b"mir_dump"),
             b"nll-facts" => self.path(Role::SideDir, b"nll-facts"),
@@ -313,7 +313,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
         }
     }
 
-    /// Words for a linker or for LLVM: what looks like a path may be written, but for what is only searched.
+    /// Visits the paths in words for a linker or LLVM. Any may be an output, except those of search options.
     fn passed_on(&mut self, words: &'a [u8]) {
         let mut is_searched = false;
         for piece in words.split(|byte| matches!(byte, b' ' | b',' | b'=')) {
@@ -360,7 +360,7 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
             }
             Dialect::ClangProper if self.stage.is_none() => Err(Reason::Link),
             Dialect::Rustc | Dialect::Nasm if self.sources == 0 => Err(Reason::Probe),
-            // Without a file they read standard input.
+            // Without a file the tool reads standard input.
             _ if self.sources == 0 => Err(Reason::Stdin),
             _ => Ok(()),
         };
@@ -368,13 +368,13 @@ impl<'a, 'f, 'v> Reader<'a, 'f, 'v> {
     }
 }
 
-/// Longer names of codegen options are none that say something of files.
+/// Longest codegen option that concerns files.
 const CODEGEN_BYTES_MAX: usize = 32;
-/// What options for linkers begin with whose values are only read.
+/// Prefixes of linker options whose values are only read.
 const SEARCHED: [&[u8]; 8] =
     [b"-L", b"-l", b"-B", b"-I", b"-T", b"-rpath", b"--dynamic-linker", b"-dynamic-linker"];
 
-/// Returns the name of a codegen option as the table has it: rustc takes `_` for `-`.
+/// Returns a codegen option's name with `-` for `_`: rustc accepts both.
 fn dashed<'r>(name: &[u8], room: &'r mut [u8; CODEGEN_BYTES_MAX]) -> &'r [u8] {
     let Some(room) = room.get_mut(..name.len()) else { return b"" };
     room.copy_from_slice(name);
@@ -386,8 +386,8 @@ fn up_to_comma(value: &[u8]) -> &[u8] {
     value.split(|&byte| byte == b',').next().unwrap_or(value)
 }
 
-/// Is this the assembly that a compiler driver made for itself (`/tmp/ccXXXXXX.s`)? Its driver runs here,
-/// too, since it links what comes of this, and it is little work.
+/// Tells whether this is assembly that a compiler driver made for itself (`/tmp/ccXXXXXX.s`). The driver
+/// runs at the origin because it links the result, and assembling is little work.
 fn is_drivers_own(word: &[u8]) -> bool {
     let file = base_name(word);
     word.starts_with(b"/")

@@ -1,31 +1,31 @@
-//! Files of arguments: `gcc @file`. Their text is unquoted in place, so that nothing is allocated.
+//! Response files (`gcc @file`). Their text is unquoted in place, without allocation.
 
-/// Bytes of all such files of one command line. Build tools write them where the kernel's limit of two
-/// megabytes is near; those of compile steps are options, a few kilobytes.
+/// Most bytes of all response files of one command line. Those of compile steps hold options, a few
+/// kilobytes; only link steps come near the kernel's limit of two megabytes.
 pub const ROOM_BYTES: usize = 256 * 1024;
-/// Files within files.
+/// Deepest nesting of response files.
 pub(super) const DEPTH_MAX: usize = 8;
 
-/// Why the text of a file cannot be had.
+/// Why a response file cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unread {
-    /// There is no such file, or it may not be read: compilers take the word itself then.
+    /// It does not exist or is not readable: compilers then take the word literally.
     Absent,
-    /// It is no regular file, is larger than the room, or its reading failed.
+    /// It is not a regular file, is larger than the room, or reading it failed.
     Refused,
 }
 
-/// Reads files, by names relative to the command's working directory.
+/// Reads response files by names relative to the command's working directory.
 pub trait ResponseFiles {
-    /// Reads the whole of a regular file into `room`, and returns its size. It must not block, and not
-    /// open what takes notice of it (a fifo).
+    /// Reads a whole regular file into `room`, and returns its size. It must not block, nor open
+    /// anything that notices being opened (a fifo).
     ///
     /// # Errors
-    /// Why it cannot be had.
+    /// Why it cannot be read.
     fn read(&mut self, path: &[u8], room: &mut [u8]) -> Result<usize, Unread>;
 }
 
-/// Reads none: each is refused.
+/// Refuses every file.
 #[derive(Debug)]
 pub struct NoFiles;
 
@@ -35,12 +35,12 @@ impl ResponseFiles for NoFiles {
     }
 }
 
-/// How the words of a file are told apart.
+/// How a file is split into words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Quoting {
-    /// By white space; quotes and backslashes as in `expandargv`, and as clang has them.
+    /// At white space, with the quotes and backslashes of `expandargv` and clang.
     Gnu,
-    /// One in each line.
+    /// One word per line.
     Lines,
 }
 

@@ -1,5 +1,5 @@
-//! The options that say something of files, by the program that takes them, as its manual has them. What is not
-//! here has no value in the next word, and says nothing; a value that is a path all the same is yielded as such.
+//! The options that concern files, one table per program, from its manual. An option that is not listed takes no
+//! value from the next word; if its own value looks like a path, it is visited with [`super::Role::Unknown`].
 
 pub(super) mod assemblers;
 pub(super) mod drivers;
@@ -8,7 +8,7 @@ pub(super) mod proper;
 
 use super::options::{Dialect, Opt};
 
-/// Returns the tables of a language of options.
+/// Returns the tables of a dialect.
 pub(super) fn of(dialect: Dialect) -> &'static [&'static [Opt]] {
     match dialect {
         Dialect::Driver => &[drivers::DRIVER, family::FAMILY],

@@ -1,17 +1,17 @@
-//! Which language of options a program speaks.
+//! The kinds of program whose command lines are parsed.
 
 use crate::policy::{BUILT_IN, Rule, Verdict, base_name};
 
-/// A kind of program whose command lines are understood.
+/// A kind of program whose command lines are parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tool {
-    /// A compiler driver: gcc, clang, gfortran and those that take their options.
+    /// A compiler driver: gcc, clang, gfortran and programs with the same options.
     Driver,
-    /// A compiler proper of gcc: `cc1`, `cc1plus`, `f951` …
+    /// One of gcc's compilers proper: `cc1`, `cc1plus`, `f951` …
     Proper,
     /// GNU `as`.
     Gas,
-    /// `nasm`, and `yasm`, which takes the same options but for a few.
+    /// `nasm`, or `yasm`, which has nearly the same options.
     Nasm,
     /// `rustc`.
     Rustc,
@@ -20,7 +20,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    /// Returns the tool that the program at `path` is, if a rule's verdict says that it is one.
+    /// Returns the tool at `path` if a rule's verdict says that the program is one.
     #[must_use]
     pub fn of(verdict: Verdict, path: &[u8]) -> Option<Self> {
         match verdict {
@@ -36,7 +36,7 @@ impl Tool {
         }
     }
 
-    /// Returns the tool that the built-in table takes the program at `path` for.
+    /// Returns the tool at `path` according to the built-in rules.
     #[must_use]
     pub fn named(path: &[u8]) -> Option<Self> {
         let mut rules = BUILT_IN

@@ -1,7 +1,7 @@
-//! Trials of configure scripts.
+//! Test compiles of configure scripts.
 
-/// Is this a file of a configure script that finds out what the compiler can do? Those compiles are
-/// tiny, one after the other, and their results are of use where they were asked for.
+/// Tells whether a file belongs to a configure script's test of what the compiler can do. Such compiles
+/// are tiny and sequential, and their results describe the machine that asked.
 pub(super) fn is_trial(word: &[u8]) -> bool {
     let file = crate::policy::base_name(word);
     // Autoconf; Python's distutils.

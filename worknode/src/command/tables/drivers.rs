@@ -4,7 +4,7 @@ use super::super::item::{Product, Role, Stage};
 use super::super::options::{Dialect, Opt, Says, Takes};
 use crate::reason::Reason;
 
-/// gcc, clang and gfortran as they are called.
+/// gcc, clang and gfortran as users call them.
 pub(in crate::command) const DRIVER: &[Opt] = &[
     Opt::new("-###", Takes::Nothing, Says::Stays(Reason::Probe)),
     Opt::new("--", Takes::Nothing, Says::End),

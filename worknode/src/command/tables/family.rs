@@ -1,10 +1,10 @@
-//! Options that all of the C family take, sorted by name.
+//! Options common to the C family of compilers, sorted by name.
 
 use super::super::item::{Product, Role};
 use super::super::options::{Opt, Says, Takes};
 use crate::reason::Reason;
 
-/// What the C family of compilers has in common: drivers, `cc1` and `clang -cc1`.
+/// Options of drivers, `cc1` and `clang -cc1` alike.
 pub(in crate::command) const FAMILY: &[Opt] = &[
     Opt::new("--assert", Takes::Equals, Says::Nothing),
     Opt::new("--completion=", Takes::Rest, Says::Stays(Reason::Probe)),
@@ -13,7 +13,7 @@ pub(in crate::command) const FAMILY: &[Opt] = &[
     Opt::new("--define-macro", Takes::Equals, Says::Nothing),
     Opt::new("--dependencies", Takes::Nothing, Says::Stays(Reason::Preprocess)),
     Opt::new("--dumpbase", Takes::Next, Says::DumpBase),
-    Opt::new("--dumpbase-ext", Takes::Next, Says::DumpEnding),
+    Opt::new("--dumpbase-ext", Takes::Next, Says::DumpExtension),
     Opt::new("--dumpdir", Takes::Next, Says::DumpDir),
     Opt::new("--embed-dir", Takes::Equals, Says::Path(Role::InputDir)),
     Opt::new("--gcc-install-dir=", Takes::Rest, Says::Path(Role::InputDir)),
@@ -79,7 +79,7 @@ pub(in crate::command) const FAMILY: &[Opt] = &[
     Opt::new("-dead_strip", Takes::Nothing, Says::Nothing),
     Opt::new("-dp", Takes::Nothing, Says::Nothing),
     Opt::new("-dumpbase", Takes::Next, Says::DumpBase),
-    Opt::new("-dumpbase-ext", Takes::Next, Says::DumpEnding),
+    Opt::new("-dumpbase-ext", Takes::Next, Says::DumpExtension),
     Opt::new("-dumpdir", Takes::Next, Says::DumpDir),
     Opt::new("-dx", Takes::Nothing, Says::Nothing),
     Opt::new("-dynamic", Takes::Nothing, Says::Nothing),

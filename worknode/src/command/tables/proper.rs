@@ -4,7 +4,7 @@ use super::super::item::{Role, Stage};
 use super::super::options::{Opt, Says, Takes};
 use crate::reason::Reason;
 
-/// Parts of gcc as its drivers call them.
+/// `cc1` and its like, as gcc's drivers call them.
 pub(in crate::command) const PROPER: &[Opt] = &[
     Opt::new("-MD", Takes::Next, Says::Path(Role::Rules)),
     Opt::new("-MMD", Takes::Next, Says::Path(Role::Rules)),
