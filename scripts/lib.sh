@@ -53,13 +53,12 @@ musl_target() { printf '%s-unknown-linux-musl' "$(uname -m)"; }
 dist_dir() { printf '%s' "${OSWALK_DIST:-$(target_dir)/dist}"; }
 cache_dir() { printf '%s' "${OSWALK_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/oswalk}"; }
 
-# remove_pages STATE: removes the policy pages of a killed agent, which are in memory (agent/src/pages.rs).
+# own_program NAME: prints the path of a program that serves these scripts and is not installed.
+own_program() { printf '%s/%s/oswalk-%s' "$(target_dir)" "${OSWALK_PROFILE:-release}" "$1"; }
+
+# remove_pages STATE: removes what a killed agent has left in memory; its state directory names it.
 remove_pages() {
-    local device inode pages
-    [ -d "$1" ] || return 0
-    read -r device inode < <(stat -c '%d %i' "$1")
-    pages=$(printf 'oswalk-%x-%x' "$device" "$inode")
-    rm -rf --one-file-system "/run/$pages" "/dev/shm/$pages"
+    [ ! -s "$1/pages" ] || rm -rf --one-file-system "$(<"$1/pages")"
 }
 
 # --- Time ------------------------------------------------------------------------------------
@@ -103,15 +102,6 @@ reproducibly() {
     (cd "$dir" && SOURCE_DATE_EPOCH=1700000000 GIT_CEILING_DIRECTORIES=$(dirname "$dir") "$@")
 }
 
-# describe_tree DIR: prints a line for each entry: type, mode, links, name, target or digest, but no times.
-describe_tree() {
-    (
-        cd "$1" || exit
-        find . -mindepth 1 \( -type f -printf 'f %m %n %p\n' \) -o -printf '%y %m - %p %l\n' | LC_ALL=C sort -k4
-        find . -type f -print0 | LC_ALL=C sort -z | xargs -0r sha256sum
-    )
-}
-
 # --- Native beside walked --------------------------------------------------------------------
 
 # timed_build NAME SOURCE DIR LOG [PREFIX…]: builds project NAME in a fresh copy of SOURCE at DIR.
@@ -127,17 +117,18 @@ timed_build() {
     elapsed_ms=$(($(now_ms) - start))
 }
 
+# compare_builds NATIVE WALKED: fails if any file differs, and prints which ones, and how, in three lines each.
+compare_builds() {
+    local compare
+    compare=$(own_program compare)
+    [ -x "$compare" ] || fail "there is no $compare" "run scripts/build"
+    "$compare" "$1" "$2"
+}
+
+count_files() { find "$1" -type f | wc -l; }
+
 # count_objects DIR: prints the number of object files, which is that of the compile steps.
 count_objects() { find "$1" -name '*.o' -type f | wc -l; }
 
-# walked_compiles REPORT: prints the number of successful walks of compilers.
-walked_compiles() {
-    jq '[.walks[] | select(.status == 0 and (.argv0 | sub(".*/"; "")
-        | test("^(.*-)?(gcc|g\\+\\+|cc|c\\+\\+|clang|clang\\+\\+)(-[0-9.]+)?$")))] | length' "$1"
-}
-
-# runners REPORT: prints a line for each node with walks: name, walks, CPU and run time in ms.
-runners() {
-    jq -r '.walks | group_by(.runner)[] | [.[0].runner, length,
-        (map(.runner_cpu_ms) | add | round), (map(.run_ms) | add | round)] | @tsv' "$1"
-}
+# walked_compiles REPORT: prints the number of successful walks of compile steps, which alone have an output.
+walked_compiles() { jq '[.walks[] | select(.status == 0 and .output)] | length' "$1"; }

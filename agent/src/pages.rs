@@ -2,6 +2,7 @@
 //! the tally in its page, which on a disk would cause journal writes.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,15 +11,21 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 /// Users' processes may open their own pages; only the agent's user may list them.
 const MODE: u32 = 0o711;
 
+/// The file in the state directory that names it, so that what a killed agent leaves in memory is found.
+const NOTE: &str = "pages";
+
 /// A directory that is removed with the agent.
 #[derive(Debug)]
-pub(crate) struct PagesDir(PathBuf);
+pub(crate) struct PagesDir {
+    path: PathBuf,
+    note: PathBuf,
+}
 
 impl PagesDir {
     /// Creates the directory of the agent with this state directory, and removes an old one.
     ///
     /// # Errors
-    /// It cannot even be created in the state directory.
+    /// It cannot even be created in the state directory, or the note cannot be written.
     pub(crate) fn make(state: &Path) -> io::Result<Self> {
         let meta = std::fs::metadata(state)?;
         let name = format!("oswalk-{:x}-{:x}", meta.dev(), meta.ino());
@@ -27,17 +34,21 @@ impl PagesDir {
             shared_dirs().into_iter().partition(|dir| is_memory(dir));
         // Others may also write there: a directory of theirs is not used.
         let made = in_memory.iter().chain(&others).find_map(|dir| make(dir.join(&name)).ok());
-        made.map_or_else(|| make(state.join("sessions")), Ok).map(Self)
+        let path = made.map_or_else(|| make(state.join("sessions")), Ok)?;
+        let note = state.join(NOTE);
+        std::fs::write(&note, path.as_os_str().as_bytes())?;
+        Ok(Self { path, note })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for PagesDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = std::fs::remove_file(&self.note);
     }
 }
 
@@ -77,7 +88,10 @@ mod tests {
         assert_eq!(again.path(), path);
         assert_eq!(std::fs::read_dir(&path).expect("it is there").count(), 0, "an old one goes");
         assert_eq!(path.metadata().expect("it is there").mode() & 0o7777, MODE);
+        let note = state.path().join(NOTE);
+        let noted = std::fs::read(&note).expect("readable");
+        assert_eq!(noted, path.as_os_str().as_bytes());
         drop(again);
-        assert!(!path.exists());
+        assert!(!path.exists() && !note.exists());
     }
 }
