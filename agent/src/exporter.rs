@@ -29,6 +29,7 @@ use worknode::command::Files;
 use crate::sys::outside::Outside;
 use crate::vital::Vital;
 use crate::wire::frame::{Frame, Kind};
+use crate::wire::lists;
 use crate::wire::message::{self, Answer, Ask};
 use crate::wire::squeeze::Squeezer;
 
@@ -549,8 +550,7 @@ impl State {
             return;
         }
         let changes = std::mem::take(&mut reader.changes);
-        let squeezed = reader.squeezer.squeeze(&message::encode(&changes));
-        let payload = message::encode(&squeezed);
+        let payload = lists::encode_changes(&changes, &mut reader.squeezer);
         self.outbox
             .put(&reader.out_tx, Frame { kind: Kind::Changes, stream: 0, payload: payload.into() });
         self.quiet.behind().remove(&number);

@@ -16,7 +16,8 @@ use worknode::id::NodeId;
 
 use crate::cluster::{Cluster, Failure};
 use crate::link::handshake::Peer;
-use crate::link::{self, Link};
+use crate::link::socket::Socket;
+use crate::link::{Link, call, tasks};
 use crate::transfer::Transfers;
 use crate::wire::frame::Frame;
 use crate::wire::greeting::{Purpose, Secret};
@@ -125,8 +126,8 @@ impl Links {
         node: &NodeId,
         address: SocketAddr,
         purpose: Purpose,
-    ) -> Result<(link::Socket, Peer), Failure> {
-        let called = link::call::call(&self.own, &self.secret, (node, address), purpose).await;
+    ) -> Result<(Socket, Peer), Failure> {
+        let called = call::call(&self.own, &self.secret, (node, address), purpose).await;
         let (socket, peer, round_trip) = called?;
         self.transfers.note_distance(node, round_trip);
         Ok((socket, peer))
@@ -143,7 +144,7 @@ impl Links {
     }
 
     /// Makes a link of a connection. If both peers have called each other, both keep the same link.
-    fn start(self: &Rc<Self>, socket: link::Socket, peer: Peer, called: bool) -> Rc<Link> {
+    fn start(self: &Rc<Self>, socket: Socket, peer: Peer, called: bool) -> Rc<Link> {
         let replaced = match self.get(&peer.node) {
             Some(other) if !other.gives_way_to(&self.own.node, &peer, called) => {
                 tracing::info!(peer = %peer.node, "both agents have called each other: keeping the other link");
@@ -155,7 +156,7 @@ impl Links {
         self.next_number.set(number + 1);
         let (receiver, links) = (Rc::clone(&self.receiver), Rc::clone(self));
         let take = move |link: &Rc<Link>, frame| receiver.take(link, frame);
-        let link = link::start(socket, peer, number, called, take, move |link| links.end(link));
+        let link = tasks::start(socket, peer, number, called, take, move |link| links.end(link));
         self.by_node.borrow_mut().insert(link.peer.clone(), Rc::clone(&link));
         if let Some(replaced) = replaced {
             // Walks look the link up anew.

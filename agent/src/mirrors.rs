@@ -128,7 +128,7 @@ impl Mirrors {
             // Answers sent ahead of the changes may be outdated.
             (Ok(_), None) => drop(link.take_told()),
             // Without these changes the mirror would be stale.
-            (Err(()), _) => {
+            (Err(_), _) => {
                 tracing::error!(peer = %link.peer, "dropping the link: its changes cannot be decoded");
                 link.close();
             }

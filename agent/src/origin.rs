@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use worknode::door::{DATA_BYTES_MAX, Kind};
+use worknode::door::{DATA_BYTES_MAX, Here, Kind};
 use worknode::notice;
 use worknode::reason::Reason;
 
@@ -49,7 +49,8 @@ pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: &[u8]) {
     };
     let session = shared.sessions.get(hello.session);
     let Some(session) = session.filter(|session| peer.uid == 0 || peer.uid == session.uid) else {
-        output.send(Kind::RunHere, 0, vec![Reason::NoAgent as u8, 0]);
+        let here = Here { reason: Reason::NoAgent as u8, alone: false };
+        output.send(Kind::RunHere, 0, here.encode().to_vec());
         return output.finish().await;
     };
     let (frames_tx, frames) = mpsc::channel(FRAMES_WAITING_MAX);
@@ -136,8 +137,9 @@ fn execute_here(
         drop_with_process(session.note_stayed(), stub.pid);
     }
     if !session.no_fallback || reason == Reason::GrantedHome {
-        let parts = stays_with_its_parts(reason, program.compiles);
-        return stub.output.send(Kind::RunHere, 0, vec![reason as u8, u8::from(parts)]);
+        let alone = stays_with_its_parts(reason, program.compiles);
+        let here = Here { reason: reason as u8, alone };
+        return stub.output.send(Kind::RunHere, 0, here.encode().to_vec());
     }
     let local = || notice::local_cause(reason, withheld.as_deref(), std::process::id());
     let of_cluster = || shared.cluster.notice(session.on.as_ref());

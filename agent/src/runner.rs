@@ -25,6 +25,7 @@ use packetfs::tree::{Attr, Bytes, Time};
 use packetfs::upper::{self, Reading};
 use packetfs::view::Outset;
 use tokio::io::unix::AsyncFd;
+use worknode::door::Signal;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
 use crate::link::{Inbox, Link};
@@ -303,10 +304,7 @@ impl Running {
     /// Handles a frame from the origin. Returns false if it carries more than was requested.
     fn take(&self, frame: Frame) -> bool {
         if frame.kind == Kind::Signal {
-            if let Ok([number @ .., terminal, _, _, _]) =
-                <[u8; 8]>::try_from(frame.payload.as_ref())
-            {
-                let (number, from_terminal) = (i32::from_le_bytes(number), terminal != 0);
+            if let Some(Signal { number, from_terminal }) = Signal::decode(&frame.payload) {
                 order(&self.control, Order::Signal { number, from_terminal });
             }
             true

@@ -7,14 +7,15 @@
 //! Messages carry the types of packetfs, so this room is in the agent, not in worknode. Frames at the door are in
 //! `worknode::door`, because the stub reads them without an allocator.
 //!
-//! docs/protocol.md describes the same. A change raises [`VERSION`] and adds golden files (agent/tests/golden).
+//! docs/protocol.md describes the same. A change raises [`VERSION`] and adds golden
+//! files (tests/golden).
 
 pub mod frame;
 pub mod greeting;
 pub mod limits;
 pub mod lists;
 pub mod message;
+pub mod payload;
 pub mod squeeze;
 
-/// Version of all this; agents of other versions refuse the link by name.
-pub const VERSION: u32 = 12;
+pub use limits::VERSION;

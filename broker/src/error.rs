@@ -49,7 +49,7 @@ pub enum BrokerError {
     },
     /// No connection.
     #[error(
-        "failed to reach the broker at {url}: check that Redis runs there and that no firewall is between"
+        "failed to reach the broker at {url}: check that Redis runs there and that no firewall blocks its port"
     )]
     Unreachable {
         /// The URL.

@@ -427,7 +427,7 @@ fn broker(status: &Status) -> Finding {
     } else {
         wrong(
             format!("{} does not answer the agent", status.broker),
-            "check that Redis runs there and that no firewall is in between",
+            "check that Redis runs there and that no firewall blocks its port",
         )
     }
 }

@@ -60,7 +60,7 @@ pub(crate) fn table(status: &Status) -> String {
         text.push('\n');
     }
     if !status.broker_up {
-        let remedy = "check that Redis runs there and that no firewall is in between";
+        let remedy = "check that Redis runs there and that no firewall blocks its port";
         text += &format!("the broker {} does not answer: {remedy}\n", status.broker);
     }
     for node in &status.nodes {
@@ -136,7 +136,7 @@ mod tests {
             "broker redis://hub:6379/ (away), 2 sessions\n\
              NODE  ADDRESS         VERSION  SLOTS  RUNNING  STATE\n\
              n1    10.0.0.64:7000  0.1.0    64     1        refused\n\
-             the broker redis://hub:6379/ does not answer: check that Redis runs there and that no firewall is in between\n\
+             the broker redis://hub:6379/ does not answer: check that Redis runs there and that no firewall blocks its port\n\
              n1 is refused: last seen 12 s ago; it does not hold the secret; give all agents the same --secret file\n"
         );
     }

@@ -9,17 +9,15 @@ use tokio_tungstenite::tungstenite::Error as SocketError;
 use worknode::id::NodeId;
 use worknode::request::NodeCondition::{Incompatible, Refused, Unreachable};
 
-use super::Socket;
-use super::guarded::Guarded;
 use super::handshake::{self, HandshakeError, Peer};
+use super::socket::{self, Socket};
 use crate::cluster::{Failure, SAME_VERSION};
 use crate::wire::greeting::{Purpose, Secret};
 
 /// A link is called, or greeted, within this time or not at all.
 pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(2);
 
-const OPEN_THE_WAY: &str =
-    "see whether its agent runs, and whether a firewall is between: its port must be open";
+const OPEN_THE_WAY: &str = "check that its agent runs and that no firewall blocks its port";
 const LISTEN: &str =
     "start its agent with --listen ADDRESS:PORT, or --advertise: an address that other nodes reach";
 const SECRET: &str = "give all agents the same file with --secret";
@@ -67,13 +65,12 @@ async fn greet(
     purpose: Purpose,
 ) -> Result<(Socket, Peer, Duration), CallError> {
     let stream = TcpStream::connect(address).await?;
-    super::prepare(&stream)?;
     let url = format!("ws://{address}/oswalk");
-    let (stream, config) = (Guarded::new(stream), Some(super::socket_config()));
+    let (stream, config) = (socket::prepare(stream)?, Some(socket::config()));
     let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, config).await?;
     let asked = Instant::now();
     let peer = handshake::call(&mut socket, own, secret, purpose).await?;
-    socket.get_mut().open();
+    socket.get_mut().reader_mut().open();
     Ok((socket, peer, asked.elapsed()))
 }
 

@@ -1,15 +1,16 @@
-//! A connection whose other side has not proved who it is: only so many bytes are read from it until then.
+//! The reading half of a connection whose other side has not proved who it is: only so many bytes are read until then.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
 
 use crate::wire::limits::GREETING_BYTES_MAX;
 
-/// A guarded connection.
+/// A guarded reading half.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
     stream: S,
@@ -28,9 +29,9 @@ impl<S> Guarded<S> {
     }
 }
 
-impl<S: AsFd> AsFd for Guarded<S> {
+impl AsFd for Guarded<OwnedReadHalf> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.stream.as_ref().as_fd()
     }
 }
 
@@ -54,36 +55,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         self.left = Some(left - part.filled().len());
         buffer.put_slice(part.filled());
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 
 use super::Links;
 use crate::link::call::LINK_TIMEOUT;
-use crate::link::guarded::Guarded;
+use crate::link::handshake;
 use crate::link::handshake::Peer;
-use crate::link::{self, handshake};
+use crate::link::socket::{self, Socket};
 use crate::wire::greeting::Purpose;
 
 /// Most unauthenticated callers in total: as many as a large cluster has nodes, which may all call at once after a
@@ -65,14 +65,13 @@ impl Links {
         }
     }
 
-    async fn answer(&self, stream: TcpStream) -> anyhow::Result<(link::Socket, Peer, Purpose)> {
-        link::prepare(&stream)?;
-        let (stream, config) = (Guarded::new(stream), Some(link::socket_config()));
+    async fn answer(&self, stream: TcpStream) -> anyhow::Result<(Socket, Peer, Purpose)> {
+        let (stream, config) = (socket::prepare(stream)?, Some(socket::config()));
         let mut socket = tokio_tungstenite::accept_async_with_config(stream, config).await?;
         let answered = Instant::now();
         let (peer, purpose) = handshake::answer(&mut socket, &self.own, &self.secret).await?;
         self.transfers.note_distance(&peer.node, answered.elapsed());
-        socket.get_mut().open();
+        socket.get_mut().reader_mut().open();
         Ok((socket, peer, purpose))
     }
 }

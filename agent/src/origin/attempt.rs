@@ -32,6 +32,7 @@ use crate::link::{Inbox, Link};
 use crate::session::Session;
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::message::{Exit, Packets};
+use crate::wire::payload::{about, split};
 
 /// Output is shown after this time even if the walk goes on: a program in a pipeline can wait …
 const HOLD_MAX: Duration = Duration::from_secs(1);
@@ -157,9 +158,9 @@ pub(super) async fn run(
     }
     let (stream, mut frames) = link.open_stream();
     let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
-    let is_first = link.note_walk(stream, &likeness);
+    let is_first = link.foretold.note_walk(stream, &likeness);
     let files = outgoing.before(shared.hidden.own_paths()).files.as_ref();
-    let files = files.filter(|files| link.note_step(&likeness, files)).cloned();
+    let files = files.filter(|files| link.foretold.note_step(&likeness, files)).cloned();
     if is_first || files.is_some() {
         let upcoming = Upcoming { walk: likeness, is_first, files };
         let told = shared.exporter.foretell(link.number, upcoming, link.sender()).await;
@@ -373,8 +374,8 @@ impl Talk<'_> {
     fn stop_with(&mut self, stub: &Stub) {
         if self.stopped == Stopped::No && stub.stops.is_stopped_itself() {
             self.stopped = Stopped::Told;
-            let stop = [libc::SIGSTOP.to_le_bytes(), [0; 4]].concat();
-            self.link.send(Kind::Signal, self.stream, stop);
+            let stop = door::Signal { number: libc::SIGSTOP, from_terminal: false };
+            self.link.send(Kind::Signal, self.stream, stop.encode().to_vec());
         }
     }
 
@@ -387,7 +388,7 @@ impl Talk<'_> {
             self.stopped = Stopped::No;
         }
         let fd = u8::try_from(header.fd).unwrap_or(u8::MAX);
-        let tagged = || [&[fd], payload].concat();
+        let tagged = || about(fd, payload);
         let (kind, payload) = match header.kind {
             door::Kind::Data => {
                 if !self.ledger.answer(fd, payload.len()) {
@@ -405,10 +406,10 @@ impl Talk<'_> {
             door::Kind::Settings => (Kind::Settings, tagged()),
             door::Kind::Resize => (Kind::Resize, tagged()),
             door::Kind::Written => {
-                let Ok(written) = payload.try_into().map(u32::from_le_bytes) else { return false };
+                let Some(written) = door::decode_number(payload) else { return false };
                 let given = self.ledger.give(fd, written as usize);
                 let given = u32::try_from(given).unwrap_or(u32::MAX).to_le_bytes();
-                (Kind::Credit, [&[fd][..], &given].concat())
+                (Kind::Credit, about(fd, &given))
             }
             door::Kind::Broken => (Kind::Broken, tagged()),
             door::Kind::Signal => (Kind::Signal, payload.to_vec()),
@@ -429,7 +430,7 @@ impl Talk<'_> {
             _ => None,
         };
         if let Some(kind) = to_stub {
-            let Some((&fd, payload)) = frame.payload.split_first() else { return garbled() };
+            let Some((fd, payload)) = split(&frame.payload) else { return garbled() };
             if !self.may_say(kind, fd, payload) {
                 tracing::error!(node = %self.link.peer, fd, ?kind, "it is no such descriptor of the walk");
                 return garbled();
@@ -439,7 +440,7 @@ impl Talk<'_> {
         }
         match frame.kind {
             Kind::Data => {
-                let Some((&fd, bytes)) = frame.payload.split_first() else { return garbled() };
+                let Some((fd, bytes)) = split(&frame.payload) else { return garbled() };
                 if !self.ledger.spend(fd, bytes.len()) {
                     tracing::error!(node = %self.link.peer, fd, "it sent output beyond its credit");
                     return garbled();
@@ -449,16 +450,16 @@ impl Talk<'_> {
                     // The stub does not write it again, so it does not say that it did.
                     self.ledger.give(fd, skipped);
                     let skipped = u32::try_from(skipped).unwrap_or(u32::MAX).to_le_bytes();
-                    self.link.send(Kind::Credit, self.stream, [&[fd][..], &skipped].concat());
+                    self.link.send(Kind::Credit, self.stream, about(fd, &skipped));
                 }
                 None
             }
             Kind::Stopped => {
-                let Some(&word) = frame.payload.first_chunk() else { return garbled() };
+                let Some(signal) = door::decode_number(&frame.payload) else { return garbled() };
                 if self.stopped == Stopped::Told {
                     self.stopped = Stopped::Yes;
                 } else {
-                    stub.stops.note_told(i32::from_le_bytes(word));
+                    stub.stops.note_told(signal.cast_signed());
                     stub.output.send(door::Kind::Stopped, 0, frame.payload);
                 }
                 None
@@ -479,12 +480,12 @@ impl Talk<'_> {
     /// Tells whether the runner may have the stub do this: a stub has all that its process has open, and asks
     /// nobody whether it is of the walk.
     fn may_say(&mut self, kind: door::Kind, fd: u8, payload: &[u8]) -> bool {
-        let bytes = <[u8; 4]>::try_from(payload).map(|word| u32::from_le_bytes(word) as usize);
+        let bytes = door::decode_number(payload).map(|bytes| bytes as usize);
         match (kind, bytes) {
-            (door::Kind::Want, Ok(bytes)) => self.ledger.ask(fd, bytes),
-            (door::Kind::Took, Ok(bytes)) => self.ledger.took(fd, bytes),
+            (door::Kind::Want, Some(bytes)) => self.ledger.ask(fd, bytes),
+            (door::Kind::Took, Some(bytes)) => self.ledger.took(fd, bytes),
             (door::Kind::Settings, _) => {
-                payload.len() == door::TERMIOS_BYTES + 1 && self.ledger.may_set(fd)
+                payload.len() == door::Settings::BYTES && self.ledger.may_set(fd)
             }
             _ => false,
         }

@@ -1,7 +1,7 @@
 //! The process at the origin that waits while its program walks, and why a program cannot walk.
 
 use tokio::sync::mpsc;
-use worknode::door::{Header, Kind};
+use worknode::door::{Header, Kind, Signal};
 use worknode::reason::Reason;
 use worknode::spec::WalkSpec;
 
@@ -36,8 +36,8 @@ impl From<Reason> for Cause {
 
 /// Returns the signal that a frame of the stub forwards.
 pub(super) fn signal(header: &Header, payload: &[u8]) -> Option<i32> {
-    let word = (header.kind == Kind::Signal).then(|| payload.first_chunk())?;
-    word.map(|word| i32::from_le_bytes(*word))
+    let signal = (header.kind == Kind::Signal).then(|| Signal::decode(payload))?;
+    signal.map(|signal| signal.number)
 }
 
 /// Tells whether the signal ends a program that has not begun; it is its wait status, too.

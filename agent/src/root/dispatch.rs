@@ -43,7 +43,7 @@ impl Dispatch {
         }
         match message::Ask::decode(&frame.payload) {
             Some(ask) => {
-                let question = Question { stream: frame.stream, ask, walks: link.walks() };
+                let question = Question { stream: frame.stream, ask, walks: link.foretold.walks() };
                 self.exporter.ask(link.number, question, link.sender());
             }
             None => {

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use crate::link::Link;
 use crate::wire::frame::Kind;
+use crate::wire::payload::about;
 
 /// Sends frames about one descriptor.
 #[derive(Debug, Clone)]
@@ -25,7 +26,7 @@ impl Channel {
     }
 
     pub(super) fn send(&self, kind: Kind, payload: &[u8]) {
-        self.send_payload(kind, [&[self.fd], payload].concat());
+        self.send_payload(kind, about(self.fd, payload));
     }
 
     /// Returns an empty payload with capacity for `bytes`.

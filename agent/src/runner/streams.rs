@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::task::JoinHandle;
-use worknode::door::{Termios, decode_window};
+use worknode::door::{Termios, decode_number, decode_window};
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::channel::Channel;
@@ -19,6 +19,7 @@ use super::terminal::{Event, Terminal};
 use crate::link::Link;
 use crate::sys::orders::Order;
 use crate::wire::frame::{Frame, Kind};
+use crate::wire::payload::split;
 
 /// The process's descriptors: pairs of its descriptor number and the index into the passed ones.
 pub(super) type Places = Vec<(u32, u32)>;
@@ -108,7 +109,7 @@ impl Streams {
 
     /// Handles a frame from the origin. Returns false if it carries more than was requested.
     pub(super) fn take(&self, frame: Frame) -> bool {
-        let Some((&fd, rest)) = frame.payload.split_first() else { return true };
+        let Some((fd, rest)) = split(&frame.payload) else { return true };
         let settings = || Termios::try_from(rest).ok();
         match (frame.kind, self.inputs.get(&fd)) {
             (Kind::Data, Some(input)) => return input.take(rest.to_vec()),
@@ -117,8 +118,8 @@ impl Streams {
             (Kind::Eof, None) => return self.tell_terminal(Event::Ended),
             (Kind::Ready, _) => return self.tell_terminal(Event::Ready),
             (Kind::Credit, _) => {
-                if let (Some(credit), Ok(bytes)) = (self.credits.get(&fd), rest.try_into()) {
-                    credit.add(u32::from_le_bytes(bytes));
+                if let (Some(credit), Some(bytes)) = (self.credits.get(&fd), decode_number(rest)) {
+                    credit.add(bytes);
                 }
             }
             (Kind::Broken, _) => {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
-use worknode::door::{DATA_BYTES_MAX, Termios, Window};
+use worknode::door::{DATA_BYTES_MAX, Settings, Termios, Window};
 
 use super::channel::Channel;
 use super::output::Credit;
@@ -251,7 +251,7 @@ impl Terminal {
         let settings = master.as_ref().and_then(|m| terminal::settings(m.get_ref()).ok());
         if let Some(settings) = settings.filter(|&now| flushed || now != self.settings.get()) {
             self.settings.set(settings);
-            self.input.send(Kind::Settings, &[&settings[..], &[u8::from(flushed)]].concat());
+            self.input.send(Kind::Settings, &Settings { termios: settings, flushed }.encode());
         }
     }
 }

@@ -125,6 +125,26 @@ impl Frame {
     }
 }
 
+/// Cuts a message at frame borders into parts of at most so many bytes, or of one frame.
+#[must_use]
+pub fn parts(message: Vec<u8>, bytes_max: usize) -> Vec<Vec<u8>> {
+    if message.len() <= bytes_max {
+        return vec![message];
+    }
+    let mut parts = vec![Vec::new()];
+    let mut rest = message.as_slice();
+    while !rest.is_empty() {
+        let length = u32::from_le_bytes([rest[1], rest[2], rest[3], 0]) as usize;
+        let (frame, after) = rest.split_at(HEAD_BYTES + length);
+        if parts.last().is_some_and(|part| part.len() + frame.len() > bytes_max) {
+            parts.push(Vec::new());
+        }
+        parts.last_mut().expect("there is always a part").extend(frame);
+        rest = after;
+    }
+    parts
+}
+
 /// Bytes that are no frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {

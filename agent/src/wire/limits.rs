@@ -1,8 +1,11 @@
-//! The limits of a link. Both sides rely on them: one that exceeds a limit is refused, or its link is dropped.
-//! docs/protocol.md has them in a table, which a test compares with this file.
+//! The version and the limits of a link. Both sides rely on them: one that exceeds a limit is refused, or its link is dropped.
+//! docs/protocol.md has them in tables, which a test compares with this file.
 
 use packetfs::path::PATH_BYTES_MAX;
 use packetfs::tree::NAMES_MAX;
+
+/// Version of all that is in this room; agents of other versions refuse the link by name.
+pub const VERSION: u32 = 12;
 
 /// Bytes read from a side that has not proved who it is: the upgrade to a WebSocket takes some 250 bytes, a hello
 /// and a proof less than 350. What follows stays in the kernel until then.

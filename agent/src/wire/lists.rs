@@ -4,11 +4,34 @@
 use packetfs::tree::Change;
 use serde::de::DeserializeOwned;
 
-use super::limits::{CHANGES_MAX, TOLD_MAX};
-use super::message::Told;
+use super::limits::{CHANGES_BYTES_MAX, CHANGES_MAX, TOLD_MAX};
+use super::message::{Told, encode};
+use super::squeeze::{Damaged, Squeezer, Unsqueezer};
+
+/// Encodes what changed; `squeezer` is that of changes.
+#[must_use]
+pub fn encode_changes(changes: &[Change], squeezer: &mut Squeezer) -> Vec<u8> {
+    encode(&squeezer.squeeze(&encode(&changes)))
+}
+
+/// Returns what changed, or nothing if it is not wanted.
+///
+/// # Errors
+/// See [`Unsqueezer::take`].
+pub fn decode_changes(
+    payload: &[u8],
+    unsqueezer: &mut Unsqueezer,
+    wanted: bool,
+) -> Result<Vec<Change>, Damaged> {
+    let squeezed = postcard::from_bytes(payload).map_err(|_| Damaged)?;
+    match unsqueezer.take(squeezed, CHANGES_BYTES_MAX, wanted)? {
+        Some(bytes) => changes(&bytes).ok_or(Damaged),
+        None => Ok(Vec::new()),
+    }
+}
 
 /// Reads what changed; nothing if that is damaged, or more than there is in a directory.
-pub fn changes(bytes: &[u8]) -> Option<Vec<Change>> {
+fn changes(bytes: &[u8]) -> Option<Vec<Change>> {
     let mut left = CHANGES_MAX;
     list(bytes, CHANGES_MAX, |change| {
         let names = match change {
@@ -50,7 +73,7 @@ fn list<T: DeserializeOwned>(
 mod tests {
     use packetfs::path::TreePath;
 
-    use super::super::message::{Answer, Ask, encode};
+    use super::super::message::{Answer, Ask};
     use super::*;
 
     fn names(count: usize) -> Change {

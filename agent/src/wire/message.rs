@@ -6,10 +6,10 @@ use packetfs::path::TreePath;
 use packetfs::tree::{Content, Listing};
 use serde::{Deserialize, Serialize};
 use worknode::id::Attempt;
-use worknode::spec::Outcome;
+use worknode::spec::{Outcome, SPEC_BYTES_MAX};
 
 use super::limits::{ASK_BYTES_MAX, PACKETS_PER_ASK};
-use super::squeeze::Squeezed;
+use super::squeeze::{Damaged, Squeezed, Squeezer, Unsqueezer};
 
 /// Execute this walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,27 @@ pub struct Open {
     pub attempt: Attempt,
     /// The encoded [`worknode::spec::WalkSpec`].
     pub spec: Squeezed,
+}
+
+impl Open {
+    /// Encodes the message that has a spec executed.
+    #[must_use]
+    pub fn encode(attempt: Attempt, spec: &[u8], squeezer: &mut Squeezer) -> Vec<u8> {
+        encode(&Self { attempt, spec: squeezer.squeeze(spec) })
+    }
+
+    /// Returns the spec, or nothing if it is not wanted.
+    ///
+    /// # Errors
+    /// See [`Unsqueezer::take`].
+    pub fn decode_spec(
+        payload: &[u8],
+        unsqueezer: &mut Unsqueezer,
+        wanted: bool,
+    ) -> Result<Option<Vec<u8>>, Damaged> {
+        let open: Self = postcard::from_bytes(payload).map_err(|_| Damaged)?;
+        unsqueezer.take(open.spec, SPEC_BYTES_MAX, wanted)
+    }
 }
 
 /// How a walk ended, and what it changed. Its packets have gone ahead.

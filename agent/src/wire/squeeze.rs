@@ -24,6 +24,11 @@ pub struct Squeezed {
     body: Vec<u8>,
 }
 
+/// A message that cannot be read; neither can those that follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a squeezed message is damaged")]
+pub struct Damaged;
+
 /// The sending side.
 #[derive(Default)]
 pub struct Squeezer {
@@ -39,6 +44,8 @@ pub struct Unsqueezer {
 }
 
 impl Squeezer {
+    /// Makes the next message small.
+    #[must_use]
     pub fn squeeze(&mut self, message: &[u8]) -> Squeezed {
         let packed = self.packer.as_mut().and_then(|packer| packer.compress(message).ok());
         let packed =
@@ -80,6 +87,23 @@ impl Unsqueezer {
             self.unpacker = Decompressor::with_dictionary(&message).ok();
         }
         Some(message)
+    }
+
+    /// Returns the message, or nothing if it is not wanted. To be called for all messages of a kind, in their order.
+    ///
+    /// # Errors
+    /// See [`Damaged`].
+    pub fn take(
+        &mut self,
+        squeezed: Squeezed,
+        bytes_max: usize,
+        wanted: bool,
+    ) -> Result<Option<Vec<u8>>, Damaged> {
+        if wanted {
+            self.unsqueeze(squeezed, bytes_max).map(Some).ok_or(Damaged)
+        } else {
+            self.skip(squeezed).then_some(None).ok_or(Damaged)
+        }
     }
 
     /// Passes over a message that nobody wants, but for what those that follow need of it; false if that is damaged.

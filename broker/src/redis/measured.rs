@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// Bytes of one reply or message. A list of 1,024 nodes has a tenth of it.
 const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -106,7 +106,7 @@ impl Measure {
     }
 }
 
-/// A connection that ends when a reply is too large.
+/// The reading half of a connection, which ends when a reply is too large.
 #[derive(Debug)]
 pub(crate) struct Measured<S> {
     stream: S,
@@ -134,24 +134,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Measured<S> {
         buffer.set_filled(before);
         let said = "the broker sent a reply that is too large or malformed";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, said)))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Measured<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

@@ -8,7 +8,7 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
     PushInfo, PushKind, RedisConnectionInfo, RedisError,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, join};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::measured::Measured;
@@ -203,11 +203,13 @@ async fn connect(
             let stream =
                 TcpStream::connect((host.as_str(), *port)).await.map_err(RedisError::from)?;
             stream.set_nodelay(true).map_err(RedisError::from)?;
-            speak(settings, stream, config).await
+            let (reading, writing) = stream.into_split();
+            speak(settings, join(Measured::new(reading), writing), config).await
         }
         ConnectionAddr::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(RedisError::from)?;
-            speak(settings, stream, config).await
+            let (reading, writing) = stream.into_split();
+            speak(settings, join(Measured::new(reading), writing), config).await
         }
         _ => Err(RedisError::from((ErrorKind::InvalidClientConfig, "TLS is not supported")).into()),
     }
@@ -218,7 +220,6 @@ async fn speak(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     config: AsyncConnectionConfig,
 ) -> Result<MultiplexedConnection, WireError> {
-    let stream = Measured::new(stream);
     let (connection, driver) =
         MultiplexedConnection::new_with_config(settings, stream, config).await?;
     // The driver ends with the last clone of the connection.

@@ -1,7 +1,10 @@
 //! Relays during the walk: signals and input go to the agent, output comes from it, until it says how
 //! the walk ended.
 
-use worknode::door::{Header, Kind, TERMIOS_BYTES, Termios, encode_window};
+use worknode::door::{
+    Header, Here, Kind, Settings, Signal, Termios, decode_number, decode_offset, decode_status,
+    encode_window,
+};
 
 use crate::door::{self, Inbox, Lost};
 use crate::input::{Input, WANTS_MAX};
@@ -149,8 +152,9 @@ impl<'s> Relay<'s> {
                 let fd = i32::from(header.fd);
                 let before = sys::settings(fd).map(|before| (header.fd, before));
                 self.settings = self.settings.or(before);
-                sys::set_settings(fd, *payload.first_chunk().ok_or(Lost)?);
-                if payload.get(TERMIOS_BYTES) == Some(&1) {
+                let settings = Settings::decode(payload).ok_or(Lost)?;
+                sys::set_settings(fd, settings.termios);
+                if settings.flushed {
                     sys::discard_input(fd);
                 }
                 Ok(())
@@ -160,14 +164,13 @@ impl<'s> Relay<'s> {
                 Ok(())
             }
             Kind::Seek => {
-                let offset = payload.first_chunk().map(|word| u64::from_le_bytes(*word));
-                sys::seek(i32::from(header.fd), offset.ok_or(Lost)?);
+                sys::seek(i32::from(header.fd), decode_offset(payload).ok_or(Lost)?);
                 Ok(())
             }
-            Kind::Exit => Err(End::Exit(number(payload)?.cast_signed())),
+            Kind::Exit => Err(End::Exit(decode_status(payload).ok_or(Lost)?)),
             Kind::RunHere => {
-                let &[_, parts] = payload else { return Err(End::Lost) };
-                Err(End::Here { alone: parts != 0 })
+                let here = Here::decode(payload).ok_or(Lost)?;
+                Err(End::Here { alone: here.alone })
             }
             Kind::Refused | Kind::Failed => {
                 output::complain(&[payload.strip_suffix(b"\n").unwrap_or(payload)]);
@@ -286,10 +289,8 @@ impl<'s> Relay<'s> {
     }
 
     fn forward(&self, signal: u32, from_terminal: bool) {
-        let mut payload = [0; 8];
-        payload[..4].copy_from_slice(&signal.to_le_bytes());
-        payload[4] = u8::from(from_terminal);
-        self.tell(Kind::Signal, 0, &payload);
+        let signal = Signal { number: signal.cast_signed(), from_terminal };
+        self.tell(Kind::Signal, 0, &signal.encode());
     }
 
     /// Sends a frame to the agent. An error is ignored: the agent's last frames, such as the exit, may
@@ -329,5 +330,5 @@ fn terminal<T>(ask: impl Fn(i32) -> Option<T>) -> Option<(u16, T)> {
 }
 
 fn number(payload: &[u8]) -> Result<u32, Lost> {
-    payload.first_chunk().map(|word| u32::from_le_bytes(*word)).ok_or(Lost)
+    decode_number(payload).ok_or(Lost)
 }

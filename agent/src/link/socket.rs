@@ -1,0 +1,51 @@
+//! The connection below a link, and how it is set up.
+
+use std::io;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::Join;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::guarded::Guarded;
+use crate::wire::limits::MESSAGE_BYTES_MAX;
+
+/// The kernel asks after a second of silence, then every second; what is not acknowledged for this
+/// long never arrived. What was sent just before the kernel would have given up puts that off once:
+/// a link is dropped after twice this time at most.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
+const KEEPALIVE_SECONDS: u32 = 1;
+/// Bytes of a message that is sent, unless one frame is larger: one of the largest payload, or many small ones.
+pub(super) const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
+
+/// What a link goes over.
+pub(crate) type Socket = WebSocketStream<Connection>;
+/// A connection whose other side has not greeted, or has.
+pub(crate) type Connection = Join<Guarded<OwnedReadHalf>, OwnedWriteHalf>;
+
+/// Prepares a connection: nothing waits for more to be sent, what the other side's kernel does not acknowledge for so
+/// long never arrived, and little is read before the other side has greeted.
+pub(crate) fn prepare(stream: TcpStream) -> io::Result<Connection> {
+    stream.set_nodelay(true)?;
+    let patience = u32::try_from(UNACKNOWLEDGED_MAX.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(&stream, sockopt::KeepAlive, &true)?;
+    setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE_SECONDS)?;
+    setsockopt(&stream, sockopt::TcpKeepInterval, &KEEPALIVE_SECONDS)?;
+    setsockopt(&stream, sockopt::TcpUserTimeout, &patience)?;
+    let (reading, writing) = stream.into_split();
+    Ok(tokio::io::join(Guarded::new(reading), writing))
+}
+
+/// The socket's limits: its defaults buffer far more than a link needs. What is read at once is filled
+/// with zeros before.
+pub(crate) fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(32 * 1024)
+        .write_buffer_size(MESSAGE_BYTES_TARGET)
+        .max_write_buffer_size(16 * 1024 * 1024)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX))
+}

@@ -1,0 +1,71 @@
+//! The streams of a link: one for each walk, in which either side takes part until it has no use for more frames.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use super::inbox::{self, Inbox, Slit};
+use crate::wire::frame::Frame;
+
+/// This side's part in the streams of a link.
+#[derive(Debug)]
+pub(super) struct Streams {
+    /// The caller's streams are odd, the callee's even.
+    next: Cell<u32>,
+    open: RefCell<HashMap<u32, Slit>>,
+    /// Frames that belong to no stream: those of walks that have ended, and what a lying side makes up.
+    strays: Cell<u64>,
+}
+
+impl Streams {
+    /// Makes the streams of the side that called, or was called.
+    pub(super) fn new(called: bool) -> Self {
+        let next = Cell::new(if called { 1 } else { 2 });
+        Self { next, open: RefCell::default(), strays: Cell::new(0) }
+    }
+
+    /// Opens a stream of this side.
+    pub(super) fn open(&self) -> (u32, Inbox) {
+        let stream = self.next.get();
+        self.next.set(stream.wrapping_add(2));
+        (stream, self.take_part(stream))
+    }
+
+    /// Takes part in a stream that the other side opened; nothing if that is none of its own, or open already.
+    pub(super) fn accept(&self, stream: u32) -> Option<Inbox> {
+        let is_ours = stream % 2 == self.next.get() % 2;
+        let is_open = self.open.borrow().contains_key(&stream);
+        (!is_ours && !is_open).then(|| self.take_part(stream))
+    }
+
+    fn take_part(&self, stream: u32) -> Inbox {
+        let (slit, inbox) = inbox::inbox();
+        self.open.borrow_mut().insert(stream, slit);
+        inbox
+    }
+
+    /// Hands a frame to whoever takes part in its stream; false if too much waits there.
+    pub(super) fn route(&self, frame: Frame) -> bool {
+        match self.open.borrow().get(&frame.stream) {
+            Some(slit) => slit.put(frame),
+            None => {
+                self.strays.set(self.strays.get() + 1);
+                true
+            }
+        }
+    }
+
+    /// Ends this side's part in a stream: later frames of it are dropped.
+    pub(super) fn close(&self, stream: u32) {
+        self.open.borrow_mut().remove(&stream);
+    }
+
+    /// Ends this side's part in all streams.
+    pub(super) fn close_all(&self) {
+        self.open.borrow_mut().clear();
+    }
+
+    /// Returns how many frames belonged to no stream.
+    pub(super) fn strays(&self) -> u64 {
+        self.strays.get()
+    }
+}

@@ -1,0 +1,213 @@
+//! The tasks of a link: one reads from its socket, another writes to it. The reader never waits for whoever consumes
+//! what it reads.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::Link;
+use super::handshake::Peer;
+use super::socket::{MESSAGE_BYTES_TARGET, Socket};
+use crate::wire::frame::{Assembler, Frame, FrameError, Kind, parts};
+use crate::wire::limits::MESSAGE_BYTES_MAX;
+
+/// Silence after which a link asks whether the other side's agent is awake, and how often it asks in
+/// vain. Whether its machine is there the kernels find out among themselves, sooner and for less.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const DEAD_AFTER: u32 = 3;
+/// Bytes at which a message is cut that one long frame has made larger: half of what is accepted.
+const PART_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
+
+/// Starts the tasks of a link over a socket whose sides have greeted each other. `take` gets every
+/// frame that arrives; `end` is called once, when the link broke.
+pub(crate) fn start(
+    socket: Socket,
+    peer: Peer,
+    number: u32,
+    called: bool,
+    take: impl Fn(&Rc<Link>, Frame) + 'static,
+    end: impl FnOnce(&Rc<Link>) + 'static,
+) -> Rc<Link> {
+    // Without it the link is taken for a slow one.
+    let connection = socket.get_ref().reader().as_fd().try_clone_to_owned().ok();
+    let (link, out_rx) = Link::new(peer, number, called, connection);
+    let link = Rc::new(link);
+    let running = Rc::clone(&link);
+    tokio::task::spawn_local(async move {
+        let (sink, stream) = socket.split();
+        tokio::select! {
+            () = read(&running, stream, take) => {}
+            () = write(&running, sink, out_rx) => {}
+            () = running.closed() => {}
+        }
+        // The other side is to see that it ends.
+        running.connection.take();
+        running.close();
+        tracing::debug!(peer = %running.peer, strays = running.streams.strays(), "a link ended");
+        end(&running);
+    });
+    link
+}
+
+async fn read(
+    link: &Rc<Link>,
+    mut socket: impl Stream<Item = Result<Message, Error>> + Unpin,
+    take: impl Fn(&Rc<Link>, Frame),
+) {
+    let (mut assembler, mut silence) = (Assembler::default(), Silence::default());
+    loop {
+        let message = match tokio::time::timeout(PING_EVERY, socket.next()).await {
+            Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(_)) | None) => return,
+            Err(_) if silence.is_too_long(link) => {
+                tracing::warn!(peer = %link.peer, "the link is silent: dropping it");
+                return;
+            }
+            Err(_) => {
+                link.send(Kind::Ping, 0, Vec::new());
+                continue;
+            }
+        };
+        silence.pings = 0;
+        match message {
+            Message::Binary(bytes) => {
+                if let Err(error) = take_message(link, &mut assembler, bytes, &take) {
+                    tracing::error!(peer = %link.peer, %error, "dropping the link");
+                    return;
+                }
+            }
+            Message::Close(_) => return,
+            _ => {}
+        }
+    }
+}
+
+/// How long nothing was heard of the other side.
+#[derive(Debug, Default)]
+struct Silence {
+    /// Pings sent since.
+    pings: u32,
+    /// Messages sent when it was last looked at.
+    sent: u64,
+}
+
+impl Silence {
+    /// Counts one more ping, and tells whether there were too many.
+    fn is_too_long(&mut self, link: &Link) -> bool {
+        // While a bulk goes out, the answer to a ping waits behind it on either side.
+        let moving = std::mem::replace(&mut self.sent, link.messages_out.get()) != self.sent;
+        self.pings = if moving { 0 } else { self.pings + 1 };
+        self.pings > DEAD_AFTER
+    }
+}
+
+/// Answers pings, and passes on all other frames of a message.
+fn take_message(
+    link: &Rc<Link>,
+    assembler: &mut Assembler,
+    bytes: Bytes,
+    take: &impl Fn(&Rc<Link>, Frame),
+) -> Result<(), FrameError> {
+    link.bytes_in.set(link.bytes_in.get() + bytes.len() as u64);
+    for frame in assembler.frames(bytes)? {
+        match frame.kind {
+            Kind::Ping if link.pong_waits.replace(true) => {}
+            Kind::Ping => link.send(Kind::Pong, 0, Vec::new()),
+            Kind::Pong => link.answered.notify_waiters(),
+            _ => take(link, frame),
+        }
+    }
+    Ok(())
+}
+
+async fn write(
+    link: &Link,
+    mut socket: impl Sink<Message> + Unpin,
+    mut out_rx: mpsc::UnboundedReceiver<Frame>,
+) {
+    while let Some(frame) = out_rx.recv().await {
+        let mut next = Some(frame);
+        while let Some(frame) = next {
+            // What is waiting goes along: a short walk's output and its end are one message.
+            let mut message = Vec::with_capacity(frame.payload.len() + 64);
+            let mut messages = says_something(&frame);
+            link.note_sent(&frame);
+            frame.encode(&mut message);
+            next = None;
+            while let Ok(frame) = out_rx.try_recv() {
+                if message.len() + frame.payload.len() > MESSAGE_BYTES_TARGET {
+                    next = Some(frame);
+                    break;
+                }
+                messages |= says_something(&frame);
+                link.note_sent(&frame);
+                frame.encode(&mut message);
+            }
+            link.messages_out.set(link.messages_out.get() + u64::from(messages));
+            link.bytes_out.set(link.bytes_out.get() + message.len() as u64);
+            for part in parts(message, PART_BYTES_MAX) {
+                if socket.feed(Message::Binary(part.into())).await.is_err() {
+                    return;
+                }
+            }
+        }
+        if socket.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns false for ping and pong.
+fn says_something(frame: &Frame) -> bool {
+    !matches!(frame.kind, Kind::Ping | Kind::Pong)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+    use tokio_tungstenite::WebSocketStream;
+
+    use super::*;
+    use crate::link::socket;
+    use crate::wire::limits::EXITS_MAX;
+    use crate::wire::message::Exit;
+
+    #[test]
+    fn who_does_not_read_how_its_walks_end_has_few_of_them() {
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        use worknode::spec::{Fault, Outcome};
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default())
+            .expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let (ours, theirs) = tokio::join!(listener.accept(), TcpStream::connect(address));
+            let ours = socket::prepare(ours.expect("a caller").0).expect("a connection");
+            let _theirs = theirs;
+            let config = Some(socket::config());
+            let socket = WebSocketStream::from_raw_socket(ours, Role::Server, config).await;
+            let peer = Peer { node: "n2".parse().expect("a name"), incarnation: 1 };
+            let link = start(socket, peer, 1, false, |_, _| {}, |_| {});
+            let exit = Exit {
+                outcome: Outcome::Fault(Fault::Busy),
+                changes: Default::default(),
+                offsets: Vec::new(),
+                doubt: None,
+            };
+            // The writer has no turn meanwhile.
+            let sent = (0..2 * EXITS_MAX).take_while(|_| link.send_exit(1, &exit)).count();
+            assert_eq!(sent, EXITS_MAX);
+            while link.exits.get() > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert!(link.send_exit(1, &exit));
+        });
+    }
+}
