@@ -1,13 +1,15 @@
-//! Checks the sources against docs/architecture.md: files do not import each other in circles, and the map names
-//! every file.
+//! Checks the sources against the documents: files do not import each other in circles, docs/architecture.md names
+//! every file, and docs/protocol.md has the versions, frames and limits of the sources.
 
 mod imports;
+mod limits;
 mod protocol;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use imports::Crate;
+use limits::Limit;
 
 /// The source directories of the crates.
 const CRATES: [&str; 7] = [
@@ -58,6 +60,31 @@ fn versions_are_as_documented() {
         let source = protocol::read(&root(), &version.file);
         let value = protocol::constant(&source, &version.constant);
         assert_eq!(value.as_deref(), Some(version.value.as_str()), "{version:?}");
+    }
+}
+
+/// The rooms that hold limits and nothing else. The document names each constant there.
+const LIMITS: [&str; 3] =
+    ["worknode/src/door/limits.rs", "agent/src/wire/limits.rs", "broker/src/limits.rs"];
+
+#[test]
+fn limits_are_as_documented() {
+    let document = protocol::read(&root(), "docs/protocol.md");
+    let documented = limits::documented(&document);
+    assert!(documented.len() >= 50, "the tables of limits were not found: {documented:#?}");
+    for limit in &documented {
+        let value = limits::constant(&root(), &limit.file, &limit.constant);
+        assert_eq!(value, Some(limit.value), "docs/protocol.md says otherwise: {limit:?}");
+    }
+    for file in LIMITS {
+        for name in limits::constants(&protocol::read(&root(), file)) {
+            let is_documented = |limit: &Limit| limit.file == file && limit.constant == name;
+            let is_version = name == "VERSION";
+            assert!(
+                is_version || documented.iter().any(is_documented),
+                "docs/protocol.md has no limit `{name}` in {file}"
+            );
+        }
     }
 }
 
