@@ -1,5 +1,7 @@
 //! Measures the cost of the shims: `cargo bench -p oswalk-preload`. Rounds of all variants alternate,
 //! and the smallest mean counts, because other work on the machine can only add time.
+
+// The tests' helpers build the shims and C programs. There is no library for them: that of this package is a cdylib.
 #[path = "../tests/common/mod.rs"]
 mod common;
 

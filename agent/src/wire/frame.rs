@@ -158,6 +158,33 @@ pub enum FrameError {
     Discontinued,
 }
 
+/// A frame as it was sent, or a piece of a long one.
+struct Piece {
+    kind: Kind,
+    /// The frame goes on in the next piece.
+    more: bool,
+    stream: u32,
+    payload: Bytes,
+}
+
+impl Piece {
+    /// Takes the first piece off a message, whose memory it shares.
+    fn take_off(message: &mut Bytes) -> Result<Self, FrameError> {
+        let head = *message.first_chunk::<HEAD_BYTES>().ok_or(FrameError::Truncated)?;
+        let length = u32::from_le_bytes([head[1], head[2], head[3], 0]) as usize;
+        if message.len() - HEAD_BYTES < length {
+            return Err(FrameError::Truncated);
+        }
+        message.advance(HEAD_BYTES);
+        Ok(Self {
+            kind: Kind::from_u8(head[0] & !MORE).ok_or(FrameError::Kind(head[0]))?,
+            more: head[0] & MORE != 0,
+            stream: u32::from_le_bytes([head[4], head[5], head[6], head[7]]),
+            payload: message.split_to(length),
+        })
+    }
+}
+
 /// Joins the pieces of long frames. Pieces of one frame follow each other without a gap.
 #[derive(Debug, Default)]
 pub struct Assembler {
@@ -166,44 +193,35 @@ pub struct Assembler {
 
 impl Assembler {
     /// Takes a message apart. The frames share its memory, but for those that came in pieces.
+    ///
+    /// # Errors
+    /// The bytes are no frames, or the frames are too long.
     pub fn frames(&mut self, mut message: Bytes) -> Result<Vec<Frame>, FrameError> {
         let mut frames = Vec::new();
         while !message.is_empty() {
-            let head = *message.first_chunk::<HEAD_BYTES>().ok_or(FrameError::Truncated)?;
-            let length = u32::from_le_bytes([head[1], head[2], head[3], 0]) as usize;
-            let stream = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-            if message.len() - HEAD_BYTES < length {
-                return Err(FrameError::Truncated);
-            }
-            message.advance(HEAD_BYTES);
-            let piece = message.split_to(length);
-            let kind = Kind::from_u8(head[0] & !MORE).ok_or(FrameError::Kind(head[0]))?;
-            let more = head[0] & MORE != 0;
-            let begun = match self.partial.take() {
-                None if !more => {
-                    frames.push(Frame { kind, stream, payload: piece });
-                    continue;
-                }
-                None => Vec::new(),
-                Some((begun_kind, begun_stream, begun)) => {
-                    if (begun_kind, begun_stream) != (kind, stream) {
-                        return Err(FrameError::Discontinued);
-                    }
-                    begun
-                }
-            };
-            if begun.len() + piece.len() > kind.bytes_max() {
-                return Err(FrameError::TooLong);
-            }
-            let mut payload = begun;
-            payload.extend(&piece);
-            if more {
-                self.partial = Some((kind, stream, payload));
-            } else {
-                frames.push(Frame { kind, stream, payload: payload.into() });
-            }
+            frames.extend(self.join(Piece::take_off(&mut message)?)?);
         }
         Ok(frames)
+    }
+
+    /// Returns the frame that a piece completes.
+    fn join(&mut self, piece: Piece) -> Result<Option<Frame>, FrameError> {
+        let Piece { kind, more, stream, payload } = piece;
+        let mut begun = match self.partial.take() {
+            None if !more => return Ok(Some(Frame { kind, stream, payload })),
+            None => Vec::new(),
+            Some((first, of, begun)) if (first, of) == (kind, stream) => begun,
+            Some(_) => return Err(FrameError::Discontinued),
+        };
+        if begun.len() + payload.len() > kind.bytes_max() {
+            return Err(FrameError::TooLong);
+        }
+        begun.extend(&payload);
+        if more {
+            self.partial = Some((kind, stream, begun));
+            return Ok(None);
+        }
+        Ok(Some(Frame { kind, stream, payload: begun.into() }))
     }
 }
 
