@@ -31,6 +31,14 @@ impl Crate {
         self.imports.keys().map(String::as_str)
     }
 
+    /// Returns the modules that modules below a directory, or the one of its name, import from outside of it.
+    pub(crate) fn leaving(&self, dir: &str) -> BTreeSet<&str> {
+        let is_inside = |module: &str| module == dir || module.starts_with(&format!("{dir}/"));
+        let inside = self.imports.iter().filter(|(module, _)| is_inside(module));
+        let all = inside.flat_map(|(_, imports)| imports.iter().map(String::as_str));
+        all.filter(|module| !is_inside(module)).collect()
+    }
+
     /// Returns each set of modules that import from each other in circles, as the imports within the set.
     pub(crate) fn circles(&self) -> Vec<Vec<String>> {
         let mut seen = BTreeSet::new();
@@ -191,6 +199,14 @@ mod tests {
         assert_eq!(found, ["a", "c"].map(str::to_owned).into());
         let found = imports("a", &code("use b::X;\nlet x = crate::c::y;"), &modules);
         assert_eq!(found, ["a/b", "c"].map(str::to_owned).into());
+    }
+
+    #[test]
+    fn imports_that_leave_a_room_are_named() {
+        let imports = [("a", vec!["a/b"]), ("a/b", vec!["c"]), ("ab", vec!["d"])];
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        let imports = imports.map(|(from, to)| (from.to_owned(), owned(to)));
+        assert_eq!(Crate { imports: imports.into() }.leaving("a"), ["c"].into());
     }
 
     #[test]

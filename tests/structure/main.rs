@@ -35,6 +35,14 @@ fn no_files_import_each_other_in_a_circle() {
     }
 }
 
+/// What two agents say can be read, tested and compared between versions without the rest of the agent.
+#[test]
+fn the_wire_uses_no_other_room() {
+    let agent = Crate::read(&root().join("agent/src"));
+    assert!(agent.modules().any(|module| module == "wire/frame"), "the room has moved");
+    assert_eq!(agent.leaving("wire"), [].into());
+}
+
 #[test]
 fn the_map_names_every_room() {
     let map = fs::read_to_string(root().join("docs/architecture.md")).expect("there is a map");
