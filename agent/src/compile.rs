@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use packetfs::tree::{Bytes, normal};
+use packetfs::path::{Bytes, normal};
 use worknode::command::{Files, NoFiles, ResponseFiles, Tool, Unread};
 use worknode::spec::WalkSpec;
 

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::fstatfs;
-use packetfs::tree::{Bytes, normal, split};
+use packetfs::path::{Bytes, normal, split};
 
 use crate::sys::place::Place;
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use packetfs::export::Own;
-use packetfs::tree::Bytes;
+use packetfs::path::Bytes;
 
 use crate::config::Config;
 

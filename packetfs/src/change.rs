@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::packet::{Digest, Manifest};
-use crate::path::TreePath;
-use crate::tree::{Attr, Bytes, Kind, Time, Version, Xattr, is_within};
+use crate::path::{Bytes, TreePath, is_within};
+use crate::tree::{Attr, Kind, Time, Version, Xattr};
 
 /// Mode, ownership and times of something that a walk created or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //! renamed, but not when file contents change.
 
 use crate::packet::Digest;
-use crate::tree::{Bytes, join};
+use crate::path::{Bytes, join};
 
 /// The names in a directory, each with whether it is a directory.
 pub type Names = Vec<(Bytes, bool)>;

@@ -23,8 +23,8 @@ use nix::sys::stat::{fstat, fstatat};
 use crate::packet::{
     self, Manifest, PACKET_BYTES_MAX, Packed, PacketRef, WHOLE_BYTES_MAX, reference,
 };
-use crate::path::{FileName, TreePath};
-use crate::tree::{Attr, Bytes, Content, Entry, Kind, Listing, Version, join};
+use crate::path::{Bytes, FileName, TreePath, join};
+use crate::tree::{Attr, Content, Entry, Kind, Listing, Version};
 use crate::xattr;
 use hidden::is_kernels;
 use inodes::Inodes;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::makedev;
 
-use crate::tree::{Bytes, above, is_within, join, split};
+use crate::path::{Bytes, above, is_within, join, split};
 
 /// The mounts of the caller's namespace, below its root.
 const MOUNTS: &str = "/proc/thread-self/mountinfo";

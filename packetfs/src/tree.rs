@@ -11,9 +11,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::packet::Manifest;
-use crate::path::{FileName, TreePath};
-
-pub use crate::path::{Bytes, above, is_within, join, normal, split};
+use crate::path::{Bytes, FileName, TreePath};
 
 /// A file type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

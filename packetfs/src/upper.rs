@@ -22,8 +22,8 @@ use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{Base, ChangeSet, Meta, Mtime, Op};
 use crate::packet::{self, Digest, PacketRef};
-use crate::path::{CALL_PATH_BYTES_MAX, TreePath};
-use crate::tree::{Attr, Bytes, Kind, Time, Xattr, join, names_in, split};
+use crate::path::{Bytes, CALL_PATH_BYTES_MAX, TreePath, join, split};
+use crate::tree::{Attr, Kind, Time, Xattr, names_in};
 use crate::xattr;
 use found::{Body, Found, Node, leave_out};
 

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
-use crate::tree::{Bytes, is_within, join, split};
+use crate::path::{Bytes, is_within, join, split};
 
 /// Identifies a reader of the tree. Readers hear only of directories that they have read.
 pub type ReaderId = u32;

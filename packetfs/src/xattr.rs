@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{self, XattrFlags};
 use rustix::io::Errno;
 
-use crate::tree::{Bytes, Xattr};
+use crate::path::Bytes;
+use crate::tree::Xattr;
 
 /// The kernel's limit of a value and of a list of names (`XATTR_SIZE_MAX`).
 const XATTR_BYTES_MAX: usize = 65_536;

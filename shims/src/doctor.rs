@@ -448,6 +448,7 @@ fn versions(status: &Status, own: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::examples;
 
     #[test]
     fn findings() {
@@ -590,32 +591,17 @@ mod tests {
     fn status(nodes: Vec<NodeStatus>) -> Status {
         Status {
             node: "me".parse().expect("a sound name"),
-            version: "0.1.0".to_owned(),
             pid: 7,
             listen: String::new(),
             broker: "redis+unix:///s/redis/socket".to_owned(),
-            broker_up: true,
-            settings: worknode::request::Settings::default(),
-            sessions: 0,
-            fuse: worknode::request::FuseCounts::default(),
-            other_mounts: false,
             nodes,
+            ..examples::cluster()
         }
     }
 
     fn node(name: &str, state: NodeCondition, left: bool) -> NodeStatus {
-        NodeStatus {
-            node: name.parse().expect("a sound name"),
-            address: ([10, 0, 0, 1], 7700).into(),
-            version: "0.1.0".into(),
-            slots: 1,
-            running: 0,
-            state,
-            why: None,
-            remedy: None,
-            last_seen: 0,
-            left,
-        }
+        let address = ([10, 0, 0, 1], 7700).into();
+        NodeStatus { address, slots: 1, left, ..examples::node(name, state) }
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod doctor;
 mod door;
 mod down;
 mod error;
+#[cfg(test)]
+mod examples;
 mod exec;
 #[cfg(test)]
 mod messages;

@@ -15,11 +15,12 @@ use worknode::id::NodeId;
 use worknode::notice;
 use worknode::reason::Reason;
 use worknode::report::{Report, StayLine, Totals, WalkLine};
-use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Settings, Status};
+use worknode::request::{NodeCondition, NodeStatus, Status};
 
 use crate::cli::{Cli, Command, did_you_mean, meant};
 use crate::door::DoorError;
 use crate::error::{EXIT_FAILED, Failure};
+use crate::examples::{cluster, node};
 use crate::places::{self, Places};
 use crate::report_file::ReportFile;
 use crate::{decide, down, exec, policy_file, status, up};
@@ -49,43 +50,6 @@ impl Messages {
 
     fn compare(&self, name: &str) {
         same(name, self.0.trim_end());
-    }
-}
-
-fn node(name: &str, state: NodeCondition) -> NodeStatus {
-    NodeStatus {
-        node: name.parse().expect("a sound name"),
-        address: ([10, 0, 0, 11], 7700).into(),
-        version: "0.1.0".into(),
-        slots: 4,
-        running: 0,
-        state,
-        why: None,
-        remedy: None,
-        last_seen: 0,
-        left: false,
-    }
-}
-
-fn cluster() -> Status {
-    Status {
-        node: "n1".parse().expect("a sound name"),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: 4711,
-        listen: "10.0.0.11:7700".to_owned(),
-        broker: "redis://hub:6379/".to_owned(),
-        broker_up: true,
-        settings: Settings {
-            advertise: "10.0.0.11:7700".to_owned(),
-            slots: 4,
-            secret: "/etc/oswalk/secret".into(),
-            store_bytes: 20 << 30,
-            upper_bytes: 1 << 30,
-        },
-        sessions: 1,
-        fuse: FuseCounts::default(),
-        other_mounts: false,
-        nodes: vec![node("n1", NodeCondition::Alive), node("n2", NodeCondition::Alive)],
     }
 }
 

@@ -85,36 +85,24 @@ fn problem(node: &NodeStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::examples;
 
     #[test]
     fn the_table() {
         let node = |name: &str, slots: u8, state| NodeStatus {
-            node: name.parse().expect("a sound name"),
             address: ([10, 0, 0, slots], 7000).into(),
-            version: "0.1.0".into(),
             slots: slots.into(),
             running: 1,
-            state,
-            why: None,
-            remedy: None,
-            last_seen: 0,
-            left: false,
+            ..examples::node(name, state)
         };
         let status = Status {
             node: "laptop".parse().expect("a sound name"),
-            version: "0.1.0".to_owned(),
-            pid: 1,
-            listen: "0.0.0.0:7000".to_owned(),
-            broker: "redis://hub:6379/".to_owned(),
-            broker_up: true,
-            settings: worknode::request::Settings::default(),
             sessions: 2,
-            fuse: worknode::request::FuseCounts::default(),
-            other_mounts: false,
             nodes: vec![
                 node("laptop", 4, NodeCondition::Alive),
                 node("n1", 64, NodeCondition::Gone),
             ],
+            ..examples::cluster()
         };
         assert_eq!(
             table(&status),

@@ -354,7 +354,6 @@ fn is_elsewhere(url: &str) -> bool {
 mod tests {
     use super::*;
     use clap::Parser;
-    use worknode::request::Settings;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -363,25 +362,9 @@ mod tests {
     }
 
     fn differences(line: &str) -> Vec<String> {
-        let status = Status {
-            node: "n1".parse().expect("a sound name"),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: 7,
-            listen: "10.0.0.11:7700".to_owned(),
-            broker: "redis://hub:6379/".to_owned(),
-            broker_up: true,
-            settings: Settings {
-                advertise: "10.0.0.11:7700".to_owned(),
-                slots: 4,
-                secret: "/no/such/secret".into(),
-                store_bytes: 1 << 30,
-                upper_bytes: 1 << 30,
-            },
-            sessions: 0,
-            fuse: worknode::request::FuseCounts::default(),
-            other_mounts: false,
-            nodes: Vec::new(),
-        };
+        let mut status = crate::examples::cluster();
+        status.settings.secret = "/no/such/secret".into();
+        status.settings.store_bytes = 1 << 30;
         let words = std::iter::once("up").chain(line.split_whitespace());
         Line::try_parse_from(words).expect("sound options").options.differences(&status)
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::Test;
 use crate::interrupts::{processes, wait_until};
 use crate::lab::{Lab, NODES, Up};
 use crate::report::Report;
-use crate::run::{Run, seconds};
+use crate::run::{Run, Started, seconds};
 
 pub(crate) const ALL: &[Test] = &[
     ("nodes::one_dies_in_the_middle", |lab| hurt(lab, "dies", &["kill"], &["n2"])),
@@ -124,66 +124,34 @@ fn all_are_dead(lab: &Lab) -> Result<(), String> {
 /// The broker gives up a node that it does not hear, but the origin keeps its walks as long as the node
 /// answers. A walk that has read input could not be repeated.
 fn loses_the_broker(lab: &Lab) -> Result<(), String> {
-    const PROGRAM: &str = "for (1, 2) { $line = <STDIN>; print qq(got $line) }";
     const BROKER: &str = "10.77.0.1/32";
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("deaf")?;
-    let report = dir.join("report.json");
     let failed = |error: std::io::Error| error.to_string();
     let log = up.state("origin").join("oswalkd.log");
     let said = || -> std::io::Result<usize> {
         Ok(fs::read_to_string(&log)?.matches("given up by the broker, but it answers").count())
     };
-    let (input, mut typed) = std::io::pipe().map_err(failed)?;
-    let mut command = up.exec(&report);
-    command.args(["--walk-all", "--", "perl", "-e", PROGRAM]).current_dir(&dir).stdin(input);
-    let (before, started) = (said().map_err(failed)?, Run::start(command, None)?);
-    typed.write_all(b"one\n").map_err(failed)?;
-    let mut runner = None;
-    wait_until("a node runs the walk", || {
-        runner = NODES.into_iter().find(|node| running_on(up, node).unwrap_or(0) > 0);
-        runner.is_some()
-    })?;
-    let runner = runner.expect("it was waited for");
+    let before = said().map_err(failed)?;
+    let reader = Reader::start(up, &dir)?;
+    let runner = reader.runner;
     up.ip(runner, &["route", "add", "blackhole", BROKER])?;
     let gone_on = wait_until("the origin asks the node", || said().is_ok_and(|said| said > before));
     let healed = up.ip(runner, &["route", "del", "blackhole", BROKER]);
-    typed.write_all(b"two\n").map_err(failed)?;
-    drop(typed);
-    let run = started.wait(LIMIT);
-    all_join(up, &NODES)?;
+    let ended = reader.end(up);
     gone_on?;
     healed?;
-    let run = run?;
-    let report = Report::read(&report)?;
-    let runners = report.runners();
-    if run.out() == "got one\ngot two\n" && run.succeeded() && runners == [runner] {
-        Ok(())
-    } else {
-        Err(format!("executed by {runners:?}, not by {runner}: {run}"))
-    }
+    ended
 }
 
 /// An agent that is stopped for two seconds loses its lease but keeps its walks, since its machine is there.
 fn stands_still(lab: &Lab) -> Result<(), String> {
-    const PROGRAM: &str = "for (1, 2) { $line = <STDIN>; print qq(got $line) }";
     const STILL: Duration = Duration::from_secs(2);
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("still")?;
-    let report = dir.join("report.json");
-    let failed = |error: std::io::Error| error.to_string();
-    let (input, mut typed) = std::io::pipe().map_err(failed)?;
-    let mut command = up.exec(&report);
-    command.args(["--walk-all", "--", "perl", "-e", PROGRAM]).current_dir(&dir).stdin(input);
-    let started = Run::start(command, None)?;
-    typed.write_all(b"one\n").map_err(failed)?;
-    let mut runner = None;
-    wait_until("a node runs the walk", || {
-        runner = NODES.into_iter().find(|node| running_on(up, node).unwrap_or(0) > 0);
-        runner.is_some()
-    })?;
-    let runner = runner.expect("it was waited for");
-    let pid = fs::read_to_string(up.state(runner).join("pid")).map_err(failed)?;
+    let reader = Reader::start(up, &dir)?;
+    let pid = fs::read_to_string(up.state(reader.runner).join("pid"));
+    let pid = pid.map_err(|error| error.to_string())?;
     let signal = |name: &str| {
         let mut command = up.command("kill");
         command.args([name, pid.trim()]);
@@ -192,17 +160,52 @@ fn stands_still(lab: &Lab) -> Result<(), String> {
     signal("-STOP")?;
     thread::sleep(STILL);
     signal("-CONT")?;
-    typed.write_all(b"two\n").map_err(failed)?;
-    drop(typed);
-    let run = started.wait(LIMIT);
-    all_join(up, &NODES)?;
-    let run = run?;
-    let report = Report::read(&report)?;
-    // A second attempt would lack the input that the first one has read.
-    if run.out() == "got one\ngot two\n" && report.runners() == [runner] {
-        Ok(())
-    } else {
-        Err(format!("executed by {:?}, not by {runner}: {run}", report.runners()))
+    reader.end(up)
+}
+
+/// A walk that has read the first of two lines, so that it could not be repeated.
+struct Reader {
+    runner: &'static str,
+    typed: std::io::PipeWriter,
+    started: Started,
+    report: PathBuf,
+}
+
+impl Reader {
+    /// Starts the walk; returns when a node runs it.
+    fn start(up: &Up, dir: &Path) -> Result<Self, String> {
+        const PROGRAM: &str = "for (1, 2) { $line = <STDIN>; print qq(got $line) }";
+        let failed = |error: std::io::Error| error.to_string();
+        let report = dir.join("report.json");
+        let (input, mut typed) = std::io::pipe().map_err(failed)?;
+        let mut command = up.exec(&report);
+        command.args(["--walk-all", "--", "perl", "-e", PROGRAM]).current_dir(dir).stdin(input);
+        let started = Run::start(command, None)?;
+        typed.write_all(b"one\n").map_err(failed)?;
+        let mut runner = None;
+        wait_until("a node runs the walk", || {
+            runner = NODES.into_iter().find(|node| running_on(up, node).unwrap_or(0) > 0);
+            runner.is_some()
+        })?;
+        Ok(Self { runner: runner.expect("it was waited for"), typed, started, report })
+    }
+
+    /// Types the second line, and checks that the node has executed the walk to its end. A second attempt
+    /// would lack the input that the first one has read.
+    fn end(self, up: &Up) -> Result<(), String> {
+        let Self { runner, mut typed, started, report } = self;
+        typed.write_all(b"two\n").map_err(|error| error.to_string())?;
+        drop(typed);
+        let run = started.wait(LIMIT);
+        all_join(up, &NODES)?;
+        let run = run?;
+        let report = Report::read(&report)?;
+        let runners = report.runners();
+        if run.out() == "got one\ngot two\n" && run.succeeded() && runners == [runner] {
+            Ok(())
+        } else {
+            Err(format!("executed by {runners:?}, not by {runner}: {run}"))
+        }
     }
 }
 

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use packetfs::export::{Exported, Exporter};
 use packetfs::packet::PacketRef;
-use packetfs::path::TreePath;
-use packetfs::tree::above;
+use packetfs::path::{TreePath, above};
 use packetfs::watch::ReaderId;
 use tokio::sync::mpsc::UnboundedSender;
 use worknode::command::Files;

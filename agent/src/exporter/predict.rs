@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use packetfs::tree::{Bytes, join, normal, split};
+use packetfs::path::{Bytes, join, normal, split};
 
 use super::profile::Known;
 use worknode::command::{Files, Role};

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use packetfs::tree::{Bytes, is_within};
+use packetfs::path::{Bytes, is_within};
 
 /// Profiles kept; the one that was not used for the longest time goes first.
 const PROFILES_MAX: usize = 64;

@@ -1,6 +1,6 @@
 //! What belongs to the system's installations.
 
-use packetfs::tree::is_within;
+use packetfs::path::is_within;
 
 /// Directories that only installations change. A compile step sees them, and writes there only if it says so.
 pub(super) const SYSTEM_DIRS: [&[u8]; 9] =

@@ -8,8 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use packetfs::change::{ChangeSet, Op};
 use packetfs::commit::Scope;
 use packetfs::export::Hidden;
-use packetfs::path::TreePath;
-use packetfs::tree::{Bytes, above, join, normal, split};
+use packetfs::path::{Bytes, TreePath, above, join, normal, split};
 use worknode::command::{Files, Role, Tool, environment};
 use worknode::spec::{FdKind, WalkSpec};
 

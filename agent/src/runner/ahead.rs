@@ -2,7 +2,8 @@
 //! tree.
 
 use packetfs::mirror::Answer;
-use packetfs::tree::{Attr, Bytes, Kind, join, normal, split};
+use packetfs::path::{Bytes, join, normal, split};
+use packetfs::tree::{Attr, Kind};
 use worknode::spec::WalkSpec;
 
 use crate::compile;

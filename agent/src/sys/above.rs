@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, lstat, mknod, utimensat};
 use nix::sys::time::TimeSpec;
-use packetfs::tree::{Attr, Bytes, Kind, Time};
+use packetfs::path::Bytes;
+use packetfs::tree::{Attr, Kind, Time};
 
 use super::orders::{Ahead, path};
 

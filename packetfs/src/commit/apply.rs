@@ -24,8 +24,8 @@ use super::steps::{
 };
 use super::temporary::Temporary;
 use crate::change::{Meta, Op, Placing};
-use crate::path::TreePath;
-use crate::tree::{Attr, Bytes, Kind, Time, split};
+use crate::path::{Bytes, TreePath, split};
+use crate::tree::{Attr, Kind, Time};
 
 /// A change that could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,8 @@ use nix::fcntl::{RenameFlags, renameat2};
 use super::place::Place;
 use super::temporary::Temporary;
 use crate::change::Op;
-use crate::tree::{Attr, Bytes, Kind, above, is_within, join, split};
+use crate::path::{Bytes, above, is_within, join, split};
+use crate::tree::{Attr, Kind};
 
 /// What is taken aside, the last name first: what is below another comes before it.
 #[derive(Debug)]

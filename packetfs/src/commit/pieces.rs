@@ -10,7 +10,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::model::Contents;
 use crate::packet::{Hole, Manifest, PACKET_BYTES_MAX, PacketRef};
-use crate::tree::Bytes;
+use crate::path::Bytes;
 
 /// What others may have appended before and behind a walk's tail for it to be found again.
 const OTHERS_BYTES_MAX: usize = 16 * 1024 * 1024;

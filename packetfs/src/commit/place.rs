@@ -11,7 +11,8 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::tree::{Attr, Bytes, names_in, split};
+use crate::path::{Bytes, split};
+use crate::tree::{Attr, names_in};
 
 /// Directories within each other that are removed at most. The deepest one with a path that can be named is
 /// the 2,048th; this is where the race is given up against somebody who makes others faster.

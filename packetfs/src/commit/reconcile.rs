@@ -20,8 +20,8 @@ use super::place::Place;
 use crate::change::{Base, ChangeSet, Op, Placing, former_name};
 use crate::contents;
 use crate::packet::{Digest, Manifest, Packed, PacketRef, reference, split};
-use crate::path::TreePath;
-use crate::tree::{Attr, Bytes, Kind, Version, names_in};
+use crate::path::{Bytes, TreePath};
+use crate::tree::{Attr, Kind, Version, names_in};
 
 /// A commit, held against what others have changed.
 pub(super) struct Reconciled {

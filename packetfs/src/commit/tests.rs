@@ -9,7 +9,8 @@ use super::*;
 use crate::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
 use crate::deep;
 use crate::packet::{Manifest, Packed, reference, split};
-use crate::tree::{Attr, Bytes, Time, Version};
+use crate::path::Bytes;
+use crate::tree::{Attr, Time, Version};
 use temporary::Temporary;
 
 mod conflicts;

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::model::{Commit, Owner, Scope};
 use crate::change::{ChangeSet, Meta, Op, Placing};
-use crate::path::{CALL_PATH_BYTES_MAX, TreePath};
-use crate::tree::{Attr, Bytes, Kind, is_within, split};
+use crate::path::{Bytes, CALL_PATH_BYTES_MAX, TreePath, is_within, split};
+use crate::tree::{Attr, Kind};
 use crate::xattr::is_shown;
 
 /// Directories that the kernel and the machine's own daemons fill: a walk has others.

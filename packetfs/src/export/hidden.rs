@@ -7,7 +7,7 @@ use super::names;
 use super::pattern::{PATTERNS_MAX, Pattern};
 use super::secrets::KERNELS;
 use crate::mounts::Mounts;
-use crate::tree::{Bytes, is_within, join};
+use crate::path::{Bytes, is_within, join};
 
 /// What an agent was started with.
 #[derive(Default)]

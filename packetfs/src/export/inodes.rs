@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use nix::sys::stat::lstat;
 
 use super::open::open_dir;
-use crate::tree::{Attr, Bytes, Kind, Time, join, names_in};
+use crate::path::{Bytes, join};
+use crate::tree::{Attr, Kind, Time, names_in};
 
 /// Files and directories that are kept in mind: a browser's profile has some ten thousand files. What
 /// lies behind is hidden by its path alone.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::secrets;
-use crate::tree::{Bytes, is_within};
+use crate::path::{Bytes, is_within};
 
 /// The lists, made ready once.
 static LISTS: LazyLock<Lists> = LazyLock::new(|| Lists {
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn a_directory_and_its_names_find_the_same() {
         for path in HIDDEN.iter().chain(SHOWN) {
-            let Some((dir, name)) = crate::tree::split(path.as_bytes()) else { continue };
+            let Some((dir, name)) = crate::path::split(path.as_bytes()) else { continue };
             if !hides_dir(dir) {
                 assert_eq!(hider(dir)(name), hides(path.as_bytes()), "{path}");
             }

@@ -1,7 +1,7 @@
 //! Patterns of the user for what is to be hidden, in the language of the policy's rules: over whole
 //! absolute paths, `*` for any bytes, `/` among them, `?` for one, `[a-z]` for one of a set.
 
-use crate::tree::Bytes;
+use crate::path::Bytes;
 
 /// Bytes of a pattern, and patterns: what a person writes is far below, and each path is held against all.
 pub const PATTERN_BYTES_MAX: usize = 1024;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::change::{Base, ChangeSet, Meta, Op, Placing, former_name, renamed};
 use crate::packet::{Digest, Manifest};
-use crate::path::{PathError, TreePath};
-use crate::tree::{Bytes, Kind, Time, Xattr, above, split};
+use crate::path::{Bytes, PathError, TreePath, above, split};
+use crate::tree::{Kind, Time, Xattr};
 
 /// The entries of an upper layer.
 #[derive(Debug, Default)]

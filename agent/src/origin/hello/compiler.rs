@@ -8,7 +8,8 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use memchr::memmem::Finder;
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
-use packetfs::tree::{Attr, Kind, Version, join};
+use packetfs::path::join;
+use packetfs::tree::{Attr, Kind, Version};
 
 use crate::look::{self, Look};
 

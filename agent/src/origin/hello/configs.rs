@@ -10,7 +10,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fstat};
-use packetfs::tree::{Bytes, join, split};
+use packetfs::path::{Bytes, join, split};
 use worknode::policy::base_name;
 use worknode::reason::Reason;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use nix::errno::Errno;
 use packetfs::export::Hidden;
-use packetfs::tree::{Bytes, above, is_within, join, split};
+use packetfs::path::{Bytes, above, is_within, join, split};
 use worknode::command::{Files, Role, Tool, environment};
 use worknode::reason::Reason;
 use worknode::spec::{FdSpec, strings};
