@@ -107,3 +107,39 @@ fn unreachable(why: String, address: SocketAddr) -> Failure {
     let remedy = if address.ip().is_loopback() { LISTEN } else { OPEN_THE_WAY };
     Failure { condition: Unreachable, why, remedy }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::Messages;
+
+    /// What `oswalk status` and the log say of a node that cannot be called.
+    #[test]
+    fn messages() {
+        let mut messages = Messages::default();
+        let node: NodeId = "n1".parse().expect("a sound name");
+        let theirs = "0.2.0".into();
+        let version = HandshakeError::Version {
+            node: node.clone(),
+            theirs,
+            their_protocol: 13,
+            ours: "0.1.0",
+        };
+        let refused = || CallError::Connect(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+        for (situation, ip, error) in [
+            ("nothing listens", [10, 0, 0, 1], refused()),
+            ("nothing listens, on loopback", [127, 0, 0, 1], refused()),
+            ("not a WebSocket", [10, 0, 0, 1], SocketError::ConnectionClosed.into()),
+            ("not an agent", [10, 0, 0, 1], HandshakeError::Garbled.into()),
+            ("the connection ended", [10, 0, 0, 1], HandshakeError::Broken.into()),
+            ("another version", [10, 0, 0, 1], version.into()),
+            ("a clock ahead", [10, 0, 0, 1], HandshakeError::Clock { ahead_s: 60 }.into()),
+            ("a clock behind", [10, 0, 0, 1], HandshakeError::Clock { ahead_s: -60 }.into()),
+            ("another secret", [10, 0, 0, 1], HandshakeError::Secret(node.clone()).into()),
+        ] {
+            let Failure { condition, why, remedy } = failure(error, &node, (ip, 7700).into());
+            messages.add(situation, format_args!("{}, {why}: {remedy}", condition.name()));
+        }
+        messages.compare("calls");
+    }
+}

@@ -60,4 +60,19 @@ mod tests {
         let told = loss(walk, &Reason::RunnerLost.into());
         assert!(told.starts_with("lost the runner of walk "), "{told}");
     }
+
+    #[test]
+    fn messages() {
+        let mut messages = crate::messages::Messages::default();
+        let walk = WalkId { session: SessionId(1), number: 2 };
+        for reason in
+            [Reason::RunnerLost, Reason::CommitFault, Reason::Conflict, Reason::NotExported]
+        {
+            messages.add(reason.name(), loss(walk, &reason.into()));
+        }
+        messages.add("a lost update", overwritten("cc", "/w/a.o"));
+        messages.add("a hidden file was written", not_written("cc", "/root/.netrc"));
+        messages.add("a torn read", torn("cc"));
+        messages.compare("losses");
+    }
 }
