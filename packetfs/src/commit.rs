@@ -61,7 +61,7 @@ impl Committer {
             let aside = journal.set_aside().map_err(failed)?;
             tracing::error!(
                 journal = %aside.display(),
-                "{TRIES_MAX} agents have died of an interrupted commit: it is not finished, and set aside"
+                "{TRIES_MAX} agents have died of an interrupted commit: it was moved to this journal, unfinished"
             );
             journal = Journal::open(path).map_err(failed)?;
         }
@@ -77,7 +77,7 @@ impl Committer {
             };
             let finished: Result<(), CommitError> = finish();
             if let Err(error) = finished {
-                tracing::error!(%error, "an interrupted commit cannot be finished");
+                tracing::error!(%error, "failed to finish an interrupted commit");
             }
         }
         journal.strike().and_then(|()| journal.empty()).map_err(failed)?;
@@ -105,7 +105,7 @@ impl Committer {
         let result = apply::apply(commit, &contents, temporary, None, &cleared);
         // A journal that cannot be struck is struck, or applied once more, by the next agent.
         if let Err(error) = self.journal.strike() {
-            tracing::error!(%error, "failed to strike the journal");
+            tracing::error!(%error, "failed to clear the journal");
         }
         result.map_err(|error| match error.conflict() {
             Some(path) => CommitError::Conflict(path),

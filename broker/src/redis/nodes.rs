@@ -13,7 +13,10 @@ pub(crate) fn read(lines: &[Value]) -> (Vec<NodeState>, Vec<PastNode>) {
     let states: Vec<_> = nodes.iter().take(NODES_MAX).filter_map(|line| node_state(line)).collect();
     if states.len() < nodes.len() {
         let left_out = nodes.len() - states.len();
-        tracing::warn!(left_out, "the broker lists nodes that make no sense, or too many");
+        tracing::warn!(
+            left_out,
+            "ignored nodes in the broker's list: they are malformed, or too many"
+        );
     }
     (states, past)
 }

@@ -144,7 +144,7 @@ fn change(
         if begun.is_some_and(|begun| belongs_to_others(op, contents, begun)) {
             tracing::warn!(
                 path = %String::from_utf8_lossy(path_of(op)),
-                "changed since the commit was interrupted: left alone"
+                "skipped a change of an interrupted commit: the file has changed since"
             );
             continue;
         }

@@ -92,7 +92,7 @@ impl Moves {
             let _ = std::fs::remove_dir(OsStr::from_bytes(from));
             if let Err(error) = rename_to_nothing(temporary, from) {
                 let [path, now] = [from, temporary].map(|path| String::from_utf8_lossy(path));
-                tracing::error!(%path, %now, %error, "a commit failed: this was moved");
+                tracing::error!(%path, %now, %error, "a commit failed and left a file under a temporary name: rename it from 'now' to 'path'");
             }
         }
     }
