@@ -3,7 +3,6 @@ mod common;
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -514,10 +513,11 @@ fn messages() {
     let here = |path: &Path| alone().env("OSWALK_WALK", path).output().expect("the stub runs");
     note("started without a session", alone().output().expect("the stub runs"));
     note("the program is absent", here(&file));
-    std::fs::write(&file, "\x7fELF").expect("a file");
+    std::fs::write(&file, "").expect("a file");
     note("the program is not executable", here(&file));
-    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).expect("ours");
-    note("the program is damaged", here(&file));
+    let circle = directory.path().join("circle");
+    std::os::unix::fs::symlink(&circle, &circle).expect("a link");
+    note("another error", here(&circle));
 
     let agent = Agent::new(0);
     let (child, _, mut door) = agent.start();
