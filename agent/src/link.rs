@@ -34,11 +34,11 @@ pub(crate) use inbox::Inbox;
 use meeting::Meeting;
 use streams::Streams;
 
-/// zstd takes about 3.5 ns for each byte on both sides and leaves a third of what programs write: it
-/// saves time where less than this arrives in a second (1 Gbit/s is 118 MB/s).
+/// Delivery rate above which compression does not pay. zstd takes about 3.5 ns per byte on both sides together and
+/// reduces programs' output to a third (1 Gbit/s is 118 MB/s).
 const FAST_BYTES_PER_SECOND: u64 = 190_000_000;
 
-/// A link, as its users see it.
+/// The handle of a link.
 #[derive(Debug)]
 pub(crate) struct Link {
     /// The agent at the other end.
@@ -53,7 +53,7 @@ pub(crate) struct Link {
     /// The connection, for socket options, while it is open.
     connection: RefCell<Option<OwnedFd>>,
     streams: Streams,
-    /// Questions of the other side whose answers have not gone out.
+    /// The peer's questions whose answers have not been sent.
     unanswered: Cell<usize>,
     /// Exits that have not been sent.
     exits: Cell<usize>,
@@ -110,7 +110,7 @@ impl Link {
         (link, out_rx)
     }
 
-    /// Sends a frame; on a link that broke it goes nowhere.
+    /// Sends a frame. On an ended link it is dropped.
     pub(crate) fn send(&self, kind: Kind, stream: u32, payload: Vec<u8>) {
         let _ = self.out_tx.send(Frame { kind, stream, payload: payload.into() });
     }
@@ -183,15 +183,15 @@ impl Link {
         self.streams.accept(stream)
     }
 
-    /// Hands a frame to whoever takes part in its stream.
+    /// Queues a frame in its stream.
     pub(crate) fn route(&self, frame: Frame) {
         if !self.streams.route(frame) {
-            tracing::error!(peer = %self.peer, "dropping the link: it sent more than it was given credit for");
+            tracing::error!(peer = %self.peer, "dropping the link: it exceeded its credit");
             self.close();
         }
     }
 
-    /// Ends this side's part in a stream: later frames of it are dropped.
+    /// Closes a stream: its later frames are dropped.
     pub(crate) fn close_stream(&self, stream: u32) {
         self.streams.close(stream);
         self.foretold.end_walk(stream);
@@ -203,7 +203,7 @@ impl Link {
         self.unanswered.get() <= QUESTIONS_MAX
     }
 
-    /// Tells whether compressing takes longer than to send what it saves.
+    /// Tells whether compressing takes longer than sending the bytes that it saves.
     pub(crate) fn is_fast(&self) -> bool {
         self.delivery_rate() > FAST_BYTES_PER_SECOND
     }

@@ -15,7 +15,7 @@ const LATELY: Duration = LEASE.checked_div(5).expect("five is not zero");
 
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    /// Tells this agent from an earlier one of the same name.
+    /// Distinguishes this agent from earlier ones of the same name.
     pub(crate) incarnation: String,
     state: Mutex<State>,
 }

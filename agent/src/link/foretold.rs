@@ -10,9 +10,9 @@ use worknode::command::Files;
 use crate::compile;
 use crate::exporter::profile::Likeness;
 
-/// Kinds of walks remembered; when there are more, the other side is told once more.
+/// Most kinds of walks whose data was sent ahead that are remembered; beyond this, data is sent again.
 const KINDS_MAX: usize = 1000;
-/// Compile steps, likewise.
+/// The same for compile steps.
 const STEPS_MAX: usize = 50_000;
 
 /// Walks of this side, and what was told ahead of them.
@@ -37,8 +37,8 @@ impl Foretold {
         kinds.insert(Arc::clone(walk))
     }
 
-    /// Notes the files of a compile step; true if the other side has not been told of them, or of its
-    /// sources as they are now.
+    /// Records the files of a compile step. Returns whether they, or the current versions of its sources, have not been
+    /// sent ahead yet.
     pub(crate) fn note_step(&self, walk: &Likeness, files: &Files) -> bool {
         let mut hasher = DefaultHasher::new();
         (walk, files, compile::versions(files, &walk.cwd)).hash(&mut hasher);

@@ -12,7 +12,7 @@ pub(super) struct Streams {
     /// The caller's streams are odd, the callee's even.
     next: Cell<u32>,
     open: RefCell<HashMap<u32, Slit>>,
-    /// Frames that belong to no stream: those of walks that have ended, and what a lying side makes up.
+    /// Frames without a stream: late ones of finished walks, or invented ones of a dishonest peer.
     strays: Cell<u64>,
 }
 
@@ -30,7 +30,7 @@ impl Streams {
         (stream, self.take_part(stream))
     }
 
-    /// Takes part in a stream that the other side opened; nothing if that is none of its own, or open already.
+    /// Accepts a stream that the peer opens. Returns `None` if the number is not one of its own, or already open.
     pub(super) fn accept(&self, stream: u32) -> Option<Inbox> {
         let is_ours = stream % 2 == self.next.get() % 2;
         let is_open = self.open.borrow().contains_key(&stream);
@@ -54,7 +54,7 @@ impl Streams {
         }
     }
 
-    /// Ends this side's part in a stream: later frames of it are dropped.
+    /// Closes a stream: its later frames are dropped.
     pub(super) fn close(&self, stream: u32) {
         self.open.borrow_mut().remove(&stream);
     }

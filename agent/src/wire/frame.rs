@@ -145,7 +145,7 @@ pub fn parts(message: Vec<u8>, bytes_max: usize) -> Vec<Vec<u8>> {
     parts
 }
 
-/// Bytes that are no frames.
+/// Why bytes are not frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     #[error("a frame is truncated")]

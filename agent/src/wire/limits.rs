@@ -7,8 +7,8 @@ use packetfs::tree::NAMES_MAX;
 /// Version of all that is in this room; agents of other versions refuse the link by name.
 pub const VERSION: u32 = 12;
 
-/// Bytes read from a side that has not proved who it is: the upgrade to a WebSocket takes some 250 bytes, a hello
-/// and a proof less than 350. What follows stays in the kernel until then.
+/// Most bytes read from an unauthenticated peer: the WebSocket upgrade takes some 250 bytes, a hello and a proof less
+/// than 350. Further bytes stay in the kernel until then.
 pub const GREETING_BYTES_MAX: usize = 2048;
 /// Longest message of the greeting: twice a hello with the longest name and version.
 pub const GREETING_MESSAGE_BYTES_MAX: usize = 256;

@@ -29,7 +29,7 @@ pub fn decode_changes(
     }
 }
 
-/// Reads what changed; nothing if that is damaged, or more than there is in a directory.
+/// Decodes changes. Returns `None` if they are damaged, or more than a directory can have.
 fn changes(bytes: &[u8]) -> Option<Vec<Change>> {
     let mut left = CHANGES_MAX;
     list(bytes, CHANGES_MAX, |change| {

@@ -41,7 +41,7 @@ impl Open {
     }
 }
 
-/// How a walk ended, and what it changed. Its packets have gone ahead.
+/// The end of a walk, and its changes. Their packets have been sent before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// How it ended.
@@ -98,7 +98,7 @@ impl Ask {
     }
 }
 
-/// The answer.
+/// The answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The directory.
@@ -116,7 +116,7 @@ pub enum Answer {
 pub struct Told {
     /// The question.
     pub ask: Ask,
-    /// The answer.
+    /// The answer to a question.
     pub answer: Answer,
 }
 

@@ -106,7 +106,7 @@ impl Unsqueezer {
         }
     }
 
-    /// Passes over a message that nobody wants, but for what those that follow need of it; false if that is damaged.
+    /// Skips a message, but keeps it as the dictionary if it is one. Returns false if it is damaged.
     pub fn skip(&mut self, squeezed: Squeezed) -> bool {
         !squeezed.dictionary || self.unsqueeze(squeezed, DICTIONARY_BYTES_MAX).is_some()
     }
