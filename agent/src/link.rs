@@ -61,7 +61,7 @@ pub(crate) struct Link {
     told: RefCell<Vec<Bytes>>,
     /// Whether a pong is waiting to be sent, which also answers later pings.
     pong_waits: Cell<bool>,
-    /// What the other side was told ahead of this side's walks.
+    /// Data that was sent to the peer ahead of this side's walks.
     pub(crate) foretold: Foretold,
     closed_tx: watch::Sender<bool>,
     /// Notified of each pong.
@@ -76,7 +76,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Makes a link and the end of its queue from which frames go out.
+    /// Makes a link, and the receiver of its queue of frames to send.
     fn new(
         peer: Peer,
         number: u32,
@@ -123,10 +123,10 @@ impl Link {
         bytes
     }
 
-    /// Returns the spec in a [`Kind::Open`], if it is wanted. To be called for all of them, in their order.
+    /// Decodes the spec in a [`Kind::Open`], if it is wanted. To be called for all of them, in order.
     ///
     /// # Errors
-    /// It is damaged, and so are those that follow.
+    /// It is damaged, and later ones cannot be decoded either.
     pub(crate) fn take_open(
         &self,
         payload: &[u8],
@@ -135,7 +135,7 @@ impl Link {
         Open::decode_spec(payload, &mut self.unsqueezer.borrow_mut(), wanted)
     }
 
-    /// Returns the changes in a [`Kind::Changes`], if they are wanted. To be called for all of them, in their order.
+    /// Decodes the changes in a [`Kind::Changes`], if they are wanted. To be called for all of them, in order.
     ///
     /// # Errors
     /// As above.

@@ -1,4 +1,4 @@
-//! The reading half of a connection whose other side has not proved who it is: only so many bytes are read until then.
+//! The reading half of a connection, from which a limited number of bytes is read until the peer is authenticated.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

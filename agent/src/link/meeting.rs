@@ -1,4 +1,4 @@
-//! Which of two links with one peer stays.
+//! Decides which of two links with one peer stays.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ const CROSSING_MAX: Duration = Duration::from_millis(2500);
 /// The properties of two links with one peer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Meeting {
-    /// The peer is the same agent, not a later one of the same name.
+    /// Whether the peer is the same agent, not a later one of the same name.
     pub(super) is_same_agent: bool,
-    /// The same side has called both.
+    /// Whether the same side has called both.
     pub(super) is_same_caller: bool,
     /// The age of the existing link.
     pub(super) age: Duration,
-    /// The caller of the newer link has the smaller name.
+    /// Whether the caller of the newer link has the smaller name.
     pub(super) newer_is_of_smaller: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The streams of a link: one for each walk, in which either side takes part until it has no use for more frames.
+//! The streams of a link, one per walk. Each side closes its end when it needs no more frames.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::inbox::{self, Inbox, Slit};
 use crate::wire::frame::Frame;
 
-/// This side's part in the streams of a link.
+/// This side's ends of the streams of a link.
 #[derive(Debug)]
 pub(super) struct Streams {
     /// The caller's streams are odd, the callee's even.
@@ -17,7 +17,7 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Makes the streams of the side that called, or was called.
+    /// Makes the streams of the caller or the callee.
     pub(super) fn new(called: bool) -> Self {
         let next = Cell::new(if called { 1 } else { 2 });
         Self { next, open: RefCell::default(), strays: Cell::new(0) }
@@ -43,7 +43,7 @@ impl Streams {
         inbox
     }
 
-    /// Hands a frame to whoever takes part in its stream; false if too much waits there.
+    /// Queues a frame in its stream. Returns false if too much is waiting there.
     pub(super) fn route(&self, frame: Frame) -> bool {
         match self.open.borrow().get(&frame.stream) {
             Some(slit) => slit.put(frame),
@@ -59,12 +59,12 @@ impl Streams {
         self.open.borrow_mut().remove(&stream);
     }
 
-    /// Ends this side's part in all streams.
+    /// Closes all streams.
     pub(super) fn close_all(&self) {
         self.open.borrow_mut().clear();
     }
 
-    /// Returns how many frames belonged to no stream.
+    /// Returns the number of frames that belonged to no stream.
     pub(super) fn strays(&self) -> u64 {
         self.strays.get()
     }

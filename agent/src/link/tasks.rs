@@ -1,5 +1,4 @@
-//! The tasks of a link: one reads from its socket, another writes to it. The reader never waits for whoever consumes
-//! what it reads.
+//! The reading and the writing task of a link. The reader never waits for a consumer.
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -20,7 +19,7 @@ use crate::wire::limits::MESSAGE_BYTES_MAX;
 /// dropped. The kernels detect an unreachable machine themselves, sooner and at less cost.
 const PING_EVERY: Duration = Duration::from_secs(5);
 const DEAD_AFTER: u32 = 3;
-/// Bytes at which a message is cut that one long frame has made larger: half of what is accepted.
+/// Size at which a message is split that a long frame has made larger: half of the accepted size.
 const PART_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 
 /// Starts the tasks of a link after the handshake. `take` receives every frame; `end` is called once, when the link
@@ -87,17 +86,17 @@ async fn read(
     }
 }
 
-/// How long nothing was heard of the other side.
+/// Tracks the silence of the peer.
 #[derive(Debug, Default)]
 struct Silence {
-    /// Pings sent since.
+    /// Unanswered pings.
     pings: u32,
-    /// Messages sent when it was last looked at.
+    /// Number of messages sent at the last check.
     sent: u64,
 }
 
 impl Silence {
-    /// Counts one more ping, and tells whether there were too many.
+    /// Counts a ping. Returns whether there were too many.
     fn is_too_long(&mut self, link: &Link) -> bool {
         // During a bulk transfer, a pong waits behind data on either side.
         let moving = std::mem::replace(&mut self.sent, link.messages_out.get()) != self.sent;
