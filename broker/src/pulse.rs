@@ -1,4 +1,4 @@
-//! When a node's heartbeat is due: it then goes out with the next call, or alone if there is none.
+//! Decides when a node's heartbeat is due. It is then sent with the next call, or alone if there is none.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -31,8 +31,8 @@ impl Pulse {
         Self { incarnation, state: Mutex::default() }
     }
 
-    /// Tells whether a heartbeat is to go out with the call that is made now, and if so counts it as
-    /// sent. A node that is not registered or has lost its lease sends its heartbeats alone.
+    /// Tells whether a heartbeat should be sent with the current call, and if so counts it as sent. A node that is not
+    /// registered or has lost its lease sends its heartbeats alone.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let keeps = |(at, registered): (Instant, Registered)| {
@@ -45,7 +45,7 @@ impl Pulse {
         due
     }
 
-    /// Notes the answer to a heartbeat.
+    /// Records the answer to a heartbeat.
     pub(crate) fn hear(&self, registered: Registered, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.heard = Some((now, registered));
