@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_have_the_faults_that_were_asked_for() {
+    async fn calls_have_the_requested_faults() {
         let (broker, mut events_rx) = faulty(1);
         let submit = submit();
         broker.push(Fault::Unheard);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_heard_while_the_connection_is_cut() {
+    async fn no_events_arrive_while_the_connection_is_cut() {
         let (broker, mut events_rx) = faulty(1);
         broker.cut();
         assert!(!broker.is_up() && broker.submit(&submit()).await.is_err());

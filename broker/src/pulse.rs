@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_heartbeat_goes_out_with_a_call_once_when_it_is_due() {
+    fn a_due_heartbeat_is_sent_once_with_a_call() {
         let pulse = Pulse::new("1".to_owned());
         let due = DUE + Duration::from_millis(1);
         let mut now = Instant::now();

@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_node_is_said() {
+    fn trouble_of_a_node_is_reported() {
         let (members, now) = (members(), Instant::now());
         let shown = |info: NodeInfo| {
             let state = NodeState { info, ..state("n1") };
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_are_gone_are_remembered() {
+    fn departed_nodes_are_remembered() {
         let (members, now) = (members(), Instant::now());
         let past = |left, seconds| PastNode {
             node: name("n1"),

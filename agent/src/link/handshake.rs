@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn agents_that_hold_one_secret_come_together() {
+    fn agents_with_the_same_secret_connect() {
         let name = peer("callee");
         let secret = || Secret::new(b"seven");
         let (caller, callee) =
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_version_says_is_shown_escaped() {
+    fn versions_are_escaped() {
         let name = peer("callee");
         let (caller, ()) = meet(Secret::new(b"seven"), async |socket| {
             let _: Hello = receive(socket).await.expect("a hello");

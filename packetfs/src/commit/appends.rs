@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn appends_lead_from_one_version_to_the_last() {
+    fn appends_connect_a_version_with_the_last() {
         let mut appends = Appends::default();
         let [a, b, c, d, e] = [1, 2, 3, 4, 5].map(|bytes| version(7, bytes));
         assert!(appends.lead(a, a) && !appends.lead(a, b));
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn tracked_versions_are_bounded() {
         let mut appends = Appends::default();
         let last = VERSIONS_MAX as u64 * 2;
         (0..last).for_each(|bytes| appends.note(version(7, bytes), version(7, bytes + 1)));

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_has_no_capability_and_nothing_of_roots() {
+    fn an_impersonated_user_has_no_privileges_of_root() {
         if !nix::unistd::geteuid().is_root() {
             return;
         }

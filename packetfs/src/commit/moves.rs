@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_below_its_own_name_is_taken_aside() {
+    fn a_directory_renamed_below_its_own_name_is_moved_aside() {
         let ops = [rename("/x/d", "/x/d/e")];
         assert_eq!(aside(&ops), expected(&[("/x/d", "/x")]));
         let all = Moves::of(&ops, Temporary::default()).0;
@@ -180,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_another_goes_first_and_out_of_it() {
+    fn nested_files_are_moved_aside_before_their_parents() {
         let ops = [rename("/p", "/q"), rename("/p/c", "/z"), rename("/p/c/d/e", "/p")];
         let all = [("/p/c/d/e", "/"), ("/p/c", "/"), ("/p", "/")];
         assert_eq!(aside(&ops), expected(&all));
     }
 
     #[test]
-    fn what_leaves_a_directory_that_is_replaced_is_taken_out_of_it() {
+    fn files_are_moved_out_of_a_replaced_directory() {
         let meta = Meta {
             mode: 0o755,
             uid: 0,

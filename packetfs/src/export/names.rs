@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_and_its_names_find_the_same() {
+    fn directories_and_paths_agree_on_what_is_hidden() {
         for path in HIDDEN.iter().chain(SHOWN) {
             let Some((dir, name)) = crate::tree::split(path.as_bytes()) else { continue };
             if !hides_dir(dir) {

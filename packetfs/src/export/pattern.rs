@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_that_may_get_another_name() {
+    fn directories_that_may_be_renamed() {
         for (text, from, to, expected) in [
             ("/srv/keys", "/srv", "/s", false),
             ("/srv/keys", "/home", "/h", true),

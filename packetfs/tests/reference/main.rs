@@ -77,7 +77,7 @@ impl Trial {
 }
 
 #[test]
-fn walks_do_what_programs_do_in_a_plain_directory() {
+fn walks_behave_as_in_a_plain_directory() {
     let seed = number("OSWALK_SEED").unwrap_or_else(random);
     unshare(CloneFlags::CLONE_NEWNS).expect("root may");
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
