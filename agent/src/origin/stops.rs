@@ -44,8 +44,8 @@ impl Stops {
         self.told.get().is_none() && status().as_ref().is_some_and(process::Status::is_stopped)
     }
 
-    /// Continues the stub after the end of the attempt for which it has stopped. A program that `ended` was killed
-    /// while it was stopped. A lost one is repeated, unless the user stopped the job by a key.
+    /// Continues the stub after the end of the attempt for which it has stopped: a program that `ended` was killed while
+    /// it was stopped, and a lost one is repeated. A lost job that was stopped by a key stays stopped.
     pub(super) fn resume(&self, ended: bool) {
         let by_key = |signal| signal != Signal::SIGSTOP as i32;
         if self.told.get().is_none_or(|signal| by_key(signal) && !ended) {

@@ -16,7 +16,7 @@ pub(super) fn loss(walk: WalkId, Cause { reason, detail }: &Cause) -> String {
     };
     let detail = detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
     format!(
-        "{what} ({}) after the program had read or written, so that it cannot be started again unnoticed{detail}",
+        "{what} ({}) after the program had read input or written output, so it cannot be repeated{detail}",
         reason.name()
     )
 }
@@ -24,21 +24,21 @@ pub(super) fn loss(walk: WalkId, Cause { reason, detail }: &Cause) -> String {
 /// The message about overwritten changes of others.
 pub(super) fn overwritten(argv0: &str, path: &str) -> String {
     format!(
-        "oswalk: {argv0} has overwritten {path}, which was changed by something else while it ran\n"
+        "oswalk: {argv0} has overwritten {path}, which another process had changed while it ran\n"
     )
 }
 
 /// The message about a hidden file that the walk wrote on the runner.
 pub(super) fn not_written(argv0: &str, path: &str) -> String {
     format!(
-        "oswalk: {argv0} has written {path}, which is not exported: what it wrote there is lost, and the file is as it was\n"
+        "oswalk: {argv0} has written {path}, which is not exported: its changes are lost, and the file is unchanged\n"
     )
 }
 
 /// The message about a torn read that could not be repeated.
 pub(super) fn torn(argv0: &str) -> String {
     format!(
-        "oswalk: {argv0} has read a file while something else changed it, and may have seen the old \
+        "oswalk: {argv0} has read a file while another process changed it, and may have seen the old \
          size with the new content; run it again if that matters\n"
     )
 }

@@ -27,7 +27,7 @@ impl Identity {
             return Ok(Self { own: None });
         }
         if process != 0 {
-            return Err(denied("only root acts for other users"));
+            return Err(denied("only root can act for other users"));
         }
         let own = capabilities(None)?;
         // From here on, dropping it restores everything changed so far.
@@ -37,7 +37,7 @@ impl Identity {
         let none = CapabilitySets { effective: CapabilitySet::empty(), ..own };
         set_capabilities(None, none)?;
         if !capabilities(None)?.effective.is_empty() {
-            return Err(denied("the thread keeps capabilities"));
+            return Err(denied("the thread still has capabilities"));
         }
         Ok(identity)
     }

@@ -119,11 +119,13 @@ fn is_removed(dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     }
 }
 
-/// Opens the parent directory, after checking that the directory has not been moved.
+/// Opens the parent directory, and checks that it is the expected one: the directory may have been moved.
 fn parent(dir: &OwnedFd, expected: (u64, u64)) -> io::Result<OwnedFd> {
     let parent = open_dir(dir, b"..", OFlag::O_PATH)?;
     if id(&parent)? != expected {
-        return Err(io::Error::other("somebody moves what is being removed"));
+        return Err(io::Error::other(
+            "another process has moved a directory that is being removed",
+        ));
     }
     Ok(parent)
 }
