@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_walks_share_it() {
+    fn all_walks_share_the_budget() {
         let budget = Budget::new(100);
         let (mut one, mut other) = (budget.part(), budget.part());
         assert!(one.take(60) && !other.take(60) && other.take(40) && !one.take(1));

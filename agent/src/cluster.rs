@@ -265,7 +265,7 @@ impl Cluster {
             return;
         }
         if let Err(error) = self.broker.register(&self.own()).await {
-            tracing::error!(%error, "failed to register");
+            tracing::error!(%error, "failed to register with the broker");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that applies the change sets of walks, one after the other.
+//! The thread that applies the change sets of walks sequentially.
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -12,11 +12,11 @@ use tokio::sync::oneshot;
 use crate::sys::outside::Outside;
 use crate::vital::Vital;
 
-/// The files of others that were overwritten, or why nothing is certain to have been changed.
+/// The files of others that were overwritten, or why the commit failed.
 type Committed = Result<Vec<TreePath>, CommitError>;
 type Job = (Commit, oneshot::Sender<Committed>);
 
-/// What comes so soon after another commit does not wait for the journal to be emptied in between.
+/// Idle time after which the journal is truncated, so that commits in quick succession do not wait for that.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// The handle to the thread.
@@ -29,7 +29,7 @@ pub(crate) struct Commits {
 trait Apply: 'static {
     fn apply(&self, commit: &Commit) -> Committed;
 
-    /// Called when none has followed for a while.
+    /// Called when no commit has followed for a while.
     fn rest(&self);
 }
 
@@ -44,7 +44,7 @@ impl Apply for Committer {
 }
 
 impl Commits {
-    /// Starts the thread, which first finishes what an earlier agent left in the journal.
+    /// Starts the thread, which first finishes a commit that an earlier agent left in the journal.
     pub(crate) fn start(
         vital: &Vital,
         journal: &Path,
@@ -53,13 +53,13 @@ impl Commits {
         let (journal, outside) = (journal.to_owned(), Arc::clone(outside));
         Self::start_with(vital, move || {
             outside.enter().context("failed to enter the mounts of users")?;
-            // Of its own, and masks nothing: a change set says every mode.
+            // The thread has its own umask, which is 0 because a change set gives every mode.
             nix::sys::stat::umask(nix::sys::stat::Mode::empty());
             Ok(Committer::open(&journal)?)
         })
     }
 
-    /// Starts the thread with what `open`, called there, returns.
+    /// Starts the thread, which gets its committer from `open`.
     fn start_with<A: Apply>(
         vital: &Vital,
         open: impl FnOnce() -> anyhow::Result<A> + Send + 'static,
@@ -88,7 +88,7 @@ impl Commits {
     /// Applies a commit; see [`Committer::commit`].
     ///
     /// # Errors
-    /// A [`CommitError`]; or the thread has died, perhaps in the middle of this commit.
+    /// A [`CommitError`], or the thread has died, perhaps during this commit.
     pub(crate) async fn apply(&self, commit: Commit) -> anyhow::Result<Vec<TreePath>> {
         if commit.changes.ops.is_empty() {
             return Ok(Vec::new());
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    /// Panics in the middle of a commit.
+    /// A committer that panics during a commit.
     struct Dies;
 
     impl Apply for Dies {
@@ -131,7 +131,7 @@ mod tests {
         fn rest(&self) {}
     }
 
-    /// A commit that was not made is never taken for one that was.
+    /// A commit that was not made must never count as made.
     #[tokio::test]
     async fn a_committer_that_dies_fails_its_commits() {
         let (vital, mut ended) = Vital::new();

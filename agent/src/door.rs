@@ -63,7 +63,7 @@ where
                 tokio::task::spawn_local(welcome(guests, stream, receive));
             }
             Err(error) => {
-                tracing::error!(%error, "failed to accept at the door");
+                tracing::error!(%error, "failed to accept a connection at the door");
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_latest_are_remembered() {
+    fn the_latest_leaves_are_remembered() {
         let leaves = Leaves::default();
         let file = |ino| CommandFile { dev: 1, ino, changed_ns: 0, arguments: 0 };
         (0..=256).for_each(|ino| leaves.add(0, file(ino)));

@@ -38,6 +38,9 @@ mod transfer;
 mod vital;
 pub mod wire;
 
+#[cfg(test)]
+mod messages;
+
 use std::process::ExitCode;
 
 use clap::Parser;

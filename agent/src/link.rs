@@ -1,8 +1,7 @@
-//! Links: one WebSocket between each pair of agents that have something to do with each other.
+//! Links: one WebSocket between each pair of agents that exchange walks.
 //!
-//! Either side may have called; both may open walks. A link reads in one task and writes in
-//! another; the reader never waits for whoever consumes what it reads, because what may be sent is
-//! bounded by credit.
+//! Both sides may open walks, whichever has called. A link has a reading and a writing task. The reader
+//! never waits for a consumer, because credit bounds what the peer may send.
 
 pub(crate) mod call;
 mod foretold;
@@ -35,49 +34,49 @@ pub(crate) use inbox::Inbox;
 use meeting::Meeting;
 use streams::Streams;
 
-/// zstd takes about 3.5 ns for each byte on both sides and leaves a third of what programs write: it
-/// saves time where less than this arrives in a second (1 Gbit/s is 118 MB/s).
+/// Delivery rate above which compression does not pay. zstd takes about 3.5 ns per byte on both sides together and
+/// reduces programs' output to a third (1 Gbit/s is 118 MB/s).
 const FAST_BYTES_PER_SECOND: u64 = 190_000_000;
 
-/// A link, as its users see it.
+/// The handle of a link.
 #[derive(Debug)]
 pub(crate) struct Link {
-    /// The agent on the other side.
+    /// The agent at the other end.
     pub(crate) peer: NodeId,
     incarnation: u64,
-    /// This side called it.
+    /// Whether this side has called.
     called: bool,
     began: Instant,
-    /// Names the link among all that this agent ever had.
+    /// A number that is unique among all links of this agent.
     pub(crate) number: u32,
     out_tx: mpsc::UnboundedSender<Frame>,
-    /// The connection, for questions about it as long as there is one.
+    /// The connection, for socket options, while it is open.
     connection: RefCell<Option<OwnedFd>>,
     streams: Streams,
-    /// Questions of the other side whose answers have not gone out.
+    /// The peer's questions whose answers have not been sent.
     unanswered: Cell<usize>,
-    /// Exits that have not gone out.
+    /// Exits that have not been sent.
     exits: Cell<usize>,
-    /// What was told before there was a walk.
+    /// Answers that the peer sent ahead of its first walk.
     told: RefCell<Vec<Bytes>>,
-    /// An answer to a ping waits to go out: it answers later ones, too.
+    /// Whether a pong is waiting to be sent, which also answers later pings.
     pong_waits: Cell<bool>,
-    /// What the other side was told ahead of this side's walks.
+    /// Data that was sent to the peer ahead of this side's walks.
     pub(crate) foretold: Foretold,
     closed_tx: watch::Sender<bool>,
-    /// Told when the other side answers a question whether it is there.
+    /// Notified of each pong.
     answered: Notify,
     squeezer: RefCell<Squeezer>,
     unsqueezer: RefCell<Unsqueezer>,
     changes_unsqueezer: RefCell<Unsqueezer>,
     bytes_out: Cell<u64>,
     bytes_in: Cell<u64>,
-    /// Frames sent that are more than a question whether the other side is there, or its answer.
+    /// Number of frames sent, without pings and pongs.
     messages_out: Cell<u64>,
 }
 
 impl Link {
-    /// Makes a link and the end of its queue from which frames go out.
+    /// Makes a link, and the receiver of its queue of frames to send.
     fn new(
         peer: Peer,
         number: u32,
@@ -111,12 +110,12 @@ impl Link {
         (link, out_rx)
     }
 
-    /// Sends a frame; on a link that broke it goes nowhere.
+    /// Sends a frame. On an ended link it is dropped.
     pub(crate) fn send(&self, kind: Kind, stream: u32, payload: Vec<u8>) {
         let _ = self.out_tx.send(Frame { kind, stream, payload: payload.into() });
     }
 
-    /// Has the other side execute a walk, on a stream of this side. Returns the bytes that go out.
+    /// Opens a walk on the peer, on a stream of this side. Returns the number of bytes sent.
     pub(crate) fn send_open(&self, stream: u32, attempt: Attempt, spec: &[u8]) -> usize {
         let payload = Open::encode(attempt, spec, &mut self.squeezer.borrow_mut());
         let bytes = payload.len();
@@ -124,10 +123,10 @@ impl Link {
         bytes
     }
 
-    /// Returns the spec in a [`Kind::Open`], if it is wanted. To be called for all of them, in their order.
+    /// Decodes the spec in a [`Kind::Open`], if it is wanted. To be called for all of them, in order.
     ///
     /// # Errors
-    /// It is damaged, and so are those that follow.
+    /// It is damaged, and later ones cannot be decoded either.
     pub(crate) fn take_open(
         &self,
         payload: &[u8],
@@ -136,7 +135,7 @@ impl Link {
         Open::decode_spec(payload, &mut self.unsqueezer.borrow_mut(), wanted)
     }
 
-    /// Returns the changes in a [`Kind::Changes`], if they are wanted. To be called for all of them, in their order.
+    /// Decodes the changes in a [`Kind::Changes`], if they are wanted. To be called for all of them, in order.
     ///
     /// # Errors
     /// As above.
@@ -148,28 +147,28 @@ impl Link {
         lists::decode_changes(payload, &mut self.changes_unsqueezer.borrow_mut(), wanted)
     }
 
-    /// Keeps what was told ahead of the first walk, until there is a tree of it.
+    /// Keeps answers that were sent ahead of the first walk, until its tree is mounted.
     pub(crate) fn keep_told(&self, told: Bytes) {
         let mut kept = self.told.borrow_mut();
         if kept.iter().map(Bytes::len).sum::<usize>() + told.len() <= TOLD_BYTES_MAX {
-            // Not the message that it came in.
+            // A copy, so that the whole message need not stay in memory.
             kept.push(Bytes::copy_from_slice(&told));
         }
     }
 
-    /// Returns that.
+    /// Takes the kept answers.
     pub(crate) fn take_told(&self) -> Vec<Bytes> {
         self.told.take()
     }
 
-    /// Says that a walk has ended; false if the other side does not read what it is told of those that it opens.
+    /// Sends a walk's exit. Returns false if the peer does not read the exits of its walks.
     pub(crate) fn send_exit(&self, stream: u32, exit: &Exit) -> bool {
         self.exits.set(self.exits.get() + 1);
         self.send(Kind::Exit, stream, message::encode(exit));
         self.exits.get() <= EXITS_MAX
     }
 
-    /// Returns where other threads may put frames for this link.
+    /// Returns the queue of frames to send, for use from other threads.
     pub(crate) fn sender(&self) -> mpsc::UnboundedSender<Frame> {
         self.out_tx.clone()
     }
@@ -179,43 +178,43 @@ impl Link {
         self.streams.open()
     }
 
-    /// Takes part in a stream that the other side opened; nothing if that is none of its own, or open already.
+    /// Accepts a stream that the peer opens. Returns `None` if the number is not one of its own, or already open.
     pub(crate) fn accept_stream(&self, stream: u32) -> Option<Inbox> {
         self.streams.accept(stream)
     }
 
-    /// Hands a frame to whoever takes part in its stream.
+    /// Queues a frame in its stream.
     pub(crate) fn route(&self, frame: Frame) {
         if !self.streams.route(frame) {
-            tracing::error!(peer = %self.peer, "dropping the link: it sent more than it was given credit for");
+            tracing::error!(peer = %self.peer, "dropping the link: it exceeded its credit");
             self.close();
         }
     }
 
-    /// Ends this side's part in a stream: later frames of it are dropped.
+    /// Closes a stream: its later frames are dropped.
     pub(crate) fn close_stream(&self, stream: u32) {
         self.streams.close(stream);
         self.foretold.end_walk(stream);
     }
 
-    /// Counts a question of the other side until its answer has gone out; false if there are too many.
+    /// Counts a question of the peer until its answer has been sent. Returns false if there are too many.
     pub(crate) fn note_question(&self) -> bool {
         self.unanswered.set(self.unanswered.get() + 1);
         self.unanswered.get() <= QUESTIONS_MAX
     }
 
-    /// Tells whether compressing takes longer than to send what it saves.
+    /// Tells whether compressing takes longer than sending the bytes that it saves.
     pub(crate) fn is_fast(&self) -> bool {
         self.delivery_rate() > FAST_BYTES_PER_SECOND
     }
 
-    /// Returns how many bytes the kernel has seen arrive in a second; 0 as long as it has not.
+    /// Returns the kernel's estimate of the delivery rate in bytes per second; 0 if it has none yet.
     pub(crate) fn delivery_rate(&self) -> u64 {
         let connection = self.connection.borrow();
         connection.as_ref().and_then(|connection| tcp::delivery_rate(connection).ok()).unwrap_or(0)
     }
 
-    /// Asks whether the other side's agent is there; tells whether it answers within this time.
+    /// Pings the peer's agent. Returns whether it answers in time.
     pub(crate) async fn answers(&self, within: Duration) -> bool {
         let answer = self.answered.notified();
         tokio::pin!(answer);
@@ -233,7 +232,7 @@ impl Link {
         }
     }
 
-    /// Tells whether a newer connection with the same peer takes this one's place.
+    /// Tells whether a newer connection with the same peer replaces this one.
     pub(crate) fn gives_way_to(&self, own: &NodeId, peer: &Peer, called: bool) -> bool {
         let meeting = Meeting {
             is_same_agent: self.incarnation == peer.incarnation,
@@ -244,25 +243,25 @@ impl Link {
         meeting.newer_stays()
     }
 
-    /// Returns how long ago the other side's kernel acknowledged something; nothing if that is not known.
+    /// Returns the time since the last acknowledgement from the peer's kernel, if known.
     pub(crate) fn acknowledged_since(&self) -> Option<Duration> {
         let connection = self.connection.borrow();
         connection.as_ref().and_then(|connection| tcp::acknowledged_since(connection).ok())
     }
 
-    /// Tells whether the link broke.
+    /// Tells whether the link has ended.
     pub(crate) fn is_closed(&self) -> bool {
         *self.closed_tx.borrow()
     }
 
-    /// Ends when the link breaks.
+    /// Waits for the end of the link.
     pub(crate) async fn closed(&self) {
         let mut closed = self.closed_tx.subscribe();
         // The sender lives as long as the link.
         let _ = closed.wait_for(|&closed| closed).await;
     }
 
-    /// Breaks the link.
+    /// Ends the link.
     pub(crate) fn close(&self) {
         self.closed_tx.send_replace(true);
         self.streams.close_all();

@@ -139,7 +139,7 @@ impl Links {
         let is_news = self.cluster.note_greeting(node, greeted);
         if let Some(failure) = failure.filter(|_| is_news) {
             let remedy = failure.remedy;
-            tracing::warn!(%node, why = %failure, remedy, "failed to greet a node");
+            tracing::warn!(%node, why = %failure, remedy, "the handshake with a node failed");
         }
     }
 

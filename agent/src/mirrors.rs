@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mirror_that_was_alone_longest_goes_first() {
+    fn the_mirror_without_a_link_for_longest_is_dropped_first() {
         let now = Instant::now();
         let at = |name: &str, seconds| {
             (name.parse().expect("a name"), now + Duration::from_secs(seconds))

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_own_by_every_spelling() {
+    fn own_files_are_hidden_by_any_path() {
         let dir = tempfile::tempdir().expect("a directory");
         let (real, link) = (dir.path().join("secret"), dir.path().join("link"));
         std::fs::write(&real, "s").expect("writable");
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn brokers() {
+    fn broker_urls() {
         assert!(password("redis://host").is_empty());
         assert_eq!(password("redis+unix:///r.sock?pass=abc")[0], b"abc");
         assert_eq!(password("redis://user:a:b@host/1")[0], b"a:b");

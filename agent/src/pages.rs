@@ -11,7 +11,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 /// Users' processes may open their own pages; only the agent's user may list them.
 const MODE: u32 = 0o711;
 
-/// The file in the state directory that names it, so that what a killed agent leaves in memory is found.
+/// The file in the state directory that contains its path, so that the pages of a killed agent can be removed.
 const NOTE: &str = "pages";
 
 /// A directory that is removed with the agent.
@@ -25,7 +25,7 @@ impl PagesDir {
     /// Creates the directory of the agent with this state directory, and removes an old one.
     ///
     /// # Errors
-    /// It cannot even be created in the state directory, or the note cannot be written.
+    /// It cannot even be created in the state directory, or its path cannot be recorded there.
     pub(crate) fn make(state: &Path) -> io::Result<Self> {
         let meta = std::fs::metadata(state)?;
         let name = format!("oswalk-{:x}-{:x}", meta.dev(), meta.ino());

@@ -234,7 +234,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     match died {
         None => Ok(()),
         Some(name) => anyhow::bail!(
-            "the agent's '{name}' died, which it cannot do without (its panic is above): \
+            "'{name}' has ended, without which the agent cannot work (its panic is above): \
              start the agent again with `oswalk up`, and report this"
         ),
     }

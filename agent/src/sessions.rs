@@ -17,7 +17,7 @@ use crate::session::Session;
 pub(crate) struct Sessions {
     cluster: Rc<Cluster>,
     open: RefCell<HashMap<SessionId, Rc<Session>>>,
-    /// Commands that were seen to start no others.
+    /// Commands that started no others when they ran before.
     leaves: Leaves,
 }
 
@@ -31,7 +31,7 @@ impl Sessions {
         self.open.borrow().get(&id).cloned()
     }
 
-    /// Returns how many are open.
+    /// Returns the number of open sessions.
     pub(crate) fn count(&self) -> usize {
         self.open.borrow().len()
     }
@@ -43,7 +43,7 @@ impl Sessions {
         session
     }
 
-    /// Ends a session: its waiting walks are taken out of the queue.
+    /// Ends a session, and removes its waiting walks from the queue.
     pub(crate) fn end(&self, id: SessionId) {
         let ended = self.open.borrow_mut().remove(&id);
         self.cluster.slots.drop_session(id);
@@ -51,7 +51,7 @@ impl Sessions {
         if let Some(command) = session.leaf() {
             self.leaves.add(session.uid, command);
         }
-        // Nobody waits for it.
+        // In the background: nothing depends on it.
         let cluster = Rc::clone(&self.cluster);
         tokio::task::spawn_local(async move {
             if let Err(error) = cluster.broker.cancel_session(id).await {
@@ -60,12 +60,12 @@ impl Sessions {
         });
     }
 
-    /// Tells whether a user's command was seen to start no others.
+    /// Tells whether a user's command started no others when it ran before.
     pub(crate) fn is_leaf(&self, uid: u32, command: CommandFile) -> bool {
         self.leaves.contains(uid, command)
     }
 
-    /// Opens or shuts the gates of all sessions: a gate is open while there is a node to walk to.
+    /// Updates the gates of all sessions. A gate is open while there is a node to walk to.
     pub(crate) fn set_gates(&self) {
         for session in self.open.borrow().values().filter(|session| !session.no_fallback) {
             let open = self.cluster.broker.is_up()

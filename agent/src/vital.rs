@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_told_by_name() {
+    fn a_panic_is_reported_by_name() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build_local(tokio::runtime::LocalOptions::default())
             .expect("a runtime");

@@ -1,11 +1,11 @@
-//! Everything that two agents say to each other over a link, as pure codecs: bytes to values and back, without I/O.
+//! The link protocol between two agents as pure codecs: bytes to values and back, without I/O.
 //!
-//! `greeting` comes first on a link, then `frame`s, whose payloads are `payload`s of a few bytes or `message`s;
-//! `squeeze` makes messages small that are like earlier ones, and `lists` are read item by item. `limits` bounds all
-//! of them. What a message means, and when it is sent, is in `link` and the rooms behind it.
+//! A link begins with a `greeting`. Then follow `frame`s, whose payloads are a few plain bytes or `message`s.
+//! `squeeze` compresses messages that resemble earlier ones, and `lists` are decoded item by item. `limits` bounds
+//! everything. The meaning of messages, and when they are sent, is in `link` and the modules that use it.
 //!
-//! Messages carry the types of packetfs, so this room is in the agent, not in worknode. Frames at the door are in
-//! `worknode::door`, because the stub reads them without an allocator.
+//! Messages contain types of packetfs, so this module is in the agent rather than in worknode. The frames of the door
+//! are in `worknode::door`, because the stub decodes them without an allocator.
 //!
 //! docs/protocol.md describes the same. A change raises [`VERSION`] and adds golden
 //! files (tests/golden).

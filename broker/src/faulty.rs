@@ -1,4 +1,4 @@
-//! A matchmaker whose calls fail or come late as a test tells it, wrapped around any other.
+//! A wrapper around any matchmaker that injects faults and delays, for tests.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,28 +13,27 @@ use crate::model::{
     Event, Finished, NodeInfo, NodeState, PastNode, Registered, Retried, Submit, Submitted,
 };
 
-/// What happens to a call. One that fails has lost the connection: [`Event::Lost`] and
-/// [`Event::Back`] follow.
+/// A fault of a call. A failed call loses the connection, so [`Event::Lost`] and [`Event::Back`] follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It fails, and was not heard.
+    /// It fails without having taken effect.
     Unheard,
-    /// It fails, but was heard: its answer is lost.
+    /// It takes effect, but its answer is lost.
     Unanswered,
-    /// It comes late, by this time.
+    /// It is delayed by this time.
     Late(Duration),
 }
 
-/// How many of a hundred calls have which fault.
+/// Percentages of calls with each fault.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Odds {
-    /// Not heard.
+    /// Calls that fail without effect.
     pub unheard: u64,
-    /// Heard, but not answered.
+    /// Calls whose answer is lost.
     pub unanswered: u64,
-    /// Late, by up to [`Self::late_max`].
+    /// Calls that are delayed by up to [`Self::late_max`].
     pub late: u64,
-    /// How late a call may come.
+    /// Longest delay.
     pub late_max: Duration,
 }
 
@@ -48,16 +47,16 @@ pub struct Faulty<M> {
 
 #[derive(Debug)]
 struct Faults {
-    /// Those of the next calls.
+    /// Faults of the next calls.
     next: VecDeque<Fault>,
-    /// Those of the calls after them.
+    /// Random faults of later calls.
     odds: Odds,
     random: u64,
     is_cut: bool,
 }
 
 impl<M: Matchmaker> Faulty<M> {
-    /// Wraps a matchmaker and its events; there are no faults until they are asked for.
+    /// Wraps a matchmaker and its events, without faults at first.
     pub fn new(
         inner: M,
         mut events_rx: mpsc::UnboundedReceiver<Event>,
@@ -65,7 +64,7 @@ impl<M: Matchmaker> Faulty<M> {
     ) -> (Self, mpsc::UnboundedReceiver<Event>) {
         let (events_tx, faulty_rx) = mpsc::unbounded_channel();
         let forward_tx = events_tx.clone();
-        // Ends with the agent, or with the wrapped matchmaker.
+        // The task ends with the agent, or with the wrapped matchmaker.
         tokio::spawn(async move {
             while let Some(event) = events_rx.recv().await {
                 if forward_tx.send(event).is_err() {
@@ -78,17 +77,17 @@ impl<M: Matchmaker> Faulty<M> {
         (Self { inner, faults, events_tx }, faulty_rx)
     }
 
-    /// Lets the next call have a fault, or the one after those that are to have one already.
+    /// Adds a fault for the next call that has none yet.
     pub fn push(&self, fault: Fault) {
         self.faults().next.push_back(fault);
     }
 
-    /// Lets calls have faults by chance.
+    /// Sets the odds of random faults.
     pub fn set_odds(&self, odds: Odds) {
         self.faults().odds = odds;
     }
 
-    /// Cuts the connection: all calls fail unheard until [`Self::mend`].
+    /// Cuts the connection: all calls fail without effect until [`Self::mend`].
     pub fn cut(&self) {
         self.faults().is_cut = true;
         let _ = self.events_tx.send(Event::Lost);
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_have_the_faults_that_were_asked_for() {
+    async fn calls_have_the_requested_faults() {
         let (broker, mut events_rx) = faulty(1);
         let submit = submit();
         broker.push(Fault::Unheard);
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_heard_while_the_connection_is_cut() {
+    async fn no_events_arrive_while_the_connection_is_cut() {
         let (broker, mut events_rx) = faulty(1);
         broker.cut();
         assert!(!broker.is_up() && broker.submit(&submit()).await.is_err());

@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-/// Part of every key and of the library's name. Raised when the functions read their keys
-/// differently, so that they never meet the keys of an older version in a server's log.
+/// Part of every key and of the library's name. Raised when the meaning of keys changes, so that functions never read
+/// an older version's keys, which a server may restore from its log.
 pub(crate) const LAYOUT: u32 = 5;
 
 /// The files of the library in the order in which they are joined: each uses only earlier ones.

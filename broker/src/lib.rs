@@ -1,9 +1,8 @@
 //! The matchmaker: which nodes are alive, which walk gets which slot, and whose turn it is.
 //!
-//! [`Matchmaker`] is what an agent asks of it. [`Broker`] is the one for clusters: Redis makes the
-//! decisions, by the functions in `functions/`, so that any number of agents see one order of events.
-//! [`Memory`] makes the same decisions for nodes in one process, and [`Faulty`] lets calls fail: both
-//! are for tests.
+//! [`Matchmaker`] is the interface for agents. [`Broker`] implements it for clusters: Redis makes the decisions by the
+//! functions in `functions/`, so that all agents see one order of events. [`Memory`] makes the same decisions for nodes
+//! in one process, and [`Faulty`] injects faults; both are for tests.
 //!
 //! A matchmaker's state is soft: an agent that is no longer known registers again and submits its
 //! waiting walks again.

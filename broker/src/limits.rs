@@ -5,24 +5,25 @@ use std::time::Duration;
 
 /// A node that sends no heartbeat for this long loses its walks. Agents send one at least twice in it.
 pub const LEASE: Duration = Duration::from_secs(1);
-/// Nodes in a list: large clusters have fewer. Further ones are dropped, whoever wrote them to Redis.
+/// Most nodes in a list: large clusters have fewer. Further ones are dropped, whoever wrote them to Redis.
 pub const NODES_MAX: usize = 1024;
-/// Slots of one node: a machine has fewer processors. A higher number is lowered to this.
+/// Most slots of one node: a machine has fewer processors. A higher number is reduced to this.
 pub(crate) const SLOTS_MAX: u32 = 4096;
 
-/// If nobody has reaped for this long, the silence says nothing about nodes: none is buried for a lease.
+/// If no agent has reaped for this long, the broker was probably away. Nodes could not be heard, so none is buried for
+/// the time of a lease.
 pub(crate) const REAP_GAP: Duration = Duration::from_millis(500);
 /// Reaping this soon after the last time would find nothing new.
 pub(crate) const REAP_PAUSE: Duration = Duration::from_millis(50);
-/// Attempts at one walk. More would only spread whatever is wrong with it.
+/// Most attempts at one walk. More would only spread the problem to other nodes.
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
-/// Waiting walks. Beyond these, executing at the origin is faster than waiting.
+/// Most waiting walks. Beyond this, executing at the origin is faster than waiting.
 pub(crate) const QUEUED_MAX: usize = 1_000_000;
-/// Waiting walks of one lane.
+/// Most waiting walks of one lane.
 pub(crate) const QUEUED_SESSION_MAX: usize = 100_000;
-/// Lanes, and walks of each, that are examined for a walk that suits a node.
+/// Most lanes, and most walks of each, that are examined for a walk that suits a node.
 pub(crate) const LOOK_MAX: usize = 32;
-/// Nodes remembered after they have gone; the most recently heard ones stay.
+/// Most nodes that are remembered after they have gone; the most recently heard ones are kept.
 pub(crate) const PAST_MAX: usize = 128;
 /// How long an emptied lane keeps its virtual time.
 pub(crate) const TAG_KEPT: Duration = Duration::from_secs(60);

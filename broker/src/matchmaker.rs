@@ -1,4 +1,4 @@
-//! What an agent asks of the cluster's matchmaker.
+//! The interface of a matchmaker.
 
 use worknode::id::{Attempt, NodeId, SessionId, WalkId};
 
@@ -7,27 +7,26 @@ use crate::model::{
     Finished, NodeInfo, NodeState, PastNode, Registered, Retried, Submit, Submitted,
 };
 
-/// One node's access to the matchmaker. What the matchmaker says without being asked arrives as
-/// [`Event`](crate::Event)s. Every call may be made twice: the second has the same answer, and no
-/// further effect.
+/// One node's access to the matchmaker. Unsolicited messages arrive as [`Event`](crate::Event)s. All calls are
+/// idempotent.
 ///
-/// Every call fails if the matchmaker is away, and tells nothing of whether it was heard.
+/// Every call fails if the matchmaker is away. Whether it has taken effect is then unknown.
 #[expect(
     async_fn_in_trait,
     reason = "an agent has one thread: nobody needs the futures to be Send"
 )]
 pub trait Matchmaker {
-    /// Returns where the matchmaker is, as it may be shown: without a password.
+    /// Returns the matchmaker's address without a password, for display.
     fn url(&self) -> &str;
 
-    /// Tells whether the connection stands.
+    /// Tells whether the connection is up.
     fn is_up(&self) -> bool;
 
-    /// Enters a node, or changes what it said of itself. Walks that an earlier agent of this name ran
-    /// are placed again; those it was the origin of are cancelled.
+    /// Registers a node, or updates its entry. Walks that an earlier agent of this name ran are placed again; walks of
+    /// which it was the origin are cancelled.
     ///
     /// # Errors
-    /// A living agent elsewhere has the name.
+    /// Another alive agent has the name.
     async fn register(&self, info: &NodeInfo) -> Result<(), BrokerError>;
 
     /// Extends the lease of the caller's node, and buries nodes whose lease ended. After the first one,
@@ -37,14 +36,14 @@ pub trait Matchmaker {
     /// Returns the answer to the last heartbeat if it is recent: then no other is needed yet.
     fn heard_lately(&self) -> Option<Registered>;
 
-    /// Takes a node out of the cluster. Walks that it runs are placed again; those it is the origin of
-    /// are cancelled.
+    /// Removes a node from the cluster. Walks that it runs are placed again; walks of which it is the origin are
+    /// cancelled.
     async fn leave(&self, node: &NodeId) -> Result<(), BrokerError>;
 
-    /// Returns the nodes of the cluster, and those that have gone, as far as they are remembered.
+    /// Returns the nodes of the cluster, and remembered nodes that have gone.
     async fn list(&self) -> Result<(Vec<NodeState>, Vec<PastNode>), BrokerError>;
 
-    /// Places a walk of the caller, or lets it wait for its turn.
+    /// Places a walk of the caller, or queues it.
     async fn submit(&self, submit: &Submit) -> Result<Submitted, BrokerError>;
 
     /// Gives up an attempt at a walk of the caller and asks for another, not on `avoid`.
@@ -69,7 +68,7 @@ pub trait Matchmaker {
     /// Removes all walks of a session.
     async fn cancel_session(&self, session: SessionId) -> Result<(), BrokerError>;
 
-    /// Says that the link to a node broke: the caller's walks there are placed again at once, and no
-    /// walk is placed there until the node's next heartbeat.
+    /// Reports that the link to a node has failed: the caller's walks there are placed again at once, and no walk is
+    /// placed there until the node's next heartbeat.
     async fn reap_node(&self, node: &NodeId) -> Result<(), BrokerError>;
 }

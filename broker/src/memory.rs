@@ -1,4 +1,4 @@
-//! The matchmaker in memory: the decisions of the functions in Redis for nodes in one process, for tests.
+//! The matchmaker in memory, for tests: it makes the same decisions as the functions in Redis, for nodes in one process.
 //!
 //! Time is tokio's, so that a test with a paused clock decides when leases end.
 
@@ -24,7 +24,7 @@ use crate::model::{
 use crate::pulse::Pulse;
 use call::{Call, State};
 
-/// What the nodes of one cluster share. Clones are the same cell.
+/// The state that the nodes of a cluster share. Clones refer to the same cell.
 #[derive(Debug, Clone)]
 pub struct MemoryCell {
     shared: Arc<Mutex<Shared>>,
@@ -33,7 +33,7 @@ pub struct MemoryCell {
 #[derive(Debug)]
 struct Shared {
     state: State,
-    /// When time began.
+    /// The start of time.
     begun: Instant,
     /// cell --events--> agents. Unbounded, as there are few: see [`crate::Broker`].
     agents: Vec<(NodeId, mpsc::UnboundedSender<Event>)>,
@@ -84,7 +84,7 @@ impl Memory {
     }
 
     async fn call<T>(&self, decide: impl FnOnce(&mut Call<'_>) -> T) -> T {
-        // As with a server, others may come first.
+        // As with a server, other calls may come first.
         tokio::task::yield_now().await;
         let mut shared = self.cell.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let now = shared.begun.elapsed();
@@ -95,7 +95,7 @@ impl Memory {
         answer
     }
 
-    /// Hands events to their nodes: those for the caller to this connection, as in a reply.
+    /// Delivers events to their nodes. Those for the caller go to this connection, as in a reply.
     fn deliver(
         &self,
         mail: Vec<(NodeId, Event)>,

@@ -1,4 +1,4 @@
-//! What agents tell the matchmaker, and what it answers.
+//! The types of requests and answers of a matchmaker.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use worknode::id::{Attempt, NodeId, WalkId};
 use worknode::said::Said;
 
-/// What the matchmaker tells an agent without being asked.
+/// An unsolicited message from the matchmaker to an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A walk of this origin that waited, or whose runner was lost, has a slot now.
+    /// A walk of this origin that was waiting, or whose runner was lost, has got a slot.
     Granted(Grant),
     /// A walk whose origin or runner this node is was cancelled.
     Cancelled(WalkId),
@@ -17,8 +17,7 @@ pub enum Event {
     Exhausted(WalkId),
     /// The connection broke. Calls wait for a moment, then fail.
     Lost,
-    /// The connection is there again. Grants may have been missed: register, and submit all waiting
-    /// walks again.
+    /// The connection is up again. Grants may have been lost: register, and submit all waiting walks again.
     Back,
 }
 
@@ -35,7 +34,7 @@ pub struct Grant {
     pub attempt: Attempt,
 }
 
-/// What a node says of itself.
+/// A node's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeInfo {
     /// Its name.
@@ -48,16 +47,16 @@ pub struct NodeInfo {
     pub slots: u32,
     /// Its processor.
     pub cpu: Said,
-    /// What it has found wrong with itself.
+    /// A problem that it has detected.
     pub trouble: Option<Trouble>,
 }
 
-/// What a node may find wrong with itself.
+/// A problem that a node detects in itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// It has no room for packets.
+    /// It has no space for packets.
     Full,
-    /// Its machine does not have the address at which others are to reach it.
+    /// Its machine does not have the address that it advertises.
     Address,
 }
 
@@ -85,11 +84,11 @@ impl Trouble {
 /// A node, as the matchmaker knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeState {
-    /// What it said of itself.
+    /// Its description of itself.
     pub info: NodeInfo,
     /// Walks that hold its slots.
     pub running: u32,
-    /// Whether its lease holds.
+    /// Whether its lease is valid.
     pub alive: bool,
     /// Distinguishes its agent from earlier ones of the same name.
     pub incarnation: Said,
@@ -102,7 +101,7 @@ pub struct NodeState {
 pub struct PastNode {
     /// Its name.
     pub node: NodeId,
-    /// Whether its agent said that it leaves; otherwise it fell silent.
+    /// Whether its agent left orderly; otherwise it fell silent.
     pub left: bool,
     /// How long ago the matchmaker heard it.
     pub heard_ago: Duration,
@@ -111,52 +110,52 @@ pub struct PastNode {
 /// Whether the matchmaker knows the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
-    /// It does, and has extended the lease.
+    /// It is known, and its lease has been extended.
     Yes {
-        /// The number of the list of nodes: how often it has changed.
+        /// The version of the list of nodes: how often it has changed.
         list: u64,
         /// Whether walks of other origins wait for a slot.
         others_wait: bool,
     },
-    /// It does not, or no longer does: register.
+    /// It is unknown and must register.
     No,
 }
 
-/// A walk of the caller that is to be placed.
+/// A request to place a walk of the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submit {
     /// The walk.
     pub walk: WalkId,
-    /// The last attempt, which the origin gave up; 0 for a new walk. A matchmaker that lost its memory
-    /// continues to count from here.
+    /// The last attempt, which the origin gave up; 0 for a new walk. A matchmaker that has lost its state continues to
+    /// count from here.
     pub after: Attempt,
-    /// The only node that suits.
+    /// The only acceptable node, if given.
     pub only: Option<NodeId>,
-    /// Nodes that do not suit.
+    /// Nodes to avoid.
     pub avoid: Vec<NodeId>,
-    /// Nodes that come first among equally loaded ones.
+    /// Nodes to prefer among equally loaded ones.
     pub prefer: Vec<NodeId>,
 }
 
-/// What became of a submitted walk.
+/// The result of submitting a walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Submitted {
     /// It has a slot.
     Granted(Grant),
-    /// It waits at this place of its lane (1 is next); an [`Event`] tells of the grant.
+    /// It waits at this place of its lane (1 is next); an [`Event`] announces the grant.
     Queued(u64),
-    /// Too many walks wait: it is to be executed at the origin.
+    /// Too many walks are waiting, so it should be executed at the origin.
     Busy,
     /// The walk failed too often and was dropped.
     Exhausted,
 }
 
-/// What became of a walk whose attempt failed.
+/// The result of retrying a walk whose attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retried {
-    /// What became of the next attempt.
+    /// The result of submitting the next attempt.
     Submitted(Submitted),
-    /// The walk is unknown: it ended, was cancelled, or the matchmaker lost its memory.
+    /// The walk is unknown: it has ended, was cancelled, or the matchmaker has lost its state.
     NotNeeded,
 }
 
@@ -165,11 +164,11 @@ pub enum Retried {
 pub enum Finished {
     /// The slot is free again, or granted to `next`.
     Done {
-        /// The caller's walk that has the slot now.
+        /// The caller's walk that has got the slot.
         next: Option<Grant>,
     },
-    /// A newer attempt counts; its number is at least this.
+    /// A newer attempt is valid; its number is at least this.
     Fenced(Attempt),
-    /// The walk is unknown: it ended before, or the matchmaker lost its memory.
+    /// The walk is unknown: it has ended before, or the matchmaker has lost its state.
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! When a node's heartbeat is due: it then goes out with the next call, or alone if there is none.
+//! Decides when a node's heartbeat is due. It is then sent with the next call, or alone if there is none.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ const LATELY: Duration = LEASE.checked_div(5).expect("five is not zero");
 
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    /// Tells this agent from an earlier one of the same name.
+    /// Distinguishes this agent from earlier ones of the same name.
     pub(crate) incarnation: String,
     state: Mutex<State>,
 }
@@ -31,8 +31,8 @@ impl Pulse {
         Self { incarnation, state: Mutex::default() }
     }
 
-    /// Tells whether a heartbeat is to go out with the call that is made now, and if so counts it as
-    /// sent. A node that is not registered or has lost its lease sends its heartbeats alone.
+    /// Tells whether a heartbeat should be sent with the current call, and if so counts it as sent. A node that is not
+    /// registered or has lost its lease sends its heartbeats alone.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let keeps = |(at, registered): (Instant, Registered)| {
@@ -45,7 +45,7 @@ impl Pulse {
         due
     }
 
-    /// Notes the answer to a heartbeat.
+    /// Records the answer to a heartbeat.
     pub(crate) fn hear(&self, registered: Registered, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.heard = Some((now, registered));
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_heartbeat_goes_out_with_a_call_once_when_it_is_due() {
+    fn a_due_heartbeat_is_sent_once_with_a_call() {
         let pulse = Pulse::new("1".to_owned());
         let due = DUE + Duration::from_millis(1);
         let mut now = Instant::now();

@@ -147,7 +147,7 @@ async fn a_heartbeat_in_a_call_sees_the_slots_that_the_call_takes() {
 }
 
 #[tokio::test]
-async fn a_batch_looks_further_when_the_nodes_it_knows_are_of_no_use() {
+async fn a_batch_examines_more_nodes_if_the_known_ones_do_not_suit() {
     let cell = cell().await;
     let origin = cell.node("origin", 8).await;
     let mut agents = Vec::new();
@@ -166,7 +166,7 @@ async fn a_batch_looks_further_when_the_nodes_it_knows_are_of_no_use() {
 }
 
 #[tokio::test]
-async fn a_walk_that_is_said_twice_holds_one_slot() {
+async fn a_walk_submitted_twice_holds_one_slot() {
     let cell = cell().await;
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 4).await;
@@ -222,7 +222,7 @@ async fn notes_for_one_receiver_share_a_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_at_once_leave_no_slot_taken() {
+async fn concurrent_walks_leave_no_slot_taken() {
     let cell = cell().await;
     let origin = cell.node("origin", 0).await;
     let mut runners = Vec::new();
@@ -290,7 +290,7 @@ async fn every_walk_of_a_broken_batch_ends_once() {
 }
 
 #[tokio::test]
-async fn nobody_overtakes_what_waits_to_be_said() {
+async fn waiting_words_are_not_overtaken() {
     let cell = cell().await;
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 100).await;
@@ -311,7 +311,7 @@ async fn nobody_overtakes_what_waits_to_be_said() {
 }
 
 #[tokio::test]
-async fn only_and_prefer_are_heard_in_a_batch() {
+async fn only_and_prefer_are_honoured_in_a_batch() {
     let cell = cell().await;
     let _origin = cell.node("origin", 0).await;
     let mut agents = Vec::new();

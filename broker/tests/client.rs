@@ -31,7 +31,7 @@ async fn errors_name_the_broker_without_its_password() {
 
 /// A Redis without password hangs up on other machines; whether its words arrive is a matter of luck.
 #[tokio::test]
-async fn a_broker_in_protected_mode_is_told() {
+async fn protected_mode_is_reported() {
     use std::io::Write;
     for words in ["-DENIED Redis is running in protected mode because …\r\n", ""] {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
@@ -53,7 +53,7 @@ async fn a_broker_in_protected_mode_is_told() {
 }
 
 #[tokio::test]
-async fn passwords_with_signs_are_refused_unseen() {
+async fn unescaped_passwords_are_refused_without_showing_them() {
     let name = "n".parse().expect("a sound name");
     for password in ["s3c@ret", "s3c/ret", "s3c#ret", "s3c?ret", "s3c%ret"] {
         let url = format!("redis://:{password}@127.0.0.1:1/");

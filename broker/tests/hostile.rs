@@ -54,7 +54,7 @@ async fn what_a_walk_executes_is_not_in_redis() {
 }
 
 #[tokio::test]
-async fn nodes_that_make_no_sense_are_not_listed() {
+async fn malformed_nodes_are_not_listed() {
     let cell = cell().await;
     let origin = cell.node("origin", 0).await;
     let add = |name: &str, address: &str, slots: &str| {
@@ -100,7 +100,7 @@ async fn the_list_of_nodes_is_bounded() {
 }
 
 #[tokio::test]
-async fn nonsense_on_the_channel_is_not_heard() {
+async fn malformed_notes_are_ignored() {
     let cell = cell().await;
     let mut origin = cell.node("origin", 0).await;
     let channel = format!("{KEY}:to:origin");
@@ -126,7 +126,7 @@ async fn nonsense_on_the_channel_is_not_heard() {
 }
 
 #[tokio::test]
-async fn a_reply_without_an_end_is_not_kept() {
+async fn endless_replies_are_refused() {
     let cell = cell().await;
     let mut origin = cell.node("origin", 0).await;
     let channel = format!("{KEY}:to:origin");

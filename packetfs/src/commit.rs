@@ -1,8 +1,8 @@
-//! Applies change sets at the origin, each once and whole.
+//! Applies change sets at the origin, each exactly once and completely.
 //!
-//! Before the first change a set is written to the journal with all its content; after the last it
-//! is struck out. An agent that dies in between finds it there when it starts again and applies it
-//! once more: every step may be repeated. A set that is not whole in the journal was not begun.
+//! Before the first change, a set is written to the journal with all its content; after the last, it is cleared.
+//! If the agent dies in between, the next one applies it again, since all steps are idempotent. A set that is
+//! incomplete in the journal was not begun.
 
 mod appends;
 mod apply;
@@ -36,7 +36,7 @@ pub use error::CommitError;
 pub use model::{Commit, Owner, Scope};
 pub use vet::Refusal;
 
-/// Agents that may die of an interrupted commit before the next one goes on without it.
+/// Number of agents that may die of an interrupted commit before the next one sets it aside.
 const TRIES_MAX: u64 = 2;
 
 /// Applies commits, one at a time.
@@ -48,8 +48,8 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Opens the journal at `path` and applies what an earlier committer left unfinished there. What two have
-    /// died of is set aside.
+    /// Opens the journal at `path` and finishes an interrupted commit in it. One of which two agents have died is
+    /// set aside.
     ///
     /// # Errors
     /// The journal cannot be used.
@@ -61,11 +61,11 @@ impl Committer {
             let aside = journal.set_aside().map_err(failed)?;
             tracing::error!(
                 journal = %aside.display(),
-                "{TRIES_MAX} agents have died of an interrupted commit: it is not finished, and set aside"
+                "{TRIES_MAX} agents have died of an interrupted commit: it was moved to this journal, unfinished"
             );
             journal = Journal::open(path).map_err(failed)?;
         }
-        // Before it is read, which an agent may die of as well.
+        // Counted before reading, of which an agent may die as well.
         journal.note_try().map_err(failed)?;
         if let Some(Pending { commit, temporary }) = journal.pending().map_err(failed)? {
             tracing::warn!(ops = commit.changes.ops.len(), "finishing an interrupted commit");
@@ -77,15 +77,14 @@ impl Committer {
             };
             let finished: Result<(), CommitError> = finish();
             if let Err(error) = finished {
-                tracing::error!(%error, "an interrupted commit cannot be finished");
+                tracing::error!(%error, "failed to finish an interrupted commit");
             }
         }
         journal.strike().and_then(|()| journal.empty()).map_err(failed)?;
         Ok(Self { journal, temporaries, appends: RefCell::default() })
     }
 
-    /// Applies a commit. Returns the files that others have changed meanwhile and that are overwritten
-    /// now.
+    /// Applies a commit. Returns the files that others have changed meanwhile and that it has overwritten.
     ///
     /// # Errors
     /// See [`CommitError`].
@@ -103,9 +102,9 @@ impl Committer {
         self.journal.write(commit, temporary).map_err(failed)?;
         let cleared = || self.journal.note_cleared();
         let result = apply::apply(commit, &contents, temporary, None, &cleared);
-        // A journal that cannot be struck is struck, or applied once more, by the next agent.
+        // If this fails, the next agent clears the journal, or applies it again.
         if let Err(error) = self.journal.strike() {
-            tracing::error!(%error, "failed to strike the journal");
+            tracing::error!(%error, "failed to clear the journal");
         }
         result.map_err(|error| match error.conflict() {
             Some(path) => CommitError::Conflict(path),
@@ -115,7 +114,7 @@ impl Committer {
         Ok(reconciled.overwritten)
     }
 
-    /// Removes the last commit's content from the journal: to be called when no other follows soon.
+    /// Removes the last commit's content from the journal. To be called when no other follows soon.
     pub fn rest(&self) {
         if let Err(error) = self.journal.empty() {
             tracing::error!(%error, "failed to empty the journal");
@@ -123,7 +122,7 @@ impl Committer {
     }
 }
 
-/// Unpacks and checks all content before anything is changed.
+/// Decompresses and checks all content before anything is changed.
 fn contents(commit: &Commit) -> Result<Contents<'_>, CommitError> {
     let mut contents = HashMap::new();
     for (packet, packed) in &commit.packets {
@@ -132,7 +131,7 @@ fn contents(commit: &Commit) -> Result<Contents<'_>, CommitError> {
     }
     for op in &commit.changes.ops {
         if let Op::File { manifest, .. } = op {
-            // What it says of a packet's length decides how much room there has to be.
+            // The check for free space relies on the lengths in manifests.
             let is_whole = |packet: &PacketRef| {
                 let content = contents.get(&packet.digest);
                 content.is_some_and(|content| content.len() as u64 == u64::from(packet.bytes))

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_at_every_depth_counts_and_their_order_does_not() {
+    fn all_names_count_in_any_order() {
         let full = of(&[("/d", &[("a", false), ("e", true)]), ("/d/e", &[("b", false)])]);
         assert!(full.is_some());
         assert_eq!(full, of(&[("/d", &[("e", true), ("a", false)]), ("/d/e", &[("b", false)])]));

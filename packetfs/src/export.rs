@@ -1,5 +1,5 @@
-//! The origin's side of its tree: lists directories, splits files into packets and reads packets,
-//! for runners that ask by path. What is [`Hidden`] is never shown, whatever other name it has.
+//! Exports the origin's tree: lists directories, splits files into packets and reads packets for runners
+//! that ask by path. [`Hidden`] files are never shown, not even through another hard link.
 
 mod hidden;
 mod inodes;
@@ -33,14 +33,15 @@ use open::{errno, open, open_again};
 pub use hidden::{Hidden, Own, PatternError};
 pub use pattern::{PATTERN_BYTES_MAX, PATTERNS_MAX};
 
-/// Manifests that are remembered; when there are more, all are forgotten and made again on demand.
+/// Most cached manifests. Beyond this, the cache is cleared.
 const MANIFESTS_MAX: usize = 200_000;
-/// A file that changes while it is read is read again this often.
+/// Most attempts to read a file that changes while it is read.
 const READS_MAX: u32 = 5;
-/// Homes that are looked into at the start; secrets in others are found when a runner lists these.
+/// Most home directories that are searched at the start. Secrets in others are found when a runner lists
+/// them.
 const HOMES_MAX: usize = 100;
 
-/// Shows the files of this machine.
+/// Exports the files of this machine.
 #[derive(Debug)]
 pub struct Exporter {
     hidden: Arc<Hidden>,
@@ -51,15 +52,15 @@ pub struct Exporter {
 /// A file's content, with its packet if it is a single small one.
 #[derive(Debug)]
 pub struct Exported {
-    /// Attributes and packets.
+    /// Attributes and manifest.
     pub content: Content,
     /// The only packet of a small file.
     pub inline: Option<Packed>,
 }
 
 impl Exporter {
-    /// Makes an exporter that shows all but what is hidden. It looks for that in the agent's own directories
-    /// and in the homes of users.
+    /// Makes an exporter of everything that is not hidden. It records the inodes of hidden files in the agent's
+    /// directories and in users' homes.
     #[must_use]
     pub fn new(hidden: Arc<Hidden>) -> Self {
         let mut inodes = Inodes::default();
@@ -86,16 +87,16 @@ impl Exporter {
         let mut reader = Dir::from_fd(dir.try_clone().map_err(|_| Errno::EMFILE)?)?;
         let mut entries = Vec::new();
         for item in reader.iter() {
-            // `.` and `..` are no names.
+            // `.` and `..` are not valid names.
             let Ok(name) = FileName::new(item?.file_name().to_bytes()) else { continue };
-            // A name that vanished meanwhile is simply not listed.
+            // A name that has been removed meanwhile is not listed.
             entries.extend(entry(&dir, name));
         }
         self.note_hidden(path, entries.iter());
         Ok(Listing { attr, entries, hidden: false })
     }
 
-    /// Keeps the inodes of what is hidden in a directory in mind.
+    /// Records the inodes of hidden entries of a directory.
     fn note_hidden<'a>(&mut self, dir: &[u8], entries: impl Iterator<Item = &'a Entry>) {
         let mut hides = self.hidden.hider(dir);
         for entry in entries.filter(|entry| hides(&entry.name)) {
@@ -103,7 +104,7 @@ impl Exporter {
         }
     }
 
-    /// Returns what a name of a directory names now, if anything.
+    /// Returns the current entry of a name, if it exists.
     #[must_use]
     pub fn entry(&self, dir: &[u8], name: &[u8]) -> Option<Entry> {
         if is_kernels(dir) {
@@ -113,7 +114,7 @@ impl Exporter {
         entry(&dir, FileName::new(name).ok()?)
     }
 
-    /// Returns what the names of a directory name now, and the directory's own attributes.
+    /// Returns the current entries of names of a directory, and the directory's own attributes.
     #[must_use]
     pub fn entries(
         &mut self,
@@ -129,13 +130,13 @@ impl Exporter {
         let entries: Vec<_> = names.map(|name| (name.clone(), shown(&name))).collect();
         self.note_hidden(dir, entries.iter().filter_map(|(_, entry)| entry.as_ref()));
         for (_, entry) in &entries {
-            // Two writes within one tick of the clock leave one version.
+            // Two writes within one clock tick leave the same version.
             entry.iter().for_each(|entry| drop(self.manifests.remove(&entry.attr.version())));
         }
         (attr, entries)
     }
 
-    /// Returns the packets of a file, reading it if it is not known already.
+    /// Returns the packets of a file, reading it if its manifest is not cached.
     ///
     /// # Errors
     /// What the system says, `EACCES` for what is not exported, `EAGAIN` for a file that is
@@ -182,8 +183,8 @@ impl Exporter {
         Err(Errno::EAGAIN)
     }
 
-    /// Reads packets of a file, each at its offset. A packet that is not there any more, because
-    /// the file changed, is missing from the result.
+    /// Reads packets of a file, each at its offset. Packets that no longer exist, because the file has
+    /// changed, are missing from the result.
     ///
     /// # Errors
     /// What the system says, or `EACCES` for what is not exported.
@@ -223,8 +224,8 @@ impl Exporter {
         }
     }
 
-    /// Tells whether a small file's content shows that nobody else may see it, whatever its name: it is a
-    /// private key, or has one of the agent's words in it and is not everybody's to read anyway.
+    /// Tells whether a small file is secret by its content, whatever its name: a private key, or a file with one
+    /// of the agent's secret words that is not world-readable.
     fn is_secret(&self, path: &[u8], attr: &Attr, content: &[u8]) -> bool {
         let first_line = content.split(|&byte| byte == b'\n').next().unwrap_or_default();
         let is_key = first_line.starts_with(b"-----BEGIN ")
@@ -233,14 +234,14 @@ impl Exporter {
         is_key || (attr.mode & 0o004 == 0 && self.hidden.has_own_word(content))
     }
 
-    /// Returns what is hidden.
+    /// Returns the rules for hiding.
     #[must_use]
     pub fn hidden(&self) -> &Arc<Hidden> {
         &self.hidden
     }
 }
 
-/// Returns the homes of those who work here, as far as the machine itself knows them.
+/// Returns the home directories in this machine's `/etc/passwd`.
 fn homes() -> Vec<Bytes> {
     let text = std::fs::read("/etc/passwd").unwrap_or_default();
     let home = |line: &[u8]| line.split(|&byte| byte == b':').nth(5).map(<[u8]>::to_vec);
@@ -259,7 +260,7 @@ fn entry(dir: &OwnedFd, name: FileName) -> Option<Entry> {
         Kind::Symlink => Some(nix::fcntl::readlinkat(dir.as_fd(), path).ok()?.as_bytes().to_vec()),
         _ => None,
     };
-    // What cannot be read is shown without attributes, as by a file system that has none.
+    // If attributes cannot be read, the file is shown without any.
     let xattrs = xattr::shown_at(dir, &name).unwrap_or_default();
     Some(Entry { name, attr, target, xattrs })
 }

@@ -1,13 +1,13 @@
-//! The tree of an origin as one of its runners knows it: directories that were fetched whole, the
-//! manifests of files that were read, and a number for each path, which stays the same as long as the
-//! kernel knows it. The names of a file that has several share a number.
+//! The mirror of an origin's tree on a runner: listings of directories, manifests of files that were read, and
+//! a node number for each path, which is stable while the kernel holds a reference to it. The hard links of
+//! a file share a number.
 //!
-//! The mirror is pure: it says what it knows or what must be fetched, takes in what was fetched and
-//! what changed, and says what the kernel has to forget.
+//! The mirror does no I/O. It answers from what it knows or names what must be fetched; it learns answers and
+//! changes from the origin, and returns the invalidations for the kernel.
 //!
 //! In reading order: `model` has the types; `item` is one path; `answers` and `paths` answer questions;
-//! `learn` and `unlearn` take in what the origin says; `found` tells what a walk has found; `evict` keeps
-//! the mirror small.
+//! `learn` and `unlearn` apply what the origin reports; `found` tells what a walk has found; `evict` bounds the
+//! memory.
 
 mod answers;
 mod evict;
@@ -32,28 +32,27 @@ use links::Links;
 
 pub use model::{Answer, Invalidation, Marks, Name, Need, Node, ROOT};
 
-/// Names that a mirror knows before it evicts those that are not in use: several times what a large build
-/// looks at, and about 100 MB.
+/// Number of names beyond which unused ones are evicted: several times what a large build looks up, about 100 MB.
 pub const NAMES_MAX: usize = 200_000;
 
 /// An origin's tree.
 #[derive(Debug)]
 pub struct Mirror {
-    /// By path. Each in a box, because a table that grows and shrinks is half empty.
+    /// By path. Boxed, because a hash table is up to half empty.
     items: HashMap<Node, Box<Item>>,
     links: Links,
     next: Node,
-    /// Batches of changes so far.
+    /// Number of batches of changes so far.
     batches: u64,
     marks: Marks,
     gone: Gone,
     kernel: Kernel,
-    /// What is too much for the kernel to remember.
+    /// Names that the kernel should drop because it caches too many.
     excess: BTreeSet<Invalidation>,
     names_max: usize,
-    /// Names beyond which something is evicted.
+    /// Number of names beyond which some are evicted.
     evict_beyond: usize,
-    /// The kernel was asked to forget all names since something was last evicted.
+    /// Whether the kernel was asked to drop unused names since the last eviction.
     asked: bool,
 }
 
@@ -64,18 +63,18 @@ impl Default for Mirror {
 }
 
 impl Mirror {
-    /// Makes a mirror that knows nothing.
+    /// Makes an empty mirror.
     #[must_use]
     pub fn new() -> Self {
         Self::with_names_max(NAMES_MAX)
     }
 
-    /// Makes a mirror that knows nothing, and evicts what is not in use when it knows more names than this.
+    /// Makes an empty mirror that evicts unused names when it knows more than `names_max`.
     #[must_use]
     pub fn with_names_max(names_max: usize) -> Self {
         let time = Time { seconds: 0, nanos: 0 };
-        // Until the root is fetched it is some directory; nobody sees these attributes, because
-        // the first question about the root fetches it.
+        // Placeholder attributes, which are never shown: the first question about the root fetches
+        // it.
         let attr = Attr {
             kind: Kind::Dir,
             mode: 0o755,

@@ -179,7 +179,7 @@ impl Inner {
     fn forget(&mut self, digest: &Digest) {
         self.unindexed.remove(digest);
         if let Err(error) = self.index.remove(digest) {
-            tracing::warn!(%error, "failed to forget a packet");
+            tracing::warn!(%error, "failed to remove a packet from the index");
         }
     }
 

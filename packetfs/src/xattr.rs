@@ -119,7 +119,7 @@ pub(crate) fn remove(file: &OwnedFd, name: &[u8]) -> io::Result<()> {
     none_as((), fs::fremovexattr(file, name))
 }
 
-/// Returns `nothing` where there is no such attribute, or the file system has none at all.
+/// Returns `nothing` if the attribute is absent or the file system does not support attributes.
 fn none_as<T>(nothing: T, result: Result<T, Errno>) -> io::Result<T> {
     match result {
         Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => Ok(nothing),

@@ -493,3 +493,46 @@ fn environments_of_any_size() {
     exit(&mut door, 0);
     assert!(finish(child).status.success());
 }
+
+/// Compares all messages of the stub with their snapshot. `INSTA_UPDATE=always` rewrites it: review the difference.
+#[test]
+fn messages() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("program");
+    let mut said = String::new();
+    let mut note = |situation: &str, output: Output| {
+        let message = text(&output.stderr).replace(&*directory.path().to_string_lossy(), "/work");
+        let status = output.status.code().expect("it exits");
+        said += &format!("--- {situation}\n{message}[exit {status}]\n\n");
+    };
+    let alone = || {
+        let mut stub = Command::new(&shims().stub);
+        stub.env_clear();
+        stub
+    };
+    let here = |path: &Path| alone().env("OSWALK_WALK", path).output().expect("the stub runs");
+    note("started without a session", alone().output().expect("the stub runs"));
+    note("the program is absent", here(&file));
+    std::fs::write(&file, "").expect("a file");
+    note("the program is not executable", here(&file));
+    let circle = directory.path().join("circle");
+    std::os::unix::fs::symlink(&circle, &circle).expect("a link");
+    note("another error", here(&circle));
+
+    let agent = Agent::new(0);
+    let (child, _, mut door) = agent.start();
+    send(&mut door, Kind::Data, 1, b"out");
+    assert_eq!(receive(&mut door).expect("it was written").0.kind, Kind::Written);
+    drop(door);
+    note("the agent dies after output", finish(child));
+
+    let agent = Agent::new(NO_FALLBACK);
+    let (child, _, door) = agent.start();
+    drop(door);
+    note("the agent dies, without fallback", finish(child));
+
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!("stub", said.trim_end()));
+}

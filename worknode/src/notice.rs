@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn why_nothing_walked_is_the_commonest_reason() {
+    fn the_most_frequent_reason_is_reported() {
         let stay = |reason: Reason, count| StayLine {
             argv0: "gcc".to_owned(),
             reason: reason.name().to_owned(),

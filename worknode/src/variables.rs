@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_begin_with_names() {
+    fn entries_are_prefixes_of_their_variables() {
         for (name, entry) in [(PAGE, PAGE_ENTRY), (WALK, WALK_ENTRY), (ADDED, ADDED_ENTRY)] {
             assert_eq!([name.as_bytes(), b"="].concat(), entry);
         }

@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_node_is_said() {
+    fn trouble_of_a_node_is_reported() {
         let (members, now) = (members(), Instant::now());
         let shown = |info: NodeInfo| {
             let state = NodeState { info, ..state("n1") };
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_are_gone_are_remembered() {
+    fn departed_nodes_are_remembered() {
         let (members, now) = (members(), Instant::now());
         let past = |left, seconds| PastNode {
             node: name("n1"),
@@ -395,5 +395,38 @@ mod tests {
         members.take_list(&many, &[], later);
         members.take_list(&[], &[], later);
         assert_eq!(members.status(true, later).len(), GONE_MAX);
+    }
+
+    /// What `oswalk status` shows of nodes that take no walks.
+    #[test]
+    fn messages() {
+        let mut messages = crate::messages::Messages::default();
+        let mut say = |situation: &str, state: &NodeState, left: bool, broker_up: bool| {
+            let now = Instant::now();
+            let member = Member {
+                state: state.clone(),
+                alive: state.alive,
+                heard: now,
+                left,
+                greeting: Greeting::Not,
+                under_way: false,
+            };
+            let (condition, why, remedy) = members().condition(&member, broker_up, now);
+            let why = why.map_or_else(String::new, |why| format!(", {why}"));
+            let remedy = remedy.map_or_else(String::new, |remedy| format!(": {remedy}"));
+            messages.add(situation, format_args!("{}{why}{remedy}", condition.name()));
+        };
+        let n1 = state("n1");
+        say("the broker is away", &n1, false, false);
+        say("no handshake yet", &n1, false, true);
+        say("its lease has expired", &NodeState { alive: false, ..n1.clone() }, false, true);
+        say("it has left", &NodeState { alive: false, ..n1.clone() }, true, true);
+        for trouble in [Trouble::Full, Trouble::Address] {
+            let info = NodeInfo { trouble: Some(trouble), ..n1.info.clone() };
+            say(trouble.name(), &NodeState { info, ..n1.clone() }, false, true);
+        }
+        let info = NodeInfo { version: "2".into(), ..n1.info.clone() };
+        say("another version", &NodeState { info, ..n1 }, false, true);
+        messages.compare("nodes");
     }
 }

@@ -1,5 +1,5 @@
-//! What the thread has to say, brought to the links in one piece and in its order: the agent wakes
-//! once for it, and what a walk's runner is told ahead of the walk goes in one message with it.
+//! Passes the exporter's frames to the links in batches and in order. The agent wakes up once per batch, and
+//! answers sent ahead of a walk go into the same message as the walk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,14 +9,14 @@ use tokio::sync::oneshot;
 
 use crate::wire::frame::Frame;
 
-/// Said at once when there is more: a link may begin with it.
+/// Batch size beyond which a batch is passed on at once, so that links can start sending.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// The thread's end.
+/// The exporter's end.
 #[derive(Debug)]
 pub(super) struct Outbox {
     tx: UnboundedSender<Batch>,
-    /// Batches that have not been handed over.
+    /// Number of batches that have not been passed on.
     under_way: Arc<AtomicUsize>,
     batch: Batch,
     bytes: usize,
@@ -29,7 +29,7 @@ struct Batch {
 }
 
 impl Outbox {
-    /// Makes one, and the task that empties it.
+    /// Makes an outbox, and starts the task that empties it.
     pub(super) fn start() -> Self {
         let (tx, rx) = unbounded_channel();
         let under_way = Arc::new(AtomicUsize::new(0));
@@ -37,12 +37,12 @@ impl Outbox {
         Self { tx, under_way, batch: Batch::default(), bytes: 0 }
     }
 
-    /// Returns how many batches have not been handed over.
+    /// Returns the number of batches that have not been passed on.
     pub(super) fn under_way(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.under_way)
     }
 
-    /// Puts a frame for a link in.
+    /// Adds a frame for a link.
     pub(super) fn put(&mut self, out_tx: &UnboundedSender<Frame>, frame: Frame) {
         self.bytes += frame.payload.len();
         self.batch.frames.push((out_tx.clone(), frame));
@@ -51,19 +51,19 @@ impl Outbox {
         }
     }
 
-    /// Has `done_tx` told when all that was put in is on its way.
+    /// Notifies `done_tx` when everything added so far has been passed on.
     pub(super) fn put_done(&mut self, done_tx: oneshot::Sender<()>) {
         self.batch.done = Some(done_tx);
         self.send();
     }
 
-    /// Sends what is in it.
+    /// Sends the batch.
     pub(super) fn send(&mut self) {
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
         if !batch.frames.is_empty() || batch.done.is_some() {
             self.under_way.fetch_add(1, Ordering::SeqCst);
-            // Without the agent there is nobody to tell.
+            // Fails if the agent is ending.
             let _ = self.tx.send(batch);
         }
     }
@@ -71,8 +71,8 @@ impl Outbox {
 
 async fn deliver(mut rx: UnboundedReceiver<Batch>, under_way: Arc<AtomicUsize>) {
     while let Some(Batch { frames, done }) = rx.recv().await {
-        // Who waits is woken first, and runs when all frames have been handed over: what it adds to
-        // a link is there before the link's own task begins to write.
+        // Waiting tasks are woken first, and run after all frames have been passed on. So a frame that
+        // they add to a link is queued before the link's task begins to write.
         if let Some(done_tx) = done {
             let _ = done_tx.send(());
         }

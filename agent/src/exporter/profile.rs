@@ -1,22 +1,22 @@
-//! Access profiles: what walks like this one have asked for. A node that has not seen a project yet is
-//! told all of it in one go, where it would ask for one thing after the other.
+//! Access profiles: what similar walks have requested. It is sent at once to a node that is new to a project, which
+//! would otherwise request one item after the other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use packetfs::path::{Bytes, is_within};
 
-/// Profiles kept; the one that was not used for the longest time goes first.
+/// Most profiles. The least recently used one is dropped first.
 const PROFILES_MAX: usize = 64;
-/// Paths in one of them.
+/// Most paths in a profile.
 const PATHS_MAX: usize = 1000;
-/// What one of them takes at most: so many paths of usual length, and the packets of some gigabytes.
+/// Most memory of a profile: room for that many paths of usual length, and the packets of some gigabytes.
 const PROFILE_BYTES_MAX: usize = 1024 * 1024;
-/// What a path takes besides its bytes, and a packet's offset, about.
+/// Approximate memory for a path besides its bytes, and for a packet's offset.
 const PATH_BYTES: usize = 128;
 const OFFSET_BYTES: usize = 16;
 
-/// Walks of one program in one directory read much the same.
+/// What makes walks similar: the same program in the same directory reads much the same files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Likeness {
     /// The program.
@@ -25,32 +25,32 @@ pub(crate) struct Likeness {
     pub(crate) cwd: Bytes,
 }
 
-/// What there is to know about a path.
+/// The facts about a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// The names in it.
+    /// Its listing.
     pub(super) listing: bool,
-    /// The packets it consists of.
+    /// Its manifest.
     pub(super) content: bool,
-    /// The packets at these offsets.
+    /// Its packets at these offsets.
     pub(super) packets: BTreeSet<u64>,
 }
 
-/// Paths with what was asked or told of them. Directories come before what is in them.
+/// Paths with the facts that were requested or sent. Directories precede their entries.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known {
     paths: BTreeMap<Bytes, Facts>,
-    /// What those take that were noted.
+    /// Memory for the recorded paths.
     bytes: usize,
 }
 
 impl Known {
-    /// Returns what is known of a path, to add to it.
+    /// Returns the facts about a path, for additions.
     pub(super) fn of(&mut self, path: &[u8]) -> &mut Facts {
         self.paths.entry(path.to_vec()).or_default()
     }
 
-    /// Notes something of a path that somebody else has named.
+    /// Adds a fact about a path that a peer has named, and accounts for its memory.
     pub(super) fn note(&mut self, path: &[u8], add: impl Fn(&mut Facts)) {
         let before = self.paths.get(path).map_or(0, |facts| cost(path, facts));
         let facts = self.of(path);
@@ -58,18 +58,18 @@ impl Known {
         self.bytes = self.bytes.saturating_sub(before) + cost(path, &self.paths[path]);
     }
 
-    /// Returns what is known of a path.
+    /// Returns the facts about a path.
     pub(super) fn get(&self, path: &[u8]) -> Option<&Facts> {
         self.paths.get(path)
     }
 
-    /// Forgets a path, and all below it.
+    /// Removes a path, and everything below it.
     pub(super) fn forget(&mut self, path: &[u8]) {
         let gone: Vec<Bytes> = self
             .paths
             .range(path.to_vec()..)
             .map(|(known, _)| known)
-            // Names that only begin alike, as `a.c` does with `a`, may lie between.
+            // Names with the same prefix, such as `a.c` for `a`, sort in between.
             .take_while(|known| known.starts_with(path))
             .filter(|known| is_within(known, path))
             .cloned()
@@ -80,27 +80,27 @@ impl Known {
         }
     }
 
-    /// Returns how many paths something is known of.
+    /// Returns the number of paths.
     fn paths(&self) -> usize {
         self.paths.len()
     }
 
-    /// Returns about how much memory it takes.
+    /// Returns the approximate memory use.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Forgets everything.
+    /// Removes everything.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Returns everything, to add to it.
+    /// Returns all paths, for additions.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Bytes, &mut Facts)> {
         self.paths.iter_mut()
     }
 
-    /// Returns everything.
+    /// Returns all paths.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Facts)> {
         self.paths.iter()
     }
@@ -114,7 +114,7 @@ fn cost(path: &[u8], facts: &Facts) -> usize {
 #[derive(Debug, Default)]
 pub(super) struct Profiles {
     profiles: HashMap<Arc<Likeness>, Profile>,
-    /// Counts uses, to tell which is the oldest.
+    /// Counts uses, to find the least recently used one.
     uses: u64,
 }
 
@@ -125,7 +125,7 @@ struct Profile {
 }
 
 impl Profiles {
-    /// Notes what a walk asked for, or one of several that run at the same time.
+    /// Records a request of a walk, or of one of several concurrent walks.
     pub(super) fn note(&mut self, walks: &[Arc<Likeness>], path: &[u8], add: impl Fn(&mut Facts)) {
         for walk in walks {
             self.uses += 1;
@@ -146,7 +146,7 @@ impl Profiles {
         }
     }
 
-    /// Returns what walks like this one asked for.
+    /// Returns what similar walks have requested.
     pub(super) fn of(&mut self, walk: &Likeness) -> Option<Known> {
         self.uses += 1;
         let profile = self.profiles.get_mut(walk)?;
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_a_path_is_forgotten_with_it() {
+    fn removing_a_path_removes_everything_below() {
         let mut known = Known::default();
         for path in ["/a", "/a.c", "/a/b", "/a/b/c", "/ab", "/b"] {
             known.of(path.as_bytes()).listing = true;
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_profile_goes_first() {
+    fn the_least_recently_used_profile_is_dropped() {
         let mut profiles = Profiles::default();
         let all: Vec<_> = (0..=PROFILES_MAX).map(|number| like(&number.to_string())).collect();
         for walk in &all[..PROFILES_MAX] {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_takes_nothing() {
+    fn removed_paths_take_no_memory() {
         let mut known = Known::default();
         for path in ["/a", "/a/b"] {
             known.note(path.as_bytes(), |facts| facts.packets.extend([1, 2]));

@@ -1,4 +1,4 @@
-//! What the other side of a link was told ahead of this side's walks, so that it is told once.
+//! Remembers which data was sent to the peer ahead of walks, so that it is sent only once.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -10,24 +10,24 @@ use worknode::command::Files;
 use crate::compile;
 use crate::exporter::profile::Likeness;
 
-/// Kinds of walks remembered; when there are more, the other side is told once more.
+/// Most kinds of walks whose data was sent ahead that are remembered; beyond this, data is sent again.
 const KINDS_MAX: usize = 1000;
-/// Compile steps, likewise.
+/// The same for compile steps.
 const STEPS_MAX: usize = 50_000;
 
-/// Walks of this side, and what was told ahead of them.
+/// Walks of this side, and the data that was sent ahead of them.
 #[derive(Debug, Default)]
 pub(crate) struct Foretold {
-    /// Walks that run on the other side, by stream.
+    /// Walks that run on the peer, by stream.
     walks: RefCell<HashMap<u32, Arc<Likeness>>>,
-    /// Kinds of walks of which it was told ahead of the first.
+    /// Kinds of walks whose data was sent ahead.
     kinds: RefCell<HashSet<Arc<Likeness>>>,
-    /// Hashes of the compile steps whose files it was told of.
+    /// Hashes of the compile steps whose files were sent ahead.
     steps: RefCell<HashSet<u64>>,
 }
 
 impl Foretold {
-    /// Notes a walk on a stream; true if it is the first of its kind.
+    /// Records a walk on a stream. Returns whether it is the first of its kind.
     pub(crate) fn note_walk(&self, stream: u32, walk: &Arc<Likeness>) -> bool {
         self.walks.borrow_mut().insert(stream, Arc::clone(walk));
         let mut kinds = self.kinds.borrow_mut();
@@ -37,8 +37,8 @@ impl Foretold {
         kinds.insert(Arc::clone(walk))
     }
 
-    /// Notes the files of a compile step; true if the other side has not been told of them, or of its
-    /// sources as they are now.
+    /// Records the files of a compile step. Returns whether they, or the current versions of its sources, have not been
+    /// sent ahead yet.
     pub(crate) fn note_step(&self, walk: &Likeness, files: &Files) -> bool {
         let mut hasher = DefaultHasher::new();
         (walk, files, compile::versions(files, &walk.cwd)).hash(&mut hasher);
@@ -49,7 +49,7 @@ impl Foretold {
         steps.insert(hasher.finish())
     }
 
-    /// Returns the kinds of walks that run on the other side.
+    /// Returns the kinds of walks that run on the peer.
     pub(crate) fn walks(&self) -> Vec<Arc<Likeness>> {
         let mut kinds: Vec<Arc<Likeness>> = Vec::new();
         for walk in self.walks.borrow().values() {
@@ -60,7 +60,7 @@ impl Foretold {
         kinds
     }
 
-    /// The walk on a stream has ended.
+    /// Records the end of the walk on a stream.
     pub(crate) fn end_walk(&self, stream: u32) {
         self.walks.borrow_mut().remove(&stream);
     }

@@ -1,4 +1,4 @@
-//! The reading half of a connection whose other side has not proved who it is: only so many bytes are read until then.
+//! The reading half of a connection, from which a limited number of bytes is read until the peer is authenticated.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +14,7 @@ use crate::wire::limits::GREETING_BYTES_MAX;
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
     stream: S,
-    /// Bytes that may still be read, as long as that counts.
+    /// Bytes that may still be read, while the connection is guarded.
     left: Option<usize>,
 }
 
@@ -23,7 +23,7 @@ impl<S> Guarded<S> {
         Self { stream, left: Some(GREETING_BYTES_MAX) }
     }
 
-    /// The other side has proved who it is.
+    /// Removes the limit after the peer has authenticated.
     pub(crate) fn open(&mut self) {
         self.left = None;
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_than_a_greeting_is_read_only_after_it() {
+    fn only_a_greeting_is_read_before_authentication() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             let (near, mut far) = tokio::io::duplex(64 * 1024);

@@ -1,5 +1,5 @@
-//! Greets over a new connection: sends and receives the messages of [`crate::wire::greeting`], and decides whether two
-//! agents come together.
+//! Performs the handshake on a new connection: exchanges the messages of [`crate::wire::greeting`], and decides whether
+//! the link is accepted.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,19 +17,19 @@ use crate::wire::greeting::{self, Hello, Proof, Purpose, Secret, Side};
 use crate::wire::limits::CLOCKS_APART_MAX_S;
 use crate::wire::message::encode;
 
-/// An agent, as the other one knows it after they have greeted each other.
+/// An agent's identity after the handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(crate) node: NodeId,
     pub(crate) incarnation: u64,
 }
 
-/// Why two agents do not come together.
+/// Why a handshake fails.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    #[error("the link broke while the agents greeted each other")]
+    #[error("the connection ended during the handshake")]
     Broken,
-    #[error("the other side does not speak OS Walk's link protocol")]
+    #[error("the peer does not speak OS Walk's link protocol")]
     Garbled,
     #[error(
         "node {node} runs OS Walk {theirs} (link protocol {their_protocol}), this one {ours} \
@@ -42,7 +42,7 @@ pub(crate) enum HandshakeError {
     Secret(NodeId),
 }
 
-/// Greets as the side that called.
+/// Performs the caller's side.
 pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
     own: &Peer,
@@ -60,7 +60,7 @@ pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(Peer { node: theirs.node, incarnation: theirs.incarnation })
 }
 
-/// Greets as the side that was called.
+/// Performs the callee's side.
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
     own: &Peer,
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn agents_that_hold_one_secret_come_together() {
+    fn agents_with_the_same_secret_connect() {
         let name = peer("callee");
         let secret = || Secret::new(b"seven");
         let (caller, callee) =
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_version_says_is_shown_escaped() {
+    fn versions_are_escaped() {
         let name = peer("callee");
         let (caller, ()) = meet(Secret::new(b"seven"), async |socket| {
             let _: Hello = receive(socket).await.expect("a hello");

@@ -1,5 +1,5 @@
-//! Where the frames of one stream wait for whoever takes part in it. A side keeps to the credit that it was
-//! given; from one that does not, no more than this is kept.
+//! The bounded queue of one stream's frames. An honest peer stays within its credit; from any other, no more than the
+//! bound is kept.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::wire::frame::Frame;
 use crate::wire::limits::WAITING_BYTES_MAX;
 
-/// What a frame takes besides its payload.
+/// Memory for a frame besides its payload.
 const FRAME_BYTES: usize = 96;
 
 /// The receiving end.
@@ -19,14 +19,14 @@ pub(crate) struct Inbox {
     waiting: Rc<Cell<usize>>,
 }
 
-/// The other end.
+/// The sending end.
 #[derive(Debug)]
 pub(super) struct Slit {
     tx: mpsc::UnboundedSender<Frame>,
     waiting: Rc<Cell<usize>>,
 }
 
-/// Makes both.
+/// Makes a queue.
 pub(super) fn inbox() -> (Slit, Inbox) {
     let (tx, rx) = mpsc::unbounded_channel();
     let waiting = Rc::new(Cell::new(0));
@@ -34,7 +34,7 @@ pub(super) fn inbox() -> (Slit, Inbox) {
 }
 
 impl Inbox {
-    /// Returns the next frame; nothing when the link broke.
+    /// Returns the next frame, or `None` when the link has ended.
     pub(crate) async fn recv(&mut self) -> Option<Frame> {
         let frame = self.rx.recv().await?;
         self.waiting.set(self.waiting.get().saturating_sub(cost(&frame)));
@@ -43,11 +43,11 @@ impl Inbox {
 }
 
 impl Slit {
-    /// Puts a frame in; false if too much waits already.
+    /// Queues a frame. Returns false if too much is waiting already.
     pub(super) fn put(&self, frame: Frame) -> bool {
         let waiting = self.waiting.get();
         let after = waiting.saturating_add(cost(&frame));
-        // One frame may be larger: a change set is one.
+        // A single frame may be larger: a change set is one frame.
         if waiting > 0 && after > WAITING_BYTES_MAX {
             return false;
         }
@@ -68,7 +68,7 @@ mod tests {
     use crate::wire::frame::Kind;
 
     #[test]
-    fn so_much_waits_and_no_more() {
+    fn the_queue_is_bounded() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let frame =
             |bytes: usize| Frame { kind: Kind::Data, stream: 1, payload: vec![0; bytes].into() };

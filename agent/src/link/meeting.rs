@@ -1,27 +1,26 @@
-//! Which of two links with one peer stays.
+//! Decides which of two links with one peer stays.
 
 use std::time::Duration;
 
-/// A call that was begun before its side heard of the other's is over within this time: that of a call, and
-/// some for the way.
+/// Time within which a call that crossed the peer's call has ended: the timeout of a call, plus some transit time.
 const CROSSING_MAX: Duration = Duration::from_millis(2500);
 
-/// Two links with one peer.
+/// The properties of two links with one peer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Meeting {
-    /// It is the same agent, not a later one of the same name.
+    /// Whether the peer is the same agent, not a later one of the same name.
     pub(super) is_same_agent: bool,
-    /// The same side has called both.
+    /// Whether the same side has called both.
     pub(super) is_same_caller: bool,
-    /// Of the one that is there.
+    /// The age of the existing link.
     pub(super) age: Duration,
-    /// The newer one was called by the node with the smaller name.
+    /// Whether the caller of the newer link has the smaller name.
     pub(super) newer_is_of_smaller: bool,
 }
 
 impl Meeting {
-    /// Who calls has no link, or has lost it: the newer one stays. Only if both called before either heard
-    /// of the other, both have both: then both keep that of the smaller name's call.
+    /// Tells whether the newer link stays. Usually it does, because a caller has no link or has lost it. Only if
+    /// two calls crossed do both sides have both links: then they keep the one of the smaller name.
     pub(super) fn newer_stays(self) -> bool {
         let crossed = self.is_same_agent && !self.is_same_caller && self.age < CROSSING_MAX;
         !crossed || self.newer_is_of_smaller
@@ -33,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_calls_again_has_lost_the_link() {
+    fn a_second_call_replaces_a_lost_link() {
         let crossed = Meeting {
             is_same_agent: true,
             is_same_caller: false,

@@ -1,4 +1,4 @@
-//! The connection below a link, and how it is set up.
+//! The connection of a link, and its options.
 
 use std::io;
 use std::time::Duration;
@@ -13,21 +13,20 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use super::guarded::Guarded;
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 
-/// The kernel asks after a second of silence, then every second; what is not acknowledged for this
-/// long never arrived. What was sent just before the kernel would have given up puts that off once:
-/// a link is dropped after twice this time at most.
+/// TCP user timeout. Keepalive probes start after a second of silence and repeat every second. Data sent just
+/// before the timeout restarts it once, so a link is dropped after at most twice this time.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 const KEEPALIVE_SECONDS: u32 = 1;
-/// Bytes of a message that is sent, unless one frame is larger: one of the largest payload, or many small ones.
+/// Target size of a sent message: one frame of the largest payload, or many small ones.
 pub(super) const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
 
-/// What a link goes over.
+/// The connection of a link.
 pub(crate) type Socket = WebSocketStream<Connection>;
-/// A connection whose other side has not greeted, or has.
+/// A connection before or after the handshake.
 pub(crate) type Connection = Join<Guarded<OwnedReadHalf>, OwnedWriteHalf>;
 
-/// Prepares a connection: nothing waits for more to be sent, what the other side's kernel does not acknowledge for so
-/// long never arrived, and little is read before the other side has greeted.
+/// Sets the options of a connection (no delay for coalescing, keepalive, user timeout), and limits what is read before the
+/// handshake.
 pub(crate) fn prepare(stream: TcpStream) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let patience = u32::try_from(UNACKNOWLEDGED_MAX.as_millis()).unwrap_or(u32::MAX);
@@ -39,8 +38,8 @@ pub(crate) fn prepare(stream: TcpStream) -> io::Result<Connection> {
     Ok(tokio::io::join(Guarded::new(reading), writing))
 }
 
-/// The socket's limits: its defaults buffer far more than a link needs. What is read at once is filled
-/// with zeros before.
+/// Returns the WebSocket's limits. The defaults buffer far more than a link needs, and read buffers are zeroed before each
+/// read.
 pub(crate) fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(32 * 1024)

@@ -1,4 +1,4 @@
-//! The streams of a link: one for each walk, in which either side takes part until it has no use for more frames.
+//! The streams of a link, one per walk. Each side closes its end when it needs no more frames.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -6,18 +6,18 @@ use std::collections::HashMap;
 use super::inbox::{self, Inbox, Slit};
 use crate::wire::frame::Frame;
 
-/// This side's part in the streams of a link.
+/// This side's ends of the streams of a link.
 #[derive(Debug)]
 pub(super) struct Streams {
     /// The caller's streams are odd, the callee's even.
     next: Cell<u32>,
     open: RefCell<HashMap<u32, Slit>>,
-    /// Frames that belong to no stream: those of walks that have ended, and what a lying side makes up.
+    /// Frames without a stream: late ones of finished walks, or invented ones of a dishonest peer.
     strays: Cell<u64>,
 }
 
 impl Streams {
-    /// Makes the streams of the side that called, or was called.
+    /// Makes the streams of the caller or the callee.
     pub(super) fn new(called: bool) -> Self {
         let next = Cell::new(if called { 1 } else { 2 });
         Self { next, open: RefCell::default(), strays: Cell::new(0) }
@@ -30,7 +30,7 @@ impl Streams {
         (stream, self.take_part(stream))
     }
 
-    /// Takes part in a stream that the other side opened; nothing if that is none of its own, or open already.
+    /// Accepts a stream that the peer opens. Returns `None` if the number is not one of its own, or already open.
     pub(super) fn accept(&self, stream: u32) -> Option<Inbox> {
         let is_ours = stream % 2 == self.next.get() % 2;
         let is_open = self.open.borrow().contains_key(&stream);
@@ -43,7 +43,7 @@ impl Streams {
         inbox
     }
 
-    /// Hands a frame to whoever takes part in its stream; false if too much waits there.
+    /// Queues a frame in its stream. Returns false if too much is waiting there.
     pub(super) fn route(&self, frame: Frame) -> bool {
         match self.open.borrow().get(&frame.stream) {
             Some(slit) => slit.put(frame),
@@ -54,17 +54,17 @@ impl Streams {
         }
     }
 
-    /// Ends this side's part in a stream: later frames of it are dropped.
+    /// Closes a stream: its later frames are dropped.
     pub(super) fn close(&self, stream: u32) {
         self.open.borrow_mut().remove(&stream);
     }
 
-    /// Ends this side's part in all streams.
+    /// Closes all streams.
     pub(super) fn close_all(&self) {
         self.open.borrow_mut().clear();
     }
 
-    /// Returns how many frames belonged to no stream.
+    /// Returns the number of frames that belonged to no stream.
     pub(super) fn strays(&self) -> u64 {
         self.strays.get()
     }

@@ -1,5 +1,4 @@
-//! The tasks of a link: one reads from its socket, another writes to it. The reader never waits for whoever consumes
-//! what it reads.
+//! The reading and the writing task of a link. The reader never waits for a consumer.
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -16,15 +15,15 @@ use super::socket::{MESSAGE_BYTES_TARGET, Socket};
 use crate::wire::frame::{Assembler, Frame, FrameError, Kind, parts};
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 
-/// Silence after which a link asks whether the other side's agent is awake, and how often it asks in
-/// vain. Whether its machine is there the kernels find out among themselves, sooner and for less.
+/// Silence after which a link pings the peer's agent, and the number of unanswered pings after which it is
+/// dropped. The kernels detect an unreachable machine themselves, sooner and at less cost.
 const PING_EVERY: Duration = Duration::from_secs(5);
 const DEAD_AFTER: u32 = 3;
-/// Bytes at which a message is cut that one long frame has made larger: half of what is accepted.
+/// Size at which a message is split that a long frame has made larger: half of the accepted size.
 const PART_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 
-/// Starts the tasks of a link over a socket whose sides have greeted each other. `take` gets every
-/// frame that arrives; `end` is called once, when the link broke.
+/// Starts the tasks of a link after the handshake. `take` receives every frame; `end` is called once, when the link
+/// has ended.
 pub(crate) fn start(
     socket: Socket,
     peer: Peer,
@@ -33,7 +32,7 @@ pub(crate) fn start(
     take: impl Fn(&Rc<Link>, Frame) + 'static,
     end: impl FnOnce(&Rc<Link>) + 'static,
 ) -> Rc<Link> {
-    // Without it the link is taken for a slow one.
+    // Without this descriptor the link counts as slow.
     let connection = socket.get_ref().reader().as_fd().try_clone_to_owned().ok();
     let (link, out_rx) = Link::new(peer, number, called, connection);
     let link = Rc::new(link);
@@ -45,7 +44,7 @@ pub(crate) fn start(
             () = write(&running, sink, out_rx) => {}
             () = running.closed() => {}
         }
-        // The other side is to see that it ends.
+        // Closes the connection, so that the peer notices.
         running.connection.take();
         running.close();
         tracing::debug!(peer = %running.peer, strays = running.streams.strays(), "a link ended");
@@ -65,7 +64,7 @@ async fn read(
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(_)) | None) => return,
             Err(_) if silence.is_too_long(link) => {
-                tracing::warn!(peer = %link.peer, "the link is silent: dropping it");
+                tracing::warn!(peer = %link.peer, "dropping the link: it does not answer pings");
                 return;
             }
             Err(_) => {
@@ -87,19 +86,19 @@ async fn read(
     }
 }
 
-/// How long nothing was heard of the other side.
+/// Tracks the silence of the peer.
 #[derive(Debug, Default)]
 struct Silence {
-    /// Pings sent since.
+    /// Unanswered pings.
     pings: u32,
-    /// Messages sent when it was last looked at.
+    /// Number of messages sent at the last check.
     sent: u64,
 }
 
 impl Silence {
-    /// Counts one more ping, and tells whether there were too many.
+    /// Counts a ping. Returns whether there were too many.
     fn is_too_long(&mut self, link: &Link) -> bool {
-        // While a bulk goes out, the answer to a ping waits behind it on either side.
+        // During a bulk transfer, a pong waits behind data on either side.
         let moving = std::mem::replace(&mut self.sent, link.messages_out.get()) != self.sent;
         self.pings = if moving { 0 } else { self.pings + 1 };
         self.pings > DEAD_AFTER
@@ -133,7 +132,7 @@ async fn write(
     while let Some(frame) = out_rx.recv().await {
         let mut next = Some(frame);
         while let Some(frame) = next {
-            // What is waiting goes along: a short walk's output and its end are one message.
+            // Waiting frames go into the same message, such as a short walk's output and its exit.
             let mut message = Vec::with_capacity(frame.payload.len() + 64);
             let mut messages = says_something(&frame);
             link.note_sent(&frame);
@@ -178,7 +177,7 @@ mod tests {
     use crate::wire::message::Exit;
 
     #[test]
-    fn who_does_not_read_how_its_walks_end_has_few_of_them() {
+    fn unread_exits_are_bounded() {
         use tokio_tungstenite::tungstenite::protocol::Role;
         use worknode::spec::{Fault, Outcome};
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -201,7 +200,7 @@ mod tests {
                 offsets: Vec::new(),
                 doubt: None,
             };
-            // The writer has no turn meanwhile.
+            // The writer does not run in between.
             let sent = (0..2 * EXITS_MAX).take_while(|_| link.send_exit(1, &exit)).count();
             assert_eq!(sent, EXITS_MAX);
             while link.exits.get() > 0 {

@@ -1,5 +1,5 @@
-//! What a runner may send of a walk's output, and ask for of its input: it was given so much credit for each
-//! output, and may ask for the inputs of the spec and no others. What is beyond is not taken, and not done.
+//! Enforces flow control on a runner: it may send output within its credit, and request only inputs that the
+//! spec contains. Anything else is refused.
 
 use std::collections::HashMap;
 
@@ -10,30 +10,30 @@ use worknode::spec::{FdKind, WalkSpec};
 #[derive(Debug)]
 pub(super) struct Ledger {
     left: HashMap<u8, usize>,
-    /// A terminal's output may end between the two characters of a new line. The first is held then, and goes
-    /// with what comes after it, one byte beyond the credit.
+    /// A terminal's output may end between the two characters of a newline. The runner then withholds the first and sends
+    /// it with the next output, one byte beyond the credit.
     terminal: Option<u8>,
-    /// The descriptors that the stub may be asked to read: streams, and the terminal if the walk may read it.
-    /// A runner opens files itself.
+    /// The descriptors that the stub may be asked to read: streams, and the terminal if the walk may read it. Files are
+    /// opened by the runner itself.
     inputs: HashMap<u8, Input>,
-    /// The descriptor by which the terminal is set.
+    /// The descriptor for terminal settings.
     settings: Option<u8>,
 }
 
 /// An input of the walk.
 #[derive(Debug, Default)]
 struct Input {
-    /// Bytes that the runner has asked for and the stub has not sent.
+    /// Bytes that the runner has requested and the stub has not sent.
     asked: usize,
-    /// Bytes that were sent and that the walk has not taken. The terminal gives its input once.
+    /// Bytes that were sent and that the walk has not consumed. Not used for the terminal, which cannot be peeked.
     lent: Option<usize>,
 }
 
-/// Input that may be asked for at once; an honest runner asks for a megabyte.
+/// Most input that may be requested at once. An honest runner requests a megabyte.
 const ASKED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Ledger {
-    /// Opens it for all outputs of a walk.
+    /// Makes the ledger of a walk.
     pub(super) fn of(spec: &WalkSpec) -> Self {
         let terminal = spec.terminal_output().and_then(|fd| u8::try_from(fd).ok());
         let outputs = spec.fds.iter().filter(|fd| matches!(fd.kind, FdKind::Output));
@@ -53,7 +53,7 @@ impl Ledger {
         }
     }
 
-    /// The runner sent so much; false if it had no credit for it.
+    /// Records output from the runner. Returns false if it exceeds the credit.
     pub(super) fn spend(&mut self, fd: u8, bytes: usize) -> bool {
         let held = usize::from(self.terminal == Some(fd));
         let Some(left) = self.left.get_mut(&fd) else { return false };
@@ -64,7 +64,7 @@ impl Ledger {
         true
     }
 
-    /// The stub has written so much. Returns how much of that it had been sent, which may be sent again.
+    /// Records output that the stub has written. Returns the credit to give, which is limited to what it had been sent.
     pub(super) fn give(&mut self, fd: u8, bytes: usize) -> usize {
         let Some(left) = self.left.get_mut(&fd) else { return 0 };
         let given = bytes.min(WINDOW_BYTES.saturating_sub(*left));
@@ -72,14 +72,14 @@ impl Ledger {
         given
     }
 
-    /// The runner asks for so much input; false if the descriptor is none that it may ask for.
+    /// Records a request for input. Returns false if the descriptor must not be requested.
     pub(super) fn ask(&mut self, fd: u8, bytes: usize) -> bool {
         let Some(input) = self.inputs.get_mut(&fd) else { return false };
         input.asked = input.asked.saturating_add(bytes).min(ASKED_BYTES_MAX);
         bytes <= ASKED_BYTES_MAX
     }
 
-    /// The stub sent so much input; false if it was not asked for.
+    /// Records input from the stub. Returns false if it was not requested.
     pub(super) fn answer(&mut self, fd: u8, bytes: usize) -> bool {
         let Some(input) = self.inputs.get_mut(&fd) else { return bytes == 0 };
         let left = input.asked.checked_sub(bytes);
@@ -88,7 +88,7 @@ impl Ledger {
         left.is_some()
     }
 
-    /// The walk has read so much; false if it was not sent so much.
+    /// Records input that the walk has read. Returns false if it was not sent so much.
     pub(super) fn took(&mut self, fd: u8, bytes: usize) -> bool {
         let lent = self.inputs.get_mut(&fd).and_then(|input| input.lent.as_mut());
         let Some(lent) = lent else { return false };
@@ -97,7 +97,7 @@ impl Ledger {
         left.is_some()
     }
 
-    /// Tells whether the runner may set the terminal by this descriptor.
+    /// Tells whether the runner may change the terminal's settings through this descriptor.
     pub(super) fn may_set(&self, fd: u8) -> bool {
         self.settings == Some(fd)
     }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_beyond_the_credit() {
+    fn output_beyond_the_credit_is_refused() {
         let mut ledger = ledger(None);
         assert!(ledger.spend(1, WINDOW_BYTES) && ledger.spend(1, 0));
         assert!(!ledger.spend(1, 1));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stub_gives_no_more_than_it_got() {
+    fn a_stub_returns_no_more_credit_than_it_was_sent() {
         let mut ledger = ledger(None);
         assert_eq!(ledger.give(1, usize::MAX), 0);
         assert!(ledger.spend(1, 100));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn input_is_sent_when_it_is_asked_for() {
+    fn unrequested_input_is_refused() {
         let mut ledger = ledger(None);
         assert!(ledger.answer(0, 0) && !ledger.answer(0, 1));
         assert!(ledger.ask(0, 100));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn only_inputs_are_asked_for_and_taken_from() {
+    fn only_inputs_may_be_requested_and_read() {
         let mut ledger = ledger(Some(1));
         for fd in [1, 3, 255] {
             assert!(!ledger.ask(fd, 0) && !ledger.took(fd, 0), "{fd} is no input");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_may_hold_one_character() {
+    fn a_terminal_may_withhold_one_character() {
         let mut ledger = ledger(Some(1));
         assert!(ledger.spend(1, WINDOW_BYTES + 1));
         assert!(!ledger.spend(1, 1), "and only where there is credit");

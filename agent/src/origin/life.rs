@@ -1,5 +1,5 @@
-//! The life of a walk at its origin, as a state machine without I/O. [`super::errand`] does what each state asks for
-//! and tells what came of it.
+//! The life of a walk at its origin, as a state machine without I/O. [`super::errand`] performs the action of each
+//! state and reports the resulting event.
 //!
 //! ```text
 //! Queued ─granted─▶ Running ─ended─▶ Committing ─committed─▶ Done
@@ -15,26 +15,26 @@ use worknode::reason::Reason;
 /// Attempts on runners before the program is executed here.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// Where a walk stands.
+/// The state of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// It looks for a slot.
     Queued,
     /// A runner executes it.
     Running,
-    /// What it has changed is committed. If this is the `last` chance, then over what others have changed meanwhile.
+    /// Its changes are being committed. If this is the `last` chance, concurrent changes of others are overwritten.
     Committing { last: bool },
-    /// It is committed: the stub leaves as the program has.
+    /// It is committed: the stub exits with the program's status.
     Done,
     /// The stub executes the program here, for this reason.
     Here(Reason),
-    /// It can neither go on nor begin anew, for this reason.
+    /// It can neither continue nor be repeated, for this reason.
     Lost(Reason),
     /// The stub is gone.
     Gone,
 }
 
-/// What has happened to a walk.
+/// An event in a walk's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// It has a slot of a runner.
@@ -45,41 +45,41 @@ pub(super) enum Event {
     NoSlot(Reason),
     /// The program has ended.
     Ended {
-        /// Why its changes are not believed as long as the program can be executed here.
+        /// Why its changes are not trusted as long as the program can be executed here.
         doubt: Option<Reason>,
-        /// It has read a file while that was changed.
+        /// Whether it has read a file during a change.
         torn: bool,
     },
-    /// The attempt failed for a reason that is not the program's.
+    /// The attempt failed for a reason that has nothing to do with the program.
     Failed(Reason),
-    /// The broker has given the runner up, and granted a newer attempt, whose slot it has.
+    /// The broker has given up the runner, and has granted a newer attempt, whose slot the walk holds.
     Superseded,
-    /// No runner can do it.
+    /// No runner can execute it.
     Declined(Reason),
-    /// Its changes are made.
+    /// Its changes have been made.
     Committed,
     /// Its changes cannot be made.
     NotCommitted(Reason),
-    /// Others have changed the same.
+    /// Others have changed the same files.
     Conflict,
     /// The stub is gone.
     StubGone,
 }
 
-/// What the stub has done so far.
+/// What users and processes have seen of the walk so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// It has shown no output and taken no input.
+    /// The stub has shown no output and consumed no input.
     pub(super) nothing: bool,
-    /// It has taken input, which a repeated walk would miss.
+    /// The stub has consumed input, which a repeated walk would miss.
     pub(super) input_taken: bool,
 }
 
-/// A walk's state, and what is remembered of its attempts.
+/// A walk's state, and the history of its attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Life {
     pub(super) state: State,
-    /// The number of the attempt that runs, or ran last.
+    /// The number of the current or last attempt.
     pub(super) attempt: u32,
     /// Why the last attempt failed.
     failed: Option<Reason>,
@@ -90,13 +90,13 @@ impl Life {
         Self { state: State::Queued, attempt: 0, failed: None }
     }
 
-    /// Tells whether all attempts were made.
+    /// Tells whether all attempts have been used.
     pub(super) fn is_exhausted(&self) -> bool {
         self.attempt >= ATTEMPTS_MAX
     }
 
-    /// Takes in an event. One that cannot happen in this state changes nothing. `has_slot` says whether the walk still
-    /// holds a slot on which it can be repeated.
+    /// Handles an event. An event that cannot happen in this state changes nothing. `has_slot` tells whether the walk
+    /// still holds a slot on which it can be repeated.
     pub(super) fn take(&mut self, event: Event, seen: Seen, has_slot: bool) {
         let last = seen.input_taken || self.is_exhausted();
         self.state = match (self.state, event) {
@@ -104,7 +104,7 @@ impl Life {
             (State::Queued, Event::GrantedHome) => give_up(Reason::GrantedHome, seen),
             (State::Queued, Event::NoSlot(reason)) => give_up(self.failed.unwrap_or(reason), seen),
             (State::Queued | State::Running, Event::StubGone) => State::Gone,
-            // It would be so on every runner; here it is certain what happens.
+            // It would happen on every runner; at the origin the outcome is reliable.
             (State::Running, Event::Ended { doubt: Some(reason), .. }) if seen.nothing => {
                 State::Here(reason)
             }
@@ -144,7 +144,7 @@ impl Life {
     }
 }
 
-/// No runner will do it.
+/// Returns the state after giving up on runners.
 fn give_up(reason: Reason, seen: Seen) -> State {
     if seen.nothing { State::Here(reason) } else { State::Lost(reason) }
 }
@@ -187,7 +187,7 @@ mod tests {
         StubGone,
     ];
 
-    /// Where each event leads from a state, in the first attempt, by what was seen, without a slot: nothing, output, input.
+    /// The next state for each state and event in the first attempt without a slot, if nothing, output, or input was seen.
     fn expected(state: State, event: Event) -> [State; 3] {
         let [here, lost] = [Here, Lost];
         let given_up = |why| [here(why), lost(why), lost(why)];
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_stays_so() {
+    fn final_states_are_final() {
         for state in [Done, Here(WHY), Lost(WHY), Gone] {
             for event in EVENTS {
                 let mut life = life(state, 1);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_in_vain_tells_why_the_attempt_before_failed() {
+    fn a_failed_search_reports_why_the_previous_attempt_failed() {
         let mut life = Life::new();
         life.take(Granted, NOTHING, true);
         life.take(Failed(LOST), NOTHING, true);

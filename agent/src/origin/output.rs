@@ -1,6 +1,5 @@
-//! What goes to the stub: frames in their order, written by a task of their own, so that a slow
-//! reader holds up nothing but its own output. Output of a walk may be held back until it is certain
-//! that the walk will not have to be repeated.
+//! The queue of frames to the stub. A separate task writes them in order, so that a slow reader delays only its
+//! own output. A walk's output may be held back until it is certain that the walk need not be repeated.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,37 +13,38 @@ use worknode::door::{DATA_BYTES_MAX, Kind};
 use super::life::Seen;
 use crate::door::Writer;
 
-/// Output that is held back at most. A walk that writes more is shown at once, and can then be
-/// repeated only by skipping what was shown.
+/// Most output that is held back. If a walk writes more, it is shown at once, and a repetition must skip what
+/// was shown.
 const HELD_BYTES_MAX: usize = 128 * 1024;
 
-/// Frames besides output that wait for a stub at most, which may be stopped: a runner says something of a
-/// descriptor when something was read or asked for there.
+/// Most frames without output that wait for a stub, which may be stopped. An honest runner sends one only when
+/// something was read or requested.
 const FRAMES_WAITING_MAX: usize = 4096;
 
-/// Output that is not copied, but keeps the message it came in, of up to a megabyte: a window has room for 16.
+/// Size from which output is not copied, but keeps its whole message of up to a megabyte in memory. A window has room for
+/// 16 such pieces.
 const SHARED_BYTES_MIN: usize = 16 * 1024;
 
-/// Frames that go to the stub in one piece, at most: as many as a window holds.
+/// Most frames in one write to the stub: as many as fit a window.
 const FRAMES_AT_ONCE: usize = 8;
 
-/// The way to the stub.
+/// The sending end of the queue.
 #[derive(Debug)]
 pub(super) struct Output {
     tx: mpsc::UnboundedSender<(Kind, u16, Bytes)>,
     task: JoinHandle<()>,
-    /// Frames that wait to be written and are no output, which has its own bound.
+    /// Number of waiting frames without output. Output has its own bound.
     waiting: Rc<Cell<usize>>,
     holding: Cell<bool>,
-    /// Output is held until the walk ends, not only for a moment.
+    /// Whether output is held back until the walk ends, rather than only briefly.
     patient: Cell<bool>,
     held: RefCell<Vec<(u16, Bytes)>>,
     held_bytes: Cell<usize>,
-    /// Bytes shown, by descriptor, and those of the repeated attempt that are still to be skipped.
+    /// Bytes shown by descriptor, and bytes of the repeated attempt that remain to be skipped.
     shown: RefCell<HashMap<u16, u64>>,
     skip: RefCell<HashMap<u16, u64>>,
     consumed_input: Cell<bool>,
-    /// What the stub says of descriptors is still about an attempt that failed.
+    /// Whether the stub's frames about descriptors still concern a failed attempt.
     stale: Cell<bool>,
 }
 
@@ -84,29 +84,29 @@ impl Output {
         if kind != Kind::Data {
             self.waiting.set(self.waiting.get() + 1);
         }
-        // A stub that is gone is noticed by the reader of its frames.
+        // The reader of the stub's frames notices if it is gone.
         let _ = self.tx.send((kind, fd, payload.into()));
     }
 
-    /// Passes on what the runner wants of a descriptor, or has to say of it.
+    /// Passes on a runner's frame about a descriptor.
     pub(super) fn to_descriptor(&self, kind: Kind, fd: u16, payload: Bytes) {
         if kind == Kind::Took {
-            // From here on it cannot be repeated: there is nothing to hold output back for.
+            // From here on the walk cannot be repeated, so holding output back is pointless.
             self.note_input();
             self.release();
         }
         self.send(kind, fd, payload);
     }
 
-    /// Tells whether more waits for the stub than an honest runner has to say.
+    /// Tells whether more frames wait for the stub than an honest runner sends.
     pub(super) fn is_flooded(&self) -> bool {
         self.waiting.get() > FRAMES_WAITING_MAX
     }
 
-    /// Passes on output of the walk. Returns the bytes of it that were shown before.
+    /// Passes on output of the walk. Returns how many of its bytes had been shown before.
     pub(super) fn data(&self, fd: u16, bytes: Bytes) -> usize {
         if self.holding.get() {
-            // Not the message that they came in, which may be long.
+            // A copy, so that the whole message, which may be long, need not stay in memory.
             self.held.borrow_mut().push((fd, Bytes::copy_from_slice(&bytes)));
             self.held_bytes.set(self.held_bytes.get() + bytes.len());
             if self.held_bytes.get() > HELD_BYTES_MAX {
@@ -118,7 +118,7 @@ impl Output {
         }
     }
 
-    /// Holds output back until the walk ends: nobody watches a compiler think.
+    /// Holds output back until the walk ends, as for compilers, whose output nobody watches.
     pub(super) fn be_patient(&self) {
         self.patient.set(true);
     }
@@ -128,7 +128,7 @@ impl Output {
         self.patient.get()
     }
 
-    /// Shows what was held back, and all that comes after it.
+    /// Shows the held output, and all later output at once.
     pub(super) fn release(&self) {
         self.holding.set(false);
         for (fd, bytes) in self.held.take() {
@@ -137,8 +137,7 @@ impl Output {
         self.held_bytes.set(0);
     }
 
-    /// The walk is repeated from its beginning: what was held back comes again, and what was shown
-    /// is skipped.
+    /// Prepares for repeating the walk: held output is dropped, and output that was shown will be skipped.
     pub(super) fn rewind(&self) {
         self.held.borrow_mut().clear();
         self.held_bytes.set(0);
@@ -147,7 +146,7 @@ impl Output {
         self.send(Kind::Rewind, 0, Vec::new());
     }
 
-    /// Tells whether a frame of the stub is about an attempt that failed.
+    /// Tells whether a frame of the stub concerns a failed attempt.
     pub(super) fn is_stale(&self, kind: Kind) -> bool {
         if kind == Kind::Rewind {
             self.stale.set(false);
@@ -160,33 +159,33 @@ impl Output {
         self.stale.get() && of_attempt
     }
 
-    /// The stub gave away input.
+    /// Records that the stub consumed input.
     pub(super) fn note_input(&self) {
         self.consumed_input.set(true);
     }
 
-    /// Tells whether the stub gave away input: a repeated walk would miss it.
+    /// Tells whether the stub consumed input, which a repeated walk would miss.
     pub(super) fn consumed_input(&self) -> bool {
         self.consumed_input.get()
     }
 
-    /// Tells that nothing of the walk was seen or taken: the program may still be executed here.
+    /// Tells whether no output was shown and no input consumed, so that the program may still be executed here.
     pub(super) fn is_untouched(&self) -> bool {
         !self.consumed_input.get() && self.shown.borrow().is_empty()
     }
 
-    /// Returns what the stub has shown and taken.
+    /// Returns what has been seen of the walk.
     pub(super) fn seen(&self) -> Seen {
         Seen { nothing: self.is_untouched(), input_taken: self.consumed_input() }
     }
 
-    /// Ends when all frames are written.
+    /// Waits until all frames are written.
     pub(super) async fn finish(self) {
         drop(self.tx);
         let _ = self.task.await;
     }
 
-    /// Shows what was not shown before; returns the bytes that were.
+    /// Shows output, except bytes that were shown before, and returns the number of those.
     fn show(&self, fd: u16, bytes: Bytes) -> usize {
         let mut skip = self.skip.borrow_mut();
         let skipped = skip.get(&fd).copied().unwrap_or(0).min(bytes.len() as u64);
@@ -194,7 +193,7 @@ impl Output {
             *skip.entry(fd).or_default() -= skipped;
         }
         let skipped = usize::try_from(skipped).unwrap_or(bytes.len());
-        // A piece keeps all of the message that it came in.
+        // A slice keeps its whole message in memory.
         let is_long = bytes.len() - skipped >= SHARED_BYTES_MIN;
         let mut rest = if is_long {
             bytes.slice(skipped..)

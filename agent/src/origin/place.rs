@@ -1,4 +1,4 @@
-//! Finds a slot for a walk: one that this origin holds, or one of the broker's, for which the walk may wait.
+//! Finds a slot for a walk: one that this origin holds, or one that the broker grants, at once or after a wait.
 
 use broker::{BrokerError, Grant, Matchmaker, Retried, Submit, Submitted};
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use super::stub::{Stub, is_deadly, signal};
 use crate::cluster::{Queued, Slot, Turn};
 use crate::session::Session;
 
-/// What came of the search.
+/// The result of the search.
 pub(super) enum Placed {
     Granted(Slot),
     Not(Reason),
@@ -27,7 +27,7 @@ pub(super) struct Place<'a> {
     pub(super) spec: &'a WalkSpec,
     /// Nodes on which it has failed.
     pub(super) failed_nodes: &'a [NodeId],
-    /// The attempt that failed last, if the broker is to grant another one for it.
+    /// The last failed attempt, if the broker should replace it.
     pub(super) failed: Option<&'a Grant>,
 }
 
@@ -52,7 +52,7 @@ impl Place<'_> {
                 Ok(Submitted::Exhausted) => return Placed::Not(Reason::RunnerLost),
                 Err(error) => {
                     tracing::warn!(%error, %walk, "failed to submit");
-                    // The broker may have heard it all the same.
+                    // The broker may have received it nevertheless.
                     slots.cancel(walk);
                     return Placed::Not(Reason::NoBroker);
                 }
@@ -85,12 +85,12 @@ impl Place<'_> {
         }
     }
 
-    /// Returns the attempt that failed last: only a newer one counts.
+    /// Returns the last failed attempt: only a newer one counts.
     fn after(&self) -> Attempt {
         self.failed.map_or(Attempt(0), |grant| grant.attempt)
     }
 
-    /// Waits for a turn, as long as there is a node to walk to and a stub.
+    /// Waits for a turn, as long as the stub lives and there is a node to walk to.
     async fn wait<'s>(
         &'s self,
         stub: &mut Stub,
@@ -120,7 +120,7 @@ impl Place<'_> {
         }
     }
 
-    /// Takes in a turn; nothing if the wait goes on.
+    /// Handles a turn. Returns `None` if the wait continues.
     async fn take_turn<'s>(
         &'s self,
         turn: Option<Turn>,
@@ -150,8 +150,8 @@ impl Place<'_> {
         }
     }
 
-    /// Takes in a frame of the stub, for which nothing runs yet: a signal is for the stub itself. Tells whether the
-    /// walk is not wanted any more.
+    /// Handles a frame of the stub during the wait. Signals concern the stub itself, because nothing runs yet. Returns
+    /// whether the walk is not wanted any more.
     fn ends_wait(&self, stub: &Stub, frame: Option<(Header, Vec<u8>)>) -> bool {
         let Some((header, payload)) = frame else { return true };
         let deadly = signal(&header, &payload).filter(|&signal| is_deadly(signal, self.spec));

@@ -1,4 +1,4 @@
-//! Whether a compile step is worth what would have to be sent for it; see [`crate::transfer`].
+//! Decides whether a compile step is worth the transfer that it would cause; see [`crate::transfer`].
 
 use worknode::id::NodeId;
 use worknode::spec::WalkSpec;
@@ -6,7 +6,7 @@ use worknode::spec::WalkSpec;
 use super::shared::Shared;
 use crate::session::Session;
 
-/// Tells whether each node that may be had is one to which a compile step is not worth sending.
+/// Tells whether a compile step is not worth its transfer to any available node.
 pub(super) fn all_are_too_dear(shared: &Shared, session: &Session, spec: &WalkSpec) -> bool {
     if !spec.compiles || !session.keeps_lone {
         return false;
@@ -20,8 +20,8 @@ pub(super) fn all_are_too_dear(shared: &Shared, session: &Session, spec: &WalkSp
         && runners.all(|state| is_too_dear(shared, session, spec, &state.info.node))
 }
 
-/// Tells whether a program is a compile step and not worth what has to be sent to a node for it, as far as that is
-/// known. Who named a node, or wants all to walk, has decided that.
+/// Tells whether a program is a compile step that is not worth its transfer to a node, as far as that is known. A user
+/// who named a node, or lets everything walk, has decided otherwise.
 pub(super) fn is_too_dear(
     shared: &Shared,
     session: &Session,

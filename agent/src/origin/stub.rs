@@ -1,4 +1,4 @@
-//! The process at the origin that waits while its program walks, and why a program cannot walk.
+//! The process at the origin that waits while its program walks, and the causes why a program cannot walk.
 
 use tokio::sync::mpsc;
 use worknode::door::{Header, Kind, Signal};
@@ -8,20 +8,20 @@ use worknode::spec::WalkSpec;
 use super::output::Output;
 use super::stops::Stops;
 
-/// Where programs complain.
+/// Standard error.
 pub(super) const STDERR: u16 = 2;
 
-/// The walk's process at the origin, as the attempts see it.
+/// The walk's process at the origin.
 pub(super) struct Stub {
-    /// Frames of the stub, until it is gone.
+    /// Frames from the stub, until it is gone.
     pub(super) frames: mpsc::Receiver<(Header, Vec<u8>)>,
-    /// What the stub gets; written by a task of its own.
+    /// Frames to the stub.
     pub(super) output: Output,
     pub(super) stops: Stops,
     pub(super) pid: u32,
 }
 
-/// Why a walk cannot be done, and what exactly was met, if that is more.
+/// Why a walk cannot be done, with details if there are any.
 #[derive(Debug, Clone)]
 pub(super) struct Cause {
     pub(super) reason: Reason,
@@ -40,18 +40,18 @@ pub(super) fn signal(header: &Header, payload: &[u8]) -> Option<i32> {
     signal.map(|signal| signal.number)
 }
 
-/// Tells whether the signal ends a program that has not begun; it is its wait status, too.
+/// Tells whether the signal kills a program that has not begun. Its number is then also the wait status.
 pub(super) fn is_deadly(signal: i32, spec: &WalkSpec) -> bool {
     let harmless = [libc::SIGCONT, libc::SIGWINCH, libc::SIGURG, libc::SIGCHLD];
     let unheard = (spec.ignored | spec.blocked) & (1 << (signal - 1).clamp(0, 63)) != 0;
     !harmless.contains(&signal) && !unheard
 }
 
-/// Drops what a process that is executed here holds, such as a slot of the origin's own, when it ends.
+/// Drops `held`, such as a slot of the origin itself, when a process that is executed here ends.
 pub(super) fn drop_with_process(held: impl Sized + 'static, pid: u32) {
     tokio::task::spawn_local(async move {
         if let Ok(process) = crate::sys::watch::process(pid) {
-            // An error means that the process is gone, too.
+            // An error also means that the process is gone.
             let _ = process.readable().await;
         }
         drop(held);

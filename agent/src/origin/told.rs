@@ -1,11 +1,11 @@
-//! What users are told of walks that lost something.
+//! Messages for users about walks that lost something.
 
 use worknode::id::WalkId;
 use worknode::reason::Reason;
 
 use super::stub::Cause;
 
-/// What the user is told of a walk that can neither be done nor begun anew.
+/// The message about a walk that can neither continue nor be repeated.
 pub(super) fn loss(walk: WalkId, Cause { reason, detail }: &Cause) -> String {
     let what = match reason {
         Reason::RunnerLost | Reason::RunnerFault | Reason::NoSlot | Reason::NoCluster => {
@@ -16,29 +16,29 @@ pub(super) fn loss(walk: WalkId, Cause { reason, detail }: &Cause) -> String {
     };
     let detail = detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
     format!(
-        "{what} ({}) after the program had read or written, so that it cannot be started again unnoticed{detail}",
+        "{what} ({}) after the program had read input or written output, so it cannot be repeated{detail}",
         reason.name()
     )
 }
 
-/// What the user is told of a loss that could not be avoided.
+/// The message about overwritten changes of others.
 pub(super) fn overwritten(argv0: &str, path: &str) -> String {
     format!(
-        "oswalk: {argv0} has overwritten {path}, which was changed by something else while it ran\n"
+        "oswalk: {argv0} has overwritten {path}, which another process had changed while it ran\n"
     )
 }
 
-/// What the user is told of a hidden file that was written elsewhere.
+/// The message about a hidden file that the walk wrote on the runner.
 pub(super) fn not_written(argv0: &str, path: &str) -> String {
     format!(
-        "oswalk: {argv0} has written {path}, which is not exported: what it wrote there is lost, and the file is as it was\n"
+        "oswalk: {argv0} has written {path}, which is not exported: its changes are lost, and the file is unchanged\n"
     )
 }
 
-/// What the user is told of a read that could not be repeated.
+/// The message about a torn read that could not be repeated.
 pub(super) fn torn(argv0: &str) -> String {
     format!(
-        "oswalk: {argv0} has read a file while something else changed it, and may have seen the old \
+        "oswalk: {argv0} has read a file while another process changed it, and may have seen the old \
          size with the new content; run it again if that matters\n"
     )
 }
@@ -49,7 +49,7 @@ mod tests {
     use worknode::id::SessionId;
 
     #[test]
-    fn what_cannot_be_begun_anew_is_told() {
+    fn losses_name_their_cause() {
         let walk = WalkId { session: SessionId(1), number: 2 };
         let detail = "the runner changed /root/.x_history, which is not exported".to_owned();
         let told = loss(walk, &Cause { reason: Reason::CommitFault, detail: Some(detail) });
@@ -59,5 +59,20 @@ mod tests {
         assert!(!told.contains("lost the runner") && told.contains("(commit-fault)"));
         let told = loss(walk, &Reason::RunnerLost.into());
         assert!(told.starts_with("lost the runner of walk "), "{told}");
+    }
+
+    #[test]
+    fn messages() {
+        let mut messages = crate::messages::Messages::default();
+        let walk = WalkId { session: SessionId(1), number: 2 };
+        for reason in
+            [Reason::RunnerLost, Reason::CommitFault, Reason::Conflict, Reason::NotExported]
+        {
+            messages.add(reason.name(), loss(walk, &reason.into()));
+        }
+        messages.add("a lost update", overwritten("cc", "/w/a.o"));
+        messages.add("a hidden file was written", not_written("cc", "/root/.netrc"));
+        messages.add("a torn read", torn("cc"));
+        messages.compare("losses");
     }
 }

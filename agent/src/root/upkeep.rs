@@ -35,7 +35,9 @@ impl Upkeep {
     pub(super) async fn beat(self: Rc<Self>) {
         let timer = match Timer::new() {
             Ok(timer) => timer,
-            Err(error) => return tracing::error!(%error, "no heartbeat without a timer"),
+            Err(error) => {
+                return tracing::error!(%error, "failed to create the timer of heartbeats");
+            }
         };
         let mut beats: u32 = 0;
         loop {

@@ -1,12 +1,12 @@
-//! What a session keeps of its walks for its report, within bounds, and the sums over all of them.
+//! The walks of a session for its report: a bounded list, and sums over all of them.
 
 use worknode::report::WalkLine;
 
-/// A report with more walks is read by nobody, and has to fit into one reply.
+/// Most walks in a report, which must fit into one reply. Nobody reads a longer one.
 const WALKS_MAX: usize = 100_000;
-/// Texts of all of them: what programs name may be long. In JSON a byte takes six at worst.
+/// Most bytes of their texts, which may be long. JSON may encode a byte as six.
 const TEXT_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Words of a command line, and their bytes: more than most compilers are given.
+/// Most words of a command line, and most bytes of them: more than most compile steps have.
 const WORDS_MAX: usize = 64;
 const WORD_BYTES_MAX: usize = 4096;
 
@@ -14,7 +14,7 @@ const WORD_BYTES_MAX: usize = 4096;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Walks {
     pub(super) lines: Vec<WalkLine>,
-    /// Those that there was no room for.
+    /// Number of walks that are left out.
     pub(super) left_out: u64,
     pub(super) origin_cpu_ms: f64,
     pub(super) runner_cpu_ms: f64,
@@ -22,7 +22,7 @@ pub(super) struct Walks {
 }
 
 impl Walks {
-    /// Adds a walk, which counts in any case.
+    /// Adds a walk. Its figures count even if it is left out.
     pub(super) fn add(&mut self, line: WalkLine) {
         self.origin_cpu_ms += line.origin_cpu_ms;
         self.runner_cpu_ms += line.runner_cpu_ms;
@@ -47,8 +47,8 @@ fn text_bytes(line: &WalkLine) -> usize {
     one.into_iter().chain(lists).sum()
 }
 
-/// Returns a command line as a report shows it: the words that there is room for, how many are missing
-/// or cut, and whether some are no UTF-8.
+/// Returns a command line for a report: the words that fit, how many were left out or truncated, and whether some
+/// are not UTF-8.
 pub(crate) fn argv<'a>(words: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, u64, bool) {
     let (mut shown, mut room, mut left_out, mut is_lossy) = (Vec::new(), WORD_BYTES_MAX, 0, false);
     for word in words {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_line_is_cut_and_says_so() {
+    fn a_long_command_line_is_truncated_and_marked() {
         let shown = |words: &[&[u8]]| argv(words.iter().copied());
         assert_eq!(
             shown(&[b"cc", b"", b"-c"]),

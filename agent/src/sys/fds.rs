@@ -15,7 +15,7 @@ use rustix::pipe::fcntl_setpipe_size;
 
 /// The kernel's limit of descriptors in one message (`SCM_MAX_FD`).
 pub(crate) const FDS_MAX: usize = 253;
-/// What the descriptors of a message need around it.
+/// Size of the ancillary data for the most descriptors.
 const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
 /// Longest message: the kernel allows 6 MiB of arguments and environment.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -35,7 +35,7 @@ pub(crate) fn send(
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::INVAL.into());
     }
-    // In one piece, so that a reader who sees the head of a short message can read it all.
+    // In one call, so that a reader that sees the head of a short message can read it all.
     let parts = [IoSlice::new(&head), IoSlice::new(message)];
     let sent = sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL)?;
     match sent.checked_sub(head.len()) {

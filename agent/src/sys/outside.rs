@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_mounted_outside_is_seen() {
+    fn outside_mounts_are_visible() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().to_owned();
         // A new thread, so that its namespace ends with it.

@@ -101,7 +101,7 @@ fn enter(launch: &Launch, open: &Open<'_>, program: &Program) -> io::Error {
 /// Reduces the bounding set, which limits what programs can gain. The calling process's own capabilities stay.
 pub(super) fn bound_capabilities() {
     for (_, capability) in KEPT_CAPABILITIES.complement().iter_names() {
-        // A kernel that does not know one refuses it.
+        // A kernel refuses capabilities that it does not know.
         let _ = remove_capability_from_bounding_set(capability);
     }
 }
@@ -126,7 +126,7 @@ fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
         nix::unistd::fchown(&terminal.slave, Some(owner), None)?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(spec.umask));
-    // One that may not be set stays.
+    // A failure leaves the value as it is.
     let _ = setpriority_process(None, spec.nice);
     open.filter.install()?;
     assume_identity(spec)?;
@@ -183,7 +183,7 @@ fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
 
 fn set_limits(spec: &WalkSpec) {
     for (resource, &(soft, hard)) in RESOURCES.into_iter().zip(&spec.rlimits) {
-        // One that cannot be set (above our own) stays.
+        // A limit above our own cannot be set and is skipped.
         let _ = setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) });
     }
 }

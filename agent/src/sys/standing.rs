@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit};
 /// `IOPRIO_WHO_PROCESS`.
 const IO_OF_PROCESS: libc::c_int = 1;
 
-/// What is limited, in the kernel's order, in which a spec names the limits.
+/// The resource limits in the kernel's order, which is also that of a spec.
 pub(super) const RESOURCES: [Resource; 16] = [
     Resource::Cpu,
     Resource::Fsize,
@@ -29,7 +29,7 @@ pub(super) const RESOURCES: [Resource; 16] = [
     Resource::Rttime,
 ];
 
-/// How the calling process stands.
+/// The inherited attributes of the calling process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Standing {
     nice: i32,

@@ -1,17 +1,17 @@
 //! The frames of a link. A WebSocket message is one or more frames; a frame is
 //! `u8 kind, u24 payload bytes, u32 stream` (little-endian) and its payload. The top bit of the kind
-//! says that the payload goes on in the next frame of that stream.
+//! is set if the payload continues in the next frame of that stream.
 
 use bytes::{Buf, Bytes};
 
 use super::limits::{ASSEMBLED_BYTES_MAX, LONG_BYTES_MAX, PAYLOAD_BYTES_MAX, SHORT_BYTES_MAX};
 
-/// Bytes of a frame's head.
+/// Bytes of a frame's header.
 pub const HEAD_BYTES: usize = 8;
 const MORE: u8 = 0x80;
 
-/// What a frame is. Requests about files name the request in the stream's place; everything else
-/// names the walk there.
+/// The kinds of frame. For requests about files, the stream is the number of the request, otherwise that of
+/// the walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -21,16 +21,16 @@ pub enum Kind {
     Data = 2,
     /// Origin: no more bytes for the descriptor: `u8 fd`.
     Eof = 3,
-    /// Both: this many bytes more may be sent for the descriptor: `u8 fd, u32 bytes`. For a terminal
-    /// that the walk does not read yet, 0 bytes: say [`Kind::Ready`] when it has input.
+    /// Both: credit for more bytes of the descriptor: `u8 fd, u32 bytes`. 0 bytes, for a terminal that the
+    /// walk does not read yet, requests [`Kind::Ready`] when it has input.
     Credit = 4,
-    /// Origin: nobody reads the descriptor any more: `u8 fd`.
+    /// Origin: the descriptor has no reader any more: `u8 fd`.
     Broken = 5,
-    /// Origin: a signal: `u32` number, `u32` 1 if the terminal sent it, to all of the group.
+    /// Origin: a signal: `u32` number, `u32` 1 if the terminal sent it to the whole process group.
     Signal = 6,
-    /// Origin: give the walk up.
+    /// Origin: cancel the walk.
     Cancel = 7,
-    /// Origin: answers to questions that a walk will ask, ahead of it ([`super::message::Told`]).
+    /// Origin: answers to the expected questions of a walk, sent ahead of it ([`super::message::Told`]).
     Told = 8,
     /// Runner: packets of changed files, ahead of the exit.
     Packets = 9,
@@ -40,13 +40,13 @@ pub enum Kind {
     Ask = 11,
     /// Origin: the answer ([`super::message::Answer`]).
     Answer = 12,
-    /// Origin: what changed in its tree.
+    /// Origin: changes of its tree.
     Changes = 13,
-    /// Both: are you there?
+    /// Both: a liveness check.
     Ping = 14,
-    /// Both: yes.
+    /// Both: the answer to a liveness check.
     Pong = 15,
-    /// Runner: the walk has read so much of what was sent: `u8 fd, u32 bytes`.
+    /// Runner: the walk has read so many bytes of its input: `u8 fd, u32 bytes`.
     Took = 16,
     /// Origin: the terminal has input: `u8 fd`.
     Ready = 17,
@@ -59,7 +59,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns how long its payload may be in all its frames.
+    /// Returns the longest assembled payload of this kind.
     fn bytes_max(self) -> usize {
         match self {
             Self::Exit | Self::Answer | Self::Changes => ASSEMBLED_BYTES_MAX,
@@ -97,7 +97,7 @@ impl Kind {
     }
 }
 
-/// A whole frame.
+/// A complete frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     pub kind: Kind,
@@ -106,7 +106,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Appends the frame to a message, in pieces if it is long.
+    /// Appends the frame to a message, split into pieces if it is long.
     pub fn encode(&self, message: &mut Vec<u8>) {
         let mut rest = self.payload.as_ref();
         loop {
@@ -145,16 +145,16 @@ pub fn parts(message: Vec<u8>, bytes_max: usize) -> Vec<Vec<u8>> {
     parts
 }
 
-/// Bytes that are no frames.
+/// Why bytes are not frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    #[error("a frame is cut off")]
+    #[error("a frame is truncated")]
     Truncated,
     #[error("a frame has the unknown kind {0}")]
     Kind(u8),
-    #[error("a frame is longer than one of its kind is")]
+    #[error("a frame is too long for its kind")]
     TooLong,
-    #[error("a frame does not continue the one before it")]
+    #[error("a frame does not continue the unfinished one before it")]
     Discontinued,
 }
 
@@ -185,17 +185,17 @@ impl Piece {
     }
 }
 
-/// Joins the pieces of long frames. Pieces of one frame follow each other without a gap.
+/// Joins the pieces of long frames, which must be consecutive.
 #[derive(Debug, Default)]
 pub struct Assembler {
     partial: Option<(Kind, u32, Vec<u8>)>,
 }
 
 impl Assembler {
-    /// Takes a message apart. The frames share its memory, but for those that came in pieces.
+    /// Splits a message into frames. They share its memory, except those that came in pieces.
     ///
     /// # Errors
-    /// The bytes are no frames, or the frames are too long.
+    /// The bytes are not frames, or the frames are too long.
     pub fn frames(&mut self, mut message: Bytes) -> Result<Vec<Frame>, FrameError> {
         let mut frames = Vec::new();
         while !message.is_empty() {
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_survive_the_link() {
+    fn frames_round_trip() {
         let frames = [
             Frame { kind: Kind::Open, stream: 7, payload: vec![1; 200_000].into() },
             Frame { kind: Kind::Ping, stream: 0, payload: Bytes::new() },
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_as_long_as_their_kind() {
+    fn frame_lengths_are_bounded_by_kind() {
         let frames = |kind, bytes| {
             let mut message = Vec::new();
             Frame { kind, stream: 1, payload: vec![0; bytes].into() }.encode(&mut message);

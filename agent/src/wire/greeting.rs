@@ -1,8 +1,8 @@
-//! The greeting, the first messages on a link: both sides name themselves and prove that they hold the cluster's
+//! The greeting is the handshake of a link: both sides identify themselves and prove that they hold the cluster's
 //! secret, without sending it.
 //!
-//! `caller: Hello` → `callee: Hello, Proof` → `caller: Proof`. Each [`Hello`] has 32 fresh random bytes, so no
-//! [`Proof`] serves twice.
+//! `caller: Hello` → `callee: Hello, Proof` → `caller: Proof`. Each [`Hello`] contains 32 fresh random bytes, so a
+//! [`Proof`] cannot be replayed.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use worknode::said::Said;
 use super::limits::GREETING_MESSAGE_BYTES_MAX;
 use super::message::encode;
 
-/// Who an agent says it is.
+/// An agent's claimed identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Its [`super::VERSION`].
@@ -21,7 +21,7 @@ pub struct Hello {
     pub version: Said,
     /// Its node's name.
     pub node: NodeId,
-    /// Tells this agent from an earlier one of the same name.
+    /// Distinguishes this agent from earlier ones of the same name.
     pub incarnation: u64,
     /// Why it calls.
     pub purpose: Purpose,
@@ -34,28 +34,28 @@ pub struct Hello {
 /// Why an agent calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
-    /// To have a link.
+    /// To open a link.
     Link,
-    /// To know whether they could have one.
+    /// To check whether a link is possible.
     Greet,
 }
 
-/// Reads a message of the greeting; nothing if it is damaged or too long.
+/// Decodes a message of the greeting. Returns `None` if it is damaged or too long.
 #[must_use]
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let is_short = bytes.len() <= GREETING_MESSAGE_BYTES_MAX;
     is_short.then(|| postcard::from_bytes(bytes).ok()).flatten()
 }
 
-/// The key that proves the cluster's secret.
+/// The key derived from the cluster's secret.
 #[derive(Clone)]
 pub struct Secret([u8; 32]);
 
-/// What proves that a side holds the secret.
+/// A proof that a side holds the secret.
 #[derive(Debug, Clone, Copy, Eq, Serialize, Deserialize)]
 pub struct Proof([u8; 32]);
 
-/// Who gives a proof.
+/// The side that gives a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The agent that called.
@@ -65,13 +65,13 @@ pub enum Side {
 }
 
 impl Secret {
-    /// Derives the key from what the secret file holds.
+    /// Derives the key from the content of the secret file.
     #[must_use]
     pub fn new(text: &[u8]) -> Self {
         Self(blake3::derive_key("oswalk 2026 link secret", text.trim_ascii()))
     }
 
-    /// Returns the proof that a side gives after these hellos.
+    /// Returns the proof of a side for these hellos.
     #[must_use]
     pub fn prove(&self, side: Side, caller: &Hello, callee: &Hello) -> Proof {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);

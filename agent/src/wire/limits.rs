@@ -7,54 +7,54 @@ use packetfs::tree::NAMES_MAX;
 /// Version of all that is in this room; agents of other versions refuse the link by name.
 pub const VERSION: u32 = 12;
 
-/// Bytes read from a side that has not proved who it is: the upgrade to a WebSocket takes some 250 bytes, a hello
-/// and a proof less than 350. What follows stays in the kernel until then.
+/// Most bytes read from an unauthenticated peer: the WebSocket upgrade takes some 250 bytes, a hello and a proof less
+/// than 350. Further bytes stay in the kernel until then.
 pub const GREETING_BYTES_MAX: usize = 2048;
-/// Bytes of one message of the greeting: twice a hello with the longest name and version.
+/// Longest message of the greeting: twice a hello with the longest name and version.
 pub const GREETING_MESSAGE_BYTES_MAX: usize = 256;
-/// Seconds by which two clocks may differ: `make` and its like compare times of two machines to the second at best,
-/// and NTP keeps to a fraction of that.
+/// Largest difference between two clocks. `make` and its like compare times of two machines at a resolution of a second
+/// at best, and NTP is far more accurate.
 pub const CLOCKS_APART_MAX_S: u64 = 10;
 
-/// Bytes of one WebSocket message that are accepted.
+/// Longest WebSocket message that is accepted.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of the payload of one frame: what a keystroke may have to wait behind.
+/// Longest payload of one frame. A keystroke may have to wait behind one.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a payload in all its frames: a directory of a million names.
+/// Longest assembled payload: a directory of a million names.
 pub const ASSEMBLED_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Bytes of a payload that holds no directory: a spec, what is told ahead of a walk, or packets of changed files.
+/// Longest payload without a directory: a spec, answers sent ahead of a walk, or packets of changed files.
 pub const LONG_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Bytes of every other payload: a question names a path and 16 packets.
+/// Longest payload of all other kinds: a question names a path and 16 packets.
 pub const SHORT_BYTES_MAX: usize = 1024 * 1024;
 
-/// Packets asked for in one question: an answer of about a megabyte.
+/// Most packets in one question, for an answer of about a megabyte.
 pub const PACKETS_PER_ASK: usize = 16;
-/// Bytes of a question: a path, and for each packet an offset, a digest and a number in their longest form.
+/// Longest question: a path, and for each packet an offset, a digest and a length in their longest encoding.
 pub const ASK_BYTES_MAX: usize = PATH_BYTES_MAX + PACKETS_PER_ASK * 48 + 16;
-/// Questions of one side that are on their way at once; more wait there. At a megabyte each that fills any network.
+/// Most open questions that a side sends at once. At a megabyte each, they saturate any network.
 pub const QUESTIONS_AT_ONCE: usize = 128;
-/// Questions of the other side that wait for their answers. It keeps to half of that; the other half is for answers
-/// that are on their way to it.
+/// Most open questions that are accepted from a peer. An honest peer keeps to half of it; the other half allows for
+/// answers in transit.
 pub const QUESTIONS_MAX: usize = 2 * QUESTIONS_AT_ONCE;
-/// Answers that are told in one message: three times what an origin tells ahead of any walk.
+/// Most answers in one message sent ahead of a walk: three times what an origin sends.
 pub const TOLD_MAX: usize = 8192;
-/// Bytes told ahead of a walk, in all. An origin tells 4 MiB as it estimates them.
+/// Most bytes sent ahead of a walk. An origin sends up to 4 MiB by its own estimate.
 pub const TOLD_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Changes in one message, and names in all of them: those of a directory.
+/// Most changes in one message, and most names in all of them: as many as in a directory.
 pub const CHANGES_MAX: usize = NAMES_MAX;
-/// Bytes of a message of changes: of a million names, with all their attributes.
+/// Longest message of changes: a million names with all their attributes.
 pub const CHANGES_BYTES_MAX: usize = ASSEMBLED_BYTES_MAX;
-/// Exits of the other side's walks that wait to go out: those of all slots of a large node, and refusals of as many
-/// more. A side that opens walks and does not read how they end has no use for them.
+/// Most exits that wait to be sent: those of all slots of a large node, and as many refusals. A peer that opens walks
+/// but does not read their exits has its link dropped.
 pub const EXITS_MAX: usize = 4096;
-/// Bytes that wait in one stream. The largest that an honest side sends without having been asked are the packets of
-/// changed files, which are taken in as they come.
+/// Most bytes that wait in one stream. The largest unrequested payloads of an honest peer are packets of changed
+/// files, which are consumed as they arrive.
 pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// How many times as long as its body a squeezed message may be: a side that sends little makes nobody keep much.
-/// Messages that are more alike are sent as they are.
+/// Highest compression ratio of a squeezed message, so that a peer cannot make this side allocate much by sending
+/// little. Messages with a higher ratio are sent uncompressed.
 pub const GROWTH_MAX: usize = 256;
-/// Bytes that a squeezed message may have whatever its body has.
+/// Length that a squeezed message may have at any compression ratio.
 pub const GROWN_BYTES_MIN: usize = 64 * 1024;
-/// Bytes of a dictionary; larger messages never are one.
+/// Largest dictionary; larger messages do not become one.
 pub const DICTIONARY_BYTES_MAX: usize = 64 * 1024;

@@ -1,5 +1,4 @@
-//! Lists that come over a link: read item by item, because in memory an item takes up to a hundred times what it takes
-//! on its way.
+//! Lists from a link, decoded item by item, because an item takes up to a hundred times its encoded bytes in memory.
 
 use packetfs::tree::Change;
 use serde::de::DeserializeOwned;
@@ -30,7 +29,7 @@ pub fn decode_changes(
     }
 }
 
-/// Reads what changed; nothing if that is damaged, or more than there is in a directory.
+/// Decodes changes. Returns `None` if they are damaged, or more than a directory can have.
 fn changes(bytes: &[u8]) -> Option<Vec<Change>> {
     let mut left = CHANGES_MAX;
     list(bytes, CHANGES_MAX, |change| {
@@ -44,12 +43,12 @@ fn changes(bytes: &[u8]) -> Option<Vec<Change>> {
     })
 }
 
-/// Reads what is told; nothing if that is damaged.
+/// Decodes answers that were sent ahead. Returns `None` if they are damaged.
 pub fn told(bytes: &[u8]) -> Option<Vec<Told>> {
     list(bytes, TOLD_MAX, |_| true)
 }
 
-/// Reads a list of at most so many, as long as it may go on.
+/// Decodes a list of limited length, as long as a predicate accepts the items.
 fn list<T: DeserializeOwned>(
     bytes: &[u8],
     count_max: usize,
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_as_many_as_a_directory_has() {
+    fn changes_are_bounded_by_the_size_of_a_directory() {
         let few = vec![names(3), Change::Forget { dir: TreePath::root() }, names(0)];
         assert_eq!(changes(&encode(&few)), Some(few));
         assert!(changes(&encode(&vec![names(1_000_000)])).is_some());
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_bounded() {
+    fn answers_sent_ahead_are_bounded() {
         let one = Told { ask: Ask::Listing(TreePath::root()), answer: Answer::Failed(1) };
         assert_eq!(told(&encode(&vec![one.clone(); 100])).map(|told| told.len()), Some(100));
         assert_eq!(told(&encode(&vec![one; TOLD_MAX + 1])), None);

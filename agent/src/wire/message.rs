@@ -1,4 +1,4 @@
-//! What the larger frames of a link carry, in postcard.
+//! The payloads of the larger frames, encoded with postcard.
 
 use packetfs::change::ChangeSet;
 use packetfs::packet::{Packed, PacketRef};
@@ -11,10 +11,10 @@ use worknode::spec::{Outcome, SPEC_BYTES_MAX};
 use super::limits::{ASK_BYTES_MAX, PACKETS_PER_ASK};
 use super::squeeze::{Damaged, Squeezed, Squeezer, Unsqueezer};
 
-/// Execute this walk.
+/// An order to execute a walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
-    /// The attempt that was granted.
+    /// The granted attempt.
     pub attempt: Attempt,
     /// The encoded [`worknode::spec::WalkSpec`].
     pub spec: Squeezed,
@@ -41,30 +41,30 @@ impl Open {
     }
 }
 
-/// How a walk ended, and what it changed. Its packets have gone ahead.
+/// The end of a walk, and its changes. Their packets have been sent before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// How it ended.
     pub outcome: Outcome,
-    /// What is to be applied at the origin.
+    /// The changes to apply at the origin.
     pub changes: ChangeSet,
-    /// Where reading stands in the files that were open at the start, by descriptor.
+    /// File offsets of the files that were open for reading at the start, by descriptor.
     #[serde(deserialize_with = "packetfs::allowance::list")]
     pub offsets: Vec<(u32, u64)>,
-    /// Why it is not to be believed where it can be repeated.
+    /// Why its result must not be used if the walk can be repeated.
     pub doubt: Option<Doubt>,
 }
 
-/// What a walk saw that is not as it is at the origin.
+/// How a walk's view or files differed from the origin's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Doubt {
-    /// There is more than it was shown.
+    /// Some files or attributes were not shown to it.
     ShownLess,
-    /// A file that was changed while it was read.
+    /// It read a file during a change.
     Torn,
-    /// It has left files in a directory that it alone had, where they are lost.
+    /// It left files in a directory that is private to the walk, where they are lost.
     Left,
-    /// It was led to what its runner has of its own.
+    /// It accessed files that are local to its runner.
     Elsewhere,
 }
 
@@ -78,16 +78,16 @@ pub struct Packets {
 /// A question about the origin's tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    /// What is in this directory?
+    /// The listing of a directory.
     Listing(TreePath),
-    /// What packets is this file?
+    /// The manifest of a file.
     Content(TreePath),
-    /// These packets of the file, each with its offset.
+    /// Packets of a file, each with its offset.
     Packets(TreePath, Vec<(u64, PacketRef)>),
 }
 
 impl Ask {
-    /// Reads a question; nothing if it is damaged, or asks for more at once than a runner does.
+    /// Decodes a question. Returns `None` if it is damaged, or asks for more at once than a runner does.
     pub fn decode(payload: &[u8]) -> Option<Self> {
         if payload.len() > ASK_BYTES_MAX {
             return None;
@@ -98,30 +98,30 @@ impl Ask {
     }
 }
 
-/// The answer.
+/// The answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The directory.
     Listing(Listing),
     /// The file, with its packet if there is only one.
     Content(Content, Option<Packed>),
-    /// The packets that are still there.
+    /// Those of the packets that still exist.
     Packets(Vec<(PacketRef, Packed)>),
     /// `errno`.
     Failed(i32),
 }
 
-/// The answer to a question that a runner would ask.
+/// An expected question with its answer, sent ahead of a walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// The question.
     pub ask: Ask,
-    /// The answer.
+    /// The answer to a question.
     pub answer: Answer,
 }
 
 impl Told {
-    /// Returns about how much there is to send.
+    /// Estimates the encoded bytes.
     pub fn bytes(&self) -> usize {
         const ENTRY_BYTES: usize = 64;
         match &self.answer {
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_is_as_long_as_a_runner_asks() {
+    fn the_length_of_a_question_is_bounded() {
         let path = || TreePath::new("/x".repeat(PATH_BYTES_MAX / 2)).expect("as long as any");
         let packet = PacketRef { digest: packetfs::packet::Digest([1; 32]), bytes: u32::MAX };
         let ask = |count| Ask::Packets(path(), vec![(u64::MAX, packet); count]);

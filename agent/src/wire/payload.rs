@@ -1,12 +1,12 @@
-//! Payloads of frames about one descriptor of a walk: its number, and then what the door says of it.
+//! Payloads of frames about one descriptor of a walk: its number, followed by the payload of the door's frame.
 
-/// Returns the payload that says this of a descriptor.
+/// Encodes a payload about a descriptor.
 #[must_use]
 pub fn about(fd: u8, what: &[u8]) -> Vec<u8> {
     [&[fd], what].concat()
 }
 
-/// Returns the descriptor, and what is said of it.
+/// Splits a payload into the descriptor and the rest.
 #[must_use]
 pub fn split(payload: &[u8]) -> Option<(u8, &[u8])> {
     payload.split_first().map(|(&fd, what)| (fd, what))

@@ -1,24 +1,24 @@
-//! Makes messages small that are like those before them: the walks of a build have nearly the same
-//! environment and arguments, so each is compressed with an earlier one as the dictionary.
+//! Dictionary compression of messages. The walks of a build have nearly the same environment and arguments, so
+//! each is compressed with an earlier one as the dictionary.
 
 use serde::{Deserialize, Serialize};
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::limits::{DICTIONARY_BYTES_MAX, GROWN_BYTES_MIN, GROWTH_MAX};
 
-/// With a dictionary that was made ready, the fastest level.
+/// The fastest level when the dictionary is prepared in advance.
 const LEVEL: i32 = 1;
-/// When messages get larger than this, the dictionary is not like them any more …
+/// A message that compresses to more than this suggests a new dictionary …
 const SMALL_BYTES: usize = 128;
-/// … but to make a new one costs as much as to compress some messages.
+/// … after at least so many messages, because preparing one costs as much as compressing several.
 const AGE_MIN: u32 = 8;
 
-/// A message on its way.
+/// An encoded message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Squeezed {
-    /// Its bytes; 0 if it is not compressed.
+    /// Its uncompressed length; 0 if it is not compressed.
     bytes: u32,
-    /// It is the dictionary of those that follow.
+    /// Whether it becomes the dictionary of later messages.
     dictionary: bool,
     #[serde(with = "serde_bytes")]
     body: Vec<u8>,
@@ -33,7 +33,7 @@ pub struct Damaged;
 #[derive(Default)]
 pub struct Squeezer {
     packer: Option<Compressor<'static>>,
-    /// Messages since the dictionary.
+    /// Messages since the dictionary was made.
     age: u32,
 }
 
@@ -58,7 +58,7 @@ impl Squeezer {
                 None => self.packer.is_none() || message.len() > SMALL_BYTES,
             };
         if dictionary {
-            // Without one the next message is sent as it is, and tried as the dictionary.
+            // On failure the next message is sent uncompressed, and tried as the dictionary.
             self.packer = Compressor::with_dictionary(LEVEL, message).ok();
             self.age = 0;
         }
@@ -70,7 +70,7 @@ impl Squeezer {
 }
 
 impl Unsqueezer {
-    /// Returns the message; nothing if it is damaged, or longer than this.
+    /// Decompresses a message. Returns `None` if it is damaged, or longer than `bytes_max`.
     pub fn unsqueeze(&mut self, squeezed: Squeezed, bytes_max: usize) -> Option<Vec<u8>> {
         let Squeezed { bytes, dictionary, body } = squeezed;
         let message = match usize::try_from(bytes).ok()? {
@@ -83,7 +83,7 @@ impl Unsqueezer {
             }
         };
         if dictionary && message.len() <= DICTIONARY_BYTES_MAX {
-            // Without one the next message cannot be read, and the link is dropped.
+            // On failure the next message cannot be decoded, and the link is dropped.
             self.unpacker = Decompressor::with_dictionary(&message).ok();
         }
         Some(message)
@@ -106,13 +106,13 @@ impl Unsqueezer {
         }
     }
 
-    /// Passes over a message that nobody wants, but for what those that follow need of it; false if that is damaged.
+    /// Skips a message, but keeps it as the dictionary if it is one. Returns false if it is damaged.
     pub fn skip(&mut self, squeezed: Squeezed) -> bool {
         !squeezed.dictionary || self.unsqueeze(squeezed, DICTIONARY_BYTES_MAX).is_some()
     }
 }
 
-/// Returns how long the message may be that is in a body.
+/// Returns the longest message that a body may decompress to.
 fn grown(body: &[u8]) -> usize {
     body.len().saturating_mul(GROWTH_MAX).max(GROWN_BYTES_MIN)
 }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn specs_that_are_alike_are_small() {
+    fn similar_specs_compress_well() {
         let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
         for (number, noise) in [(1, 7919), (2, 7919), (3, 7919), (4, 104_729), (5, 104_729)] {
             let spec = spec(number, noise);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn specs_of_any_size_travel() {
+    fn specs_of_any_size_round_trip() {
         let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
         for bytes in [0, 1, 100_000, 3_000_000, 10, 1000, 2000, 1000] {
             let spec = vec![b'x'; bytes];
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn little_does_not_become_much() {
+    fn the_compression_ratio_is_bounded() {
         let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
         let first = squeezer.squeeze(&[b'x'; 1000]);
         assert!(unsqueezer.unsqueeze(first, MAX).is_some());
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn who_skips_a_message_reads_the_next() {
+    fn a_message_after_a_skipped_one_is_decoded() {
         let (mut squeezer, mut unsqueezer) = (Squeezer::default(), Unsqueezer::default());
         for (number, skipped) in (1..20).zip([true, false, true].into_iter().cycle()) {
             let spec = spec(number, 7919 + number / 3);

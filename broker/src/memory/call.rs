@@ -1,4 +1,4 @@
-//! One call: the state that it decides on, who calls and when, and the events that it causes.
+//! One call: its state, caller and time, and the events that it causes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,19 +16,19 @@ pub(crate) struct State {
     pub(crate) nodes: Nodes,
     pub(crate) walks: BTreeMap<WalkId, Walk>,
     pub(crate) queue: Queue,
-    /// Sessions whose walks are to be cancelled.
+    /// Sessions whose walks must be cancelled.
     pub(crate) gone: BTreeSet<SessionId>,
     /// Nodes that have gone.
     pub(crate) past: BTreeMap<NodeId, Past>,
     /// How often the list of nodes has changed.
     pub(crate) list: u64,
-    /// When somebody last looked for nodes whose lease ended.
+    /// When nodes with expired leases were last searched for.
     pub(crate) reaped: Option<Duration>,
-    /// No node is buried before.
+    /// No node is buried before this time.
     pub(crate) grace: Duration,
 }
 
-/// How a node went.
+/// How a node left.
 #[derive(Debug)]
 pub(crate) struct Past {
     pub(crate) left: bool,
@@ -58,7 +58,7 @@ impl<'a> Call<'a> {
         self.mail.push((node.clone(), event));
     }
 
-    /// Takes the last event back if it tells the caller of a grant and there were `before` others.
+    /// Removes the last event if it is a grant for the caller and `before` others precede it.
     pub(crate) fn take_grant(&mut self, before: usize) -> Option<Grant> {
         let is_own = |(node, event): &mut (NodeId, Event)| {
             node == self.caller && matches!(event, Event::Granted(_))

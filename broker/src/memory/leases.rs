@@ -1,4 +1,4 @@
-//! Leases: nodes come, are heard, and go.
+//! Leases: nodes register, send heartbeats, and go.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -72,7 +72,7 @@ impl Call<'_> {
         self.sweep();
     }
 
-    /// Removes nodes whose lease ended.
+    /// Removes nodes whose lease has expired.
     pub(crate) fn reap(&mut self) {
         let silence = self.state.reaped.map(|reaped| self.now.saturating_sub(reaped));
         if silence.is_some_and(|silence| silence < REAP_PAUSE) {
@@ -95,7 +95,7 @@ impl Call<'_> {
         self.sweep();
     }
 
-    /// The caller's link to the node broke: it is suspect, and the caller's walks there are placed again.
+    /// Marks a node as suspect after the caller's link to it failed, and places the caller's walks there again.
     pub(crate) fn reap_node(&mut self, name: &NodeId) {
         self.state.list += 1;
         let Some(node) = self.state.nodes.get_mut(name) else { return };
@@ -109,8 +109,8 @@ impl Call<'_> {
         }
     }
 
-    /// Removes nodes that are gone. The walks they ran are placed again; those they were the origin of
-    /// are dropped, or left to [`Self::sweep`].
+    /// Removes nodes that have gone. Walks that they ran are placed again; walks of which they were the origin are dropped,
+    /// or left to [`Self::sweep`].
     fn bury(&mut self, dead: &[NodeId], left: bool) {
         self.state.list += 1;
         let mut lost = Vec::new();
@@ -146,7 +146,7 @@ impl Call<'_> {
         }
     }
 
-    /// Returns the nodes that are there and those that have gone, the most recently heard ones first.
+    /// Returns current nodes and nodes that have gone, the most recently heard ones first.
     pub(crate) fn list(&self) -> (Vec<NodeState>, Vec<PastNode>) {
         let mut nodes: Vec<_> = self.state.nodes.iter().collect();
         nodes.sort_by_key(|(name, node)| Reverse((node.lease_end, *name)));

@@ -21,7 +21,7 @@ pub(crate) struct Node {
     pub(crate) is_suspect: bool,
     /// The walks that hold its slots.
     pub(crate) holders: BTreeSet<WalkId>,
-    /// Its place in the order of placement; nothing without a free slot.
+    /// Its place in the order of placement; `None` without a free slot.
     score: Option<Score>,
 }
 
@@ -51,12 +51,12 @@ impl Node {
         self.is_usable(now) && self.free_slots() > 0
     }
 
-    /// Returns its load as a part of [`FULL`]; it has slots.
+    /// Returns its load as a fraction of [`FULL`]. It must have slots.
     fn level(&self) -> u64 {
         self.holders.len() as u64 * FULL / u64::from(self.info.slots)
     }
 
-    /// Returns the walks that hold its slots in the order of their text, as Redis has them.
+    /// Returns the walks that hold its slots in textual order, as Redis does.
     pub(crate) fn holders_by_text(&self) -> Vec<WalkId> {
         let mut holders: Vec<_> = self.holders.iter().copied().collect();
         holders.sort_by_key(ToString::to_string);

@@ -7,7 +7,7 @@ use worknode::id::{NodeId, SessionId, WalkId};
 
 use crate::limits::{LOOK_MAX, TAG_KEPT};
 
-/// Whose walks wait together: a session's, those apart that accept only one node.
+/// A group of waiting walks: those of a session, or those of a session that accept only one node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Lane {
     pub(crate) session: SessionId,
@@ -19,7 +19,7 @@ pub(crate) struct Lane {
 struct Waiting {
     origin: NodeId,
     walks: BTreeMap<u32, WalkId>,
-    /// The virtual time of its next grant; nothing if the session is gone.
+    /// The virtual time of its next grant; `None` if the session has ended.
     tag: Option<u64>,
 }
 

@@ -4,7 +4,7 @@ use worknode::id::{Attempt, NodeId, WalkId};
 
 use super::queue::Lane;
 
-/// What is known of a walk.
+/// A walk's record.
 #[derive(Debug, Clone)]
 pub(crate) struct Walk {
     pub(crate) id: WalkId,
@@ -12,7 +12,7 @@ pub(crate) struct Walk {
     pub(crate) attempt: Attempt,
     /// The attempt after which the matchmaker began to count.
     pub(crate) first: Attempt,
-    /// Where it runs; nothing if it waits.
+    /// The node that runs it; `None` while it waits.
     pub(crate) node: Option<NodeId>,
     pub(crate) only: Option<NodeId>,
     pub(crate) avoid: Vec<NodeId>,

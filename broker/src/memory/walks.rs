@@ -1,4 +1,4 @@
-//! Walks: placed, waiting, tried again, ended.
+//! Operations on walks: place, retry, end.
 
 use worknode::id::{Attempt, NodeId, WalkId};
 
@@ -50,7 +50,7 @@ impl Call<'_> {
         Retried::Submitted(self.decide_again(walk, attempt))
     }
 
-    /// Answers for a walk that is known, when its origin has given up the attempts up to `after`.
+    /// Answers for a known walk whose origin has given up the attempts up to `after`.
     fn decide_again(&mut self, mut walk: Walk, after: Attempt) -> Submitted {
         let Some(node) = walk.node.clone() else {
             let place = self.state.queue.place(walk.id, &walk.lane());
@@ -88,7 +88,7 @@ impl Call<'_> {
         Finished::Done { next: self.take_grant(before) }
     }
 
-    /// Removes a walk; tells whether it was known.
+    /// Removes a walk. Returns whether it was known.
     pub(crate) fn cancel(&mut self, id: WalkId) -> bool {
         let Some(walk) = self.state.walks.get(&id).cloned() else { return false };
         if let Some(freed) = self.remove(&walk) {
@@ -97,7 +97,7 @@ impl Call<'_> {
         true
     }
 
-    /// Removes a walk and tells its nodes; returns the node whose slot it held, which is to be filled.
+    /// Removes a walk and notifies its nodes. Returns the node whose slot it held, which the caller fills.
     pub(crate) fn remove(&mut self, walk: &Walk) -> Option<NodeId> {
         match &walk.node {
             None => self.state.queue.dequeue(walk.id, &walk.lane(), 0, self.now),
@@ -115,7 +115,7 @@ impl Call<'_> {
         walk.node.clone()
     }
 
-    /// Places a walk whose attempt was lost once more, and tells its origin of a grant.
+    /// Places a walk again whose attempt was lost, and notifies its origin of a grant.
     pub(crate) fn lose(&mut self, walk: Walk) {
         let (id, origin) = (walk.id, walk.origin.clone());
         if is_exhausted(&walk) {

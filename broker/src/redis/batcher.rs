@@ -1,7 +1,7 @@
-//! Batches an agent's words: a word goes out at once while few calls are under way, otherwise with all
-//! the others that wait by then.
+//! Batches an agent's commands ("words"). While few calls are under way, a word is sent at once, otherwise together
+//! with all others that are waiting by then.
 //!
-//! No word waits for company: a batch is what was said while other calls were under way.
+//! No word waits for a batch to fill: a batch is what accumulated while other calls were under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,9 +14,9 @@ use super::caller::{AWAY_MAX, Caller};
 use super::word::Word;
 use crate::error::BrokerError;
 
-/// Calls under way at once: while Redis works on one, the reply to the other is read.
+/// Most calls under way at once: while Redis works on one, the reply to the other is read.
 const CALLS_MAX: usize = 2;
-/// Words in a call, so that it keeps other agents waiting for a few milliseconds at most.
+/// Most words in a call, so that it blocks other agents for a few milliseconds at most.
 const WORDS_MAX: usize = 128;
 
 /// Shared by all clones of a [`crate::Broker`]. Its task ends when it is dropped.
@@ -27,7 +27,7 @@ pub(crate) struct Batcher {
     shared: Arc<Shared>,
 }
 
-/// A word that waits for a call.
+/// A waiting word.
 #[derive(Debug)]
 struct Waiting {
     word: Word,
@@ -40,7 +40,7 @@ struct Shared {
     caller: Arc<Caller>,
     /// A permit for each call that may be under way.
     calls: Semaphore,
-    /// Number of waiting words: as long as there are some, no other goes out before them.
+    /// Number of waiting words. While there are some, later words must not overtake them.
     waiting: AtomicUsize,
 }
 
@@ -53,7 +53,7 @@ impl Batcher {
         Self { waiting_tx, shared }
     }
 
-    /// Says a word, and waits for the answer.
+    /// Sends a word, and waits for the answer.
     pub(crate) async fn say(&self, word: Word) -> Result<Answer, BrokerError> {
         let deadline = Instant::now() + AWAY_MAX;
         let shared = &self.shared;
@@ -87,13 +87,13 @@ impl Shared {
         }
     }
 
-    /// Says a batch in one call, and hands out the answers.
+    /// Sends a batch in one call, and distributes the answers.
     async fn send(self: Arc<Self>, batch: Vec<Waiting>) {
         let _permit = Permit(&self.calls);
         let words: Vec<&Word> = batch.iter().map(|waiting| &waiting.word).collect();
         self.waiting.fetch_sub(batch.len(), Ordering::AcqRel);
         let answers = self.caller.say(&words, batch[0].deadline).await;
-        // A receiver that is closed belongs to a caller that has given up.
+        // Fails if the caller has given up.
         match answers {
             Ok(answers) => {
                 for (waiting, answer) in batch.into_iter().zip(answers) {

@@ -1,5 +1,4 @@
-//! Calls the functions in Redis, a second time if the connection broke meanwhile, and takes their
-//! replies apart.
+//! Calls the functions in Redis, again if the connection breaks meanwhile, and parses their replies.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +16,9 @@ use crate::error::BrokerError;
 use crate::model::Event;
 use crate::pulse::Pulse;
 
-/// How long a call waits for a broken connection: a Redis that was killed is back after 0.1 s.
+/// How long a call waits for a broken connection. A killed private Redis is back after 0.1 s.
 pub(crate) const AWAY_MAX: Duration = Duration::from_secs(1);
-/// Texts of a word on average, and of a heartbeat: initial room for a call.
+/// Average number of texts in a word, and number in a heartbeat: the initial capacity for a call.
 const WORD_TEXTS: usize = 6;
 const HEARTBEAT_TEXTS: usize = 4;
 
@@ -38,8 +37,8 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Says all words in one call, with the node's heartbeat if that is due or there are no words. An
-    /// error is that of the call; each word has a result of its own.
+    /// Sends all words in one call, with the node's heartbeat if it is due or there are no words. An error concerns the
+    /// whole call; each word has its own result.
     pub(crate) async fn say(
         &self,
         words: &[&Word],
@@ -61,7 +60,7 @@ impl Caller {
             .ok_or_else(|| self.garbled(words.first().map_or("heartbeat", |word| word.kind)))
     }
 
-    /// Sends a heartbeat by itself.
+    /// Sends a heartbeat alone.
     pub(crate) async fn beat(&self) -> Result<(), BrokerError> {
         self.say(&[], Instant::now() + AWAY_MAX).await.map(drop)
     }
@@ -105,11 +104,11 @@ impl Caller {
             return None;
         }
         if beats {
-            // A heartbeat that failed is repeated soon; the words must not fail with it.
+            // A failed heartbeat is repeated soon, and must not make the words fail.
             if let Some(registered) = Answer::new(lines.next()?).registered() {
                 self.pulse.hear(registered, Instant::now());
             }
-            // The buried nodes are of no interest: the list of nodes has a new number.
+            // The buried nodes are ignored, because the list of nodes gets a new version.
             lines.next()?;
         }
         self.deliver(lines)?;
@@ -122,7 +121,7 @@ impl Caller {
         Some(answers.collect())
     }
 
-    /// Sends a call, once more whenever the connection breaks meanwhile: every call may be made twice.
+    /// Sends a call, again whenever the connection breaks meanwhile, since all calls are idempotent.
     async fn send(
         &self,
         function: &'static str,
@@ -167,11 +166,11 @@ impl Caller {
         }
     }
 
-    /// Hands notes to the agent; none of them if another version wrote one.
+    /// Delivers notes to the agent; none of them if one is from another version.
     fn deliver<'a>(&self, notes: impl Iterator<Item = &'a str>) -> Option<()> {
         let events: Vec<_> = notes.map(note::parse).collect::<Option<_>>()?;
         for event in events {
-            // The receiver of an agent that ends is closed.
+            // Fails if the agent is ending.
             let _ = self.events_tx.send(event);
         }
         Some(())

@@ -1,4 +1,4 @@
-//! [`Broker`]: connects an agent to Redis, puts its calls into words and reads the answers.
+//! [`Broker`]: connects an agent to Redis, encodes its calls as words and decodes the answers.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Broker {
     /// Connects to the cell `cell` of the broker at `url` on behalf of `node`.
     ///
     /// # Errors
-    /// The URL is invalid, nobody answers, the password is wrong, or the server is too old.
+    /// The URL is invalid, the server does not answer, the password is wrong, or the server is too old.
     pub async fn connect(
         url: &str,
         cell: &str,
@@ -200,7 +200,7 @@ fn parse(url: &str, shown: &str) -> Result<Address, BrokerError> {
     Address::parse(url).map_err(|source| BrokerError::Url { url: shown.to_owned(), source })
 }
 
-/// Tells why the first connection failed.
+/// Returns why the first connection failed.
 fn not_connected(source: WireError, shown: &str) -> BrokerError {
     let url = shown.to_owned();
     match source {

@@ -1,4 +1,4 @@
-//! Keeps a connection to the broker: opens it, and opens it again whenever it breaks.
+//! Keeps a connection to the broker open, reconnecting whenever it breaks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,13 @@ pub(crate) struct Line {
     pub(crate) broken: Arc<Notify>,
 }
 
-/// What it takes to open a line.
+/// What is needed to open a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Keeper {
     pub(crate) address: Address,
     pub(crate) channel: String,
-    /// keeper --events--> agent. Unbounded: the broker grants each waiting walk once, so there are
-    /// no more of them than the agent itself submitted.
+    /// keeper --events--> agent. Unbounded, because the broker grants each waiting walk once, so there are no more events
+    /// than walks that the agent has submitted.
     pub(crate) events_tx: mpsc::UnboundedSender<Event>,
 }
 
@@ -66,11 +66,11 @@ impl Keeper {
     }
 }
 
-/// Hands the notes of a message to the agent.
+/// Delivers the notes of a message to the agent.
 fn deliver(text: &str, events_tx: &mpsc::UnboundedSender<Event>) {
     for text in text.split('\n') {
         match note::parse(text) {
-            // The receiver of an agent that ends is closed.
+            // Fails if the agent is ending.
             Some(event) => drop(events_tx.send(event)),
             None => tracing::warn!(?text, "the broker sent an unknown note"),
         }

@@ -1,5 +1,5 @@
-//! Bounds replies on a connection to Redis: they are measured before they are parsed and kept, and one
-//! that is larger than any honest reply ends the connection.
+//! Limits the size of replies from Redis. Replies are measured before they are parsed and stored; one that is larger
+//! than any honest reply ends the connection.
 
 use std::io;
 use std::pin::Pin;
@@ -7,19 +7,19 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Bytes of one reply or message. A list of 1,024 nodes has a tenth of it.
+/// Largest reply or message. A list of 1,024 nodes takes a tenth of it.
 const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Parts of one reply that are still to come. A list of 1,024 nodes has 10 for each.
+/// Most pending parts of one reply. A list of 1,024 nodes has 10 per node.
 const PARTS_MAX: usize = 16 * 1024;
-/// Bytes of the line that begins a part: its kind, and a length, a number or an error message.
+/// Longest first line of a part: its type, and a length, a number or an error message.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// Finds the end of each reply in a stream of RESP3.
 #[derive(Debug)]
 pub(crate) struct Measure {
-    /// Bytes of the present reply so far.
+    /// Bytes of the current reply so far.
     bytes: usize,
-    /// Parts of it that are still to come, including the present one.
+    /// Pending parts, including the current one.
     parts: usize,
     place: Place,
     line: Vec<u8>,
@@ -28,7 +28,7 @@ pub(crate) struct Measure {
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Line,
-    /// In a text; the bytes that are left, including the line end.
+    /// Within a text: the remaining bytes, including the line end.
     Text(usize),
 }
 
@@ -39,7 +39,7 @@ impl Default for Measure {
 }
 
 impl Measure {
-    /// Takes in what has arrived; returns false if the reply is too large or malformed.
+    /// Measures received bytes. Returns false if the reply is too large or malformed.
     pub(crate) fn take(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let taken = match self.place {
@@ -69,7 +69,7 @@ impl Measure {
         true
     }
 
-    /// Begins the part whose first line was read; returns nothing if it is too large or malformed.
+    /// Begins the part whose first line was read. Returns `None` if it is too large or malformed.
     fn begin(&mut self) -> Option<()> {
         let line = std::mem::take(&mut self.line);
         let (&kind, rest) = line.strip_suffix(b"\r\n")?.split_first()?;

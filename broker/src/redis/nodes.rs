@@ -1,4 +1,4 @@
-//! Reads the list of nodes. A line that makes no sense is skipped, and takes no other with it.
+//! Parses the list of nodes. Malformed lines are skipped.
 
 use std::time::Duration;
 
@@ -6,14 +6,17 @@ use super::wire::Value;
 use crate::limits::{NODES_MAX, SLOTS_MAX};
 use crate::model::{NodeInfo, NodeState, PastNode, Trouble};
 
-/// Reads the lines of nodes that are there and of nodes that have gone.
+/// Parses the lines of current nodes and of nodes that have gone.
 pub(crate) fn read(lines: &[Value]) -> (Vec<NodeState>, Vec<PastNode>) {
     let past: Vec<_> = lines.iter().filter_map(past_node).take(NODES_MAX).collect();
     let nodes: Vec<_> = lines.iter().filter(|line| past_node(line).is_none()).collect();
     let states: Vec<_> = nodes.iter().take(NODES_MAX).filter_map(|line| node_state(line)).collect();
     if states.len() < nodes.len() {
         let left_out = nodes.len() - states.len();
-        tracing::warn!(left_out, "the broker lists nodes that make no sense, or too many");
+        tracing::warn!(
+            left_out,
+            "ignored nodes in the broker's list: they are malformed, or too many"
+        );
     }
     (states, past)
 }
@@ -48,7 +51,7 @@ fn past_node(line: &Value) -> Option<PastNode> {
     Some(PastNode { node: word(node)?.parse().ok()?, left, heard_ago: age(Some(ago)) })
 }
 
-/// Reads an age in milliseconds; 0 if it makes no sense.
+/// Parses an age in milliseconds; 0 if it is malformed.
 fn age(value: Option<&Value>) -> Duration {
     Duration::from_millis(value.and_then(number).unwrap_or(0).into())
 }

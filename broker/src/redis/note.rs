@@ -1,11 +1,11 @@
-//! Notes: what the functions tell a node that has not asked. `g <walk> <node> <address> <attempt>`
-//! (granted), `c <walk>` (cancelled) or `x <walk>` (exhausted).
+//! Notes: unsolicited messages from the functions to a node: `g <walk> <node> <address> <attempt>` (granted),
+//! `c <walk>` (cancelled) or `x <walk>` (exhausted).
 
 use worknode::id::{Attempt, WalkId};
 
 use crate::model::{Event, Grant};
 
-/// Reads a note. Returns nothing for what this version does not understand.
+/// Parses a note. Returns `None` if this version does not know it.
 pub(crate) fn parse(note: &str) -> Option<Event> {
     let mut words = note.split(' ');
     let kind = words.next()?;

@@ -20,15 +20,15 @@ use worknode::said::Said;
 use super::wire::{Address, Wire};
 use crate::error::ServerError;
 
-/// How long a server may take to answer. Even a large log loads faster.
+/// Timeout for the first answer. Even a large log loads faster.
 const READY_MAX: Duration = Duration::from_secs(10);
 const READY_POLL: Duration = Duration::from_millis(10);
-/// Nobody but the user reads the log.
+/// Mode of the log, which only the user may read.
 const LOG_MODE: u32 = 0o600;
 /// Pauses between restarts double from the first to the second.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// A server that lived this long was healthy: the pauses begin anew.
+/// Uptime after which a server counts as healthy, and the pauses restart at the minimum.
 const WELL_AFTER: Duration = Duration::from_secs(10);
 /// `sun_path` without its NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -42,7 +42,7 @@ pub struct PrivateServer {
     supervisor: Option<JoinHandle<()>>,
 }
 
-/// What the supervisor and the owner share.
+/// The state that the supervisor and the owner share.
 #[derive(Debug, Default)]
 struct Room {
     state: Mutex<State>,
@@ -79,7 +79,7 @@ impl PrivateServer {
         let failed =
             |source| ServerError::Start { binary: binary.clone(), dir: dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-        // The socket of an earlier server would be mistaken for that of the new one.
+        // The socket of an earlier server would be mistaken for the new one's.
         match fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -116,7 +116,7 @@ impl PrivateServer {
     async fn answers(&self) -> bool {
         let Ok(address) = Address::parse(&self.url) else { return false };
         let deadline = Instant::now() + READY_MAX;
-        // A server that restarts before it has answered cannot run here.
+        // A server that restarts before its first answer cannot run here.
         while Instant::now() < deadline && self.room.state().starts <= 1 {
             if Wire::answers(&address).await {
                 return true;
@@ -143,7 +143,7 @@ impl Drop for PrivateServer {
     }
 }
 
-/// Which server is started, and where.
+/// The server's binary and its directory.
 struct Plan {
     binary: PathBuf,
     dir: PathBuf,
@@ -162,10 +162,10 @@ impl Plan {
             // No fsync: while one is under way, Redis answers before it writes, and a kill would lose
             // what it acknowledged. Written data is in the kernel and survives the server.
             .args(["--save", "", "--appendonly", "yes", "--appendfsync", "no"])
-            // Each saves a tenth of a call: no latency histogram, and no scores stored as text.
+            // No latency histogram, and no scores stored as text: each saves a tenth of a call.
             .args(["--latency-tracking", "no", "--zset-max-listpack-entries", "0"])
-            // The default of 10 costs an idle machine 2.4 ms of processor time a second. The calls do
-            // what these timers are for.
+            // The default of 10 costs an idle machine 2.4 ms of CPU time per second. Calls do the work of
+            // these timers anyway.
             .args(["--hz", "2"])
             .arg("--dir")
             .arg(&self.dir)

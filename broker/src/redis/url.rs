@@ -1,7 +1,6 @@
-//! Broker URLs whose password is not escaped.
+//! Detects broker URLs with unescaped passwords.
 
-/// Tells whether the password contains a character that begins the next part of the URL, or a `%` that
-/// begins no escape.
+/// Tells whether the password contains an unescaped delimiter, or a `%` that does not begin an escape.
 pub(crate) fn is_unescaped(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else { return false };
     let Some((login, _)) = rest.rsplit_once('@') else { return false };

@@ -1,4 +1,4 @@
-//! One connection to Redis. The only file that names the redis crate.
+//! One connection to Redis. Only this file depends on the redis crate.
 
 use std::io;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use tokio::net::{TcpStream, UnixStream};
 use super::measured::Measured;
 use crate::functions::{self, library};
 
-/// A broker that needs longer than this to accept a connection is of no use to a build.
+/// Connection timeout. A slower broker is useless for a build.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A call takes microseconds; one that takes this long is lost.
+/// Timeout of a call, which normally takes microseconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An error of the redis crate. Its text includes its cause, so it has no source.
@@ -47,7 +47,7 @@ impl WireError {
         self.0.kind() == ErrorKind::RESP3NotSupported || self.says("unknown command")
     }
 
-    /// Tells whether the Redis may be in protected mode. It says so and hangs up: either may arrive first.
+    /// Tells whether Redis may be in protected mode. It sends an error and closes the connection; either may arrive first.
     pub(crate) fn is_protected(&self) -> bool {
         self.says("protected mode")
             || [
@@ -61,7 +61,7 @@ impl WireError {
             .any(|words| self.says(words))
     }
 
-    /// Makes an error of what a function said about one of several words.
+    /// Makes an error from a function's answer to one of several words.
     pub(crate) fn said(words: &str) -> Self {
         let kind = ErrorKind::Extension;
         Self(RedisError::from((kind, "the function failed", words.to_owned())))
@@ -76,7 +76,7 @@ impl WireError {
     }
 }
 
-/// What arrives on a connection without having been asked for.
+/// An unsolicited message on a connection.
 #[derive(Debug)]
 pub(crate) enum Push {
     /// A message of the node's channel: one note per line.
@@ -85,7 +85,7 @@ pub(crate) enum Push {
     Closed,
 }
 
-/// Where the broker is.
+/// The broker's address.
 #[derive(Debug, Clone)]
 pub(crate) struct Address(redis::ConnectionInfo);
 
@@ -123,7 +123,7 @@ pub(crate) struct Call<'a> {
     pub(crate) arguments: &'a [&'a [u8]],
 }
 
-/// A connection whose server has the functions.
+/// A connection to a server with the functions loaded.
 #[derive(Debug, Clone)]
 pub(crate) struct Wire {
     connection: MultiplexedConnection,
@@ -157,7 +157,7 @@ impl Wire {
         ping.await.is_ok()
     }
 
-    /// Calls a function. Loads the functions again if the server lost them.
+    /// Calls a function. Reloads the functions if the server has lost them.
     pub(crate) async fn call(&self, call: &Call<'_>) -> Result<Value, WireError> {
         match self.call_once(call).await {
             Err(error) if error.is_missing_function() => {
@@ -192,7 +192,7 @@ impl Wire {
     }
 }
 
-/// Opens a connection that bounds what arrives.
+/// Opens a connection that limits the size of replies.
 async fn connect(
     address: &Address,
     config: AsyncConnectionConfig,

@@ -1,9 +1,9 @@
-//! One thing that an agent says to the broker.
+//! A word: one command of an agent to the broker.
 
 /// A word of the function `say` and its arguments.
 #[derive(Debug)]
 pub(crate) struct Word {
     pub(crate) kind: &'static str,
-    /// As many as the kind always has.
+    /// The arguments; their number is fixed for each kind.
     pub(crate) arguments: Vec<String>,
 }

@@ -1,23 +1,23 @@
-//! Which versions of files differ by nothing but appends of walks. A walk that found an earlier one, and has itself only
-//! appended, has undone nothing. What content says is not enough: two that count up in a file write the same.
+//! Tracks versions of files that differ only by appends of walks. A walk that found an earlier version and only appended
+//! itself causes no conflict. Comparing content would not be enough: two walks that increment a counter write the same.
 
 use std::collections::HashMap;
 
 use crate::tree::Version;
 
-/// Files that are remembered; when there are more, all are forgotten, and their walks are repeated.
+/// Most tracked files. Beyond this, all are dropped, and their walks are repeated.
 const FILES_MAX: usize = 1000;
-/// Versions of one: as many walks as append to it while one runs.
+/// Most versions of a file: as many walks may append to it while one runs.
 const VERSIONS_MAX: usize = 256;
 
-/// The last versions of files to which walks have appended, in their order.
+/// The last versions of files to which walks have appended, in order.
 #[derive(Debug, Default)]
 pub(super) struct Appends {
     files: HashMap<(u64, u64), Vec<Version>>,
 }
 
 impl Appends {
-    /// Tells whether nothing but appends lie between two versions.
+    /// Tells whether two versions differ only by appends.
     pub(super) fn lead(&self, from: Version, to: Version) -> bool {
         from == to
             || self
@@ -26,7 +26,7 @@ impl Appends {
                 .is_some_and(|versions| versions.last() == Some(&to) && versions.contains(&from))
     }
 
-    /// Takes in an append.
+    /// Records an append.
     pub(super) fn note(&mut self, before: Version, after: Version) {
         let file = (after.dev, after.ino);
         if self.files.len() >= FILES_MAX && !self.files.contains_key(&file) {
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn appends_lead_from_one_version_to_the_last() {
+    fn appends_connect_a_version_with_the_last() {
         let mut appends = Appends::default();
         let [a, b, c, d, e] = [1, 2, 3, 4, 5].map(|bytes| version(7, bytes));
         assert!(appends.lead(a, a) && !appends.lead(a, b));
@@ -62,13 +62,13 @@ mod tests {
         appends.note(b, c);
         assert!(appends.lead(a, c) && appends.lead(b, c));
         assert!(!appends.lead(c, a) && !appends.lead(a, b) && !appends.lead(a, d));
-        // Something else happened in between.
+        // There was another change in between.
         appends.note(d, e);
         assert!(appends.lead(d, e) && !appends.lead(a, e) && !appends.lead(c, e));
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn tracked_versions_are_bounded() {
         let mut appends = Appends::default();
         let last = VERSIONS_MAX as u64 * 2;
         (0..last).for_each(|bytes| appends.note(version(7, bytes), version(7, bytes + 1)));

@@ -1,5 +1,5 @@
-//! Makes the changes of a commit. Every step may be repeated: a commit that was interrupted is
-//! applied again from its start.
+//! Makes the changes of a commit. All steps are idempotent: an interrupted commit is applied again from its
+//! start.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -44,7 +44,7 @@ impl ApplyError {
         failed("assume the owner's identity for", b"/")(source)
     }
 
-    /// Returns the name if somebody else has just changed what is there, and nothing was changed yet.
+    /// Returns the path if another process has just changed it, and the commit has changed nothing yet.
     pub(super) fn conflict(&self) -> Option<TreePath> {
         let raced = [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound];
         let is_race = self.is_first && raced.contains(&self.source.kind());
@@ -57,8 +57,8 @@ fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> ApplyE
     move |source| ApplyError { action, path, source, is_first: false }
 }
 
-/// Looks, before anything is changed, whether the changes can be made at all: whether the owner may
-/// write in every directory, and whether there is room for the content.
+/// Checks before the first change whether the owner may write in every directory, and whether there is space
+/// for the content.
 pub(super) fn check(commit: &Commit) -> Result<(), ApplyError> {
     let _identity = Identity::assume(&commit.owner).map_err(ApplyError::of_identity)?;
     let mut bytes = 0;
@@ -69,8 +69,8 @@ pub(super) fn check(commit: &Commit) -> Result<(), ApplyError> {
             bytes += manifest.data_bytes();
         }
         let Some((dir, _)) = split(path) else { continue };
-        // A directory is in the change set because something below it changed: what counts is
-        // that one's own directory. One that is not there yet is made by the change set itself.
+        // Directories are skipped: if something below one changed, its own directory is checked. One
+        // that does not exist yet is created by the change set.
         if matches!(op, Op::Dir { .. }) || !seen.insert(dir) {
             continue;
         }
@@ -101,14 +101,14 @@ fn path_of(op: &Op) -> &[u8] {
 /// A commit that was interrupted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begun {
-    /// When.
+    /// When it was begun.
     pub(super) at: Time,
-    /// Whether all that had to be was taken aside by then.
+    /// Whether everything in the way had been moved aside.
     pub(super) is_cleared: bool,
 }
 
-/// Makes all changes. If they were begun before, what somebody else has changed since is left alone.
-/// Calls `cleared` when everything is taken aside that has to be.
+/// Makes all changes. If they were begun before, files that others have changed since are skipped. Calls
+/// `cleared` when everything in the way has been moved aside.
 pub(super) fn apply(
     commit: &Commit,
     contents: &Contents<'_>,
@@ -144,7 +144,7 @@ fn change(
         if begun.is_some_and(|begun| belongs_to_others(op, contents, begun)) {
             tracing::warn!(
                 path = %String::from_utf8_lossy(path_of(op)),
-                "changed since the commit was interrupted: left alone"
+                "skipped a change of an interrupted commit: the file has changed since"
             );
             continue;
         }
@@ -175,14 +175,14 @@ fn change(
             }
         }
         .map_err(|error| ApplyError { is_first, ..error })?;
-        // To a directory that was there nothing is done that cannot be done once more.
+        // Changes of an existing directory are idempotent.
         is_first &= matches!(op, Op::Dir { path, .. } if !made.contains(&path[..]));
     }
-    // Directory times last: every change in a directory moves them.
+    // Directory times last, because every change in a directory alters them.
     for op in commit.changes.ops.iter().rev() {
         if let Op::Dir { path, meta: Meta { mtime: Some(mtime), .. }, .. } = op {
             match set_dir_time(path, *mtime, made.contains(&**path), all) {
-                // Whoever makes something in another's directory moves its time, and cannot set it.
+                // A user who creates files in another user's directory cannot set its time.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
                 result => result.map_err(failed("set the time of", path))?,
             }
@@ -191,8 +191,8 @@ fn change(
     Ok(())
 }
 
-/// Tells whether somebody else has changed a name since an interrupted commit was begun: it is
-/// newer than that, and not what the commit itself may have left there.
+/// Tells whether another process has changed a name since an interrupted commit was begun: the file is newer,
+/// and is not what the commit itself may have left there.
 fn belongs_to_others(op: &Op, contents: &Contents<'_>, begun: Time) -> bool {
     let path = path_of(op);
     let Ok(Some(now)) = Place::of(path).and_then(|place| place.attr()) else { return false };
@@ -200,7 +200,7 @@ fn belongs_to_others(op: &Op, contents: &Contents<'_>, begun: Time) -> bool {
         return false;
     }
     match op {
-        // What is half removed is newer too.
+        // A partly removed directory is newer, too.
         Op::Remove { path } if now.kind == Kind::Dir => has_newer_files(path, begun),
         Op::File { placing: Placing::Behind(_), .. } => false,
         Op::File { manifest, .. } => {
@@ -213,8 +213,8 @@ fn belongs_to_others(op: &Op, contents: &Contents<'_>, begun: Time) -> bool {
     }
 }
 
-/// Tells whether something below a directory that is no directory itself is newer than a moment, or is
-/// deeper than anything that a walk has seen.
+/// Tells whether a file below a directory is newer than a moment, or deeper than anything that a walk can
+/// see.
 pub(super) fn has_newer_files(dir: &[u8], moment: Time) -> bool {
     let mut dirs = vec![PathBuf::from(OsStr::from_bytes(dir))];
     while let Some(dir) = dirs.pop() {

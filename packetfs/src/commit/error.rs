@@ -20,10 +20,10 @@ pub enum CommitError {
         source: io::Error,
     },
     /// A packet is missing or damaged; nothing was changed.
-    #[error("packet {0} of a changed file did not arrive whole")]
+    #[error("packet {0} of a changed file is missing or damaged")]
     Packet(Digest),
-    /// Somebody else has changed a file that the walk changed; nothing was changed.
-    #[error("{} was changed by somebody else meanwhile", String::from_utf8_lossy(.0))]
+    /// Another process has changed a file that the walk changed; nothing was changed.
+    #[error("{} was changed by another process meanwhile", String::from_utf8_lossy(.0))]
     Conflict(TreePath),
     /// The walk could not have made these changes; nothing was changed.
     #[error(transparent)]

@@ -8,11 +8,11 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use super::model::Owner;
 
-/// While it lives, this thread's file operations are the user's: it has the user's ids and groups, and
-/// no capability at all. Dropping it ends that.
+/// The impersonation of a user, which ends on drop. Meanwhile the thread has the user's ids and groups, and no
+/// capabilities.
 #[derive(Debug)]
 pub(super) struct Identity {
-    /// The thread's own capabilities; nothing if it is that user itself.
+    /// The thread's own capabilities; `None` if the process already runs as that user.
     own: Option<CapabilitySets>,
 }
 
@@ -20,24 +20,24 @@ impl Identity {
     /// Assumes the owner's identity, unless this process is that user already.
     ///
     /// # Errors
-    /// The thread is not, in every respect, what the owner is.
+    /// Not every id, group and capability could be set.
     pub(super) fn assume(owner: &Owner) -> io::Result<Self> {
         let process = nix::unistd::geteuid().as_raw();
         if process == owner.uid {
             return Ok(Self { own: None });
         }
         if process != 0 {
-            return Err(denied("only root acts for other users"));
+            return Err(denied("only root can act for other users"));
         }
         let own = capabilities(None)?;
-        // From here on dropping it restores what was changed so far.
+        // From here on, dropping it restores everything changed so far.
         let identity = Self { own: Some(own) };
         set_groups(&owner.groups)?;
         set_fs_ids(owner.uid, owner.gid)?;
         let none = CapabilitySets { effective: CapabilitySet::empty(), ..own };
         set_capabilities(None, none)?;
         if !capabilities(None)?.effective.is_empty() {
-            return Err(denied("the thread keeps capabilities"));
+            return Err(denied("the thread still has capabilities"));
         }
         Ok(identity)
     }
@@ -46,10 +46,10 @@ impl Identity {
 impl Drop for Identity {
     fn drop(&mut self) {
         let Some(own) = self.own else { return };
-        // Root keeps no supplementary groups here.
+        // Root has no supplementary groups here.
         let regain = || Ok(set_capabilities(None, own)?);
         let restored = regain().and_then(|()| set_fs_ids(0, 0)).and_then(|()| set_groups(&[]));
-        // A thread that would go on as somebody else must not go on.
+        // A thread that cannot restore its identity must not continue.
         restored.and_then(|()| regain()).expect("permitted capabilities were kept");
     }
 }
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_has_no_capability_and_nothing_of_roots() {
+    fn an_impersonated_user_has_no_privileges_of_root() {
         if !nix::unistd::geteuid().is_root() {
             return;
         }
@@ -99,7 +99,7 @@ mod tests {
         let before = status("CapEff:");
         let owner = Owner { uid: 65534, gid: 65533, groups: vec![7, 5] };
         let identity = Identity::assume(&owner).expect("root may");
-        // All threads of this test's process are root's but this one, which cannot look at itself.
+        // Another thread reads the status, because this one, without root, may not.
         let (read, reopened) = (std::fs::read(&secret), std::fs::read("/proc/thread-self/environ"));
         let caps = capabilities(None).expect("readable");
         let (ids, groups) = (status("Uid:"), status("Groups:"));

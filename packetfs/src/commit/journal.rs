@@ -1,14 +1,13 @@
 //! The journal: one file with room for one commit, overwritten in place.
 //!
-//! `u64 record bytes, digest[32], u64 cleared, u64 tries, record, bodies`: cleared is 1 once all is taken aside
-//! that has to be, tries counts the agents that have begun to finish it.
-//! The digest is the record's; the packets' bodies, which follow it, have their names to be checked
-//! against. The head is written last. A process that is killed
-//! between two writes leaves a head that does not fit its record, or none: then nothing was begun. After a
-//! commit the head is overwritten; when no other follows soon the file is emptied, for what was in it may be
-//! for its owner only. (The
-//! page cache survives the process; a power cut is no worse than one in the middle of the user's own
-//! program.)
+//! Its layout is `u64 record bytes, digest[32], u64 cleared, u64 tries, record, bodies`. `cleared` is 1 once
+//! everything in the way has been moved aside; `tries` counts the agents that have tried to finish the commit. The
+//! digest is the record's; the packets' bodies are checked against their own digests.
+//!
+//! The header is written last. A process that is killed between two writes leaves no header, or one that does not
+//! match its record: then nothing was begun. After a commit the header is overwritten. When no other commit follows
+//! soon, the file is truncated, because its content may be private to its owner. There is no fsync: the page cache
+//! survives the process, and a power cut is no worse than during the user's own program.
 
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -25,18 +24,18 @@ use crate::tree::Time;
 const HEAD_BYTES: usize = 56;
 const CLEARED_AT: u64 = 40;
 const TRIES_AT: u64 = 48;
-/// What is set aside lies beside the journal, under its name with this at the end. There is one at most.
+/// Suffix of the one journal that is set aside.
 const ASIDE: &str = ".failed";
-/// What is in it is applied with the agent's rights: nobody else may write, or read, it.
+/// Mode of the journal, which only the agent may access: it is applied with the agent's privileges.
 const MODE: u32 = 0o600;
 const OTHERS: u32 = 0o022;
-/// Small bodies are written together.
+/// Size up to which bodies are written together.
 const WRITE_BYTES: usize = 32 * 1024;
 
-/// All of a commit but its packets' bodies: of these whether each is compressed, and its bytes.
+/// A commit without its packets' bodies; for each of them, whether it is compressed, and its length.
 type Record = (Owner, Scope, ChangeSet, Vec<(PacketRef, bool, u64)>, bool, Time, Temporary);
 
-/// A commit that was begun and not finished, and its temporary names.
+/// An interrupted commit, and its temporary names.
 pub(super) struct Pending {
     pub(super) commit: Commit,
     pub(super) temporary: Temporary,
@@ -84,22 +83,22 @@ impl Journal {
         self.file.write_all_at(&head, 0)
     }
 
-    /// Notes that nothing is to be done.
+    /// Clears the journal by overwriting its header.
     pub(super) fn strike(&self) -> io::Result<()> {
         self.file.write_all_at(&[0; HEAD_BYTES], 0)
     }
 
-    /// Takes everything out. That costs a file system more than to write over it.
+    /// Truncates the journal, which costs a file system more than overwriting it.
     pub(super) fn empty(&self) -> io::Result<()> {
         self.file.set_len(0)
     }
 
-    /// Notes that everything is taken aside.
+    /// Records that everything in the way has been moved aside.
     pub(super) fn note_cleared(&self) -> io::Result<()> {
         self.file.write_all_at(&1_u64.to_le_bytes(), CLEARED_AT)
     }
 
-    /// Returns how many agents have begun to finish what is in it.
+    /// Returns how many agents have tried to finish the commit in it.
     pub(super) fn tries(&self) -> io::Result<u64> {
         let mut tries = [0; 8];
         match self.file.read_exact_at(&mut tries, TRIES_AT) {
@@ -108,18 +107,18 @@ impl Journal {
         }
     }
 
-    /// Notes that one more begins to.
+    /// Counts another try.
     pub(super) fn note_try(&self) -> io::Result<()> {
         let metadata = self.file.metadata()?;
         if metadata.len() < HEAD_BYTES as u64 {
             return Ok(());
         }
         self.file.write_all_at(&(self.tries()? + 1).to_le_bytes(), TRIES_AT)?;
-        // That says when the commit was begun.
+        // The mtime records when the commit was begun.
         self.file.set_modified(metadata.modified()?)
     }
 
-    /// Gives it another name, which is returned.
+    /// Renames the journal, and returns its new path.
     pub(super) fn set_aside(&self) -> io::Result<PathBuf> {
         let mut aside = self.path.clone().into_os_string();
         aside.push(ASIDE);
@@ -127,7 +126,7 @@ impl Journal {
         Ok(aside.into())
     }
 
-    /// Returns how far the commit in it had come.
+    /// Returns the progress of the commit in it.
     pub(super) fn begun(&self) -> io::Result<Begun> {
         let metadata = self.file.metadata()?;
         let nanos = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
@@ -137,7 +136,7 @@ impl Journal {
         Ok(Begun { at, is_cleared: u64::from_le_bytes(cleared) == 1 })
     }
 
-    /// Returns the commit that was begun and not finished, if any.
+    /// Returns the interrupted commit, if there is one.
     pub(super) fn pending(&self) -> io::Result<Option<Pending>> {
         let length = self.file.metadata()?.len();
         if length < HEAD_BYTES as u64 {
@@ -156,7 +155,7 @@ impl Journal {
         if Digest::of(&record).0 != rest[..32] {
             return Ok(None);
         }
-        // What an earlier version wrote goes on behind this.
+        // Journals of an earlier version have further fields.
         let Ok((record, [])) = postcard::take_from_bytes::<Record>(&record) else {
             return Ok(None);
         };
@@ -171,7 +170,7 @@ impl Journal {
     }
 }
 
-/// Refuses a journal that somebody else may have written.
+/// Refuses a journal that others may have written.
 fn check(file: &File) -> io::Result<()> {
     let (metadata, own) = (file.metadata()?, nix::unistd::geteuid().as_raw());
     let refused = |why: String| {
@@ -188,7 +187,7 @@ fn check(file: &File) -> io::Result<()> {
     }
 }
 
-/// Reads so many bytes; nothing if the file ends before.
+/// Reads so many bytes, or returns `None` if the file is shorter.
 fn read(file: &File, bytes: u64) -> io::Result<Option<Vec<u8>>> {
     let mut body = Vec::new();
     let read = file.take(bytes).read_to_end(&mut body)?;

@@ -1,21 +1,21 @@
-//! The origin's own locks. A walk's locks are seen within the walk only, so a commit stands in for it: where a process of
-//! this machine has locked a file, that one reads and writes it just now, and the walk comes later.
+//! Honours file locks at the origin. A walk's locks are visible only within the walk, so the commit takes them in its
+//! place. If a process of this machine holds a lock on a file, the walk conflicts with it.
 
 use std::fs::File;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 
-/// A file that nobody else locks until this is dropped, by either kind of lock.
+/// A file with both kinds of lock held until this is dropped.
 pub(super) struct Locked {
     _file: Flock<File>,
 }
 
-/// Somebody has locked the file.
+/// Another process has locked the file.
 pub(super) struct Taken;
 
 impl Locked {
-    /// Locks a file that is open for writing, without waiting. A file system without locks has nothing to be locked.
+    /// Locks a file that is open for writing, without waiting. Returns `None` if its file system has no locks.
     pub(super) fn new(file: File) -> Result<Option<Self>, Taken> {
         let [l_type, l_whence] = [libc::F_WRLCK, libc::SEEK_SET]
             .map(|number| libc::c_short::try_from(number).expect("a small number"));

@@ -1,4 +1,4 @@
-//! What is committed: changes with their content, on whose behalf, and where they may be made.
+//! A commit: changes with their content, their owner, and their scope.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,10 +10,10 @@ use crate::packet::{Digest, Packed, PacketRef};
 use crate::path::TreePath;
 use crate::tree::Time;
 
-/// The content of a commit's packets, checked against their names.
+/// The content of a commit's packets, checked against their digests.
 pub(super) type Contents<'a> = HashMap<Digest, Cow<'a, [u8]>>;
 
-/// On whose behalf changes are made.
+/// The user on whose behalf changes are made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// User.
@@ -27,27 +27,27 @@ pub struct Owner {
 /// A change set with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
-    /// On whose behalf.
+    /// The user on whose behalf it is made.
     pub owner: Owner,
-    /// Where the walk may change something.
+    /// Where the walk may make changes.
     pub scope: Scope,
     /// The changes.
     pub changes: ChangeSet,
-    /// The packets that their files consist of.
+    /// The packets of the changed files.
     pub packets: Vec<(PacketRef, Packed)>,
-    /// What others have changed meanwhile may be overwritten: the walk cannot be repeated.
+    /// Whether concurrent changes of others are overwritten, because the walk cannot be repeated.
     pub last_wins: bool,
-    /// When the walk began: the times of what it wrote count from there.
+    /// When the walk began; times of its writes are relative to it.
     pub began: Time,
 }
 
-/// The part of the tree that a walk may change, besides what its user may.
+/// The part of the tree that a walk may change, in addition to the user's permissions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
-    /// Only what is below these, if there are any.
+    /// If not empty, only paths below these may change.
     pub only_below: Vec<TreePath>,
-    /// Nothing that is, or is below, one of these.
+    /// These paths, and those below them, must not change.
     pub closed: Vec<TreePath>,
-    /// It may make programs that act with the rights of their owner.
+    /// Whether it may create set-user-id and set-group-id files.
     pub set_id: bool,
 }

@@ -1,7 +1,6 @@
-//! What leaves its name before anything else of a commit is done: directories that something else
-//! replaces, and what would be in the way of another change under its old name. It is taken aside, to
-//! temporary names, and from there renamed or removed. So all renames of a commit are as if made at
-//! once, and a commit that fails can give everything its name again.
+//! The first phase of a commit: moves replaced directories, and files whose old name is in the way of
+//! another change, aside to temporary names, from which they are renamed or removed later. So all renames of a
+//! commit take effect as if simultaneous, and a failed commit can restore the old names.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -17,7 +16,7 @@ use crate::change::Op;
 use crate::path::{Bytes, above, is_within, join, split};
 use crate::tree::{Attr, Kind};
 
-/// What is taken aside, the last name first: what is below another comes before it.
+/// What is moved aside, in descending order of names, so that children precede their parents.
 #[derive(Debug)]
 pub(super) struct Moves(Vec<Move>);
 
@@ -26,16 +25,16 @@ struct Move {
     /// The name before the walk.
     from: Bytes,
     temporary: Bytes,
-    /// It is renamed; otherwise, if it is a directory, it makes room for something else.
+    /// Whether it is renamed. Otherwise it is a directory that is replaced.
     stays: bool,
 }
 
 impl Moves {
-    /// Finds what has to be taken aside.
+    /// Finds what must be moved aside.
     pub(super) fn of(ops: &[Op], names: Temporary) -> Self {
         let renames: Vec<_> = ops.iter().filter_map(Op::as_rename).collect();
         let old: HashSet<_> = renames.iter().map(|&(from, _)| from).collect();
-        // Names under which there will be something else.
+        // Names that will name something else.
         let mut new: HashSet<_> = renames.iter().map(|&(_, to)| to).collect();
         new.extend(ops.iter().filter_map(|op| match op {
             Op::Dir { path, replaces: true, .. } => Some(&**path),
@@ -45,7 +44,7 @@ impl Moves {
             return Self(Vec::new());
         }
         let goes = |path: &&[u8]| old.contains(path) || new.contains(path);
-        // What is now below a directory that is renamed goes with it, and is in nobody's way.
+        // Anything below a renamed directory moves with it, and is not in the way.
         let goes_along = |path: &[u8]| above(path).any(|dir| old.contains(dir));
         let in_the_way = |path: &&[u8]| !old.contains(path) && !goes_along(path);
         let mut aside: HashSet<_> = new.iter().copied().filter(in_the_way).collect();
@@ -58,7 +57,7 @@ impl Moves {
         let mut aside: Vec<_> = aside.into_iter().collect();
         aside.sort_unstable_by(|a, b| b.cmp(a));
         let moved = |(number, from): (usize, &[u8])| {
-            // Beside the outermost thing that goes: nothing happens to that directory.
+            // In the directory of its outermost moved ancestor, which itself stays.
             let outermost = above(from).filter(goes).last().unwrap_or(from);
             let dir = split(outermost).map_or(b"/".as_slice(), |(dir, _)| dir);
             let temporary = join(dir, names.aside(number).as_bytes());
@@ -71,34 +70,34 @@ impl Moves {
         self.0.is_empty()
     }
 
-    /// Returns the name under which something is found that had this name before the walk.
+    /// Returns the current name of something that had this name before the walk.
     pub(super) fn now<'a>(&'a self, from: &'a [u8]) -> &'a [u8] {
         let found = self.0.binary_search_by(|moved| from.cmp(&moved.from));
         found.map_or(from, |at| &self.0[at].temporary)
     }
 
-    /// Takes aside what has to be; what was taken aside before an interruption is left there.
+    /// Moves aside what must be. Anything moved before an interruption stays.
     ///
     /// # Errors
-    /// Something cannot be renamed. Then everything has its name again.
+    /// Something cannot be renamed. Then all old names are restored.
     pub(super) fn take_aside(&self) -> io::Result<()> {
         self.0.iter().try_for_each(Move::take_aside).inspect_err(|_| self.put_back())
     }
 
-    /// Gives everything that is still aside its name again, where that is free.
+    /// Restores the names of everything that is still aside, where they are free.
     pub(super) fn put_back(&self) {
         for Move { from, temporary, .. } in self.0.iter().rev() {
             let Ok(Some(_)) = Place::of(temporary).and_then(|place| place.attr()) else { continue };
-            // What took its place goes if there is nothing in it yet.
+            // Removes a directory that has replaced it, if it is still empty.
             let _ = std::fs::remove_dir(OsStr::from_bytes(from));
             if let Err(error) = rename_to_nothing(temporary, from) {
                 let [path, now] = [from, temporary].map(|path| String::from_utf8_lossy(path));
-                tracing::error!(%path, %now, %error, "a commit failed: this was moved");
+                tracing::error!(%path, %now, %error, "a commit failed and left a file under a temporary name: rename it from 'now' to 'path'");
             }
         }
     }
 
-    /// Removes what made room for something else.
+    /// Removes the replaced directories.
     ///
     /// # Errors
     /// Something cannot be removed.
@@ -111,7 +110,7 @@ impl Moves {
 impl Move {
     fn take_aside(&self) -> io::Result<()> {
         let attr = match Place::of(&self.from).and_then(|place| place.attr()) {
-            // Whatever is below that name is new.
+            // The parent is gone, so anything below that name is new.
             Err(error) if !self.stays && is_absent(&error) => None,
             attr => attr?,
         };
@@ -121,7 +120,7 @@ impl Move {
             None if self.stays && Place::of(&self.temporary)?.attr()?.is_none() => {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            // Nothing is in the way; or it was taken aside before.
+            // Nothing is in the way, or it was moved aside before the interruption.
             _ => return Ok(()),
         }
         rename_to_nothing(&self.from, &self.temporary)
@@ -129,7 +128,7 @@ impl Move {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    // Where a symbolic link is in the place of a directory, a change before has to replace it.
+    // If a symbolic link is in the place of a directory, an earlier change replaces it.
     let absent = [Errno::ENOENT, Errno::ENOTDIR, Errno::ELOOP];
     absent.iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
 }
@@ -148,7 +147,7 @@ mod tests {
         Op::Rename { from: from.parse().expect("sound"), to: to.parse().expect("sound") }
     }
 
-    /// Returns what is taken aside because it is renamed, each with the directory it is put in.
+    /// Returns the renamed files that are moved aside, each with the directory it is moved to.
     fn aside(ops: &[Op]) -> Vec<(String, String)> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("names of the tests");
         let dir = |path: &[u8]| text(split(path).expect("not the root").0);
@@ -162,19 +161,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_nobodys_way_is_renamed_at_once() {
+    fn files_that_are_not_in_the_way_are_renamed_directly() {
         let ops = [rename("/a/b", "/a/c"), rename("/a/bc", "/x/bc"), rename("/d", "/a/d")];
         assert_eq!(aside(&ops), expected(&[]));
     }
 
     #[test]
-    fn a_swap_goes_by_temporary_names() {
+    fn a_swap_uses_temporary_names() {
         let ops = [rename("/x/a", "/x/b"), rename("/x/b", "/x/a")];
         assert_eq!(aside(&ops), expected(&[("/x/b", "/x"), ("/x/a", "/x")]));
     }
 
     #[test]
-    fn what_goes_below_its_own_name_is_taken_aside() {
+    fn a_directory_renamed_below_its_own_name_is_moved_aside() {
         let ops = [rename("/x/d", "/x/d/e")];
         assert_eq!(aside(&ops), expected(&[("/x/d", "/x")]));
         let all = Moves::of(&ops, Temporary::default()).0;
@@ -182,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_another_goes_first_and_out_of_it() {
+    fn nested_files_are_moved_aside_before_their_parents() {
         let ops = [rename("/p", "/q"), rename("/p/c", "/z"), rename("/p/c/d/e", "/p")];
         let all = [("/p/c/d/e", "/"), ("/p/c", "/"), ("/p", "/")];
         assert_eq!(aside(&ops), expected(&all));
     }
 
     #[test]
-    fn what_leaves_a_directory_that_is_replaced_is_taken_out_of_it() {
+    fn files_are_moved_out_of_a_replaced_directory() {
         let meta = Meta {
             mode: 0o755,
             uid: 0,

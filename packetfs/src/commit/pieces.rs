@@ -1,4 +1,4 @@
-//! Writes a file's content, packet by packet. Holes stay holes.
+//! Writes a file's content packet by packet, preserving holes.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,10 +12,10 @@ use super::model::Contents;
 use crate::packet::{Hole, Manifest, PACKET_BYTES_MAX, PacketRef};
 use crate::path::Bytes;
 
-/// What others may have appended before and behind a walk's tail for it to be found again.
+/// How far to search for a walk's tail among what others have appended before and after it.
 const OTHERS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What a file is to consist of.
+/// The new content of a file.
 pub(super) struct Pieces<'a> {
     pub(super) manifest: &'a Manifest,
     pub(super) contents: &'a Contents<'a>,
@@ -26,7 +26,7 @@ impl Pieces<'_> {
         !self.manifest.holes.is_empty()
     }
 
-    /// Writes a file that is empty.
+    /// Writes an empty file.
     pub(super) fn write_to(&self, file: &File) -> io::Result<()> {
         for (at, packet) in self.placed() {
             file.write_all_at(self.content(packet)?, at)?;
@@ -34,8 +34,8 @@ impl Pieces<'_> {
         if self.manifest.holes.is_empty() { Ok(()) } else { file.set_len(self.manifest.bytes()) }
     }
 
-    /// Writes the content at the end of the file, wherever that is: what others append meanwhile stays.
-    /// There are no holes in it. What was begun `before`, behind so many bytes, is finished.
+    /// Appends the content, which has no holes, at the current end of the file, so that concurrent appends of
+    /// others are kept. Finishes an append that was begun `before` at this offset.
     pub(super) fn append(&self, file: &File, before: Option<u64>) -> io::Result<()> {
         let tail = self.tail(0)?;
         let done = match before {
@@ -56,7 +56,7 @@ impl Pieces<'_> {
         Ok(tail)
     }
 
-    /// Tells whether the first bytes of a file are those of this content.
+    /// Tells whether the first `bytes` bytes of a file equal this content.
     pub(super) fn are_as_in(&self, file: &File, bytes: u64) -> bool {
         self.manifest.covering(0, bytes).all(|(at, packet)| {
             let length = usize::try_from(bytes - at).unwrap_or(usize::MAX);
@@ -65,7 +65,7 @@ impl Pieces<'_> {
         })
     }
 
-    /// Writes what differs from what the file has.
+    /// Writes the packets that differ from the file's content.
     pub(super) fn write_over(&self, file: &File) -> io::Result<()> {
         let old_bytes = file.metadata()?.len();
         for (at, packet) in self.placed() {
@@ -82,7 +82,7 @@ impl Pieces<'_> {
         if old_bytes > bytes || ends_in_hole { file.set_len(bytes) } else { Ok(()) }
     }
 
-    /// Tells whether a file has nothing but a beginning of this content.
+    /// Tells whether a file's content is a prefix of this content.
     pub(super) fn begin_with(&self, file: &File) -> bool {
         let Ok(bytes) = file.metadata().map(|metadata| metadata.len()) else { return false };
         bytes <= self.manifest.bytes() && self.are_as_in(file, bytes)
@@ -98,8 +98,8 @@ impl Pieces<'_> {
     }
 }
 
-/// Returns how much of a tail is in a file already: somewhere behind an offset, or a beginning of it at
-/// the end.
+/// Returns how much of a tail a file already contains: all of it somewhere after an offset, or a prefix at the
+/// end.
 fn appended_before(file: &File, offset: u64, tail: &[u8]) -> io::Result<usize> {
     let bytes = file.metadata()?.len().saturating_sub(offset);
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(tail.len() + OTHERS_BYTES_MAX);
@@ -118,7 +118,7 @@ fn has(file: &File, at: u64, content: &[u8]) -> bool {
     file.read_exact_at(&mut present, at).is_ok() && present == content
 }
 
-/// Takes the data away that a file of so many bytes has where a hole is to be.
+/// Removes the data of a file of `bytes` bytes where it should have a hole.
 fn empty(file: &File, hole: &Hole, bytes: u64) -> io::Result<()> {
     let end = hole.end().min(bytes);
     let signed = |offset: u64| i64::try_from(offset).map_err(io::Error::other);
@@ -126,14 +126,14 @@ fn empty(file: &File, hole: &Hole, bytes: u64) -> io::Result<()> {
         return Ok(());
     }
     match lseek(file, signed(hole.at)?, Whence::SeekData) {
-        // Blocks that were only set aside are no data: they stay.
+        // Preallocated blocks are not data, and stay.
         Ok(data) if data >= signed(end)? => return Ok(()),
         Err(Errno::ENXIO) => return Ok(()),
         result => drop(result?),
     }
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     match fallocate(file, flags, signed(hole.at)?, signed(end - hole.at)?) {
-        // A file system without holes.
+        // The file system does not support holes.
         Err(Errno::EOPNOTSUPP) => zero(file, hole.at, end),
         result => Ok(result?),
     }

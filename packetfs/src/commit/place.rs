@@ -1,4 +1,4 @@
-//! A name in an open directory: what a commit changes, whatever becomes of the path meanwhile.
+//! A name in an open directory. Commits operate on these, so that concurrent changes of the path do not matter.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,8 +14,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::path::{Bytes, split};
 use crate::tree::{Attr, names_in};
 
-/// Directories within each other that are removed at most. The deepest one with a path that can be named is
-/// the 2,048th; this is where the race is given up against somebody who makes others faster.
+/// Deepest nesting that is removed. Paths that a system call accepts have at most 2,048 levels; beyond the limit, the
+/// race against a process that creates directories faster is given up.
 const LEVELS_MAX: usize = 100_000;
 
 /// A name in an open directory.
@@ -25,7 +25,7 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// Opens the directory of `path`, following no symbolic link: the runner saw real directories.
+    /// Opens the directory of `path` without following symbolic links: the runner saw real directories.
     pub(super) fn of(path: &'a [u8]) -> io::Result<Self> {
         let (dir, name) = split(path).ok_or(io::ErrorKind::InvalidInput)?;
         let how = OpenHow::new()
@@ -48,7 +48,7 @@ impl<'a> Place<'a> {
         Ok(openat(&self.dir, self.name, flags, Mode::from_bits_truncate(mode))?)
     }
 
-    /// Opens a regular file that is there. Whatever else has taken its name, nobody waits for it.
+    /// Opens an existing regular file. Does not block if something else (a fifo) has its name.
     pub(super) fn open_file(&self, flags: OFlag) -> io::Result<File> {
         let file = File::from(self.open(flags | OFlag::O_NONBLOCK, 0)?);
         if !file.metadata()?.is_file() {
@@ -57,12 +57,12 @@ impl<'a> Place<'a> {
         Ok(file)
     }
 
-    /// Removes what is there, if anything.
+    /// Removes whatever has the name, recursively.
     pub(super) fn clear(&self) -> io::Result<()> {
         remove_all(&self.dir, self.name)
     }
 
-    /// Removes what is there unless it is a directory.
+    /// Removes the file, unless it is a directory.
     pub(super) fn remove_file(&self) -> io::Result<()> {
         match unlinkat(&self.dir, self.name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT | Errno::EISDIR) => Ok(()),
@@ -71,18 +71,18 @@ impl<'a> Place<'a> {
     }
 }
 
-/// A directory above the one that is being emptied.
+/// An ancestor of the directory that is being emptied.
 struct Level {
     /// Its file system and inode.
     id: (u64, u64),
     /// The name in it that is being emptied.
     name: Bytes,
-    /// Names in it that are still to be removed.
+    /// Names in it that remain to be removed.
     rest: Vec<Bytes>,
 }
 
-/// Removes a name with all below it. Others decide how deep that is: it takes neither stack nor a descriptor
-/// for each level, but goes up again by `..`, and looks whether that is where it came from.
+/// Removes a name recursively. Others control the depth, so this needs no stack or descriptor per level: it returns by
+/// `..`, and checks that this leads to where it came from.
 fn remove_all(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let mut levels: Vec<Level> = Vec::new();
     let (mut here, mut names) = (dir.try_clone()?, vec![name.as_bytes().to_vec()]);
@@ -107,7 +107,7 @@ fn remove_all(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
     }
 }
 
-/// Removes a name. False if that is a directory with something in it.
+/// Removes a name. Returns false if it is a non-empty directory.
 fn is_removed(dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     let removed = match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::EISDIR) => unlinkat(dir, name, UnlinkatFlags::RemoveDir),
@@ -120,16 +120,18 @@ fn is_removed(dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     }
 }
 
-/// Opens the directory above, which somebody may have moved meanwhile.
+/// Opens the parent directory, and checks that it is the expected one: the directory may have been moved.
 fn parent(dir: &OwnedFd, expected: (u64, u64)) -> io::Result<OwnedFd> {
     let parent = open_dir(dir, b"..", OFlag::O_PATH)?;
     if id(&parent)? != expected {
-        return Err(io::Error::other("somebody moves what is being removed"));
+        return Err(io::Error::other(
+            "another process has moved a directory that is being removed",
+        ));
     }
     Ok(parent)
 }
 
-/// Opens a directory in another. What is mounted there is not part of it.
+/// Opens a directory in another. Mount points are refused.
 fn open_dir(dir: &OwnedFd, name: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
     let flags = flags | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV);

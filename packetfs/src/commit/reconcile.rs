@@ -1,6 +1,5 @@
-//! What a walk changed, held against what somebody else did there while it ran: appends of both are
-//! kept, anything else is a conflict. That there was nothing counts, too: of two that make one file,
-//! directory or link, the second is a conflict.
+//! Compares a walk's changes with concurrent changes of others. If both only appended to a file, both appends
+//! are kept; anything else is a conflict. Absence counts as well: if two create the same name, the second conflicts.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -23,15 +22,15 @@ use crate::packet::{Digest, Manifest, Packed, PacketRef, reference, split};
 use crate::path::{Bytes, TreePath};
 use crate::tree::{Attr, Kind, Version, names_in};
 
-/// A commit, held against what others have changed.
+/// A commit after reconciliation.
 pub(super) struct Reconciled {
-    /// The commit as it is to be made now; nothing if that is as it was asked for.
+    /// The adapted commit; `None` if it is unchanged.
     pub(super) commit: Option<Commit>,
-    /// What others have changed, and what will be overwritten.
+    /// Files that others have changed and that will be overwritten.
     pub(super) overwritten: Vec<TreePath>,
-    /// What will have been appended to.
+    /// Files that the commit appends to.
     appended: Vec<Appended>,
-    /// What is written in place, until that is done.
+    /// Locks on files that are written in place, held until that is done.
     _locked: Vec<Locked>,
 }
 
@@ -39,12 +38,12 @@ pub(super) struct Reconciled {
 struct Appended {
     path: TreePath,
     before: Version,
-    /// How long it is then.
+    /// Its length afterwards.
     bytes: u64,
 }
 
 impl Reconciled {
-    /// Notes what was appended, if nobody else has changed it just then.
+    /// Records the appends, unless others have just changed the files.
     pub(super) fn note_appends(&self, appends: &mut Appends) {
         for Appended { path, before, bytes } in &self.appended {
             let after = attr(path).map(|attr| attr.version());
@@ -58,7 +57,7 @@ impl Reconciled {
     }
 }
 
-/// Holds a commit against what others have changed.
+/// Reconciles a commit with concurrent changes.
 pub(super) fn reconcile(
     commit: &Commit,
     noted: &Appends,
@@ -82,8 +81,8 @@ pub(super) fn reconcile(
         conflict(path)?;
     }
     let (mut appends, mut locked) = (Vec::new(), Vec::new());
-    // What is put together for appends, too, has to fit into the memory that was found for the packets: a file
-    // may name one of them any number of times.
+    // Content that is assembled for appends must also fit into the memory for the packets, because a file may
+    // contain the same packet any number of times.
     let mut room = commit.packets.iter().map(|(packet, _)| u64::from(packet.bytes)).sum();
     for (at, op) in commit.changes.ops.iter().enumerate() {
         let Op::File { path, manifest, placing: Placing::Over { base }, .. } = op else { continue };
@@ -95,7 +94,7 @@ pub(super) fn reconcile(
         let current = attr(&now).map(|attr| attr.version());
         let is_as_found = current.is_some() && current == *base;
         let pieces = Pieces { manifest, contents };
-        // The same content is not enough: it may have been written anew. What was empty may have been truncated.
+        // Equal content does not suffice: the file may have been rewritten, or truncated if it was empty.
         let leads = || {
             base.zip(current)
                 .is_some_and(|(base, current)| base.bytes > 0 && noted.lead(base, current))
@@ -120,9 +119,9 @@ pub(super) fn reconcile(
     Ok(Reconciled { commit, overwritten, appended, _locked: locked })
 }
 
-/// Returns the names under which a directory is to go that holds something else than the walk found.
+/// Returns the removed directories that contain something else than the walk found.
 fn fuller_than_found(changes: &ChangeSet) -> impl Iterator<Item = &TreePath> {
-    // The walk found no directory there, and the caller has checked that there is still none.
+    // Otherwise the walk found no directory there, and the caller has checked that there still is none.
     let is_none = |(path, base): &(TreePath, Base)| match base {
         Base::Nothing | Base::Other(_) => Some(path.to_vec()),
         Base::Dir { .. } | Base::Unknown => None,
@@ -143,7 +142,7 @@ fn fuller_than_found(changes: &ChangeSet) -> impl Iterator<Item = &TreePath> {
     })
 }
 
-/// Returns the names in a directory as the origin has it now.
+/// Returns the current names in a directory.
 fn list(dir: &[u8]) -> Option<contents::Names> {
     let dir = Place::of(dir).ok()?.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).ok()?;
     let kind = |name: Bytes| {
@@ -154,7 +153,7 @@ fn list(dir: &[u8]) -> Option<contents::Names> {
     names_in(&dir).ok()?.into_iter().map(kind).collect()
 }
 
-/// Returns the commit that adds to files what the walk has added to them, wherever they end now.
+/// Returns the commit in which the walk's appends go to the current ends of the files.
 fn with_appends(
     commit: &Commit,
     appends: Vec<(usize, Append)>,
@@ -185,16 +184,16 @@ fn with_appends(
     Commit { owner, scope, changes, packets, last_wins: commit.last_wins, began: commit.began }
 }
 
-/// What a walk has added to a file, and where that goes if nothing else is added meanwhile.
+/// A walk's append to a file, and its offset unless others append meanwhile.
 struct Append {
-    /// The file as it is now.
+    /// The current file.
     before: Version,
     offset: u64,
     tail: Bytes,
 }
 
-/// Returns the walk's addition, if both sides have only appended to what the walk had found, and it is not longer
-/// than it may be.
+/// Returns the walk's append, if both sides have only appended to what the walk found, and it does not exceed the memory
+/// limit.
 fn appended(
     base: Option<Version>,
     current: Option<Version>,
@@ -204,7 +203,7 @@ fn appended(
 ) -> Option<Append> {
     let (base, current) = (base?, current?);
     let is_same_file = (base.dev, base.ino) == (current.dev, current.ino);
-    // One with holes may be too large for memory.
+    // A sparse file may be too large for memory.
     if !is_same_file || !ours.manifest.holes.is_empty() || ours.manifest.bytes() < base.bytes {
         return None;
     }
@@ -221,13 +220,13 @@ fn appended(
     Some(Append { before: found.version(), offset: found.bytes, tail: ours.tail(base.bytes).ok()? })
 }
 
-/// Tells whether there is under a name what the walk found there.
+/// Tells whether a name still names what the walk found.
 fn is_as_found(path: &[u8], base: &Base) -> bool {
     let now = Place::of(path).and_then(|place| place.attr());
     now.is_ok_and(|now| base.is(now.as_ref()))
 }
 
-/// Locks what a walk has written in place; what cannot be opened fails when it is written.
+/// Locks a file that is written in place. One that cannot be opened fails later, when it is written.
 fn lock(path: &[u8]) -> Result<Option<Locked>, Taken> {
     let file = Place::of(path).and_then(|place| place.open_file(OFlag::O_RDWR));
     file.map_or(Ok(None), Locked::new)

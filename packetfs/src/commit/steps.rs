@@ -1,4 +1,4 @@
-//! The single steps of a commit: what is done to one name. Each may be repeated.
+//! The single steps of a commit, each of which changes one name and is idempotent.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -23,23 +23,23 @@ use crate::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
 use crate::tree::{Attr, Kind, Time};
 use crate::xattr;
 
-/// The longest tick of a kernel's clock (100 Hz): file times are those of the last tick.
+/// The longest clock tick of a kernel (100 Hz), which is the resolution of file times.
 const CLOCK_TICK_NANOS_MAX: u64 = 10_000_000;
 
-/// What all changes of a commit have in common.
+/// What all steps of a commit share.
 pub(super) struct Settling<'a> {
     pub(super) owner: &'a Owner,
-    /// When the walk began: its times count from there.
+    /// When the walk began; its times are relative to it.
     pub(super) began: Time,
-    /// Nothing is written in the future.
+    /// The current time: no file time is set later than this.
     pub(super) now: Time,
     pub(super) known: Known<'a>,
-    /// The commit was interrupted.
+    /// Whether the commit was interrupted and is being finished.
     pub(super) again: bool,
 }
 
-/// Names of which is certain what is there until somebody else changes it: not even in the last moment
-/// is that to go unnoticed. A directory that is made serves as a lock.
+/// Names whose current state is known, so that a concurrent change is detected up to the last moment. A new
+/// directory may serve as a lock.
 #[derive(Default)]
 pub(super) struct Known<'a> {
     absent: HashSet<&'a [u8]>,
@@ -61,7 +61,7 @@ impl<'a> Known<'a> {
 }
 
 impl Settling<'_> {
-    /// Returns a time on this machine's clock.
+    /// Converts a time to this machine's clock.
     fn time(&self, mtime: Mtime) -> TimeSpec {
         let time = match mtime {
             Mtime::Set(time) => time,
@@ -71,8 +71,8 @@ impl Settling<'_> {
     }
 }
 
-/// Takes hold of what was just made under a name, whatever becomes of the name: somebody may put
-/// another name of a file of theirs, or of root's, in its place.
+/// Opens the file that was just created, to operate on the file rather than the name: another process may replace it
+/// by a hard link to a file of its own, or of root.
 fn just_made(place: &Place<'_>, kind: Kind) -> io::Result<OwnedFd> {
     let made = place.open(OFlag::O_PATH, 0)?;
     let attr = Attr::of(&fstat(&made)?);
@@ -82,7 +82,7 @@ fn just_made(place: &Place<'_>, kind: Kind) -> io::Result<OwnedFd> {
     Ok(made)
 }
 
-/// Sets owner and time of something that is not opened to be read or written.
+/// Sets owner and time through an `O_PATH` descriptor.
 fn settle(made: &OwnedFd, place: &Place<'_>, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     if (meta.uid, meta.gid) != (all.owner.uid, all.owner.gid) {
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
@@ -103,13 +103,13 @@ pub(super) fn rename(from: &[u8], to: &[u8], all: &Settling<'_>) -> io::Result<(
     });
     match found {
         Ok((from, attr)) => {
-            // No file may be where a directory goes; one that goes over another replaces it.
+            // A directory cannot replace a file, so that is removed first. A file replaces another by itself.
             if attr.kind == Kind::Dir {
                 to.clear()?;
             }
             Ok(renameat(&from.dir, from.name, &to.dir, to.name)?)
         }
-        // Done before the commit was interrupted.
+        // Done before the interruption.
         Err(error)
             if all.again && error.kind() == io::ErrorKind::NotFound && to.attr()?.is_some() =>
         {
@@ -128,12 +128,12 @@ pub(super) fn remove(path: &[u8], all: &Settling<'_>) -> io::Result<()> {
     }
 }
 
-/// Removes what is under a name where something else is to be, unless there is nothing for certain.
+/// Removes whatever has a name that is needed, unless the name is known to be free.
 fn make_room(place: &Place<'_>, path: &[u8], all: &Settling<'_>) -> io::Result<()> {
     if all.known.absent.contains(path) { Ok(()) } else { place.clear() }
 }
 
-/// Makes a directory, or changes the one that is there. Returns whether it is new.
+/// Creates a directory, or changes the existing one. Returns whether it is new.
 pub(super) fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Result<bool> {
     let place = Place::of(path)?;
     let old = place.attr()?;
@@ -185,7 +185,7 @@ pub(super) fn write_file(
         Some(_) if all.known.absent.contains(path) => Err(io::ErrorKind::AlreadyExists.into()),
         Some(_) => replace_file(&place, &fresh_name(), meta, pieces, all),
         None => {
-            // What others append to it from now on stays.
+            // Appends of others from now on are kept.
             let append = if pieces.has_holes() { OFlag::empty() } else { OFlag::O_APPEND };
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | append;
             let file = File::from(place.open(flags, meta.mode)?);
@@ -195,7 +195,7 @@ pub(super) fn write_file(
     }
 }
 
-/// Puts a new file in the place of what is there, at once for everyone who looks.
+/// Replaces a file atomically by a new one.
 fn replace_file(
     place: &Place<'_>,
     fresh_name: &str,
@@ -205,7 +205,7 @@ fn replace_file(
 ) -> io::Result<()> {
     let fresh = Place { dir: place.dir.try_clone()?, name: OsStr::new(fresh_name) };
     if all.again {
-        // Its name is in the journal: no other commit has it, and what has become a directory is left alone.
+        // Its temporary name is in the journal, so no other commit uses it. If it is a directory now, it is left alone.
         fresh.remove_file()?;
     }
     let file = File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
@@ -218,7 +218,7 @@ fn replace_file(
         Ok(renameat(&fresh.dir, fresh.name, &place.dir, place.name)?)
     };
     put().inspect_err(|_| {
-        // The error that counts is the first one.
+        // Report the first error.
         let _ = fresh.remove_file();
     })
 }
@@ -264,16 +264,16 @@ pub(super) fn make_special(
     mknodat(&place.dir, place.name, flag, mode, 0)?;
     let made = just_made(&place, kind)?;
     if Attr::of(&fstat(&made)?).mode != meta.mode {
-        // The directory's default list, or a mask, has taken something away.
+        // The directory's default access control list, or the umask, may have reduced the mode.
         let link = format!("/proc/thread-self/fd/{}", made.as_raw_fd());
         fchmodat(AT_FDCWD, link.as_str(), mode, FchmodatFlags::FollowSymlink)?;
     }
     settle(&made, &place, meta, all)
 }
 
-/// Gives an open file its owner, mode, attributes and time, where they are not so already.
+/// Sets an open file's owner, mode, attributes and time, where they differ.
 fn settle_open(file: &OwnedFd, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
-    // Lists that are gone first: they decide what a mode means.
+    // Removed access control lists first, because they affect the meaning of the mode.
     for name in &meta.without {
         xattr::remove(file, name)?;
     }
@@ -294,8 +294,8 @@ fn settle_open(file: &OwnedFd, meta: &Meta, all: &Settling<'_>) -> io::Result<()
     Ok(())
 }
 
-/// Sets the time of a directory. One that was there before may be in use by others: it keeps the time
-/// of what the commit has just done in it, unless the walk has set another.
+/// Sets the time of a directory. An existing one may be in use by others: it keeps the time of the commit's own
+/// changes in it, unless the walk has set a time.
 pub(super) fn set_dir_time(
     path: &[u8],
     mtime: Mtime,

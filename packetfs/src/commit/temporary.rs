@@ -1,5 +1,5 @@
-//! The temporary names of commits: random, so that nobody has made them beforehand, and noted in the journal,
-//! so that an interrupted commit finds what it left.
+//! The temporary names of commits. They are random, so that nobody can create them in advance, and recorded in the
+//! journal, so that an interrupted commit can find its files.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -7,23 +7,23 @@ use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
-/// What the temporary names of one commit have in common.
+/// The random key of one commit's temporary names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Temporary(u128);
 
 impl Temporary {
-    /// Returns the name under which something waits that has left its own.
+    /// Returns the name of something that was moved aside.
     pub(super) fn aside(self, number: usize) -> String {
         format!(".oswalk-{:032x}-{number}", self.0)
     }
 
-    /// Returns the name of a file that will take the place of another: that of the change with this number.
+    /// Returns the name of the new file of the change with this number, before it replaces another.
     pub(super) fn fresh(self, number: usize) -> String {
         format!(".oswalk-{:032x}-f{number}", self.0)
     }
 }
 
-/// Makes them, each once.
+/// Generates keys, each once.
 #[derive(Debug)]
 pub(super) struct Temporaries {
     key: [u8; 32],
@@ -31,7 +31,7 @@ pub(super) struct Temporaries {
 }
 
 impl Temporaries {
-    /// Takes a random key.
+    /// Draws a random seed.
     ///
     /// # Errors
     /// The kernel has no random numbers.
@@ -41,7 +41,7 @@ impl Temporaries {
         Ok(Self { key, made: Cell::new(0) })
     }
 
-    /// Returns those of the next commit.
+    /// Returns the key of the next commit.
     pub(super) fn next(&self) -> Temporary {
         let number = self.made.replace(self.made.get() + 1);
         let hash = blake3::keyed_hash(&self.key, &number.to_le_bytes());

@@ -170,7 +170,7 @@ fn directories_links_and_removals() {
 }
 
 #[test]
-fn renames_are_made_all_at_once() {
+fn renames_take_effect_simultaneously() {
     const NOW: [&str; 5] = ["a", "b", "d/e", "d/e/inner", "full"];
     let mut ground = Ground::new();
     for dir in ["a", "b", "d", "outer/inner", "outer", "full"] {
@@ -197,7 +197,7 @@ fn renames_are_made_all_at_once() {
 }
 
 #[test]
-fn what_was_taken_aside_comes_back_when_a_commit_fails() {
+fn a_failed_commit_restores_what_was_moved_aside() {
     let mut ground = Ground::new();
     std::fs::create_dir_all(ground.file("d/deep")).expect("writable");
     ground.see("d");
@@ -211,7 +211,7 @@ fn what_was_taken_aside_comes_back_when_a_commit_fails() {
 }
 
 #[test]
-fn a_link_in_the_way_leads_nowhere() {
+fn symbolic_links_on_the_path_are_not_followed() {
     let mut ground = Ground::new();
     let outside = tempfile::tempdir().expect("a temporary directory");
     symlink(outside.path(), ground.file("dir")).expect("linkable");
@@ -299,7 +299,7 @@ fn attributes_are_set_and_removed() {
 }
 
 #[test]
-fn holes_stay_holes() {
+fn holes_are_preserved() {
     let mut ground = Ground::new();
     let blocks = |path: &Path| std::fs::metadata(path).expect("the file is there").blocks();
     std::fs::write(ground.file("filled"), vec![b'x'; 1_000_000]).expect("writable");
@@ -323,7 +323,7 @@ fn holes_stay_holes() {
 }
 
 #[test]
-fn times_count_from_the_beginning_of_the_walk() {
+fn write_times_are_relative_to_the_begin_of_the_walk() {
     let mut ground = Ground::new();
     std::fs::create_dir(ground.file("old")).expect("writable");
     let began = Time::of(std::time::SystemTime::now()).before(5_000_000_000);
@@ -351,7 +351,7 @@ fn times_count_from_the_beginning_of_the_walk() {
 }
 
 #[test]
-fn special_files_have_their_mode_from_the_beginning() {
+fn special_files_are_created_with_their_mode() {
     let mut ground = Ground::new();
     for (name, mode) in [("a", 0o604), ("b", 0o1666), ("c", 0o200)] {
         let (path, kind) = (ground.bytes(name), crate::tree::Kind::Fifo);
@@ -372,7 +372,7 @@ fn special_files_have_their_mode_from_the_beginning() {
 
 /// How deep something is says who made it: no thread's stack may depend on that.
 #[test]
-fn what_is_removed_may_be_of_any_depth() {
+fn trees_of_any_depth_are_removed() {
     let mut ground = Ground::new();
     deep::make(&ground.file("gone"), deep::LEVELS);
     std::fs::write(ground.file("gone/d/file"), b"x").expect("writable");
@@ -390,7 +390,7 @@ fn what_is_removed_may_be_of_any_depth() {
 }
 
 #[test]
-fn what_the_kernel_cannot_name_in_one_call_is_refused_before_anything_is_changed() {
+fn too_long_paths_are_refused_before_the_first_change() {
     let mut ground = Ground::new();
     ground.write("first", b"1", false);
     let long = [&ground.bytes("d")[..], &b"/d".repeat(2100)].concat();

@@ -1,6 +1,6 @@
-//! What a commit may do, and where. Whoever made the change set is believed no more than the walk
-//! itself could have done: what is not listed here is refused, before anything is changed, when a
-//! commit arrives and once more when an interrupted one is finished.
+//! Checks what a commit may do, and where. A change set may contain only what the walk itself could have done.
+//! Anything not listed here is refused before the first change, both when a commit arrives and when an interrupted
+//! one is finished.
 
 use std::cell::LazyCell;
 use std::ffi::OsStr;
@@ -12,47 +12,48 @@ use crate::path::{Bytes, CALL_PATH_BYTES_MAX, TreePath, is_within, split};
 use crate::tree::{Attr, Kind};
 use crate::xattr::is_shown;
 
-/// Directories that the kernel and the machine's own daemons fill: a walk has others.
+/// Directories that the kernel and the machine's daemons fill, and that are separate for each walk.
 const KERNELS: [&[u8]; 4] = [b"/proc", b"/sys", b"/dev", b"/run"];
-/// Permission bits, and those that give a program the rights of its owner.
+/// All mode bits, and those that give a program its owner's privileges.
 const MODE_BITS: u32 = 0o7777;
 const SET_ID_BITS: u32 = 0o6000;
-/// The kernel takes no longer target of a symbolic link (`PATH_MAX` with its NUL).
+/// Longest target of a symbolic link that the kernel accepts (`PATH_MAX` includes the NUL).
 const TARGET_BYTES_MAX: usize = 4095;
 
 /// A change that the walk could not have made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the walk could not have changed {}: {why}", String::from_utf8_lossy(path))]
 pub struct Refusal {
-    /// Where.
+    /// The path of the change.
     pub path: TreePath,
-    /// Why not.
+    /// Why it is refused.
     pub why: &'static str,
 }
 
-/// Where a path lies, for a walk with a scope.
+/// The class of a path with regard to a walk's scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Zone {
-    /// Where the walk works.
+    /// The walk may change it.
     Open,
-    /// The root, above something that is closed, or the directory of a file that alone is open: it stays where it is.
+    /// The walk may only alter its times: the root, an ancestor of something closed, or the directory of a single open
+    /// file.
     Pillar,
-    /// What the walk has no business with.
+    /// The walk may not change it.
     Closed,
 }
 
-/// What a change does to a name.
+/// The effect of a change on a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
-    /// Something is made there, or written, perhaps in the place of something else.
+    /// A file is created, written or replaced.
     Make,
-    /// What was there goes, with all below it.
+    /// It is removed, with everything below it.
     Take,
-    /// A directory gets mode, owner, attributes or time, and is made if it is not there.
+    /// A directory's mode, owner, attributes or time are set; it is created if absent.
     Settle,
-    /// The time of a directory moves, and nothing else of it changes.
+    /// Only a directory's time is altered.
     Stir,
-    /// What is there gets another name, too.
+    /// It gets another hard link.
     Share,
 }
 
@@ -63,11 +64,11 @@ const ALLOWED: [(Zone, Deed); 6] = [
     (Zone::Open, Deed::Settle),
     (Zone::Open, Deed::Share),
     (Zone::Open, Deed::Stir),
-    // Of a directory above the place where something is made.
+    // An ancestor of a created file.
     (Zone::Pillar, Deed::Stir),
 ];
 
-/// Refuses what the walk could not have done. A set that was reconciled is partly this machine's own.
+/// Refuses what the walk could not have done. Parts of a reconciled set come from this machine.
 pub(super) fn vet(commit: &Commit, is_reconciled: bool) -> Result<(), Refusal> {
     commit.scope.vet(&commit.owner, &commit.changes, is_reconciled)
 }
@@ -76,19 +77,19 @@ impl Scope {
     /// Refuses changes that a walk of this user could not have made.
     ///
     /// # Errors
-    /// One of them could not.
+    /// A change is refused.
     pub fn check(&self, owner: &Owner, changes: &ChangeSet) -> Result<(), Refusal> {
         self.vet(owner, changes, false)
     }
 
     fn vet(&self, owner: &Owner, changes: &ChangeSet, is_reconciled: bool) -> Result<(), Refusal> {
-        // Nobody learns whether there is anything at other places either.
+        // Conflict checks must not reveal the existence of other files either.
         let other = changes.found.iter().find(|(path, _)| self.zone(path) == Zone::Closed);
         if let Some((path, _)) = other {
             return Err(Refusal { path: path.clone(), why: "it is closed to the walk" });
         }
         let mounts = LazyCell::new(mount_points);
-        // Where the kernel does not tell, everything may hold one.
+        // If the mount table is unreadable, any directory may contain a mount point.
         let holds_mount = |path: &TreePath| match &*mounts {
             Ok(mounts) => mounts.iter().any(|point| is_within(point, path)),
             Err(_) => true,
@@ -97,12 +98,12 @@ impl Scope {
             for (path, deed) in deeds(op) {
                 let refuse = |why| Err(Refusal { path: path.clone(), why });
                 if path.len() > CALL_PATH_BYTES_MAX {
-                    return refuse("its path is longer than the kernel takes");
+                    return refuse("its path is longer than the kernel accepts");
                 }
                 if !ALLOWED.contains(&(self.zone(path), deed)) {
                     return refuse("it is closed to the walk");
                 }
-                // Natively the kernel would not let go of it, or of what is below it.
+                // The kernel would refuse this to the walk's program at the origin, too.
                 let goes = deed == Deed::Take || deed == Deed::Make && is_replaced(op);
                 if goes && is_dir(path) && holds_mount(path) {
                     return refuse("a file system is mounted there");
@@ -136,13 +137,13 @@ impl Scope {
     }
 }
 
-/// Returns where file systems are mounted for this thread: the process's first one may have other mounts.
+/// Returns the mount points of this thread, whose mount namespace may differ from the process's.
 fn mount_points() -> std::io::Result<Vec<Bytes>> {
     Ok(points_in(&std::fs::read("/proc/thread-self/mountinfo")?))
 }
 
-/// Returns the mount points of the kernel's table: the fifth word of each line, in which octal
-/// numbers stand for white space and backslashes.
+/// Parses the mount points of a mountinfo: the fifth word of each line, with octal escapes for white space and
+/// backslashes.
 fn points_in(table: &[u8]) -> Vec<Bytes> {
     let word = |line: &[u8]| line.split(|&byte| byte == b' ').nth(4).map(<[u8]>::to_vec);
     table.split(|&byte| byte == b'\n').filter_map(word).map(|word| unescaped(&word)).collect()
@@ -165,7 +166,7 @@ fn is_dir(path: &TreePath) -> bool {
     std::fs::symlink_metadata(OsStr::from_bytes(path)).is_ok_and(|metadata| metadata.is_dir())
 }
 
-/// Tells whether a directory under the name would go. A file that is written in place is none.
+/// Tells whether a change would replace a directory of that name. Writing a file in place would not.
 fn is_replaced(op: &Op) -> bool {
     !matches!(op, Op::File { placing: Placing::Over { .. } | Placing::Behind(_), .. })
 }
@@ -183,7 +184,7 @@ fn deeds(op: &Op) -> Vec<(&TreePath, Deed)> {
     }
 }
 
-/// Returns what is done to a directory that is not replaced.
+/// Returns the effect on a directory that is not replaced.
 fn settles(path: &TreePath, meta: &Meta) -> Deed {
     let now = nix::sys::stat::lstat(OsStr::from_bytes(path)).map(|stat| Attr::of(&stat));
     let is_so = now.is_ok_and(|now| {
@@ -195,39 +196,39 @@ fn settles(path: &TreePath, meta: &Meta) -> Deed {
     if is_so { Deed::Stir } else { Deed::Settle }
 }
 
-/// Returns why a change is none that any walk could make, wherever.
+/// Returns why no walk could make a change, at any path.
 fn unsound(op: &Op, scope: &Scope, owner: &Owner, is_reconciled: bool) -> Option<&'static str> {
     match op {
         Op::Special { kind, rdev, .. }
             if !matches!(kind, Kind::Fifo | Kind::Socket) || *rdev != 0 =>
         {
-            return Some("walks make no devices");
+            return Some("walks cannot create devices");
         }
         Op::File { placing: Placing::Behind(_), .. } if !is_reconciled => {
-            return Some("only this machine says where something is appended");
+            return Some("only this machine decides where content is appended");
         }
         Op::Symlink { target, .. }
             if target.is_empty() || target.len() > TARGET_BYTES_MAX || target.contains(&0) =>
         {
-            return Some("its target is no path");
+            return Some("its target is not a path");
         }
         _ => {}
     }
     let meta = meta(op)?;
     let foreign = |name: &[u8]| !is_shown(name);
     if meta.xattrs.iter().map(|(name, _)| name).chain(&meta.without).any(|name| foreign(name)) {
-        return Some("walks set attributes of users and access control lists only");
+        return Some("walks can set only user attributes and access control lists");
     }
     if meta.mode & !MODE_BITS != 0 {
-        return Some("its mode is none");
+        return Some("its mode is invalid");
     }
     let is_dir = matches!(op, Op::Dir { .. });
     let is_foreign = owner.uid != 0 && meta.uid != owner.uid;
     if !is_dir && meta.mode & SET_ID_BITS != 0 && (!scope.set_id || is_foreign) {
-        return Some("it would act with rights that the walk does not have");
+        return Some("it would run with privileges that the walk does not have");
     }
-    // Over a file of somebody else it stays theirs; the kernel looks whether it does.
-    (is_foreign && !is_dir).then_some("it would be somebody else's")
+    // A file of another user that is written in place keeps its owner; the kernel checks the permission.
+    (is_foreign && !is_dir).then_some("it would belong to another user")
 }
 
 fn meta(op: &Op) -> Option<&Meta> {

@@ -1,5 +1,5 @@
-//! What is never shown, by its path: secrets, the kernel's file systems, what is the agent's own, and what
-//! the user wants hidden. The exporter refuses to show it, the origin to commit to it.
+//! Decides by path what is hidden: secrets, the kernel's file systems, the agent's own files, and what the user
+//! wants hidden. Hidden files are neither exported nor changed by commits.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -9,19 +9,19 @@ use super::secrets::KERNELS;
 use crate::mounts::Mounts;
 use crate::path::{Bytes, is_within, join};
 
-/// What an agent was started with.
+/// An agent's own files and secrets.
 #[derive(Default)]
 pub struct Own {
     /// Its directories and files.
     pub paths: Vec<Bytes>,
-    /// What makes a file a secret that contains it: that of the cluster, passwords.
+    /// Words that make a file secret if it contains them: the cluster's secret, passwords.
     pub words: Vec<Bytes>,
 }
 
-/// Words that are shorter are in many files.
+/// Shortest such word. Shorter ones occur in many files.
 const WORD_BYTES_MIN: usize = 8;
 
-/// What is hidden. Shared by all who ask.
+/// The rules for hiding, shared by all users of them.
 #[derive(Debug, Default)]
 pub struct Hidden {
     own: Own,
@@ -29,7 +29,7 @@ pub struct Hidden {
     mounts: RwLock<Arc<Mounts>>,
 }
 
-/// A pattern that hides nothing.
+/// Why a pattern is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// It begins with neither `/` nor `*`, or is too long.
@@ -41,7 +41,7 @@ pub enum PatternError {
 }
 
 impl Hidden {
-    /// Hides what is the agent's own besides what is always hidden.
+    /// Makes rules that hide the agent's own files in addition to what is always hidden.
     #[must_use]
     pub fn new(mut own: Own) -> Self {
         own.words.retain(|word| word.len() >= WORD_BYTES_MIN);
@@ -54,11 +54,11 @@ impl Hidden {
         &self.own.paths
     }
 
-    /// Hides what fits these patterns, too, for as long as the agent lives: runners know one tree, whoever
-    /// it is shown for. Returns whether any of them is new.
+    /// Hides also what matches these patterns, for the agent's lifetime, because runners have one mirror for all
+    /// sessions. Returns whether any pattern is new.
     ///
     /// # Errors
-    /// One is unsound, or there are too many; then none is added.
+    /// A pattern is invalid, or there are too many. Then none is added.
     pub fn hide(&self, patterns: &[impl AsRef<[u8]>]) -> Result<bool, PatternError> {
         let mut asked = self.asked.write().unwrap_or_else(PoisonError::into_inner);
         let mut all = asked.clone();
@@ -89,7 +89,7 @@ impl Hidden {
         self.hides_by(dir, names::hides_dir)
     }
 
-    /// Tells whether a path is hidden for what it is, and not because every machine has its own there.
+    /// Tells whether a path is hidden as a secret, rather than because it is local to each machine.
     #[must_use]
     pub fn hides_secret(&self, path: &[u8]) -> bool {
         let hides = |path: &[u8]| self.hides_here(path, names::hides);
@@ -100,7 +100,7 @@ impl Hidden {
         let mounts = self.mounts();
         is_below_kernels(path)
             || self.hides_here(path, &by_name)
-            // The standard places of these are empty directories, not hidden ones.
+            // The kernel's standard directories are shown as empty rather than hidden.
             || !is_kernels(path) && mounts.is_of_kind(path, KERNELS)
             || mounts.aliases(path).any(|alias| self.hides_here(&alias, &by_name))
     }
@@ -111,14 +111,14 @@ impl Hidden {
             || self.asked().iter().any(|pattern| pattern.covers(path))
     }
 
-    /// Tells which names of a directory that is not hidden are.
+    /// Returns a predicate for hidden names in a directory that is not hidden itself.
     pub(super) fn hider(&self, dir: &[u8]) -> impl FnMut(&[u8]) -> bool {
         let mut by_name = names::hider(dir);
         let asks = !self.asked().is_empty();
         move |name| by_name(name) || asks && self.hides_here(&join(dir, name), |_| false)
     }
 
-    /// Tells whether something hidden may lie at a path or below it, as far as names say so.
+    /// Tells whether something hidden may be at a path or below it, judging by names.
     #[must_use]
     pub fn contains_hidden(&self, path: &[u8]) -> bool {
         self.hides(path)
@@ -127,8 +127,8 @@ impl Hidden {
             || self.asked().iter().any(|pattern| pattern.may_fit_below(path))
     }
 
-    /// Tells whether a file or a directory may get another name: all that is hidden is so afterwards, and
-    /// nothing of the agent's own moves.
+    /// Tells whether a file or directory may be renamed: everything hidden must stay hidden, and none of the
+    /// agent's own files may move.
     #[must_use]
     pub fn may_be_renamed(&self, from: &[u8], to: &[u8]) -> bool {
         !self.hides(from)
@@ -138,13 +138,13 @@ impl Hidden {
             && self.asked().iter().all(|pattern| pattern.survives(from, to))
     }
 
-    /// Returns what is mounted, as far as is known.
+    /// Returns the last known mounts.
     #[must_use]
     pub fn mounts(&self) -> Arc<Mounts> {
         Arc::clone(&self.mounts.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes in what is mounted now.
+    /// Updates the mounts.
     pub fn set_mounts(&self, mounts: Arc<Mounts>) {
         *self.mounts.write().unwrap_or_else(PoisonError::into_inner) = mounts;
     }
@@ -153,7 +153,7 @@ impl Hidden {
         self.asked.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whether content has one of the agent's words in it.
+    /// Tells whether content contains one of the agent's secret words.
     pub(super) fn has_own_word(&self, content: &[u8]) -> bool {
         let begins = |word: &Bytes, at: usize| content[at..].starts_with(word);
         let is_in = |word: &Bytes| {
@@ -166,12 +166,12 @@ impl Hidden {
 
 impl std::fmt::Debug for Own {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // No word in a log.
+        // Keeps the words out of logs.
         f.debug_struct("Own").field("paths", &self.paths).finish_non_exhaustive()
     }
 }
 
-/// Directories that the kernel fills: a runner has its own.
+/// Tells whether a path is a directory that the kernel or daemons fill, and that is local to each machine.
 pub(super) fn is_kernels(path: &[u8]) -> bool {
     matches!(path, b"/proc" | b"/sys" | b"/dev" | b"/run")
 }

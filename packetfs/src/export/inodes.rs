@@ -1,4 +1,4 @@
-//! Hidden files by their inodes: another name of one is hidden, too.
+//! The inodes of hidden files, so that other hard links to them are hidden, too.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -10,32 +10,32 @@ use super::open::open_dir;
 use crate::path::{Bytes, join};
 use crate::tree::{Attr, Kind, Time, names_in};
 
-/// Files and directories that are kept in mind: a browser's profile has some ten thousand files. What
-/// lies behind is hidden by its path alone.
+/// Most recorded files and directories: a browser profile has some ten thousand. Further ones are hidden by
+/// path only.
 const FILES_MAX: usize = 100_000;
 const DIRS_MAX: usize = 2_000;
 
-/// Hidden files and directories that have been seen.
+/// Recorded hidden files and directories.
 #[derive(Debug, Default)]
 pub(super) struct Inodes {
     /// By device and inode, with a path that is hidden.
     files: HashMap<(u64, u64), Bytes>,
-    /// What is in these is looked up when it has changed.
+    /// Hidden directories, which are read again when they change.
     dirs: HashMap<Bytes, Option<State>>,
 }
 
-/// What differs when names came or went.
+/// A fingerprint that changes when names are added or removed.
 type State = (u64, u64, Time, Time);
 
 impl Inodes {
-    /// Notes a hidden path; nothing if it is not there.
+    /// Records a hidden path, if it exists.
     pub(super) fn note_path(&mut self, path: &[u8]) {
         if let Ok(stat) = lstat(OsStr::from_bytes(path)) {
             self.note(path, &Attr::of(&stat));
         }
     }
 
-    /// Notes what is at a hidden path.
+    /// Records the file at a hidden path.
     pub(super) fn note(&mut self, path: &[u8], attr: &Attr) {
         match attr.kind {
             Kind::File if self.files.len() < FILES_MAX => {
@@ -48,14 +48,14 @@ impl Inodes {
         }
     }
 
-    /// Tells whether a file is one that has a hidden name.
+    /// Tells whether a file has a hidden name.
     pub(super) fn holds(&mut self, attr: &Attr) -> bool {
         if attr.links > 1 {
             self.look_again();
         }
         let key = (attr.dev, attr.ino);
         let Some(path) = self.files.get(&key) else { return false };
-        // The number may be another file's by now.
+        // The inode number may have been reused since.
         let there = lstat(OsStr::from_bytes(path));
         let is_same = there.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == key);
         if !is_same {
@@ -64,7 +64,7 @@ impl Inodes {
         is_same
     }
 
-    /// Looks into hidden directories in which names came or went.
+    /// Reads again the hidden directories whose names changed.
     fn look_again(&mut self) {
         let mut queue: Vec<Bytes> = self.dirs.keys().cloned().collect();
         while let Some(dir) = queue.pop() {

@@ -1,4 +1,4 @@
-//! Finds the names of [`secrets`](super::secrets) in paths.
+//! Matches paths against the lists in [`secrets`](super::secrets).
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use super::secrets;
 use crate::path::{Bytes, is_within};
 
-/// The lists, made ready once.
+/// The lists, prepared once.
 static LISTS: LazyLock<Lists> = LazyLock::new(|| Lists {
     dirs: List::new(secrets::DIRS),
     files: List::new(secrets::FILES),
@@ -23,28 +23,28 @@ struct Lists {
     published: List,
 }
 
-/// Lines by their last name.
+/// Lines, indexed by their last name.
 struct List {
     literal: HashMap<&'static [u8], Vec<Line>>,
-    /// How long literal last names are, by their first byte, a bit for each length: most names are none of them.
+    /// Bit sets of the lengths of literal last names, by their first byte. They rule out most names quickly.
     lengths: [u64; 256],
     patterns: Vec<Line>,
 }
 
-/// A line of a list, its names from the last on.
+/// A line of a list, with its names in reverse order.
 struct Line {
     names: Vec<&'static [u8]>,
     from_root: bool,
 }
 
-/// A path in lower case, for some file systems make no difference, cut at its slashes.
+/// A path split at its slashes, in lower case because some file systems ignore case.
 #[derive(Debug)]
 pub(super) struct Cut {
     text: Bytes,
     ends: Vec<usize>,
 }
 
-/// Tells whether a path is, or lies below, a hidden directory.
+/// Tells whether a path is a hidden directory or below one.
 pub(super) fn hides_dir(path: &[u8]) -> bool {
     is_in_dir(&Cut::new(path))
 }
@@ -59,7 +59,7 @@ fn is_in_dir(cut: &Cut) -> bool {
     (1..=cut.len()).any(|names| LISTS.dirs.finds(cut, names))
 }
 
-/// Tells whether the names of a directory that is not hidden are hidden.
+/// Returns a predicate for hidden names in a directory that is not hidden itself.
 pub(super) fn hider(dir: &[u8]) -> impl FnMut(&[u8]) -> bool {
     let mut cut = Cut::new(dir);
     move |name| {
@@ -77,7 +77,7 @@ fn hides_file(cut: &Cut) -> bool {
     listed && !shown.finds(cut, last)
 }
 
-/// Tells whether what lies here is installed or published.
+/// Tells whether a path is in a directory of installed or published files.
 pub(super) fn is_public_path(path: &[u8]) -> bool {
     is_public(&Cut::new(path))
 }
@@ -88,13 +88,13 @@ fn is_public(cut: &Cut) -> bool {
         || (1..=cut.len()).any(|names| LISTS.published.finds(cut, names))
 }
 
-/// Tells whether a directory's name is a part of what hides something below it.
+/// Tells whether something below a directory is hidden because of the directory's name.
 pub(super) fn holds(path: &[u8]) -> bool {
     let cut = Cut::new(path);
     LISTS.hiding().any(|line| line.parts().any(|part| line.ends_with(&cut, cut.len(), part)))
 }
 
-/// Tells whether all that is hidden below `from` would be so below `to`.
+/// Tells whether everything hidden below `from` would also be hidden below `to`.
 pub(super) fn survives(from: &[u8], to: &[u8]) -> bool {
     let (from, to) = (Cut::new(from), Cut::new(to));
     let kept = |line: &Line| {
@@ -105,7 +105,7 @@ pub(super) fn survives(from: &[u8], to: &[u8]) -> bool {
     LISTS.hiding().all(kept) && (is_public(&from) || !is_public(&to))
 }
 
-/// Returns the paths below a home that have no pattern in them.
+/// Returns the paths relative to a home that contain no pattern.
 pub(super) fn in_home() -> impl Iterator<Item = &'static str> {
     let all = secrets::DIRS.iter().chain(secrets::FILES);
     all.copied().filter(|line| line.starts_with('.') && !line.contains('*'))
@@ -136,7 +136,7 @@ impl List {
         list
     }
 
-    /// Tells whether the first `names` names of a path are one of the list.
+    /// Tells whether the first `names` names of a path match a line.
     fn finds(&self, cut: &Cut, names: usize) -> bool {
         let Some((last, &first)) = cut.name(names).and_then(|last| Some((last, last.first()?)))
         else {
@@ -152,7 +152,7 @@ impl List {
 }
 
 impl Line {
-    /// Tells whether the first `names` names of a path end as the line does without its last `skipped`.
+    /// Tells whether the first `names` names of a path end with the line without its last `skipped` names.
     fn ends_with(&self, cut: &Cut, names: usize, skipped: usize) -> bool {
         let own = &self.names[skipped..];
         let long_enough = if self.from_root { names == own.len() } else { names >= own.len() };
@@ -162,7 +162,7 @@ impl Line {
             })
     }
 
-    /// Returns how many names can be left out for the beginning of the line to be left.
+    /// Returns how many names can be skipped so that a beginning of the line remains.
     fn parts(&self) -> impl Iterator<Item = usize> {
         1..self.names.len()
     }
@@ -183,7 +183,7 @@ impl Cut {
         self.ends.len()
     }
 
-    /// Returns the name with this number, from 1 on.
+    /// Returns the name with this number, counted from 1.
     fn name(&self, number: usize) -> Option<&[u8]> {
         let end = *self.ends.get(number.checked_sub(1)?)?;
         let start = number.checked_sub(2).map_or(1, |before| self.ends[before] + 1);
@@ -204,14 +204,14 @@ impl Cut {
     }
 }
 
-/// The bit of a name's length; the last is that of all longer ones.
+/// Returns the bit of a name's length. All longer names share the last bit.
 fn length_bit(name: &[u8]) -> u64 {
     1 << name.len().min(63)
 }
 
-/// Tells whether a name fits a pattern, in which `*` stands for any part of it.
+/// Tells whether a name matches a pattern, in which `*` matches any bytes.
 fn fits(pattern: &[u8], name: &[u8]) -> bool {
-    // Most patterns say at once that they do not fit: by their first or by their last byte.
+    // The first or last byte rules out most patterns.
     let differs = |one: Option<&u8>, other: Option<&u8>| one != Some(&b'*') && one != other;
     if differs(pattern.first(), name.first()) || differs(pattern.last(), name.last()) {
         return false;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_and_its_names_find_the_same() {
+    fn directories_and_paths_agree_on_what_is_hidden() {
         for path in HIDDEN.iter().chain(SHOWN) {
             let Some((dir, name)) = crate::path::split(path.as_bytes()) else { continue };
             if !hides_dir(dir) {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_by_where_it_lies_stays_there() {
+    fn files_hidden_by_location_cannot_be_moved_away() {
         for (from, to) in [
             ("/home/u/.docker", "/home/u/d"),
             ("/home/u/.config", "/home/u/cfg"),

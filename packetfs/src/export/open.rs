@@ -1,4 +1,4 @@
-//! Opens what a runner asks for, and nothing that a link leads to.
+//! Opens files for runners without following symbolic links.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,8 +14,8 @@ pub(super) fn open_dir(path: &[u8]) -> std::io::Result<OwnedFd> {
     Ok(open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)
 }
 
-/// Opens a path without following symbolic links: a runner names only real directories, and a
-/// link put in their place meanwhile must not lead anywhere else.
+/// Opens a path without following symbolic links. Runners ask only for real directories, and a link that
+/// replaces one meanwhile must not lead elsewhere.
 pub(super) fn open(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
     let how = OpenHow::new()
         .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
@@ -24,24 +24,24 @@ pub(super) fn open(path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
     opened.map_err(shown)
 }
 
-/// Returns the error that a runner is told when this machine refuses something.
+/// Translates an error of this machine for a runner.
 fn shown(errno: Errno) -> Errno {
     match errno {
-        // Nobody has hidden it: a server keeps it from this agent, though perhaps not from the walk's user.
+        // A file server denies this agent access, though perhaps not the walk's user.
         Errno::EACCES => Errno::EIO,
         errno => errno,
     }
 }
 
-/// Opens a regular file to read it that was opened as a place only. Anything else is not opened: the writer of a
-/// fifo would go on, and a device may do something.
+/// Opens a regular file, given by an `O_PATH` descriptor, for reading. Other types are not opened: that would unblock
+/// a fifo's writer, or may have effects on a device.
 pub(super) fn open_again(place: &OwnedFd) -> Result<File, Errno> {
     let link = format!("/proc/self/fd/{}", place.as_raw_fd());
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(link);
     opened.map_err(|error| shown(errno(error)))
 }
 
-/// Returns the number of an error.
+/// Converts an error to its number.
 pub(super) fn errno(error: std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }

@@ -1,13 +1,13 @@
-//! Patterns of the user for what is to be hidden, in the language of the policy's rules: over whole
-//! absolute paths, `*` for any bytes, `/` among them, `?` for one, `[a-z]` for one of a set.
+//! Users' patterns for hiding paths, with the syntax of policy rules. They match whole absolute paths: `*` any
+//! bytes including `/`, `?` one byte, `[a-z]` one byte of a set.
 
 use crate::path::Bytes;
 
-/// Bytes of a pattern, and patterns: what a person writes is far below, and each path is held against all.
+/// Longest pattern, and most patterns. They are bounded because each path is matched against all of them.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 pub const PATTERNS_MAX: usize = 256;
 
-/// A pattern, ready to be held against paths.
+/// A compiled pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern {
     text: Bytes,
@@ -21,11 +21,11 @@ enum Token {
 }
 
 impl Pattern {
-    /// Reads a pattern; nothing if no absolute path could fit it, or it is too long.
+    /// Compiles a pattern. Returns `None` if no absolute path could match it, or it is too long.
     pub(super) fn new(text: &[u8]) -> Option<Self> {
         let sound = matches!(text.first(), Some(b'/' | b'*')) && text.len() <= PATTERN_BYTES_MAX;
         let mut tokens = Vec::new();
-        // A directory is meant with and without its slash.
+        // A trailing slash makes no difference.
         let mut rest = text.strip_suffix(b"/").filter(|text| !text.is_empty()).unwrap_or(text);
         while let Some((&first, after)) = rest.split_first() {
             let (token, after) = match first {
@@ -40,7 +40,7 @@ impl Pattern {
         sound.then(|| Self { text: text.to_vec(), tokens })
     }
 
-    /// Tells whether it fits a path or a directory above it.
+    /// Tells whether it matches a path or one of its ancestors.
     pub(super) fn covers(&self, path: &[u8]) -> bool {
         let mut states = self.start();
         for &byte in path {
@@ -52,18 +52,18 @@ impl Pattern {
         states[self.tokens.len()]
     }
 
-    /// Tells whether all that it fits below `from` it fits below `to`, too.
+    /// Tells whether everything that it matches below `from` would also be matched below `to`.
     pub(super) fn survives(&self, from: &[u8], to: &[u8]) -> bool {
         let (from, to) = (self.behind(from), self.behind(to));
         from.iter().zip(to).all(|(&from, to)| !from || to)
     }
 
-    /// Tells whether it may fit something below a directory: its part without wildcards leads there.
+    /// Tells whether it may match something below a directory, judging by its literal prefix.
     pub(super) fn may_fit_below(&self, dir: &[u8]) -> bool {
         self.behind(dir).contains(&true)
     }
 
-    /// Returns how much of it a directory and a slash may have used up.
+    /// Returns the automaton's states after a directory and a slash.
     fn behind(&self, dir: &[u8]) -> Vec<bool> {
         let dir = dir.strip_suffix(b"/").unwrap_or(dir);
         let bytes = dir.iter().chain(b"/");
@@ -92,7 +92,7 @@ impl Pattern {
         next
     }
 
-    /// A run may be empty.
+    /// Adds the states after `*`, which may match nothing.
     fn skip_runs(&self, states: &mut [bool]) {
         for (at, token) in self.tokens.iter().enumerate() {
             states[at + 1] |= states[at] && *token == Token::Run;
@@ -104,7 +104,7 @@ fn one(byte: u8) -> Token {
     Token::One { negated: false, ranges: vec![(byte, byte)] }
 }
 
-/// Reads a set behind its `[`; nothing if its `]` is missing.
+/// Parses a set after its `[`. Returns `None` if its `]` is missing.
 fn set(rest: &[u8]) -> Option<(Token, &[u8])> {
     let negated = matches!(rest.first(), Some(b'!' | b'^'));
     let rest = &rest[usize::from(negated)..];
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_that_may_get_another_name() {
+    fn directories_that_may_be_renamed() {
         for (text, from, to, expected) in [
             ("/srv/keys", "/srv", "/s", false),
             ("/srv/keys", "/home", "/h", true),

@@ -1,8 +1,8 @@
-//! Where keys, passwords, tokens and what people typed are kept: data, no logic.
+//! The locations of keys, passwords, tokens and command histories. Data only.
 //!
-//! A line is the end of a path, in lower case, whole names apart by `/`; `*` stands for any part of a
-//! name. One that begins with `/` is a path from the root. What is hidden without need costs a walk
-//! that reads it its time, for it is executed at the origin then; it never makes a result wrong.
+//! A line is the end of a path in lower case, made of whole names; `*` matches any part of a name. A line
+//! that begins with `/` is an absolute path. Hiding a file needlessly only costs time: a walk that reads it is
+//! executed at the origin instead. It never makes a result wrong.
 
 /// Directories that are hidden with all below them.
 pub(super) const DIRS: &[&str] = &[
@@ -158,7 +158,7 @@ pub(super) const DIRS: &[&str] = &[
     ".config/oswalk",
     "etc/oswalk",
     "/var/lib/oswalk",
-    // The system; also that in another root, a snapshot or a backup
+    // The system, also within another root, a snapshot or a backup
     "etc/ssl/private",
     "etc/pki/tls/private",
     "etc/pki/nssdb",
@@ -355,7 +355,7 @@ pub(super) const FILES: &[&str] = &[
     "login data",
     "wallet.dat",
     "credentials.tfrc.json",
-    // What people typed
+    // Histories
     ".*_history",
     ".*_history-*",
     ".*_history.*",
@@ -378,7 +378,7 @@ pub(super) const FILES: &[&str] = &[
     ".config/julia/logs/repl_history.jl",
     ".julia/logs/repl_history.jl",
     "consolehost_history.txt",
-    // The system; also that in another root, a snapshot or a backup
+    // The system, also within another root, a snapshot or a backup
     "etc/shadow*",
     "etc/gshadow*",
     "etc/passwd-",
@@ -407,7 +407,7 @@ pub(super) const FILES: &[&str] = &[
     "var/lib/systemd/random-seed",
 ];
 
-/// Files that are hidden where people work: nothing that is installed or a dependency.
+/// Files that are hidden unless they are in directories of installed or published files.
 pub(super) const KEYS: &[&str] = &[
     "*.pem",
     "*.key",
@@ -423,7 +423,7 @@ pub(super) const KEYS: &[&str] = &[
     "secrets.y*ml",
 ];
 
-/// Files that hold nothing secret though they are called like one that does.
+/// Files that are not secret although a pattern above matches them.
 pub(super) const SHOWN: &[&str] = &[
     "*.pub",
     "ca.pem",
@@ -444,7 +444,7 @@ pub(super) const SHOWN: &[&str] = &[
     "template.env",
 ];
 
-/// Directories with what is installed, from the root.
+/// Directories of installed files.
 pub(super) const INSTALLED: &[&str] = &[
     "/usr",
     "/bin",
@@ -463,10 +463,10 @@ pub(super) const INSTALLED: &[&str] = &[
     "/etc/apt/trusted.gpg.d",
 ];
 
-/// Directories of [`INSTALLED`] with what an administrator has made.
+/// Directories within [`INSTALLED`] with an administrator's own files.
 pub(super) const NOT_INSTALLED: &[&str] = &["/usr/local/etc", "/usr/src"];
 
-/// Directories with what others have published, wherever they lie.
+/// Directories of published files, wherever they are.
 pub(super) const PUBLISHED: &[&str] = &[
     "site-packages",
     "dist-packages",
@@ -476,7 +476,7 @@ pub(super) const PUBLISHED: &[&str] = &[
     "go/pkg/mod",
 ];
 
-/// File systems that the kernel fills, also where they are mounted a second time.
+/// Types of file systems that the kernel fills; they are hidden at any mount point.
 pub(super) const KERNELS: &[&str] = &[
     "proc",
     "sysfs",

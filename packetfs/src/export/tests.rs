@@ -46,7 +46,7 @@ fn lists_and_reads() {
 
 /// Somebody who waits until his fifo is opened goes on only for one who reads it.
 #[test]
-fn what_is_no_regular_file_is_not_opened() {
+fn only_regular_files_are_opened() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let fifo = dir.path().join("fifo");
     let status = std::process::Command::new("mkfifo").arg(&fifo).status();
@@ -96,7 +96,7 @@ fn secrets_are_hidden() {
 }
 
 #[test]
-fn other_names_of_secrets_are_hidden() {
+fn other_hard_links_to_secrets_are_hidden() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     std::fs::create_dir_all(dir.path().join(".ssh/keys")).expect("writable");
     for name in [".ssh/x", ".ssh/keys/y", ".netrc", "own", "plain"] {
@@ -126,7 +126,7 @@ fn other_names_of_secrets_are_hidden() {
 }
 
 #[test]
-fn the_kernels_directories_are_empty_whatever_comes_and_goes() {
+fn the_kernels_directories_always_appear_empty() {
     let mut exporter = hiding(&[], &[]);
     for dir in ["/dev", "/proc"] {
         let dir: TreePath = dir.parse().expect("sound");
@@ -160,7 +160,7 @@ fn secrets_are_known_by_their_content() {
 }
 
 #[test]
-fn what_is_hidden_elsewhere_is_hidden_here() {
+fn files_hidden_at_another_mount_point_are_hidden() {
     let hidden = Hidden::new(Own {
         paths: vec![b"/srv/oswalk".to_vec(), b"/etc/cluster.secret".to_vec()],
         words: Vec::new(),

@@ -1,4 +1,4 @@
-//! Answers to the kernel's questions about numbers and names, and the agent's about paths.
+//! Answers the kernel's questions about nodes and names, and the agent's about paths.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::tree::{Attr, Kind, Version, Xattr};
 
 /// A directory of the root.
 const SERVICES: &[u8] = b"run";
-/// Absent names of `/` that the kernel may remember: far more than programs look for.
+/// Most absent names of `/` that the kernel may cache: far more than programs look up.
 pub(super) const ABSENT_MAX: usize = 4096;
 
 impl Mirror {
-    /// Looks a name up; by the name `.` what a number stands for, which may be no directory.
+    /// Looks a name up. The name `.` means the node itself, which need not be a directory.
     pub fn lookup(&mut self, dir: Node, name: &[u8]) -> Answer<(Node, Attr)> {
         if name == b"." {
             return self.attr(dir).map(|attr| (dir, attr));
@@ -31,7 +31,7 @@ impl Mirror {
         }
         let Some(&place) = item.children.get(name) else {
             if dir == ROOT && item.absent.insert(name.to_vec()) && item.absent.len() > ABSENT_MAX {
-                // Any but this one, which the kernel is told of only now.
+                // All but this one, which the kernel learns only now.
                 let other = item.absent.iter().find(|known| *known != name).cloned();
                 if let Some(other) = other.filter(|other| item.absent.remove(other)) {
                     self.excess.insert(Invalidation::Entry(ROOT, other));
@@ -39,7 +39,7 @@ impl Mirror {
             }
             return Answer::Absent;
         };
-        // The number of a name that is gone may be that of a file which it named once.
+        // A removed name may still show the number of a file that it once named.
         if self.items.get(&place).is_none_or(|item| item.attr.is_none()) {
             return Answer::Absent;
         }
@@ -47,19 +47,19 @@ impl Mirror {
         self.attr(node).map(|attr| (node, attr))
     }
 
-    /// Tells whether a directory is that in which an origin's services have their files, which is empty here.
+    /// Tells whether a directory is `/run`, in which services have their files, and which is empty here.
     #[must_use]
     pub fn is_of_services(&self, dir: Node) -> bool {
         self.items.get(&dir).is_some_and(|item| item.parent == ROOT && item.name == SERVICES)
     }
 
-    /// Takes what the kernel has to forget because it would be too much to remember.
+    /// Takes the names that the kernel should drop because it caches too many.
     pub fn take_excess(&mut self) -> BTreeSet<Invalidation> {
         std::mem::take(&mut self.excess)
     }
 
-    /// Returns the attributes of a path. Those of a directory are known only while its listing is:
-    /// what happens in a directory changes its times, and only its own readers hear of it.
+    /// Returns a node's attributes. Those of a directory are known only together with its listing, because
+    /// changes of entries alter its times, and the origin reports them only to readers of the directory.
     #[must_use]
     pub fn attr(&self, node: Node) -> Answer<Attr> {
         match self.items.get(&self.one_path(node)).map(AsRef::as_ref) {
@@ -74,7 +74,7 @@ impl Mirror {
         }
     }
 
-    /// Returns the attributes of what a path names; no symbolic link is followed.
+    /// Returns the attributes at a path, without following symbolic links.
     pub fn attr_at(&mut self, path: &[u8]) -> Answer<Attr> {
         let mut node = ROOT;
         for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
@@ -98,8 +98,8 @@ impl Mirror {
         }
     }
 
-    /// Returns the inode number that is shown of what has a number and these attributes. Of directories
-    /// an overlay shows its own.
+    /// Returns the inode number that programs see for a node with these attributes. For directories overlayfs
+    /// shows its own.
     #[must_use]
     pub fn ino(&self, node: Node, attr: &Attr) -> u64 {
         if attr.kind == Kind::Dir { node } else { self.links.ino(attr) }
@@ -111,13 +111,13 @@ impl Mirror {
         self.items.get(&self.one_path(node))?.target.clone()
     }
 
-    /// Returns the extended attributes of a path. Nobody asks before it was looked up.
+    /// Returns a node's extended attributes, which are known since its look-up.
     #[must_use]
     pub fn xattrs(&self, node: Node) -> &[Xattr] {
         self.items.get(&self.one_path(node)).map_or(&[], |item| &item.xattrs)
     }
 
-    /// Lists names of a directory, up to `limit` of those whose places are behind `after`.
+    /// Lists up to `limit` names of a directory whose places are after `after`.
     pub fn list(&mut self, dir: Node, after: Node, limit: usize) -> Answer<Vec<Name>> {
         self.use_dir(dir);
         let Some(item) = self.items.get(&dir) else { return Answer::Absent };
@@ -137,7 +137,7 @@ impl Mirror {
         Answer::Known(names.take(limit).collect())
     }
 
-    /// Returns the packets of a file.
+    /// Returns a file's manifest.
     #[must_use]
     pub fn manifest(&self, node: Node) -> Answer<Arc<Manifest>> {
         match self.items.get(&self.one_path(node)).map(AsRef::as_ref) {
@@ -147,7 +147,7 @@ impl Mirror {
         }
     }
 
-    /// Returns the version of a file, as far as it is known.
+    /// Returns the version of a file, if known.
     #[must_use]
     pub fn version(&self, node: Node) -> Option<Version> {
         self.items.get(&self.one_path(node))?.attr.map(|attr| attr.version())

@@ -1,10 +1,10 @@
-//! Keeps a mirror small: drops what it knows of directories that are not in use.
+//! Bounds the memory of a mirror by evicting unused directories.
 //!
-//! A directory is dropped with all its names, for what is known of a directory is known whole. It is fetched
-//! again when somebody asks. Nothing is dropped while the kernel knows the number of the directory or of one
-//! of its names: its caches never expire, and changes below a directory that is not known are ignored. What a
-//! running walk may have seen stays as well, so that its changes can be held against what it found, up to
-//! twice the bound; beyond that it counts as changed.
+//! A directory is evicted with all its names, because listings are complete or absent, and refetched on demand.
+//! It stays while the kernel holds a reference to it or one of its names: kernel caches never expire, and
+//! changes below an unknown directory are ignored. Items that a running walk may have seen stay as well, up to
+//! twice the bound, so that its changes can be compared with what it found. Beyond that they count as
+//! changed.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -13,28 +13,28 @@ use super::Mirror;
 use super::item::Item;
 use super::model::{Invalidation, Node, ROOT};
 
-/// One part in this many is dropped at once, so that the search for it costs little for each name.
+/// Fraction of the names that is evicted at once, to amortize the search.
 pub(super) const PART: usize = 8;
-/// Beyond this many times the bound, what running walks may have seen is dropped, too: a walk may run for
-/// days, and others look at other files all the while.
+/// Multiple of the bound beyond which items that running walks may have seen are evicted, too: a walk may run
+/// for days while others look up other files.
 pub(super) const SEEN_FACTOR: usize = 2;
 
 impl Mirror {
-    /// Notes that the kernel is told a number, and knows it until it has forgotten it.
+    /// Records that the kernel gets a reference to a node.
     pub fn tell(&mut self, node: Node) {
         self.kernel.tell(node);
     }
 
-    /// Notes that the kernel has forgotten a number that it was told `count` times.
+    /// Records that the kernel has dropped `count` references to a node.
     pub fn kernel_forgot(&mut self, node: Node, count: u64) {
         self.kernel.forget(node, count);
-        // It may have answered a walk until now.
+        // Until now the kernel may have answered a walk from its cache.
         if !self.gone.is_idle() {
             self.use_node(node);
         }
     }
 
-    /// Notes that a directory is in use, and with it those above.
+    /// Marks a directory and its ancestors as used.
     pub(super) fn use_dir(&mut self, dir: Node) {
         let (mut at, now) = (dir, self.batches);
         while let Some(item) = self.items.get_mut(&at)
@@ -45,7 +45,7 @@ impl Mirror {
         }
     }
 
-    /// Notes that the directories of a number's paths are in use.
+    /// Marks the directories of a node's paths as used.
     fn use_node(&mut self, node: Node) {
         let paths =
             self.links.sharing(node).map_or_else(|| vec![node], |it| it.iter().copied().collect());
@@ -56,7 +56,7 @@ impl Mirror {
         }
     }
 
-    /// Drops what is not in use, if there is too much.
+    /// Evicts unused directories if there are too many names.
     pub(super) fn evict(&mut self, forget: &mut BTreeSet<Invalidation>) {
         if self.items.len() <= self.evict_beyond {
             return;
@@ -66,7 +66,7 @@ impl Mirror {
         self.evict_unused(enough, unseen, forget);
         if self.items.len() > self.names_max * SEEN_FACTOR {
             let now = self.batches;
-            // Those who begin from here on find what is fetched again.
+            // Walks that begin from now on find refetched data.
             self.batches += 1;
             self.evict_unused(self.names_max * SEEN_FACTOR, now, forget);
         }
@@ -74,9 +74,9 @@ impl Mirror {
         self.asked = false;
     }
 
-    /// Has the kernel forget all names that nothing holds, if there is too much and no walk runs; once after
-    /// each eviction. On a machine with memory to spare the kernel forgets nothing by itself. It asks again
-    /// for what is in use, so that the next eviction finds what is not.
+    /// Makes the kernel drop all unused names if there are too many and no walk runs, once per eviction. With free
+    /// memory the kernel drops nothing by itself. It looks used names up again, so that the next eviction can tell
+    /// which are unused.
     pub(super) fn ask_kernel(&mut self, forget: &mut BTreeSet<Invalidation>) {
         if self.asked || !self.gone.is_idle() || self.items.len() <= self.names_max {
             return;
@@ -87,15 +87,15 @@ impl Mirror {
         self.evict_beyond = self.items.len() + self.names_max / PART;
     }
 
-    /// Drops directories that were last used before a batch, the longest unused first, until `enough` names
-    /// are left.
+    /// Evicts directories that were last used before a batch, least recently used first, until `enough` names are
+    /// left.
     fn evict_unused(&mut self, enough: usize, before: u64, forget: &mut BTreeSet<Invalidation>) {
         let is_old =
             |node, item: &Item| node != ROOT && !item.children.is_empty() && item.used < before;
         let all = self.items.iter().map(|(&node, item)| (node, item));
         let old = all.filter(|&(node, item)| is_old(node, item));
         let mut dirs: Vec<_> = old.map(|(node, item)| (item.used, Reverse(node))).collect();
-        // What is below a directory has a larger number, and was not used later.
+        // A subdirectory has a larger number, and was not used later.
         dirs.sort_unstable();
         for (_, Reverse(dir)) in dirs {
             if self.items.len() <= enough {
@@ -107,8 +107,8 @@ impl Mirror {
         }
     }
 
-    /// Tells whether the kernel knows a directory or one of its names, or whether something is known of
-    /// a directory in it.
+    /// Tells whether the kernel holds a reference to a directory or one of its names, or whether a subdirectory has
+    /// known contents.
     fn is_held(&self, dir: Node) -> bool {
         let is_held = |path: &Node| {
             let has_names = self.items.get(path).is_some_and(|item| !item.children.is_empty());
@@ -118,7 +118,7 @@ impl Mirror {
         self.kernel.knows(dir) || names.into_iter().any(is_held)
     }
 
-    /// Drops the names of a directory.
+    /// Evicts the names of a directory.
     fn evict_dir(&mut self, dir: Node, forget: &mut BTreeSet<Invalidation>) {
         let (oldest, batches) = (self.gone.oldest(), self.batches);
         let Some(item) = self.items.get_mut(&dir) else { return };

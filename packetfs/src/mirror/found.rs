@@ -1,4 +1,4 @@
-//! What a walk has found that began at some time, as far as that is known still.
+//! What a walk has found since it began, as far as the mirror still knows it.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,14 +12,14 @@ use crate::path::Bytes;
 use crate::tree::{Kind, Time};
 
 impl Mirror {
-    /// Notes that a walk begins; returns the batches of changes so far. What it may have seen is kept
-    /// until its [`Self::end`].
+    /// Records the begin of a walk, and returns the number of batches so far. What the walk may have seen is kept
+    /// until [`Self::end`].
     pub fn begin(&mut self) -> u64 {
         self.gone.begin(self.batches);
         self.batches
     }
 
-    /// Notes that a walk which began after so many batches is over.
+    /// Records the end of a walk that began after so many batches.
     pub fn end(&mut self, batches: u64) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         self.gone.end(batches);
@@ -29,15 +29,15 @@ impl Mirror {
         forget
     }
 
-    /// Returns the modification times since a moment, of all that is known.
+    /// Returns the known modification times since a moment.
     #[must_use]
     pub fn times_since(&self, moment: Time) -> HashSet<Time> {
         let times = self.items.values().filter_map(|item| Some(item.attr?.mtime));
         times.filter(|&time| time >= moment).collect()
     }
 
-    /// Returns what somebody has found at a path who has looked after the first `batches`. A listing
-    /// that is not known any more is what was found, all the same.
+    /// Returns what a walk that began after `batches` found at a path. Data that has been evicted still counts as
+    /// found.
     #[must_use]
     pub fn base_since(&self, batches: u64, path: &[u8]) -> Base {
         let mut at = ROOT;
@@ -57,8 +57,8 @@ impl Mirror {
         }
     }
 
-    /// Returns the digest of what somebody has found in a directory who has looked after the first
-    /// `batches`; nothing if that is not known.
+    /// Returns the digest of the names that a walk that began after `batches` found in a directory, or `None` if that
+    /// is unknown.
     #[must_use]
     pub fn contents_since(&self, batches: u64, path: &[u8]) -> Option<Digest> {
         contents::digest(path, &mut |dir| {
@@ -77,8 +77,8 @@ impl Mirror {
         })
     }
 
-    /// Tells whether somebody may have found a directory with this modification time who has looked
-    /// after the first `batches`, though it has another by now.
+    /// Tells whether a walk that began after `batches` may have found a directory with this modification time, even if
+    /// it has changed since.
     #[must_use]
     pub fn had_time_since(&self, batches: u64, path: &[u8], time: Time) -> bool {
         let Some(item) = self.place(path).and_then(|place| self.items.get(&place)) else {

@@ -1,20 +1,20 @@
-//! When a mirror may drop what it knows of names that are gone: once every walk that runs has begun
-//! after that, for those before may have seen them.
+//! Decides when a mirror may drop removed names: once all walks that began before the removal have ended,
+//! because they may have seen them.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::model::Node;
 
-/// Names that are gone and are kept all the same, at most, some 16 MB: a walk may run for days, and
-/// somebody else make temporary files all the while.
+/// Most removed names that are kept, some 16 MB: a walk may run for days while other processes create temporary
+/// files.
 pub(super) const GONE_MAX: usize = 65_536;
 
-/// The paths whose names are gone, and the walks that may have seen them.
+/// The removed names, and the walks that may have seen them.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
-    /// Each with the batch of changes in which it went, the oldest first.
+    /// Each with the batch of its removal, the oldest first.
     queue: VecDeque<(u64, Node)>,
-    /// How many walks began after so many batches, and run still.
+    /// The number of running walks by the batch after which they began.
     running: BTreeMap<u64, usize>,
 }
 
@@ -22,24 +22,24 @@ pub(super) struct Gone {
 #[derive(Debug)]
 pub(super) struct Went {
     pub(super) path: Node,
-    /// In which batch of changes its name went.
+    /// The batch of its removal.
     pub(super) batch: u64,
-    /// A walk that runs may have seen it.
+    /// Whether a running walk may have seen it.
     pub(super) was_seen: bool,
 }
 
 impl Gone {
-    /// Notes that a path went in a batch.
+    /// Records that a path was removed in a batch.
     pub(super) fn note(&mut self, batch: u64, path: Node) {
         self.queue.push_back((batch, path));
     }
 
-    /// Notes that a walk begins after so many batches.
+    /// Records the begin of a walk after so many batches.
     pub(super) fn begin(&mut self, batches: u64) {
         *self.running.entry(batches).or_default() += 1;
     }
 
-    /// Notes that it is over.
+    /// Records its end.
     pub(super) fn end(&mut self, batches: u64) {
         if let Some(count) = self.running.get_mut(&batches) {
             *count -= 1;
@@ -54,7 +54,7 @@ impl Gone {
         self.running.is_empty()
     }
 
-    /// Returns how many batches there were before the first of the running walks began.
+    /// Returns the batch after which the oldest running walk began.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.running.first_key_value().map(|(&batches, _)| batches)
     }

@@ -9,48 +9,48 @@ use crate::packet::Manifest;
 use crate::path::Bytes;
 use crate::tree::{Attr, Kind, Time, Xattr};
 
-/// Earlier times of a directory that are kept: one that got more of them during a walk may have had any.
+/// Most former times of a directory that are kept. If there are more during a walk, it may have had any time.
 pub(super) const EARLIER_MAX: usize = 8;
 
-/// A path. Batches of changes, which the mirror counts, are its clock.
+/// A path. Points in time are counted in batches of changes.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) parent: Node,
     pub(super) name: Bytes,
-    /// Nothing while the name is absent.
+    /// Its attributes; `None` if the name is absent.
     pub(super) attr: Option<Attr>,
     pub(super) target: Option<Bytes>,
     pub(super) xattrs: Vec<Xattr>,
     pub(super) manifest: Option<Arc<Manifest>>,
-    /// The batch in which the origin last said that it changed.
+    /// The batch of its last change at the origin.
     pub(super) changed: u64,
-    /// The last modification times that a directory had, each with the batch in which it got another.
+    /// A directory's last modification times, each with the batch in which it changed.
     pub(super) earlier: VecDeque<(u64, Time)>,
     /// The batch in which its listing was last forgotten.
     pub(super) forgotten: u64,
     pub(super) children: HashMap<Bytes, Node>,
-    /// The same in the order of their numbers, which only grow.
+    /// The same, ordered by number, which is the order of creation.
     pub(super) order: Vec<Node>,
-    /// All names of the directory are known.
+    /// Whether all names of the directory are known.
     pub(super) listed: bool,
-    /// They were known once, and were not evicted since.
+    /// Whether they were known at some time and have not been evicted since.
     pub(super) seen: bool,
-    /// The batch in which the last name went of which nothing is known any more, if a walk may have
-    /// seen it.
+    /// The batch of the last removal of a name that has been dropped although a walk may have seen
+    /// it.
     pub(super) dropped: u64,
-    /// The batch in which names below it were last evicted that a running walk may have seen.
+    /// The batch of the last eviction of names below it that a running walk may have seen.
     pub(super) lost: u64,
     /// The batch in which it, or a directory below it, was last used.
     pub(super) used: u64,
-    /// It is a directory whose names are not shown.
+    /// Whether it is a directory whose names are hidden.
     pub(super) hidden: bool,
-    /// Absent names that the kernel has asked for. Only the root has them, because only the root
-    /// cannot be forgotten as a whole.
+    /// Absent names that the kernel has cached. Only the root needs them, because it cannot be invalidated as
+    /// a whole.
     pub(super) absent: BTreeSet<Bytes>,
 }
 
 impl Item {
-    /// Makes a path of which nothing is known but its name.
+    /// Makes an item of which only the name is known.
     pub(super) fn new(parent: Node, name: Bytes) -> Self {
         Self {
             parent,
@@ -82,7 +82,7 @@ impl Item {
         }
     }
 
-    /// Notes the difference between the attributes that it has and those that it will have.
+    /// Records what changes when the attributes are replaced.
     pub(super) fn note_change(&mut self, new: &Attr, batches: u64) {
         if let Some(old) = self.attr.filter(|old| old.kind == Kind::Dir && old.mtime != new.mtime) {
             if self.earlier.len() == EARLIER_MAX {
@@ -95,7 +95,7 @@ impl Item {
         }
     }
 
-    /// Sets the attributes, and says what of the old ones the kernel has to forget.
+    /// Sets the attributes, and adds the necessary invalidations.
     pub(super) fn set_attr(
         &mut self,
         shown: Node,
@@ -106,8 +106,8 @@ impl Item {
         if old.is_some_and(|old| old != attr) {
             forget.insert(Invalidation::Node(shown));
         }
-        // An overlay takes permissions and link counts from its lower inode, as they were when the name
-        // was looked up.
+        // overlayfs copies permissions and link counts from the lower inode when the name is looked
+        // up.
         let taken = |attr: Attr| {
             let links = if attr.kind == Kind::Dir { 0 } else { attr.links };
             (attr.mode, attr.uid, attr.gid, links)

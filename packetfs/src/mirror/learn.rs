@@ -1,4 +1,4 @@
-//! Takes in what the origin says: listings, content, changes.
+//! Applies what the origin sends: listings, content, changes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::tree::{Attr, Change, Content, Entry, Kind, Listing, Xattr};
 use crate::xattr;
 
 impl Mirror {
-    /// Takes in a directory's listing.
+    /// Applies a directory's listing.
     pub fn take_listing(&mut self, path: &TreePath, listing: Listing) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         let Some(dir) = self.place(path) else { return forget };
-        // What is another one than before is not what a running walk was shown. One that began after the
-        // listing was forgotten has asked for this one.
+        // A changed entry is not what a running walk has seen. A walk that began after the listing was
+        // invalidated has requested this one.
         let now = self.batches + 1;
         let forgotten = self.items.get(&dir).filter(|item| item.seen && !item.listed);
         self.batches = forgotten.map_or(now, |item| item.forgotten);
@@ -33,7 +33,7 @@ impl Mirror {
             self.set_name(dir, &name, Some(entry), &mut forget);
         }
         let changed = std::mem::replace(&mut self.batches, now);
-        // What was never listed, or was forgotten, has no names in the kernel.
+        // The kernel caches no names of a directory that was never listed, or was invalidated.
         if self.items.get(&dir).is_some_and(|item| !item.listed) {
             forget.retain(|it| !matches!(it, Invalidation::Entry(parent, _) if *parent == dir));
         }
@@ -50,14 +50,14 @@ impl Mirror {
         forget
     }
 
-    /// Takes in a file's content.
+    /// Applies a file's manifest.
     pub fn take_content(&mut self, path: &TreePath, content: Content) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         let Some(node) = self.place(path) else { return forget };
-        // The name may be another file's by now, of which nobody has heard yet.
+        // The name may be another file's by now, before the change has arrived.
         self.relink(node, Some(&content.attr), &mut forget);
         let (shown, manifest) = (self.links.shown(node), Arc::new(content.manifest));
-        // It is another one than a running walk was told of, if nobody has heard of the change yet.
+        // If the change has not arrived yet, this is not the file that a running walk has seen.
         let known = self.items.get(&node).and_then(|item| item.attr);
         let changed = known.is_none_or(|known| known.version() != content.attr.version());
         self.batches += u64::from(changed);
@@ -72,7 +72,7 @@ impl Mirror {
         forget
     }
 
-    /// Takes in what changed at the origin.
+    /// Applies changes of the origin's tree.
     pub fn apply(&mut self, changes: Vec<Change>) -> BTreeSet<Invalidation> {
         let mut forget = BTreeSet::new();
         self.batches += 1;
@@ -113,7 +113,7 @@ impl Mirror {
         forget
     }
 
-    /// Takes in that a file has changed under a name that is not known here: it may have names that are.
+    /// Applies a change of a file under an unknown name. It may have known names as well.
     fn take_file(&mut self, entry: &Entry, forget: &mut BTreeSet<Invalidation>) {
         if entry.attr.kind != Kind::File || entry.attr.links < 2 {
             return;
@@ -124,7 +124,7 @@ impl Mirror {
         }
     }
 
-    /// Sets what a name names, keeping its number.
+    /// Sets the entry of a name, keeping its number.
     fn set_name(
         &mut self,
         dir: Node,
@@ -179,7 +179,7 @@ impl Mirror {
         }
         self.marks.xattrs |= !entry.xattrs.is_empty();
         self.marks.acls |= entry.xattrs.iter().any(|(name, _)| xattr::is_acl(name));
-        // That there was nothing is known of a directory that was listed before.
+        // In a directory that was listed before, the name is known to have been absent.
         let appears = old.is_none() && self.items.get(&dir).is_some_and(|dir| dir.seen);
         let item = self.items.get_mut(&node).expect("the node is known or was just added");
         item.target = entry.target;
@@ -188,8 +188,8 @@ impl Mirror {
         }
     }
 
-    /// Notes which file a path names now. Paths that get another number by that, and the file that
-    /// it named before, are forgotten by the kernel.
+    /// Records which file a path names. Paths whose number changes thereby, and the file that it named before, are
+    /// invalidated.
     pub(super) fn relink(
         &mut self,
         node: Node,
@@ -205,7 +205,7 @@ impl Mirror {
         }
     }
 
-    /// Sets the attributes of a path, and unlearns its content if that is another one now.
+    /// Sets the attributes of a path, and drops its manifest if the content has changed.
     fn learn(
         &mut self,
         node: Node,
@@ -220,7 +220,7 @@ impl Mirror {
         }
         item.note_change(attr, batches);
         if item.xattrs != xattrs {
-            // The kernel keeps access control lists with the attributes.
+            // The kernel caches access control lists with the attributes.
             item.xattrs = xattrs.to_vec();
             forget.insert(Invalidation::Node(shown));
             forget.insert(Invalidation::Entry(item.parent, item.name.clone()));
@@ -261,7 +261,7 @@ impl Mirror {
         self.next += 1;
         let mut new = Item::new(dir, name.to_vec());
         if let Some(item) = self.items.get_mut(&dir) {
-            // What a running walk has found of it, and below it, may have been another.
+            // A running walk may have found something else here and below.
             (new.changed, new.lost) = (item.lost, item.lost);
             item.absent.remove(name);
             item.children.insert(name.to_vec(), node);

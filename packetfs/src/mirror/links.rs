@@ -1,7 +1,7 @@
-//! Which paths of a mirror are names of one file, and therefore show one number: that of the path which
-//! was known first. A file keeps its number when another of its names is found, and also when the path
-//! of that number comes to name another file: that one shows a fresh number. A directory shows its
-//! path's own, and its path gets another one if that is taken.
+//! Hard links: which paths of a mirror name the same file and so show the same number, that of the path which
+//! was known first. A file keeps its number when another hard link is found, and when the path that the
+//! number was made for comes to name another file, which then shows a fresh number. A directory shows its
+//! path's own number; if that is taken, the path gets another one.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,22 +11,22 @@ use crate::tree::{Attr, Kind};
 /// A file at its origin: file system and inode number.
 type Inode = (u64, u64);
 
-/// From here on inode numbers are shown that no file system gives.
+/// Lowest of the inode numbers that no file system uses.
 const RESERVED: u64 = 1 << 63;
 
-/// The files of a mirror, and what their paths show. A path is given by its number.
+/// The files of a mirror, and the numbers that their paths show. A path is identified by its own number.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// Each known file: its number.
+    /// The number of each known file.
     files: HashMap<Inode, Node>,
-    /// The paths behind numbers that are, or were, those of several. None of these sets is empty.
+    /// The paths of each number that is, or was, shared by several. No set is empty.
     paths: HashMap<Node, BTreeSet<Node>>,
-    /// The number that a path behind one of those shows.
+    /// The number that each of these paths shows.
     shown: HashMap<Node, Node>,
     /// The file systems that the files are on.
     devices: BTreeSet<u64>,
-    /// Files whose inode number was that of a file on another file system when they became known, with
-    /// the one that they show instead.
+    /// Files whose inode number was already in use by a file on another file system, with the number that
+    /// they show instead.
     twins: HashMap<Inode, u64>,
     twins_ever: u64,
 }
@@ -37,13 +37,13 @@ impl Links {
         self.shown.get(&path).copied().unwrap_or(path)
     }
 
-    /// Returns the inode number that programs see: that of the origin, which they may keep and compare
-    /// there. A mount has one device number for all files, so no two have the same.
+    /// Returns the inode number that programs see. It is the origin's, so that programs may store it and compare it
+    /// there, but unique, because the mount has one device number for all files.
     pub(super) fn ino(&self, attr: &Attr) -> u64 {
         self.twins.get(&(attr.dev, attr.ino)).copied().unwrap_or(attr.ino)
     }
 
-    /// Takes in a file and its number.
+    /// Adds a file with its number.
     fn file(&mut self, inode: Inode, number: Node) {
         if self.files.insert(inode, number).is_some() {
             return;
@@ -57,7 +57,7 @@ impl Links {
         }
     }
 
-    /// Returns the paths that share a number; nothing if it is a path's own.
+    /// Returns the paths that share a number, or `None` if it belongs to one path.
     pub(super) fn sharing(&self, number: Node) -> Option<&BTreeSet<Node>> {
         self.paths.get(&number)
     }
@@ -72,14 +72,14 @@ impl Links {
         names.unwrap_or_default()
     }
 
-    /// Returns the other names of the file that a path names.
+    /// Returns the other hard links of the file that a path names.
     pub(super) fn others(&self, path: Node) -> Vec<Node> {
         let all = self.shown.get(&path).and_then(|number| self.paths.get(number));
         all.into_iter().flatten().copied().filter(|&other| other != path).collect()
     }
 
-    /// Notes what a path names now, instead of what it named before; nothing if there is no such
-    /// file. A fresh number is taken from `next`. Returns the paths that show another number now.
+    /// Records the file that a path now names, `None` if none. A fresh number is taken from `next`. Returns the
+    /// paths whose shown number has changed.
     pub(super) fn set(
         &mut self,
         path: Node,
@@ -95,7 +95,7 @@ impl Links {
             Some(number) if self.paths.contains_key(&number) => {
                 moved.extend(self.share(path, number));
             }
-            // The other path may have been told of before there were two.
+            // The kernel may have got the other path's number before there were two.
             Some(first) if first != path && attr.links > 1 => {
                 moved.extend([first, path].into_iter().filter_map(|path| self.share(path, first)));
             }
@@ -111,7 +111,7 @@ impl Links {
         moved
     }
 
-    /// Makes a path show a shared number; returns the path if it did not.
+    /// Makes a path show a shared number. Returns the path if that is a change.
     fn share(&mut self, path: Node, number: Node) -> Option<Node> {
         let before = self.shown(path);
         self.paths.entry(number).or_default().insert(path);
@@ -119,7 +119,7 @@ impl Links {
         (before != number).then_some(path)
     }
 
-    /// Takes a path away from the file that it named. Returns the paths that show another number now.
+    /// Removes a path from the file that it named. Returns the paths whose shown number has changed.
     fn leave(&mut self, path: Node, inode: Inode) -> BTreeSet<Node> {
         let Some(number) = self.shown.remove(&path) else {
             self.unfile(inode, path);
@@ -135,7 +135,7 @@ impl Links {
         BTreeSet::from([path])
     }
 
-    /// Forgets a file, unless another path or number has taken it over.
+    /// Removes a file, unless another path or number has taken it over.
     fn unfile(&mut self, inode: Inode, number: Node) {
         if self.files.get(&inode) == Some(&number) {
             self.files.remove(&inode);
@@ -151,7 +151,7 @@ fn take(next: &mut Node) -> Node {
     fresh
 }
 
-/// Directories have one name each.
+/// Returns a file's identity, or `None` for directories, which have no hard links.
 fn inode_of(attr: &Attr) -> Option<Inode> {
     (attr.kind != Kind::Dir).then_some((attr.dev, attr.ino))
 }

@@ -1,14 +1,14 @@
-//! What a mirror says: numbers, answers, what must be fetched, what the kernel has to forget.
+//! The types of a mirror: node numbers, answers, what must be fetched, invalidations.
 
 use crate::path::Bytes;
 use crate::tree::Attr;
 
-/// The number of a path, or of a file with several. The root is 1, as FUSE wants it.
+/// The number of a path, or of a file with several hard links. The root is 1, as FUSE requires.
 pub type Node = u64;
 /// The number of `/`.
 pub const ROOT: Node = 1;
 
-/// What must be fetched before a question can be answered.
+/// Data that must be fetched before a question can be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Need {
     /// The listing of the directory at this path.
@@ -22,11 +22,11 @@ pub enum Need {
 pub enum Answer<T> {
     /// It is known.
     Known(T),
-    /// There is no such file.
+    /// The file does not exist.
     Absent,
     /// It is not known.
     Unknown(Need),
-    /// It is in a directory that is not shown.
+    /// It is in a hidden directory.
     Hidden,
 }
 
@@ -41,29 +41,29 @@ impl<T> Answer<T> {
     }
 }
 
-/// What the kernel has to forget.
+/// An item to invalidate in the kernel's caches.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invalidation {
-    /// A name of a directory, also if it was known to be absent.
+    /// A name of a directory, whether it existed or not.
     Entry(Node, Bytes),
     /// Attributes and content.
     Node(Node),
 }
 
-/// A name of a directory, as it is listed.
+/// A name of a directory in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
     /// The name.
     pub name: Bytes,
-    /// The inode number that is shown of what it names.
+    /// The inode number that programs see.
     pub ino: u64,
-    /// Its place in the listing: those of later names are larger.
+    /// Its place in the listing; places ascend.
     pub place: Node,
-    /// The attributes of what it names.
+    /// The attributes of its file.
     pub attr: Attr,
 }
 
-/// Whether anything in a tree has, or had, what only a mount with extended attributes shows.
+/// Whether anything in a tree has, or had, attributes that only a mount with extended attributes shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Marks {
     /// Extended attributes.

@@ -1,4 +1,4 @@
-//! Paths of numbers, and numbers of paths.
+//! Conversion between node numbers and paths.
 
 use super::Mirror;
 use super::model::{Need, Node, ROOT};
@@ -9,7 +9,7 @@ use crate::tree::Kind;
 pub(super) const NOWHERE: Node = 0;
 
 impl Mirror {
-    /// Returns the path behind a number; one of them, if there are several.
+    /// Returns the path of a node, or one of several.
     #[must_use]
     pub fn path(&self, node: Node) -> Bytes {
         self.path_at(self.one_path(node))
@@ -26,8 +26,8 @@ impl Mirror {
         names.iter().rev().fold(b"/".to_vec(), |path, name| join(&path, name))
     }
 
-    /// Returns the paths behind a number: none where there is no such file. Of the names of a file
-    /// with several those that are listed: what is known of the others may be old.
+    /// Returns the paths of a node; none if it does not exist. Of several hard links only the listed ones, because
+    /// the others may be outdated.
     #[must_use]
     pub fn known_paths(&self, node: Node) -> Vec<Bytes> {
         match self.links.sharing(node) {
@@ -42,7 +42,7 @@ impl Mirror {
         }
     }
 
-    /// Returns the number that a path shows, if it has been seen and is not gone.
+    /// Returns the number that a path shows, if it is known and exists.
     #[must_use]
     pub fn node(&self, path: &[u8]) -> Option<Node> {
         let place = self.place(path)?;
@@ -50,15 +50,15 @@ impl Mirror {
         Some(self.links.shown(place))
     }
 
-    /// Returns the path's own number, if it has been seen.
+    /// Returns the path's own number, if it is known.
     pub(super) fn place(&self, path: &[u8]) -> Option<Node> {
         path.split(|&byte| byte == b'/')
             .filter(|name| !name.is_empty())
             .try_fold(ROOT, |dir, name| self.items.get(&dir)?.children.get(name).copied())
     }
 
-    /// Returns the number of a path behind a number: of several one that is listed, if any is. The path
-    /// whose own number it is may show another one by now.
+    /// Returns the own number of a path of a node, preferably a listed one. The path that the node's number was
+    /// made for may show another one by now.
     pub(super) fn one_path(&self, node: Node) -> Node {
         let Some(paths) = self.links.sharing(node) else {
             return if self.links.shown(node) == node { node } else { NOWHERE };
@@ -67,13 +67,13 @@ impl Mirror {
         listed.or(paths.first()).copied().unwrap_or(node)
     }
 
-    /// Tells whether a path is one that its directory is known to have.
+    /// Tells whether a path is in the known listing of its directory.
     pub(super) fn is_listed(&self, path: Node) -> bool {
         let dir = self.items.get(&path).and_then(|item| self.items.get(&item.parent));
         dir.is_some_and(|dir| dir.listed)
     }
 
-    /// Returns the first listing on the way to a directory that is not known, its own among them.
+    /// Returns the first unknown listing on the path to a directory, including its own.
     #[must_use]
     pub fn lacks(&self, dir: &[u8]) -> Option<Need> {
         let mut node = ROOT;

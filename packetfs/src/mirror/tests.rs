@@ -77,7 +77,7 @@ fn shown(mirror: &mut Mirror, name: &str) -> Node {
 }
 
 #[test]
-fn asks_for_what_it_does_not_know() {
+fn unknown_data_is_requested() {
     let mut mirror = Mirror::new();
     assert_eq!(mirror.lookup(ROOT, b"src"), Answer::Unknown(Need::Listing(b"/".to_vec())));
     mirror = self::mirror();
@@ -108,7 +108,7 @@ fn directories_are_listed_in_parts() {
 }
 
 #[test]
-fn numbers_survive_replacement_and_content_does_not() {
+fn a_replaced_file_keeps_its_number_but_not_its_content() {
     let mut mirror = mirror();
     let node = mirror.node(b"/src/a.c").expect("listed");
     let content = Content { attr: attr(Kind::File, 4, 10), manifest: Manifest::default() };
@@ -143,7 +143,7 @@ fn a_replaced_directory_is_listed_again() {
 }
 
 #[test]
-fn an_overflow_unlearns_all() {
+fn an_overflow_invalidates_everything() {
     let mut mirror = mirror();
     assert_eq!(mirror.lookup(ROOT, b"absent"), Answer::Absent);
     let forget = mirror.apply(vec![Change::Forget { dir: TreePath::root() }]);
@@ -170,7 +170,7 @@ fn attributes_are_marked_and_forgotten() {
 }
 
 #[test]
-fn says_what_is_lacking_on_the_way_to_a_directory() {
+fn names_the_first_unknown_listing_on_a_path() {
     let mut mirror = Mirror::new();
     assert_eq!(mirror.lacks(b"/src/x"), Some(Need::Listing(b"/".to_vec())));
     mirror = self::mirror();
@@ -180,7 +180,7 @@ fn says_what_is_lacking_on_the_way_to_a_directory() {
 }
 
 #[test]
-fn who_looks_into_a_hidden_directory_is_refused() {
+fn reading_a_hidden_directory_is_refused() {
     let mut mirror = mirror();
     let src = mirror.node(b"/src").expect("listed");
     let listing = Listing { hidden: true, ..listing(3, Vec::new()) };
@@ -192,7 +192,7 @@ fn who_looks_into_a_hidden_directory_is_refused() {
 }
 
 #[test]
-fn the_kernel_remembers_so_many_absent_names_of_the_root() {
+fn cached_absent_names_of_the_root_are_bounded() {
     let mut mirror = mirror();
     let mut told = BTreeSet::new();
     for number in 0..100_000 {
@@ -208,7 +208,7 @@ fn the_kernel_remembers_so_many_absent_names_of_the_root() {
 
 /// How deep its tree is says the origin.
 #[test]
-fn a_tree_of_any_depth_is_forgotten() {
+fn trees_of_any_depth_are_invalidated() {
     const LEVELS: u64 = 800;
     let mut mirror = Mirror::new();
     let mut dir = String::from("/");

@@ -1,4 +1,4 @@
-//! Unlearns what is not so any more, and drops the names that are gone.
+//! Invalidates outdated data, and drops removed names.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use super::model::{Invalidation, Node, ROOT};
 use crate::tree::Kind;
 
 impl Mirror {
-    /// Unlearns a file's content. That a change was noticed proves that there was one, even where
-    /// size and times are what they were: a clock tick is longer than a write.
+    /// Invalidates a file's content after a reported change, even if size and times are equal: two writes may
+    /// fall into one clock tick.
     pub(super) fn unread(&mut self, dir: Node, name: &[u8], forget: &mut BTreeSet<Invalidation>) {
         let node = self.items.get(&dir).and_then(|item| item.children.get(name).copied());
         let Some(node) = node else { return };
@@ -19,7 +19,7 @@ impl Mirror {
         }
     }
 
-    /// Unlearns the content of the file at a path.
+    /// Invalidates the content of the file at a path.
     pub(super) fn unread_path(&mut self, path: Node, forget: &mut BTreeSet<Invalidation>) {
         let Some(item) = self.items.get_mut(&path) else { return };
         if item.attr.is_some_and(|attr| attr.kind == Kind::File) {
@@ -29,9 +29,9 @@ impl Mirror {
         }
     }
 
-    /// Unlearns everything below a node, and its content.
+    /// Invalidates a node and everything below it.
     pub(super) fn forget(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) {
-        // No recursion: the origin says how deep its tree is.
+        // Iterative, because the origin controls the depth of its tree.
         let mut rest = vec![node];
         while let Some(node) = rest.pop() {
             if self.forget_one(node, forget) {
@@ -42,7 +42,7 @@ impl Mirror {
         }
     }
 
-    /// Unlearns what is in a node. Tells whether anything below it may be known.
+    /// Invalidates the contents of a node. Returns whether anything below it may be known.
     pub(super) fn forget_one(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) -> bool {
         let Some(item) = self.items.get_mut(&node) else { return false };
         item.manifest = None;
@@ -52,7 +52,7 @@ impl Mirror {
         if node == ROOT {
             forget.extend(absent.into_iter().map(|name| Invalidation::Entry(ROOT, name)));
         } else {
-            // With its entry the kernel drops all names below it.
+            // Invalidating its entry makes the kernel drop all names below it.
             forget.insert(Invalidation::Entry(item.parent, item.name.clone()));
         }
         if was_listed {
@@ -61,11 +61,11 @@ impl Mirror {
         was_listed
     }
 
-    /// Drops the names that are gone, as far as no walk may ask for them. Their numbers stand for
-    /// nothing from now on, as before; a name that comes back gets another one.
+    /// Drops removed names that no walk may ask for. Their numbers are not reused; a name that comes back gets
+    /// another one.
     pub(super) fn sweep(&mut self, forget: &mut BTreeSet<Invalidation>) {
         while let Some(Went { batch, path: node, was_seen }) = self.gone.next() {
-            // It may have come back, and gone again.
+            // It may have been created and removed again.
             let is_gone = |item: &&Item| item.attr.is_none() && item.changed == batch;
             let Some(item) = self.items.get(&node).map(AsRef::as_ref).filter(is_gone) else {
                 continue;
@@ -81,7 +81,7 @@ impl Mirror {
         }
     }
 
-    /// Drops a path that leads to nothing any more, with all below it.
+    /// Drops a path that no longer exists, with everything below it.
     pub(super) fn drop_all(&mut self, node: Node, forget: &mut BTreeSet<Invalidation>) {
         let mut rest = vec![node];
         while let Some(node) = rest.pop() {

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_are_no_packets() {
+    fn holes_have_no_packets() {
         const TERABYTE: u64 = 1 << 40;
         let (manifest, read) = manifest_of(TERABYTE, &[(TERABYTE / 2, b"x")]);
         assert_eq!(

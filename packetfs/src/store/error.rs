@@ -12,7 +12,7 @@ pub enum StoreError {
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: std::io::Error,
     },
     /// The index does not work.
@@ -20,7 +20,7 @@ pub enum StoreError {
     Index {
         /// Its file.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: Box<redb::Error>,
     },
 }

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_keeps_its_inode_where_a_name_is_left() {
+    fn a_file_with_a_remaining_name_keeps_its_inode() {
         let written = node(&["/f"], &["/f", "/g"]);
         assert_eq!(home(&found(&[], &["/f"]), &written), at("/f", Some("/f"), None));
         let linked_anew = node(&["/d/h"], &["/f", "/g"]);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_which_names_came_keeps_the_time_that_it_was_given() {
+    fn a_directory_with_new_names_keeps_a_time_that_was_set() {
         let time = Mtime::Set(Time { seconds: 9, nanos: 0 });
         let still = |dir: &str| (dir.into(), Meta { mtime: Some(time), ..node(&[], &[]).meta });
         let mut found = found(&["/gone/f"], &["/new/f", "/written/f"]);

@@ -39,7 +39,7 @@ fn read_new(upper: &Path) -> io::Result<ChangeSet> {
 
 /// The walk controls the depth of its layer.
 #[test]
-fn a_layer_may_be_as_deep_as_the_origin_can_name() {
+fn layers_are_read_up_to_the_longest_path() {
     let dir = tempfile::tempdir().expect("a directory");
     let (upper, many) = (dir.path().join("upper"), OPEN_DIRS_MAX + 2);
     deep::make(&upper, 500);

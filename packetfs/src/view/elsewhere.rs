@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_to_what_runners_have() {
+    fn links_to_paths_local_to_runners() {
         let leads = |path: &str, target: &str| {
             is_runners(path.as_bytes(), &Some(target.as_bytes().to_vec()))
         };

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn concerns_the_namespace_of_the_process_and_what_is_not_known() {
+    fn a_request_concerns_its_namespace_or_any_if_unknown() {
         let noted = Noted::default();
         let own = std::fs::metadata("/proc/self/ns/pid").expect("a namespace").ino();
         noted.note(asker(std::process::id()));
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_killed_while_it_waits_concerns_its_own_namespace_only() {
+    fn a_process_killed_while_waiting_concerns_only_its_own_namespace() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("a process");
         let asker = asker(child.id()).looked_up();
         child.kill().and_then(|()| child.wait()).expect("it ends");

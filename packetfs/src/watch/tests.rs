@@ -46,7 +46,7 @@ fn moved_directories_are_forgotten_with_all_below() {
 }
 
 #[test]
-fn a_directory_that_is_open_does_not_stand_for_its_successor() {
+fn an_open_removed_directory_is_not_mistaken_for_its_successor() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let root = dir.path().as_os_str().as_bytes().to_vec();
     std::fs::create_dir(dir.path().join("d")).expect("writable");
@@ -64,7 +64,7 @@ fn a_directory_that_is_open_does_not_stand_for_its_successor() {
 }
 
 #[test]
-fn other_names_of_a_file() {
+fn changes_through_another_hard_link_are_detected() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     std::fs::create_dir(dir.path().join("seen")).expect("writable");
     std::fs::write(dir.path().join("one"), b"1").expect("writable");
@@ -100,7 +100,7 @@ fn watches_end_with_their_readers_and_files() {
 }
 
 #[test]
-fn what_cannot_be_watched_is_taken_for_changed() {
+fn items_without_a_watch_count_as_changed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let root = dir.path().as_os_str().as_bytes().to_vec();
     let below: Vec<_> = (0..12).map(|number| bytes(&dir, &number.to_string())).collect();
@@ -128,7 +128,7 @@ fn what_cannot_be_watched_is_taken_for_changed() {
 }
 
 #[test]
-fn too_much_without_a_watch_is_everything() {
+fn too_many_items_without_a_watch_invalidate_everything() {
     let mut watcher = Watcher::with_watches(0).expect("an inotify instance");
     for number in 0..=UNWATCHED_MAX {
         watcher.watch_dir(number.to_string().as_bytes(), 1).expect("watchable");
@@ -162,7 +162,7 @@ fn after_lost_events_nothing_is_watched() {
 }
 
 #[test]
-fn what_is_mounted_over_is_forgotten() {
+fn directories_below_a_new_mount_are_forgotten() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let root = dir.path().as_os_str().as_bytes().to_vec();
     std::fs::create_dir_all(dir.path().join("a/b")).expect("writable");

@@ -26,7 +26,7 @@ use packetfs::commit::CommitError;
 use picture::picture;
 use steps::{Dice, Step};
 
-/// Operations of all walks, enough for a few seconds.
+/// Operations of all walks together, enough for a few seconds.
 const STEPS: u64 = 600;
 /// Most operations of one walk.
 const STEPS_OF_WALK: u64 = 40;
@@ -44,7 +44,7 @@ fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-/// What happens to both trees.
+/// The history of both trees.
 struct Trial {
     dice: Dice,
     /// The operations so far, for the failure message.
@@ -77,7 +77,7 @@ impl Trial {
 }
 
 #[test]
-fn walks_do_what_programs_do_in_a_plain_directory() {
+fn walks_behave_as_in_a_plain_directory() {
     let seed = number("OSWALK_SEED").unwrap_or_else(random);
     unshare(CloneFlags::CLONE_NEWNS).expect("root may");
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;

@@ -1,4 +1,4 @@
-//! The hello: all that a stub tells about its process.
+//! The hello: a stub's description of its process.
 
 use super::limits::VERSION;
 use super::payload::{TERMIOS_BYTES, Termios, Window, decode_window};

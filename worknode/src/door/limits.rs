@@ -1,4 +1,4 @@
-//! The version and the limits of the door. docs/protocol.md has them in tables, which a test compares with this file.
+//! The version and the limits of the door. docs/protocol.md lists them in tables that a test compares with this file.
 
 /// Version of this protocol, in the hello. Raised with every change.
 pub const VERSION: u32 = 4;
@@ -7,5 +7,5 @@ pub const VERSION: u32 = 4;
 pub const DATA_BYTES_MAX: usize = 32 * 1024;
 /// Longest payload of a hello: the kernel limits arguments and environment to 6 MiB.
 pub const HELLO_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Bytes in flight towards a descriptor of the stub before the agent waits for [`super::Kind::Written`].
+/// Most bytes in flight to a descriptor of the stub before the agent waits for [`super::Kind::Written`].
 pub const WINDOW_BYTES: usize = 256 * 1024;

@@ -1,4 +1,4 @@
-//! Payloads of a few bytes. The link between agents carries the same ones.
+//! Short payloads, which links between agents use as well.
 
 /// Bytes of a terminal's settings (the kernel's `struct termios`): `u32` input, output, control and
 /// local flags, `u8` line discipline, 19 control characters.
@@ -13,7 +13,7 @@ pub type Window = [u16; 4];
 pub struct Signal {
     /// Its number.
     pub number: i32,
-    /// The terminal sent it to the whole process group.
+    /// Whether the terminal sent it to the whole process group.
     pub from_terminal: bool,
 }
 
@@ -38,7 +38,7 @@ impl Signal {
 pub struct Settings {
     /// The terminal's settings.
     pub termios: Termios,
-    /// Unread input is discarded.
+    /// Whether unread input is discarded.
     pub flushed: bool,
 }
 
@@ -67,7 +67,7 @@ impl Settings {
 pub struct Here {
     /// Why the program is executed at the origin.
     pub reason: u8,
-    /// Programs that it executes stay, too.
+    /// Whether programs that it executes stay, too.
     pub alone: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What is behind the descriptors of a process, and how it is carried.
+//! Decides how each descriptor of a process is carried to the runner.
 
 use nix::errno::Errno;
 use packetfs::export::Hidden;
@@ -12,7 +12,7 @@ use super::places;
 use crate::look::Look;
 
 impl Hello {
-    /// Returns the descriptors as the walk gets them, or why they cannot be carried.
+    /// Returns the walk's descriptors, or why they cannot be carried.
     pub(super) fn descriptors(
         &self,
         pid: u32,
@@ -38,19 +38,19 @@ impl Hello {
         Ok(Ok(specs))
     }
 
-    /// Tells whether the process's terminal is behind a descriptor: the first one that it has.
+    /// Tells whether a descriptor refers to the process's terminal, which is the first one that it has open.
     fn is_terminal(&self, entry: &FdEntry) -> bool {
         let first = self.fds.iter().find(|entry| entry.terminal != 0);
         entry.terminal != 0 && first.is_some_and(|first| first.rdev == entry.rdev)
     }
 
-    /// Tells whether output goes to the terminal. Who writes there may ask descriptor 0 how wide it is.
+    /// Tells whether output goes to the terminal. Such a program may query its width through descriptor 0.
     fn writes_to_terminal(&self) -> bool {
         self.fds.iter().any(|entry| (1..=2).contains(&entry.fd) && self.is_terminal(entry))
     }
 
     fn descriptor(&self, entry: &FdEntry, compiles: bool) -> Result<Carried, Reason> {
-        // Links name descriptors with a byte.
+        // Links number descriptors with one byte.
         if entry.fd > u32::from(u8::MAX) {
             return Err(Reason::Descriptor);
         }
@@ -73,14 +73,14 @@ impl Hello {
             return Ok(Carried::As(FdKind::Output));
         }
         if entry.fd > 2 && kind != libc::S_IFREG {
-            // The program may know its number: `diff <(one) <(two)` reads /dev/fd/63.
+            // The program may use its number: `diff <(one) <(two)` reads /dev/fd/63.
             let named = strings(&self.argv).any(|argument| argument.starts_with(b"/dev/fd/"));
             if named || !compiles {
                 return Err(Reason::Descriptor);
             }
         }
         if compiles {
-            // A compile step that the rules let walk reads files, not its standard input.
+            // Compile steps that walk read files rather than standard input.
             return Ok(Carried::As(FdKind::Null { flags: flag(libc::O_RDONLY) }));
         }
         Ok(if kind == libc::S_IFREG { Carried::ByPath } else { Carried::As(FdKind::Input) })
@@ -90,12 +90,12 @@ impl Hello {
 /// How a descriptor is carried.
 enum Carried {
     As(FdKind),
-    /// As a file that is opened again, if its path still leads to it.
+    /// As a file that is reopened, if its path still leads to it.
     ByPath,
 }
 
-/// Returns a regular file as it is opened again, or as a stream if it has no path any more. One that is hidden
-/// is neither: what is read of it here would be read at a runner.
+/// Carries a regular file by reopening it, or as a stream if it has no path any more. A hidden file is not carried,
+/// because its content would reach the runner.
 fn file(
     entry: &FdEntry,
     pid: u32,
@@ -110,7 +110,7 @@ fn file(
         return Ok(Err(Reason::NotExported));
     }
     if places::is_local(&path) {
-        // A runner has others there: it is carried as a stream.
+        // Such paths are local to each machine, so the file is carried as a stream.
         return Ok(Ok(FdKind::Input));
     }
     let same =
@@ -119,13 +119,13 @@ fn file(
     Ok(Ok(if same { FdKind::File { path, offset } } else { FdKind::Input }))
 }
 
-/// Tells whether an open file is a hidden one, which may have lost its name.
+/// Tells whether an open file is hidden, even if it has been removed.
 fn is_hidden(path: &[u8], hidden: &Hidden) -> bool {
     let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
     hidden.hides_secret(path)
 }
 
-/// Tells whether two descriptors write to the same place, so that their order counts.
+/// Tells whether two descriptors write to the same file, so that the order of writes matters.
 fn is_same_output(a: &FdEntry, b: &FdEntry) -> bool {
     let writes = |entry: &FdEntry| entry.flags & access_mode() != flag(libc::O_RDONLY);
     let input = |entry: &FdEntry| entry.fd == 0;

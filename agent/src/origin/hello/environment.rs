@@ -8,28 +8,27 @@ use worknode::spec::{Bytes, strings};
 use super::variables::{self, Travel, is_for_compilers, parts, travel};
 use crate::session::Wishes;
 
-/// Where a compile step puts temporary files, unless it is told: nobody else has names there that it
-/// would have to look up.
+/// Default directory for temporary files of a compile step. It is private to the walk, so look-ups need no requests.
 const TEMPORARY: &[u8] = b"TMPDIR=/dev/oswalk\0";
-/// The same place in memory, as the user calls it and as compile steps know it.
+/// The tmpfs of a walk, as users name it and as compile steps see it.
 const MEMORY: [&[u8]; 2] = [b"/dev/shm", b"/dev/oswalk"];
 
-/// Variables that say where temporary files go.
+/// Variables that name the directory for temporary files.
 const TEMPORARY_NAMES: [&[u8]; 3] = [b"TMPDIR=", b"TMP=", b"TEMP="];
-/// Variables in which make passes on its flags.
+/// Variables in which make passes its flags on.
 const MAKE_FLAGS: [&[u8]; 3] = [b"MAKEFLAGS", b"MFLAGS", b"CARGO_MAKEFLAGS"];
 
-/// What a program may read of its environment.
+/// Which variables a program may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reader {
-    /// Only what compilers read.
+    /// Only those that compilers read.
     Compiler,
-    /// Whatever it likes.
+    /// Any.
     Anything,
 }
 
-/// Words of a command line with which a compiler runs what may read any variable: plug-ins, specs with
-/// `getenv`, other tools; or which are not known here.
+/// Options by which a compiler runs something that may read any variable: plug-ins, specs with `getenv`, other tools, or
+/// options that are unknown here.
 const OPENINGS: [&[u8]; 12] = [
     b"-fplugin",
     b"-fpass-plugin",
@@ -44,7 +43,7 @@ const OPENINGS: [&[u8]; 12] = [
     b"--gcc-install-dir",
     b"@",
 ];
-/// Variables that do the same.
+/// Variables with the same effect.
 const OPENING_VARIABLES: [&[u8]; 6] = [
     b"LD_PRELOAD=",
     b"LD_AUDIT=",
@@ -53,7 +52,7 @@ const OPENING_VARIABLES: [&[u8]; 6] = [
     b"CCC_OVERRIDE_OPTIONS=",
     b"CLANG_CONFIG_FILE",
 ];
-/// What the names of gcc's and clang's programs end with, without a version.
+/// Endings of the names of gcc's and clang's programs, without a version.
 const COMPILERS: [&[u8]; 15] = [
     b"gcc",
     b"g++",
@@ -72,7 +71,7 @@ const COMPILERS: [&[u8]; 15] = [
     b"f95",
 ];
 
-/// Tells what a compile step may read, if it is what its name says.
+/// Returns which variables a compile step may read, provided that the program is what its name says.
 pub(super) fn reader<'a>(
     name: &[u8],
     mut arguments: impl Iterator<Item = &'a [u8]>,
@@ -97,11 +96,10 @@ pub(super) fn reader<'a>(
     }
 }
 
-/// Returns the environment as it is shipped, for a compile step without a jobserver and with a place
-/// for temporary files.
+/// Returns the environment to send. A compile step's has no jobserver, and names a directory for temporary files.
 ///
 /// # Errors
-/// The name of a variable that is withheld, and that the program may read.
+/// The name of a withheld variable that the program may read.
 pub(super) fn shipped(
     env: &[u8],
     compiles: bool,
@@ -157,7 +155,7 @@ pub(super) fn shipped(
     Ok(shipped)
 }
 
-/// Returns a variable that has temporary files in `/dev/shm` with the other name of that place.
+/// Rewrites a variable that puts temporary files into `/dev/shm` to the other name of that directory.
 fn in_memory(variable: &[u8]) -> Option<Bytes> {
     let [from, to] = MEMORY;
     let name = TEMPORARY_NAMES.iter().find(|name| variable.starts_with(name))?;
@@ -165,7 +163,7 @@ fn in_memory(variable: &[u8]) -> Option<Bytes> {
     (value.strip_suffix(b"/").unwrap_or(value) == from).then(|| [name, to].concat())
 }
 
-/// Takes the jobserver's descriptors out of make's flags: they lead to the origin's make.
+/// Removes the jobserver's descriptors, which belong to the origin's make, from make's flags.
 fn without_jobserver(variable: &[u8]) -> Cow<'_, [u8]> {
     if !MAKE_FLAGS.contains(&parts(variable).0) {
         return variable.into();
@@ -178,8 +176,8 @@ fn without_jobserver(variable: &[u8]) -> Cow<'_, [u8]> {
     words.filter(other).collect::<Vec<_>>().join(&b' ').into()
 }
 
-/// Returns make's flags with those definitions of variables for which `keeps` holds: make passes on what it was given
-/// on its command line (`make TOKEN=x`).
+/// Removes variable definitions for which `keeps` is false from make's flags. Make passes on definitions from its command
+/// line (`make TOKEN=x`).
 fn with_definitions(
     flags: &[u8],
     keeps: impl Fn(&[u8]) -> Result<bool, String>,
@@ -190,7 +188,7 @@ fn with_definitions(
     };
     let mut kept = flags[..at].to_vec();
     let definitions = flags[at + MARK.len()..].split(|&byte| byte == b' ');
-    // A space within a value has a backslash before it.
+    // Spaces within a value are escaped by a backslash.
     let mut is_within = false;
     let mut keeps_it = true;
     let mut mark = MARK.trim_ascii_end();
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_what() {
+    fn readers_by_program_and_options() {
         let tell = |line: &str, env: &[u8]| {
             let mut words = line.split(' ').map(str::as_bytes);
             let name = words.next().unwrap_or_default();

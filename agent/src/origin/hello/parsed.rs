@@ -1,4 +1,4 @@
-//! The hello of a stub, as it came in.
+//! A stub's hello, decoded.
 
 use worknode::door::{FdEntry, HelloHead, VERSION};
 use worknode::id::SessionId;
@@ -17,7 +17,7 @@ pub(in crate::origin) struct Hello {
 }
 
 impl Hello {
-    /// Reads a hello; nothing if it is damaged or of another version.
+    /// Decodes a hello. Returns `None` if it is damaged or of another version.
     pub(in crate::origin) fn parse(payload: &[u8]) -> Option<Self> {
         let (head, mut rest) = HelloHead::decode(payload)?;
         if head.version != VERSION {

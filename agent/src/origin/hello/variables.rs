@@ -1,19 +1,19 @@
-//! Which variables of an environment leave this machine. The lists are data; docs/semantics.md names them.
+//! Decides which environment variables leave this machine. The lists are data; docs/semantics.md describes them.
 
-/// What becomes of a variable.
+/// What happens to a variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Travel {
     Goes,
-    /// Withheld: it is the address of a service of this machine, or OS Walk's own. Nothing could be done with it elsewhere.
+    /// Withheld: it is OS Walk's own, or the address of a service on this machine, which is useless elsewhere.
     Local,
-    /// Withheld: it looks like a key, a password or a token. A program that may read it stays.
+    /// Withheld because it looks like a key, a password or a token. A program that may read it stays.
     Secret,
 }
 
-/// OS Walk's own variables: the broker's address has a password in it.
+/// OS Walk's own variables. The broker's URL contains a password.
 const OWN: &[u8] = b"OSWALK_";
 
-/// Addresses of services, and what is known under them.
+/// Addresses of services, and related variables.
 const LOCAL: [&str; 8] = [
     "SSH_AUTH_SOCK",
     "SSH_AGENT_PID",
@@ -25,10 +25,10 @@ const LOCAL: [&str; 8] = [
     "XAUTHORITY",
 ];
 
-/// What the programs of gcc, clang, binutils and the C library ask for, by the `getenv` in their sources.
-/// A name that ends with `*` stands for all that begin so, one that begins with `*` for all that end so.
+/// Variables that gcc, clang, binutils and the C library read, from the `getenv` calls in their sources. `*` at the end of
+/// a name matches any suffix, at the beginning any prefix.
 const COMPILERS: [&str; 70] = [
-    // Where and who.
+    // Locations and identity.
     "PATH",
     "HOME",
     "PWD",
@@ -57,7 +57,7 @@ const COMPILERS: [&str; 70] = [
     "CLICOLOR*",
     "FORCE_COLOR",
     "POSIXLY_CORRECT",
-    // Where to look for files.
+    // Search paths.
     "CPATH",
     "*_INCLUDE_PATH",
     "INCLUDE",
@@ -74,7 +74,7 @@ const COMPILERS: [&str; 70] = [
     "ROCM_PATH",
     "SCE_*",
     "GOPATH",
-    // What to do.
+    // Behaviour.
     "GCC_*",
     "GFORTRAN_*",
     "GNAT*",
@@ -97,7 +97,7 @@ const COMPILERS: [&str; 70] = [
     "GNUTARGET",
     "MAKEFLAGS",
     "MFLAGS",
-    // The loader, the C library, and runtimes of sanitizers.
+    // The loader, the C library and sanitizer runtimes.
     "LD_*",
     "GLIBC_TUNABLES",
     "MALLOC_*",
@@ -105,12 +105,12 @@ const COMPILERS: [&str; 70] = [
     "*SAN_OPTIONS",
 ];
 
-/// Words between underscores in the name of a secret.
+/// Words that, between underscores, mark the name of a secret.
 const WORDS: [&str; 14] = [
     "PASS", "PWD", "PAT", "DSN", "KEY", "JWT", "AUTH", "LOGIN", "COOKIE", "COOKIES", "CREDS",
     "CRED", "WEBHOOK", "OTP",
 ];
-/// What is in the name of a secret, wherever.
+/// Texts that mark the name of a secret at any position.
 const PARTS: [&str; 11] = [
     "PASSWORD",
     "PASSWD",
@@ -124,7 +124,7 @@ const PARTS: [&str; 11] = [
     "PRIVATE_KEY",
     "SSHPASS",
 ];
-/// How the names of secrets begin.
+/// Prefixes of names of secrets.
 const BEGINNINGS: [&str; 12] = [
     "AWS_",
     "AZURE_",
@@ -156,7 +156,7 @@ const NAMES: [&str; 14] = [
     "KUBECONFIG",
     "CI_JOB_JWT",
 ];
-/// Names that look like those of secrets and are none.
+/// Names that only look like those of secrets.
 const HARMLESS: [&str; 14] = [
     "PWD",
     "OLDPWD",
@@ -173,22 +173,22 @@ const HARMLESS: [&str; 14] = [
     "AWS_CA_BUNDLE",
     "AWS_EC2_METADATA_DISABLED",
 ];
-/// How values begin that are secrets whatever they are called.
+/// Prefixes of values that are secrets under any name.
 const VALUES: [&str; 9] =
     ["-----BEGIN ", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxb-"];
-/// Names that are longer are looked at so far.
+/// Most bytes of a name that are examined.
 const NAME_BYTES: usize = 128;
 
-/// Returns the name of a variable, and its value.
+/// Splits a variable into name and value.
 pub(super) fn parts(variable: &[u8]) -> (&[u8], &[u8]) {
-    // A name may begin with an equals sign, as far as the C library is concerned.
+    // The C library allows a name to begin with an equals sign.
     match variable.iter().skip(1).position(|&byte| byte == b'=') {
         Some(before) => (&variable[..=before], &variable[before + 2..]),
         None => (variable, b""),
     }
 }
 
-/// Tells what becomes of a variable.
+/// Decides what happens to a variable.
 pub(super) fn travel(variable: &[u8]) -> Travel {
     let (name, value) = parts(variable);
     if is_own(name) || LOCAL.iter().any(|local| local.as_bytes() == name) {
@@ -205,10 +205,10 @@ pub(super) fn is_own(name: &[u8]) -> bool {
     name.starts_with(OWN)
 }
 
-/// Tells whether compilers read a variable. None asks for a password, whatever its name begins with.
+/// Tells whether compilers read a variable. Names of passwords are excluded even if a pattern matches them.
 pub(super) fn is_for_compilers(name: &[u8]) -> bool {
     COMPILERS.iter().map(|pattern| pattern.as_bytes()).any(|pattern| {
-        // Most are told by their first letter.
+        // The first letter rules out most names.
         match (pattern.first(), pattern.last()) {
             (Some(b'*'), _) => name.ends_with(&pattern[1..]),
             (first, _) if first != name.first() => false,
@@ -237,7 +237,7 @@ fn has_secret_name(name: &[u8]) -> bool {
             || PARTS.iter().any(|part| contains(name, part.as_bytes())))
 }
 
-/// Tells whether a value is a key, or an address with a password in it.
+/// Tells whether a value is a key, or a URL with a password.
 fn has_secret_value(value: &[u8]) -> bool {
     if VALUES.iter().any(|beginning| value.starts_with(beginning.as_bytes())) {
         return true;
@@ -312,7 +312,7 @@ mod tests {
             "SENTRY_API_KEY",
         ] {
             assert_eq!(travel(format!("{name}=x").as_bytes()), Travel::Secret, "{name}");
-            // Nothing is lost of what is empty.
+            // An empty value reveals nothing.
             assert_eq!(travel(format!("{name}=").as_bytes()), Travel::Goes, "{name}");
         }
     }
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn others_go() {
+    fn other_variables_are_sent() {
         for variable in [
             "PATH=/bin",
             "PWD=/x",

@@ -11,7 +11,7 @@ fn appends_of_all_walks_are_kept() {
 
 /// Both have read 6 and written 7: natively one of them would have read what the other wrote.
 #[test]
-fn the_same_content_twice_is_no_append() {
+fn rewriting_equal_content_is_not_an_append() {
     for (found, one, another) in [
         (b"6\n".as_slice(), b"7\n".as_slice(), b"7\n".as_slice()),
         (b"6\n", b"7\n", b"7\nlog\n"),
@@ -26,7 +26,7 @@ fn the_same_content_twice_is_no_append() {
 }
 
 #[test]
-fn what_a_process_has_locked_is_its_own() {
+fn files_that_a_process_has_locked_conflict() {
     use nix::fcntl::{Flock, FlockArg};
     let mut ground = Ground::new();
     std::fs::write(ground.file("counter"), b"6\n").expect("writable");
@@ -54,7 +54,7 @@ fn what_a_process_has_locked_is_its_own() {
 }
 
 #[test]
-fn what_others_have_appended_stays_where_a_walk_cannot_be_repeated() {
+fn appends_of_others_are_kept_if_a_walk_cannot_be_repeated() {
     let mut ground = Ground::new();
     std::fs::write(ground.file("log"), b"base\n").expect("writable");
     ground.write("log", b"base\nours\n", true);
@@ -66,7 +66,7 @@ fn what_others_have_appended_stays_where_a_walk_cannot_be_repeated() {
 }
 
 #[test]
-fn other_changes_of_others_are_a_conflict() {
+fn concurrent_changes_other_than_appends_conflict() {
     let mut ground = Ground::new();
     std::fs::write(ground.file("config"), b"a = 1\n").expect("writable");
     ground.write("config", b"a = 2\n", true);
@@ -80,7 +80,7 @@ fn other_changes_of_others_are_a_conflict() {
 }
 
 #[test]
-fn what_somebody_else_made_where_there_was_nothing_is_a_conflict() {
+fn concurrently_created_names_conflict() {
     type Make = fn(&Ground) -> Op;
     let makes: [Make; 6] = [
         |ground| Op::Dir { path: ground.bytes("x"), meta: ground.meta(0o755), replaces: false },
@@ -110,7 +110,7 @@ fn what_somebody_else_made_where_there_was_nothing_is_a_conflict() {
 }
 
 #[test]
-fn what_others_put_into_a_directory_that_goes_is_a_conflict() {
+fn files_added_to_a_removed_directory_conflict() {
     for op in 0..3 {
         let mut ground = Ground::new();
         std::fs::create_dir_all(ground.file("d/e")).expect("writable");
@@ -133,7 +133,7 @@ fn what_others_put_into_a_directory_that_goes_is_a_conflict() {
 }
 
 #[test]
-fn what_is_gone_or_something_else_is_a_conflict() {
+fn removed_or_replaced_files_conflict() {
     let old = |ground: &Ground| {
         std::fs::write(ground.file("old"), b"1").expect("writable");
         std::fs::create_dir(ground.file("dir")).expect("writable");
@@ -179,7 +179,7 @@ fn what_is_gone_or_something_else_is_a_conflict() {
 }
 
 #[test]
-fn what_is_added_to_a_file_goes_to_its_end_once() {
+fn an_append_is_made_once_at_the_end() {
     let mut ground = Ground::new();
     std::fs::write(ground.file("log"), b"base\n").expect("writable");
     ground.write("log", b"ours\n", true);
@@ -202,7 +202,7 @@ fn what_is_added_to_a_file_goes_to_its_end_once() {
 }
 
 #[test]
-fn a_file_that_was_empty_does_not_tell_an_append_from_a_truncation() {
+fn an_append_to_an_empty_file_may_hide_a_truncation() {
     let mut ground = Ground::new();
     std::fs::write(ground.file("log"), b"").expect("writable");
     ground.write("log", b"ours\n", true);
@@ -215,7 +215,7 @@ fn a_file_that_was_empty_does_not_tell_an_append_from_a_truncation() {
 
 /// A name that somebody else has put a fifo or a link at keeps no commit waiting, and leads nowhere.
 #[test]
-fn what_takes_the_name_of_an_append_is_neither_waited_for_nor_followed() {
+fn a_fifo_or_link_in_place_of_an_appended_file_is_not_opened() {
     let content = |ground: &Ground, name: &str| std::fs::read(ground.file(name)).expect("there");
     for interrupted in [false, true] {
         for fifo in [false, true] {
@@ -242,7 +242,7 @@ fn what_takes_the_name_of_an_append_is_neither_waited_for_nor_followed() {
 
 /// A file may name a packet any number of times: an append of that is not put together in memory.
 #[test]
-fn what_is_put_together_for_appends_was_sent() {
+fn content_assembled_for_appends_is_bounded_by_what_was_sent() {
     let mut ground = Ground::new();
     let (content, times) = (vec![b'x'; 64 * 1024], 64);
     let packet = reference(&content);

@@ -82,7 +82,7 @@ fn a_journal_that_others_could_have_written_is_refused() {
 }
 
 #[test]
-fn nothing_of_a_commit_stays_in_the_journal() {
+fn the_journal_is_empty_after_a_commit() {
     let mut ground = Ground::new();
     ground.write("private", b"for their owner only", false);
     let committer = Committer::open(&ground.journal()).expect("usable");
@@ -99,7 +99,7 @@ fn nothing_of_a_commit_stays_in_the_journal() {
 
 /// Whoever may write in a directory may have made any name in it.
 #[test]
-fn no_name_that_others_have_made_is_taken_for_a_temporary_one() {
+fn files_of_others_are_not_mistaken_for_temporary_files() {
     let mut ground = Ground::new();
     let others = [".oswalk-a.o", ".oswalk-00000000000000000000000000000000-f0"];
     std::fs::write(ground.file("a.o"), b"old").expect("writable");

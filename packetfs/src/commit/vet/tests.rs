@@ -44,7 +44,7 @@ fn scope() -> Scope {
 }
 
 #[test]
-fn nothing_is_done_to_what_is_closed_or_above_it() {
+fn closed_paths_and_their_ancestors_stay_unchanged() {
     let kernels = ["/proc", "/sys/x", "/dev/shm/f", "/run", "/run/user/0/x"];
     let closed = ["/usr", "/usr/bin/gcc", "/var/lib/oswalk", "/var/lib/oswalk/journal"];
     let above = ["/", "/var/lib", "/var"];
@@ -72,7 +72,7 @@ fn a_compile_step_writes_where_it_says() {
 }
 
 #[test]
-fn the_time_of_a_directory_above_may_move() {
+fn times_of_ancestors_may_change() {
     let root = Attr::of(&nix::sys::stat::lstat("/").expect("there"));
     let meta = Meta { mode: root.mode, gid: root.gid, ..meta(0, root.uid) };
     let stir = |meta: Meta| Op::Dir { path: path("/"), meta, replaces: false };
@@ -90,7 +90,7 @@ fn the_time_of_a_directory_above_may_move() {
 }
 
 #[test]
-fn what_no_walk_can_make_is_refused() {
+fn changes_that_no_walk_can_make_are_refused() {
     use Kind::{Block, Char, Dir, Fifo, File, Socket, Symlink};
     for kind in [File, Dir, Symlink, Fifo, Socket, Char, Block] {
         for rdev in [0, 0x103] {

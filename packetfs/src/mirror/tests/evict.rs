@@ -78,7 +78,7 @@ fn a_million_names_take_no_more_memory_than_the_bound() {
 }
 
 #[test]
-fn what_the_kernel_knows_keeps_its_number() {
+fn numbers_that_the_kernel_references_are_stable() {
     let mut mirror = Mirror::with_names_max(16);
     dirs(&mut mirror, 8);
     files(&mut mirror, 0, 4);
@@ -105,7 +105,7 @@ fn what_the_kernel_knows_keeps_its_number() {
 }
 
 #[test]
-fn changes_of_what_was_dropped_are_ignored() {
+fn changes_of_evicted_items_are_ignored() {
     let mut mirror = Mirror::with_names_max(16);
     dirs(&mut mirror, 8);
     for dir in 0..8 {
@@ -127,7 +127,7 @@ fn changes_of_what_was_dropped_are_ignored() {
 }
 
 #[test]
-fn what_running_walks_may_have_seen_is_kept_for_a_while() {
+fn items_seen_by_running_walks_are_kept_up_to_a_bound() {
     let mut mirror = Mirror::with_names_max(24);
     dirs(&mut mirror, 24);
     files(&mut mirror, 0, 4);
@@ -159,7 +159,7 @@ fn what_running_walks_may_have_seen_is_kept_for_a_while() {
 }
 
 #[test]
-fn the_kernel_is_asked_to_forget_when_no_walk_runs() {
+fn the_kernel_drops_names_when_no_walk_runs() {
     let mut mirror = Mirror::with_names_max(16);
     dirs(&mut mirror, 4);
     let (first, second) = (mirror.begin(), mirror.begin());

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_changed_since_has_no_version() {
+fn an_item_changed_since_has_no_version() {
     let mut mirror = mirror();
     let before = mirror.batches();
     let version = attr(Kind::File, 4, 10).version();
@@ -16,7 +16,7 @@ fn what_changed_since_has_no_version() {
 }
 
 #[test]
-fn that_there_was_nothing_is_a_version() {
+fn absence_counts_as_a_version() {
     let mut mirror = mirror();
     let dir = |mode| Attr { mode, ..attr(Kind::Dir, 9, 0) };
     let before = mirror.begin();
@@ -42,7 +42,7 @@ fn that_there_was_nothing_is_a_version() {
 }
 
 #[test]
-fn who_begins_after_a_listing_was_forgotten_finds_what_is_listed_then() {
+fn a_walk_after_an_invalidation_finds_the_new_listing() {
     let mut mirror = mirror();
     let before = mirror.begin();
     mirror.apply(vec![Change::Forget { dir: path("/src") }]);
@@ -56,7 +56,7 @@ fn who_begins_after_a_listing_was_forgotten_finds_what_is_listed_then() {
 }
 
 #[test]
-fn what_is_listed_again_has_changed_where_it_differs() {
+fn a_new_listing_changes_only_entries_that_differ() {
     let mut mirror = mirror();
     let began = mirror.begin();
     mirror.apply(vec![Change::Forget { dir: TreePath::root() }]);
@@ -72,7 +72,7 @@ fn what_is_listed_again_has_changed_where_it_differs() {
 }
 
 #[test]
-fn directories_had_the_times_that_they_were_shown_with() {
+fn former_times_of_directories_are_known() {
     let mut mirror = mirror();
     let at = |ino| attr(Kind::Dir, ino, 0).mtime;
     let change = |mirror: &mut Mirror, now| {
@@ -91,7 +91,7 @@ fn directories_had_the_times_that_they_were_shown_with() {
 }
 
 #[test]
-fn what_a_directory_holds_is_known_until_it_changes() {
+fn the_digest_of_a_directory_is_known_until_it_changes() {
     let mut mirror = mirror();
     let began = mirror.begin();
     let holds = |names: &[&str]| {

@@ -14,7 +14,7 @@ fn churn(mirror: &mut Mirror, names: std::ops::Range<u64>) {
 }
 
 #[test]
-fn names_that_are_gone_are_dropped() {
+fn removed_names_are_dropped() {
     let mut mirror = mirror();
     let before = mirror.items.len();
     churn(&mut mirror, 0..200_000);
@@ -32,7 +32,7 @@ fn names_that_are_gone_are_dropped() {
 }
 
 #[test]
-fn names_that_are_gone_are_kept_for_walks_that_may_have_seen_them() {
+fn removed_names_are_kept_for_walks_that_may_have_seen_them() {
     let mut mirror = mirror();
     let size = mirror.items.len();
     let began = mirror.begin();

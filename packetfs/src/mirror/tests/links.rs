@@ -28,7 +28,7 @@ fn names_of_one_file_share_a_number() {
 }
 
 #[test]
-fn names_that_part_have_numbers_of_their_own() {
+fn separated_hard_links_get_separate_numbers() {
     let mut mirror = mirror();
     let src = mirror.node(b"/src").expect("listed");
     let own = shown(&mut mirror, "a.c");
@@ -57,7 +57,7 @@ fn names_that_part_have_numbers_of_their_own() {
 }
 
 #[test]
-fn a_name_that_is_gone_is_not_seen_through_the_others() {
+fn a_removed_hard_link_is_not_visible_through_the_others() {
     let mut mirror = mirror();
     let src = mirror.node(b"/src").expect("listed");
     mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
@@ -74,7 +74,7 @@ fn a_name_that_is_gone_is_not_seen_through_the_others() {
 }
 
 #[test]
-fn content_of_a_file_that_took_the_name_is_not_the_other_names() {
+fn content_of_a_replaced_file_is_separate_from_its_hard_links() {
     let mut mirror = mirror();
     mirror.apply(names("/src", "l", Some(entry("l", linked(4, 2)))));
     // Replaced, and read before anybody has heard of it.
@@ -104,7 +104,7 @@ fn names_in_other_directories_join_when_they_are_listed() {
 }
 
 #[test]
-fn inode_numbers_are_the_origins_and_differ() {
+fn inode_numbers_are_the_origins_and_unique() {
     let mut mirror = mirror();
     let on = |dev, ino| Attr { dev, ..attr(Kind::File, ino, 1) };
     let first = shown(&mut mirror, "a.c");
