@@ -1,4 +1,4 @@
-//! The `/dev` of walks: the devices that programs count on, and no others.
+//! The `/dev` of walks, which contains only the devices that programs rely on.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -23,11 +23,11 @@ const LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-/// The other name of `/dev/shm`, by which compile steps know it: whatever looks into the former is led to nothing
-/// of the origin's, and is noticed.
+/// The other name of `/dev/shm`, which compile steps use for temporary files. Look-ups in `/dev/shm` itself are recorded,
+/// because the origin's files are absent there.
 pub(crate) const MEMORY: &str = "oswalk";
 
-/// Fills `dir` with a memory file system that holds the devices.
+/// Mounts a tmpfs with the devices on `dir`.
 pub(crate) fn prepare(dir: &Path) -> anyhow::Result<()> {
     let failed = || format!("failed to prepare devices in {}", dir.display());
     mount(Some("oswalk-dev"), dir, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=0755,size=1m"))
@@ -36,7 +36,7 @@ pub(crate) fn prepare(dir: &Path) -> anyhow::Result<()> {
     for (name, major, minor) in DEVICES {
         let path = dir.join(name);
         mknod(&path, SFlag::S_IFCHR, mode, makedev(major, minor)).with_context(failed)?;
-        // The umask of whoever started the agent does not count.
+        // Independently of the agent's umask.
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))
             .with_context(failed)?;
     }

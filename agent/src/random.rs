@@ -5,7 +5,7 @@ use std::io::Read;
 /// Fills the buffer.
 ///
 /// # Panics
-/// If the kernel has no random numbers: nothing could be secret then.
+/// If the kernel has no random numbers, because nothing could be secret then.
 pub(crate) fn fill(buffer: &mut [u8]) {
     std::fs::File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(buffer))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// A node that sends no heartbeat for this long loses its walks. Agents send one at least twice in it.
 pub const LEASE: Duration = Duration::from_secs(1);
-/// Most nodes in a list: large clusters have fewer. Further ones are dropped, whoever wrote them to Redis.
+/// Most nodes in a list: large clusters have fewer. Further ones are dropped, in case another program wrote them to Redis.
 pub const NODES_MAX: usize = 1024;
 /// Most slots of one node: a machine has fewer processors. A higher number is reduced to this.
 pub(crate) const SLOTS_MAX: u32 = 4096;

@@ -88,7 +88,7 @@ pub fn escape(text: &str, bytes_max: usize) -> String {
     shown
 }
 
-/// Tells whether a character may be shown: it is no control character, is visible, and does not change
+/// Tells whether a character may be shown: it is not a control character, is visible, and does not change
 /// the text direction.
 fn is_harmless(c: char) -> bool {
     let invisible = matches!(c,

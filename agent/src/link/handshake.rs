@@ -144,7 +144,7 @@ mod tests {
 
     type Socket = WebSocketStream<tokio::io::DuplexStream>;
 
-    /// Lets a caller meet somebody, and returns what both say.
+    /// Connects a caller with another side, and returns the results of both.
     fn meet<T>(secret: Secret, other: impl AsyncFn(&mut Socket) -> T) -> (Result<Peer, String>, T) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {

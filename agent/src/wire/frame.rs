@@ -125,7 +125,7 @@ impl Frame {
     }
 }
 
-/// Cuts a message at frame borders into parts of at most so many bytes, or of one frame.
+/// Splits a message at frame boundaries into parts of at most `bytes_max`, or of one longer frame.
 #[must_use]
 pub fn parts(message: Vec<u8>, bytes_max: usize) -> Vec<Vec<u8>> {
     if message.len() <= bytes_max {

@@ -13,7 +13,7 @@ pub fn encode_changes(changes: &[Change], squeezer: &mut Squeezer) -> Vec<u8> {
     encode(&squeezer.squeeze(&encode(&changes)))
 }
 
-/// Returns what changed, or nothing if it is not wanted.
+/// Decodes changes, or skips them if they are not wanted.
 ///
 /// # Errors
 /// See [`Unsqueezer::take`].

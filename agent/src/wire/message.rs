@@ -27,7 +27,7 @@ impl Open {
         encode(&Self { attempt, spec: squeezer.squeeze(spec) })
     }
 
-    /// Returns the spec, or nothing if it is not wanted.
+    /// Returns the spec, or `None` if it is not wanted.
     ///
     /// # Errors
     /// See [`Unsqueezer::take`].

@@ -89,7 +89,7 @@ impl Unsqueezer {
         Some(message)
     }
 
-    /// Returns the message, or nothing if it is not wanted. To be called for all messages of a kind, in their order.
+    /// Returns the message, or `None` if it is not wanted. To be called for all messages of a kind, in order.
     ///
     /// # Errors
     /// See [`Damaged`].

@@ -1,4 +1,4 @@
-//! Change sets applied to real directories, and commits that were interrupted.
+//! Tests of commits in real directories, and of interrupted commits.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -63,7 +63,7 @@ impl Ground {
         self.commit.changes.ops.push(op);
     }
 
-    /// Has the walk see what is in a directory now.
+    /// Records the current names of a directory as seen by the walk.
     fn see(&mut self, name: &str) {
         let path = self.bytes(name);
         let list = &mut |dir: &[u8]| {
@@ -230,7 +230,7 @@ fn a_bad_packet_changes_nothing() {
     assert!(!ground.file("a").exists());
 }
 
-/// Has three walks change a file of which all found the same, one after the other.
+/// Commits the changes of three walks that all found the same version of a file.
 fn three_walks(
     found: &[u8],
     written: [&[u8]; 3],
@@ -250,11 +250,11 @@ fn three_walks(
     (results, std::fs::read(ground.file("log")).expect("there"))
 }
 
-/// Locks a byte of the file in its argument, says so, and holds it until its input ends.
+/// Locks a byte of the file in its argument, reports that, and holds the lock until its input ends.
 const HOLD: &str = "open my $f, '+<', $ARGV[0] or die; my $lock = pack('s s x![q] q q l x![q]', F_WRLCK, 0, 0, 1, 0); \
     fcntl($f, F_SETLK, $lock) or die; $| = 1; print qq(ok\\n); <STDIN>";
 
-/// Makes a commit of one change, which found something, and applies it where that is so no more.
+/// Applies a commit of one change whose base no longer holds.
 fn contested(
     make: impl Fn(&Ground) -> (Op, Vec<(&'static str, Base)>),
     before: impl Fn(&Ground),
@@ -344,7 +344,7 @@ fn write_times_are_relative_to_the_begin_of_the_walk() {
         |name: &str| Attr::of(&nix::sys::stat::lstat(&ground.file(name)).expect("made")).mtime;
     let expected = began.after(2_000_000_000);
     assert_eq!(["new", "new/f", "old/f"].map(mtime), [expected; 3]);
-    // Others may have made something in it meanwhile.
+    // Others may have created something in it meanwhile.
     assert!(mtime("old") > expected);
     let after = Time::of(std::time::SystemTime::now());
     assert!((before..=after).contains(&mtime("ahead/f")), "nothing is written in the future");
@@ -370,7 +370,7 @@ fn special_files_are_created_with_their_mode() {
     assert_eq!(["a", "b", "c"].map(mode), [0o604, 0o1666, 0o200]);
 }
 
-/// How deep something is says who made it: no thread's stack may depend on that.
+/// Others control the depth of trees, so no traversal may need stack in proportion to it.
 #[test]
 fn trees_of_any_depth_are_removed() {
     let mut ground = Ground::new();

@@ -1,4 +1,4 @@
-//! What is exported, and what is hidden.
+//! Tests of exporting and hiding.
 
 use super::*;
 use std::os::unix::fs::symlink;
@@ -44,7 +44,7 @@ fn lists_and_reads() {
     assert!(exporter.packets(&path(&dir, "large"), &wanted).expect("readable").is_empty());
 }
 
-/// Somebody who waits until his fifo is opened goes on only for one who reads it.
+/// The writer of a fifo is unblocked only by a reader, not by the exporter.
 #[test]
 fn only_regular_files_are_opened() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -62,7 +62,7 @@ fn only_regular_files_are_opened() {
     assert_eq!(queue.read_events().err(), Some(Errno::EAGAIN), "nothing was opened");
 }
 
-/// An exporter that hides this.
+/// Makes an exporter that hides this path.
 fn hiding(paths: &[&str], words: &[&str]) -> Exporter {
     let paths = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
     let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
@@ -111,7 +111,7 @@ fn other_hard_links_to_secrets_are_hidden() {
     let own = path(&dir, "own");
     let mut exporter = hiding(&[std::str::from_utf8(&own).expect("plain")], &[]);
     assert!(is_refused(&mut exporter, &path(&dir, "d")), "known from the start");
-    // Whoever looks the others up lists the directory first.
+    // Runners list the directory before they look up the others.
     exporter.list(&root(&dir)).expect("listable");
     assert!(is_refused(&mut exporter, &path(&dir, "a")));
     assert!(!is_refused(&mut exporter, &path(&dir, "e")));
@@ -120,7 +120,7 @@ fn other_hard_links_to_secrets_are_hidden() {
     for name in ["b", "c"] {
         assert!(is_refused(&mut exporter, &path(&dir, name)), "{name}, made later");
     }
-    // A file that gets the number of one that is gone is no secret.
+    // A file with the reused inode number of a removed secret is not hidden.
     std::fs::rename(dir.path().join(".netrc"), dir.path().join("f")).expect("movable");
     assert!(!is_refused(&mut exporter, &path(&dir, "f")));
 }

@@ -1,4 +1,4 @@
-//! What a mirror knows, and what it has the kernel forget.
+//! Tests of a mirror's answers and invalidations.
 
 use std::collections::BTreeSet;
 
@@ -67,7 +67,7 @@ fn linked(ino: u64, links: u32) -> Attr {
     Attr { links, ..attr(Kind::File, ino, 10) }
 }
 
-/// Returns what a name of `/src` shows.
+/// Looks up a name of `/src`.
 fn shown(mirror: &mut Mirror, name: &str) -> Node {
     let src = mirror.node(b"/src").expect("listed");
     match mirror.lookup(src, name.as_bytes()) {
@@ -160,7 +160,7 @@ fn attributes_are_marked_and_forgotten() {
     let xattrs = vec![(b"user.x".to_vec(), b"1".to_vec())];
     let entry = Entry { xattrs: xattrs.clone(), ..entry("a.c", attr(Kind::File, 4, 10)) };
     let forget = mirror.apply(names("/src", "a.c", Some(entry)));
-    // Whoever was told that there are none looks again.
+    // Cached answers that there are none are invalidated.
     let src = mirror.node(b"/src").expect("listed");
     assert!(forget.contains(&Invalidation::Entry(src, b"a.c".to_vec())));
     assert_eq!(mirror.xattrs(node), xattrs);
@@ -206,7 +206,7 @@ fn cached_absent_names_of_the_root_are_bounded() {
     assert_eq!(mirror.items[&ROOT].absent.len(), ABSENT_MAX);
 }
 
-/// How deep its tree is says the origin.
+/// The origin controls the depth of its tree.
 #[test]
 fn trees_of_any_depth_are_invalidated() {
     const LEVELS: u64 = 800;

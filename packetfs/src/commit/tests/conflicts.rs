@@ -1,4 +1,4 @@
-//! What others have changed meanwhile.
+//! Tests of concurrent changes.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn appends_of_all_walks_are_kept() {
     assert_eq!(log, b"base\none\ntwo\n3\n");
 }
 
-/// Both have read 6 and written 7: natively one of them would have read what the other wrote.
+/// Both have read 6 and written 7. Without OS Walk, one of them would have read the other's 7.
 #[test]
 fn rewriting_equal_content_is_not_an_append() {
     for (found, one, another) in [
@@ -35,7 +35,7 @@ fn files_that_a_process_has_locked_conflict() {
     let held = Flock::lock(open(), FlockArg::LockExclusive).expect("free");
     assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))));
     drop(held);
-    // Of another process: its own locks of this kind are none to a process.
+    // Held by another process, because a process does not conflict with its own locks of this kind.
     let mut holder = std::process::Command::new("perl")
         .args(["-MFcntl", "-e", HOLD])
         .arg(ground.file("counter"))
@@ -186,7 +186,7 @@ fn an_append_is_made_once_at_the_end() {
     let Some(Op::File { placing, .. }) = ground.commit.changes.ops.last_mut() else {
         panic!("just added")
     };
-    // Somebody else adds something after the two were held against each other.
+    // Another process appends after the reconciliation.
     *placing = Placing::Behind(5);
     std::fs::write(ground.file("log"), b"base\ntheirs\n").expect("writable");
     let contents = contents(&ground.commit).expect("whole");
@@ -213,7 +213,7 @@ fn an_append_to_an_empty_file_may_hide_a_truncation() {
     assert_eq!(std::fs::read(ground.file("log")).expect("there"), b"theirs\nours\n");
 }
 
-/// A name that somebody else has put a fifo or a link at keeps no commit waiting, and leads nowhere.
+/// If another process puts a fifo or a symbolic link at the name, the commit neither blocks nor follows it.
 #[test]
 fn a_fifo_or_link_in_place_of_an_appended_file_is_not_opened() {
     let content = |ground: &Ground, name: &str| std::fs::read(ground.file(name)).expect("there");
@@ -240,7 +240,7 @@ fn a_fifo_or_link_in_place_of_an_appended_file_is_not_opened() {
     }
 }
 
-/// A file may name a packet any number of times: an append of that is not put together in memory.
+/// A manifest may contain a packet any number of times. Such an append is not assembled in memory.
 #[test]
 fn content_assembled_for_appends_is_bounded_by_what_was_sent() {
     let mut ground = Ground::new();

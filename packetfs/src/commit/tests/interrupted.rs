@@ -1,4 +1,4 @@
-//! Commits that were interrupted, and the journal.
+//! Tests of interrupted commits and of the journal.
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn a_removal_that_was_interrupted_is_finished() {
     ground.commit.changes.ops.push(Op::Remove { path: ground.bytes("gone") });
     let journal = Journal::open(&ground.journal()).expect("writable");
     let later = || {
-        // The next tick of the clock by which files are dated.
+        // Wait for the next tick of the clock for file times.
         let begun = journal.begun().expect("written").at;
         while version(&ground.dir.path().join("tree")).ctime <= begun {
             std::fs::write(ground.file("clock"), b"").expect("writable");
@@ -97,7 +97,7 @@ fn the_journal_is_empty_after_a_commit() {
     assert_eq!(std::fs::metadata(ground.journal()).expect("there").len(), 0);
 }
 
-/// Whoever may write in a directory may have made any name in it.
+/// A user with write permission in a directory may have created any name in it.
 #[test]
 fn files_of_others_are_not_mistaken_for_temporary_files() {
     let mut ground = Ground::new();
@@ -110,7 +110,7 @@ fn files_of_others_are_not_mistaken_for_temporary_files() {
     ground.write("a.o", b"new", false);
     ground.apply().expect("applicable");
     assert_eq!(std::fs::read(ground.file("a.o")).expect("there"), b"new");
-    // In the journal of an interrupted commit is the name of the second one.
+    // The journal of an interrupted commit contains the second name.
     ground.apply_once_more();
     assert!(others.iter().all(|name| ground.file(name).join("theirs").exists()));
 }

@@ -1,4 +1,4 @@
-//! What is refused.
+//! Tests of refusals.
 
 use super::*;
 use crate::packet::Manifest;
@@ -16,7 +16,7 @@ fn file(at: &str, meta: Meta) -> Op {
     Op::File { path: path(at), meta, manifest, placing }
 }
 
-/// Everything that can be done to a place.
+/// All operations on a path.
 fn all(at: &str) -> Vec<Op> {
     let elsewhere = || path("/work/x");
     vec![
@@ -117,7 +117,7 @@ fn changes_that_no_walk_can_make_are_refused() {
     let compiles = Scope { set_id: false, ..scope() };
     for (mode, uid, scope, sound) in [
         (0o4755, 0, scope(), true),
-        // Root may give programs to others, and let them act with their rights.
+        // Root may give files to others, and set their set-id bits.
         (0o4755, 1000, scope(), true),
         (0o4755, 0, compiles.clone(), false),
         (0o755, 1000, scope(), true),
@@ -149,7 +149,7 @@ fn mount_points_are_those_of_this_thread() {
     }
     let dir = tempfile::tempdir().expect("a directory");
     let point = dir.path().as_os_str().as_bytes().to_vec();
-    // It has a namespace of its own, which ends with it.
+    // The thread has its own mount namespace, which ends with it.
     let elsewhere = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).expect("root may");
         let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);

@@ -1,17 +1,17 @@
-//! What is dropped for want of room, and what is not.
+//! Tests of eviction.
 
 use super::*;
 use crate::mirror::NAMES_MAX;
 use crate::mirror::evict::{PART, SEEN_FACTOR};
 use crate::mirror::item::Item;
 
-/// Lists `/`, with so many directories.
+/// Lists `/` with a number of directories.
 fn dirs(mirror: &mut Mirror, count: u64) {
     let dir = |number| entry(&format!("d{number}"), attr(Kind::Dir, 10 + number, 0));
     mirror.take_listing(&path("/"), listing(2, (0..count).map(dir).collect()));
 }
 
-/// Lists a directory of `/`, with so many files.
+/// Lists a directory of `/` with a number of files.
 fn files(mirror: &mut Mirror, dir: u64, count: u64) {
     let ino = |number| 1_000_000 * (dir + 1) + number;
     let file = |number| entry(&format!("some-file-{number}.h"), attr(Kind::File, ino(number), 1));
@@ -19,7 +19,7 @@ fn files(mirror: &mut Mirror, dir: u64, count: u64) {
     mirror.take_listing(&path(&format!("/d{dir}")), listing);
 }
 
-/// Looks a path up as the kernel does, and tells it the number.
+/// Looks a path up as the kernel does, with a reference to its node.
 fn look(mirror: &mut Mirror, path: &str) -> Node {
     let (dir, name) = path.rsplit_once('/').expect("absolute");
     let dir = mirror.node(dir.as_bytes()).expect("listed");
@@ -30,7 +30,7 @@ fn look(mirror: &mut Mirror, path: &str) -> Node {
     node
 }
 
-/// Memory that a mirror takes, but for what is shared with others.
+/// Memory of a mirror, except for what it shares.
 fn bytes(mirror: &Mirror) -> usize {
     let table = |entries: usize, entry: usize| entries * (entry + 1);
     let of_item = |item: &Item| {
@@ -47,8 +47,8 @@ fn bytes(mirror: &Mirror) -> usize {
     table(mirror.items.capacity(), size_of::<(Node, Box<Item>)>()) + links + items
 }
 
-/// Has a thousand walks look at a thousand files each; returns the names and the bytes of the mirror when
-/// it was largest, in the first and the second half.
+/// Makes a thousand walks look up a thousand files each. Returns the mirror's largest number of names and bytes in the
+/// first and in the second half.
 fn thousand_walks(mirror: &mut Mirror) -> [(usize, usize); 2] {
     dirs(mirror, 1000);
     let mut most = [(0, 0); 2];
@@ -88,7 +88,7 @@ fn numbers_that_the_kernel_references_are_stable() {
     }
     assert!(mirror.items.len() <= 24, "{}", mirror.items.len());
     assert_eq!(mirror.path(file), b"/d0/some-file-1.h");
-    // The kernel holds the directory by its names, but may forget in any order.
+    // The kernel needs the directory while it caches its names, but may drop references in any order.
     mirror.kernel_forgot(dir, 1);
     files(&mut mirror, 1, 4);
     assert_eq!(mirror.node(b"/d0/some-file-1.h"), Some(file));
@@ -98,7 +98,7 @@ fn numbers_that_the_kernel_references_are_stable() {
     }
     assert_eq!(mirror.node(b"/d0/some-file-1.h"), None);
     assert_eq!(mirror.attr(file), Answer::Absent, "the number stands for nothing any more");
-    // It is fetched again when it is asked for, under other numbers.
+    // It is refetched on demand, with other numbers.
     assert_eq!(mirror.lookup(dir, b"x"), Answer::Unknown(Need::Listing(b"/d0".to_vec())));
     files(&mut mirror, 0, 4);
     assert!(mirror.node(b"/d0/some-file-1.h").is_some_and(|again| again > file));
@@ -145,7 +145,7 @@ fn items_seen_by_running_walks_are_kept_up_to_a_bound() {
     }
     assert!(mirror.items.len() <= SEEN_FACTOR * 24 + 5, "{}", mirror.items.len());
     assert_eq!(mirror.base_since(began, b"/d0/some-file-1.h"), Base::Unknown);
-    // What is fetched again may be another one than the walk found.
+    // Refetched items may differ from what the walk found.
     files(&mut mirror, 0, 4);
     for name in ["some-file-1.h", "none"] {
         let path = format!("/d0/{name}");

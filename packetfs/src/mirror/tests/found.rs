@@ -1,4 +1,4 @@
-//! What a walk has found.
+//! Tests of what a walk has found.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn absence_counts_as_a_version() {
     assert_eq!(mirror.base_since(before, b"/src/lock"), Base::Unknown);
     let made = mirror.batches();
     assert_eq!(mirror.base_since(made, b"/src/lock"), Base::of(&dir(0o755)));
-    // What happens in a directory is no change of it; its mode is.
+    // Changes of its entries do not count as changes of a directory, but a change of its mode does.
     mirror.take_listing(&path("/src/lock"), Listing { attr: dir(0o755), ..listing(9, Vec::new()) });
     let time = Time { seconds: 99, nanos: 0 };
     mirror.apply(names("/src", "lock", Some(entry("lock", Attr { mtime: time, ..dir(0o755) }))));

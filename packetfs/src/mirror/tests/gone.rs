@@ -1,9 +1,9 @@
-//! Names that are gone.
+//! Tests of removed names.
 
 use super::*;
 use crate::mirror::gone;
 
-/// Makes and removes so many temporary names.
+/// Creates and removes a number of temporary names.
 fn churn(mirror: &mut Mirror, names: std::ops::Range<u64>) {
     for number in names {
         let name = format!("tmp{number}");
@@ -20,7 +20,7 @@ fn removed_names_are_dropped() {
     churn(&mut mirror, 0..200_000);
     assert_eq!(mirror.items.len(), before);
     assert_eq!(mirror.items[&mirror.node(b"/src").expect("listed")].order.len(), 2);
-    // A directory goes with all that was known of it.
+    // A directory is dropped with everything below it.
     mirror.apply(names("/src", "d", Some(entry("d", attr(Kind::Dir, 20, 0)))));
     mirror.take_listing(&path("/src/d"), listing(20, vec![entry("l", linked(4, 2))]));
     let shared = shown(&mut mirror, "a.c");
@@ -40,7 +40,7 @@ fn removed_names_are_kept_for_walks_that_may_have_seen_them() {
     assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Unknown);
     churn(&mut mirror, 0..100_000);
     assert!(mirror.items.len() <= size + gone::GONE_MAX, "{}", mirror.items.len());
-    // What was dropped for want of room is not taken for what was never there.
+    // A name that was dropped to save memory does not count as one that never existed.
     assert_eq!(mirror.base_since(began, b"/src/a.c"), Base::Unknown);
     let later = mirror.begin();
     assert_eq!(mirror.base_since(later, b"/src/a.c"), Base::Nothing);
