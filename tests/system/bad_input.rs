@@ -205,7 +205,7 @@ fn secret_can_be_guessed(lab: &Lab) -> Result<(), String> {
             .map_err(|error| error.to_string())?;
         check(name, &["at least 16", "openssl rand"])?;
     }
-    check("", &["no regular file"])
+    check("", &["not a regular file"])
 }
 
 /// An address without a port has port 7700, so the agent that is up has other settings.

@@ -72,6 +72,7 @@ fn nothing_inherited(lab: &Lab) -> Result<(), String> {
         "opendir D, '/proc/self/fd'; print join ' ', sort { $a <=> $b } grep /\\d/, readdir D";
     let (up, _alone) = lab.alone()?;
     up.restart_with_descriptors("n1")?;
+    crate::nodes::all_join(up, &["n1"])?;
     let dir = up.fresh("inherited")?;
     let report = dir.join("report.json");
     let mut command = up.exec(&report);
