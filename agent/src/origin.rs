@@ -7,6 +7,7 @@ mod hello;
 mod installed;
 mod ledger;
 mod life;
+mod outgoing;
 mod output;
 mod place;
 mod price;
@@ -28,6 +29,7 @@ use crate::door::{Reader, Visitor};
 use crate::session::Session;
 use errand::{End, carry};
 use hello::{Hello, Stay};
+use outgoing::Outgoing;
 use output::Output;
 pub(crate) use shared::Shared;
 use stops::Stops;
@@ -63,16 +65,19 @@ pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: &[u8]) {
     }
     let mut withheld = None;
     let end = match hello.spec(&shared, &session, peer, groups).await {
-        Ok(spec) if spec.compiles && alone::is_alone(&shared.cluster, &session, peer) => {
+        Ok((spec, _)) if spec.compiles && alone::is_alone(&shared.cluster, &session, peer) => {
             drop_with_process(session.note_under_way(), stub.pid);
             End::Here(Reason::Alone.into())
         }
-        Ok(spec) if price::all_are_too_dear(&shared, &session, &spec) => {
+        Ok((spec, _)) if price::all_are_too_dear(&shared, &session, &spec) => {
             End::Here(Reason::Transfer.into())
         }
-        Ok(spec) => {
+        Ok((spec, files)) => {
             let _under_way = session.note_under_way();
-            carry(&shared, &session, &mut stub, &spec, arrived).await
+            match Outgoing::prepare(&shared, spec, files).await {
+                Ok(outgoing) => carry(&shared, &session, &mut stub, &outgoing, arrived).await,
+                Err(reason) => End::Here(reason.into()),
+            }
         }
         Err(Stay { reason, variable }) => {
             withheld = variable;

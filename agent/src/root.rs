@@ -27,6 +27,7 @@ use crate::door::{self, Visit};
 use crate::exporter::ExporterHandle;
 use crate::link::handshake::Peer;
 use crate::links::Links;
+use crate::look::{self, Looks};
 use crate::mirrors::{Mirrors, WalkMemory};
 use crate::pages::PagesDir;
 use crate::reached_at::{ReachedAt, check_private};
@@ -39,7 +40,7 @@ use crate::sys::rights::Rights;
 use crate::sys::view::View;
 use crate::vital::Vital;
 use crate::wire::greeting::Secret;
-use crate::{devices, look, machine, origin, own, random, secret};
+use crate::{devices, machine, origin, own, random, secret};
 use dispatch::Dispatch;
 use upkeep::Upkeep;
 
@@ -187,6 +188,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         view,
         rights: Rights::own().context("failed to read the privileges of this process")?,
         hidden,
+        looks: Looks::default(),
         returned: Budget::new(config.upper_bytes.unwrap_or(memory_bytes / RETURNED_PART)),
         exporter,
         commits,
