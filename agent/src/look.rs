@@ -56,6 +56,14 @@ pub(crate) fn open_file(path: &[u8]) -> Result<File, Errno> {
     File::open(again).map_err(errno)
 }
 
+/// Asks the server of a path's file system for its attributes, and returns the file system's device. May wait.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn ask_server(path: &[u8]) -> Result<u64, Errno> {
+    fstat(Look::Waiting.open(path)?).map(|stat| stat.st_dev)
+}
+
 fn open_at_root(path: &[u8], how: OpenHow, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
     let path = OsStr::from_bytes(path);
     match ROOT.get() {

@@ -117,6 +117,8 @@ pub(super) async fn run(
     let files = outgoing.files.as_deref();
     let files = files.filter(|files| link.foretold.note_step(&likeness, files)).cloned();
     if is_first || files.is_some() {
+        // What it will read there is told ahead of it if the file system answers.
+        shared.served.wait_for_dir(&spec.cwd).await;
         let upcoming = Upcoming { walk: likeness, is_first, files };
         let told = shared.exporter.foretell(link.number, upcoming, link.sender()).await;
         if let Err(untold) = told {
@@ -551,7 +553,7 @@ pub(super) async fn commit(
     mut ready: Ready,
     Bound { last_wins, touched }: Bound,
 ) -> anyhow::Result<Applied> {
-    let who = &outgoing.spec.credentials;
+    let who = &outgoing.spec.principal;
     let changes = &mut ready.exit.changes;
     let left_out =
         if touched { vet::leave_out_hidden(changes, &shared.hidden) } else { Vec::new() };
@@ -560,6 +562,11 @@ pub(super) async fn commit(
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let Ready { exit, packets, memory: _memory, began, status } = ready;
     let commit = Commit { owner, scope, changes: exit.changes, packets, last_wins, began };
+    shared
+        .served
+        .wait_for(vet::changed(&commit.changes))
+        .await
+        .context("failed to commit a walk")?;
     let overwrote = shared.commits.apply(commit).await.context("failed to commit a walk")?;
     Ok(Applied { status, overwrote, left_out })
 }

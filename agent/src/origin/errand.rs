@@ -292,7 +292,7 @@ impl Errand<'_> {
         let (spec, claimed) = (Arc::clone(&self.outgoing.spec), exit.offsets.clone());
         let question = move |look| vet::offsets(&spec, &claimed, look);
         // Where the file system does not answer the stub reads on from where it was.
-        self.shared.looks.look(self.spec.credentials.uid, question).await.unwrap_or_default()
+        self.shared.looks.look(self.spec.principal.uid, question).await.unwrap_or_default()
     }
 
     /// Returns what the user is told of what was lost.

@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use worknode::command::{Files, Tool};
 use worknode::policy::{Verdict, base_name};
+use worknode::principal::Principal;
 use worknode::reason::Reason;
-use worknode::spec::{Bytes, Credentials, FdKind, TerminalSpec, WalkSpec, strings};
+use worknode::spec::{Bytes, FdKind, TerminalSpec, WalkSpec, strings};
 
 use super::shared::Shared;
 use crate::session::Session;
-use crate::sys::peer::Peer;
 use crate::sys::view::View;
 use environment::Reader;
 pub(super) use parsed::Hello;
@@ -57,25 +57,25 @@ impl Hello {
         self,
         shared: &Shared,
         session: &Session,
-        peer: Peer,
-        groups: Vec<u32>,
+        pid: u32,
+        who: Principal,
     ) -> Result<(WalkSpec, Option<Files>), Stay> {
-        let compiles = self.compiles(session);
+        let (uid, compiles) = (who.uid, self.compiles(session));
         // Its daemon keeps the owners of files, and is asked for them by semaphores.
         if strings(&self.env).any(|variable| variable.starts_with(b"FAKEROOTKEY=")) {
             return Err(Reason::Ipc.into());
         }
-        if View::of(peer.pid).ok().as_ref() != Some(&shared.view) {
+        if View::of(pid).ok().as_ref() != Some(&shared.view) {
             return Err(Reason::OtherMounts.into());
         }
-        if !shared.rights.are_those_of(peer.pid, peer.uid) {
+        if !shared.rights.are_those_of(pid, who.uid) {
             return Err(Reason::NeedsOrigin.into());
         }
         let step = self.step(session);
         let hello = Arc::new(self);
         let (asked, hidden) = (Arc::clone(&hello), Arc::clone(&shared.hidden));
-        let question = move |look| asked.look_around(peer.pid, step, &hidden, look);
-        let found = shared.looks.look(peer.uid, question).await;
+        let question = move |look| asked.look_around(pid, step, &hidden, look);
+        let found = shared.looks.look(who.uid, question).await;
         // A directory that cannot be looked at is as good as none.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
         // No thread has it any more that has answered.
@@ -88,14 +88,13 @@ impl Hello {
         });
         let spec = WalkSpec {
             walk: session.next_walk(),
-            origin: shared.node.clone(),
             path: hello.path,
             argv: hello.argv,
             env,
             cwd: hello.cwd,
             hostname: shared.hostname.clone(),
-            credentials: Credentials { uid: peer.uid, gid: peer.gid, groups },
-            pid: peer.pid,
+            principal: who,
+            pid,
             umask: hello.head.umask,
             nice: hello.head.nice,
             blocked: hello.head.blocked,
@@ -103,7 +102,7 @@ impl Hello {
             rlimits: hello.head.rlimits.to_vec(),
             fds,
             terminal,
-            whole_tree: peer.uid == 0 && places.writes_system,
+            whole_tree: uid == 0 && places.writes_system,
             compiles,
         };
         Ok((spec, places.files))

@@ -35,7 +35,7 @@ impl Outgoing {
     ) -> Result<Self, Reason> {
         let (spec, files) = (Arc::new(spec), files.map(Arc::new));
         let (asked, named, hidden) = (Arc::clone(&spec), files.clone(), Arc::clone(&shared.hidden));
-        let uid = spec.credentials.uid;
+        let uid = spec.principal.uid;
         let question = move |look| vet::scope(&asked, named.as_deref(), hidden.own_paths(), look);
         let scope = shared.looks.look(uid, question).await.map_err(|_| Reason::Directory)?;
         Ok(Self { encoded: spec.encode(), spec, files, scope })

@@ -139,6 +139,11 @@ pub(super) fn offsets(
     Ok(sound)
 }
 
+/// Returns the paths at which something is changed.
+pub(super) fn changed(changes: &ChangeSet) -> impl Iterator<Item = &[u8]> {
+    changes.ops.iter().flat_map(paths).map(|path| &**path)
+}
+
 fn paths(op: &Op) -> Vec<&TreePath> {
     match op {
         Op::Rename { from, to } => vec![from, to],
@@ -264,18 +269,23 @@ pub(super) mod tests {
     use packetfs::commit::Owner;
     use packetfs::export::Own;
     use worknode::id::{SessionId, WalkId};
-    use worknode::spec::{Credentials, FdSpec};
+    use worknode::principal::Principal;
+    use worknode::spec::FdSpec;
 
     pub(in crate::origin) fn spec(uid: u32, whole_tree: bool) -> WalkSpec {
         WalkSpec {
             walk: WalkId { session: SessionId(1), number: 1 },
-            origin: "o".parse().expect("a sound name"),
             path: Vec::new(),
             argv: Vec::new(),
             env: Vec::new(),
             cwd: Vec::new(),
             hostname: Vec::new(),
-            credentials: Credentials { uid, gid: uid, groups: Vec::new() },
+            principal: Principal {
+                node: "o".parse().expect("a sound name"),
+                uid,
+                gid: uid,
+                groups: Vec::new(),
+            },
             pid: 2,
             umask: 0,
             nice: 0,
@@ -290,7 +300,7 @@ pub(super) mod tests {
     }
 
     fn owner(spec: &WalkSpec) -> Owner {
-        let who = &spec.credentials;
+        let who = &spec.principal;
         Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() }
     }
 
@@ -304,7 +314,7 @@ pub(super) mod tests {
     }
 
     fn may(spec: &WalkSpec, path: &str) -> bool {
-        let uid = spec.credentials.uid;
+        let uid = spec.principal.uid;
         let (xattrs, without) = (Vec::new(), Vec::new());
         let meta = Meta { mode: 0o644, uid, gid: uid, mtime: None, xattrs, without };
         let path = path.parse().expect("a sound path");

@@ -59,7 +59,8 @@ impl Place {
     }
 
     fn found(found: &fs::Statx) -> Self {
-        let knows_mounts = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+        let knows_mounts =
+            StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
         Self {
             mount: if knows_mounts { found.stx_mnt_id } else { 0 },
             dev: fs::makedev(found.stx_dev_major, found.stx_dev_minor),
@@ -69,11 +70,6 @@ impl Place {
     }
 }
 
-fn statx(
-    dir: impl AsFd,
-    path: &str,
-    flags: AtFlags,
-    mask: StatxFlags,
-) -> io::Result<fs::Statx> {
+fn statx(dir: impl AsFd, path: &str, flags: AtFlags, mask: StatxFlags) -> io::Result<fs::Statx> {
     Ok(fs::statx(dir, path, flags | AtFlags::STATX_DONT_SYNC, mask)?)
 }
