@@ -87,7 +87,7 @@ async fn welcome<T>(
     // A refused stub executes its program here.
     let _guest = match guests.enter(&who) {
         Ok(guest) => guest,
-        Err(refusal) => return tracing::warn!("{refusal}"),
+        Err(refusal) => return tracing::warn!(%refusal, "a connection was refused"),
     };
     let Ok((mut reader, mut writer)) = connection::split(stream) else { return };
     let Some((header, payload)) = reader.next(HELLO_BYTES_MAX).await else { return };

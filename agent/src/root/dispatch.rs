@@ -69,7 +69,7 @@ impl Dispatch {
                 Ok(()) if link.is_closed() => {}
                 Ok(()) => exporter.ask(link.number, question, link.sender()),
                 Err(silent) => {
-                    tracing::warn!(peer = %link.peer, "{silent}");
+                    tracing::warn!(peer = %link.peer, %silent, "a question was not answered");
                     fail(&link, question.stream, libc::EIO);
                 }
             }
