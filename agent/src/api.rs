@@ -14,11 +14,13 @@ use worknode::door::{HELLO_BYTES_MAX, Kind};
 use worknode::id::{NodeId, SessionId};
 use worknode::notice;
 use worknode::page;
+use worknode::principal::Principal;
 use worknode::report::Report;
 use worknode::request::{
     HIDE_BYTES_MAX, HIDE_MAX, Reply, Request, SessionOptions, Settings, Status,
 };
 
+use crate::admission::{Act, admit};
 use crate::cluster::Cluster;
 use crate::door::Visitor;
 use crate::exporter::ExporterHandle;
@@ -26,7 +28,6 @@ use crate::links::Links;
 use crate::mirrors::Mirrors;
 use crate::session::{Session, Usage};
 use crate::sessions::Sessions;
-use crate::sys::peer::Peer;
 use crate::sys::view::View;
 use crate::sys::{process, watch};
 
@@ -57,12 +58,12 @@ pub(crate) struct Api {
 impl Api {
     /// Answers the requests of one connection, and ends its session with it.
     pub(crate) async fn talk(&self, visitor: Visitor, first: Vec<u8>) {
-        let Visitor { peer, mut reader, mut writer, .. } = visitor;
+        let Visitor { pid, who, mut reader, mut writer } = visitor;
         let opened = Cell::new(None);
         let mut next = Some(first);
         while let Some(payload) = next {
             let answer = match serde_json::from_slice::<Request>(&payload) {
-                Ok(request) => self.answer(peer, &opened, request).await,
+                Ok(request) => self.answer(pid, &who, &opened, request).await,
                 Err(error) => Err(anyhow::anyhow!("the request cannot be decoded: {error}")),
             };
             let sent = match answer {
@@ -85,22 +86,20 @@ impl Api {
 
     async fn answer(
         &self,
-        peer: Peer,
+        pid: u32,
+        who: &Principal,
         opened: &Cell<Option<SessionId>>,
         request: Request,
     ) -> anyhow::Result<Reply> {
         match request {
-            Request::OpenSession(options) => self.open_session(peer, opened, options).await,
+            Request::OpenSession(options) => self.open_session(pid, who, opened, options).await,
             Request::CloseSession => self.close_session(opened).await,
             Request::Status => {
-                let other_mounts = self.other_mounts(peer).is_some();
+                let other_mounts = self.other_mounts(pid).is_some();
                 Ok(Reply::Status(Status { other_mounts, ..self.status().await }))
             }
             Request::Shutdown => {
-                anyhow::ensure!(
-                    peer.uid == 0 || peer.uid == nix::unistd::geteuid().as_raw(),
-                    "only the agent's own user may end it"
-                );
+                admit(who, Act::EndAgent { agent: nix::unistd::geteuid().as_raw() })?;
                 self.shutdown.notify_one();
                 Ok(Reply::Done)
             }
@@ -109,17 +108,24 @@ impl Api {
 
     async fn open_session(
         &self,
-        peer: Peer,
+        pid: u32,
+        who: &Principal,
         opened: &Cell<Option<SessionId>>,
         mut options: Box<SessionOptions>,
     ) -> anyhow::Result<Reply> {
-        anyhow::ensure!(opened.get().is_none(), "this connection already has a session");
+        let has_one = opened.get().is_some();
+        admit(who, Act::OpenSession { version: &options.version, has_one })?;
         let shut = self.why_nothing_walks(options.on.as_ref()).await;
+        if let Some(node) = &options.on {
+            let is_known = self.cluster.status().iter().any(|status| status.node == *node);
+            admit(who, Act::Name { node, is_known })?;
+        }
         // A process of another pid namespace is not visible here.
-        let process = options.becomes.then(|| watch::process(peer.pid).ok()).flatten();
+        let process = options.becomes.then(|| watch::process(pid).ok()).flatten();
         options.becomes = process.is_some();
-        let notice = shut.clone().or_else(|| self.other_mounts(peer));
-        let session = self.make_session(peer, &options, shut.is_none(), notice.clone())?;
+        let notice = shut.clone().or_else(|| self.other_mounts(pid));
+        let session =
+            self.make_session((pid, who.uid), &options, shut.is_none(), notice.clone())?;
         match process {
             Some(process) => self.end_with(session.id, process),
             None => opened.set(Some(session.id)),
@@ -143,21 +149,11 @@ impl Api {
 
     fn make_session(
         &self,
-        peer: Peer,
+        (pid, uid): (u32, u32),
         options: &SessionOptions,
         is_open: bool,
         notice: Option<String>,
     ) -> anyhow::Result<Rc<Session>> {
-        let ours = env!("CARGO_PKG_VERSION");
-        anyhow::ensure!(
-            options.version == ours,
-            "oswalk {} cannot use agent {ours}: install one version of both",
-            options.version
-        );
-        if let Some(node) = &options.on {
-            let known = self.cluster.status().iter().any(|status| status.node == *node);
-            anyhow::ensure!(known, "{}", notice::no_node(node));
-        }
         if self.hidden.hide(&options.hide)? {
             self.exporter.retell();
         }
@@ -165,8 +161,10 @@ impl Api {
         // With --no-fallback, the user prefers a refused walk to execution at the origin.
         let gate = if options.no_fallback { page::GATE_OPEN } else { gate };
         let (dir, door) = (&self.pages_dir, &self.door_path);
-        let is_leaf = options.command.is_some_and(|file| self.sessions.is_leaf(peer.uid, file));
-        let session = Session::open(dir, door, options, peer, gate, notice, is_leaf, self.usage())?;
+        let is_leaf = options.command.is_some_and(|file| self.sessions.is_leaf(uid, file));
+        let opener = (pid, uid);
+        let session =
+            Session::open(dir, door, options, opener, gate, notice, is_leaf, self.usage())?;
         Ok(self.sessions.add(session))
     }
 
@@ -193,8 +191,8 @@ impl Api {
     }
 
     /// Returns a notice if the process that opens a session has other mounts than the agent, so that its programs stay.
-    fn other_mounts(&self, peer: Peer) -> Option<String> {
-        let has_others = View::of(peer.pid).ok().as_ref() != Some(&self.view);
+    fn other_mounts(&self, pid: u32) -> Option<String> {
+        let has_others = View::of(pid).ok().as_ref() != Some(&self.view);
         has_others.then(|| notice::other_mounts("this shell", std::process::id()))
     }
 

@@ -22,6 +22,8 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 /// The handle to the thread.
 #[derive(Debug, Clone)]
 pub(crate) struct Commits {
+    /// Unbounded, since the agent must not wait for the thread. Each walk puts in one at a time, and waits for it;
+    /// what they hold is bounded by the memory for all change sets.
     jobs_tx: mpsc::Sender<Job>,
 }
 

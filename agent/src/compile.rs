@@ -1,9 +1,6 @@
 //! The files of a compile step, as its command line names them, on this machine's disk.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
-use std::time::SystemTime;
 
 use nix::errno::Errno;
 use packetfs::path::{Bytes, normal};
@@ -11,15 +8,23 @@ use worknode::command::{Files, NoFiles, ResponseFiles, Tool, Unread};
 use worknode::spec::WalkSpec;
 
 use crate::look::{self, Look};
+use crate::sys::place::Stamp;
 
 /// Reads response files relative to a working directory.
 #[derive(Debug)]
-pub(crate) struct Disk<'a> {
-    pub(crate) cwd: &'a [u8],
+struct Disk<'a> {
+    cwd: &'a [u8],
+    look: Look,
+    /// There are some, which are not read at once.
+    is_waited_for: bool,
 }
 
 impl ResponseFiles for Disk<'_> {
     fn read(&mut self, path: &[u8], room: &mut [u8]) -> Result<usize, Unread> {
+        if self.look == Look::AtOnce {
+            self.is_waited_for = true;
+            return Err(Unread::Refused);
+        }
         let file = look::open_file(&normal(self.cwd, path)).map_err(|errno| match errno {
             Errno::EINVAL => Unread::Refused,
             _ => Unread::Absent,
@@ -32,22 +37,26 @@ impl ResponseFiles for Disk<'_> {
     }
 }
 
-/// Returns each input's inode and mtime, or `None` where it is absent.
-pub(crate) fn versions(files: &Files, cwd: &[u8]) -> Vec<Option<(u64, SystemTime)>> {
-    let version = |name: &[u8]| {
-        // An unreadable file counts as changed, which at worst sends it again.
-        let file = File::from(Look::AtOnce.open(&normal(cwd, name)).ok()?);
-        let meta = file.metadata().ok()?;
-        Some((meta.ino(), meta.modified().ok()?))
-    };
+/// Returns a stamp of each input; nothing for what is not there.
+pub(crate) fn versions(files: &Files, cwd: &[u8]) -> Vec<Option<Stamp>> {
+    // What is not at hand is taken for changed: the worst is that it is told again.
+    let version = |name: &[u8]| Stamp::of(Look::AtOnce.open(&normal(cwd, name)).ok()?).ok();
     files.inputs().map(version).collect()
 }
 
-/// Returns the files of a compile step, as its command line and the current response files on this machine name them.
-pub(crate) fn files(spec: &WalkSpec) -> Option<Files> {
-    let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
-    let read = || Files::of(tool, spec.arguments().skip(1), &mut Disk { cwd: &spec.cwd }, true);
-    spec.compiles.then(read)
+/// Returns the files of a compile step, as its command line and this machine's files of arguments name them now.
+///
+/// # Errors
+/// `EAGAIN`: there are files of arguments, which are not read at once.
+pub(crate) fn files<'a>(
+    tool: Tool,
+    arguments: impl Iterator<Item = &'a [u8]> + Clone,
+    cwd: &[u8],
+    look: Look,
+) -> Result<Files, Errno> {
+    let mut disk = Disk { cwd, look, is_waited_for: false };
+    let files = Files::of(tool, arguments, &mut disk, true);
+    if disk.is_waited_for { Err(Errno::EAGAIN) } else { Ok(files) }
 }
 
 /// Returns the outputs of a compile step, named as in its command line. Response files are not read, because they are
@@ -67,8 +76,7 @@ pub(crate) fn goes_up(name: &[u8]) -> bool {
 mod tests {
     use std::os::unix::ffi::OsStrExt;
 
-    use super::*;
-    use worknode::command::Tool;
+    use super::{files as files_of, *};
     use worknode::reason::Reason;
 
     #[test]
@@ -86,8 +94,10 @@ mod tests {
             .expect("a fifo");
         let files = |word: &str| {
             let arguments = [word.as_bytes()];
-            Files::of(Tool::Driver, arguments.into_iter(), &mut Disk { cwd }, false)
+            files_of(Tool::Driver, arguments.into_iter(), cwd, Look::Waiting).expect("it may wait")
         };
+        let at_once = files_of(Tool::Driver, [b"@args".as_slice()].into_iter(), cwd, Look::AtOnce);
+        assert_eq!(at_once, Err(Errno::EAGAIN));
         let found = files("@args");
         assert_eq!(found.decision, Ok(()));
         assert_eq!(found.inputs().collect::<Vec<_>>(), [&b"args"[..], b"a b.c", b"more"]);

@@ -12,7 +12,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::io::unix::AsyncFd;
 use worknode::door::{HELLO_BYTES_MAX, Kind};
+use worknode::id::NodeId;
+use worknode::principal::Principal;
 
+use crate::admission::{Act, Refusal, admit};
 use crate::sys::peer::{self, Peer};
 use crate::sys::watch;
 pub(crate) use connection::{Reader, Writer};
@@ -24,8 +27,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection with its peer.
 pub(crate) struct Visitor {
-    pub(crate) peer: Peer,
-    pub(crate) groups: Vec<u32>,
+    /// The process; 0 if it is in a pid namespace that cannot be seen from here.
+    pub(crate) pid: u32,
+    pub(crate) who: Principal,
     pub(crate) reader: Reader,
     pub(crate) writer: Writer,
 }
@@ -49,8 +53,8 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<AsyncFd<UnixListener>> {
     watch::readable(door).with_context(failed)
 }
 
-/// Accepts connections, and passes them to `receive`.
-pub(crate) async fn serve<F, T>(listener: AsyncFd<UnixListener>, receive: F)
+/// Accepts connections to this node, and passes them to `receive`.
+pub(crate) async fn serve<F, T>(listener: AsyncFd<UnixListener>, node: NodeId, receive: F)
 where
     F: Fn(Visit) -> T + Clone + 'static,
     T: Future<Output = ()> + 'static,
@@ -60,7 +64,7 @@ where
         match connection::accept(&listener).await {
             Ok(stream) => {
                 let (guests, receive) = (Rc::clone(&guests), receive.clone());
-                tokio::task::spawn_local(welcome(guests, stream, receive));
+                tokio::task::spawn_local(welcome(guests, stream, node.clone(), receive));
             }
             Err(error) => {
                 tracing::error!(%error, "failed to accept a connection at the door");
@@ -70,24 +74,29 @@ where
     }
 }
 
-async fn welcome<T>(guests: Rc<Guests>, stream: UnixStream, receive: impl Fn(Visit) -> T)
-where
+async fn welcome<T>(
+    guests: Rc<Guests>,
+    stream: UnixStream,
+    node: NodeId,
+    receive: impl Fn(Visit) -> T,
+) where
     T: Future<Output = ()>,
 {
-    let Ok(peer) = Peer::of(&stream) else { return };
+    let Ok(Peer { pid, uid, gid }) = Peer::of(&stream) else { return };
+    let who = Principal { node, uid, gid, groups: peer::groups(&stream) };
     // A refused stub executes its program here.
-    let Some(_guest) = guests.enter(peer.uid) else {
-        return tracing::warn!(uid = peer.uid, "too many connections of one user at the door");
+    let _guest = match guests.enter(&who) {
+        Ok(guest) => guest,
+        Err(refusal) => return tracing::warn!(%refusal, "a connection was refused"),
     };
-    let groups = peer::groups(&stream);
     let Ok((mut reader, mut writer)) = connection::split(stream) else { return };
     let Some((header, payload)) = reader.next(HELLO_BYTES_MAX).await else { return };
     match header.kind {
         Kind::Hello => {
-            receive(Visit::Hello(Visitor { peer, groups, reader, writer }, payload)).await;
+            receive(Visit::Hello(Visitor { pid, who, reader, writer }, payload)).await;
         }
         Kind::Request => {
-            receive(Visit::Request(Visitor { peer, groups, reader, writer }, payload)).await;
+            receive(Visit::Request(Visitor { pid, who, reader, writer }, payload)).await;
         }
         _ => {
             writer.send(Kind::Failed, 0, b"the first frame must be a hello or a request").await;
@@ -108,14 +117,16 @@ struct Guest {
 }
 
 impl Guests {
-    /// Counts another connection. Returns `None` if the user has too many.
-    fn enter(self: &Rc<Self>, uid: u32) -> Option<Guest> {
-        let mut by_user = self.by_user.borrow_mut();
-        let count = by_user.entry(uid).or_default();
-        (*count < CONNECTIONS_PER_USER_MAX).then(|| {
-            *count += 1;
-            Guest { guests: Rc::clone(self), uid }
-        })
+    /// Counts another connection.
+    ///
+    /// # Errors
+    /// The user has too many.
+    fn enter(self: &Rc<Self>, who: &Principal) -> Result<Guest, Refusal> {
+        let (uid, max) = (who.uid, CONNECTIONS_PER_USER_MAX);
+        let connections = self.by_user.borrow().get(&uid).copied().unwrap_or_default();
+        admit(who, Act::Enter { connections, max })?;
+        self.by_user.borrow_mut().insert(uid, connections + 1);
+        Ok(Guest { guests: Rc::clone(self), uid })
     }
 }
 
@@ -136,11 +147,16 @@ mod tests {
     #[test]
     fn one_user_cannot_block_others() {
         let guests = Rc::new(Guests::default());
-        let mut inside: Vec<_> = (0..10_000).map_while(|_| guests.enter(1000)).collect();
+        let user = |uid| {
+            let node = "laptop".parse().expect("a sound name");
+            Principal { node, uid, gid: uid, groups: Vec::new() }
+        };
+        let enter = |uid| guests.enter(&user(uid)).ok();
+        let mut inside: Vec<_> = (0..10_000).map_while(|_| enter(1000)).collect();
         assert_eq!(inside.len(), CONNECTIONS_PER_USER_MAX);
-        assert!(guests.enter(1001).is_some());
+        assert!(enter(1001).is_some());
         inside.pop();
-        assert!(guests.enter(1000).is_some());
+        assert!(enter(1000).is_some());
         inside.clear();
         assert!(guests.by_user.borrow().is_empty(), "closed connections are forgotten");
     }

@@ -26,6 +26,7 @@ use profile::{Known, Likeness, Profiles};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 use worknode::command::Files;
 
+use crate::served::Heard;
 use crate::sys::outside::Outside;
 use crate::vital::Vital;
 use crate::wire::frame::{Frame, Kind};
@@ -101,6 +102,8 @@ pub(crate) enum Untold {
 /// The handle to the thread.
 #[derive(Debug, Clone)]
 pub(crate) struct ExporterHandle {
+    /// Unbounded, since the agent must not wait for the thread. Bounded by what waits for it: questions, which are
+    /// counted for each link, and walks that begin, each with one job.
     jobs_tx: mpsc::Sender<Job>,
     quiet: Arc<Quiet>,
     patience: Duration,
@@ -160,17 +163,18 @@ impl ExporterHandle {
     /// Starts the thread, which sees the files of those outside.
     pub(crate) fn start(
         vital: &Vital,
+        heard: Heard,
         hidden: Arc<Hidden>,
         outside: &Arc<Outside>,
     ) -> anyhow::Result<Self> {
         let outside = Arc::clone(outside);
         let enter = move || outside.enter();
-        Self::start_with(vital, hidden, PATIENCE, Watcher::new()?, enter)
+        Self::start_with(vital, (heard, hidden), PATIENCE, Watcher::new()?, enter)
     }
 
     fn start_with(
         vital: &Vital,
-        hidden: Arc<Hidden>,
+        (heard, hidden): (Heard, Arc<Hidden>),
         patience: Duration,
         watcher: Watcher,
         enter: impl FnOnce() -> io::Result<()> + Send + 'static,
@@ -179,7 +183,7 @@ impl ExporterHandle {
         let (ready_tx, ready_rx) = mpsc::channel();
         let outbox = Outbox::start();
         vital.thread("exporter", move || {
-            match enter().and_then(|()| State::new(hidden, watcher, outbox)) {
+            match enter().and_then(|()| State::new(hidden, heard, watcher, outbox)) {
                 Ok(state) => {
                     let _ = ready_tx.send(Ok(Arc::clone(&state.quiet)));
                     state.serve(&jobs_rx);
@@ -253,6 +257,8 @@ struct State {
     mounts: MountWatch,
     readers: HashMap<ReaderId, Reader>,
     profiles: Profiles,
+    /// What may be looked at ahead of a question: what is asked for has answered before.
+    heard: Heard,
     outbox: Outbox,
     quiet: Arc<Quiet>,
 }
@@ -270,7 +276,12 @@ struct Reader {
 }
 
 impl State {
-    fn new(hidden: Arc<Hidden>, watcher: Watcher, outbox: Outbox) -> io::Result<Self> {
+    fn new(
+        hidden: Arc<Hidden>,
+        heard: Heard,
+        watcher: Watcher,
+        outbox: Outbox,
+    ) -> io::Result<Self> {
         let mut mounts = MountWatch::new()?;
         let quiet = Arc::new(Quiet {
             queue: watcher.queue()?,
@@ -282,12 +293,14 @@ impl State {
             behind: Mutex::default(),
         });
         hidden.set_mounts(Arc::new(mounts.read()?));
+        let asked = heard.clone();
         Ok(Self {
-            exporter: Exporter::new(hidden),
+            exporter: Exporter::new(hidden).asking(move |path| asked.may_be_asked(path)),
             watcher,
             mounts,
             readers: HashMap::new(),
             profiles: Profiles::default(),
+            heard,
             outbox,
             quiet,
         })

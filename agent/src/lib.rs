@@ -5,6 +5,7 @@
 //! `links` to other agents, and `wire`, their messages; `runner`, a walk on its runner; `mirrors`, `exporter`, `commits`; `vital`, whose ends end the
 //! agent; and `sys`, the kernel.
 
+mod admission;
 mod api;
 mod budget;
 mod cluster;
@@ -30,6 +31,7 @@ mod reached_at;
 mod root;
 mod runner;
 mod secret;
+mod served;
 mod session;
 mod sessions;
 mod state;

@@ -49,6 +49,9 @@ pub(crate) struct Link {
     began: Instant,
     /// A number that is unique among all links of this agent.
     pub(crate) number: u32,
+    /// Unbounded, since the one thread puts frames in and empties it. What it holds is bounded where it comes from:
+    /// output and input by credit, questions and answers, exits and pongs by their counts. Changes are as many as
+    /// happen while the other side reads none; it is dropped when it acknowledges nothing.
     out_tx: mpsc::UnboundedSender<Frame>,
     /// The connection, for socket options, while it is open.
     connection: RefCell<Option<OwnedFd>>,

@@ -1,14 +1,19 @@
 //! Looks at users' paths. The agent's one thread must not wait for their file systems: a server that
 //! does not answer would stop it for everybody. So it looks at what the kernel has at hand, and only if
 //! that is not enough does another thread look, which may wait.
+//!
+//! Looks at `/proc/PID/{root,cwd,fd,ns,stat,status}` may be made at once: they take no lock that a process
+//! holds while it waits for a file system, and [`Place`] asks no server. `environ`, `cmdline`, `maps` and `mem`
+//! take such a lock, and are never read by the agent.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,6 +21,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::fstatfs;
 use packetfs::path::{Bytes, normal, split};
+use tokio::sync::Semaphore;
 
 use crate::sys::place::Place;
 
@@ -47,7 +53,15 @@ pub(crate) fn open_file(path: &[u8]) -> Result<File, Errno> {
         return Err(Errno::EINVAL);
     }
     let again = format!("/proc/self/fd/{}", found.as_raw_fd());
-    File::open(again).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+    File::open(again).map_err(errno)
+}
+
+/// Asks the server of a path's file system for its attributes, and returns the file system's device. May wait.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn ask_server(path: &[u8]) -> Result<u64, Errno> {
+    fstat(Look::Waiting.open(path)?).map(|stat| stat.st_dev)
 }
 
 fn open_at_root(path: &[u8], how: OpenHow, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
@@ -90,8 +104,7 @@ impl Look {
     }
 
     fn place(self, path: &[u8]) -> Result<Place, Errno> {
-        let place = Place::of(self.open(path)?);
-        place.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+        Place::of(self.open(path)?).map_err(errno)
     }
 
     /// Returns what a path leads to, if anything that can be looked at. Links to what a process has open are
@@ -142,6 +155,18 @@ impl Look {
         Ok(nix::fcntl::readlinkat(&file, "").ok().map(OsStringExt::into_vec))
     }
 
+    /// Returns the size of a file, as the server has it that the file may be on.
+    ///
+    /// # Errors
+    /// What the system says; `EAGAIN`: it cannot be told at once.
+    pub(crate) fn bytes(self, path: &[u8]) -> Result<u64, Errno> {
+        let file = self.open(path)?;
+        if self == Self::AtOnce && !is_local(&Place::of(&file).map_err(errno)?) {
+            return Err(Errno::EAGAIN);
+        }
+        Ok(u64::try_from(fstat(&file)?.st_size).unwrap_or(0))
+    }
+
     /// Returns what is at a path, if anything that can be looked at.
     ///
     /// # Errors
@@ -177,8 +202,7 @@ fn open_in_local(path: &[u8], flags: OFlag, how: ResolveFlag) -> Result<OwnedFd,
     let (dir, name) = split(path).ok_or(Errno::EAGAIN)?;
     let dir = open_cached(if dir.is_empty() { b"/" } else { dir }, OFlag::empty(), how)?;
     let place = Place::of(&dir).map_err(|_| Errno::EAGAIN)?;
-    let since = LOCAL.lock().expect("nobody panics with it").get(&place.dev).copied();
-    if since.is_none_or(|since| since.elapsed() >= LOCAL_FOR) {
+    if !is_local(&place) {
         return Err(Errno::EAGAIN);
     }
     let here = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
@@ -187,6 +211,16 @@ fn open_in_local(path: &[u8], flags: OFlag, how: ResolveFlag) -> Result<OwnedFd,
         Err(Errno::ELOOP | Errno::EXDEV) => Err(Errno::EAGAIN),
         opened => opened,
     }
+}
+
+/// Tells whether a place was seen to be on a local file system.
+fn is_local(place: &Place) -> bool {
+    let since = LOCAL.lock().expect("nobody panics with it").get(&place.dev).copied();
+    since.is_some_and(|since| since.elapsed() < LOCAL_FOR)
+}
+
+fn errno(error: io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// Notes whether the directory of a path is on a local file system. May wait.
@@ -234,17 +268,72 @@ pub(crate) struct Found {
     pub(crate) kind: u32,
 }
 
-/// Has a question answered at once if possible, by a thread that may wait if not.
-pub(crate) async fn look<T, Q>(question: Q) -> Result<T, Errno>
-where
-    T: Send + 'static,
-    Q: Fn(Look) -> Result<T, Errno> + Send + 'static,
-{
-    match question(Look::AtOnce) {
-        Err(Errno::EAGAIN) => tokio::task::spawn_blocking(move || question(Look::Waiting))
-            .await
-            .unwrap_or(Err(Errno::EIO)),
-        answer => answer,
+/// Threads that wait for file systems at once. The runtime has 512 of them, and the rest is for reading what
+/// walks have changed.
+const LOOKS_MAX: usize = 256;
+/// Threads that wait for one user: a file system of a user's own that does not answer leaves the rest to others.
+const LOOKS_PER_USER_MAX: usize = 64;
+/// Whoever asks waits so long. An automounter may take seconds; longer than this a file system does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Has questions answered, by threads that may wait if need be.
+#[derive(Debug)]
+pub(crate) struct Looks {
+    all: Arc<Semaphore>,
+    /// Of each user who has asked a thread.
+    by_user: RefCell<HashMap<u32, Arc<Semaphore>>>,
+    patience: Duration,
+}
+
+impl Default for Looks {
+    fn default() -> Self {
+        let all = Arc::new(Semaphore::new(LOOKS_MAX));
+        Self { all, by_user: RefCell::default(), patience: PATIENCE }
+    }
+}
+
+impl Looks {
+    /// Has a user's question answered at once if possible, by a thread that may wait if not.
+    ///
+    /// # Errors
+    /// What the question fails with; `ETIMEDOUT` if the file system does not answer, or if the user's
+    /// threads all wait for one.
+    pub(crate) async fn look<T, Q>(&self, uid: u32, question: Q) -> Result<T, Errno>
+    where
+        T: Send + 'static,
+        Q: Fn(Look) -> Result<T, Errno> + Send + 'static,
+    {
+        match question(Look::AtOnce) {
+            Err(Errno::EAGAIN) => {
+                let answer = tokio::time::timeout(self.patience, self.wait(uid, question));
+                answer.await.unwrap_or(Err(Errno::ETIMEDOUT))
+            }
+            answer => answer,
+        }
+    }
+
+    async fn wait<T, Q>(&self, uid: u32, question: Q) -> Result<T, Errno>
+    where
+        T: Send + 'static,
+        Q: Fn(Look) -> Result<T, Errno> + Send + 'static,
+    {
+        let closed = |_| Errno::EIO;
+        let user = self.of_user(uid).acquire_owned().await.map_err(closed)?;
+        let any = Arc::clone(&self.all).acquire_owned().await.map_err(closed)?;
+        let answer = tokio::task::spawn_blocking(move || {
+            // Until the thread is free again, however long whoever asked waits.
+            let _permits = (user, any);
+            question(Look::Waiting)
+        });
+        answer.await.unwrap_or(Err(Errno::EIO))
+    }
+
+    /// Returns the threads of a user, and forgets users who have none at work.
+    fn of_user(&self, uid: u32) -> Arc<Semaphore> {
+        let mut by_user = self.by_user.borrow_mut();
+        by_user.retain(|_, threads| Arc::strong_count(threads) > 1);
+        let threads = by_user.entry(uid);
+        Arc::clone(threads.or_insert_with(|| Arc::new(Semaphore::new(LOOKS_PER_USER_MAX))))
     }
 }
 
@@ -287,12 +376,38 @@ mod tests {
         }
     }
 
+    fn waiting<T: Send + 'static>(
+        answer: impl Fn() -> T + Send + 'static,
+    ) -> impl Fn(Look) -> Result<T, Errno> + Send + 'static {
+        move |way| match way {
+            Look::AtOnce => Err(Errno::EAGAIN),
+            Look::Waiting => Ok(answer()),
+        }
+    }
+
     #[tokio::test]
     async fn who_cannot_tell_at_once_looks_again() {
-        let answer = look(|way| match way {
-            Look::AtOnce => Err(Errno::EAGAIN),
-            Look::Waiting => Ok(std::thread::current().id()),
-        });
+        let looks = Looks::default();
+        let answer = looks.look(0, waiting(|| std::thread::current().id()));
         assert_ne!(answer.await, Ok(std::thread::current().id()));
+        assert!(looks.by_user.borrow().len() <= 1);
+    }
+
+    #[tokio::test]
+    async fn a_user_whose_file_system_does_not_answer_delays_no_other() {
+        let looks = Looks { patience: Duration::ZERO, ..Looks::default() };
+        let (answer_tx, answer_rx) = std::sync::mpsc::channel::<()>();
+        let answer_rx = Arc::new(Mutex::new(answer_rx));
+        for _ in 0..2 * LOOKS_PER_USER_MAX {
+            let answer_rx = Arc::clone(&answer_rx);
+            let hung = waiting(move || drop(answer_rx.lock().map(|rx| rx.recv())));
+            assert_eq!(looks.look(1000, hung).await, Err(Errno::ETIMEDOUT));
+        }
+        let patient = Looks { patience: PATIENCE, ..looks };
+        assert_eq!(patient.look(1001, waiting(|| 7)).await, Ok(7));
+        assert_eq!(patient.all.available_permits(), LOOKS_MAX - LOOKS_PER_USER_MAX);
+        // The file system answers after all.
+        drop(answer_tx);
+        assert_eq!(patient.look(1000, waiting(|| 7)).await, Ok(7));
     }
 }

@@ -89,6 +89,7 @@ enum Asked {
 
 /// Passes fetches from FUSE threads to the agent's main thread.
 struct Lacks {
+    /// Bounded by the requests that the kernel has under way for a mount, each of which waits for its answer.
     tx: mpsc::UnboundedSender<(Lack, Done)>,
 }
 
@@ -164,7 +165,7 @@ impl Mirror {
                 self.know(dir).await;
             }
         }
-        let (marks, root) = (self.mount.marks(), spec.credentials.uid == 0);
+        let (marks, root) = (self.mount.marks(), spec.principal.uid == 0);
         let xattrs = self.mount.xattrs();
         let inherits = |dir: &Bytes| xattrs(dir).iter().any(|(name, _)| name == ACL_DEFAULT);
         let wanted = if spec.compiles {

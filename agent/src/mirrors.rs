@@ -11,9 +11,11 @@ use anyhow::Context;
 use bytes::Bytes;
 use packetfs::store::Store;
 use worknode::id::NodeId;
+use worknode::principal::Principal;
 use worknode::request::FuseCounts;
 use worknode::spec::Fault;
 
+use crate::admission::{Act, admit};
 use crate::cluster::Cluster;
 use crate::link::Link;
 use crate::mirror::Mirror;
@@ -81,15 +83,14 @@ impl Mirrors {
     ///
     /// # Errors
     /// [`Fault::Busy`] if there are too many mirrors, else why it cannot be mounted.
-    pub(crate) async fn of(&self, link: &Rc<Link>) -> Result<Rc<Mirror>, Fault> {
+    pub(crate) async fn of(&self, link: &Rc<Link>, who: &Principal) -> Result<Rc<Mirror>, Fault> {
         let is_known = || self.get(&link.peer).is_some() || self.cluster.lists(&link.peer);
         if !is_known() {
             // It may have joined just now.
             self.cluster.refresh().await;
         }
-        if !is_known() {
-            return Err(Fault::Sandbox(format!("the broker does not list the node {}", link.peer)));
-        }
+        let act = Act::Execute { peer: &link.peer, is_listed: is_known() };
+        admit(who, act).map_err(|refusal| Fault::Sandbox(refusal.to_string()))?;
         if self.get(&link.peer).is_none() && !self.make_room() {
             return Err(Fault::Busy);
         }

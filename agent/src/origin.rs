@@ -7,6 +7,7 @@ mod hello;
 mod installed;
 mod ledger;
 mod life;
+mod outgoing;
 mod output;
 mod place;
 mod price;
@@ -24,10 +25,12 @@ use worknode::door::{DATA_BYTES_MAX, Here, Kind};
 use worknode::notice;
 use worknode::reason::Reason;
 
+use crate::admission::{Act, admit};
 use crate::door::{Reader, Visitor};
 use crate::session::Session;
 use errand::{End, carry};
 use hello::{Hello, Stay};
+use outgoing::Outgoing;
 use output::Output;
 pub(crate) use shared::Shared;
 use stops::Stops;
@@ -41,38 +44,42 @@ const FAREWELL_MAX: Duration = Duration::from_secs(600);
 /// Takes in a stub, whose hello is `payload`.
 pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: &[u8]) {
     let arrived = Instant::now();
-    let Visitor { peer, groups, reader, writer } = visitor;
+    let Visitor { pid, who, reader, writer } = visitor;
     let output = Output::start(writer);
     let Some(hello) = Hello::parse(payload) else {
         output.send(Kind::Failed, 0, b"the hello cannot be read".to_vec());
         return output.finish().await;
     };
     let session = shared.sessions.get(hello.session);
-    let Some(session) = session.filter(|session| peer.uid == 0 || peer.uid == session.uid) else {
+    let owner = session.as_ref().map(|session| session.uid);
+    let (Some(session), Ok(())) = (session, admit(&who, Act::Walk { owner })) else {
         let here = Here { reason: Reason::NoAgent as u8, alone: false };
         output.send(Kind::RunHere, 0, here.encode().to_vec());
         return output.finish().await;
     };
     let (frames_tx, frames) = mpsc::channel(FRAMES_WAITING_MAX);
-    let stops = Stops::new(peer.pid);
+    let stops = Stops::new(pid);
     let pump = tokio::task::spawn_local(pump(reader, frames_tx, stops.noter()));
-    let mut stub = Stub { frames, output, stops, pid: peer.pid };
+    let mut stub = Stub { frames, output, stops, pid };
     let program = Program { argv0: hello.argv0(), compiles: hello.compiles(&session) };
     if program.compiles {
         stub.output.be_patient();
     }
     let mut withheld = None;
-    let end = match hello.spec(&shared, &session, peer, groups).await {
-        Ok(spec) if spec.compiles && alone::is_alone(&shared.cluster, &session, peer) => {
+    let end = match hello.spec(&shared, &session, pid, who).await {
+        Ok((spec, _)) if spec.compiles && alone::is_alone(&shared.cluster, &session, pid) => {
             drop_with_process(session.note_under_way(), stub.pid);
             End::Here(Reason::Alone.into())
         }
-        Ok(spec) if price::all_are_too_dear(&shared, &session, &spec) => {
+        Ok((spec, _)) if price::all_are_too_dear(&shared, &session, &spec) => {
             End::Here(Reason::Transfer.into())
         }
-        Ok(spec) => {
+        Ok((spec, files)) => {
             let _under_way = session.note_under_way();
-            carry(&shared, &session, &mut stub, &spec, arrived).await
+            match Outgoing::prepare(&shared, spec, files).await {
+                Ok(outgoing) => carry(&shared, &session, &mut stub, &outgoing, arrived).await,
+                Err(reason) => End::Here(reason.into()),
+            }
         }
         Err(Stay { reason, variable }) => {
             withheld = variable;

@@ -27,10 +27,12 @@ use crate::door::{self, Visit};
 use crate::exporter::ExporterHandle;
 use crate::link::handshake::Peer;
 use crate::links::Links;
+use crate::look::{self, Looks};
 use crate::mirrors::{Mirrors, WalkMemory};
 use crate::pages::PagesDir;
 use crate::reached_at::{ReachedAt, check_private};
-use crate::runner::{Runner, admission};
+use crate::runner::{Runner, room};
+use crate::served::{Heard, Served};
 use crate::sessions::Sessions;
 use crate::state::{Dirs, State};
 use crate::sys::launcher::Launcher;
@@ -39,7 +41,7 @@ use crate::sys::rights::Rights;
 use crate::sys::view::View;
 use crate::vital::Vital;
 use crate::wire::greeting::Secret;
-use crate::{devices, look, machine, origin, own, random, secret};
+use crate::{devices, machine, origin, own, random, secret};
 use dispatch::Dispatch;
 use upkeep::Upkeep;
 
@@ -134,7 +136,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         store_bytes: config.store_bytes,
         upper_bytes: config
             .upper_bytes
-            .unwrap_or_else(|| admission::upper_bytes(memory_bytes, info.slots)),
+            .unwrap_or_else(|| room::upper_bytes(memory_bytes, info.slots)),
     };
     let store = Store::open(&state.join("packets"), config.store_bytes)?;
     let pages = PagesDir::make(state)?;
@@ -144,7 +146,9 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     look::begin_at(outside.root())?;
     let (vital, mut ended) = Vital::new();
 
-    let exporter = ExporterHandle::start(&vital, Arc::clone(&hidden), &outside)?;
+    let heard = Heard::new(Arc::clone(&hidden));
+    let served = Served::new(heard.clone());
+    let exporter = ExporterHandle::start(&vital, heard, Arc::clone(&hidden), &outside)?;
     let commits = Commits::start(&vital, &state.join("journal"), &outside)?;
     let launcher = Rc::new(launcher);
     let sessions = Rc::new(Sessions::new(Rc::clone(&cluster)));
@@ -156,7 +160,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         dirs,
         WalkMemory {
             upper_bytes: settings.upper_bytes,
-            process_bytes: admission::memory_bytes(memory_bytes, info.slots),
+            process_bytes: room::memory_bytes(memory_bytes, info.slots),
         },
     ));
     let runner = Rc::new(Runner::new(Rc::clone(&mirrors), launcher, info.slots));
@@ -164,7 +168,12 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         Peer { node: node.clone(), incarnation: random::number() },
         Secret::new(&secret),
         Rc::clone(&cluster),
-        Rc::new(Dispatch { exporter: exporter.clone(), mirrors: Rc::clone(&mirrors), runner }),
+        Rc::new(Dispatch {
+            exporter: exporter.clone(),
+            served: served.clone(),
+            mirrors: Rc::clone(&mirrors),
+            runner,
+        }),
     ));
     let shutdown = Rc::new(Notify::new());
     let api = Rc::new(Api {
@@ -187,6 +196,8 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         view,
         rights: Rights::own().context("failed to read the privileges of this process")?,
         hidden,
+        looks: Looks::default(),
+        served,
         returned: Budget::new(config.upper_bytes.unwrap_or(memory_bytes / RETURNED_PART)),
         exporter,
         commits,
@@ -218,7 +229,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     vital.task("heartbeat", Rc::clone(&upkeep).beat());
     vital.task("gates", upkeep.keep_gates());
     vital.task("links", Rc::clone(&links).accept(listener));
-    vital.task("door", door::serve(door, receive));
+    vital.task("door", door::serve(door, node.clone(), receive));
     tracing::info!(%node, %listen, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
     let died = tokio::select! {

@@ -1,10 +1,10 @@
 //! Executes a walk on its runner: from the frame that opens it to the change set.
 
-pub(crate) mod admission;
 mod ahead;
 mod channel;
 mod input;
 mod output;
+pub(crate) mod room;
 pub(crate) mod sandboxes;
 mod streams;
 mod terminal;
@@ -37,7 +37,7 @@ use crate::sys::launcher::Launcher;
 use crate::sys::orders::{Ahead, Event, Launch, Order};
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::message::{self, Doubt, Exit, Packets};
-use admission::Admission;
+use room::Room;
 use streams::Streams;
 
 /// Approximate size of the frames that carry packets to the origin.
@@ -47,19 +47,19 @@ const PACKETS_FRAME_BYTES: usize = 512 * 1024;
 pub(crate) struct Runner {
     mirrors: Rc<Mirrors>,
     launcher: Rc<Launcher>,
-    admission: Admission,
+    room: Room,
 }
 
 impl Runner {
     pub(crate) fn new(mirrors: Rc<Mirrors>, launcher: Rc<Launcher>, slots: u32) -> Self {
-        Self { mirrors, launcher, admission: Admission::new(slots) }
+        Self { mirrors, launcher, room: Room::new(slots) }
     }
 
     /// Admits a walk if there is room. Nothing of it is decoded before.
     pub(crate) fn take_open(self: &Rc<Self>, link: &Rc<Link>, frame: &Frame) {
-        let admitted = self.admission.admit();
+        let taken = self.room.take();
         // Later frames cannot be decoded without this one.
-        let Ok(spec) = link.take_open(&frame.payload, admitted.is_some()) else {
+        let Ok(spec) = link.take_open(&frame.payload, taken.is_ok()) else {
             tracing::error!(peer = %link.peer, "dropping the link: it opened a walk that cannot be decoded");
             return link.close();
         };
@@ -67,12 +67,16 @@ impl Runner {
             tracing::error!(peer = %link.peer, "dropping the link: it opened a stream twice");
             return link.close();
         };
-        let (Some(admitted), Some(spec)) = (admitted, spec) else {
-            return refuse(link, frame.stream);
+        let (taken, spec) = match (taken, spec) {
+            (Ok(taken), Some(spec)) => (taken, spec),
+            (taken, _) => {
+                tracing::debug!(peer = %link.peer, refusal = ?taken.err(), "a walk is not taken in");
+                return refuse(link, frame.stream);
+            }
         };
         let (runner, link, stream) = (Rc::clone(self), Rc::clone(link), frame.stream);
         tokio::task::spawn_local(async move {
-            let _admitted = admitted;
+            let _taken = taken;
             runner.execute(link, stream, spec, frames).await;
         });
     }
@@ -112,7 +116,7 @@ impl Runner {
         let started = Instant::now();
         let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
         let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
-        let mirror = self.mirrors.of(link).await?;
+        let mirror = self.mirrors.of(link, &spec.principal).await?;
         let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
         // Before `settle`: while the kernel processes invalidations, the walk may see the old state.
         let outset = mirror.outset();

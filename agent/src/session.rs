@@ -21,7 +21,6 @@ use worknode::report::{Report, StayLine, Totals, WalkLine};
 use worknode::request::{Action, CommandFile, SessionOptions};
 use worknode::tally;
 
-use crate::sys::peer::Peer;
 use crate::sys::process;
 use walks::Walks;
 pub(crate) use walks::argv;
@@ -115,7 +114,7 @@ impl Drop for Stayed {
 }
 
 impl Session {
-    /// Opens a session whose page lies in `dir` and may be used by the user of `peer`.
+    /// Opens a session whose page lies in `dir` and may be used by the user who opens it, from a process.
     #[expect(
         clippy::too_many_arguments,
         reason = "each is a fact of its own, and there is one caller"
@@ -124,7 +123,7 @@ impl Session {
         dir: &Path,
         door: &Path,
         options: &SessionOptions,
-        peer: Peer,
+        (pid, uid): (u32, u32),
         gate: u32,
         notice: Option<String>,
         is_leaf: bool,
@@ -160,18 +159,18 @@ impl Session {
             file.write_all_at(&page, 0)?;
             file.set_len(page.len() as u64 + u64::from(contents.tally_bytes))?;
             file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-            std::os::unix::fs::fchown(&file, Some(peer.uid), None)?;
+            std::os::unix::fs::fchown(&file, Some(uid), None)?;
             Ok(file)
         };
         let page_file = create()
             .with_context(|| format!("failed to write the policy page {}", page_path.display()))?;
         Ok(Self {
             id,
-            uid: peer.uid,
+            uid,
             on: options.on.clone(),
             no_fallback: options.no_fallback,
             command: options.command,
-            owner: peer.pid,
+            owner: pid,
             becomes: options.becomes,
             keeps_lone: !(options.lone_walks
                 || options.walk_all

@@ -8,6 +8,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// Starts vital threads and tasks.
 #[derive(Debug, Clone)]
 pub(crate) struct Vital {
+    /// Bounded by the threads and tasks, each of which ends once; the first end is the agent's.
     ended_tx: UnboundedSender<&'static str>,
 }
 

@@ -19,7 +19,9 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{fstat, fstatat};
+use rustix::fs::{AtFlags as LookFlags, StatxFlags, statx};
 
+use crate::mounts::Mounts;
 use crate::packet::{
     self, Manifest, PACKET_BYTES_MAX, Packed, PacketRef, WHOLE_BYTES_MAX, reference,
 };
@@ -42,12 +44,15 @@ const READS_MAX: u32 = 5;
 const HOMES_MAX: usize = 100;
 
 /// Exports the files of this machine.
-#[derive(Debug)]
 pub struct Exporter {
     hidden: Arc<Hidden>,
     inodes: Inodes,
     manifests: HashMap<Version, Arc<Manifest>>,
+    /// Tells whether the file system at a path answers.
+    may_be_asked: MayBeAsked,
 }
+
+type MayBeAsked = Box<dyn Fn(&[u8]) -> bool + Send>;
 
 /// A file's content, with its packet if it is a single small one.
 #[derive(Debug)]
@@ -68,7 +73,13 @@ impl Exporter {
         for home in homes() {
             names::in_home().for_each(|name| inodes.note_path(&join(&home, name.as_bytes())));
         }
-        Self { hidden, inodes, manifests: HashMap::new() }
+        Self { hidden, inodes, manifests: HashMap::new(), may_be_asked: Box::new(|_| true) }
+    }
+
+    /// Has it list a directory in which something is mounted that does not answer, with what the kernel knows of that.
+    #[must_use]
+    pub fn asking(self, may_be_asked: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
+        Self { may_be_asked: Box::new(may_be_asked), ..self }
     }
 
     /// Lists a directory.
@@ -85,12 +96,13 @@ impl Exporter {
             return Ok(Listing { attr, entries: Vec::new(), hidden: false });
         }
         let mut reader = Dir::from_fd(dir.try_clone().map_err(|_| Errno::EMFILE)?)?;
+        let mounts = self.hidden.mounts();
         let mut entries = Vec::new();
         for item in reader.iter() {
             // `.` and `..` are not valid names.
             let Ok(name) = FileName::new(item?.file_name().to_bytes()) else { continue };
             // A name that has been removed meanwhile is not listed.
-            entries.extend(entry(&dir, name));
+            entries.extend(self.entry_in((&dir, path), &mounts, name));
         }
         self.note_hidden(path, entries.iter());
         Ok(Listing { attr, entries, hidden: false })
@@ -110,8 +122,24 @@ impl Exporter {
         if is_kernels(dir) {
             return None;
         }
-        let dir = open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
-        entry(&dir, FileName::new(name).ok()?)
+        let opened = open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
+        self.entry_in((&opened, dir), &self.hidden.mounts(), FileName::new(name).ok()?)
+    }
+
+    /// Returns what a name of an open directory names.
+    fn entry_in(
+        &self,
+        (open, dir): (&OwnedFd, &[u8]),
+        mounts: &Mounts,
+        name: FileName,
+    ) -> Option<Entry> {
+        if mounts.has_points_in(dir) {
+            let path = join(dir, &name);
+            if mounts.is_point(&path) && !(self.may_be_asked)(&path) {
+                return entry_at_hand(open, name);
+            }
+        }
+        entry(open, name)
     }
 
     /// Returns the current entries of names of a directory, and the directory's own attributes.
@@ -125,8 +153,10 @@ impl Exporter {
         let opened = shown.map(|dir| open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY));
         let Some(Ok(open)) = opened else { return (None, Vec::new()) };
         let attr = fstat(&open).ok().map(|stat| Attr::of(&stat));
-        let shown =
-            |name: &FileName| (!is_kernels(dir)).then(|| entry(&open, name.clone())).flatten();
+        let mounts = self.hidden.mounts();
+        let shown = |name: &FileName| {
+            if is_kernels(dir) { None } else { self.entry_in((&open, dir), &mounts, name.clone()) }
+        };
         let entries: Vec<_> = names.map(|name| (name.clone(), shown(&name))).collect();
         self.note_hidden(dir, entries.iter().filter_map(|(_, entry)| entry.as_ref()));
         for (_, entry) in &entries {
@@ -253,6 +283,14 @@ fn homes() -> Vec<Bytes> {
     homes
 }
 
+/// Returns what a name names, as the kernel knows it without asking the file system.
+fn entry_at_hand(dir: &OwnedFd, name: FileName) -> Option<Entry> {
+    let flags = LookFlags::SYMLINK_NOFOLLOW | LookFlags::STATX_DONT_SYNC;
+    let mask = StatxFlags::BASIC_STATS;
+    let found = statx(dir, OsStr::from_bytes(&name), flags, mask).ok()?;
+    Some(Entry { name, attr: Attr::of_statx(&found), target: None, xattrs: Vec::new() })
+}
+
 fn entry(dir: &OwnedFd, name: FileName) -> Option<Entry> {
     let path = OsStr::from_bytes(&name);
     let attr = Attr::of(&fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?);
@@ -263,6 +301,12 @@ fn entry(dir: &OwnedFd, name: FileName) -> Option<Entry> {
     // If attributes cannot be read, the file is shown without any.
     let xattrs = xattr::shown_at(dir, &name).unwrap_or_default();
     Some(Entry { name, attr, target, xattrs })
+}
+
+impl std::fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exporter").field("hidden", &self.hidden).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,44 @@ const MOUNTS: &str = "/proc/thread-self/mountinfo";
 /// every container, and its files are hidden by name.
 const ALIASES_MAX: usize = 64;
 
+/// File systems that the kernel answers for by itself.
+const LOCAL: [&str; 34] = [
+    "ext4",
+    "ext3",
+    "ext2",
+    "xfs",
+    "btrfs",
+    "f2fs",
+    "zfs",
+    "bcachefs",
+    "vfat",
+    "exfat",
+    "iso9660",
+    "squashfs",
+    "erofs",
+    "overlay",
+    "tmpfs",
+    "ramfs",
+    "rootfs",
+    "devtmpfs",
+    "devpts",
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "mqueue",
+    "hugetlbfs",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "configfs",
+    "bpf",
+    "pstore",
+    "fusectl",
+    "nsfs",
+    "binfmt_misc",
+];
+
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Mount {
@@ -37,6 +75,14 @@ pub struct Mounts {
     parents: HashSet<Bytes>,
     /// File systems that are mounted more than once.
     shared: HashMap<u64, Vec<usize>>,
+    /// Some file system is not a local one.
+    has_served: bool,
+}
+
+impl Mount {
+    fn is_local(&self) -> bool {
+        LOCAL.iter().any(|kind| kind.as_bytes() == self.kind)
+    }
 }
 
 impl Mounts {
@@ -53,7 +99,8 @@ impl Mounts {
         }
         shared.retain(|_, mounts| mounts.len() > 1);
         shared.values_mut().for_each(|mounts| mounts.truncate(ALIASES_MAX));
-        Self { mounts, points, parents, shared }
+        let has_served = mounts.iter().any(|mount| !mount.is_local());
+        Self { mounts, points, parents, shared, has_served }
     }
 
     /// Returns the points at which `newer` differs.
@@ -96,6 +143,24 @@ impl Mounts {
                 .is_some_and(|mount: &Mount| kinds.iter().any(|kind| kind.as_bytes() == mount.kind))
         };
         of_kind(path) || above(path).any(of_kind)
+    }
+
+    /// Returns the mount that a path is in, as its point and its device, if a server or another process answers for
+    /// its file system: one that is not known to be local.
+    #[must_use]
+    pub fn served_at(&self, path: &[u8]) -> Option<(&[u8], u64)> {
+        if !self.has_served {
+            return None;
+        }
+        let mount = std::iter::once(path).chain(above(path)).find_map(|dir| self.at(dir))?;
+        (!mount.is_local()).then_some((mount.point.as_slice(), mount.dev))
+    }
+
+    /// Returns the points in a directory at which such file systems are mounted.
+    pub fn served_in(&self, dir: &[u8]) -> impl Iterator<Item = &[u8]> {
+        let points = self.has_points_in(dir).then(|| self.points.keys()).into_iter().flatten();
+        let is_in = move |point: &&[u8]| split(point).is_some_and(|(above, _)| above == dir);
+        points.map(Vec::as_slice).filter(is_in).filter(|point| self.served_at(point).is_some())
     }
 
     /// Returns the other paths that mounts give to what is at a path.
@@ -247,6 +312,26 @@ nonsense
         assert!(mounts.is_point(b"/mnt/a b") && mounts.has_points_in(b"/work"));
         assert!(mounts.is_of_kind(b"/srv/root/proc/1/environ", &["proc"]));
         assert!(!mounts.is_of_kind(b"/srv/root", &["proc"]));
+    }
+
+    #[test]
+    fn what_others_answer_for() {
+        let text = format!(
+            "{HOST}50 21 0:41 / /net rw - nfs4 a:/ rw\n51 50 254:1 / /net/b rw - ext4 d rw\n"
+        );
+        let mounts = Mounts::parse(text.as_bytes());
+        for (path, expected) in [
+            ("/net", Some("/net")),
+            ("/net/a/f", Some("/net")),
+            ("/net/b/f", None),
+            ("/network", None),
+            ("/", None),
+        ] {
+            let expected = expected.map(|point| (point.as_bytes(), makedev(0, 41)));
+            assert_eq!(mounts.served_at(path.as_bytes()), expected, "{path}");
+        }
+        let served_in = |dir: &str| mounts.served_in(dir.as_bytes()).collect::<Vec<_>>();
+        assert_eq!((served_in("/"), served_in("/net").len()), (vec![&b"/net"[..]], 0));
     }
 
     #[test]

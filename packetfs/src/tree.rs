@@ -127,6 +127,26 @@ impl Attr {
         }
     }
 
+    /// Returns the attributes in what `statx` gave.
+    #[must_use]
+    pub fn of_statx(found: &rustix::fs::Statx) -> Self {
+        let mode = u32::from(found.stx_mode);
+        Self {
+            kind: kind_of(mode),
+            mode: mode & 0o7777,
+            uid: found.stx_uid,
+            gid: found.stx_gid,
+            bytes: found.stx_size,
+            blocks: found.stx_blocks,
+            links: found.stx_nlink,
+            rdev: rustix::fs::makedev(found.stx_rdev_major, found.stx_rdev_minor),
+            mtime: Time { seconds: found.stx_mtime.tv_sec, nanos: found.stx_mtime.tv_nsec },
+            ctime: Time { seconds: found.stx_ctime.tv_sec, nanos: found.stx_ctime.tv_nsec },
+            ino: found.stx_ino,
+            dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+        }
+    }
+
     /// Returns the version of the content: equal versions mean equal content.
     #[must_use]
     pub fn version(&self) -> Version {

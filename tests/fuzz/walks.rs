@@ -9,7 +9,8 @@ use worknode::door::{FdEntry, Header, HelloHead, Kind, TERMIOS_BYTES};
 use worknode::id::{NodeId, SessionId, WalkId};
 use worknode::page::{Page, PageContents};
 use worknode::policy::Verdict;
-use worknode::spec::{Credentials, Ending, Fault, FdKind, FdSpec, Outcome, TerminalSpec, WalkSpec};
+use worknode::principal::Principal;
+use worknode::spec::{Ending, Fault, FdKind, FdSpec, Outcome, TerminalSpec, WalkSpec};
 use worknode::tally;
 
 use crate::bytes::{damage, damaged, noise, survives, survives_postcard, word};
@@ -152,7 +153,7 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
     let limits = vec(any::<(u64, u64)>(), 0..17);
     (names, identity, numbers, fds, limits).prop_map(
         |(
-            (origin, (session, number), words),
+            (node, (session, number), words),
             ((uid, gid), groups),
             ([pid, umask], nice, [blocked, ignored], [whole_tree, compiles]),
             (fds, terminal),
@@ -166,13 +167,12 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
             };
             WalkSpec {
                 walk: WalkId { session: SessionId(session), number },
-                origin,
+                principal: Principal { node, uid, gid, groups },
                 path,
                 argv,
                 env,
                 cwd,
                 hostname,
-                credentials: Credentials { uid, gid, groups },
                 pid,
                 umask,
                 nice,

@@ -7,7 +7,8 @@ use packetfs::path::{FileName, TreePath};
 use packetfs::tree::{Attr, Change, Content, Entry, Kind, Listing, Time, Version};
 use worknode::door::{TERMIOS_BYTES, Termios};
 use worknode::id::{SessionId, WalkId};
-use worknode::spec::{Credentials, Ending, Fault, FdKind, FdSpec, Outcome, TerminalSpec, WalkSpec};
+use worknode::principal::Principal;
+use worknode::spec::{Ending, Fault, FdKind, FdSpec, Outcome, TerminalSpec, WalkSpec};
 
 use crate::each;
 
@@ -31,13 +32,17 @@ pub(crate) fn spec(number: u32) -> WalkSpec {
     });
     WalkSpec {
         walk: WalkId { session: SessionId(0xfeed), number },
-        origin: "laptop".parse().expect("a node's name"),
+        principal: Principal {
+            node: "laptop".parse().expect("a node's name"),
+            uid: 1000,
+            gid: 100,
+            groups: vec![4, 24],
+        },
         path: b"/usr/bin/gcc".to_vec(),
         argv: format!("gcc\0-c\0file{number}.c\0").into_bytes(),
         env: b"HOME=/home/me\0LANG=C.UTF-8\0PATH=/usr/bin:/bin\0TERM=xterm-256color\0".to_vec(),
         cwd: b"/home/me/project".to_vec(),
         hostname: b"laptop.example".to_vec(),
-        credentials: Credentials { uid: 1000, gid: 100, groups: vec![4, 24] },
         pid: 4321,
         umask: 0o22,
         nice: -5,

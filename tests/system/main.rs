@@ -24,6 +24,7 @@ mod report;
 mod run;
 mod sandboxes;
 mod sessions;
+mod silent;
 mod slots;
 mod terminals;
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         nodes::ALL,
         sandboxes::ALL,
         sessions::ALL,
+        silent::ALL,
         slots::ALL,
         terminals::ALL,
         coherence::ALL,

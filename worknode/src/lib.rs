@@ -18,11 +18,15 @@ pub mod tally;
 pub mod variables;
 
 #[cfg(feature = "std")]
+mod bounded;
+#[cfg(feature = "std")]
 pub mod broker_url;
 #[cfg(feature = "std")]
 pub mod id;
 #[cfg(feature = "std")]
 pub mod notice;
+#[cfg(feature = "std")]
+pub mod principal;
 #[cfg(feature = "std")]
 pub mod report;
 #[cfg(feature = "std")]

@@ -1,16 +1,14 @@
 //! What origin and runner tell each other about a walk: what to execute, and how it ended.
 
-use std::fmt;
-use std::marker::PhantomData;
+use serde::{Deserialize, Serialize};
 
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-
+use crate::bounded::at_most;
 use crate::door::{RLIMITS, TERMIOS_BYTES};
-use crate::id::{NodeId, WalkId};
+use crate::id::WalkId;
+use crate::principal::Principal;
 
 /// First byte of every encoded spec. The error for another version names both.
-pub const SPEC_VERSION: u8 = 3;
+pub const SPEC_VERSION: u8 = 4;
 
 /// Longest spec: a hello of at most 8 MiB, and the little that the agent adds.
 pub const SPEC_BYTES_MAX: usize = 9 * 1024 * 1024;
@@ -18,8 +16,6 @@ pub const SPEC_BYTES_MAX: usize = 9 * 1024 * 1024;
 pub const FDS_MAX: usize = 256;
 /// Most bytes of arguments and environment together: the kernel's limit.
 const STRINGS_BYTES_MAX: usize = 6 * 1024 * 1024;
-/// Most supplementary groups: the kernel's `NGROUPS_MAX`.
-const GROUPS_MAX: usize = 65_536;
 /// Longest path.
 const PATH_BYTES_MAX: usize = 65_536;
 
@@ -31,8 +27,8 @@ pub type Bytes = Vec<u8>;
 pub struct WalkSpec {
     /// The walk.
     pub walk: WalkId,
-    /// The node whose files it sees.
-    pub origin: NodeId,
+    /// Who asks for it. Its node is the walk's origin, whose files it sees.
+    pub principal: Principal,
     /// The program as given to exec: absolute, or relative to the working directory.
     #[serde(with = "serde_bytes")]
     pub path: Bytes,
@@ -48,8 +44,6 @@ pub struct WalkSpec {
     /// Host name of the origin.
     #[serde(with = "serde_bytes")]
     pub hostname: Bytes,
-    /// The process's identity.
-    pub credentials: Credentials,
     /// The pid of the process at the origin; the walk has the same.
     pub pid: u32,
     /// File mode creation mask.
@@ -72,18 +66,6 @@ pub struct WalkSpec {
     pub whole_tree: bool,
     /// It is a compile step, which reads no extended attributes.
     pub compiles: bool,
-}
-
-/// The identity of a process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Credentials {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Supplementary groups.
-    #[serde(deserialize_with = "at_most::<_, _, GROUPS_MAX>")]
-    pub groups: Vec<u32>,
 }
 
 /// A descriptor of a walk.
@@ -282,36 +264,6 @@ pub enum SpecError {
     Damaged(#[from] postcard::Error),
 }
 
-/// Deserializes a list of at most `MAX` items. A longer one is refused without allocating its length.
-fn at_most<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct List<T, const MAX: usize>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for List<T, MAX> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(formatter, "at most {MAX}")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
-            while let Some(item) = items.next_element()? {
-                if list.len() == MAX {
-                    return Err(serde::de::Error::invalid_length(MAX + 1, &self));
-                }
-                list.push(item);
-            }
-            Ok(list)
-        }
-    }
-
-    deserializer.deserialize_seq(List::<T, MAX>(PhantomData))
-}
-
 /// Splits consecutive NUL-terminated strings.
 pub fn strings(block: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     block.split_inclusive(|&byte| byte == 0).map(|text| text.strip_suffix(b"\0").unwrap_or(text))
@@ -322,16 +274,19 @@ mod tests {
     use super::*;
     use crate::id::SessionId;
 
+    fn principal(groups: Vec<u32>) -> Principal {
+        Principal { node: "laptop".parse().expect("a valid name"), uid: 1000, gid: 1000, groups }
+    }
+
     fn spec() -> WalkSpec {
         WalkSpec {
             walk: WalkId { session: SessionId(1), number: 2 },
-            origin: "laptop".parse().expect("a valid name"),
+            principal: principal(vec![4]),
             path: b"/usr/bin/gcc".to_vec(),
             argv: b"gcc\0-c\0a.c\0".to_vec(),
             env: b"PATH=/usr/bin\0X=\xff\0".to_vec(),
             cwd: b"/work".to_vec(),
             hostname: b"laptop".to_vec(),
-            credentials: Credentials { uid: 1000, gid: 1000, groups: vec![4] },
             pid: 4711,
             umask: 0o22,
             nice: 0,
@@ -381,9 +336,9 @@ mod tests {
         let file = |bytes| FdKind::File { path: vec![b'/'; bytes], offset: 0 };
         assert!(!refused(&with_fds(vec![fd(3, file(65_536))])));
         assert!(refused(&with_fds(vec![fd(3, file(65_537))])));
-        let with_groups = |count| Credentials { uid: 0, gid: 0, groups: vec![4; count] };
-        assert!(!refused(&WalkSpec { credentials: with_groups(65_536), ..spec() }));
-        assert!(refused(&WalkSpec { credentials: with_groups(65_537), ..spec() }));
+        let with_groups = |count| principal(vec![4; count]);
+        assert!(!refused(&WalkSpec { principal: with_groups(65_536), ..spec() }));
+        assert!(refused(&WalkSpec { principal: with_groups(65_537), ..spec() }));
         assert!(refused(&WalkSpec { rlimits: vec![(1, 2); 17], ..spec() }));
         let half = vec![0; 3 * 1024 * 1024];
         let strings = |argv: &[u8]| WalkSpec { argv: argv.to_vec(), env: half.clone(), ..spec() };

@@ -35,7 +35,8 @@ pub(crate) enum Turn {
 #[derive(Debug)]
 pub(crate) struct Slots {
     ends: Rc<Ends>,
-    /// All walks that wait for a slot.
+    /// All walks that wait for a slot. The channels are unbounded, but a walk gets one turn for each of its attempts, which
+    /// are three at most, and one for the end of its session.
     waiting: RefCell<HashMap<WalkId, mpsc::UnboundedSender<Turn>>>,
     held: Cell<u32>,
     /// Number of slots of all nodes that take walks of this origin.

@@ -100,7 +100,13 @@ impl State {
         out_tx: &UnboundedSender<Frame>,
     ) {
         for (path, facts) in wanted.iter() {
+            if !self.heard.may_be_asked(path) {
+                continue;
+            }
             for ask in self.untold(reader, path, facts) {
+                if matches!(&ask, Ask::Listing(dir) if !self.heard.may_be_listed(dir)) {
+                    continue;
+                }
                 if telling.bytes > BYTES_MAX {
                     return;
                 }
@@ -121,8 +127,9 @@ impl State {
         let told = self.readers.get(&reader).map(|reader| &reader.told);
         let is_told = |path: &[u8]| told?.get(path).map(|facts| facts.content);
         let hidden = self.exporter.hidden();
+        let may_be_asked = |path: &[u8]| self.heard.may_be_asked(path);
         let leave = |path: &[u8]| is_told(path).unwrap_or_default() || hidden.hides(path);
-        let mut known = predict::reads(&walk.cwd, files, leave);
+        let mut known = predict::reads(&walk.cwd, files, may_be_asked, leave);
         known.of(&walk.cwd).listing = true;
         for (path, facts) in known.iter_mut().filter(|(_, facts)| facts.content) {
             if let Some(exported) = content(&mut self.exporter, path) {

@@ -15,6 +15,8 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// The exporter's end.
 #[derive(Debug)]
 pub(super) struct Outbox {
+    /// Unbounded, since the thread must not wait for the agent, which may be waiting for it. It holds answers to
+    /// questions, which are bounded for each link, and changes.
     tx: UnboundedSender<Batch>,
     /// Number of batches that have not been passed on.
     under_way: Arc<AtomicUsize>,

@@ -21,14 +21,21 @@ const FILES_MAX: usize = 400;
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Predicts what a compile step in this directory will read, and leaves out some of it, with all to which that alone leads.
-pub(super) fn reads(cwd: &[u8], files: &Files, leave: impl Fn(&[u8]) -> bool) -> Known {
+/// Only what `may_be_asked` is looked at.
+pub(super) fn reads(
+    cwd: &[u8],
+    files: &Files,
+    may_be_asked: impl Fn(&[u8]) -> bool,
+    leave: impl Fn(&[u8]) -> bool,
+) -> Known {
     let mut known = Known::default();
     let dirs = |role: Role| -> Vec<Bytes> {
         files.of_roles(&[role]).map(|name| normal(cwd, name)).collect()
     };
     let search = Search { quoted: dirs(Role::QuotedDir), included: dirs(Role::IncludedDir) };
     let system = system_dirs();
-    for dir in search.quoted.iter().chain(&search.included).chain(&system) {
+    let dirs = search.quoted.iter().chain(&search.included).chain(&system);
+    for dir in dirs.filter(|dir| may_be_asked(dir)) {
         // A directory that is missing is missing from the one above it.
         let listed =
             if is_dir(dir) { Some(dir.as_slice()) } else { split(dir).map(|(dir, _)| dir) };
@@ -38,7 +45,7 @@ pub(super) fn reads(cwd: &[u8], files: &Files, leave: impl Fn(&[u8]) -> bool) ->
     let mut seen: HashSet<Bytes> = files.inputs().map(|name| normal(cwd, name)).collect();
     let mut queue: VecDeque<Bytes> = seen.iter().cloned().collect();
     while let Some(path) = queue.pop_front() {
-        if leave(&path) {
+        if leave(&path) || !may_be_asked(&path) {
             continue;
         }
         let Some(text) = read(&path) else { continue };
@@ -48,7 +55,8 @@ pub(super) fn reads(cwd: &[u8], files: &Files, leave: impl Fn(&[u8]) -> bool) ->
             if seen.len() >= FILES_MAX {
                 break;
             }
-            if let Some(found) = search.find(dir, name, is_quoted)
+            let is_file = |path: &[u8]| may_be_asked(path) && is_file(path);
+            if let Some(found) = search.find(dir, name, is_quoted, is_file)
                 && seen.insert(found.clone())
             {
                 queue.push_back(found);
@@ -66,7 +74,13 @@ struct Search {
 
 impl Search {
     /// Returns the path of what a file in this directory includes.
-    fn find(&self, dir: &[u8], name: &[u8], is_quoted: bool) -> Option<Bytes> {
+    fn find(
+        &self,
+        dir: &[u8],
+        name: &[u8],
+        is_quoted: bool,
+        is_file: impl Fn(&[u8]) -> bool,
+    ) -> Option<Bytes> {
         let quoted = std::iter::once(dir).chain(self.quoted.iter().map(Vec::as_slice));
         let quoted = is_quoted.then_some(quoted).into_iter().flatten();
         let mut dirs = quoted.chain(self.included.iter().map(Vec::as_slice));
@@ -152,7 +166,7 @@ mod tests {
         let cwd = dir.path().as_os_str().as_bytes();
         let arguments = [b"-Iinc".as_slice(), b"-Imissing/x", b"-c", b"a.c"];
         let files = Files::of(Tool::Driver, arguments.into_iter(), &mut NoFiles, false);
-        let known = reads(cwd, &files, |path| path.ends_with(b"secret.h"));
+        let known = reads(cwd, &files, |_| true, |path| path.ends_with(b"secret.h"));
         let below: Vec<_> = known
             .iter()
             .filter_map(|(path, facts)| {

@@ -74,7 +74,8 @@ impl Drop for Bound<'_> {
 /// Starts the thread among the mounts of the test.
 fn start(vital: &Vital, patience: Duration, watches: usize) -> ExporterHandle {
     let watcher = Watcher::with_watches(watches).expect("an inotify instance");
-    ExporterHandle::start_with(vital, Arc::default(), patience, watcher, || Ok(()))
+    let (heard, hidden) = (Heard::new(Arc::default()), Arc::default());
+    ExporterHandle::start_with(vital, (heard, hidden), patience, watcher, || Ok(()))
         .expect("a thread")
 }
 

@@ -126,7 +126,7 @@ mod tests {
         let version = HandshakeError::Version {
             node: node.clone(),
             theirs,
-            their_protocol: 13,
+            their_protocol: 14,
             ours: "0.1.0",
         };
         let refused = || CallError::Connect(io::Error::from_raw_os_error(libc::ECONNREFUSED));

@@ -22,6 +22,7 @@ pub(crate) struct Inbox {
 /// The sending end.
 #[derive(Debug)]
 pub(super) struct Slit {
+    /// Bounded in bytes, by `waiting`.
     tx: mpsc::UnboundedSender<Frame>,
     waiting: Rc<Cell<usize>>,
 }

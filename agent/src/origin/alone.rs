@@ -4,15 +4,14 @@
 use crate::cluster::Cluster;
 use crate::machine::processors;
 use crate::session::Session;
-use crate::sys::peer::Peer;
 
 /// Tells whether a compile step is better off here. Who named a node, or forbids to fall back, wants
 /// it elsewhere; and so does who gave the step itself to `oswalk exec`.
-pub(super) fn is_alone(cluster: &Cluster, session: &Session, peer: Peer) -> bool {
+pub(super) fn is_alone(cluster: &Cluster, session: &Session, pid: u32) -> bool {
     session.keeps_lone
         && session.under_way() == 0
         && cluster.is_of_one_kind()
-        && session.is_below_command(peer.pid)
+        && session.is_below_command(pid)
         && is_idle(&std::fs::read_to_string("/proc/loadavg").unwrap_or_default(), processors())
 }
 

@@ -1,6 +1,5 @@
 //! One attempt at a walk: the conversation between its stub and its runner.
 
-use std::cell::OnceCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,24 +8,23 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use broker::{Grant, Matchmaker};
 use packetfs::allowance;
-use packetfs::commit::{Commit, Owner, Scope};
+use packetfs::commit::{Commit, Owner};
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::path::{Bytes, TreePath};
+use packetfs::path::TreePath;
 use packetfs::tree::Time;
 use tokio::sync::mpsc;
-use worknode::command::{Files, Role};
 use worknode::door;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
 use super::ledger::Ledger;
+use super::outgoing::Outgoing;
 use super::price::is_too_dear;
 use super::shared::Shared;
 use super::stub::{Cause, STDERR, Stub, signal};
 use super::vet;
 use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
-use crate::compile;
 use crate::exporter::{Untold, Upcoming, profile::Likeness};
 use crate::link::{Inbox, Link};
 use crate::session::Session;
@@ -93,59 +91,16 @@ pub(super) struct Ready {
     began: Time,
 }
 
-/// A walk as it is sent, to one runner or, if that fails, to the next.
-pub(super) struct Outgoing<'a> {
-    spec: &'a WalkSpec,
-    encoded: Vec<u8>,
-    /// Nothing until it is first sent.
-    before: OnceCell<Before>,
-}
-
-/// What was looked up before a walk was first sent. Whatever is committed afterwards, a link or a file of
-/// arguments of another walk among it, widens nothing.
-struct Before {
-    /// Those of a compile step.
-    files: Option<Files>,
-    /// Where it may change something.
-    scope: Scope,
-}
-
-impl<'a> Outgoing<'a> {
-    pub(super) fn new(spec: &'a WalkSpec) -> Self {
-        Self { spec, encoded: spec.encode(), before: OnceCell::new() }
-    }
-
-    /// Looks it up, the first time. The agent's own directories are `private`.
-    fn before(&self, private: &[Bytes]) -> &Before {
-        self.before.get_or_init(|| {
-            let files = compile::files(self.spec);
-            let scope = vet::scope(self.spec, files.as_ref(), private);
-            Before { files, scope }
-        })
-    }
-
-    /// Returns the file that a compile step makes, as its command line has it; nothing before it was sent.
-    pub(super) fn output(&self) -> Option<&[u8]> {
-        self.before.get()?.files.as_ref()?.of_roles(&[Role::Output]).next()
-    }
-
-    /// Returns where the walk may change something.
-    #[cfg(test)]
-    pub(super) fn scope(&self, private: &[Bytes]) -> &Scope {
-        &self.before(private).scope
-    }
-}
-
 /// Has the walk executed by the runner that a slot is of.
 pub(super) async fn run(
     shared: &Rc<Shared>,
     session: &Session,
     stub: &mut Stub,
-    outgoing: &Outgoing<'_>,
+    outgoing: &Outgoing,
     slot: &Slot,
     turns: &mut mpsc::UnboundedReceiver<Turn>,
 ) -> Attempted {
-    let (spec, grant) = (outgoing.spec, slot.grant());
+    let (spec, grant) = (&*outgoing.spec, slot.grant());
     let link = match shared.links.get_or_call(grant).await {
         Ok(link) => link,
         Err(error) => {
@@ -159,9 +114,11 @@ pub(super) async fn run(
     let (stream, mut frames) = link.open_stream();
     let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
     let is_first = link.foretold.note_walk(stream, &likeness);
-    let files = outgoing.before(shared.hidden.own_paths()).files.as_ref();
+    let files = outgoing.files.as_deref();
     let files = files.filter(|files| link.foretold.note_step(&likeness, files)).cloned();
     if is_first || files.is_some() {
+        // What it will read there is told ahead of it if the file system answers.
+        shared.served.wait_for_dir(&spec.cwd).await;
         let upcoming = Upcoming { walk: likeness, is_first, files };
         let told = shared.exporter.foretell(link.number, upcoming, link.sender()).await;
         if let Err(untold) = told {
@@ -592,20 +549,24 @@ pub(super) struct Bound {
 /// Applies what a walk changed.
 pub(super) async fn commit(
     shared: &Rc<Shared>,
-    outgoing: &Outgoing<'_>,
+    outgoing: &Outgoing,
     mut ready: Ready,
     Bound { last_wins, touched }: Bound,
 ) -> anyhow::Result<Applied> {
-    let who = &outgoing.spec.credentials;
+    let who = &outgoing.spec.principal;
     let changes = &mut ready.exit.changes;
     let left_out =
         if touched { vet::leave_out_hidden(changes, &shared.hidden) } else { Vec::new() };
     vet::changes(&ready.exit.changes, &shared.hidden)?;
-    let before = outgoing.before.get().context("a walk that was never sent has ended")?;
-    let scope = before.scope.clone();
+    let scope = outgoing.scope.clone();
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let Ready { exit, packets, memory: _memory, began, status } = ready;
     let commit = Commit { owner, scope, changes: exit.changes, packets, last_wins, began };
+    shared
+        .served
+        .wait_for(vet::changed(&commit.changes))
+        .await
+        .context("failed to commit a walk")?;
     let overwrote = shared.commits.apply(commit).await.context("failed to commit a walk")?;
     Ok(Applied { status, overwrote, left_out })
 }

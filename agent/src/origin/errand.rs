@@ -4,6 +4,7 @@
 //! stub executes the program here. After the commit only the exit is left.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use broker::Grant;
@@ -15,8 +16,9 @@ use worknode::reason::Reason;
 use worknode::report::WalkLine;
 use worknode::spec::WalkSpec;
 
-use super::attempt::{self, Applied, Attempted, Bound, Ended, Outgoing};
+use super::attempt::{self, Applied, Attempted, Bound, Ended};
 use super::life::{Event, Life, State};
+use super::outgoing::Outgoing;
 use super::place::{Place, Placed};
 use super::shared::Shared;
 use super::stub::{Cause, STDERR, Stub, drop_with_process};
@@ -42,15 +44,15 @@ pub(super) async fn carry(
     shared: &Rc<Shared>,
     session: &Rc<Session>,
     stub: &mut Stub,
-    spec: &WalkSpec,
+    outgoing: &Outgoing,
     arrived: Instant,
 ) -> End {
-    let cluster = &shared.cluster;
+    let (cluster, spec) = (&shared.cluster, &*outgoing.spec);
     let mut errand = Errand {
         shared,
         session,
         spec,
-        outgoing: Outgoing::new(spec),
+        outgoing,
         arrived,
         turns: cluster.slots.wait_for(spec.walk),
         failed_nodes: Vec::new(),
@@ -76,7 +78,7 @@ struct Errand<'a> {
     shared: &'a Rc<Shared>,
     session: &'a Rc<Session>,
     spec: &'a WalkSpec,
-    outgoing: Outgoing<'a>,
+    outgoing: &'a Outgoing,
     arrived: Instant,
     /// Where turns arrive that have to be waited for.
     turns: mpsc::UnboundedReceiver<Turn>,
@@ -155,7 +157,7 @@ impl Errand<'_> {
         let (slots, waited) = (&shared.cluster.slots, self.arrived.elapsed());
         slots.adopt(&slot, spec.walk);
         let attempted =
-            attempt::run(shared, session, stub, &self.outgoing, &slot, &mut self.turns).await;
+            attempt::run(shared, session, stub, self.outgoing, &slot, &mut self.turns).await;
         slots.disown(&slot, spec.walk);
         stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
         match attempted {
@@ -251,10 +253,10 @@ impl Errand<'_> {
     /// have changed meanwhile.
     async fn commit(&mut self, stub: &Stub, last: bool) -> Event {
         let (ended, line) = self.ended.take().expect("only what has ended is committed");
-        let offsets = vet::offsets(self.spec, &ended.exit.exit.offsets);
+        let offsets = self.offsets(&ended.exit.exit).await;
         let is_torn = is_torn(&ended);
         let bound = Bound { last_wins: last, touched: !stub.output.is_untouched() };
-        match attempt::commit(self.shared, &self.outgoing, ended.exit, bound).await {
+        match attempt::commit(self.shared, self.outgoing, ended.exit, bound).await {
             Ok(applied) => {
                 let warnings = self.warnings(&applied, is_torn);
                 if let Some(line) = line {
@@ -280,6 +282,17 @@ impl Errand<'_> {
                 }
             }
         }
+    }
+
+    /// Returns to where the walk has read files that the stub has open.
+    async fn offsets(&self, exit: &Exit) -> Vec<(u16, u64)> {
+        if exit.offsets.is_empty() {
+            return Vec::new();
+        }
+        let (spec, claimed) = (Arc::clone(&self.outgoing.spec), exit.offsets.clone());
+        let question = move |look| vet::offsets(&spec, &claimed, look);
+        // Where the file system does not answer the stub reads on from where it was.
+        self.shared.looks.look(self.spec.principal.uid, question).await.unwrap_or_default()
     }
 
     /// Returns what the user is told of what was lost.

@@ -10,19 +10,19 @@ mod variables;
 
 use std::sync::Arc;
 
-use worknode::command::Tool;
+use worknode::command::{Files, Tool};
 use worknode::policy::{Verdict, base_name};
+use worknode::principal::Principal;
 use worknode::reason::Reason;
-use worknode::spec::{Bytes, Credentials, FdKind, TerminalSpec, WalkSpec, strings};
+use worknode::spec::{Bytes, FdKind, TerminalSpec, WalkSpec, strings};
 
 use super::shared::Shared;
-use crate::look::look;
 use crate::session::Session;
-use crate::sys::peer::Peer;
 use crate::sys::view::View;
 use environment::Reader;
 pub(super) use parsed::Hello;
 use places::Step;
+pub(super) use places::named_path;
 
 /// Why a process stays.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Hello {
         session.verdict(&self.path).is_some_and(Verdict::compiles)
     }
 
-    /// Makes the spec.
+    /// Makes the spec, and finds the files of a compile step.
     ///
     /// # Errors
     /// Why the process must stay.
@@ -57,51 +57,55 @@ impl Hello {
         self,
         shared: &Shared,
         session: &Session,
-        peer: Peer,
-        groups: Vec<u32>,
-    ) -> Result<WalkSpec, Stay> {
-        let compiles = self.compiles(session);
+        pid: u32,
+        who: Principal,
+    ) -> Result<(WalkSpec, Option<Files>), Stay> {
+        let (uid, compiles) = (who.uid, self.compiles(session));
         // Its daemon keeps the owners of files, and is asked for them by semaphores.
         if strings(&self.env).any(|variable| variable.starts_with(b"FAKEROOTKEY=")) {
             return Err(Reason::Ipc.into());
         }
-        if View::of(peer.pid).ok().as_ref() != Some(&shared.view) {
+        if View::of(pid).ok().as_ref() != Some(&shared.view) {
             return Err(Reason::OtherMounts.into());
         }
-        if !shared.rights.are_those_of(peer.pid, peer.uid) {
+        if !shared.rights.are_those_of(pid, who.uid) {
             return Err(Reason::NeedsOrigin.into());
         }
         let step = self.step(session);
-        let (hello, hidden) = (self.clone(), Arc::clone(&shared.hidden));
-        let found = look(move |look| hello.look_around(peer.pid, step, &hidden, look)).await;
+        let hello = Arc::new(self);
+        let (asked, hidden) = (Arc::clone(&hello), Arc::clone(&shared.hidden));
+        let question = move |look| asked.look_around(pid, step, &hidden, look);
+        let found = shared.looks.look(who.uid, question).await;
         // A directory that cannot be looked at is as good as none.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
-        let env = self.environment(session, compiles, places.reader)?;
+        // No thread has it any more that has answered.
+        let hello = Arc::unwrap_or_clone(hello);
+        let env = hello.environment(session, compiles, places.reader)?;
         let terminal = fds.iter().any(|fd| fd.kind == FdKind::Terminal).then(|| TerminalSpec {
-            termios: self.head.termios.to_vec(),
-            window: self.head.window,
+            termios: hello.head.termios.to_vec(),
+            window: hello.head.window,
             reads: !compiles,
         });
-        Ok(WalkSpec {
+        let spec = WalkSpec {
             walk: session.next_walk(),
-            origin: shared.node.clone(),
-            path: self.path,
-            argv: self.argv,
+            path: hello.path,
+            argv: hello.argv,
             env,
-            cwd: self.cwd,
+            cwd: hello.cwd,
             hostname: shared.hostname.clone(),
-            credentials: Credentials { uid: peer.uid, gid: peer.gid, groups },
-            pid: peer.pid,
-            umask: self.head.umask,
-            nice: self.head.nice,
-            blocked: self.head.blocked,
-            ignored: self.head.ignored,
-            rlimits: self.head.rlimits.to_vec(),
+            principal: who,
+            pid,
+            umask: hello.head.umask,
+            nice: hello.head.nice,
+            blocked: hello.head.blocked,
+            ignored: hello.head.ignored,
+            rlimits: hello.head.rlimits.to_vec(),
             fds,
             terminal,
-            whole_tree: peer.uid == 0 && places.writes_system,
+            whole_tree: uid == 0 && places.writes_system,
             compiles,
-        })
+        };
+        Ok((spec, places.files))
     }
 
     /// Returns what is known of a compile step.

@@ -31,6 +31,7 @@ const FRAMES_AT_ONCE: usize = 8;
 /// The sending end of the queue.
 #[derive(Debug)]
 pub(super) struct Output {
+    /// Bounded by what may be put in: output by the credit of its descriptors, all else by `waiting`.
     tx: mpsc::UnboundedSender<(Kind, u16, Bytes)>,
     task: JoinHandle<()>,
     /// Number of waiting frames without output. Output has its own bound.

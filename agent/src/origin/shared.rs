@@ -11,6 +11,8 @@ use crate::cluster::Cluster;
 use crate::commits::Commits;
 use crate::exporter::ExporterHandle;
 use crate::links::Links;
+use crate::look::Looks;
+use crate::served::Served;
 use crate::sessions::Sessions;
 use crate::sys::rights::Rights;
 use crate::sys::view::View;
@@ -25,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) rights: Rights,
     /// What no runner is shown, and no walk may touch.
     pub(crate) hidden: Arc<Hidden>,
+    pub(crate) looks: Looks,
+    pub(crate) served: Served,
     /// Memory for what runners have sent back, of all walks.
     pub(crate) returned: Rc<Budget>,
     pub(crate) exporter: ExporterHandle,

@@ -2,9 +2,8 @@
 //! no more than the walk itself could have done.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 
+use nix::errno::Errno;
 use packetfs::change::{ChangeSet, Op};
 use packetfs::commit::Scope;
 use packetfs::export::Hidden;
@@ -12,7 +11,9 @@ use packetfs::path::{Bytes, TreePath, above, join, normal, split};
 use worknode::command::{Files, Role, Tool, environment};
 use worknode::spec::{FdKind, WalkSpec};
 
+use super::hello::named_path;
 use super::installed::SYSTEM_DIRS;
+use crate::look::{Look, Resolved};
 
 /// A kind of walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,15 @@ const PERMITS: [Permit; 4] = [
 
 /// Returns where a walk may change something, as the links on the way lead now: to be asked before the walk is
 /// sent, and never again for it. `files` are those of a compile step. The agent's own directories are `private`.
-pub(super) fn scope(spec: &WalkSpec, files: Option<&Files>, private: &[Bytes]) -> Scope {
+///
+/// # Errors
+/// `EAGAIN`: it cannot be told at once.
+pub(super) fn scope(
+    spec: &WalkSpec,
+    files: Option<&Files>,
+    private: &[Bytes],
+    look: Look,
+) -> Result<Scope, Errno> {
     let kind = match (spec.compiles, spec.whole_tree) {
         (true, false) => Kind::CompileStep,
         (true, true) => Kind::SystemCompileStep,
@@ -58,8 +67,9 @@ pub(super) fn scope(spec: &WalkSpec, files: Option<&Files>, private: &[Bytes]) -
     let permit = PERMITS.iter().find(|permit| permit.kind == kind).expect("all kinds are listed");
     let system = SYSTEM_DIRS.iter().filter(|_| !permit.system).copied();
     let closed = private.iter().map(Vec::as_slice).chain(system);
-    let only_below = files.filter(|_| permit.only_named).map(|files| written(spec, files));
-    Scope {
+    let only_below = files.filter(|_| permit.only_named).map(|files| written(spec, files, look));
+    let only_below = only_below.transpose()?;
+    Ok(Scope {
         only_below: only_below
             .into_iter()
             .flatten()
@@ -67,7 +77,7 @@ pub(super) fn scope(spec: &WalkSpec, files: Option<&Files>, private: &[Bytes]) -
             .collect(),
         closed: closed.filter_map(|path| path.try_into().ok()).collect(),
         set_id: permit.set_id,
-    }
+    })
 }
 
 /// Takes out what writes hidden files, and returns their paths. What moves or removes them is left, and refused.
@@ -107,14 +117,31 @@ pub(super) fn changes(changes: &ChangeSet, hidden: &Hidden) -> anyhow::Result<()
 
 /// Returns of the offsets that a runner says files were read to those that can be so: of files that
 /// the walk had open for reading, and not behind their end.
-pub(super) fn offsets(spec: &WalkSpec, claimed: &[(u32, u64)]) -> Vec<(u16, u64)> {
-    let sound = |&(fd, offset): &(u32, u64)| {
-        let known = spec.fds.iter().find(|known| known.fd == fd)?;
-        let FdKind::File { path, offset: begin } = &known.kind else { return None };
-        let bytes = std::fs::metadata(OsStr::from_bytes(path)).map_or(0, |metadata| metadata.len());
-        (offset <= bytes.max(*begin)).then_some((u16::try_from(fd).ok()?, offset))
-    };
-    claimed.iter().filter_map(sound).collect()
+///
+/// # Errors
+/// `EAGAIN`: it cannot be told at once.
+pub(super) fn offsets(
+    spec: &WalkSpec,
+    claimed: &[(u32, u64)],
+    look: Look,
+) -> Result<Vec<(u16, u64)>, Errno> {
+    let mut sound = Vec::new();
+    for &(fd, offset) in claimed {
+        let known = spec.fds.iter().find(|known| known.fd == fd).map(|known| &known.kind);
+        let Some(FdKind::File { path, offset: begin }) = known else { continue };
+        let bytes = match look.bytes(path) {
+            Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
+            bytes => bytes.unwrap_or(0),
+        };
+        let fd = u16::try_from(fd).ok().filter(|_| offset <= bytes.max(*begin));
+        sound.extend(fd.map(|fd| (fd, offset)));
+    }
+    Ok(sound)
+}
+
+/// Returns the paths at which something is changed.
+pub(super) fn changed(changes: &ChangeSet) -> impl Iterator<Item = &[u8]> {
+    changes.ops.iter().flat_map(paths).map(|path| &**path)
 }
 
 fn paths(op: &Op) -> Vec<&TreePath> {
@@ -131,93 +158,134 @@ fn paths(op: &Op) -> Vec<&TreePath> {
 
 /// Returns the directories in which a compile step writes: its own, and those of its outputs, as it
 /// names them and as they are when links are followed. One that another step makes meanwhile is there or nowhere.
-fn written(spec: &WalkSpec, files: &Files) -> Vec<Bytes> {
-    let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
-    let mut dirs = BTreeSet::from([spec.cwd.clone()]);
-    let mut outputs = BTreeSet::new();
-    let mut add = |is_dir: bool, name: &[u8]| {
-        let path = normal(&spec.cwd, name);
-        if is_dir {
-            dirs.insert(path)
-        } else {
-            outputs.insert(path)
-        };
-    };
-    let mut take = |role: Role, name: &[u8]| match role {
-        Role::Output | Role::Rules | Role::SideOutput => add(false, name),
-        // It may be either.
-        Role::Unknown => [true, false].into_iter().for_each(|is_dir| add(is_dir, name)),
-        role if role.is_written() => add(true, name),
-        _ => {}
-    };
-    files.paths.iter().for_each(|(role, name)| take(*role, name));
-    // A reason to stay was found when the hello was read.
-    let _ = environment::read(tool, spec.environment(), &mut |role, name| take(role, name));
-    dirs.extend(outputs.iter().filter_map(|path| Some(split(path)?.0.to_vec())));
-    let places: BTreeMap<Bytes, Option<Bytes>> =
-        dirs.into_iter().map(|dir| (dir.clone(), made_at(&dir))).collect();
-    // An output that is a link is written where it leads; any other is in its directory.
-    let links = outputs.iter().filter(|path| {
+fn written(spec: &WalkSpec, files: &Files, look: Look) -> Result<Vec<Bytes>, Errno> {
+    let Written { dirs, outputs } = Written::named(spec, files);
+    let mut written = Vec::new();
+    let mut places = BTreeMap::new();
+    for dir in dirs {
+        let place = made_at(&dir, look)?;
+        written.extend(place.clone());
+        written.push(dir.clone());
+        places.insert(dir, place);
+    }
+    for path in outputs {
         let there =
-            split(path).and_then(|(dir, name)| Some(join(places.get(dir)?.as_ref()?, name)));
-        there.is_some_and(|there| std::fs::read_link(OsStr::from_bytes(&there)).is_ok())
-    });
-    let mut written: Vec<Bytes> = links.filter_map(|path| made_at(path)).collect();
-    written.extend(places.into_iter().flat_map(|(named, place)| [Some(named), place]).flatten());
+            split(&path).and_then(|(dir, name)| Some(join(places.get(dir)?.as_ref()?, name)));
+        // An output that is a link is written where it leads; any other is in its directory.
+        if let Some(there) = there
+            && look.link(&there)?.is_some()
+        {
+            written.extend(made_at(&path, look)?);
+        }
+    }
     written.sort_unstable();
     written.dedup();
-    written
+    Ok(written)
+}
+
+/// What a compile step writes, by the names that it uses.
+struct Written {
+    /// With those that its outputs are in.
+    dirs: BTreeSet<Bytes>,
+    outputs: BTreeSet<Bytes>,
+}
+
+impl Written {
+    fn named(spec: &WalkSpec, files: &Files) -> Self {
+        let tool = Tool::named(&spec.path).unwrap_or(Tool::Driver);
+        let dirs = BTreeSet::from([spec.cwd.clone()]);
+        let mut named = Self { dirs, outputs: BTreeSet::new() };
+        files.paths.iter().for_each(|(role, name)| named.take(spec, *role, name));
+        // A reason to stay was found when the hello was read.
+        let mut take = |role, name: &[u8]| named.take(spec, role, name);
+        let _ = environment::read(tool, spec.environment(), &mut take);
+        let dirs = named.outputs.iter().filter_map(|path| Some(split(path)?.0.to_vec()));
+        named.dirs.extend(dirs);
+        named
+    }
+
+    fn take(&mut self, spec: &WalkSpec, role: Role, name: &[u8]) {
+        let path = || normal(b"/", &named_path(&spec.cwd, name));
+        let is_output = matches!(role, Role::Output | Role::Rules | Role::SideOutput);
+        // The unknown may be either.
+        if is_output || role == Role::Unknown {
+            self.outputs.insert(path());
+        }
+        if role == Role::Unknown || role.is_written() && !is_output {
+            self.dirs.insert(path());
+        }
+    }
 }
 
 /// The kernel follows as many links.
 const LINKS_MAX: usize = 40;
 
 /// Returns where something is, or is made: a link may lead to nothing yet, and directories may be missing.
-fn made_at(path: &[u8]) -> Option<Bytes> {
+fn made_at(path: &[u8], look: Look) -> Result<Option<Bytes>, Errno> {
     let mut path = path.to_vec();
     for _ in 0..LINKS_MAX {
-        if let Some(found) = real(&path) {
-            return Some(found);
+        if let Some(found) = real(&path, look)? {
+            return Ok(Some(found));
         }
-        let (dir, there) = above(&path).find_map(|dir| Some((dir, real(dir)?)))?;
-        let missing = path.strip_prefix(dir)?;
+        let Some((dir, there)) = nearest(&path, look)? else { return Ok(None) };
+        let Some(missing) = path.strip_prefix(dir) else { return Ok(None) };
         let missing = missing.strip_prefix(b"/").unwrap_or(missing);
-        let first = missing.split(|&byte| byte == b'/').next()?;
-        let link = std::fs::read_link(OsStr::from_bytes(&join(&there, first)));
-        let Ok(target) = link else { return Some(join(&there, missing)) };
-        let led = normal(&there, target.as_os_str().as_bytes());
-        path = [led.as_slice(), &missing[first.len()..]].concat();
+        let first = missing.split(|&byte| byte == b'/').next().unwrap_or_default();
+        let Some(target) = look.link(&join(&there, first))? else {
+            return Ok(Some(join(&there, missing)));
+        };
+        path = [normal(&there, &target).as_slice(), &missing[first.len()..]].concat();
     }
-    None
+    Ok(None)
+}
+
+/// Returns the nearest directory above a path that is there, as it is named and as it is.
+fn nearest(path: &[u8], look: Look) -> Result<Option<(&[u8], Bytes)>, Errno> {
+    for dir in above(path) {
+        if let Some(there) = real(if dir.is_empty() { b"/" } else { dir }, look)? {
+            return Ok(Some((dir, there)));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns where a path leads.
-fn real(path: &[u8]) -> Option<Bytes> {
-    let path = std::fs::canonicalize(OsStr::from_bytes(path)).ok()?;
-    Some(path.into_os_string().into_encoded_bytes())
+fn real(path: &[u8], look: Look) -> Result<Option<Bytes>, Errno> {
+    match look.resolve(path)? {
+        Resolved::At(found) => Ok(Some(found.path)),
+        Resolved::Nothing | Resolved::Stream => Ok(None),
+    }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::sync::Arc;
+
     use super::*;
     use crate::compile;
-    use crate::origin::attempt::Outgoing;
+    use crate::origin::outgoing::Outgoing;
     use packetfs::change::{Meta, Placing};
     use packetfs::commit::Owner;
     use packetfs::export::Own;
     use worknode::id::{SessionId, WalkId};
-    use worknode::spec::{Credentials, FdSpec};
+    use worknode::principal::Principal;
+    use worknode::spec::FdSpec;
 
     pub(in crate::origin) fn spec(uid: u32, whole_tree: bool) -> WalkSpec {
         WalkSpec {
             walk: WalkId { session: SessionId(1), number: 1 },
-            origin: "o".parse().expect("a sound name"),
             path: Vec::new(),
             argv: Vec::new(),
             env: Vec::new(),
             cwd: Vec::new(),
             hostname: Vec::new(),
-            credentials: Credentials { uid, gid: uid, groups: Vec::new() },
+            principal: Principal {
+                node: "o".parse().expect("a sound name"),
+                uid,
+                gid: uid,
+                groups: Vec::new(),
+            },
             pid: 2,
             umask: 0,
             nice: 0,
@@ -232,12 +300,21 @@ pub(super) mod tests {
     }
 
     fn owner(spec: &WalkSpec) -> Owner {
-        let who = &spec.credentials;
+        let who = &spec.principal;
         Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() }
     }
 
+    /// Returns a walk as it is sent.
+    fn sent(spec: WalkSpec, private: &[Bytes]) -> Outgoing {
+        let (arguments, look) = (spec.arguments().skip(1), Look::Waiting);
+        let files = compile::files(Tool::Driver, arguments, &spec.cwd, look);
+        let files = spec.compiles.then(|| Arc::new(files.expect("it may wait")));
+        let scope = scope(&spec, files.as_deref(), private, look).expect("it may wait");
+        Outgoing { encoded: spec.encode(), spec: Arc::new(spec), files, scope }
+    }
+
     fn may(spec: &WalkSpec, path: &str) -> bool {
-        let uid = spec.credentials.uid;
+        let uid = spec.principal.uid;
         let (xattrs, without) = (Vec::new(), Vec::new());
         let meta = Meta { mode: 0o644, uid, gid: uid, mtime: None, xattrs, without };
         let path = path.parse().expect("a sound path");
@@ -249,8 +326,8 @@ pub(super) mod tests {
         let paths = vec![b"/srv/state".to_vec(), b"/run/oswalk-1-2".to_vec()];
         let hidden = Hidden::new(Own { paths, words: Vec::new() });
         let set = ChangeSet { ops, ..ChangeSet::default() };
-        let scope = scope(spec, compile::files(spec).as_ref(), hidden.own_paths());
-        changes(&set, &hidden).is_ok() && scope.check(&owner(spec), &set).is_ok()
+        let sent = sent(spec.clone(), hidden.own_paths());
+        changes(&set, &hidden).is_ok() && sent.scope.check(&owner(spec), &set).is_ok()
     }
 
     #[test]
@@ -326,14 +403,12 @@ pub(super) mod tests {
             ..spec(0, false)
         };
         let steps = [step(b"gcc\0-c\0b.c\0-o\0b.o\0"), step(b"gcc\0@args\0")];
-        let sent = steps.each_ref().map(Outgoing::new);
-        let before = sent.each_ref().map(|sent| sent.scope(&[]).clone());
+        let sent = steps.map(|step| sent(step, &[]));
         std::os::unix::fs::symlink(home.join("x"), work.join("b.o")).expect("writable");
         std::fs::write(work.join("args"), "-c b.c -o /x.o").expect("writable");
-        for (sent, before) in sent.iter().zip(&before) {
-            assert_eq!(sent.scope(&[]), before);
+        for Outgoing { scope, .. } in sent {
             let below = |path: &TreePath| path.starts_with(work.as_os_str().as_bytes());
-            assert!(before.only_below.iter().all(below), "{before:?}");
+            assert!(scope.only_below.iter().all(below), "{scope:?}");
         }
     }
 
@@ -350,6 +425,6 @@ pub(super) mod tests {
         ];
         let spec = WalkSpec { fds, ..spec(0, false) };
         let claimed = [(0, 10), (0, 11), (0, u64::MAX), (1, 0), (3, 0), (7, 0)];
-        assert_eq!(offsets(&spec, &claimed), [(0, 10)]);
+        assert_eq!(offsets(&spec, &claimed, Look::Waiting), Ok(vec![(0, 10)]));
     }
 }

@@ -122,7 +122,7 @@ fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
         background.add(Signal::SIGTTOU);
         background.thread_block()?;
         terminal.come_to_foreground()?;
-        let owner = nix::unistd::Uid::from_raw(spec.credentials.uid);
+        let owner = nix::unistd::Uid::from_raw(spec.principal.uid);
         nix::unistd::fchown(&terminal.slave, Some(owner), None)?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(spec.umask));
@@ -190,7 +190,7 @@ fn set_limits(spec: &WalkSpec) {
 
 fn assume_identity(spec: &WalkSpec) -> io::Result<()> {
     use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-    let who = &spec.credentials;
+    let who = &spec.principal;
     let groups: Vec<Gid> = who.groups.iter().map(|&group| Gid::from_raw(group)).collect();
     let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));
     setgroups(&groups)?;

@@ -5,7 +5,7 @@ use packetfs::path::PATH_BYTES_MAX;
 use packetfs::tree::NAMES_MAX;
 
 /// Version of all that is in this room; agents of other versions refuse the link by name.
-pub const VERSION: u32 = 12;
+pub const VERSION: u32 = 13;
 
 /// Most bytes read from an unauthenticated peer: the WebSocket upgrade takes some 250 bytes, a hello and a proof less
 /// than 350. Further bytes stay in the kernel until then.

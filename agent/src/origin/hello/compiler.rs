@@ -7,11 +7,10 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use memchr::memmem::Finder;
 use nix::errno::Errno;
-use nix::sys::stat::fstat;
 use packetfs::path::join;
-use packetfs::tree::{Attr, Kind, Version};
 
 use crate::look::{self, Look};
+use crate::sys::place::Stamp;
 
 /// One of these texts is in each of gcc's programs, in clang, and in binutils' `as`, and hardly in anything else.
 const TEXTS: [&[u8]; 3] = [b"COLLECT_GCC_OPTIONS", b"-cc1as", b"GAS LISTING"];
@@ -22,7 +21,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 const KNOWN_MAX: usize = 1000;
 
 /// What was found in files, as they were.
-static KNOWN: LazyLock<Mutex<HashMap<Version, bool>>> = LazyLock::new(Mutex::default);
+static KNOWN: LazyLock<Mutex<HashMap<Stamp, bool>>> = LazyLock::new(Mutex::default);
 
 /// Tells whether a program is a compiler or an assembler.
 ///
@@ -53,12 +52,12 @@ fn look_at(path: &[u8], look: Look) -> Result<Option<bool>, Errno> {
         Err(_) => return Ok(None),
         Ok(file) => file,
     };
-    let attr = Attr::of(&fstat(&file)?);
-    if attr.kind != Kind::File || attr.mode & 0o111 == 0 {
+    let Ok(stamp) = Stamp::of(&file) else { return Ok(None) };
+    if stamp.mode & libc::S_IFMT != libc::S_IFREG || stamp.mode & 0o111 == 0 {
         return Ok(None);
     }
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(&is_one) = known().get(&attr.version()) {
+    if let Some(&is_one) = known().get(&stamp) {
         return Ok(Some(is_one));
     }
     if look == Look::AtOnce {
@@ -66,12 +65,12 @@ fn look_at(path: &[u8], look: Look) -> Result<Option<bool>, Errno> {
         return Err(Errno::EAGAIN);
     }
     let has_text = || has_text(look::open_file(path).ok()?).ok();
-    let is_one = attr.bytes <= BYTES_MAX && has_text().unwrap_or(false);
+    let is_one = stamp.bytes <= BYTES_MAX && has_text().unwrap_or(false);
     let mut known = known();
     if known.len() >= KNOWN_MAX {
         known.clear();
     }
-    known.insert(attr.version(), is_one);
+    known.insert(stamp, is_one);
     Ok(Some(is_one))
 }
 

@@ -9,13 +9,14 @@ use std::sync::Mutex;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::Mode;
 use packetfs::path::{Bytes, join, split};
 use worknode::policy::base_name;
 use worknode::reason::Reason;
 
 use crate::look::{self, Look, Resolved};
 use crate::origin::installed::is_system;
+use crate::sys::place::Stamp;
 
 /// Where clang looks for configuration files besides its own directory.
 const SYSTEM_DIR: &[u8] = b"/etc/clang";
@@ -23,8 +24,8 @@ const ENDING: &[u8] = b".cfg";
 /// Larger files say something that is not known here.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 
-/// When a directory changed last, and the configuration files in it.
-type Known = ((i64, i64), Vec<Bytes>);
+/// A directory as it was, and the configuration files in it.
+type Known = (Stamp, Vec<Bytes>);
 /// Directories that are remembered: those of compilers, a few. When there are more, all are forgotten.
 const KNOWN_MAX: usize = 100;
 /// Configuration files of a directory that are looked at; a step with more stays.
@@ -77,10 +78,9 @@ fn configs_in(dir: &[u8], look: Look) -> Result<Vec<Bytes>, Errno> {
         Err(_) => return Ok(Vec::new()),
         Ok(place) => place,
     };
-    let stat = fstat(&place)?;
-    let changed = (stat.st_mtime, stat.st_mtime_nsec);
+    let Ok(stamp) = Stamp::of(&place) else { return Ok(Vec::new()) };
     let known = KNOWN.lock().expect("nobody panics with it").get(dir).cloned();
-    if let Some((_, configs)) = known.filter(|(then, _)| *then == changed) {
+    if let Some((_, configs)) = known.filter(|(then, _)| *then == stamp) {
         return Ok(configs);
     }
     if look == Look::AtOnce {
@@ -98,7 +98,7 @@ fn configs_in(dir: &[u8], look: Look) -> Result<Vec<Bytes>, Errno> {
     if known.len() >= KNOWN_MAX {
         known.clear();
     }
-    known.insert(dir.to_vec(), (changed, configs.clone()));
+    known.insert(dir.to_vec(), (stamp, configs.clone()));
     Ok(configs)
 }
 

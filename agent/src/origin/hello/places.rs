@@ -14,7 +14,7 @@ use worknode::spec::{FdSpec, strings};
 use super::environment::Reader;
 use super::parsed::Hello;
 use super::{compiler, configs};
-use crate::compile::Disk;
+use crate::compile;
 use crate::look::{Found, Look, Resolved};
 use crate::origin::installed::is_system;
 use crate::sys::place::Place;
@@ -43,6 +43,8 @@ pub(super) struct Places {
     pub(super) writes_system: bool,
     /// What it may read of its environment.
     pub(super) reader: Reader,
+    /// Those of a compile step.
+    pub(super) files: Option<Files>,
 }
 
 /// A compile step, as far as its places are concerned.
@@ -114,19 +116,19 @@ impl Hello {
                 return Ok(Err(Reason::Place));
             }
         }
-        Ok(Ok(Places { writes_system: true, reader: Reader::Anything }))
+        Ok(Ok(Places { writes_system: true, reader: Reader::Anything, files: None }))
     }
 
     /// Looks at all that a compile step reads and writes.
     fn places_of(&self, step: Step, look: Look) -> Result<Result<Places, Reason>, Errno> {
         let reader = self.reader(step, look)?;
         let arguments = strings(&self.argv).skip(1);
-        let files = Files::of(step.tool, arguments, &mut Disk { cwd: &self.cwd }, true);
+        let files = compile::files(step.tool, arguments, &self.cwd, look)?;
         if files.decision == Err(Reason::ResponseFile) {
             // What the process read was a stream of its own.
             return Ok(Err(Reason::ResponseFile));
         }
-        let mut named: BTreeSet<(Role, Bytes)> = files.paths.into_iter().collect();
+        let mut named: BTreeSet<(Role, Bytes)> = files.paths.iter().cloned().collect();
         let mut note = |role, path: &[u8]| {
             named.insert((role, path.to_vec()));
         };
@@ -189,7 +191,7 @@ impl Hello {
             }
             writes_system |= role.is_written() && is_system(&found.path);
         }
-        Ok(Ok(Places { writes_system, reader }))
+        Ok(Ok(Places { writes_system, reader, files: Some(files) }))
     }
 }
 
@@ -253,7 +255,7 @@ fn has_specs(dir: &[u8], look: Look) -> Result<bool, Errno> {
 }
 
 /// Returns the path of a name in a process's working directory.
-fn named_path(dir: &[u8], name: &[u8]) -> Bytes {
+pub(in crate::origin) fn named_path(dir: &[u8], name: &[u8]) -> Bytes {
     match name.strip_prefix(OWN_DIR) {
         Some(rest) if rest.is_empty() || rest.starts_with(b"/") => [dir, rest].concat(),
         _ => path(dir, name),

@@ -4,6 +4,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::admission::{self, Refusal};
+
 /// More than one, because a slot's next walk may arrive while the previous one is ending, or while walks of a
 /// lost origin or broker have not been noticed yet.
 const WALKS_PER_SLOT: usize = 2;
@@ -18,33 +20,35 @@ const MEMORY_BYTES_MIN: u64 = 2 << 30;
 
 /// Counts the admitted walks.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(crate) struct Room {
     under_way: Rc<Cell<usize>>,
     max: usize,
 }
 
-/// An admitted walk. Dropping it releases its place.
+/// The place of an admitted walk. Dropping it releases the place.
 #[derive(Debug)]
-pub(crate) struct Admitted(Rc<Cell<usize>>);
+pub(crate) struct Taken(Rc<Cell<usize>>);
 
-impl Admission {
-    /// Makes an admission for a number of slots.
+impl Room {
+    /// Makes room for a number of slots.
     pub(crate) fn new(slots: u32) -> Self {
         let slots = usize::try_from(slots).unwrap_or(usize::MAX);
         Self { under_way: Rc::default(), max: slots.saturating_mul(WALKS_PER_SLOT) }
     }
 
-    /// Admits a walk, unless there are too many.
-    pub(crate) fn admit(&self) -> Option<Admitted> {
+    /// Takes a place for a walk.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub(crate) fn take(&self) -> Result<Taken, Refusal> {
         let under_way = self.under_way.get();
-        (under_way < self.max).then(|| {
-            self.under_way.set(under_way + 1);
-            Admitted(Rc::clone(&self.under_way))
-        })
+        admission::make_room(under_way, self.max)?;
+        self.under_way.set(under_way + 1);
+        Ok(Taken(Rc::clone(&self.under_way)))
     }
 }
 
-impl Drop for Admitted {
+impl Drop for Taken {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -67,13 +71,13 @@ mod tests {
 
     #[test]
     fn walks_are_admitted_while_there_is_room() {
-        let admission = Admission::new(2);
-        let taken: Vec<_> = (0..4).map_while(|_| admission.admit()).collect();
+        let room = Room::new(2);
+        let taken: Vec<_> = (0..4).map_while(|_| room.take().ok()).collect();
         assert_eq!(taken.len(), 4);
-        assert!(admission.admit().is_none());
+        assert!(room.take().is_err());
         drop(taken);
-        assert!(admission.admit().is_some());
-        assert!(Admission::new(0).admit().is_none(), "a node without slots executes nothing");
+        assert!(room.take().is_ok());
+        assert!(Room::new(0).take().is_err(), "a node without slots executes nothing");
     }
 
     #[test]
