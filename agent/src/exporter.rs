@@ -1,5 +1,5 @@
-//! The thread that shows this machine's files to runners. It alone lists, reads and watches, so
-//! what a runner is told is in the order in which it was true.
+//! The thread that exports this machine's files to runners. It alone lists, reads and watches, so that answers and changes
+//! reach runners in the order in which they were true.
 
 mod foretell;
 mod outbox;
@@ -34,34 +34,33 @@ use crate::wire::lists;
 use crate::wire::message::{self, Answer, Ask};
 use crate::wire::squeeze::Squeezer;
 
-/// Packets a reader is known to have; when there are more, all are forgotten and sent again when
-/// asked for.
+/// Most packets that a reader is known to have. Beyond this, all are dropped, and sent again on request.
 const SENT_MAX: usize = 500_000;
-/// A reader for which nothing begins hears of changes after this time, once there are more.
+/// Delay after which changes are sent to a reader without new walks, together with the next ones.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
-/// A walk waits so long at most for what its runner is to be told first; then it does not walk. The thread
-/// reads a large file for one runner while others wait, a gigabyte or two in a second; longer than this
-/// it only stands still because a file system does not answer.
+/// Longest wait of a walk for the changes that its runner must be told first; after that the program stays. The thread may be
+/// reading a large file for another runner, at a gigabyte or two per second. If it takes longer, a file system does not
+/// answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A reader's question.
 pub(crate) struct Question {
     pub(crate) stream: u32,
     pub(crate) ask: Ask,
-    /// The walks that run for it, any of which may have asked.
+    /// The walks that run for it, any of which may have caused the question.
     pub(crate) walks: Vec<Arc<Likeness>>,
 }
 
-/// A walk that is about to begin.
+/// A walk that is about to start.
 pub(crate) struct Upcoming {
     pub(crate) walk: Arc<Likeness>,
-    /// It is the first of its kind for its runner.
+    /// Whether it is the first of its kind for its runner.
     pub(crate) is_first: bool,
-    /// Those of a compile step that its runner has not been told of as they are now.
+    /// The files of a compile step whose current versions have not been sent to its runner.
     pub(crate) files: Option<Files>,
 }
 
-/// What the thread is asked to do.
+/// A job for the thread.
 enum Job {
     Ask {
         reader: ReaderId,
@@ -86,13 +85,13 @@ enum Job {
     Run(Box<dyn FnOnce() + Send>),
 }
 
-/// Why a walk's runner could not be told what has changed.
+/// Why changes could not be sent to a walk's runner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Untold {
     /// The thread has died, and the agent ends.
     #[error("the exporter has died: the program is executed here")]
     Died,
-    /// The thread waits for a file system, or has too much to do.
+    /// The thread waits for a file system, or is overloaded.
     #[error(
         "the files of this machine could not be read in {PATIENCE:?}: the program is executed here"
     )]
@@ -109,29 +108,29 @@ pub(crate) struct ExporterHandle {
     patience: Duration,
 }
 
-/// Whether there is nothing to tell, as can be seen without waiting for the thread.
+/// State by which the main thread can tell, without waiting, that there are no changes to send.
 #[derive(Debug)]
 struct Quiet {
-    /// What the kernel has told of changes and the thread has not read.
+    /// The inotify queue.
     queue: OwnedFd,
-    /// Tells each change of the mounts once …
+    /// Reports each change of the mounts once …
     mounts: MountWatch,
-    /// … so that is noted until the thread has read them.
+    /// … so it is remembered until the thread has read them.
     mounted: AtomicBool,
-    /// The thread is at work, and may have read what it has not passed on yet; or it does not hear of
+    /// Whether the thread is working, and so may have read changes that it has not passed on yet, or does not get events for
     /// all changes.
     busy: AtomicBool,
-    /// What it has said and was not handed to the links.
+    /// Number of its batches that have not been passed to the links.
     under_way: Arc<AtomicUsize>,
-    /// Jobs after which more is hidden, and which are not done.
+    /// Number of pending jobs that hide further files.
     retells: AtomicUsize,
-    /// Readers that have not been told all that the thread knows.
+    /// Readers with pending changes.
     behind: Mutex<HashSet<ReaderId>>,
 }
 
 impl Quiet {
-    /// In this order: what is not in the queue any more was read by a thread that had said before
-    /// that it is busy, and says what it has read before it is not.
+    /// Checks the queue before the busy flag. Events that are no longer queued were read by a thread that had set the flag
+    /// before, and that passes them on before clearing it.
     fn holds(&self, reader: ReaderId) -> bool {
         !self.is_unread()
             && !self.mounted.load(Ordering::SeqCst)
@@ -141,7 +140,7 @@ impl Quiet {
             && !self.behind().contains(&reader)
     }
 
-    /// Tells whether the kernel has something to tell, in one call.
+    /// Tells by one system call whether events are queued.
     fn is_unread(&self) -> bool {
         let queue = PollFd::new(self.queue.as_fd(), PollFlags::POLLIN);
         let mut asked = [queue, self.mounts.poll_fd()];
@@ -154,13 +153,13 @@ impl Quiet {
     }
 
     fn behind(&self) -> MutexGuard<'_, HashSet<ReaderId>> {
-        // A panic while the lock was held leaves at worst a reader that is told sooner.
+        // A panic under the lock leaves at worst a reader that gets changes early.
         self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ExporterHandle {
-    /// Starts the thread, which sees the files of those outside.
+    /// Starts the thread in the users' mount namespace.
     pub(crate) fn start(
         vital: &Vital,
         heard: Heard,
@@ -195,7 +194,7 @@ impl ExporterHandle {
         Ok(Self { jobs_tx, quiet, patience })
     }
 
-    /// Answers a runner's question, in a frame.
+    /// Answers a runner's question by a frame.
     pub(crate) fn ask(&self, reader: ReaderId, question: Question, out_tx: UnboundedSender<Frame>) {
         let job = Job::Ask { reader, question, out_tx };
         if let Err(mpsc::SendError(Job::Ask { question, out_tx, .. })) = self.jobs_tx.send(job) {
@@ -204,7 +203,7 @@ impl ExporterHandle {
         }
     }
 
-    /// Tells a reader ahead of a walk what it will ask for. When this ends, it is on its way.
+    /// Sends a reader the expected answers ahead of a walk. They have been passed to the link when this returns.
     ///
     /// # Errors
     /// See [`Untold`]: the walk must not begin.
@@ -218,8 +217,7 @@ impl ExporterHandle {
         self.wait(Job::Foretell { reader, upcoming, out_tx, done_tx }, done_rx).await
     }
 
-    /// Sends a reader what has changed. When this ends, whatever was changed before it began is on
-    /// its way.
+    /// Sends a reader all changes. Everything that changed before the call has been passed to the link when this returns.
     ///
     /// # Errors
     /// See [`Untold`]: the walk must not begin.
@@ -239,13 +237,13 @@ impl ExporterHandle {
         }
     }
 
-    /// Has all readers ask again for what they know: some of it is hidden now.
+    /// Invalidates everything at all readers, because more files are hidden now.
     pub(crate) fn retell(&self) {
         self.quiet.retells.fetch_add(1, Ordering::SeqCst);
         let _ = self.jobs_tx.send(Job::Retell);
     }
 
-    /// Forgets a reader whose link broke.
+    /// Removes a reader whose link has ended.
     pub(crate) fn forget(&self, reader: ReaderId) {
         let _ = self.jobs_tx.send(Job::Forget { reader });
     }
@@ -267,11 +265,11 @@ struct Reader {
     out_tx: UnboundedSender<Frame>,
     squeezer: Squeezer,
     sent: HashSet<Digest>,
-    /// What it knows of this tree, as far as it was not taken back.
+    /// The part of this tree that it knows.
     told: Known,
-    /// What it will be told ahead of the next that it is told.
+    /// Pending changes, which go out before the next message.
     changes: Vec<Change>,
-    /// When the first of them was drained.
+    /// When the oldest pending change was drained.
     behind_since: Instant,
 }
 
@@ -314,14 +312,14 @@ impl State {
                     self.join(reader, &out_tx);
                     self.note(reader, &walks, &ask);
                     let mut answer = self.answer(reader, &ask);
-                    // What was mounted before it was read may have shown what is hidden elsewhere.
+                    // A file system mounted before the mounts were read may show files that are hidden elsewhere.
                     if self.mounts.has_changed() {
                         self.quiet.mounted.store(true, Ordering::SeqCst);
                         self.drain();
                         answer = self.answer(reader, &ask);
                     }
                     let payload = message::encode(&answer);
-                    // They were true before the answer.
+                    // Changes precede the answer.
                     self.tell_changes(reader);
                     self.outbox.put(
                         &out_tx,
@@ -330,7 +328,7 @@ impl State {
                 }
                 Job::Foretell { reader, upcoming, out_tx, done_tx } => {
                     self.join(reader, &out_tx);
-                    // What is told below a directory that the reader has not heard of is lost.
+                    // A reader ignores answers below a directory that it does not know.
                     self.drain();
                     self.tell_changes(reader);
                     self.foretell(reader, &upcoming, &out_tx);
@@ -381,7 +379,7 @@ impl State {
     }
 
     fn list(&mut self, reader: ReaderId, path: &TreePath) -> Result<Answer, nix::errno::Errno> {
-        // What the kernel fills or what is hidden is not watched: it never changes for a reader.
+        // The kernel's directories and hidden ones are not watched, because they never change for a reader.
         let hides = self.exporter.hidden().hides_dir(path);
         if !hides {
             self.watcher.watch_dir(path, reader)?;
@@ -389,7 +387,7 @@ impl State {
         let listed = self.exporter.list(path);
         let listed = match &listed {
             Ok(listing) if self.watch_files(path, listing.entries.iter()) => {
-                // Once more, because they may have changed before they were watched.
+                // Read again, because they may have changed before they were watched.
                 self.exporter.list(path)
             }
             _ => listed,
@@ -398,7 +396,7 @@ impl State {
             self.watcher.unwatch_dir(path, reader);
         }
         match listed {
-            // Who looks into a hidden directory is refused; everybody may know that it is there.
+            // Reading a hidden directory is refused, but its existence is not secret.
             Err(nix::errno::Errno::EACCES) if hides => {
                 let (dir, name) = split(path).ok_or(nix::errno::Errno::EACCES)?;
                 let attr = self.exporter.entry(dir, name).ok_or(nix::errno::Errno::ENOENT)?.attr;
@@ -408,8 +406,8 @@ impl State {
         }
     }
 
-    /// Watches the files of a directory that may change unseen by it: those with other names, and those
-    /// that something is mounted on. Returns whether that is new for any of them.
+    /// Watches the files of a directory that may change without an event for the directory: those with other hard links, and
+    /// mount points. Returns whether any watch is new.
     fn watch_files<'a>(
         &mut self,
         dir: &TreePath,
@@ -425,7 +423,7 @@ impl State {
         };
         let mut is_new = false;
         for entry in entries.filter(|entry| is_unseen(entry)) {
-            // One that is gone again already needs no watch.
+            // Fails if the file has been removed again.
             is_new |= self.watcher.watch_file(&join(dir, &entry.name)).unwrap_or_default();
         }
         is_new
@@ -456,14 +454,14 @@ impl State {
     ) -> Result<Answer, nix::errno::Errno> {
         let packets = self.exporter.packets(path, wanted)?;
         if packets.len() < wanted.len() {
-            // The file is not what the reader believes: it must hear so before it asks again.
+            // The file has changed: the reader must get the change before it asks again.
             self.drain();
         }
         Ok(Answer::Packets(packets))
     }
 
-    /// Takes in what has changed. Readers are told with the next that they are told anyway, or when it
-    /// has waited for long: to each the changes that follow each other in one piece.
+    /// Drains changes. Pending changes go out with the next message to a reader, or after a delay, consecutive ones
+    /// together.
     fn drain(&mut self) {
         let points = self.changed_mounts();
         let drained = self.watcher.drain(&points);
@@ -485,16 +483,16 @@ impl State {
         }
         for (dir, (readers, names)) in names {
             let dir = watched(dir);
-            // The kernel tells no other names.
+            // The kernel reports only valid names.
             let names = names.into_iter().filter_map(|name| FileName::new(name).ok());
             let (mut attr, mut names) = self.exporter.entries(&dir, names);
             let entries: Vec<_> = names.iter().filter_map(|(_, entry)| entry.as_ref()).collect();
             if self.watch_files(&dir, entries.into_iter()) {
-                // Once more, because they may have changed before they were watched.
+                // Read again, because they may have changed before they were watched.
                 let again: Vec<_> = names.into_iter().map(|(name, _)| name).collect();
                 (attr, names) = self.exporter.entries(&dir, again.into_iter());
             }
-            // Who has not read this directory may have read another one with the same file.
+            // A reader of another directory may know the same file.
             let linked = |(_, entry): &&(_, Option<Entry>)| {
                 entry.as_ref().is_some_and(|entry| is_linked(&entry.attr))
             };
@@ -514,9 +512,9 @@ impl State {
         }
     }
 
-    /// Returns the points at which something was mounted or unmounted since the last time.
+    /// Returns the points at which something was mounted or unmounted since the last call.
     fn changed_mounts(&mut self) -> BTreeSet<Bytes> {
-        // Before they are read: what is noted afterwards may not be among them.
+        // Cleared before reading, because later changes may be missing from what is read.
         let was_noted = self.quiet.mounted.swap(false, Ordering::SeqCst);
         if !self.mounts.has_changed() && !was_noted {
             return BTreeSet::new();
@@ -529,13 +527,13 @@ impl State {
                 changed
             }
             Err(error) => {
-                tracing::error!(%error, "failed to read the mounts: all is asked for again");
+                tracing::error!(%error, "failed to read the mounts: all runners fetch everything again");
                 BTreeSet::from([b"/".to_vec()])
             }
         }
     }
 
-    /// Keeps what a reader is to be told with the next that it is told.
+    /// Adds a pending change for a reader.
     fn queue(&mut self, number: ReaderId, changes: Vec<Change>) {
         let Some(reader) = self.readers.get_mut(&number) else { return };
         for change in &changes {
@@ -556,7 +554,7 @@ impl State {
         }
     }
 
-    /// Tells a reader all changes that it was not told.
+    /// Sends a reader its pending changes.
     fn tell_changes(&mut self, number: ReaderId) {
         let Some(reader) = self.readers.get_mut(&number) else { return };
         if reader.changes.is_empty() {
@@ -570,12 +568,12 @@ impl State {
     }
 }
 
-/// Returns the path of a watched directory, or of one above it.
+/// Returns the path of a watched directory, or of an ancestor.
 fn watched(dir: Bytes) -> TreePath {
     TreePath::new(dir).expect("only directories of tree paths are watched")
 }
 
-/// Tells whether a file has other names, through which it may change unseen by its directory.
+/// Tells whether a file has other hard links, through which it may change without an event for its directory.
 fn is_linked(attr: &Attr) -> bool {
     attr.kind == FileKind::File && attr.links > 1
 }

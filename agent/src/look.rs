@@ -1,10 +1,10 @@
-//! Looks at users' paths. The agent's one thread must not wait for their file systems: a server that
-//! does not answer would stop it for everybody. So it looks at what the kernel has at hand, and only if
-//! that is not enough does another thread look, which may wait.
+//! Examines users' paths without blocking the agent's main thread: an unresponsive file server would stop it for all users.
+//! The main thread uses only what the kernel has cached. If that does not suffice, another thread, which may block, does the
+//! work.
 //!
-//! Looks at `/proc/PID/{root,cwd,fd,ns,stat,status}` may be made at once: they take no lock that a process
-//! holds while it waits for a file system, and [`Place`] asks no server. `environ`, `cmdline`, `maps` and `mem`
-//! take such a lock, and are never read by the agent.
+//! `/proc/PID/{root,cwd,fd,ns,stat,status}` may be read on the main thread: they take no lock that a process holds while it
+//! waits for a file system, and [`Place`] sends no request to a server. `environ`, `cmdline`, `maps` and `mem` take such a
+//! lock, and the agent never reads them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -25,21 +25,21 @@ use tokio::sync::Semaphore;
 
 use crate::sys::place::Place;
 
-/// The root of those whose paths are looked at, if it is not this process's.
+/// The root of users' paths, if it differs from this process's.
 static ROOT: OnceLock<OwnedFd> = OnceLock::new();
 
-/// Has all paths begin at this root.
+/// Sets the root of all paths.
 pub(crate) fn begin_at(root: &OwnedFd) -> io::Result<()> {
     // It is the same one if there is one already.
     let _ = ROOT.set(root.try_clone()?);
     Ok(())
 }
 
-/// Opens a regular file to read it, following links.
+/// Opens a regular file for reading, following links.
 ///
 /// # Errors
-/// What the system says; `EINVAL` for anything else than a regular file. That is not even opened: it
-/// would let the writer of a fifo go on. So is what a process has open (`/dev/stdin`): it is another file here.
+/// The system call fails, or (`EINVAL`) it is not a regular file. Other types are not even opened, because that would
+/// unblock a fifo's writer. Paths of open files (`/dev/stdin`) are refused as well: they name other files here.
 pub(crate) fn open_file(path: &[u8]) -> Result<File, Errno> {
     let found = match Look::Waiting.resolve(path)? {
         Resolved::Nothing => return Err(Errno::ENOENT),
@@ -56,7 +56,7 @@ pub(crate) fn open_file(path: &[u8]) -> Result<File, Errno> {
     File::open(again).map_err(errno)
 }
 
-/// Asks the server of a path's file system for its attributes, and returns the file system's device. May wait.
+/// Fetches a path's attributes from its file system, and returns the file system's device. May block.
 ///
 /// # Errors
 /// What the system says.
@@ -75,14 +75,14 @@ fn open_at_root(path: &[u8], how: OpenHow, resolve: ResolveFlag) -> Result<Owned
 /// A way to look at paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// At what the kernel knows without asking anybody; else it fails with `EAGAIN`.
+    /// Uses only what the kernel has cached, and fails with `EAGAIN` if that does not suffice.
     AtOnce,
-    /// Also at what has to be read from a disk or a server.
+    /// May read from a disk or a server.
     Waiting,
 }
 
 impl Look {
-    /// Opens a path, following links, as a place only.
+    /// Opens a path with `O_PATH`, following links.
     ///
     /// # Errors
     /// What the system says.
@@ -113,7 +113,7 @@ impl Look {
     /// # Errors
     /// `EAGAIN`: it cannot be told at once.
     pub(crate) fn resolve(self, path: &[u8]) -> Result<Resolved, Errno> {
-        // Most paths have no links on their way, and are found with one question.
+        // Most paths contain no links, and are resolved by one system call.
         match self.open_with(path, OFlag::empty(), ResolveFlag::RESOLVE_NO_SYMLINKS) {
             Err(Errno::ELOOP) => {}
             Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
@@ -125,7 +125,7 @@ impl Look {
         }
         let file = match self.open_with(path, OFlag::empty(), ResolveFlag::RESOLVE_NO_MAGICLINKS) {
             Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
-            // A link to what is open, or links that lead around: these cannot be opened at all.
+            // A link to an open file, or a loop of links: neither can be opened.
             Err(Errno::ELOOP) => {
                 return match self.open(path) {
                     Err(Errno::EAGAIN) => Err(Errno::EAGAIN),
@@ -142,7 +142,7 @@ impl Look {
         Ok(Resolved::At(Found { path, kind: place.kind }))
     }
 
-    /// Returns where a symbolic link leads; nothing if the path is of none.
+    /// Returns a symbolic link's target, or `None` if the path is not a link.
     ///
     /// # Errors
     /// `EAGAIN`: it cannot be told at once.
@@ -183,10 +183,10 @@ fn as_place(flags: OFlag) -> OpenHow {
     OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC | flags)
 }
 
-/// Opens what the kernel knows of.
+/// Opens a path from the kernel's cache.
 fn open_cached(path: &[u8], flags: OFlag, how: ResolveFlag) -> Result<OwnedFd, Errno> {
     match open_at_root(path, as_place(flags), how | cached()) {
-        // The kernel is older than 5.12, and waits in any case.
+        // Kernels before 5.12 may always block.
         Err(Errno::EINVAL) => Err(Errno::EAGAIN),
         opened => opened,
     }
@@ -196,8 +196,8 @@ fn cached() -> ResolveFlag {
     ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED)
 }
 
-/// Opens a name of which the kernel knows nothing, as of an output that is not there yet, if its directory
-/// is on a local file system: that one is asked, and answers.
+/// Opens an uncached name, such as that of an output that does not exist yet, if its directory is on a local file system,
+/// which always answers.
 fn open_in_local(path: &[u8], flags: OFlag, how: ResolveFlag) -> Result<OwnedFd, Errno> {
     let (dir, name) = split(path).ok_or(Errno::EAGAIN)?;
     let dir = open_cached(if dir.is_empty() { b"/" } else { dir }, OFlag::empty(), how)?;
@@ -223,7 +223,7 @@ fn errno(error: io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// Notes whether the directory of a path is on a local file system. May wait.
+/// Records whether the directory of a path is on a local file system. May block.
 fn note_file_system(path: &[u8]) {
     let Some((dir, _)) = split(path) else { return };
     let dir = open_at_root(dir, as_place(OFlag::empty()), ResolveFlag::empty());
@@ -234,7 +234,7 @@ fn note_file_system(path: &[u8]) {
     }
 }
 
-/// File systems that no server and no other process is behind.
+/// Types of file systems that depend on no server or other process.
 const LOCAL_TYPES: [libc::__fsword_t; 6] = [
     libc::EXT4_SUPER_MAGIC,
     libc::XFS_SUPER_MAGIC,
@@ -243,7 +243,7 @@ const LOCAL_TYPES: [libc::__fsword_t; 6] = [
     libc::TMPFS_MAGIC,
     libc::OVERLAYFS_SUPER_MAGIC,
 ];
-/// A device number may stand for another file system after so long.
+/// Time after which a device number may belong to another file system.
 const LOCAL_FOR: Duration = Duration::from_secs(10);
 /// Devices of local file systems, and when that was seen. There are as many as mounts.
 static LOCAL: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
@@ -268,15 +268,14 @@ pub(crate) struct Found {
     pub(crate) kind: u32,
 }
 
-/// Threads that wait for file systems at once. The runtime has 512 of them, and the rest is for reading what
-/// walks have changed.
+/// Most threads that block on file systems. The runtime has 512; the others are for reading changes of walks.
 const LOOKS_MAX: usize = 256;
-/// Threads that wait for one user: a file system of a user's own that does not answer leaves the rest to others.
+/// Most threads per user, so that one user's unresponsive file system does not block others.
 const LOOKS_PER_USER_MAX: usize = 64;
-/// Whoever asks waits so long. An automounter may take seconds; longer than this a file system does not answer.
+/// Timeout for an answer. An automounter may take seconds; a file system that takes longer counts as unresponsive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Has questions answered, by threads that may wait if need be.
+/// Answers questions about paths, if necessary on threads that may block.
 #[derive(Debug)]
 pub(crate) struct Looks {
     all: Arc<Semaphore>,
@@ -293,7 +292,7 @@ impl Default for Looks {
 }
 
 impl Looks {
-    /// Has a user's question answered at once if possible, by a thread that may wait if not.
+    /// Answers a user's question at once if possible, otherwise on a thread that may block.
     ///
     /// # Errors
     /// What the question fails with; `ETIMEDOUT` if the file system does not answer, or if the user's
@@ -321,7 +320,7 @@ impl Looks {
         let user = self.of_user(uid).acquire_owned().await.map_err(closed)?;
         let any = Arc::clone(&self.all).acquire_owned().await.map_err(closed)?;
         let answer = tokio::task::spawn_blocking(move || {
-            // Until the thread is free again, however long whoever asked waits.
+            // Held until the thread is free again, even after a timeout.
             let _permits = (user, any);
             question(Look::Waiting)
         });

@@ -36,12 +36,12 @@ pub(crate) use shared::Shared;
 use stops::Stops;
 use stub::{Cause, Stub, drop_with_process, signal};
 
-/// Frames of a stub that wait: when nobody takes them in, the stub waits itself.
+/// Most waiting frames of a stub; beyond this the stub itself has to wait.
 const FRAMES_WAITING_MAX: usize = 64;
-/// How long a stub may take to leave after its last frame: it may still be writing output.
+/// How long a stub may take to exit after its last frame, because it may still be writing output.
 const FAREWELL_MAX: Duration = Duration::from_secs(600);
 
-/// Takes in a stub, whose hello is `payload`.
+/// Handles a stub, whose hello is `payload`.
 pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: &[u8]) {
     let arrived = Instant::now();
     let Visitor { pid, who, reader, writer } = visitor;
@@ -101,19 +101,19 @@ pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: &[u8]) {
     // Nobody waits for room there.
     drop(frames);
     output.finish().await;
-    // The stub leaves when it has read its last frame. Closing first would cut it off.
+    // The stub exits after reading its last frame. Closing the connection first could lose that frame.
     if !pump.is_finished() {
         let _ = tokio::time::timeout(FAREWELL_MAX, pump).await;
     }
 }
 
-/// The program of a stub, for what is said of it.
+/// The program of a stub, for the report.
 struct Program {
     argv0: String,
     compiles: bool,
 }
 
-/// Hands the stub's frames on until it is gone. `goes_on` notes that it is not stopped any more.
+/// Passes on the stub's frames until it is gone. `goes_on` records that it is not stopped any more.
 async fn pump(
     mut reader: Reader,
     frames_tx: mpsc::Sender<(worknode::door::Header, Vec<u8>)>,
@@ -123,13 +123,13 @@ async fn pump(
         if signal(&frame.0, &frame.1) == Some(libc::SIGCONT) {
             goes_on();
         }
-        // Who waits for the stub to leave hears no frames any more.
+        // Fails while the stub is exiting, when its frames are ignored.
         let _ = frames_tx.send(frame).await;
     }
     goes_on();
 }
 
-/// Has the stub execute its program here, or refuses it if the session wants that.
+/// Makes the stub execute its program here, or refuses it if the session forbids that.
 fn execute_here(
     shared: &Shared,
     session: &Session,
@@ -159,8 +159,8 @@ fn execute_here(
     stub.output.send(Kind::Refused, 0, text.into_bytes());
 }
 
-/// Tells whether what a program executes stays with it. Of a compile step that has a slot of this machine no part
-/// waits for a second one: there may be no more.
+/// Tells whether programs that a program executes stay with it. The parts of a compile step that holds a slot of this
+/// machine must not wait for another slot, because there may be none.
 fn stays_with_its_parts(reason: Reason, compiles: bool) -> bool {
     matches!(reason, Reason::Alone | Reason::Transfer)
         || (compiles && reason == Reason::GrantedHome)

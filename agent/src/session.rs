@@ -1,4 +1,4 @@
-//! A session: one `oswalk exec`. Its policy page, its report.
+//! A session: one `oswalk exec`, with its policy page and its report.
 
 mod walks;
 
@@ -25,64 +25,64 @@ use crate::sys::process;
 use walks::Walks;
 pub(crate) use walks::argv;
 
-/// Pairs of program and reason that are counted apart; those of further programs are counted together.
+/// Most pairs of program and reason that are counted separately; further programs are counted together.
 const STAYS_MAX: usize = 10_000;
 
 /// An open session.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
-    /// Whose session it is.
+    /// The user of the session.
     pub(crate) uid: u32,
-    /// The only runner that will do.
+    /// The only acceptable runner, if given.
     pub(crate) on: Option<NodeId>,
-    /// A walk that cannot be had fails.
+    /// Whether a program that should walk but cannot fails.
     pub(crate) no_fallback: bool,
     /// The file of its command.
     command: Option<CommandFile>,
-    /// Who opened it.
+    /// The process that opened it.
     owner: u32,
-    /// The owner has become the command, and is not its parent.
+    /// Whether the owner has become the command, rather than being its parent.
     becomes: bool,
-    /// A compile step that is alone may stay.
+    /// Whether a lone compile step may stay.
     pub(crate) keeps_lone: bool,
-    /// How long compile steps took that stayed because it would have taken longer to send what far nodes lack.
+    /// Time spent on compile steps that stayed because the transfer to distant nodes would have taken longer.
     stayed_for: Rc<Cell<Duration>>,
-    /// Nodes of which it was told that files are sent to them.
+    /// Nodes for which the user was told that files are being sent.
     told_of: RefCell<HashSet<NodeId>>,
-    /// Processes that walk, or are left here because they are alone.
+    /// Number of processes that walk, or stay because they are alone.
     under_way: Rc<Cell<usize>>,
     page_path: PathBuf,
     page_file: File,
     page_bytes: u64,
     rules: Vec<(Vec<u8>, Verdict)>,
-    /// Which variables travel.
+    /// The user's choice of variables to send.
     pub(crate) wishes: Wishes,
     next_walk: Cell<u32>,
-    /// Nothing, if nobody will ask for the report.
+    /// `None` if no report will be requested.
     walks: Option<RefCell<Walks>>,
     stays: RefCell<BTreeMap<Stay, u64>>,
     began: Instant,
     began_unix_ms: u64,
-    /// Why nothing walks, if nothing did when it began.
+    /// Why nothing could walk at the start, if so.
     notice: Option<String>,
-    /// The agent's own figures when the session began.
+    /// The agent's usage when the session began.
     pub(crate) before: Usage,
 }
 
-/// What the user says of variables, by shell patterns.
+/// The user's choice of variables, by shell patterns.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wishes {
-    /// They travel.
+    /// Variables to send.
     pub(crate) pass: Vec<String>,
-    /// They are withheld, and programs walk without them.
+    /// Variables to withhold; programs walk without them.
     pub(crate) without: Vec<String>,
 }
 
-/// A program that stayed, why, and the variable that was withheld.
+/// A program that stayed, the reason, and the withheld variable.
 type Stay = (String, Reason, Option<String>);
 
-/// What the agent has used since it started.
+/// The agent's resource usage since its start.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub(crate) cpu_us: u64,
@@ -90,7 +90,7 @@ pub(crate) struct Usage {
     pub(crate) bytes_in: u64,
 }
 
-/// A process that is under way.
+/// A running process, counted until it is dropped.
 #[derive(Debug)]
 pub(crate) struct UnderWay(Rc<Cell<usize>>);
 
@@ -194,7 +194,7 @@ impl Session {
         })
     }
 
-    /// Tells whether a process is one that the session's command has started, and not the command.
+    /// Tells whether a process was started by the session's command, rather than being the command.
     pub(crate) fn is_below_command(&self, pid: u32) -> bool {
         if self.becomes {
             return pid != self.owner;
@@ -208,7 +208,7 @@ impl Session {
         &self.page_path
     }
 
-    /// Opens or shuts the gate: whether there is anyone to walk to.
+    /// Sets the gate, which tells whether there is a node to walk to.
     pub(crate) fn set_gate(&self, gate: u32) {
         if let Err(error) =
             self.page_file.write_all_at(&gate.to_le_bytes(), page::GATE_OFFSET as u64)
@@ -224,50 +224,50 @@ impl Session {
         WalkId { session: self.id, number }
     }
 
-    /// Returns the number of its processes that walk, or are left here because they are alone.
+    /// Returns the number of its processes that walk, or stay because they are alone.
     pub(crate) fn under_way(&self) -> usize {
         self.under_way.get()
     }
 
-    /// Counts a process that is under way, until what is returned is dropped.
+    /// Counts a running process until the result is dropped.
     pub(crate) fn note_under_way(&self) -> UnderWay {
         self.under_way.set(self.under_way.get() + 1);
         UnderWay(Rc::clone(&self.under_way))
     }
 
-    /// Notes that it is told of what is sent to a node; false if it was.
+    /// Records that the user is told of a transfer to a node. Returns false if that has been done before.
     pub(crate) fn is_first_news_of(&self, node: &NodeId) -> bool {
         self.told_of.borrow_mut().insert(node.clone())
     }
 
-    /// Tells whether a compile step may wait for this transfer: as much time has been spent without.
+    /// Tells whether a compile step may wait for a transfer, because staying has already cost as much time.
     pub(crate) fn affords(&self, price: Duration) -> bool {
         price <= self.stayed_for.get()
     }
 
-    /// Counts the time of a compile step that stayed for its transfer, until what is returned is dropped.
+    /// Measures the time of a compile step that stayed because of its transfer, until the result is dropped.
     pub(crate) fn note_stayed(&self) -> Stayed {
         Stayed { since: Instant::now(), sum: Rc::clone(&self.stayed_for) }
     }
 
-    /// Returns what the rules say of the program at `path`.
+    /// Returns the verdict of the rules on the program at `path`.
     pub(crate) fn verdict(&self, path: &[u8]) -> Option<Verdict> {
         let mut rules =
             self.rules.iter().map(|(pattern, verdict)| Rule { pattern, verdict: *verdict });
         rules.find(|rule| rule.names(path)).map(|rule| rule.verdict)
     }
 
-    /// Tells whether somebody may ask for the report.
+    /// Tells whether the report may be requested.
     pub(crate) fn keeps_report(&self) -> bool {
         self.walks.is_some()
     }
 
-    /// Returns the time of the report at this moment.
+    /// Returns the current time, relative to the begin of the session.
     pub(crate) fn report_ms(&self, at: Instant) -> f64 {
         at.saturating_duration_since(self.began).as_secs_f64() * 1e3
     }
 
-    /// Returns the file of the command if that stayed because it might start others, and started none that a rule
+    /// Returns the command's file if the command stayed because it might start others, but started none that a rule
     /// names.
     pub(crate) fn leaf(&self) -> Option<CommandFile> {
         let stays = self.stays();
@@ -289,7 +289,7 @@ impl Session {
         }
     }
 
-    /// Adds a process that came to the agent and stayed after all.
+    /// Adds a process whose stub reached the agent, but which stayed nevertheless.
     pub(crate) fn add_stay(&self, argv0: &str, reason: Reason, withheld: Option<String>) {
         if !self.keeps_report() {
             return;
@@ -302,14 +302,13 @@ impl Session {
         *stays.entry(key).or_default() += 1;
     }
 
-    /// Tells whether programs should have walked, and none did.
+    /// Tells whether programs should have walked but none did.
     pub(crate) fn walked_in_vain(&self) -> bool {
         let walked = self.walks.as_ref().is_some_and(|walks| walks.borrow().count() > 0);
         !walked && self.stays().iter().any(|stay| is_in_vain(&stay.reason))
     }
 
-    /// Makes the report; `now` is the agent's usage at this moment, and `notice` why nothing walks as
-    /// things stand.
+    /// Makes the report. `now` is the agent's current usage; `notice` tells why nothing can walk at present.
     pub(crate) fn report(&self, now: Usage, notice: Option<String>) -> Report {
         let stays = self.stays();
         let why_not = self
@@ -368,7 +367,7 @@ impl Drop for Session {
     }
 }
 
-/// Returns milliseconds of microseconds.
+/// Converts microseconds to milliseconds.
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 pub(crate) fn ms(us: u64) -> f64 {
     us as f64 / 1e3

@@ -1,4 +1,4 @@
-//! Telling a runner ahead of a walk what walks like it asked for elsewhere, and what its sources include.
+//! Sends a runner data ahead of a walk: what similar walks have requested elsewhere, and what its sources include.
 
 use std::sync::Arc;
 
@@ -16,25 +16,24 @@ use crate::wire::frame::{Frame, Kind};
 use crate::wire::limits::PACKETS_PER_ASK;
 use crate::wire::message::{self, Answer, Ask, Told};
 
-/// What a reader is told ahead of a walk at most, and in one frame.
+/// Most bytes to send ahead of a walk, and most in one frame.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 const FRAME_BYTES: usize = 256 * 1024;
 
-/// What is noted of what a reader knows, some 100,000 paths; when there is more, all is forgotten, and it may
-/// be told again what it knows.
+/// Most memory for what a reader knows, some 100,000 paths. Beyond this, all is dropped, and may be sent again.
 const KNOWN_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// What is being told.
+/// The data that is being sent.
 #[derive(Default)]
 struct Telling {
     frame: Vec<Told>,
     frame_bytes: usize,
-    /// In this frame and those before it.
+    /// Bytes in this frame and the previous ones.
     bytes: usize,
 }
 
 impl Telling {
-    /// Returns a frame when there is enough for one.
+    /// Returns a frame if there is enough data for one.
     fn add(&mut self, told: Told) -> Option<Frame> {
         let bytes = told.bytes();
         self.bytes += bytes;
@@ -52,7 +51,7 @@ impl Telling {
 }
 
 impl State {
-    /// Notes what was asked: for other nodes that will want it, and that this one has got it.
+    /// Records a request: for other nodes that will need the same, and as known to this one.
     pub(super) fn note(&mut self, reader: ReaderId, walks: &[Arc<Likeness>], ask: &Ask) {
         let add = |facts: &mut Facts| match ask {
             Ask::Listing(_) => facts.listing = true,
@@ -71,8 +70,8 @@ impl State {
         }
     }
 
-    /// Tells a reader what walks like this one asked for, if it is the first of its kind there, and
-    /// what a compile step will read, as far as the reader does not know it.
+    /// Sends a reader what similar walks have requested, if this is the first of its kind there, and what a compile step will
+    /// read, except what the reader knows.
     pub(super) fn foretell(
         &mut self,
         reader: ReaderId,
@@ -122,7 +121,7 @@ impl State {
         }
     }
 
-    /// Returns what a compile step will read, as far as it leads on from what the reader knows.
+    /// Returns what a compile step will read, except files and headers that the reader knows.
     fn predicted(&mut self, reader: ReaderId, walk: &Likeness, files: &Files) -> Known {
         let told = self.readers.get(&reader).map(|reader| &reader.told);
         let is_told = |path: &[u8]| told?.get(path).map(|facts| facts.content);
@@ -136,7 +135,7 @@ impl State {
                 let packets = exported.content.manifest.covering(0, u64::MAX);
                 facts.packets = packets.map(|(offset, _)| offset).collect();
             }
-            // A small one comes with its content.
+            // A small file is sent with its content.
             if facts.packets.len() == 1 {
                 facts.packets.clear();
             }
@@ -144,14 +143,14 @@ impl State {
         known
     }
 
-    /// Returns what a reader would have to ask for to know this about a path.
+    /// Returns the questions by which a reader would learn these facts about a path.
     fn untold(&mut self, reader: ReaderId, path: &[u8], facts: &Facts) -> Vec<Ask> {
         let Some(reader) = self.readers.get(&reader) else { return Vec::new() };
-        // What has another spelling is not asked for like that.
+        // Runners ask only for canonical paths.
         let Ok(path) = TreePath::try_from(path) else { return Vec::new() };
         let mut asks = Vec::new();
         let listed = |dir: &[u8]| reader.told.get(dir).is_some_and(|facts| facts.listing);
-        // It looks paths up from the root.
+        // The runner looks paths up from the root.
         let above: Vec<_> = above(&path).collect();
         let unlisted = above.into_iter().rev().filter(|dir| !listed(dir));
         asks.extend(unlisted.filter_map(|dir| Some(Ask::Listing(dir.try_into().ok()?))));

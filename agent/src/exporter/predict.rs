@@ -1,6 +1,6 @@
-//! What a compile step will read, from what its sources include: a node that has seen nothing like it
-//! is told all of it in one go. What is missing here is asked for, and what is told for nothing costs
-//! its bytes; neither makes the walk see anything else.
+//! Predicts what a compile step will read from the `#include`s of its sources, so that everything can be sent at once to a
+//! node that has seen nothing similar. Missing files are requested later, and superfluous ones only cost their bytes:
+//! neither affects what the walk sees.
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
@@ -16,12 +16,12 @@ use packetfs::path::{Bytes, join, normal, split};
 use super::profile::Known;
 use worknode::command::{Files, Role};
 
-/// Files that are looked into, and how far.
+/// Most files that are scanned, and most bytes of each.
 const FILES_MAX: usize = 400;
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Predicts what a compile step in this directory will read, and leaves out some of it, with all to which that alone leads.
-/// Only what `may_be_asked` is looked at.
+/// Predicts what a compile step in this directory will read, except files that the caller skips and headers reachable only
+/// through them. Reads only what `may_be_asked` allows.
 pub(super) fn reads(
     cwd: &[u8],
     files: &Files,
@@ -36,7 +36,7 @@ pub(super) fn reads(
     let system = system_dirs();
     let dirs = search.quoted.iter().chain(&search.included).chain(&system);
     for dir in dirs.filter(|dir| may_be_asked(dir)) {
-        // A directory that is missing is missing from the one above it.
+        // The listing of the parent shows that a directory is missing.
         let listed =
             if is_dir(dir) { Some(dir.as_slice()) } else { split(dir).map(|(dir, _)| dir) };
         listed.iter().for_each(|dir| known.of(dir).listing = true);
@@ -66,14 +66,14 @@ pub(super) fn reads(
     known
 }
 
-/// Where headers are looked for, in their order.
+/// The search path for headers.
 struct Search {
     quoted: Vec<Bytes>,
     included: Vec<Bytes>,
 }
 
 impl Search {
-    /// Returns the path of what a file in this directory includes.
+    /// Resolves an `#include` of a file in this directory.
     fn find(
         &self,
         dir: &[u8],
@@ -88,14 +88,14 @@ impl Search {
     }
 }
 
-/// Where compilers look for headers without being told to.
+/// The default search path of compilers.
 fn system_dirs() -> Vec<Bytes> {
     let multiarch = format!("{}-linux-gnu", std::env::consts::ARCH);
     let include = b"/usr/include";
     vec![b"/usr/local/include".to_vec(), join(include, multiarch.as_bytes()), include.to_vec()]
 }
 
-/// Returns what a text includes, as far as that is said by name, and whether it is in quotes.
+/// Returns the `#include`s of a text that name a file, each with whether it is in quotes.
 fn includes(text: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     text.split(|&byte| byte == b'\n').filter_map(|line| {
         let directive = line.trim_ascii_start().strip_prefix(b"#")?.trim_ascii_start();
@@ -111,7 +111,7 @@ fn includes(text: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     })
 }
 
-/// Reads a regular file, unless it is a large one. Nothing else is opened.
+/// Reads a regular file, unless it is large. Other types are not opened.
 fn read(path: &[u8]) -> Option<Vec<u8>> {
     let place = File::options()
         .read(true)

@@ -1,12 +1,12 @@
-//! A compile step that is alone: nothing else of its session is under way, and this machine has a
-//! processor to spare which is no slower than the runners'. There is nothing to gain elsewhere.
+//! Decides whether a compile step stays because it is alone: nothing else of its session is running, and this machine has a
+//! free processor that is no slower than the runners', so a walk would gain nothing.
 
 use crate::cluster::Cluster;
 use crate::machine::processors;
 use crate::session::Session;
 
-/// Tells whether a compile step is better off here. Who named a node, or forbids to fall back, wants
-/// it elsewhere; and so does who gave the step itself to `oswalk exec`.
+/// Tells whether a compile step is better executed here. Not so if the user named a node, forbade the fallback, or gave the
+/// step itself to `oswalk exec`.
 pub(super) fn is_alone(cluster: &Cluster, session: &Session, pid: u32) -> bool {
     session.keeps_lone
         && session.under_way() == 0
@@ -15,7 +15,7 @@ pub(super) fn is_alone(cluster: &Cluster, session: &Session, pid: u32) -> bool {
         && is_idle(&std::fs::read_to_string("/proc/loadavg").unwrap_or_default(), processors())
 }
 
-/// Reads `/proc/loadavg`: is a processor free as soon as this thread and the stub wait?
+/// Tells from `/proc/loadavg` whether a processor is free once this thread and the stub wait.
 fn is_idle(loadavg: &str, processors: u32) -> bool {
     let running = loadavg.split(' ').nth(3).and_then(|tasks| tasks.split_once('/'));
     running

@@ -32,47 +32,46 @@ use crate::wire::frame::{Frame, Kind};
 use crate::wire::message::{Exit, Packets};
 use crate::wire::payload::{about, split};
 
-/// Output is shown after this time even if the walk goes on: a program in a pipeline can wait …
+/// Delay after which output of a running walk is shown: longer for a program in a pipeline …
 const HOLD_MAX: Duration = Duration::from_secs(1);
-/// … a person cannot.
+/// … than for a person.
 const HOLD_TERMINAL_MAX: Duration = Duration::from_millis(100);
 
-/// Somebody who waits longer for files to be sent wants to know.
+/// Waiting time after which the user is told that files are being sent.
 const NEWS_AFTER: Duration = Duration::from_secs(2);
-/// A walk that is that long under way and has sent less works, or waits for something else.
+/// Least bytes sent in that time; with less, the walk is computing or waits for something else.
 const NEWS_BYTES_MIN: u64 = 1_000_000;
 
-/// Whether its stub is stopped is looked at for a compile step each so many times only: nobody stops
-/// one and waits for that.
+/// For compile steps, the stub's state is polled only every so many beats, because users rarely stop one.
 const PATIENT_BEATS: u32 = 2;
 
-/// A runner that answers within this time lives, whatever the broker believes.
+/// A runner that answers within this time is alive, even if the broker has given it up.
 const ANSWER_MAX: Duration = Duration::from_millis(300);
-/// One whose machine does, though its agent is late, has this time: it has more to do than it can, and to begin
-/// anew elsewhere takes longer than that.
+/// Timeout for a runner whose kernel still answers but whose agent is late: it is overloaded, and repeating the walk
+/// elsewhere would take longer.
 const LATE_ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// The coarsest granularity of the kernel's timestamps: a tick at 100 Hz.
+/// The coarsest resolution of file times: a tick at 100 Hz.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What a packet takes besides its content.
+/// Memory for a packet besides its content.
 const PACKET_BYTES: u64 = 96;
 
-/// What became of an attempt.
+/// The result of an attempt.
 pub(super) enum Attempted {
     /// The program ended; nothing is committed yet.
     Ended(Ended),
-    /// It failed for a reason that is not the program's.
+    /// It failed for a reason that has nothing to do with the program.
     Failed(Reason),
-    /// No runner can do it, for this reason.
+    /// No runner can execute it, for this reason.
     Declined(Cause),
-    /// The stub is gone; so is the walk.
+    /// The stub is gone, and the walk with it.
     Gone,
     /// The broker gave the runner up and granted a newer attempt.
     Superseded(Grant),
 }
 
-/// A program that ended.
+/// A finished program.
 pub(super) struct Ended {
     pub(super) ending: Ending,
     pub(super) exit: Ready,
@@ -80,18 +79,18 @@ pub(super) struct Ended {
     pub(super) bytes_back: u64,
 }
 
-/// What is to be committed.
+/// The changes to commit.
 pub(super) struct Ready {
     pub(super) exit: Exit,
     packets: Vec<(PacketRef, Packed)>,
     /// The memory that they take.
     memory: Part,
     status: i32,
-    /// When the walk was sent: the times of what it wrote count from there.
+    /// When the walk was sent; times of its writes are relative to it.
     began: Time,
 }
 
-/// Has the walk executed by the runner that a slot is of.
+/// Executes the walk on the runner of a slot.
 pub(super) async fn run(
     shared: &Rc<Shared>,
     session: &Session,
@@ -117,7 +116,7 @@ pub(super) async fn run(
     let files = outgoing.files.as_deref();
     let files = files.filter(|files| link.foretold.note_step(&likeness, files)).cloned();
     if is_first || files.is_some() {
-        // What it will read there is told ahead of it if the file system answers.
+        // Data that it is expected to read is sent ahead, unless the file system does not answer.
         shared.served.wait_for_dir(&spec.cwd).await;
         let upcoming = Upcoming { walk: likeness, is_first, files };
         let told = shared.exporter.foretell(link.number, upcoming, link.sender()).await;
@@ -125,7 +124,7 @@ pub(super) async fn run(
             return declined(&link, stream, untold);
         }
     }
-    // Everything that was changed before this moment goes to the runner ahead of the walk.
+    // All changes up to now are sent to the runner before the walk.
     if let Err(untold) = shared.exporter.drain(link.number).await {
         return declined(&link, stream, untold);
     }
@@ -163,7 +162,7 @@ pub(super) async fn run(
     }
 }
 
-/// A runner that does not know what has changed would read old files.
+/// Handles a failure to send changes. Without them the runner would read stale files.
 fn declined(link: &Link, stream: u32, untold: Untold) -> Attempted {
     tracing::error!("{untold}");
     link.close_stream(stream);
@@ -173,7 +172,7 @@ fn declined(link: &Link, stream: u32, untold: Untold) -> Attempted {
 
 fn lost(shared: &Rc<Shared>, grant: &Grant) -> Attempted {
     if shared.links.get(&grant.node).is_some() {
-        // It has called again, or was: it lives, and only what went over the other link is lost.
+        // There is a new link, so the runner is alive, and only what was sent over the old one is lost.
         return Attempted::Failed(Reason::RunnerLost);
     }
     let (shared, node) = (Rc::clone(shared), grant.node.clone());
@@ -185,9 +184,9 @@ fn lost(shared: &Rc<Shared>, grant: &Grant) -> Attempted {
     Attempted::Failed(Reason::RunnerLost)
 }
 
-/// Ends when the broker grants a newer attempt, because it has given the runner of this one up, and
-/// the runner does not answer. One that does may have lost the broker alone, or stood still for a
-/// moment: its walk goes on, and the newer attempt is given back.
+/// Waits until the broker grants a newer attempt, because it has given up this one's runner, and the runner does not answer
+/// either. A runner that answers has only lost the broker or paused for a moment: its walk continues, and the newer
+/// attempt is given back.
 async fn superseded(
     shared: &Shared,
     link: &Link,
@@ -203,7 +202,7 @@ async fn superseded(
                 if !lives(link).await {
                     return newer;
                 }
-                tracing::warn!(node = %link.peer, "given up by the broker, but it answers");
+                tracing::warn!(node = %link.peer, "the broker has given up a runner that still answers: its walk continues");
                 attempt = newer.attempt;
                 slot.forget();
                 shared.cluster.slots.finish(&newer);
@@ -214,13 +213,13 @@ async fn superseded(
     }
 }
 
-/// Tells whether a runner is there, though its heartbeat was not heard.
+/// Tells whether a runner is alive although its heartbeat is missing.
 async fn lives(link: &Link) -> bool {
     let asked = Instant::now();
     if link.answers(ANSWER_MAX).await {
         return true;
     }
-    // Its kernel has acknowledged the question if the last acknowledgement is younger than that.
+    // If the last acknowledgement is younger than the ping, the runner's kernel is alive.
     let since_asked = asked.elapsed() + TICK;
     let acknowledged = link.acknowledged_since().is_some_and(|since| since < since_asked);
     acknowledged && !link.is_closed() && link.answers(LATE_ANSWER_MAX).await
@@ -231,25 +230,25 @@ struct Talk<'a> {
     session: &'a Session,
     stream: u32,
     spec: &'a WalkSpec,
-    /// What had been sent on the link when the walk began.
+    /// Bytes that had been sent on the link when the walk began.
     sent_before: u64,
     packets: Vec<(PacketRef, Packed)>,
     began: Time,
-    /// Of the memory for all walks, what they take; until the walk ends.
+    /// The walk's part of the memory budget, until the walk ends.
     memory: Option<Part>,
-    /// What the runner may send of the walk's output.
+    /// Flow control of the runner.
     ledger: Ledger,
-    /// Whether the walk was stopped because its stub is.
+    /// Whether the walk was stopped because its stub is stopped.
     stopped: Stopped,
     bytes_out: u64,
     bytes_back: u64,
 }
 
-/// What a walk knows of its stub's being stopped.
+/// The state of stopping a walk with its stub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stopped {
     No,
-    /// It was sent the signal, and has not said yet that it has stopped.
+    /// It was sent the signal, and has not reported yet that it has stopped.
     Told,
     Yes,
 }
@@ -270,7 +269,7 @@ impl Talk<'_> {
         let news = tokio::time::sleep(NEWS_AFTER);
         tokio::pin!(news);
         let mut quiet = self.spec.is_terminal(STDERR.into());
-        // The same future until it is ready: one that is dropped for a frame may have been told.
+        // Polls the same future until it is ready, because dropping it for a frame could lose a notification.
         let beaten = cluster.beaten();
         tokio::pin!(beaten);
         let mut beats = 0_u32;
@@ -278,7 +277,7 @@ impl Talk<'_> {
             tokio::select! {
                 frame = stub.frames.recv() => match frame {
                     Some((header, payload)) if self.take_from_stub(stub, header, &payload) => {}
-                    // Or it says what no stub says.
+                    // Or it has sent a frame that no stub sends.
                     Some(_) | None => {
                         self.link.send(Kind::Cancel, self.stream, Vec::new());
                         return Attempted::Gone;
@@ -312,7 +311,7 @@ impl Talk<'_> {
         }
     }
 
-    /// Tells whoever waits at a terminal, once a session and node, that the walk waits for a transfer.
+    /// Tells a user at a terminal, once per session and node, that the walk waits for a transfer.
     fn tell_what_is_sent(&self, stub: &Stub) {
         let sent = self.link.bytes().0 - self.sent_before;
         let node = &self.link.peer;
@@ -326,8 +325,8 @@ impl Talk<'_> {
         }
     }
 
-    /// Stops the walk if its stub was stopped by what cannot be held back: nobody is told of that, so
-    /// it is looked at from time to time. A signal has it go on.
+    /// Stops the walk if its stub was stopped by a signal that cannot be caught. There is no notification of that, so the
+    /// stub's state is polled. A signal continues the walk.
     fn stop_with(&mut self, stub: &Stub) {
         if self.stopped == Stopped::No && stub.stops.is_stopped_itself() {
             self.stopped = Stopped::Told;
@@ -336,7 +335,7 @@ impl Talk<'_> {
         }
     }
 
-    /// Takes in a frame of the stub; false if it is none that a stub sends.
+    /// Handles a frame of the stub. Returns false if no stub sends such a frame.
     fn take_from_stub(&mut self, stub: &Stub, header: door::Header, payload: &[u8]) -> bool {
         if stub.output.is_stale(header.kind) {
             return true;
@@ -349,10 +348,10 @@ impl Talk<'_> {
         let (kind, payload) = match header.kind {
             door::Kind::Data => {
                 if !self.ledger.answer(fd, payload.len()) {
-                    tracing::error!(walk = %self.spec.walk, "the stub sent input that nobody asked for");
+                    tracing::error!(walk = %self.spec.walk, "the stub sent input that was not requested");
                     return false;
                 }
-                // All else is only looked at until the walk has read it.
+                // Other input is only peeked until the walk has read it.
                 if self.spec.is_terminal(u32::from(header.fd)) {
                     stub.output.note_input();
                 }
@@ -379,7 +378,7 @@ impl Talk<'_> {
 
     fn take_from_runner(&mut self, stub: &Stub, frame: Frame) -> Option<Attempted> {
         let garbled = || Some(Attempted::Failed(Reason::RunnerFault));
-        // What is about a descriptor and goes on as it is.
+        // Frames about a descriptor that are passed on unchanged.
         let to_stub = match frame.kind {
             Kind::Credit => Some(door::Kind::Want),
             Kind::Took => Some(door::Kind::Took),
@@ -389,7 +388,7 @@ impl Talk<'_> {
         if let Some(kind) = to_stub {
             let Some((fd, payload)) = split(&frame.payload) else { return garbled() };
             if !self.may_say(kind, fd, payload) {
-                tracing::error!(node = %self.link.peer, fd, ?kind, "it is no such descriptor of the walk");
+                tracing::error!(node = %self.link.peer, fd, ?kind, "the runner named a descriptor that it must not use");
                 return garbled();
             }
             stub.output.to_descriptor(kind, u16::from(fd), frame.payload.slice_ref(payload));
@@ -399,12 +398,12 @@ impl Talk<'_> {
             Kind::Data => {
                 let Some((fd, bytes)) = split(&frame.payload) else { return garbled() };
                 if !self.ledger.spend(fd, bytes.len()) {
-                    tracing::error!(node = %self.link.peer, fd, "it sent output beyond its credit");
+                    tracing::error!(node = %self.link.peer, fd, "the runner exceeded its credit for output");
                     return garbled();
                 }
                 let skipped = stub.output.data(u16::from(fd), frame.payload.slice_ref(bytes));
                 if skipped > 0 {
-                    // The stub does not write it again, so it does not say that it did.
+                    // The stub does not write these bytes again, so it does not acknowledge them.
                     self.ledger.give(fd, skipped);
                     let skipped = u32::try_from(skipped).unwrap_or(u32::MAX).to_le_bytes();
                     self.link.send(Kind::Credit, self.stream, about(fd, &skipped));
@@ -434,8 +433,8 @@ impl Talk<'_> {
         }
     }
 
-    /// Tells whether the runner may have the stub do this: a stub has all that its process has open, and asks
-    /// nobody whether it is of the walk.
+    /// Tells whether the runner may order this from the stub, which has all descriptors of its process open and does not
+    /// check itself whether they belong to the walk.
     fn may_say(&mut self, kind: door::Kind, fd: u8, payload: &[u8]) -> bool {
         let bytes = door::decode_number(payload).map(|bytes| bytes as usize);
         match (kind, bytes) {
@@ -450,7 +449,7 @@ impl Talk<'_> {
 
     fn take_packets(&mut self, Packets { packets }: Packets) -> Option<Attempted> {
         if !packets.iter().all(|(packet, packed)| packed.may_be(*packet)) {
-            tracing::error!(node = %self.link.peer, "it sent packets that are none");
+            tracing::error!(node = %self.link.peer, "the runner sent malformed packets");
             return Some(Attempted::Failed(Reason::RunnerFault));
         }
         let bytes = packets.iter().map(|(packet, _)| u64::from(packet.bytes) + PACKET_BYTES).sum();
@@ -461,7 +460,7 @@ impl Talk<'_> {
         None
     }
 
-    /// Reads how the walk ended; nothing if what it changed takes more memory than there is.
+    /// Decodes the walk's exit. Returns `None` if its changes exceed the memory budget.
     fn take_exit(&mut self, payload: &[u8]) -> Result<Option<Exit>, postcard::Error> {
         let Some(memory) = self.memory.as_mut() else { return Ok(None) };
         if !memory.take(payload.len() as u64) {
@@ -476,10 +475,10 @@ impl Talk<'_> {
     }
 
     fn is_too_much(&self) -> Attempted {
-        tracing::warn!(walk = %self.spec.walk, "it changed more than there is memory for");
+        tracing::warn!(walk = %self.spec.walk, "the changes of a walk exceed the memory for them");
         self.link.send(Kind::Cancel, self.stream, Vec::new());
-        let detail = "it changed more than there is memory for: raise --upper-bytes of the agents"
-            .to_owned();
+        let detail =
+            "its changes exceed the memory for them: raise --upper-bytes of the agents".to_owned();
         Attempted::Declined(Cause { reason: Reason::CommitFault, detail: Some(detail) })
     }
 
@@ -501,7 +500,7 @@ impl Talk<'_> {
                 Attempted::Failed(Reason::NoSlot)
             }
             Outcome::Fault(fault) => {
-                tracing::warn!(?fault, node = %self.link.peer, "the runner could not do it");
+                tracing::warn!(?fault, node = %self.link.peer, "the runner could not execute a walk");
                 let declined = |reason, detail: String| {
                     Attempted::Declined(Cause { reason, detail: Some(detail) })
                 };
@@ -515,7 +514,7 @@ impl Talk<'_> {
                         )
                     }
                     Fault::NotExported(_) => Attempted::Declined(Reason::NotExported.into()),
-                    // It would be so on every runner.
+                    // It would happen on every runner.
                     Fault::TooDeep => declined(
                         Reason::CommitFault,
                         "it made directories that are too deep to be carried".to_owned(),
@@ -533,20 +532,20 @@ pub(super) struct Applied {
     pub(super) status: i32,
     /// The files of others that it overwrote, because it cannot be repeated.
     pub(super) overwrote: Vec<TreePath>,
-    /// What is hidden and was not changed, because it cannot be executed here.
+    /// Hidden files that were left unchanged, because the program cannot be executed here instead.
     pub(super) left_out: Vec<TreePath>,
 }
 
-/// How much a walk may have done before.
+/// What previous attempts allow.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bound {
-    /// It cannot be repeated: what others have changed is overwritten.
+    /// It cannot be repeated, so concurrent changes of others are overwritten.
     pub(super) last_wins: bool,
-    /// Something of it was shown or taken: it cannot be executed here instead.
+    /// Output was shown or input consumed, so it cannot be executed here instead.
     pub(super) touched: bool,
 }
 
-/// Applies what a walk changed.
+/// Applies a walk's changes.
 pub(super) async fn commit(
     shared: &Rc<Shared>,
     outgoing: &Outgoing,

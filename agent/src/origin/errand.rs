@@ -27,13 +27,13 @@ use crate::cluster::{Slot, Turn};
 use crate::session::{self, Session, ms};
 use crate::wire::message::{Doubt, Exit};
 
-/// How it ended for the stub.
+/// The end of a walk for its stub.
 pub(super) enum End {
-    /// With this wait status. The slot may go to another walk.
+    /// The program ended with this wait status. The slot may go to another walk.
     Exit(i32, Option<Slot>),
-    /// The program is to be executed here.
+    /// The program must be executed here.
     Here(Cause),
-    /// It cannot go on; a sentence for the user.
+    /// It cannot continue; with a message for the user.
     Lost(String),
     /// The stub itself is gone.
     Gone,
@@ -64,7 +64,7 @@ pub(super) async fn carry(
     };
     let end = errand.live(stub).await;
     cluster.slots.forget(spec.walk);
-    // A grant that came too late holds a slot; a passed one is given back when it is dropped.
+    // A late grant holds a slot, which must be given back. A passed slot is given back when it is dropped.
     while let Ok(turn) = errand.turns.try_recv() {
         if let Turn::Granted(grant) = turn {
             cluster.slots.finish(&grant);
@@ -73,29 +73,29 @@ pub(super) async fn carry(
     end
 }
 
-/// A walk on its way.
+/// A walk with its attempts.
 struct Errand<'a> {
     shared: &'a Rc<Shared>,
     session: &'a Rc<Session>,
     spec: &'a WalkSpec,
     outgoing: &'a Outgoing,
     arrived: Instant,
-    /// Where turns arrive that have to be waited for.
+    /// The receiver of turns.
     turns: mpsc::UnboundedReceiver<Turn>,
     failed_nodes: Vec<NodeId>,
-    /// The attempt that failed last, if the broker is to grant another one for it.
+    /// The last failed attempt, if the broker should replace it.
     failed: Option<Grant>,
-    /// The slot of the attempt that runs, or of the next one.
+    /// The slot of the current or the next attempt.
     slot: Option<Slot>,
     ended: Option<(Ended, Option<WalkLine>)>,
     /// How the program ended.
     status: i32,
-    /// What exactly was met, if it is given up.
+    /// Details, if it is given up.
     detail: Option<String>,
 }
 
 impl Errand<'_> {
-    /// Leads the walk through its life.
+    /// Runs the state machine of the walk.
     async fn live(&mut self, stub: &mut Stub) -> End {
         let mut life = Life::new();
         loop {
@@ -113,7 +113,7 @@ impl Errand<'_> {
             let state = life.state;
             life.take(event, stub.output.seen(), self.slot.is_some());
             if state != State::Queued && matches!(life.state, State::Queued | State::Running) {
-                // Once more: what was shown is not shown again.
+                // Repeat it, skipping output that was shown.
                 stub.output.rewind();
                 self.detail = None;
             }
@@ -150,7 +150,7 @@ impl Errand<'_> {
         }
     }
 
-    /// Has the runner of the slot execute the walk.
+    /// Executes the walk on the runner of the slot.
     async fn attempt(&mut self, stub: &mut Stub, life: &Life) -> Event {
         let (shared, session, spec) = (self.shared, self.session, self.spec);
         let slot = self.slot.take().expect("a walk runs with a slot");
@@ -169,7 +169,7 @@ impl Errand<'_> {
                 let line = || self.line(stub, &ended, grant, life.attempt, waited);
                 let line = session.keeps_report().then(line);
                 let event = Event::Ended { doubt: doubt(&ended.exit.exit), torn: is_torn(&ended) };
-                // While it is committed somebody who waits may have the slot.
+                // During the commit, a waiting walk may use the slot.
                 let keeps = ended.exit.is_empty() || slots.may_pass_on();
                 self.slot = keeps.then_some(slot);
                 self.ended = Some((ended, line));
@@ -181,10 +181,10 @@ impl Errand<'_> {
             }
             Attempted::Superseded(grant) => {
                 let newer = slots.hold(grant);
-                // The broker knows already that this one is over.
+                // The broker knows already that this attempt has ended.
                 slot.forget();
                 self.fail(stub, life, slot, Reason::RunnerLost);
-                // The slot is that of the newer attempt.
+                // The slot now belongs to the newer attempt.
                 self.failed = None;
                 self.slot = Some(newer);
                 Event::Superseded
@@ -204,7 +204,7 @@ impl Errand<'_> {
         let is_own = grant.walk == walk;
         let ends = stub.output.consumed_input() || life.is_exhausted();
         if is_own {
-            // To ask for another one, or to be taken out, is to give this one back.
+            // Asking for another slot, or cancelling, gives this one back.
             slot.forget();
         }
         if ends {
@@ -249,8 +249,8 @@ impl Errand<'_> {
         }
     }
 
-    /// Applies what a program that ended has changed; if that is the `last` chance, over what others
-    /// have changed meanwhile.
+    /// Commits the changes of a finished program. If this is the `last` chance, concurrent changes of others are
+    /// overwritten.
     async fn commit(&mut self, stub: &Stub, last: bool) -> Event {
         let (ended, line) = self.ended.take().expect("only what has ended is committed");
         let offsets = self.offsets(&ended.exit.exit).await;
@@ -284,18 +284,18 @@ impl Errand<'_> {
         }
     }
 
-    /// Returns to where the walk has read files that the stub has open.
+    /// Returns the offsets up to which the walk has read files that the stub has open.
     async fn offsets(&self, exit: &Exit) -> Vec<(u16, u64)> {
         if exit.offsets.is_empty() {
             return Vec::new();
         }
         let (spec, claimed) = (Arc::clone(&self.outgoing.spec), exit.offsets.clone());
         let question = move |look| vet::offsets(&spec, &claimed, look);
-        // Where the file system does not answer the stub reads on from where it was.
+        // If the file system does not answer, the stub's offsets stay unchanged.
         self.shared.looks.look(self.spec.principal.uid, question).await.unwrap_or_default()
     }
 
-    /// Returns what the user is told of what was lost.
+    /// Returns the messages about losses.
     fn warnings(&self, applied: &Applied, is_torn: bool) -> Vec<String> {
         let argv0 = text(self.spec.arguments().next().unwrap_or_default());
         let overwritten =
@@ -305,7 +305,7 @@ impl Errand<'_> {
     }
 }
 
-/// Returns why a walk is not believed as long as it can be repeated.
+/// Returns why the result of a walk is not used as long as the walk can be repeated.
 fn doubt(exit: &Exit) -> Option<Reason> {
     let linked = (!exit.changes.linked.is_empty()).then_some(Reason::Linked);
     linked.or(exit.doubt.map(|doubt| match doubt {
@@ -315,7 +315,7 @@ fn doubt(exit: &Exit) -> Option<Reason> {
     }))
 }
 
-/// Tells whether a walk has read a file while that was changed.
+/// Tells whether a walk has read a file during a change.
 fn is_torn(ended: &Ended) -> bool {
     ended.exit.exit.doubt == Some(Doubt::Torn)
 }
@@ -324,7 +324,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Returns a wait status as a shell shows it.
+/// Converts a wait status to the exit status that a shell shows.
 fn shell_status(status: i32) -> i32 {
     if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
 }

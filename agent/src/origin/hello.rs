@@ -1,4 +1,4 @@
-//! Reads what a stub says of its process, and makes the walk's spec of it, or says why it must stay.
+//! Turns a stub's hello into the walk's spec, or returns why the process must stay.
 
 mod compiler;
 mod configs;
@@ -28,7 +28,7 @@ pub(super) use places::named_path;
 #[derive(Debug)]
 pub(super) struct Stay {
     pub(super) reason: Reason,
-    /// The name of the variable that is withheld.
+    /// The name of the withheld variable.
     pub(super) variable: Option<String>,
 }
 
@@ -61,7 +61,7 @@ impl Hello {
         who: Principal,
     ) -> Result<(WalkSpec, Option<Files>), Stay> {
         let (uid, compiles) = (who.uid, self.compiles(session));
-        // Its daemon keeps the owners of files, and is asked for them by semaphores.
+        // fakeroot's daemon holds the owners of files, and programs query it through System V IPC.
         if strings(&self.env).any(|variable| variable.starts_with(b"FAKEROOTKEY=")) {
             return Err(Reason::Ipc.into());
         }
@@ -76,7 +76,7 @@ impl Hello {
         let (asked, hidden) = (Arc::clone(&hello), Arc::clone(&shared.hidden));
         let question = move |look| asked.look_around(pid, step, &hidden, look);
         let found = shared.looks.look(who.uid, question).await;
-        // A directory that cannot be looked at is as good as none.
+        // A directory that cannot be examined counts as deleted.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
         // No thread has it any more that has answered.
         let hello = Arc::unwrap_or_clone(hello);

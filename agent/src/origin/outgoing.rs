@@ -1,4 +1,4 @@
-//! A walk as it is sent, and what was looked up before.
+//! A walk to send, with everything that was looked up in advance.
 
 use std::sync::Arc;
 
@@ -10,21 +10,21 @@ use worknode::spec::WalkSpec;
 use super::shared::Shared;
 use super::vet;
 
-/// A walk as it is sent, to one runner or, if that fails, to the next.
+/// A walk to send to a runner, and if that fails to the next.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) spec: Arc<WalkSpec>,
     pub(super) encoded: Vec<u8>,
-    /// Those of a compile step, as its files of arguments named them when it came in.
+    /// The files of a compile step, as its response files named them at the start.
     pub(super) files: Option<Arc<Files>>,
-    /// Where it may change something. Whatever is committed later, a link or a file of arguments of another
-    /// walk among it, widens nothing.
+    /// Where it may make changes. Later commits, for example of a link or a response file of another walk, do not widen
+    /// this.
     pub(super) scope: Scope,
 }
 
 impl Outgoing {
-    /// Looks up where a walk may change something, before it waits for a slot: a file system that does not answer
-    /// would keep that from others.
+    /// Determines where a walk may make changes. Done before it gets a slot, because it could otherwise block the slot while
+    /// a file system does not answer.
     ///
     /// # Errors
     /// Why the process must stay.
@@ -41,7 +41,7 @@ impl Outgoing {
         Ok(Self { encoded: spec.encode(), spec, files, scope })
     }
 
-    /// Returns the file that a compile step makes, as its command line has it.
+    /// Returns the output of a compile step as named in its command line.
     pub(super) fn output(&self) -> Option<&[u8]> {
         self.files.as_ref()?.of_roles(&[Role::Output]).next()
     }

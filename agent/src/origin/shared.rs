@@ -1,4 +1,4 @@
-//! What all walks of this origin share.
+//! The parts that all walks of this origin share.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use crate::sessions::Sessions;
 use crate::sys::rights::Rights;
 use crate::sys::view::View;
 
-/// What all walks of this origin share.
+/// The parts that all walks of this origin share.
 pub(crate) struct Shared {
     pub(crate) node: NodeId,
     pub(crate) hostname: Vec<u8>,
-    /// The files that this agent sees, and shows to runners.
+    /// The view of the file system that this agent exports.
     pub(crate) view: View,
-    /// The rights of processes that have given none up.
+    /// The privileges of processes that have dropped none.
     pub(crate) rights: Rights,
-    /// What no runner is shown, and no walk may touch.
+    /// The rules for hiding files from runners and walks.
     pub(crate) hidden: Arc<Hidden>,
     pub(crate) looks: Looks,
     pub(crate) served: Served,
-    /// Memory for what runners have sent back, of all walks.
+    /// The memory budget for changes that runners have sent back.
     pub(crate) returned: Rc<Budget>,
     pub(crate) exporter: ExporterHandle,
     pub(crate) commits: Commits,

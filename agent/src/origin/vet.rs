@@ -1,5 +1,5 @@
-//! What a walk may change, by its kind, as a scope that the commit is held to: a runner is believed
-//! no more than the walk itself could have done.
+//! Determines the scope of a walk's changes by its kind, so that a runner cannot change more than the walk itself could
+//! have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,24 +18,24 @@ use crate::look::{Look, Resolved};
 /// A kind of walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A compile step of anybody's.
+    /// A compile step of any user.
     CompileStep,
-    /// One whose command line says that it writes into a system directory.
+    /// A compile step whose command line writes into a system directory.
     SystemCompileStep,
-    /// Anything else of root's.
+    /// Any other program of root.
     Whole,
-    /// Anything else of another user's.
+    /// Any other program of another user.
     Ordinary,
 }
 
-/// What a kind of walk may do; in all of them what its user may, and nothing hidden.
+/// What a kind of walk may change, within its user's permissions and except hidden files.
 struct Permit {
     kind: Kind,
     /// Only where its command line and its environment say that it writes.
     only_named: bool,
     /// In the system's directories.
     system: bool,
-    /// Programs that act with the rights of their owner.
+    /// Set-id programs.
     set_id: bool,
 }
 
@@ -47,8 +47,8 @@ const PERMITS: [Permit; 4] = [
     Permit { kind: Kind::Ordinary,          only_named: false, system: false, set_id: true },
 ];
 
-/// Returns where a walk may change something, as the links on the way lead now: to be asked before the walk is
-/// sent, and never again for it. `files` are those of a compile step. The agent's own directories are `private`.
+/// Returns the scope of a walk, with symbolic links as they are now. To be called once, before the walk is sent. `files` are
+/// those of a compile step; `private` are the agent's own directories.
 ///
 /// # Errors
 /// `EAGAIN`: it cannot be told at once.
@@ -80,7 +80,7 @@ pub(super) fn scope(
     })
 }
 
-/// Takes out what writes hidden files, and returns their paths. What moves or removes them is left, and refused.
+/// Removes changes that write hidden files, and returns their paths. Changes that move or remove them stay and are refused.
 pub(super) fn leave_out_hidden(changes: &mut ChangeSet, hidden: &Hidden) -> Vec<TreePath> {
     let mut left_out = Vec::new();
     changes.ops.retain(|op| match op {
@@ -96,7 +96,7 @@ pub(super) fn leave_out_hidden(changes: &mut ChangeSet, hidden: &Hidden) -> Vec<
     left_out
 }
 
-/// Refuses changes of what is not exported, and renames that would show it.
+/// Refuses changes of hidden files, and renames that would reveal them.
 pub(super) fn changes(changes: &ChangeSet, hidden: &Hidden) -> anyhow::Result<()> {
     let found = changes.found.iter().map(|(path, _)| path);
     for path in changes.ops.iter().flat_map(paths).chain(found) {
@@ -107,7 +107,7 @@ pub(super) fn changes(changes: &ChangeSet, hidden: &Hidden) -> anyhow::Result<()
         if let Op::Rename { from, to } = op {
             anyhow::ensure!(
                 hidden.may_be_renamed(from, to),
-                "the runner renamed {}, which would show what is not exported",
+                "the runner renamed {}, which would reveal files that are not exported",
                 String::from_utf8_lossy(from)
             );
         }
@@ -115,8 +115,8 @@ pub(super) fn changes(changes: &ChangeSet, hidden: &Hidden) -> anyhow::Result<()
     Ok(())
 }
 
-/// Returns of the offsets that a runner says files were read to those that can be so: of files that
-/// the walk had open for reading, and not behind their end.
+/// Filters the file offsets that a runner reports to plausible ones: of files that the walk had open for reading, and not
+/// beyond their end.
 ///
 /// # Errors
 /// `EAGAIN`: it cannot be told at once.
@@ -139,7 +139,7 @@ pub(super) fn offsets(
     Ok(sound)
 }
 
-/// Returns the paths at which something is changed.
+/// Returns the changed paths.
 pub(super) fn changed(changes: &ChangeSet) -> impl Iterator<Item = &[u8]> {
     changes.ops.iter().flat_map(paths).map(|path| &**path)
 }
@@ -156,8 +156,8 @@ fn paths(op: &Op) -> Vec<&TreePath> {
     }
 }
 
-/// Returns the directories in which a compile step writes: its own, and those of its outputs, as it
-/// names them and as they are when links are followed. One that another step makes meanwhile is there or nowhere.
+/// Returns the directories in which a compile step writes: its working directory and those of its outputs, both as named and
+/// with links resolved. A directory that another step creates meanwhile is at the named path.
 fn written(spec: &WalkSpec, files: &Files, look: Look) -> Result<Vec<Bytes>, Errno> {
     let Written { dirs, outputs } = Written::named(spec, files);
     let mut written = Vec::new();
@@ -171,7 +171,7 @@ fn written(spec: &WalkSpec, files: &Files, look: Look) -> Result<Vec<Bytes>, Err
     for path in outputs {
         let there =
             split(&path).and_then(|(dir, name)| Some(join(places.get(dir)?.as_ref()?, name)));
-        // An output that is a link is written where it leads; any other is in its directory.
+        // An output that is a link is written to its target; any other in its directory.
         if let Some(there) = there
             && look.link(&there)?.is_some()
         {
@@ -196,7 +196,7 @@ impl Written {
         let dirs = BTreeSet::from([spec.cwd.clone()]);
         let mut named = Self { dirs, outputs: BTreeSet::new() };
         files.paths.iter().for_each(|(role, name)| named.take(spec, *role, name));
-        // A reason to stay was found when the hello was read.
+        // Reasons to stay were handled with the hello.
         let mut take = |role, name: &[u8]| named.take(spec, role, name);
         let _ = environment::read(tool, spec.environment(), &mut take);
         let dirs = named.outputs.iter().filter_map(|path| Some(split(path)?.0.to_vec()));
@@ -207,7 +207,7 @@ impl Written {
     fn take(&mut self, spec: &WalkSpec, role: Role, name: &[u8]) {
         let path = || normal(b"/", &named_path(&spec.cwd, name));
         let is_output = matches!(role, Role::Output | Role::Rules | Role::SideOutput);
-        // The unknown may be either.
+        // An unknown value may be a file or a directory.
         if is_output || role == Role::Unknown {
             self.outputs.insert(path());
         }
@@ -217,10 +217,10 @@ impl Written {
     }
 }
 
-/// The kernel follows as many links.
+/// The kernel's limit of symbolic links.
 const LINKS_MAX: usize = 40;
 
-/// Returns where something is, or is made: a link may lead to nothing yet, and directories may be missing.
+/// Returns the real path of a file that may not exist yet: a link may be dangling, and directories may be missing.
 fn made_at(path: &[u8], look: Look) -> Result<Option<Bytes>, Errno> {
     let mut path = path.to_vec();
     for _ in 0..LINKS_MAX {
@@ -239,7 +239,7 @@ fn made_at(path: &[u8], look: Look) -> Result<Option<Bytes>, Errno> {
     Ok(None)
 }
 
-/// Returns the nearest directory above a path that is there, as it is named and as it is.
+/// Returns the nearest existing ancestor of a path, as named and with links resolved.
 fn nearest(path: &[u8], look: Look) -> Result<Option<(&[u8], Bytes)>, Errno> {
     for dir in above(path) {
         if let Some(there) = real(if dir.is_empty() { b"/" } else { dir }, look)? {

@@ -1,6 +1,5 @@
-//! The places that a process names: its working directory, and what its command line and its
-//! environment lead to, through all links. Some of them a runner has of its own, so that what is done there
-//! is not done here.
+//! Checks the paths that a process names: its working directory, and paths in its command line and environment, with all
+//! links resolved. A process that uses paths which are local to each machine must stay.
 
 use std::collections::BTreeSet;
 
@@ -19,44 +18,44 @@ use crate::look::{Found, Look, Resolved};
 use crate::origin::installed::is_system;
 use crate::sys::place::Place;
 
-/// Directories that every machine has of its own.
+/// Directories that are local to each machine.
 const LOCAL_DIRS: [&[u8]; 4] = [b"/dev", b"/proc", b"/run", b"/sys"];
-/// Where the kernel shows what processes have open.
+/// Where the kernel shows the open files of processes.
 const PROCESSES: &[u8] = b"/proc";
-/// A process's working directory, by a name that is the same for all of them: builds write it into their outputs.
+/// A path that means the working directory in every process. Builds write it into their outputs.
 const OWN_DIR: &[u8] = b"/proc/self/cwd";
-/// Where runners have an empty directory, too, for files that nobody else looks for.
+/// A directory for private temporary files, which is empty on runners.
 const SHARED_MEMORY: &[u8] = b"/dev/shm";
-/// The device that is the same everywhere.
+/// The device that is the same on all machines.
 const NULL: &[u8] = b"/dev/null";
-/// Variables in which cargo says where a crate is, and where its files go.
+/// Variables in which cargo names a crate's source and output directories.
 const CARGO: [&[u8]; 3] = [b"CARGO_MANIFEST_DIR=", b"CARGO_TARGET_DIR=", b"OUT_DIR="];
-/// Variables with the place for temporary files.
+/// Variables that name the directory for temporary files.
 const TEMPORARY: [&[u8]; 3] = [b"TMPDIR=", b"TMP=", b"TEMP="];
-/// Links that lead to nothing are followed so far, as the kernel does.
+/// Most dangling links that are followed, as in the kernel.
 const LINKS_MAX: usize = 40;
 
 /// What was found at the places.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// It may write into a system directory.
+    /// Whether it may write into a system directory.
     pub(super) writes_system: bool,
-    /// What it may read of its environment.
+    /// Which variables it may read.
     pub(super) reader: Reader,
-    /// Those of a compile step.
+    /// The files of a compile step.
     pub(super) files: Option<Files>,
 }
 
-/// A compile step, as far as its places are concerned.
+/// A compile step with the facts that matter here.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
     pub(super) tool: Tool,
-    /// What it may read of its environment, if it is what its name says.
+    /// Which variables it may read, if it is what its name says.
     pub(super) reader: Reader,
 }
 
 impl Hello {
-    /// Looks at the files that the process has and names, or says why it must stay.
+    /// Checks the files that the process has open and names, or returns why it must stay.
     ///
     /// # Errors
     /// What the system says.
@@ -81,11 +80,11 @@ impl Hello {
         Ok(places.and_then(|places| Ok((places, fds?))))
     }
 
-    /// Tells whether the path of the working directory leads there: not if something was mounted over
-    /// it since the process entered it, or is mounted for the process alone.
+    /// Tells whether the working directory's path leads to it. It does not if something was mounted over it later, or is
+    /// mounted only for the process.
     fn is_where_it_says(&self, pid: u32, look: Look) -> Result<bool, Errno> {
         let Ok(place) = Place::at(&format!("/proc/{pid}/cwd")) else { return Ok(false) };
-        // The agent has copies of the mounts, with other numbers.
+        // The agent has copies of the mounts with other ids.
         let is_same = |found: Place| (found.dev, found.ino) == (place.dev, place.ino);
         Ok(look.find(&self.cwd)?.is_some_and(is_same))
     }
@@ -102,15 +101,15 @@ impl Hello {
         Ok(if is_known { Reader::Compiler } else { Reader::Anything })
     }
 
-    /// Looks at the arguments of a program of which nothing is known: each may be a path.
+    /// Checks the arguments of an unknown program, any of which may be a path.
     fn places_of_any(&self, look: Look) -> Result<Result<Places, Reason>, Errno> {
         for argument in strings(&self.argv).skip(1) {
             let Resolved::At(found) = look.resolve(&path(&self.cwd, argument))? else { continue };
-            // The other end of a fifo or a socket is here.
+            // The other end of a fifo or socket is on this machine.
             if matches!(found.kind, libc::S_IFIFO | libc::S_IFSOCK) {
                 return Ok(Err(Reason::Descriptor));
             }
-            // In /proc and /dev there is nearly everywhere the same.
+            // /proc and /dev are much the same on all machines.
             let dirs = [b"/run/".as_slice(), b"/sys/", b"/dev/shm/"];
             if dirs.iter().any(|dir| found.path.starts_with(dir)) {
                 return Ok(Err(Reason::Place));
@@ -119,13 +118,13 @@ impl Hello {
         Ok(Ok(Places { writes_system: true, reader: Reader::Anything, files: None }))
     }
 
-    /// Looks at all that a compile step reads and writes.
+    /// Checks everything that a compile step reads and writes.
     fn places_of(&self, step: Step, look: Look) -> Result<Result<Places, Reason>, Errno> {
         let reader = self.reader(step, look)?;
         let arguments = strings(&self.argv).skip(1);
         let files = compile::files(step.tool, arguments, &self.cwd, look)?;
         if files.decision == Err(Reason::ResponseFile) {
-            // What the process read was a stream of its own.
+            // The process reads one of its own streams.
             return Ok(Err(Reason::ResponseFile));
         }
         let mut named: BTreeSet<(Role, Bytes)> = files.paths.iter().cloned().collect();
@@ -148,12 +147,12 @@ impl Hello {
         }
         let mut writes_system = is_system(&self.cwd);
         if step.tool == Tool::Rustc {
-            // What macros write is known to nobody; most likely it belongs to the crate.
+            // The outputs of macros are unknown; most likely they belong to the crate.
             let values = strings(&self.env)
                 .filter_map(|entry| CARGO.iter().find_map(|name| entry.strip_prefix(*name)));
             named.extend(values.map(|value| (Role::OutputDir, value.to_vec())));
         } else {
-            // Nor what plug-ins and scripts do.
+            // So are those of plug-ins and scripts.
             writes_system |= reader == Reader::Anything;
         }
         let base = named.iter().find(|(role, _)| *role == Role::WorkingDir);
@@ -166,7 +165,7 @@ impl Hello {
                 let reason = if role.is_read() { Reason::Stdin } else { Reason::Descriptor };
                 return Ok(Err(reason));
             }
-            // A link in such a place may be replaced there, wherever it leads.
+            // A link at such a path may be replaced there, wherever it leads.
             let is_link = !matches!(&resolved, Resolved::At(found) if found.path == path);
             if role.is_written() && is_link && is_made_locally(&path, look)? {
                 return Ok(Err(Reason::Place));
@@ -195,8 +194,7 @@ impl Hello {
     }
 }
 
-/// Tells whether a name is in a place that every machine has of its own, as far as there are the directories
-/// above it.
+/// Tells whether a path is local to each machine, judging by its existing ancestors.
 fn is_made_locally(path: &[u8], look: Look) -> Result<bool, Errno> {
     for dir in above(path) {
         match look.resolve(if dir.is_empty() { b"/" } else { dir })? {
@@ -208,7 +206,7 @@ fn is_made_locally(path: &[u8], look: Look) -> Result<bool, Errno> {
     Ok(false)
 }
 
-/// Returns what a path of a compile step leads to: for what it writes, also where that would be made.
+/// Resolves a path of a compile step. For outputs also returns where a missing file would be created.
 fn place_of(role: Role, path: &[u8], look: Look) -> Result<Resolved, Errno> {
     let mut path = path.to_vec();
     for _ in 0..LINKS_MAX {
@@ -225,12 +223,12 @@ fn place_of(role: Role, path: &[u8], look: Look) -> Result<Resolved, Errno> {
             }
             other => return Ok(other),
         };
-        // A descriptor that the step has and the agent has not.
+        // A descriptor of the step, which the agent does not have.
         if is_within(&found.path, PROCESSES) {
             return Ok(Resolved::Stream);
         }
         let made = join(&found.path, name);
-        // A link that leads to nothing yet.
+        // A dangling link.
         let Some(target) = look.link(&made)? else {
             let made = Resolved::At(Found { path: made, kind: 0 });
             return Ok(if role.is_written() { made } else { Resolved::Nothing });
@@ -240,13 +238,13 @@ fn place_of(role: Role, path: &[u8], look: Look) -> Result<Resolved, Errno> {
     Ok(Resolved::Nothing)
 }
 
-/// Tells whether a path without links is of a place that every machine has of its own.
+/// Tells whether a path without links is local to each machine.
 pub(super) fn is_local(path: &[u8]) -> bool {
     LOCAL_DIRS.iter().any(|dir| is_within(path, dir))
 }
 
-/// Tells whether a directory that is not the system's has a file that gcc reads for more arguments, as it does
-/// where it is told to look for its parts.
+/// Tells whether a non-system directory contains a file from which gcc reads further arguments, as it does in directories
+/// where it searches for its programs.
 fn has_specs(dir: &[u8], look: Look) -> Result<bool, Errno> {
     if is_system(dir) {
         return Ok(false);
@@ -276,7 +274,7 @@ mod tests {
 
     use super::*;
 
-    /// What is found of a command line and variables, with spaces between them, in a directory.
+    /// Returns the findings for a command line and variables, separated by spaces, in a directory.
     fn find(dir: &tempfile::TempDir, line: &str, env: &str) -> Result<bool, Reason> {
         let block = |words: &str| {
             words
