@@ -77,6 +77,8 @@ pub enum Op {
         target: Bytes,
         /// Owner and times.
         meta: Meta,
+        /// Whether the origin's link with this target keeps its inode. Otherwise a new one replaces it.
+        keeps: bool,
     },
     /// A hard link to a file. The file is part of this change set unless nothing else of it changed.
     Link {

@@ -112,7 +112,19 @@ impl Call<'_> {
     }
 
     fn stay(&self, session: &Session, path: &[u8], reason: Reason) -> c_int {
+        // A call that fails is not counted. Only a spawn returns if it succeeds.
+        if let How::Spawn { .. } = self.how {
+            let result = self.execute_here(session, path, reason);
+            if result == 0 {
+                session.count(path, reason);
+            }
+            return result;
+        }
         session.count(path, reason);
+        self.execute_here(session, path, reason)
+    }
+
+    fn execute_here(&self, session: &Session, path: &[u8], reason: Reason) -> c_int {
         // A foreign loader would print a warning about the library. A program that executes nothing
         // does not need it, and loading it is the largest cost of a stay.
         let usable =

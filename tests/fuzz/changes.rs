@@ -76,11 +76,8 @@ fn ops() -> impl Strategy<Value = Op> {
         (paths(), metas(), manifests(), placings()).prop_map(|(path, meta, manifest, placing)| {
             Op::File { path, meta, manifest, placing }
         }),
-        (paths(), word(), metas()).prop_map(|(path, target, meta)| Op::Symlink {
-            path,
-            target,
-            meta
-        }),
+        (paths(), word(), metas(), any::<bool>())
+            .prop_map(|(path, target, meta, keeps)| Op::Symlink { path, target, meta, keeps }),
         (paths(), paths()).prop_map(|(path, to)| Op::Link { path, to }),
         (paths(), kinds(), any::<u64>(), metas())
             .prop_map(|(path, kind, rdev, meta)| Op::Special { path, kind, rdev, meta }),
@@ -151,7 +148,7 @@ fn moved(op: Op, at: TreePath, other: TreePath) -> Op {
         Op::File { meta, placing, .. } => {
             Op::File { path: at, meta, manifest: Manifest::default(), placing }
         }
-        Op::Symlink { target, meta, .. } => Op::Symlink { path: at, target, meta },
+        Op::Symlink { target, meta, keeps, .. } => Op::Symlink { path: at, target, meta, keeps },
         Op::Special { kind, rdev, meta, .. } => Op::Special { path: at, kind, rdev, meta },
     }
 }

@@ -122,9 +122,12 @@ fn ops() -> Vec<Op> {
             Some(Op::Dir { path: path("/d"), meta: meta(None), replaces: true })
         }
         Some(Op::Dir { .. }) => Some(file(Placing::Fresh)),
-        Some(Op::File { .. }) => {
-            Some(Op::Symlink { path: path("/s"), target: b"../t".to_vec(), meta: set() })
-        }
+        Some(Op::File { .. }) => Some(Op::Symlink {
+            path: path("/s"),
+            target: b"../t".to_vec(),
+            meta: set(),
+            keeps: true,
+        }),
         Some(Op::Symlink { .. }) => Some(Op::Link { path: path("/l"), to: path("/f") }),
         Some(Op::Link { .. }) => {
             Some(Op::Special { path: path("/p"), kind: Kind::Fifo, rdev: 0, meta: set() })

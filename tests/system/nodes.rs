@@ -130,7 +130,9 @@ fn loses_the_broker(lab: &Lab) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
     let log = up.state("origin").join("oswalkd.log");
     let said = || -> std::io::Result<usize> {
-        Ok(fs::read_to_string(&log)?.matches("the broker has given up a runner that still answers").count())
+        Ok(fs::read_to_string(&log)?
+            .matches("the broker has given up a runner that still answers")
+            .count())
     };
     let before = said().map_err(failed)?;
     let reader = Reader::start(up, &dir)?;

@@ -166,8 +166,9 @@ fn change(
                 write_file((path, &fresh_name), meta, &pieces, *placing, all)
                     .map_err(failed("write", path))
             }
-            Op::Symlink { path, target, meta } => {
-                make_symlink(path, target, meta, all).map_err(failed("make the link", path))
+            Op::Symlink { path, target, meta, keeps } => {
+                make_symlink((path, target), meta, *keeps, all)
+                    .map_err(failed("make the link", path))
             }
             Op::Link { path, to } => link(path, to, all).map_err(failed("link", path)),
             Op::Special { path, kind, rdev: _, meta } => {

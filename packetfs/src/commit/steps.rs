@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, renameat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, readlinkat, renameat};
 use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, futimens, mkdirat,
     mknodat, utimensat,
@@ -223,16 +223,46 @@ fn replace_file(
     })
 }
 
+/// Makes a symbolic link. One that is there with the same target may keep its inode, and with it its other names
+/// and the time of its directory.
 pub(super) fn make_symlink(
-    path: &[u8],
-    target: &[u8],
+    (path, target): (&[u8], &[u8]),
     meta: &Meta,
+    keeps: bool,
     all: &Settling<'_>,
 ) -> io::Result<()> {
     let place = Place::of(path)?;
+    if keeps && settle_symlink(&place, target, meta, all)? {
+        return Ok(());
+    }
     make_room(&place, path, all)?;
     symlinkat(OsStr::from_bytes(target), &place.dir, place.name)?;
     settle(&just_made(&place, Kind::Symlink)?, &place, meta, all)
+}
+
+/// Sets the owner and time of a symbolic link. Returns false if there is no link with this target.
+fn settle_symlink(
+    place: &Place<'_>,
+    target: &[u8],
+    meta: &Meta,
+    all: &Settling<'_>,
+) -> io::Result<bool> {
+    let Some(attr) = place.attr()?.filter(|attr| attr.kind == Kind::Symlink) else {
+        return Ok(false);
+    };
+    let link = place.open(OFlag::O_PATH, 0)?;
+    if readlinkat(&link, "")?.as_bytes() != target {
+        return Ok(false);
+    }
+    if (meta.uid, meta.gid) != (attr.uid, attr.gid) {
+        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        fchownat(&link, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+    }
+    if let Some(mtime) = meta.mtime {
+        let (atime, mtime) = (TimeSpec::UTIME_OMIT, all.time(mtime));
+        utimensat(&place.dir, place.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?;
+    }
+    Ok(true)
 }
 
 pub(super) fn link(path: &[u8], to: &[u8], all: &Settling<'_>) -> io::Result<()> {

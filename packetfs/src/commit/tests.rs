@@ -149,6 +149,7 @@ fn directories_links_and_removals() {
             path: ground.bytes("dir/link"),
             target: b"../file".to_vec(),
             meta: meta.clone(),
+            keeps: false,
         },
         Op::Special { path: ground.bytes("fifo"), kind: crate::tree::Kind::Fifo, rdev: 0, meta },
         Op::Link { path: ground.bytes("second"), to: ground.bytes("file") },
@@ -387,6 +388,29 @@ fn trees_of_any_depth_are_removed() {
     let is_newer = deep::on_a_small_stack(|| apply::has_newer_files(&other, never));
     assert!(is_newer, "what no walk can have seen is somebody else's");
     deep::clear(&ground.file("other"));
+}
+
+/// `touch -h` changes a symbolic link under all its names, and leaves its directory alone.
+#[test]
+fn a_symbolic_link_keeps_its_inode_and_its_directory_its_time() {
+    let attr = |path: &Path| Attr::of(&nix::sys::stat::lstat(path).expect("it is there"));
+    let time = Time { seconds: 1_000_000_000, nanos: 5 };
+    for (target, keeps, stays) in [("x", true, true), ("y", true, false), ("x", false, false)] {
+        let mut ground = Ground::new();
+        let (dir, link, other) = (ground.file("d"), ground.file("d/l"), ground.file("d/m"));
+        std::fs::create_dir(&dir).expect("writable");
+        symlink("x", &link).expect("writable");
+        std::fs::hard_link(&link, &other).expect("writable");
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        std::fs::File::open(&dir).and_then(|dir| dir.set_modified(old)).expect("ours");
+        let meta = Meta { mtime: Some(Mtime::Set(time)), ..ground.meta(0o777) };
+        let (path, target) = (ground.bytes("d/l"), target.as_bytes().to_vec());
+        ground.commit.changes.ops = vec![Op::Symlink { path, target, meta, keeps }];
+        ground.apply().expect("applicable");
+        assert_eq!(attr(&link).mtime, time);
+        assert_eq!(attr(&link).ino == attr(&other).ino, stays);
+        assert_eq!(attr(&dir).mtime == Time::of(old), stays);
+    }
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl Found {
                     let over = was.map(|was| Placing::Over { base: base(&was).version() });
                     Op::File { path, meta, manifest, placing: over.unwrap_or(Placing::Fresh) }
                 }
-                Body::Symlink(target) => Op::Symlink { path, target, meta },
+                Body::Symlink(target) => Op::Symlink { path, target, meta, keeps: stays },
                 Body::Special(kind, rdev) => Op::Special { path, kind, rdev, meta },
             };
             others.push((node.mtime, op));

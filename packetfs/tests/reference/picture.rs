@@ -59,7 +59,7 @@ fn seen(path: &Path) -> Seen {
     let mut value = [0; 64];
     let length = lgetxattr(path, "user.x", &mut value).unwrap_or(0);
     let is_dir = kind == "dir";
-    let is_set = kind == "file" && meta.mtime() < SET_BEFORE;
+    let is_set = !is_dir && meta.mtime() < SET_BEFORE;
     Seen {
         kind,
         mode: meta.mode(),

@@ -86,7 +86,7 @@ fn concurrently_created_names_conflict() {
         |ground| Op::Dir { path: ground.bytes("x"), meta: ground.meta(0o755), replaces: false },
         |ground| {
             let target = b"t".to_vec();
-            Op::Symlink { path: ground.bytes("x"), target, meta: ground.meta(0o777) }
+            Op::Symlink { path: ground.bytes("x"), target, meta: ground.meta(0o777), keeps: false }
         },
         |ground| Op::Link { path: ground.bytes("x"), to: ground.bytes("old") },
         |ground| {
@@ -121,7 +121,7 @@ fn files_added_to_a_removed_directory_conflict() {
         ground.commit.changes.ops.push(match op {
             0 => Op::Remove { path },
             1 => Op::Dir { path, meta: ground.meta(0o755), replaces: true },
-            _ => Op::Symlink { path, target, meta: ground.meta(0o777) },
+            _ => Op::Symlink { path, target, meta: ground.meta(0o777), keeps: false },
         });
         std::fs::write(ground.file("d/e/theirs"), b"").expect("writable");
         assert!(matches!(ground.apply(), Err(CommitError::Conflict(_))), "{op}");

@@ -26,7 +26,7 @@ fn all(at: &str) -> Vec<Op> {
         Op::Dir { path: path(at), meta: meta(0o777, 0), replaces: false },
         Op::Dir { path: path(at), meta: meta(0o755, 0), replaces: true },
         file(at, meta(0o644, 0)),
-        Op::Symlink { path: path(at), target: b"x".to_vec(), meta: meta(0o777, 0) },
+        Op::Symlink { path: path(at), target: b"x".to_vec(), meta: meta(0o777, 0), keeps: false },
         Op::Link { path: path(at), to: elsewhere() },
         Op::Link { path: elsewhere(), to: path(at) },
         Op::Special { path: path(at), kind: Kind::Fifo, rdev: 0, meta: meta(0o644, 0) },
@@ -135,7 +135,7 @@ fn changes_that_no_walk_can_make_are_refused() {
     };
     assert!(!may(&scope(), 0, behind(0)) && !may(&scope(), 0, behind(1 << 42)));
     for target in [vec![], b"a\0b".to_vec(), vec![b'x'; TARGET_BYTES_MAX + 1]] {
-        let op = Op::Symlink { path: path("/work/l"), target, meta: meta(0o777, 0) };
+        let op = Op::Symlink { path: path("/work/l"), target, meta: meta(0o777, 0), keeps: false };
         assert!(!may(&scope(), 0, op));
     }
 }
