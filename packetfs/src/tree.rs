@@ -34,11 +34,26 @@ pub enum Kind {
 
 /// Seconds and nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(i64, u32)")]
 pub struct Time {
     /// Whole seconds.
     pub seconds: i64,
     /// Nanoseconds within the second.
     pub nanos: u32,
+}
+
+/// A time with more nanoseconds than a second has.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("{0} nanoseconds are a second or more")]
+pub struct TimeError(u32);
+
+/// As it is decoded: a tuple is encoded as the fields of a structure are.
+impl TryFrom<(i64, u32)> for Time {
+    type Error = TimeError;
+
+    fn try_from((seconds, nanos): (i64, u32)) -> Result<Self, TimeError> {
+        if nanos < 1_000_000_000 { Ok(Self { seconds, nanos }) } else { Err(TimeError(nanos)) }
+    }
 }
 
 impl Time {

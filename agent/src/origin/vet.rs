@@ -1,7 +1,7 @@
 //! Determines the scope of a walk's changes by its kind, so that a runner cannot change more than the walk itself could
 //! have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use nix::errno::Errno;
 use packetfs::change::{ChangeSet, Op};
@@ -82,18 +82,19 @@ pub(super) fn scope(
 
 /// Removes changes that write hidden files, and returns their paths. Changes that move or remove them stay and are refused.
 pub(super) fn leave_out_hidden(changes: &mut ChangeSet, hidden: &Hidden) -> Vec<TreePath> {
-    let mut left_out = Vec::new();
+    // A runner may name a million of them.
+    let mut left_out = HashSet::new();
     changes.ops.retain(|op| match op {
         Op::File { path, .. } | Op::Symlink { path, .. } | Op::Special { path, .. }
             if hidden.hides(path) =>
         {
-            left_out.push(path.clone());
+            left_out.insert(path.clone());
             false
         }
         _ => true,
     });
     changes.found.retain(|(path, _)| !left_out.contains(path));
-    left_out
+    left_out.into_iter().collect()
 }
 
 /// Refuses changes of hidden files, and renames that would reveal them.

@@ -83,8 +83,24 @@ pub(super) fn file_type(kind: Kind) -> FileType {
 
 fn system_time(time: Time) -> SystemTime {
     let nanos = Duration::from_nanos(u64::from(time.nanos));
-    match u64::try_from(time.seconds) {
-        Ok(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + nanos,
-        Err(_) => SystemTime::UNIX_EPOCH - Duration::from_secs(time.seconds.unsigned_abs()) + nanos,
+    let seconds = Duration::from_secs(time.seconds.unsigned_abs());
+    let moment = if time.seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    moment.and_then(|moment| moment.checked_add(nanos)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_too_early_or_too_late() {
+        for seconds in [i64::MIN, -1, 0, 1, i64::MAX] {
+            let moment = system_time(Time { seconds, nanos: 999_999_999 });
+            assert_eq!(moment < SystemTime::UNIX_EPOCH, (i64::MIN..0).contains(&seconds));
+        }
     }
 }
