@@ -30,7 +30,7 @@ pub(crate) fn kinds() -> impl Strategy<Value = Kind> {
 }
 
 pub(crate) fn times() -> impl Strategy<Value = Time> {
-    any::<(i64, u32)>().prop_map(|(seconds, nanos)| Time { seconds, nanos })
+    (any::<i64>(), 0..1_000_000_000_u32).prop_map(|(seconds, nanos)| Time { seconds, nanos })
 }
 
 fn attrs() -> impl Strategy<Value = Attr> {
