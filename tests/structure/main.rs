@@ -1,9 +1,10 @@
 //! Checks the sources against the documents: files do not import each other in circles, docs/architecture.md names
-//! every file, and docs/protocol.md has the versions, frames and limits of the sources.
+//! every file, docs/protocol.md has the versions, frames and limits of the sources, and the tests that documents name exist.
 
 mod imports;
 mod limits;
 mod protocol;
+mod references;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,18 @@ fn the_map_names_every_room() {
         }
     }
     assert!(unnamed.is_empty(), "docs/architecture.md does not name {unnamed:#?}");
+}
+
+/// A promise without its test is no promise.
+#[test]
+fn tests_named_in_documents_exist() {
+    let packages = ["worknode", "packetfs", "broker", "agent", "preload", "shims", "tests"];
+    for name in ["docs/semantics.md", "docs/specification.md", "docs/architecture.md"] {
+        let references = references::references(&protocol::read(&root(), name), &packages);
+        let missing: Vec<_> =
+            references.iter().filter(|reference| !reference.exists(&root())).collect();
+        assert!(missing.is_empty(), "{name} names what does not exist: {missing:#?}");
+    }
 }
 
 #[test]
