@@ -127,50 +127,41 @@ pub fn why_nothing_walked(stays: &[StayLine], agent: u32) -> Option<String> {
 pub fn local_cause(reason: Reason, variable: Option<&str>, agent: u32) -> Option<String> {
     Some(match reason {
         Reason::OtherMounts => other_mounts("the program", agent),
-        Reason::SecretVariable => {
-            let name = variable.unwrap_or("NAME");
-            format!(
-                "the program may read the variable {name}, which looks like a secret and is withheld: \
-                 send it with --pass-env {name}, or let programs walk without it with --without-env {name}"
-                )
-                }
-                Reason::ForeignPreload => {
-                "LD_PRELOAD names a library that talks to a process of this machine: start the command \
-                without that library"
-                .to_owned()
-                }
-                Reason::Ipc => "fakeroot talks to a process of this machine: start the command without fakeroot"
-                .to_owned(),
-                Reason::ShimLimit => {
-                "the program has more arguments, variables or descriptors than a walk can carry: start it \
-                with fewer"
-                .to_owned()
-                }
-                Reason::NotExecutable => {
-                "no node can execute the program: check that it runs here, and see the agent's log"
-                .to_owned()
-                }
-                Reason::Descriptor => {
-                "the program has an open descriptor that a walk cannot carry, or names a fifo or a socket: \
-                start it without those"
-                .to_owned()
-                }
-                Reason::Directory => {
-                "the program's working directory was deleted: change to another".to_owned()
-                }
-                Reason::Place => {
-                "the program reads or writes below /dev, /run, /proc or /sys, which every machine has of \
-                its own: use other directories"
-                .to_owned()
-                }
-                Reason::NotExported => {
-                "the program needs a file that no runner is shown: see 'Whom you trust' in the README, and \
-                the agent's log"
-                .to_owned()
-                }
+        Reason::SecretVariable => secret_variable(variable.unwrap_or("NAME")),
+        Reason::ForeignPreload => FOREIGN_PRELOAD.to_owned(),
+        Reason::Ipc => IPC.to_owned(),
+        Reason::ShimLimit => SHIM_LIMIT.to_owned(),
+        Reason::NotExecutable => NOT_EXECUTABLE.to_owned(),
+        Reason::Descriptor => DESCRIPTOR.to_owned(),
+        Reason::Directory => DIRECTORY.to_owned(),
+        Reason::Place => PLACE.to_owned(),
+        Reason::NotExported => NOT_EXPORTED.to_owned(),
         _ => return None,
     })
 }
+
+fn secret_variable(name: &str) -> String {
+    format!(
+        "the program may read the variable {name}, which looks like a secret and is withheld: \
+         send it with --pass-env {name}, or let programs walk without it with --without-env {name}"
+    )
+}
+
+const FOREIGN_PRELOAD: &str = "LD_PRELOAD names a library that talks to a process of this machine: \
+     start the command without that library";
+const IPC: &str = "fakeroot talks to a process of this machine: start the command without fakeroot";
+const SHIM_LIMIT: &str = "the program has more arguments, variables or descriptors than a walk can \
+     carry: start it with fewer";
+const NOT_EXECUTABLE: &str =
+    "no node can execute the program: check that it runs here, and see the agent's log";
+const DESCRIPTOR: &str = "the program has an open descriptor that a walk cannot carry, or names a \
+     fifo or a socket: start it without those";
+const DIRECTORY: &str = "the working directory was deleted, or a file system that the program names \
+     did not answer: look at its server";
+const PLACE: &str = "the program reads or writes below /dev, /run, /proc or /sys, which every machine \
+     has of its own: use other directories";
+const NOT_EXPORTED: &str = "the program needs a file that no runner is shown: see 'Whom you trust' in \
+     the README, and the agent's log";
 
 #[cfg(test)]
 mod tests {

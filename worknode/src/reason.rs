@@ -36,7 +36,7 @@ pub enum Reason {
     Privileged = 14,
     /// An inherited descriptor cannot be carried to another machine.
     Descriptor = 15,
-    /// The working directory was deleted or is not exported.
+    /// The working directory was deleted, or a file system that the program names did not answer.
     Directory = 16,
     /// The preload library or the stub had no room for the arguments, environment or descriptors.
     ShimLimit = 17,
@@ -78,7 +78,8 @@ pub enum Reason {
     Transfer = 34,
     /// The program may read a variable that looks like a secret and is withheld.
     SecretVariable = 35,
-    /// The program reads or writes below /dev, /proc, /run or /sys, which are local to each machine.
+    /// The program reads, writes or leaves files below /dev, /proc, /run or /sys, which are local to each
+    /// machine.
     Place = 36,
 }
 

@@ -76,7 +76,7 @@ impl Hello {
         let (asked, hidden) = (Arc::clone(&hello), Arc::clone(&shared.hidden));
         let question = move |look| asked.look_around(pid, step, &hidden, look);
         let found = shared.looks.look(who.uid, question).await;
-        // A directory that cannot be examined counts as deleted.
+        // It fails if the working directory was deleted, or if a file system does not answer.
         let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
         // No thread has it any more that has answered.
         let hello = Arc::unwrap_or_clone(hello);
