@@ -29,8 +29,8 @@ use crate::sys::place::Place;
 static ROOT: OnceLock<OwnedFd> = OnceLock::new();
 
 /// Sets the root of all paths.
-pub(crate) fn begin_at(root: &OwnedFd) -> io::Result<()> {
-    // It is the same one if there is one already.
+pub(crate) fn set_root(root: &OwnedFd) -> io::Result<()> {
+    // If it is set already, it is the same one.
     let _ = ROOT.set(root.try_clone()?);
     Ok(())
 }
@@ -155,7 +155,7 @@ impl Look {
         Ok(nix::fcntl::readlinkat(&file, "").ok().map(OsStringExt::into_vec))
     }
 
-    /// Returns the size of a file, as the server has it that the file may be on.
+    /// Returns the size of a file, asked of its server if it has one.
     ///
     /// # Errors
     /// What the system says; `EAGAIN`: it cannot be told at once.

@@ -45,7 +45,7 @@ use crate::{devices, machine, origin, own, random, secret};
 use dispatch::Dispatch;
 use upkeep::Upkeep;
 
-/// Uncommitted changes of walks may take this fraction of the machine's memory.
+/// Uncommitted changes of all walks of this origin may take this fraction of the machine's memory.
 const RETURNED_PART: u64 = 4;
 /// Time for sending the reply to the request that ended the agent.
 const FAREWELL: Duration = Duration::from_millis(20);
@@ -143,7 +143,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     let door_path = state.join("door");
     let door = door::open(&door_path)?;
     let hidden = Arc::new(Hidden::new(own::all(config, &[state, pages.path()], &secret, &url)));
-    look::begin_at(outside.root())?;
+    look::set_root(outside.root())?;
     let (vital, mut ended) = Vital::new();
 
     let heard = Heard::new(Arc::clone(&hidden));
@@ -198,7 +198,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         hidden,
         looks: Looks::default(),
         served,
-        returned: Budget::new(config.upper_bytes.unwrap_or(memory_bytes / RETURNED_PART)),
+        returned: Budget::new(memory_bytes / RETURNED_PART),
         exporter,
         commits,
         cluster: Rc::clone(&cluster),

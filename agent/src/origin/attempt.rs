@@ -268,7 +268,7 @@ impl Talk<'_> {
         let mut held = !stub.output.is_patient();
         let news = tokio::time::sleep(NEWS_AFTER);
         tokio::pin!(news);
-        let mut quiet = self.spec.is_terminal(STDERR.into());
+        let mut may_tell_news = self.spec.is_terminal(STDERR.into());
         // Polls the same future until it is ready, because dropping it for a frame could lose a notification.
         let beaten = cluster.beaten();
         tokio::pin!(beaten);
@@ -296,8 +296,8 @@ impl Talk<'_> {
                     held = false;
                     stub.output.release();
                 }
-                () = &mut news, if quiet => {
-                    quiet = false;
+                () = &mut news, if may_tell_news => {
+                    may_tell_news = false;
                     self.tell_what_is_sent(stub);
                 }
                 () = &mut beaten => {
@@ -478,7 +478,9 @@ impl Talk<'_> {
         tracing::warn!(walk = %self.spec.walk, "the changes of a walk exceed the memory for them");
         self.link.send(Kind::Cancel, self.stream, Vec::new());
         let detail =
-            "its changes exceed the memory for them: raise --upper-bytes of the agents".to_owned();
+            "its changes and those of other walks exceed a quarter of this machine's memory: \
+                      run fewer at a time"
+                .to_owned();
         Attempted::Declined(Cause { reason: Reason::CommitFault, detail: Some(detail) })
     }
 

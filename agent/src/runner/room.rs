@@ -13,7 +13,7 @@ const WALKS_PER_SLOT: usize = 2;
 /// and so may their `/dev/shm`.
 const MEMORY_PART: u64 = 4;
 /// Minimum for the changes of one walk, unless the total for all walks is less: linking large programs needs it.
-const UPPER_BYTES_MIN: u64 = 512 << 20;
+const UPPER_BYTES_DEFAULT_MIN: u64 = 512 << 20;
 
 /// Minimum for the processes of one walk, if the machine has so much: compilers need it.
 const MEMORY_BYTES_MIN: u64 = 2 << 30;
@@ -57,7 +57,7 @@ impl Drop for Taken {
 /// Returns the memory for the changes of one walk, and for its `/dev/shm`, on a machine with `memory_bytes`.
 pub(crate) fn upper_bytes(memory_bytes: u64, slots: u32) -> u64 {
     let all = memory_bytes / MEMORY_PART;
-    all.min((all / u64::from(slots.max(1))).max(UPPER_BYTES_MIN))
+    all.min((all / u64::from(slots.max(1))).max(UPPER_BYTES_DEFAULT_MIN))
 }
 
 /// Returns the memory for the processes and changes of one walk on a machine with `memory_bytes`.
