@@ -52,7 +52,11 @@ pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: &[u8]) {
     };
     let session = shared.sessions.get(hello.session);
     let owner = session.as_ref().map(|session| session.uid);
-    let (Some(session), Ok(())) = (session, admit(&who, Act::Walk { owner })) else {
+    let admitted = admit(&who, Act::Walk { owner });
+    if let Err(refusal) = &admitted {
+        tracing::info!(%refusal, "a process may not walk");
+    }
+    let (Some(session), Ok(())) = (session, admitted) else {
         let here = Here { reason: Reason::NoAgent as u8, alone: false };
         output.send(Kind::RunHere, 0, here.encode().to_vec());
         return output.finish().await;

@@ -69,10 +69,11 @@ impl Runner {
         };
         let (taken, spec) = match (taken, spec) {
             (Ok(taken), Some(spec)) => (taken, spec),
-            (taken, _) => {
-                tracing::debug!(peer = %link.peer, refusal = ?taken.err(), "a walk is not taken in");
+            (Err(refusal), _) => {
+                tracing::debug!(peer = %link.peer, %refusal, "a walk is not taken in");
                 return refuse(link, frame.stream);
             }
+            (Ok(_), None) => return refuse(link, frame.stream),
         };
         let (runner, link, stream) = (Rc::clone(self), Rc::clone(link), frame.stream);
         tokio::task::spawn_local(async move {
@@ -86,7 +87,7 @@ impl Runner {
         let outcome = tokio::select! {
             outcome = self.run(&link, stream, &spec, &mut frames) => outcome,
             // The origin is gone or has given the walk up: discard its changes.
-            () = link.closed() => Err(Fault::Leaving),
+            () = link.closed() => Ok(None),
         };
         let (exit, served) = match outcome {
             Ok(Some(Ended { exit, served })) => (Some(exit), served),
@@ -151,12 +152,9 @@ impl Runner {
                         let run_us = u64::try_from(run_us).unwrap_or(u64::MAX);
                         let ending = Ending { status, run_us, cpu_us };
                         // Credit for the rest of the output arrives with the frames.
-                        let ended = tokio::select! {
-                            () = running.streams.finish() => true,
-                            ended = serve(&running, frames) => ended,
-                        };
-                        if !ended {
-                            return Ok(None);
+                        tokio::select! {
+                            () = running.streams.finish() => {}
+                            () = serve(&running, frames) => return Ok(None),
                         }
                         if bounded {
                             // The limit may have affected the result.
@@ -259,14 +257,13 @@ struct Running {
     unbegun: Option<(Launch, Vec<OwnedFd>)>,
 }
 
-/// Handles the origin's frames until it gives the walk up. Always returns false.
-async fn serve(running: &Running, frames: &mut Inbox) -> bool {
+/// Handles the origin's frames until it gives the walk up.
+async fn serve(running: &Running, frames: &mut Inbox) {
     while let Some(frame) = frames.recv().await {
         if frame.kind == Kind::Cancel || !running.take(frame) {
             break;
         }
     }
-    false
 }
 
 impl Running {

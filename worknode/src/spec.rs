@@ -132,7 +132,7 @@ pub enum Outcome {
 pub struct Ending {
     /// Wait status, as from `waitpid`.
     pub status: i32,
-    /// Wall time from the grant's arrival to the end, in microseconds.
+    /// Wall time on the runner, from the walk's arrival to the end of its program, in microseconds.
     pub run_us: u64,
     /// User and system time of the process and its children, in microseconds.
     pub cpu_us: u64,
@@ -141,7 +141,7 @@ pub struct Ending {
 /// Why a runner could not execute a walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
-    /// The sandbox could not be built; the text names what failed.
+    /// The runner refused the walk or could not set it up; the text says why.
     Sandbox(String),
     /// The program could not be executed: `errno`.
     NotExecuted(i32),
@@ -149,7 +149,7 @@ pub enum Fault {
     Full,
     /// The origin refused a path that the walk asked for.
     NotExported(Bytes),
-    /// The runner is shutting down or lost its lease.
+    /// Reserved: no runner sends it. Keeps the numbers of those below.
     Leaving,
     /// The runner has as many walks as it admits.
     Busy,

@@ -2,13 +2,15 @@
 //! state and reports the resulting event.
 //!
 //! ```text
-//! Queued ─granted─▶ Running ─ended─▶ Committing ─committed─▶ Done
-//!   ▲  ▲               │ │              │   │
-//!   │  └────failed─────┘ │              │   │
-//!   └──────conflict──────│──────────────┘   │        nothing shown or taken: Here
-//!                        └─declined, doubt──┴─▶      else:                   Lost
+//! Queued      granted ─▶ Running      no slot ─▶ given up
+//! Running     ended ─▶ Committing     failed, torn ─▶ Queued     declined, in doubt ─▶ given up
+//! Committing  committed ─▶ Done       conflict ─▶ Queued         not committed ─▶ given up
 //! ```
-//! The stub may be gone at any time before the commit.
+//! - A walk that is given up is Here if nothing was shown or taken, else Lost.
+//! - If something was shown or taken, a walk in doubt is committed.
+//! - After a conflict a walk is repeated only if output was shown and no input was taken; else it is given up.
+//! - After input was taken, or after the last attempt, nothing is repeated: a torn walk is committed, another one given up.
+//! - A walk that still has a slot skips Queued, except after a failure. The stub may be gone at any time before the commit.
 
 use worknode::reason::Reason;
 
