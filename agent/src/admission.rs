@@ -18,7 +18,7 @@ pub(crate) enum Act<'a> {
     /// To open a session, with an `oswalk` of a version, on a connection that may have one.
     OpenSession { version: &'a str, has_one: bool },
     /// To have processes walk on one node alone.
-    Name { node: &'a NodeId, is_known: bool },
+    WalkOnlyTo { node: &'a NodeId, is_known: bool },
     /// To walk in the session of a user, if there is such a session.
     Walk { owner: Option<u32> },
     /// To end an agent that runs as a user.
@@ -71,7 +71,7 @@ pub(crate) fn admit(who: &Principal, act: Act<'_>) -> Result<(), Refusal> {
         Act::OpenSession { version, .. } if version != VERSION => {
             Refusal::OtherVersion { theirs: version.to_owned() }
         }
-        Act::Name { node, is_known: false } => Refusal::NoNode(node.clone()),
+        Act::WalkOnlyTo { node, is_known: false } => Refusal::NoNode(node.clone()),
         Act::Walk { owner: None } => Refusal::NoSession,
         Act::Walk { owner: Some(owner) } if !is_root && owner != uid => {
             Refusal::OthersSession { uid, owner }
@@ -122,8 +122,8 @@ mod tests {
             (1000, Act::OpenSession { version: ours, has_one: false }, None),
             (1000, Act::OpenSession { version: ours, has_one: true }, Some(Refusal::SecondSession)),
             (0, Act::OpenSession { version: "0.0.9", has_one: false }, Some(other_version)),
-            (1000, Act::Name { node: desk, is_known: true }, None),
-            (1000, Act::Name { node: desk, is_known: false }, Some(Refusal::NoNode(desk.clone()))),
+            (1000, Act::WalkOnlyTo { node: desk, is_known: true }, None),
+            (1000, Act::WalkOnlyTo { node: desk, is_known: false }, Some(Refusal::NoNode(desk.clone()))),
             (1000, Act::Walk { owner: Some(1000) }, None),
             (1000, Act::Walk { owner: Some(1001) }, Some(others_session)),
             (1000, Act::Walk { owner: None }, Some(Refusal::NoSession)),

@@ -118,7 +118,7 @@ impl Api {
         let shut = self.why_nothing_walks(options.on.as_ref()).await;
         if let Some(node) = &options.on {
             let is_known = self.cluster.status().iter().any(|status| status.node == *node);
-            admit(who, Act::Name { node, is_known })?;
+            admit(who, Act::WalkOnlyTo { node, is_known })?;
         }
         // A process of another pid namespace is not visible here.
         let process = options.becomes.then(|| watch::process(pid).ok()).flatten();

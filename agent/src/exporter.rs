@@ -113,9 +113,9 @@ pub(crate) struct ExporterHandle {
 struct Quiet {
     /// The inotify queue.
     queue: OwnedFd,
-    /// Reports each change of the mounts once …
+    /// Reports each change of the mounts once. `mounted` keeps that.
     mounts: MountWatch,
-    /// … so it is remembered until the thread has read them.
+    /// Whether the mounts have changed since the thread read them.
     mounted: AtomicBool,
     /// Whether the thread is working, and so may have read changes that it has not passed on yet, or does not get events for
     /// all changes.
@@ -309,7 +309,7 @@ impl State {
             self.quiet.busy.store(true, Ordering::SeqCst);
             match job {
                 Job::Ask { reader, question: Question { stream, ask, walks }, out_tx } => {
-                    self.join(reader, &out_tx);
+                    self.add_reader(reader, &out_tx);
                     self.note(reader, &walks, &ask);
                     let mut answer = self.answer(reader, &ask);
                     // A file system mounted before the mounts were read may show files that are hidden elsewhere.
@@ -327,7 +327,7 @@ impl State {
                     );
                 }
                 Job::Foretell { reader, upcoming, out_tx, done_tx } => {
-                    self.join(reader, &out_tx);
+                    self.add_reader(reader, &out_tx);
                     // A reader ignores answers below a directory that it does not know.
                     self.drain();
                     self.tell_changes(reader);
@@ -358,7 +358,7 @@ impl State {
         }
     }
 
-    fn join(&mut self, reader: ReaderId, out_tx: &UnboundedSender<Frame>) {
+    fn add_reader(&mut self, reader: ReaderId, out_tx: &UnboundedSender<Frame>) {
         self.readers.entry(reader).or_insert_with(|| Reader {
             out_tx: out_tx.clone(),
             squeezer: Squeezer::default(),

@@ -141,7 +141,7 @@ impl Link {
     /// Decodes the changes in a [`Kind::Changes`], if they are wanted. To be called for all of them, in order.
     ///
     /// # Errors
-    /// As above.
+    /// It is damaged, and later ones cannot be decoded either.
     pub(crate) fn take_changes(
         &self,
         payload: &[u8],

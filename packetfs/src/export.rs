@@ -76,7 +76,8 @@ impl Exporter {
         Self { hidden, inodes, manifests: HashMap::new(), may_be_asked: Box::new(|_| true) }
     }
 
-    /// Has it list a directory in which something is mounted that does not answer, with what the kernel knows of that.
+    /// Sets which paths it may ask their file systems about. Mount points that it may not ask are listed with what the kernel
+    /// knows of them.
     #[must_use]
     pub fn asking(self, may_be_asked: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
         Self { may_be_asked: Box::new(may_be_asked), ..self }
@@ -126,7 +127,7 @@ impl Exporter {
         self.entry_in((&opened, dir), &self.hidden.mounts(), FileName::new(name).ok()?)
     }
 
-    /// Returns what a name of an open directory names.
+    /// Returns the entry of a name in an open directory.
     fn entry_in(
         &self,
         (open, dir): (&OwnedFd, &[u8]),

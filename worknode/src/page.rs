@@ -32,13 +32,13 @@ pub const GATE_SHUT: u32 = 0;
 pub const WALK_ALL: u32 = 1;
 /// Option: every node has the origin's processor.
 pub const NATIVE_TWIN: u32 = 2;
+/// Option: a program that should walk but cannot fails instead of running at the origin.
+pub const NO_FALLBACK: u32 = 4;
 /// Option: when the session's command ran before, it started no program that a rule names.
 pub const LEAF: u32 = 8;
 /// The option that a session adds to `ASAN_OPTIONS`, because AddressSanitizer's runtime otherwise insists
 /// on being the first library of a program. It is not sent to runners.
 pub const ASAN_OPTION: &str = "verify_asan_link_order=0";
-/// Option: a program that should walk but cannot fails instead of running at the origin.
-pub const NO_FALLBACK: u32 = 4;
 
 /// A policy page, read in place.
 #[derive(Debug, Clone, Copy)]

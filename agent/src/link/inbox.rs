@@ -21,17 +21,17 @@ pub(crate) struct Inbox {
 
 /// The sending end.
 #[derive(Debug)]
-pub(super) struct Slit {
+pub(super) struct InboxSender {
     /// Bounded in bytes, by `waiting`.
     tx: mpsc::UnboundedSender<Frame>,
     waiting: Rc<Cell<usize>>,
 }
 
 /// Makes a queue.
-pub(super) fn inbox() -> (Slit, Inbox) {
+pub(super) fn inbox() -> (InboxSender, Inbox) {
     let (tx, rx) = mpsc::unbounded_channel();
     let waiting = Rc::new(Cell::new(0));
-    (Slit { tx, waiting: Rc::clone(&waiting) }, Inbox { rx, waiting })
+    (InboxSender { tx, waiting: Rc::clone(&waiting) }, Inbox { rx, waiting })
 }
 
 impl Inbox {
@@ -43,7 +43,7 @@ impl Inbox {
     }
 }
 
-impl Slit {
+impl InboxSender {
     /// Queues a frame. Returns false if too much is waiting already.
     pub(super) fn put(&self, frame: Frame) -> bool {
         let waiting = self.waiting.get();
@@ -73,17 +73,17 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let frame =
             |bytes: usize| Frame { kind: Kind::Data, stream: 1, payload: vec![0; bytes].into() };
-        let (slit, mut inbox) = inbox();
-        let frames = (0..10_000).take_while(|_| slit.put(frame(64 * 1024))).count();
+        let (sender, mut inbox) = inbox();
+        let frames = (0..10_000).take_while(|_| sender.put(frame(64 * 1024))).count();
         assert_eq!(frames, WAITING_BYTES_MAX / (64 * 1024 + FRAME_BYTES));
         runtime.block_on(async {
             for _ in 0..frames {
                 inbox.recv().await.expect("it is there");
             }
         });
-        assert!(slit.put(frame(WAITING_BYTES_MAX + 1)), "one alone");
-        assert!(!slit.put(frame(1)));
-        let empty = (0..).take_while(|_| Slit::put(&slit, frame(0))).count();
+        assert!(sender.put(frame(WAITING_BYTES_MAX + 1)), "one alone");
+        assert!(!sender.put(frame(1)));
+        let empty = (0..).take_while(|_| InboxSender::put(&sender, frame(0))).count();
         assert_eq!(empty, 0, "empty ones count, too");
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use super::inbox::{self, Inbox, Slit};
+use super::inbox::{self, Inbox, InboxSender};
 use crate::wire::frame::Frame;
 
 /// This side's ends of the streams of a link.
@@ -11,7 +11,7 @@ use crate::wire::frame::Frame;
 pub(super) struct Streams {
     /// The caller's streams are odd, the callee's even.
     next: Cell<u32>,
-    open: RefCell<HashMap<u32, Slit>>,
+    open: RefCell<HashMap<u32, InboxSender>>,
     /// Frames without a stream: late ones of finished walks, or invented ones of a dishonest peer.
     strays: Cell<u64>,
 }

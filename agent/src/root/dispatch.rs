@@ -27,7 +27,21 @@ impl Receive for Dispatch {
             Kind::Answer => self.mirrors.take_answer(link, &frame),
             Kind::Told => self.mirrors.take_told(link, frame.payload),
             Kind::Changes => self.mirrors.take_changes(link, &frame.payload),
-            _ => link.route(frame),
+            Kind::Data
+            | Kind::Eof
+            | Kind::Credit
+            | Kind::Broken
+            | Kind::Signal
+            | Kind::Cancel
+            | Kind::Packets
+            | Kind::Exit
+            | Kind::Ping
+            | Kind::Pong
+            | Kind::Took
+            | Kind::Ready
+            | Kind::Settings
+            | Kind::Resize
+            | Kind::Stopped => link.route(frame),
         }
     }
 
