@@ -36,8 +36,8 @@ pub(crate) struct Config {
     #[arg(long, value_name = "BYTES", default_value_t = 20 * 1024 * 1024 * 1024,
         value_parser = clap::value_parser!(u64).range(STORE_BYTES_MIN..))]
     pub store_bytes: u64,
-    /// Most memory for the changed files of one walk; if absent, a quarter of the machine's, divided by the slots, or 512 MiB
-    /// where that is less
+    /// Most memory for the changed files of one walk, and for those that all walks of this machine have sent back; if
+    /// absent, a quarter of the machine's, divided by the slots, or 512 MiB where that is less
     #[arg(long, value_name = "BYTES",
         value_parser = clap::value_parser!(u64).range(UPPER_BYTES_MIN..))]
     pub upper_bytes: Option<u64>,

@@ -45,7 +45,8 @@ use crate::{devices, machine, origin, own, random, secret};
 use dispatch::Dispatch;
 use upkeep::Upkeep;
 
-/// Uncommitted changes of all walks of this origin may take this fraction of the machine's memory.
+/// Uncommitted changes of all walks of this origin may take this fraction of the machine's memory,
+/// unless `--upper-bytes` says otherwise.
 const RETURNED_PART: u64 = 4;
 /// Time for sending the reply to the request that ended the agent.
 const FAREWELL: Duration = Duration::from_millis(20);
@@ -198,7 +199,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         hidden,
         looks: Looks::default(),
         served,
-        returned: Budget::new(memory_bytes / RETURNED_PART),
+        returned: Budget::new(config.upper_bytes.unwrap_or(memory_bytes / RETURNED_PART)),
         exporter,
         commits,
         cluster: Rc::clone(&cluster),

@@ -55,7 +55,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
         value_parser = |text: &str| bytes(text, STORE_BYTES_MIN))]
     store_bytes: Option<u64>,
-    /// Most memory for the changed files of one walk [default: a quarter of the machine's memory,
+    /// Most memory for the changed files of one walk, and for those that all walks of this machine
+    /// have sent back [default: a quarter of the machine's memory,
     /// divided by --slots; 512 MiB where that is less]
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
         value_parser = |text: &str| bytes(text, UPPER_BYTES_MIN))]

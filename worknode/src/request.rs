@@ -159,7 +159,8 @@ pub struct Settings {
     pub secret: PathBuf,
     /// Most bytes of packets kept on disk.
     pub store_bytes: u64,
-    /// Most memory for the changed files of one walk.
+    /// Most memory for the changed files of one walk on this runner, and for those of all walks of this origin until they
+    /// are applied.
     pub upper_bytes: u64,
 }
 

@@ -478,9 +478,7 @@ impl Talk<'_> {
         tracing::warn!(walk = %self.spec.walk, "the changes of a walk exceed the memory for them");
         self.link.send(Kind::Cancel, self.stream, Vec::new());
         let detail =
-            "its changes and those of other walks exceed a quarter of this machine's memory: \
-                      run fewer at a time"
-                .to_owned();
+            "its changes exceed the memory for them: raise --upper-bytes of the agents".to_owned();
         Attempted::Declined(Cause { reason: Reason::CommitFault, detail: Some(detail) })
     }
 
