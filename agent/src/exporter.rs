@@ -293,7 +293,7 @@ impl State {
         hidden.set_mounts(Arc::new(mounts.read()?));
         let asked = heard.clone();
         Ok(Self {
-            exporter: Exporter::new(hidden).asking(move |path| asked.may_be_asked(path)),
+            exporter: Exporter::asking(hidden, move |path| asked.may_be_asked(path)),
             watcher,
             mounts,
             readers: HashMap::new(),
