@@ -14,7 +14,19 @@ use crate::vital::Vital;
 
 /// The files of others that were overwritten, or why the commit failed.
 type Committed = Result<Vec<TreePath>, CommitError>;
-type Job = (Commit, oneshot::Sender<Committed>);
+type Job = (Commit, oneshot::Sender<Result<Done, CommitError>>);
+
+/// What has become of a commit.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// It was applied.
+    Applied {
+        /// The files of others that it has overwritten.
+        overwrote: Vec<TreePath>,
+    },
+    /// It was not begun: a file system that it concerns has not answered just now.
+    Unheard(Box<Commit>),
+}
 
 /// Idle time after which the journal is truncated, so that commits in quick succession do not wait for that.
 const REST_AFTER: Duration = Duration::from_secs(1);
@@ -46,14 +58,15 @@ impl Apply for Committer {
 }
 
 impl Commits {
-    /// Starts the thread, which first finishes a commit that an earlier agent left in the journal.
+    /// Starts the thread. It begins only commits that `may_begin` allows. It first finishes a commit that an earlier agent left in the journal.
     pub(crate) fn start(
         vital: &Vital,
         journal: &Path,
         outside: &Arc<Outside>,
+        may_begin: impl Fn(&Commit) -> bool + Send + 'static,
     ) -> anyhow::Result<Self> {
         let (journal, outside) = (journal.to_owned(), Arc::clone(outside));
-        Self::start_with(vital, move || {
+        Self::start_with(vital, may_begin, move || {
             outside.enter().context("failed to enter the mounts of users")?;
             // The thread has its own umask, which is 0 because a change set gives every mode.
             nix::sys::stat::umask(nix::sys::stat::Mode::empty());
@@ -64,6 +77,7 @@ impl Commits {
     /// Starts the thread, which gets its committer from `open`.
     fn start_with<A: Apply>(
         vital: &Vital,
+        may_begin: impl Fn(&Commit) -> bool + Send + 'static,
         open: impl FnOnce() -> anyhow::Result<A> + Send + 'static,
     ) -> anyhow::Result<Self> {
         let (jobs_tx, jobs_rx) = mpsc::channel::<Job>();
@@ -77,7 +91,12 @@ impl Commits {
             while let Ok(job) = jobs_rx.recv() {
                 let mut next = Some(job);
                 while let Some((commit, done_tx)) = next {
-                    let _ = done_tx.send(committer.apply(&commit));
+                    let done = if may_begin(&commit) {
+                        committer.apply(&commit).map(|overwrote| Done::Applied { overwrote })
+                    } else {
+                        Ok(Done::Unheard(Box::new(commit)))
+                    };
+                    let _ = done_tx.send(done);
                     next = jobs_rx.recv_timeout(REST_AFTER).ok();
                 }
                 committer.rest();
@@ -91,9 +110,9 @@ impl Commits {
     ///
     /// # Errors
     /// A [`CommitError`], or the thread has died, perhaps during this commit.
-    pub(crate) async fn apply(&self, commit: Commit) -> anyhow::Result<Vec<TreePath>> {
+    pub(crate) async fn apply(&self, commit: Commit) -> anyhow::Result<Done> {
         if commit.changes.ops.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Done::Applied { overwrote: Vec::new() });
         }
         let (done_tx, done_rx) = oneshot::channel();
         let died = || anyhow::anyhow!("the committer has died: the program is executed here");
@@ -133,11 +152,19 @@ mod tests {
         fn rest(&self) {}
     }
 
+    #[tokio::test]
+    async fn a_commit_that_may_not_begin_is_handed_back() {
+        let commits =
+            Commits::start_with(&Vital::new().0, |_| false, || Ok(Dies)).expect("a thread");
+        let done = commits.apply(commit()).await.expect("the thread lives");
+        assert!(matches!(done, Done::Unheard(back) if back.changes == commit().changes));
+    }
+
     /// A commit that was not made must never count as made.
     #[tokio::test]
     async fn a_committer_that_dies_fails_its_commits() {
         let (vital, mut ended) = Vital::new();
-        let commits = Commits::start_with(&vital, || Ok(Dies)).expect("a thread");
+        let commits = Commits::start_with(&vital, |_| true, || Ok(Dies)).expect("a thread");
         assert!(commits.apply(commit()).await.is_err(), "it died in this one");
         assert_eq!(ended.wait().await, "committer");
         assert!(commits.apply(commit()).await.is_err(), "it was dead before this one");

@@ -23,7 +23,8 @@ use packetfs::path::{Bytes, FileName, TreePath, join, split};
 use packetfs::tree::{Attr, Change, Entry, Kind as FileKind, Listing};
 use packetfs::watch::{Drained, ReaderId, Watcher};
 use profile::{Known, Likeness, Profiles};
-use tokio::sync::{mpsc::UnboundedSender, oneshot};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use worknode::command::Files;
 
 use crate::served::Heard;
@@ -42,6 +43,19 @@ const BEHIND_MAX: Duration = Duration::from_secs(1);
 /// reading a large file for another runner, at a gigabyte or two per second. If it takes longer, a file system does not
 /// answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a question or a commit is handed back because the last answer of its file system is too old. That is more than ten seconds of
+/// a busy thread.
+pub(crate) const TRIES_MAX: u8 = 100;
+
+/// A question, and where its answer goes.
+pub(crate) struct Asked {
+    pub(crate) reader: ReaderId,
+    pub(crate) question: Question,
+    pub(crate) out_tx: UnboundedSender<Frame>,
+    /// How often its file system has been asked for it.
+    pub(crate) tries: u8,
+}
 
 /// A reader's question.
 pub(crate) struct Question {
@@ -62,11 +76,7 @@ pub(crate) struct Upcoming {
 
 /// A job for the thread.
 enum Job {
-    Ask {
-        reader: ReaderId,
-        question: Question,
-        out_tx: UnboundedSender<Frame>,
-    },
+    Ask(Asked),
     Foretell {
         reader: ReaderId,
         upcoming: Upcoming,
@@ -158,14 +168,27 @@ impl Quiet {
     }
 }
 
+impl Asked {
+    /// Answers with an error.
+    pub(crate) fn fail(&self, errno: i32) {
+        let _ = self.out_tx.send(self.frame(&Answer::Failed(errno)));
+    }
+
+    fn frame(&self, answer: &Answer) -> Frame {
+        let payload = message::encode(answer).into();
+        Frame { kind: Kind::Answer, stream: self.question.stream, payload }
+    }
+}
+
 impl ExporterHandle {
-    /// Starts the thread in the users' mount namespace.
+    /// Starts the thread in the users' mount namespace. Returns also the questions that it hands back, because their file systems
+    /// must be asked first.
     pub(crate) fn start(
         vital: &Vital,
         heard: Heard,
         hidden: Arc<Hidden>,
         outside: &Arc<Outside>,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, UnboundedReceiver<Asked>)> {
         let outside = Arc::clone(outside);
         let enter = move || outside.enter();
         Self::start_with(vital, (heard, hidden), PATIENCE, Watcher::new()?, enter)
@@ -177,12 +200,13 @@ impl ExporterHandle {
         patience: Duration,
         watcher: Watcher,
         enter: impl FnOnce() -> io::Result<()> + Send + 'static,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, UnboundedReceiver<Asked>)> {
+        let (unheard_tx, unheard_rx) = unbounded_channel();
         let (jobs_tx, jobs_rx) = mpsc::channel();
         let (ready_tx, ready_rx) = mpsc::channel();
         let outbox = Outbox::start();
         vital.thread("exporter", move || {
-            match enter().and_then(|()| State::new(hidden, heard, watcher, outbox)) {
+            match enter().and_then(|()| State::new(hidden, heard, watcher, (outbox, unheard_tx))) {
                 Ok(state) => {
                     let _ = ready_tx.send(Ok(Arc::clone(&state.quiet)));
                     state.serve(&jobs_rx);
@@ -191,15 +215,18 @@ impl ExporterHandle {
             }
         })?;
         let quiet = ready_rx.recv()?.context("failed to look at the files and mounts of users")?;
-        Ok(Self { jobs_tx, quiet, patience })
+        Ok((Self { jobs_tx, quiet, patience }, unheard_rx))
     }
 
     /// Answers a runner's question by a frame.
     pub(crate) fn ask(&self, reader: ReaderId, question: Question, out_tx: UnboundedSender<Frame>) {
-        let job = Job::Ask { reader, question, out_tx };
-        if let Err(mpsc::SendError(Job::Ask { question, out_tx, .. })) = self.jobs_tx.send(job) {
-            let payload = message::encode(&Answer::Failed(libc::EIO)).into();
-            let _ = out_tx.send(Frame { kind: Kind::Answer, stream: question.stream, payload });
+        self.ask_again(Asked { reader, question, out_tx, tries: 0 });
+    }
+
+    /// Answers a question whose file system has answered just now.
+    pub(crate) fn ask_again(&self, asked: Asked) {
+        if let Err(mpsc::SendError(Job::Ask(asked))) = self.jobs_tx.send(Job::Ask(asked)) {
+            asked.fail(libc::EIO);
         }
     }
 
@@ -227,6 +254,17 @@ impl ExporterHandle {
         }
         let (done_tx, done_rx) = oneshot::channel();
         self.wait(Job::Drain { reader, done_tx }, done_rx).await
+    }
+
+    /// Has the thread read the mounts if something was mounted or unmounted.
+    ///
+    /// # Errors
+    /// See [`Untold`].
+    pub(crate) async fn see_mounts(&self) -> Result<(), Untold> {
+        /// Any: a reader with this number would only get its changes early.
+        const NOBODY: ReaderId = 0;
+        self.quiet.is_unread();
+        if self.quiet.mounted.load(Ordering::SeqCst) { self.drain(NOBODY).await } else { Ok(()) }
     }
 
     async fn wait(&self, job: Job, done_rx: oneshot::Receiver<()>) -> Result<(), Untold> {
@@ -258,6 +296,8 @@ struct State {
     /// What may be looked at ahead of a question: what is asked for has answered before.
     heard: Heard,
     outbox: Outbox,
+    /// Questions whose file systems must be asked first. Unbounded for the same reason as the outbox.
+    unheard_tx: UnboundedSender<Asked>,
     quiet: Arc<Quiet>,
 }
 
@@ -278,7 +318,7 @@ impl State {
         hidden: Arc<Hidden>,
         heard: Heard,
         watcher: Watcher,
-        outbox: Outbox,
+        (outbox, unheard_tx): (Outbox, UnboundedSender<Asked>),
     ) -> io::Result<Self> {
         let mut mounts = MountWatch::new()?;
         let quiet = Arc::new(Quiet {
@@ -293,13 +333,14 @@ impl State {
         hidden.set_mounts(Arc::new(mounts.read()?));
         let asked = heard.clone();
         Ok(Self {
-            exporter: Exporter::new(hidden).asking(move |path| asked.may_be_asked(path)),
+            exporter: Exporter::asking(hidden, move |path| asked.may_be_asked(path)),
             watcher,
             mounts,
             readers: HashMap::new(),
             profiles: Profiles::default(),
             heard,
             outbox,
+            unheard_tx,
             quiet,
         })
     }
@@ -308,24 +349,7 @@ impl State {
         while let Ok(job) = jobs_rx.recv() {
             self.quiet.busy.store(true, Ordering::SeqCst);
             match job {
-                Job::Ask { reader, question: Question { stream, ask, walks }, out_tx } => {
-                    self.add_reader(reader, &out_tx);
-                    self.note(reader, &walks, &ask);
-                    let mut answer = self.answer(reader, &ask);
-                    // A file system mounted before the mounts were read may show files that are hidden elsewhere.
-                    if self.mounts.has_changed() {
-                        self.quiet.mounted.store(true, Ordering::SeqCst);
-                        self.drain();
-                        answer = self.answer(reader, &ask);
-                    }
-                    let payload = message::encode(&answer);
-                    // Changes precede the answer.
-                    self.tell_changes(reader);
-                    self.outbox.put(
-                        &out_tx,
-                        Frame { kind: Kind::Answer, stream, payload: payload.into() },
-                    );
-                }
+                Job::Ask(asked) => self.take_question(asked),
                 Job::Foretell { reader, upcoming, out_tx, done_tx } => {
                     self.add_reader(reader, &out_tx);
                     // A reader ignores answers below a directory that it does not know.
@@ -356,6 +380,43 @@ impl State {
             self.outbox.send();
             self.quiet.busy.store(self.watcher.is_blind(), Ordering::SeqCst);
         }
+    }
+
+    /// Answers a question, or hands it back if its file system has not answered just now.
+    fn take_question(&mut self, asked: Asked) {
+        let Asked { reader, question: Question { ask, walks, .. }, out_tx, tries } = &asked;
+        self.add_reader(*reader, out_tx);
+        self.note(*reader, walks, ask);
+        // What was mounted just now may not answer.
+        self.drain_mounts();
+        let mut answer = self.answer_if_heard(*reader, ask);
+        // A file system mounted before the mounts were read may show files that are hidden elsewhere.
+        if self.drain_mounts() {
+            answer = self.answer_if_heard(*reader, ask);
+        }
+        if answer.is_none() && *tries < TRIES_MAX {
+            // Fails if the agent is ending.
+            let _ = self.unheard_tx.send(asked);
+            return;
+        }
+        // Changes precede the answer.
+        self.tell_changes(*reader);
+        let frame = asked.frame(&answer.unwrap_or(Answer::Failed(libc::EIO)));
+        self.outbox.put(out_tx, frame);
+    }
+
+    /// Drains changes if something was mounted or unmounted. Returns whether it was.
+    fn drain_mounts(&mut self) -> bool {
+        let has_changed = self.mounts.has_changed();
+        if has_changed {
+            self.quiet.mounted.store(true, Ordering::SeqCst);
+            self.drain();
+        }
+        has_changed
+    }
+
+    fn answer_if_heard(&mut self, reader: ReaderId, ask: &Ask) -> Option<Answer> {
+        self.heard.may_be_asked(ask.path()).then(|| self.answer(reader, ask))
     }
 
     fn add_reader(&mut self, reader: ReaderId, out_tx: &UnboundedSender<Frame>) {
@@ -483,6 +544,14 @@ impl State {
         }
         for (dir, (readers, names)) in names {
             let dir = watched(dir);
+            if !self.heard.may_be_listed(&dir) {
+                // They ask again, and may wait for it.
+                for reader in readers {
+                    let change = Change::Forget { dir: dir.clone() };
+                    changes.entry(reader).or_default().push(change);
+                }
+                continue;
+            }
             // The kernel reports only valid names.
             let names = names.into_iter().filter_map(|name| FileName::new(name).ok());
             let (mut attr, mut names) = self.exporter.entries(&dir, names);

@@ -35,6 +35,7 @@ use output::Output;
 pub(crate) use shared::Shared;
 use stops::Stops;
 use stub::{Cause, Stub, drop_with_process, signal};
+pub(crate) use vet::concerned;
 
 /// Most waiting frames of a stub; beyond this the stub itself has to wait.
 const FRAMES_WAITING_MAX: usize = 64;

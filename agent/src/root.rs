@@ -11,6 +11,7 @@ use anyhow::Context;
 use broker::{Broker, NodeInfo, PrivateServer};
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
+use packetfs::commit::Commit;
 use packetfs::export::Hidden;
 use packetfs::store::Store;
 use tokio::net::TcpListener;
@@ -149,8 +150,12 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
 
     let heard = Heard::new(Arc::clone(&hidden));
     let served = Served::new(heard.clone());
-    let exporter = ExporterHandle::start(&vital, heard, Arc::clone(&hidden), &outside)?;
-    let commits = Commits::start(&vital, &state.join("journal"), &outside)?;
+    let (exporter, unheard_rx) =
+        ExporterHandle::start(&vital, heard.clone(), Arc::clone(&hidden), &outside)?;
+    let may_begin = move |commit: &Commit| {
+        origin::concerned(&commit.changes).all(|path| heard.may_be_asked(path))
+    };
+    let commits = Commits::start(&vital, &state.join("journal"), &outside, may_begin)?;
     let launcher = Rc::new(launcher);
     let sessions = Rc::new(Sessions::new(Rc::clone(&cluster)));
     let mirrors = Rc::new(Mirrors::new(
@@ -165,16 +170,18 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         },
     ));
     let runner = Rc::new(Runner::new(Rc::clone(&mirrors), launcher, info.slots));
+    let dispatch = Rc::new(Dispatch {
+        exporter: exporter.clone(),
+        served: served.clone(),
+        mirrors: Rc::clone(&mirrors),
+        runner,
+    });
+    tokio::task::spawn_local(Rc::clone(&dispatch).ask_servers(unheard_rx));
     let links = Rc::new(Links::new(
         Peer { node: node.clone(), incarnation: random::number() },
         Secret::new(&secret),
         Rc::clone(&cluster),
-        Rc::new(Dispatch {
-            exporter: exporter.clone(),
-            served: served.clone(),
-            mirrors: Rc::clone(&mirrors),
-            runner,
-        }),
+        dispatch,
     ));
     let shutdown = Rc::new(Notify::new());
     let api = Rc::new(Api {

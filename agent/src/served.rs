@@ -16,6 +16,9 @@ use crate::look;
 
 /// Whoever needs such a file system waits so long at most; then it counts as one that fails.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Most mounts that are asked at once, each by a thread. Beyond that, a mount counts as silent at once: it is more than answer
+/// slowly at a time, and the runtime's other threads are for looks and for the changes of walks.
+const ASKED_MAX: usize = 64;
 /// Whoever lists a directory waits so long at most for what is mounted in it, and whoever tells ahead.
 const PATIENCE_BESIDE: Duration = Duration::from_millis(500);
 /// How old an answer may be that a thread relies on. It is asked for just before; a file system that falls silent
@@ -25,7 +28,7 @@ const HEARD_FOR: Duration = Duration::from_millis(100);
 /// A file system does not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the file system at {point} has not answered in {PATIENCE:?}: look at its server, or unmount it"
+    "the file system at {point} does not answer, or {ASKED_MAX} others do not: look at its server, or unmount it"
 )]
 pub(crate) struct Silent {
     point: String,
@@ -99,15 +102,25 @@ impl Served {
         &self,
         paths: impl Iterator<Item = &'a [u8]>,
     ) -> Result<(), Silent> {
-        for mount in self.mounts_of(paths) {
-            let mut answered = self.ask(&mount);
+        let silent =
+            |mount: &Mount| Silent { point: String::from_utf8_lossy(&mount.0).into_owned() };
+        let ask = |mount| {
+            self.ask(&mount).ok_or_else(|| silent(&mount)).map(|answered| (mount, answered))
+        };
+        // All at once, so that no answer is old when the last one comes.
+        let asked: Vec<_> = self.mounts_of(paths).into_iter().map(ask).collect();
+        for asked in asked {
+            let (mount, mut answered) = asked?;
             // The sender is dropped with the answer.
             let answer = tokio::time::timeout(PATIENCE, answered.changed());
-            if answer.await.is_err() {
-                return Err(Silent { point: String::from_utf8_lossy(&mount.0).into_owned() });
-            }
+            let _ = answer.await.map_err(|_| silent(&mount))?;
         }
         Ok(())
+    }
+
+    /// Tells whether the file system of a path is local, or has answered just now.
+    pub(crate) fn is_heard(&self, path: &[u8]) -> bool {
+        self.heard.may_be_asked(path)
     }
 
     /// Tells whether a question about a path is answered without asking anybody else.
@@ -126,9 +139,13 @@ impl Served {
         paths.filter_map(mount).collect()
     }
 
-    fn ask(&self, mount: &Mount) -> watch::Receiver<()> {
+    /// Asks a mount, unless too many are being asked.
+    fn ask(&self, mount: &Mount) -> Option<watch::Receiver<()>> {
         if let Some(answered) = self.asked.borrow().get(mount) {
-            return answered.clone();
+            return Some(answered.clone());
+        }
+        if self.asked.borrow().len() >= ASKED_MAX {
+            return None;
         }
         let (answered_tx, answered) = watch::channel(());
         self.asked.borrow_mut().insert(mount.clone(), answered.clone());
@@ -144,7 +161,7 @@ impl Served {
             }
             drop(answered_tx);
         });
-        answered
+        Some(answered)
     }
 }
 
@@ -196,5 +213,20 @@ mod tests {
                 assert!(!heard.may_be_asked(path));
             })
             .await;
+    }
+
+    #[tokio::test]
+    async fn no_more_mounts_are_asked_at_once_than_threads_may_wait() {
+        let test = async {
+            let served = Served::new(heard(Path::new("/no/such/point")));
+            let (_answered_tx, answered) = watch::channel(());
+            for dev in 0..ASKED_MAX as u64 {
+                served.asked.borrow_mut().insert((b"/m".to_vec(), dev), answered.clone());
+            }
+            let path = b"/no/such/point/f".as_slice();
+            let silent = Silent { point: "/no/such/point".to_owned() };
+            assert_eq!(served.wait_for([path].into_iter()).await, Err(silent));
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
     }
 }

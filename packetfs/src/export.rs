@@ -30,7 +30,9 @@ use crate::tree::{Attr, Content, Entry, Kind, Listing, Version};
 use crate::xattr;
 use hidden::is_kernels;
 use inodes::Inodes;
-use open::{errno, open, open_again};
+use open::{errno, open_again, resolved};
+
+pub(crate) use open::open;
 
 pub use hidden::{Hidden, Own, PatternError};
 pub use pattern::{PATTERN_BYTES_MAX, PATTERNS_MAX};
@@ -48,11 +50,11 @@ pub struct Exporter {
     hidden: Arc<Hidden>,
     inodes: Inodes,
     manifests: HashMap<Version, Arc<Manifest>>,
-    /// Tells whether the file system at a path answers.
     may_be_asked: MayBeAsked,
 }
 
-type MayBeAsked = Box<dyn Fn(&[u8]) -> bool + Send>;
+/// Tells whether the file system at a path answers.
+type MayBeAsked = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 /// A file's content, with its packet if it is a single small one.
 #[derive(Debug)]
@@ -64,23 +66,30 @@ pub struct Exported {
 }
 
 impl Exporter {
-    /// Makes an exporter of everything that is not hidden. It records the inodes of hidden files in the agent's
-    /// directories and in users' homes.
+    /// Makes an exporter of everything that is not hidden, in a tree whose file systems all answer.
     #[must_use]
     pub fn new(hidden: Arc<Hidden>) -> Self {
-        let mut inodes = Inodes::default();
-        hidden.own_paths().iter().for_each(|path| inodes.note_path(path));
-        for home in homes() {
-            names::in_home().for_each(|name| inodes.note_path(&join(&home, name.as_bytes())));
-        }
-        Self { hidden, inodes, manifests: HashMap::new(), may_be_asked: Box::new(|_| true) }
+        Self::asking(hidden, |_| true)
     }
 
-    /// Sets which paths it may ask their file systems about. Mount points that it may not ask are listed with what the kernel
-    /// knows of them.
+    /// Makes an exporter of everything that is not hidden. It records the inodes of hidden files in the agent's directories
+    /// and in users' homes. `may_be_asked` tells which paths it may ask their file systems about: mount points that it may
+    /// not ask are listed with what the kernel knows of them.
     #[must_use]
-    pub fn asking(self, may_be_asked: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
-        Self { may_be_asked: Box::new(may_be_asked), ..self }
+    pub fn asking(
+        hidden: Arc<Hidden>,
+        may_be_asked: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let may_be_asked: MayBeAsked = Arc::new(may_be_asked);
+        let mut inodes = Inodes::new(Arc::clone(&may_be_asked));
+        let mut note = |path: &[u8]| {
+            resolved(path, &*may_be_asked).iter().for_each(|path| inodes.note_path(path));
+        };
+        hidden.own_paths().iter().for_each(|path| note(path));
+        for home in homes() {
+            names::in_home().for_each(|name| note(&join(&home, name.as_bytes())));
+        }
+        Self { hidden, inodes, manifests: HashMap::new(), may_be_asked }
     }
 
     /// Lists a directory.

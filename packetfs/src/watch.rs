@@ -4,14 +4,15 @@
 //! walk starts therefore yields every change that finished before it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
+use crate::export::open;
 use crate::path::{Bytes, is_within, join, split};
 
 /// Identifies a reader of the tree. Readers hear only of directories that they have read.
@@ -123,7 +124,7 @@ impl Watcher {
             watched.readers.insert(reader);
             return Ok(());
         }
-        let flags = DIR_EVENTS | AddWatchFlags::IN_ONLYDIR | AddWatchFlags::IN_DONT_FOLLOW;
+        let flags = DIR_EVENTS | AddWatchFlags::IN_ONLYDIR;
         let Some(descriptor) = self.watch(path, flags)? else {
             self.unwatched.add_dir(path, reader);
             return Ok(());
@@ -157,7 +158,7 @@ impl Watcher {
         }
         // MASK_ADD: the inode may already be watched under another name.
         let add = AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD);
-        let flags = FILE_EVENTS | AddWatchFlags::IN_DONT_FOLLOW | add;
+        let flags = FILE_EVENTS | add;
         let Some(descriptor) = self.watch(path, flags)? else {
             self.unwatched.add_file(path);
             return Ok(false);
@@ -173,7 +174,10 @@ impl Watcher {
         if self.subjects.len() >= self.watches_max {
             return Ok(None);
         }
-        match self.inotify.add_watch(OsStr::from_bytes(path), flags) {
+        // Not by its path: a link on the way could lead to a file system that does not answer.
+        let place = open(path, OFlag::O_PATH)?;
+        let link = format!("/proc/self/fd/{}", place.as_raw_fd());
+        match self.inotify.add_watch(link.as_str(), flags) {
             Err(Errno::ENOSPC | Errno::ENOMEM) => Ok(None),
             result => result.map(Some),
         }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
+use crate::wire::squeeze::Unsqueezer;
 
 /// A runner, as the exporter sees it.
 struct Runner {
@@ -74,9 +75,18 @@ impl Drop for Bound<'_> {
 /// Starts the thread among the mounts of the test.
 fn start(vital: &Vital, patience: Duration, watches: usize) -> ExporterHandle {
     let watcher = Watcher::with_watches(watches).expect("an inotify instance");
-    let (heard, hidden) = (Heard::new(Arc::default()), Arc::default());
-    ExporterHandle::start_with(vital, (heard, hidden), patience, watcher, || Ok(()))
-        .expect("a thread")
+    let heard = Heard::new(Arc::default());
+    start_hearing(vital, heard, patience, watcher).0
+}
+
+fn start_hearing(
+    vital: &Vital,
+    heard: Heard,
+    patience: Duration,
+    watcher: Watcher,
+) -> (ExporterHandle, UnboundedReceiver<Asked>) {
+    let files = (heard, Arc::default());
+    ExporterHandle::start_with(vital, files, patience, watcher, || Ok(())).expect("a thread")
 }
 
 fn with_exporter<F: Future<Output = ()>>(
@@ -203,5 +213,30 @@ fn what_cannot_be_watched_is_told_of_before_each_walk() {
             exporter.drain(1).await.expect("it lives");
             assert_eq!(runner.next().await, Kind::Changes);
         }
+    });
+}
+
+/// A mount that nobody has heard of is neither looked at for a question nor for a change.
+#[test]
+fn a_file_system_that_has_not_answered_is_not_looked_at() {
+    with_exporter(async |_, dir| {
+        let mounts: Arc<Hidden> = Arc::default();
+        let heard = Heard::new(Arc::clone(&mounts));
+        let watcher = Watcher::new().expect("an inotify instance");
+        let (exporter, mut unheard_rx) = start_hearing(&Vital::new().0, heard, PATIENCE, watcher);
+        let [mut first, second] = two_that_know(&exporter, dir.path()).await;
+        let table = format!("1 0 0:99 / {} rw - fuse f rw\n", dir.path().display());
+        mounts.set_mounts(Arc::new(packetfs::mounts::Mounts::parse(table.as_bytes())));
+        std::fs::write(dir.path().join("new"), "1").expect("writable");
+        exporter.drain(1).await.expect("it lives");
+        let frame = first.out_rx.recv().await.expect("it lives");
+        let told = lists::decode_changes(&frame.payload, &mut Unsqueezer::default(), true);
+        assert_eq!(told.ok(), Some(vec![Change::Forget { dir: tree(dir.path()) }]));
+        second.ask(&exporter, dir.path());
+        let asked = unheard_rx.recv().await.expect("it is handed back");
+        assert_eq!((asked.reader, asked.tries), (2, 0));
+        exporter.ask_again(Asked { tries: TRIES_MAX, ..asked });
+        let mut second = second;
+        assert_eq!(second.answer().await, Answer::Failed(libc::EIO));
     });
 }

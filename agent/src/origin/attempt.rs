@@ -25,7 +25,8 @@ use super::stub::{Cause, STDERR, Stub, signal};
 use super::vet;
 use crate::budget::Part;
 use crate::cluster::{Cluster, Slot, Turn};
-use crate::exporter::{Untold, Upcoming, profile::Likeness};
+use crate::commits::Done;
+use crate::exporter::{TRIES_MAX, Untold, Upcoming, profile::Likeness};
 use crate::link::{Inbox, Link};
 use crate::session::Session;
 use crate::wire::frame::{Frame, Kind};
@@ -561,11 +562,26 @@ pub(super) async fn commit(
     let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
     let Ready { exit, packets, memory: _memory, began, status } = ready;
     let commit = Commit { owner, scope, changes: exit.changes, packets, last_wins, began };
-    shared
-        .served
-        .wait_for(vet::changed(&commit.changes))
-        .await
-        .context("failed to commit a walk")?;
-    let overwrote = shared.commits.apply(commit).await.context("failed to commit a walk")?;
+    let overwrote = apply(shared, commit).await.context("failed to commit a walk")?;
     Ok(Applied { status, overwrote, left_out })
+}
+
+/// Applies a commit when the file systems that it concerns answer. Returns the files of others that it has overwritten.
+async fn apply(shared: &Shared, mut commit: Commit) -> anyhow::Result<Vec<TreePath>> {
+    for _ in 0..TRIES_MAX {
+        shared.exporter.see_mounts().await?;
+        shared.served.wait_for(vet::concerned(&commit.changes)).await?;
+        // Once one has answered with an error, asking again is of no use.
+        anyhow::ensure!(
+            vet::concerned(&commit.changes).all(|path| shared.served.is_heard(path)),
+            "a file system that it changes answers with an error: the program is executed here"
+        );
+        match shared.commits.apply(commit).await? {
+            Done::Applied { overwrote } => return Ok(overwrote),
+            Done::Unheard(unheard) => commit = *unheard,
+        }
+    }
+    anyhow::bail!(
+        "this machine is too busy to commit to a file server: the program is executed here"
+    )
 }

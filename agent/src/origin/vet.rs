@@ -145,6 +145,13 @@ pub(super) fn changed(changes: &ChangeSet) -> impl Iterator<Item = &[u8]> {
     changes.ops.iter().flat_map(paths).map(|path| &**path)
 }
 
+/// Returns all paths that a commit looks at.
+pub(crate) fn concerned(changes: &ChangeSet) -> impl Iterator<Item = &[u8]> {
+    let found = changes.found.iter().map(|(path, _)| path);
+    let emptied = changes.emptied.iter().map(|(path, _)| path);
+    changed(changes).chain(found.chain(emptied).map(|path| &**path))
+}
+
 fn paths(op: &Op) -> Vec<&TreePath> {
     match op {
         Op::Rename { from, to } => vec![from, to],

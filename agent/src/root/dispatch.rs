@@ -2,14 +2,16 @@
 
 use std::rc::Rc;
 
-use crate::exporter::{ExporterHandle, Question};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::exporter::{Asked, ExporterHandle, Question, TRIES_MAX};
 use crate::link::Link;
 use crate::links::Receive;
 use crate::mirrors::Mirrors;
 use crate::runner::Runner;
 use crate::served::Served;
 use crate::wire::frame::{Frame, Kind};
-use crate::wire::message;
+use crate::wire::message::{self, Ask};
 
 /// The parts that handle frames of links.
 pub(super) struct Dispatch {
@@ -57,52 +59,57 @@ impl Dispatch {
             tracing::error!(peer = %link.peer, "dropping the link: it has too many open questions");
             return link.close();
         }
-        match message::Ask::decode(&frame.payload) {
+        match Ask::decode(&frame.payload) {
             Some(ask) => {
                 let question = Question { stream: frame.stream, ask, walks: link.foretold.walks() };
                 if is_local(&self.served, &question.ask) {
                     self.exporter.ask(link.number, question, link.sender());
                 } else {
-                    tokio::task::spawn_local(self.ask_server(Rc::clone(link), question));
+                    let (reader, out_tx) = (link.number, link.sender());
+                    self.ask_server(Asked { reader, question, out_tx, tries: 0 });
                 }
             }
             None => fail(link, frame.stream, libc::EPROTO),
         }
     }
 
-    /// Has a question answered when the file system that it is about answers. There are as many of these as
-    /// questions of a link, which is bounded.
-    fn ask_server(&self, link: Rc<Link>, question: Question) -> impl Future<Output = ()> + use<> {
-        let (served, exporter) = (self.served.clone(), self.exporter.clone());
-        async move {
-            let answers = served.wait_for([path_of(&question.ask)].into_iter()).await;
-            if let message::Ask::Listing(dir) = &question.ask {
-                served.wait_for_dir(dir).await;
-            }
-            match answers {
-                Ok(()) if link.is_closed() => {}
-                Ok(()) => exporter.ask(link.number, question, link.sender()),
-                Err(silent) => {
-                    tracing::warn!(peer = %link.peer, %silent, "a question was not answered");
-                    fail(&link, question.stream, libc::EIO);
-                }
-            }
+    /// Asks the file systems of the questions that the exporter hands back.
+    pub(super) async fn ask_servers(self: Rc<Self>, mut unheard_rx: UnboundedReceiver<Asked>) {
+        while let Some(asked) = unheard_rx.recv().await {
+            self.ask_server(asked);
         }
     }
-}
 
-fn is_local(served: &Served, ask: &message::Ask) -> bool {
-    match ask {
-        message::Ask::Listing(dir) => served.is_local_dir(dir),
-        ask => served.is_local(path_of(ask)),
+    /// Has a question answered when the file system that it is about answers. There are as many of these as
+    /// questions of a link, which is bounded.
+    fn ask_server(&self, asked: Asked) {
+        let (served, exporter) = (self.served.clone(), self.exporter.clone());
+        tokio::task::spawn_local(async move {
+            let ask = &asked.question.ask;
+            if let Ask::Listing(dir) = ask {
+                served.wait_for_dir(dir).await;
+            }
+            let answers = served.wait_for([ask.path()].into_iter()).await;
+            // Once it has answered with an error, asking again is of no use.
+            let tries = if served.is_heard(ask.path()) { asked.tries + 1 } else { TRIES_MAX };
+            match answers {
+                // The link has ended.
+                Ok(()) if asked.out_tx.is_closed() => {}
+                Ok(()) => exporter.ask_again(Asked { tries, ..asked }),
+                Err(silent) => {
+                    tracing::warn!(reader = asked.reader, %silent, "a question was not answered");
+                    asked.fail(libc::EIO);
+                }
+            }
+        });
     }
 }
 
-fn path_of(ask: &message::Ask) -> &[u8] {
-    let (message::Ask::Listing(path)
-    | message::Ask::Content(path)
-    | message::Ask::Packets(path, _)) = ask;
-    path
+fn is_local(served: &Served, ask: &Ask) -> bool {
+    match ask {
+        Ask::Listing(dir) => served.is_local_dir(dir),
+        ask => served.is_local(ask.path()),
+    }
 }
 
 fn fail(link: &Link, stream: u32, errno: i32) {

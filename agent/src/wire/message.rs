@@ -96,6 +96,12 @@ impl Ask {
         let is_bounded = !matches!(&ask, Self::Packets(_, all) if all.len() > PACKETS_PER_ASK);
         is_bounded.then_some(ask)
     }
+
+    /// Returns the path that it is about.
+    pub fn path(&self) -> &[u8] {
+        let (Self::Listing(path) | Self::Content(path) | Self::Packets(path, _)) = self;
+        path
+    }
 }
 
 /// The answer to a question.

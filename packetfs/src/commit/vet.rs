@@ -3,10 +3,9 @@
 //! one is finished.
 
 use std::cell::LazyCell;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 
 use super::model::{Commit, Owner, Scope};
+use super::place::Place;
 use crate::change::{ChangeSet, Meta, Op, Placing};
 use crate::path::{Bytes, CALL_PATH_BYTES_MAX, TreePath, is_within, split};
 use crate::tree::{Attr, Kind};
@@ -163,7 +162,16 @@ fn unescaped(word: &[u8]) -> Bytes {
 }
 
 fn is_dir(path: &TreePath) -> bool {
-    std::fs::symlink_metadata(OsStr::from_bytes(path)).is_ok_and(|metadata| metadata.is_dir())
+    attr(path).is_some_and(|attr| attr.kind == Kind::Dir)
+}
+
+/// Returns the attributes of what is at a path. No link on the way is followed: it could lead to a file system that does not
+/// answer.
+fn attr(path: &TreePath) -> Option<Attr> {
+    match split(path) {
+        Some(_) => Place::of(path).ok()?.attr().ok()?,
+        None => nix::sys::stat::lstat("/").ok().map(|stat| Attr::of(&stat)),
+    }
 }
 
 /// Tells whether a change would replace a directory of that name. Writing a file in place would not.
@@ -186,8 +194,7 @@ fn deeds(op: &Op) -> Vec<(&TreePath, Deed)> {
 
 /// Returns the effect on a directory that is not replaced.
 fn settles(path: &TreePath, meta: &Meta) -> Deed {
-    let now = nix::sys::stat::lstat(OsStr::from_bytes(path)).map(|stat| Attr::of(&stat));
-    let is_so = now.is_ok_and(|now| {
+    let is_so = attr(path).is_some_and(|now| {
         now.kind == Kind::Dir
             && (now.mode, now.uid, now.gid) == (meta.mode, meta.uid, meta.gid)
             && meta.xattrs.is_empty()

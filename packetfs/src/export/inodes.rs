@@ -1,12 +1,13 @@
-//! The inodes of hidden files, so that other hard links to them are hidden, too.
+//! The inodes of hidden files, so that other hard links to them are hidden, too. Only what may be asked is looked at: a
+//! directory on a file system that does not answer keeps what was recorded of it.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 
-use nix::sys::stat::lstat;
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
 
-use super::open::open_dir;
+use super::MayBeAsked;
+use super::open::{open, open_dir};
 use crate::path::{Bytes, join};
 use crate::tree::{Attr, Kind, Time, names_in};
 
@@ -16,8 +17,8 @@ const FILES_MAX: usize = 100_000;
 const DIRS_MAX: usize = 2_000;
 
 /// Recorded hidden files and directories.
-#[derive(Debug, Default)]
 pub(super) struct Inodes {
+    may_be_asked: MayBeAsked,
     /// By device and inode, with a path that is hidden.
     files: HashMap<(u64, u64), Bytes>,
     /// Hidden directories, which are read again when they change.
@@ -28,10 +29,16 @@ pub(super) struct Inodes {
 type State = (u64, u64, Time, Time);
 
 impl Inodes {
-    /// Records a hidden path, if it exists.
+    pub(super) fn new(may_be_asked: MayBeAsked) -> Self {
+        Self { may_be_asked, files: HashMap::new(), dirs: HashMap::new() }
+    }
+
+    /// Records a hidden path, if it exists and may be asked for.
     pub(super) fn note_path(&mut self, path: &[u8]) {
-        if let Ok(stat) = lstat(OsStr::from_bytes(path)) {
-            self.note(path, &Attr::of(&stat));
+        if (self.may_be_asked)(path)
+            && let Some(attr) = attr_at(path)
+        {
+            self.note(path, &attr);
         }
     }
 
@@ -56,8 +63,8 @@ impl Inodes {
         let key = (attr.dev, attr.ino);
         let Some(path) = self.files.get(&key) else { return false };
         // The inode number may have been reused since.
-        let there = lstat(OsStr::from_bytes(path));
-        let is_same = there.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == key);
+        let is_same = !(self.may_be_asked)(path)
+            || attr_at(path).is_some_and(|there| (there.dev, there.ino) == key);
         if !is_same {
             self.files.remove(&key);
         }
@@ -68,11 +75,13 @@ impl Inodes {
     fn look_again(&mut self) {
         let mut queue: Vec<Bytes> = self.dirs.keys().cloned().collect();
         while let Some(dir) = queue.pop() {
-            let Ok(stat) = lstat(OsStr::from_bytes(&dir)) else {
+            if !(self.may_be_asked)(&dir) {
+                continue;
+            }
+            let Some(attr) = attr_at(&dir) else {
                 self.dirs.remove(&dir);
                 continue;
             };
-            let attr = Attr::of(&stat);
             let state = (attr.dev, attr.ino, attr.mtime, attr.ctime);
             if self.dirs.insert(dir.clone(), Some(state)) == Some(Some(state)) {
                 continue;
@@ -87,4 +96,11 @@ impl Inodes {
             }
         }
     }
+}
+
+/// Returns the attributes of what is at a path. No link on the way is followed: it could lead to a file system that does not
+/// answer.
+fn attr_at(path: &[u8]) -> Option<Attr> {
+    let place = open(path, OFlag::O_PATH).ok()?;
+    fstat(&place).ok().map(|stat| Attr::of(&stat))
 }

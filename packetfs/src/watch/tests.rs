@@ -1,5 +1,7 @@
 //! Tests of the watcher.
 
+use std::ffi::OsStr;
+
 use super::*;
 
 /// Drains without mount changes.

@@ -1,5 +1,7 @@
 //! Tests of refusals.
 
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
 use crate::packet::Manifest;
 
@@ -170,4 +172,15 @@ fn mount_points_of_the_kernels_table() {
         mount_points().expect("there is one").contains(&b"/proc".to_vec()),
         "this machine has one"
     );
+}
+
+/// It may lead to a file system that does not answer.
+#[test]
+fn no_link_on_the_way_to_a_change_is_followed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::create_dir_all(dir.path().join("real/d")).expect("writable");
+    std::os::unix::fs::symlink("real", dir.path().join("link")).expect("writable");
+    let is_dir = |at: &str| is_dir(&path(&format!("{}/{at}", dir.path().display())));
+    assert!(is_dir("real/d") && !is_dir("link/d") && !is_dir("link"));
+    assert!(super::is_dir(&path("/")));
 }
