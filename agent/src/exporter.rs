@@ -44,8 +44,8 @@ const BEHIND_MAX: Duration = Duration::from_secs(1);
 /// answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often a question or a commit is handed back because the last answer of its file system is too old. That is more than ten seconds of
-/// a busy thread.
+/// How often a question or a commit is handed back because the last answer of its file system is too old. That is more than
+/// ten seconds of a busy thread.
 pub(crate) const TRIES_MAX: u8 = 100;
 
 /// A question, and where its answer goes.

@@ -268,8 +268,8 @@ pub(crate) struct Found {
     pub(crate) kind: u32,
 }
 
-/// Most threads that block on file systems. The runtime has 512; 64 of the others ask mounts (`served`), and the rest reads changes
-/// of walks.
+/// Most threads that block on file systems. The runtime has 512; 64 of the others ask mounts (`served`), and the rest reads
+/// changes of walks.
 const LOOKS_MAX: usize = 256;
 /// Most threads per user, so that one user's unresponsive file system does not block others.
 const LOOKS_PER_USER_MAX: usize = 64;
