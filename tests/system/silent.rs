@@ -45,11 +45,56 @@ const CASES: [(&str, &[&str], &str); 8] = [
     ),
 ];
 
+/// Walks to which a file system becomes important that was not, and what happens when they are ready.
+const SURPRISES: [(&str, &str, Surprise); 3] = [
+    ("a file system mounted during a walk", "echo ready; read x; cat $M/d/a.c", Surprise::Mount),
+    ("a link to it", "ls $D/w; echo ready; read x; echo $x >$D/w/new", Surprise::Link),
+    ("a hidden directory", "ls -a $D; echo ready; read x", Surprise::Hidden),
+];
+
+/// What happens during a walk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Surprise {
+    /// The file system is mounted, and is asked for.
+    Mount,
+    /// A link to it replaces a directory in which the walk writes. The commit does not follow it; the program, executed here
+    /// instead, does.
+    Link,
+    /// None: it was mounted at a hidden directory before, which is not looked at.
+    Hidden,
+}
+
 fn delays_nobody_else(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.alone()?;
     CASES.iter().try_for_each(|(name, flags, script)| {
         check(up, name, flags, script).map_err(|error| format!("{name}: {error}"))
+    })?;
+    SURPRISES.iter().try_for_each(|&(name, script, surprise)| {
+        check_surprise(up, name, script, surprise).map_err(|error| format!("{name}: {error}"))
     })
+}
+
+fn check_surprise(up: &Up, name: &str, script: &str, surprise: Surprise) -> Result<(), String> {
+    let dir = up.fresh(&format!("silent {name}"))?;
+    let point = dir.join(if surprise == Surprise::Hidden { ".ssh" } else { "m" });
+    for dir in [&point, &dir.join("w")] {
+        std::fs::create_dir(dir).map_err(|error| error.to_string())?;
+    }
+    let mount = || Mounted::new(&point).inspect(Mounted::silence);
+    let before = if surprise == Surprise::Mount { None } else { Some(mount()?) };
+    let mut needy = Needy::start(up, &dir, &["--walk-all", "--on", "n1"], script)?;
+    let mounted = before.map_or_else(mount, Ok)?;
+    if surprise == Surprise::Link {
+        std::fs::rename(dir.join("w"), dir.join("w0")).map_err(|error| error.to_string())?;
+        std::os::unix::fs::symlink("m", dir.join("w")).map_err(|error| error.to_string())?;
+    }
+    needy.go_on()?;
+    if surprise != Surprise::Hidden {
+        wait_until("the file system is asked", || mounted.is_asked())?;
+    }
+    let healthy = healthy(up);
+    drop(mounted);
+    healthy.and(needy.end())
 }
 
 fn check(up: &Up, name: &str, flags: &[&str], script: &str) -> Result<(), String> {
@@ -75,8 +120,10 @@ fn check(up: &Up, name: &str, flags: &[&str], script: &str) -> Result<(), String
 /// Walks of another session, in a directory of its own: a compile step, and a program that writes.
 fn healthy(up: &Up) -> Result<(), String> {
     let dir = up.fresh("not silent")?;
-    let walks: [(&[&str], &str); 2] =
-        [(&[], "echo 'int x;' >x.c; gcc -c x.c"), (&["--walk-all"], "cat /etc/hostname >y; ls")];
+    let walks: [(&[&str], &str); 2] = [
+        (&[], "echo 'int a;' >a.c; ln a.c x.c; gcc -c x.c"),
+        (&["--walk-all"], "cat /etc/hostname >y; ls"),
+    ];
     for (flags, script) in walks {
         let mut command = up.exec_unreported();
         command.args(["--no-fallback", "--on", "n1"]).args(flags);
