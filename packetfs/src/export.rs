@@ -30,7 +30,7 @@ use crate::tree::{Attr, Content, Entry, Kind, Listing, Version};
 use crate::xattr;
 use hidden::is_kernels;
 use inodes::Inodes;
-use open::{errno, open_again, resolved};
+use open::{MayBeAsked, errno, open_again, resolved};
 
 pub(crate) use open::open;
 
@@ -52,9 +52,6 @@ pub struct Exporter {
     manifests: HashMap<Version, Arc<Manifest>>,
     may_be_asked: MayBeAsked,
 }
-
-/// Tells whether the file system at a path answers.
-type MayBeAsked = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 /// A file's content, with its packet if it is a single small one.
 #[derive(Debug)]

@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
-use super::MayBeAsked;
-use super::open::{open, open_dir};
+use super::open::{MayBeAsked, open, open_dir};
 use crate::path::{Bytes, join};
 use crate::tree::{Attr, Kind, Time, names_in};
 

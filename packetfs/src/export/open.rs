@@ -5,11 +5,15 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, readlinkat};
 
 use crate::path::{Bytes, above, normal, split};
+
+/// Tells whether the file system at a path answers.
+pub(super) type MayBeAsked = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 /// Opens a directory to read its names.
 pub(super) fn open_dir(path: &[u8]) -> std::io::Result<OwnedFd> {
