@@ -544,7 +544,8 @@ impl State {
         }
         for (dir, (readers, names)) in names {
             let dir = watched(dir);
-            if !self.heard.may_be_listed(&dir) {
+            // What is mounted in it is listed with what the kernel knows, if it does not answer.
+            if !self.heard.may_be_asked(&dir) {
                 // They ask again, and may wait for it.
                 for reader in readers {
                     let change = Change::Forget { dir: dir.clone() };

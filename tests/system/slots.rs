@@ -9,8 +9,11 @@ use crate::lab::{Lab, Up};
 use crate::report::Report;
 use crate::run::{Run, seconds};
 
-pub(crate) const ALL: &[Test] =
-    &[("slots::go_from_walk_to_walk", go_on), ("slots::go_to_others_who_wait", go_to_others)];
+pub(crate) const ALL: &[Test] = &[
+    ("slots::go_from_walk_to_walk", go_on),
+    ("slots::go_to_others_who_wait", go_to_others),
+    ("slots::pipelines_do_not_wait_for_each_other", pipelines_go_on),
+];
 
 /// Programs at once: twice the number of slots in the lab.
 const WALKS: usize = 120;
@@ -52,6 +55,25 @@ fn go_on(lab: &Lab) -> Result<(), String> {
     // slow machine submits more.
     if submitted > WALKS / 2 {
         return Err(format!("{submitted} of {WALKS} walks were submitted: {run}"));
+    }
+    Ok(())
+}
+
+/// Twice as many pipelines as there are slots, each of which writes more than a pipe holds.
+fn pipelines_go_on(lab: &Lab) -> Result<(), String> {
+    const PIPELINES: usize = 12;
+    let (up, _alone) = lab.alone()?;
+    let dir = up.fresh("slots pipelines")?;
+    let report = dir.join("report.json");
+    let mut command = up.exec(&report);
+    // The readers begin when all writers hold a slot, or wait for one.
+    let each = "seq 1 400000 | { sleep 1; wc -l; } &";
+    let all = format!("{}wait", format!("{each} ").repeat(PIPELINES));
+    command.args(["--walk", "seq", "--walk", "wc", "--", "sh", "-c", &all]).current_dir(&dir);
+    let run = Run::of(command, seconds(60))?;
+    let whole = run.out().lines().filter(|line| line.trim() == "400000").count();
+    if whole != PIPELINES || !Report::read(&report)?.walked("seq") {
+        return Err(format!("{whole} of {PIPELINES} pipelines: {run}"));
     }
     Ok(())
 }

@@ -1,16 +1,22 @@
 //! Finds a slot for a walk: one that this origin holds, or one that the broker grants, at once or after a wait.
 
+use std::time::Duration;
+
 use broker::{BrokerError, Grant, Matchmaker, Retried, Submit, Submitted};
 use tokio::sync::mpsc;
 use worknode::door::{Header, Kind};
 use worknode::id::{Attempt, NodeId};
 use worknode::reason::Reason;
-use worknode::spec::WalkSpec;
+use worknode::spec::{FdKind, WalkSpec};
 
 use super::shared::Shared;
 use super::stub::{Stub, is_deadly, signal};
 use crate::cluster::{Queued, Slot, Turn};
 use crate::session::Session;
+
+/// Longest wait for a slot of a program whose standard input is a pipe. Whoever writes into the pipe may hold a slot, and
+/// cannot end before the program reads: if all slots were held by such writers, everybody would wait for ever.
+const READER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The result of the search.
 pub(super) enum Placed {
@@ -29,6 +35,11 @@ pub(super) struct Place<'a> {
     pub(super) failed_nodes: &'a [NodeId],
     /// The last failed attempt, if the broker should replace it.
     pub(super) failed: Option<&'a Grant>,
+}
+
+/// Tells whether a walk's standard input is a stream.
+fn reads_a_stream(spec: &WalkSpec) -> bool {
+    spec.fds.iter().any(|fd| fd.fd == 0 && fd.kind == FdKind::Input)
 }
 
 impl Place<'_> {
@@ -99,6 +110,8 @@ impl Place<'_> {
     ) -> Placed {
         let cluster = &self.shared.cluster;
         let mut changes = cluster.changes();
+        let waited = tokio::time::sleep(READER_PATIENCE);
+        tokio::pin!(waited);
         loop {
             if !cluster.has_runner_for(self.session.on.as_ref(), self.failed_nodes) {
                 cluster.slots.cancel(self.spec.walk);
@@ -116,6 +129,10 @@ impl Place<'_> {
                     }
                 }
                 _ = changes.changed() => {}
+                () = &mut waited, if reads_a_stream(self.spec) => {
+                    cluster.slots.cancel(self.spec.walk);
+                    return Placed::Not(Reason::NoSlot);
+                }
             }
         }
     }
