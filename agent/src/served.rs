@@ -16,8 +16,8 @@ use crate::look;
 
 /// Whoever needs such a file system waits so long at most; then it counts as one that fails.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Most mounts that are asked at once, each by a thread. Beyond that, a mount counts as silent at once: it is more than answer
-/// slowly at a time, and the runtime's other threads are for looks and for the changes of walks.
+/// Most mounts that are asked at once, each by a thread. Beyond that, a mount counts as silent at once: far fewer are slow at
+/// the same time, and the runtime's other threads are for looks and for the changes of walks.
 const ASKED_MAX: usize = 64;
 /// Whoever lists a directory waits so long at most for what is mounted in it, and whoever tells ahead.
 const PATIENCE_BESIDE: Duration = Duration::from_millis(500);

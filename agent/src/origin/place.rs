@@ -15,7 +15,8 @@ use crate::cluster::{Queued, Slot, Turn};
 use crate::session::Session;
 
 /// Longest wait for a slot of a program whose standard input is a pipe. Whoever writes into the pipe may hold a slot, and
-/// cannot end before the program reads: if all slots were held by such writers, everybody would wait for ever.
+/// cannot end before the program reads: if all slots were held by such writers, everybody would wait for ever. A walk that
+/// is repeated waits as long as it takes, because it may have shown output and then cannot run here.
 const READER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The result of the search.
@@ -110,6 +111,7 @@ impl Place<'_> {
     ) -> Placed {
         let cluster = &self.shared.cluster;
         let mut changes = cluster.changes();
+        let may_give_up = self.failed_nodes.is_empty() && reads_a_stream(self.spec);
         let waited = tokio::time::sleep(READER_PATIENCE);
         tokio::pin!(waited);
         loop {
@@ -129,7 +131,7 @@ impl Place<'_> {
                     }
                 }
                 _ = changes.changed() => {}
-                () = &mut waited, if reads_a_stream(self.spec) => {
+                () = &mut waited, if may_give_up => {
                     cluster.slots.cancel(self.spec.walk);
                     return Placed::Not(Reason::NoSlot);
                 }
