@@ -1,5 +1,6 @@
 //! This agent's view of its cluster: the nodes that the broker lists, and which of them take walks of this origin.
 
+mod conduct;
 mod ends;
 mod members;
 mod slots;
@@ -10,15 +11,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use broker::{
-    Broker, BrokerError, Event, LEASE, Matchmaker, NodeInfo, NodeState, Registered, Trouble,
+    Broker, BrokerError, Event, LEASE, Matchmaker, NodeInfo, NodeState, Registered, Takes, Trouble,
 };
 use tokio::sync::{Notify, watch};
 use worknode::id::NodeId;
 use worknode::notice;
 use worknode::request::{NodeCondition, NodeStatus};
 
+use crate::machine;
 use members::Members;
-pub(crate) use members::{Failure, SAME_VERSION};
+pub(crate) use members::{Failure, LISTEN, SAME_VERSION};
 use slots::Slots;
 pub(crate) use slots::{Queued, Slot, Turn};
 
@@ -41,7 +43,11 @@ pub(crate) struct Cluster {
     pub(crate) slots: Rc<Slots>,
     /// The trouble of this node, if any, and the address at which others reach it.
     trouble: Cell<Option<Trouble>>,
+    /// Held while this node registers.
+    registering: tokio::sync::Mutex<()>,
     address: Cell<SocketAddr>,
+    /// Whether this node is to get no walks of others.
+    drains: Cell<bool>,
     /// Whether the agent is ending.
     leaves: Cell<bool>,
     /// Notified when the list of nodes changes.
@@ -55,10 +61,11 @@ impl Cluster {
         let changed_tx = watch::Sender::new(());
         let (nodes, slots) = (RefCell::default(), Rc::new(Slots::new(broker.clone())));
         let (list, beaten) = (Cell::default(), Notify::new());
-        let members = Members::new(info.node.clone(), info.version.clone());
+        let members = Members::new(info.node.clone());
         let avoided = RefCell::default();
         let (trouble, address) = (Cell::new(info.trouble), Cell::new(info.address));
         Self {
+            registering: tokio::sync::Mutex::default(),
             info,
             broker,
             nodes,
@@ -66,6 +73,7 @@ impl Cluster {
             avoided,
             trouble,
             address,
+            drains: Cell::new(false),
             leaves: Cell::new(false),
             list,
             slots,
@@ -99,6 +107,11 @@ impl Cluster {
     /// Tells whether the broker lists a node.
     pub(crate) fn lists(&self, node: &NodeId) -> bool {
         self.nodes.borrow().iter().any(|state| state.info.node == *node)
+    }
+
+    /// Returns the names of all nodes that the broker lists.
+    pub(crate) fn names(&self) -> Vec<NodeId> {
+        self.nodes.borrow().iter().map(|state| state.info.node.clone()).collect()
     }
 
     /// Tells whether all nodes that take walks have this node's processor model.
@@ -138,6 +151,34 @@ impl Cluster {
         is_news
     }
 
+    /// Shuts out a node whose data does not match its digest. The evidence says what it did.
+    pub(crate) fn quarantine(&self, node: &NodeId, evidence: String) {
+        tracing::error!(%node, evidence, "quarantined a node");
+        self.change_conduct(|members, now| members.quarantine(node, evidence, now));
+    }
+
+    /// Notes which node has completed a walk, and which have failed it before.
+    pub(crate) fn note_completed(&self, by: &NodeId, failed: &[NodeId]) {
+        self.members.note_success(by);
+        for node in failed {
+            tracing::warn!(%node, completed_by = %by, "a node has failed a walk that another one has completed");
+            self.change_conduct(|members, now| members.note_failure(node, now));
+        }
+    }
+
+    /// Lets a node take walks again, whatever it did. Returns whether that is a change.
+    pub(crate) fn trust(&self, node: &NodeId) -> bool {
+        let mut was_known = false;
+        self.change_conduct(|members, _| was_known = members.trust(node));
+        was_known
+    }
+
+    fn change_conduct(&self, change: impl FnOnce(&Members, Instant)) {
+        let old = self.takers();
+        change(&self.members, Instant::now());
+        self.note_takers(&old);
+    }
+
     /// Returns alive nodes that cannot take walks of this origin.
     pub(crate) fn to_avoid(&self) -> Vec<NodeId> {
         self.avoided.borrow().clone()
@@ -173,15 +214,23 @@ impl Cluster {
             remedy: trouble.map(|(.., remedy)| remedy.to_owned()),
             last_seen: 0,
             left: false,
+            takes: members::takes(info.takes),
+            load_percent: machine::load_percent(),
         }
     }
 
     /// Returns this node's entry for the broker.
     pub(crate) fn own(&self) -> NodeInfo {
-        let trouble = self.trouble.get();
+        let draining = self.drains.get().then_some(Trouble::Draining);
+        let trouble = self.trouble.get().or(draining);
         // A node in trouble offers no slots.
         let slots = if trouble.is_some() { 0 } else { self.info.slots };
         NodeInfo { trouble, slots, address: self.address.get(), ..self.info.clone() }
+    }
+
+    /// Returns the address at which others reach this node.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.get()
     }
 
     /// Records this node's trouble and address, and registers anew with the broker if they changed.
@@ -189,6 +238,14 @@ impl Cluster {
         let old = (self.trouble.replace(trouble), self.address.replace(address));
         if old != (trouble, address) {
             tracing::warn!(?trouble, %address, "this node's state or address has changed");
+            self.register().await;
+        }
+    }
+
+    /// Records whether this node is to get no walks of others, and registers anew with the broker if that is a change.
+    pub(crate) async fn note_draining(&self, drains: bool) {
+        if self.drains.replace(drains) != drains {
+            tracing::info!(drains, "this node was told whether to take walks");
             self.register().await;
         }
     }
@@ -202,6 +259,7 @@ impl Cluster {
 
     fn note_takers(&self, old: &[NodeId]) {
         self.avoided.replace(self.members.to_avoid());
+        self.slots.note_shut(self.members.shut());
         if self.takers() != old {
             self.changed_tx.send_replace(());
         }
@@ -219,8 +277,21 @@ impl Cluster {
         }
     }
 
+    /// Returns the other nodes that take compile steps only. This one executes all of its own programs.
+    pub(crate) fn of_compile_steps(&self) -> Vec<NodeId> {
+        let nodes = self.nodes.borrow();
+        let others = nodes.iter().filter(|state| state.info.node != self.info.node);
+        let of_steps = others.filter(|state| state.info.takes == Takes::CompileSteps);
+        of_steps.map(|state| state.info.node.clone()).collect()
+    }
+
     /// Extends this node's lease, and handles the broker's answer.
     pub(crate) async fn beat(&self) {
+        self.broker.note_load(machine::load_percent());
+        let old = self.takers();
+        if self.members.wake(Instant::now()) {
+            self.note_takers(&old);
+        }
         let registered = match self.broker.heard_lately() {
             // The heartbeat was sent together with a walk's message.
             Some(registered) => Ok(registered),
@@ -264,6 +335,8 @@ impl Cluster {
         if self.leaves.get() {
             return;
         }
+        // One after the other: an older entry that waits for the broker must not replace a newer one.
+        let _registering = self.registering.lock().await;
         if let Err(error) = self.broker.register(&self.own()).await {
             tracing::error!(%error, "failed to register with the broker");
         }
@@ -274,12 +347,15 @@ impl Cluster {
 /// which nobody extends.
 pub(crate) async fn enter(cluster: &Cluster) -> Result<(), BrokerError> {
     let begun = Instant::now();
-    loop {
+    // If the broker is away, the node registers when it is back.
+    while cluster.broker.is_up() {
         match cluster.broker.register(&cluster.own()).await {
             Err(BrokerError::NameTaken { .. }) if begun.elapsed() < NAME_PATIENCE => {
                 tokio::time::sleep(NAME_AGAIN_AFTER).await;
             }
+            Err(BrokerError::Away { .. }) => {}
             entered => return entered,
         }
     }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The thread that applies the change sets of walks sequentially.
+//! The thread that applies the change sets of walks sequentially. Users take turns.
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -10,6 +10,7 @@ use packetfs::path::TreePath;
 use tokio::sync::oneshot;
 
 use crate::sys::outside::Outside;
+use crate::turns::Turns;
 use crate::vital::Vital;
 
 /// The files of others that were overwritten, or why the commit failed.
@@ -88,18 +89,14 @@ impl Commits {
                 Err(error) => return drop(ready_tx.send(Err(error))),
             };
             let _ = ready_tx.send(Ok(()));
-            while let Ok(job) = jobs_rx.recv() {
-                let mut next = Some(job);
-                while let Some((commit, done_tx)) = next {
-                    let done = if may_begin(&commit) {
-                        committer.apply(&commit).map(|overwrote| Done::Applied { overwrote })
-                    } else {
-                        Ok(Done::Unheard(Box::new(commit)))
-                    };
-                    let _ = done_tx.send(done);
-                    next = jobs_rx.recv_timeout(REST_AFTER).ok();
-                }
-                committer.rest();
+            let mut turns = Turns::default();
+            while let Some((commit, done_tx)) = next(&jobs_rx, &mut turns, || committer.rest()) {
+                let done = if may_begin(&commit) {
+                    committer.apply(&commit).map(|overwrote| Done::Applied { overwrote })
+                } else {
+                    Ok(Done::Unheard(Box::new(commit)))
+                };
+                let _ = done_tx.send(done);
             }
         })?;
         ready_rx.recv()??;
@@ -121,11 +118,23 @@ impl Commits {
     }
 }
 
+/// Returns the next commit, or `None` if the agent has ended. Users take turns. Rests if none has followed for a while.
+fn next(jobs_rx: &mpsc::Receiver<Job>, turns: &mut Turns<Job>, rest: impl Fn()) -> Option<Job> {
+    jobs_rx.try_iter().for_each(|job| turns.put(job.0.owner.uid, job));
+    turns.take(|_| true).or_else(|| match jobs_rx.recv_timeout(REST_AFTER) {
+        Ok(job) => Some(job),
+        Err(_) => {
+            rest();
+            jobs_rx.recv().ok()
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use packetfs::change::{ChangeSet, Op};
-    use packetfs::commit::Owner;
+    use packetfs::identity::Owner;
 
     fn commit() -> Commit {
         let ops = vec![Op::Remove { path: "/nonexistent/oswalk".parse().expect("sound") }];
@@ -150,6 +159,20 @@ mod tests {
         }
 
         fn rest(&self) {}
+    }
+
+    #[test]
+    fn users_take_turns() {
+        let (jobs_tx, jobs_rx) = mpsc::channel();
+        for uid in [1000, 1000, 1000, 1001] {
+            let owner = Owner { uid, gid: uid, groups: Vec::new() };
+            jobs_tx.send((Commit { owner, ..commit() }, oneshot::channel().0)).expect("heard");
+        }
+        drop(jobs_tx);
+        let mut turns = Turns::default();
+        let order = std::iter::from_fn(|| next(&jobs_rx, &mut turns, || ()));
+        let order: Vec<_> = order.map(|(commit, _)| commit.owner.uid).collect();
+        assert_eq!(order, [1000, 1001, 1000, 1000]);
     }
 
     #[tokio::test]

@@ -1,27 +1,29 @@
 //! The door: the unix socket to which stubs and `oswalk` connect.
 
 mod connection;
+mod guests;
+pub(crate) mod shares;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::io::unix::AsyncFd;
-use worknode::door::{HELLO_BYTES_MAX, Kind};
+use worknode::door::{self, HELLO_BYTES_MAX, Kind};
 use worknode::id::NodeId;
 use worknode::principal::Principal;
 
-use crate::admission::{Act, Refusal, admit};
 use crate::sys::peer::{self, Peer};
 use crate::sys::watch;
-pub(crate) use connection::{Reader, Writer};
+pub(crate) use connection::{Caller, Reader, Writer};
+pub(crate) use guests::Guest;
+use guests::Guests;
+use shares::Shares;
 
-/// Most connections of one user. Each stands for a running or queued walk and the stub that waits for it.
-const CONNECTIONS_PER_USER_MAX: usize = 8192;
+/// Longest time for the first frame, which is sent at once.
+const FIRST_FRAME_MAX: Duration = Duration::from_secs(30);
 /// Pause after a failure to accept, most likely for lack of descriptors, some of which will soon be free.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -32,6 +34,8 @@ pub(crate) struct Visitor {
     pub(crate) who: Principal,
     pub(crate) reader: Reader,
     pub(crate) writer: Writer,
+    /// The place of the connection among those of its user, which it takes until this is dropped.
+    pub(crate) guest: Rc<Guest>,
 }
 
 /// A connection with its first frame.
@@ -42,29 +46,57 @@ pub(crate) enum Visit {
     Request(Visitor, Vec<u8>),
 }
 
-/// Binds the door at a path.
-pub(crate) fn open(path: &Path) -> anyhow::Result<AsyncFd<UnixListener>> {
-    use std::os::unix::fs::PermissionsExt;
-    let failed = || format!("failed to open the door {}", path.display());
-    let _ = std::fs::remove_file(path);
-    let door = UnixListener::bind(path).with_context(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(failed)?;
-    door.set_nonblocking(true).with_context(failed)?;
-    watch::readable(door).with_context(failed)
+/// The door's socket, and a link in the state directory that leads to it.
+pub(crate) struct Door {
+    listener: AsyncFd<UnixListener>,
+    path: PathBuf,
+    link: PathBuf,
+}
+
+impl Door {
+    /// Binds the door in a directory that users can reach. Root's agent can act for every user, and serves all of them; others
+    /// serve their own.
+    pub(crate) fn open(dir: &Path, state: &Path) -> anyhow::Result<Self> {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let (path, link) = (dir.join(door::NAME), state.join(door::NAME));
+        let failed = || format!("failed to open the door {}", path.display());
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).with_context(failed)?;
+        let mode = if nix::unistd::geteuid().is_root() { 0o666 } else { 0o600 };
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).with_context(failed)?;
+        let _ = std::fs::remove_file(&link);
+        symlink(&path, &link).with_context(failed)?;
+        listener.set_nonblocking(true).with_context(failed)?;
+        let listener = watch::readable(listener).with_context(failed)?;
+        Ok(Self { listener, path, link })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the names, so that others see at once that nobody answers any more.
+    pub(crate) fn close(&self) {
+        let _ = std::fs::remove_file(&self.link);
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// Accepts connections to this node, and passes them to `receive`.
-pub(crate) async fn serve<F, T>(listener: AsyncFd<UnixListener>, node: NodeId, receive: F)
+pub(crate) async fn serve<F, T>(door: Rc<Door>, node: NodeId, shares: Shares, receive: F)
 where
     F: Fn(Visit) -> T + Clone + 'static,
     T: Future<Output = ()> + 'static,
 {
-    let guests = Rc::new(Guests::default());
+    let guests = Rc::new(Guests::new(shares));
     loop {
-        match connection::accept(&listener).await {
+        match connection::accept(&door.listener).await {
             Ok(stream) => {
-                let (guests, receive) = (Rc::clone(&guests), receive.clone());
-                tokio::task::spawn_local(welcome(guests, stream, node.clone(), receive));
+                if let Some(arrival) = enter(&guests, stream, &node) {
+                    tokio::task::spawn_local(welcome(arrival, receive.clone()));
+                }
+                // Others have their turn, however many connect.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 tracing::error!(%error, "failed to accept a connection at the door");
@@ -74,29 +106,37 @@ where
     }
 }
 
-async fn welcome<T>(
-    guests: Rc<Guests>,
+/// A counted connection, and its peer.
+struct Arrival {
     stream: UnixStream,
-    node: NodeId,
-    receive: impl Fn(Visit) -> T,
-) where
+    guest: Rc<Guest>,
+    pid: u32,
+    who: Principal,
+}
+
+/// Counts a connection before the next is accepted, so that nobody holds more descriptors than their share. A refused stub
+/// executes its program here, and so does one whose hello takes too much memory.
+fn enter(guests: &Rc<Guests>, stream: UnixStream, node: &NodeId) -> Option<Arrival> {
+    let Peer { pid, uid, gid } = Peer::of(&stream).ok()?;
+    let who = Principal { node: node.clone(), uid, gid, groups: peer::groups(&stream) };
+    let guest = Rc::new(guests.enter(&who)?);
+    Some(Arrival { stream, guest, pid, who })
+}
+
+async fn welcome<T>(arrival: Arrival, receive: impl Fn(Visit) -> T)
+where
     T: Future<Output = ()>,
 {
-    let Ok(Peer { pid, uid, gid }) = Peer::of(&stream) else { return };
-    let who = Principal { node, uid, gid, groups: peer::groups(&stream) };
-    // A refused stub executes its program here.
-    let _guest = match guests.enter(&who) {
-        Ok(guest) => guest,
-        Err(refusal) => return tracing::warn!(%refusal, "a connection was refused"),
-    };
-    let Ok((mut reader, mut writer)) = connection::split(stream) else { return };
-    let Some((header, payload)) = reader.next(HELLO_BYTES_MAX).await else { return };
+    let Arrival { stream, guest, pid, who } = arrival;
+    let Ok((mut reader, mut writer)) = connection::split(stream, guest.room()) else { return };
+    let first = tokio::time::timeout(FIRST_FRAME_MAX, reader.next(HELLO_BYTES_MAX)).await;
+    let Ok(Some((header, payload))) = first else { return };
     match header.kind {
         Kind::Hello => {
-            receive(Visit::Hello(Visitor { pid, who, reader, writer }, payload)).await;
+            receive(Visit::Hello(Visitor { pid, who, reader, writer, guest }, payload)).await;
         }
         Kind::Request => {
-            receive(Visit::Request(Visitor { pid, who, reader, writer }, payload)).await;
+            receive(Visit::Request(Visitor { pid, who, reader, writer, guest }, payload)).await;
         }
         _ => {
             writer.send(Kind::Failed, 0, b"the first frame must be a hello or a request").await;
@@ -104,60 +144,28 @@ async fn welcome<T>(
     }
 }
 
-/// Counts connections by user.
-#[derive(Debug, Default)]
-struct Guests {
-    by_user: RefCell<HashMap<u32, usize>>,
-}
-
-/// A counted connection of a user, until it is dropped.
-struct Guest {
-    guests: Rc<Guests>,
-    uid: u32,
-}
-
-impl Guests {
-    /// Counts another connection.
-    ///
-    /// # Errors
-    /// The user has too many.
-    fn enter(self: &Rc<Self>, who: &Principal) -> Result<Guest, Refusal> {
-        let (uid, max) = (who.uid, CONNECTIONS_PER_USER_MAX);
-        let connections = self.by_user.borrow().get(&uid).copied().unwrap_or_default();
-        admit(who, Act::Enter { connections, max })?;
-        self.by_user.borrow_mut().insert(uid, connections + 1);
-        Ok(Guest { guests: Rc::clone(self), uid })
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let mut by_user = self.guests.by_user.borrow_mut();
-        match by_user.get_mut(&self.uid) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(by_user.remove(&self.uid)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
-    fn one_user_cannot_block_others() {
-        let guests = Rc::new(Guests::default());
-        let user = |uid| {
-            let node = "laptop".parse().expect("a sound name");
-            Principal { node, uid, gid: uid, groups: Vec::new() }
-        };
-        let enter = |uid| guests.enter(&user(uid)).ok();
-        let mut inside: Vec<_> = (0..10_000).map_while(|_| enter(1000)).collect();
-        assert_eq!(inside.len(), CONNECTIONS_PER_USER_MAX);
-        assert!(enter(1001).is_some());
-        inside.pop();
-        assert!(enter(1000).is_some());
-        inside.clear();
-        assert!(guests.by_user.borrow().is_empty(), "closed connections are forgotten");
+    fn connections_beyond_the_share_are_closed_at_once() {
+        let guests = Rc::new(Guests::new(Shares::of(64, 1 << 30)));
+        let node = "laptop".parse().expect("a sound name");
+        let mut refused = 0;
+        let inside: Vec<_> = std::iter::repeat_with(|| {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            let arrival = enter(&guests, ours, &node);
+            if arrival.is_none() {
+                refused += usize::from(theirs.read(&mut [0]).is_ok_and(|bytes| bytes == 0));
+            }
+            arrival
+        })
+        .take(100)
+        .flatten()
+        .collect();
+        assert_eq!((inside.len(), refused), (4, 96));
     }
 }

@@ -1,28 +1,37 @@
-//! The thread that exports this machine's files to runners. It alone lists, reads and watches, so that answers and changes
-//! reach runners in the order in which they were true.
+//! The thread that exports this machine's files to runners. It alone lists, watches and answers, so that answers and changes
+//! reach runners in the order in which they were true. What is large is read for it on other threads (`long`, `later`).
 
+mod attributes;
 mod foretell;
+mod later;
+mod long;
 mod outbox;
 mod predict;
 pub(crate) mod profile;
+pub(crate) mod reach;
+mod reader;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use long::{AT_ONCE_BYTES_MAX, DIR_AT_ONCE_BYTES_MAX, Done, Long, Reads};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use outbox::Outbox;
-use packetfs::export::{Exporter, Hidden};
-use packetfs::mounts::MountWatch;
-use packetfs::packet::{Digest, PacketRef};
+use packetfs::export::{self, Exporter, Hidden, read_packets};
+use packetfs::identity::Owner;
+use packetfs::mounts::{MountWatch, Mounts};
+use packetfs::packet::PacketRef;
 use packetfs::path::{Bytes, FileName, TreePath, join, split};
-use packetfs::tree::{Attr, Change, Entry, Kind as FileKind, Listing};
+use packetfs::tree::{Attr, Change, Entry, Kind as FileKind, Listing, Names};
 use packetfs::watch::{Drained, ReaderId, Watcher};
-use profile::{Known, Likeness, Profiles};
+use profile::{Likeness, Profiles};
+use reader::{CLOSED_MAX, NOBODY, Reader, users_of};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use worknode::command::Files;
@@ -33,15 +42,13 @@ use crate::vital::Vital;
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::lists;
 use crate::wire::message::{self, Answer, Ask};
-use crate::wire::squeeze::Squeezer;
 
 /// Most packets that a reader is known to have. Beyond this, all are dropped, and sent again on request.
 const SENT_MAX: usize = 500_000;
 /// Delay after which changes are sent to a reader without new walks, together with the next ones.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
-/// Longest wait of a walk for the changes that its runner must be told first; after that the program stays. The thread may be
-/// reading a large file for another runner, at a gigabyte or two per second. If it takes longer, a file system does not
-/// answer.
+/// Longest wait of a walk for the changes that its runner must be told first; after that the program stays. If it takes
+/// longer, a file system does not answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a question or a commit is handed back because the last answer of its file system is too old. That is more than
@@ -55,6 +62,8 @@ pub(crate) struct Asked {
     pub(crate) out_tx: UnboundedSender<Frame>,
     /// How often its file system has been asked for it.
     pub(crate) tries: u8,
+    /// How often a file was read for it that had changed meanwhile, or was not kept.
+    pub(crate) reads: u8,
 }
 
 /// A reader's question.
@@ -91,8 +100,18 @@ enum Job {
         reader: ReaderId,
     },
     Retell,
+    /// A long read has ended.
+    Read(Done),
     #[cfg(test)]
     Run(Box<dyn FnOnce() + Send>),
+}
+
+/// What becomes of a question.
+enum Answered {
+    /// It is answered.
+    Now(Answer),
+    /// A file must be read for it, which takes a while.
+    Long(Long),
 }
 
 /// Why changes could not be sent to a walk's runner.
@@ -113,7 +132,7 @@ pub(crate) enum Untold {
 pub(crate) struct ExporterHandle {
     /// Unbounded, since the agent must not wait for the thread. Bounded by what waits for it: questions, which are
     /// counted for each link, and walks that begin, each with one job.
-    jobs_tx: mpsc::Sender<Job>,
+    jobs_tx: Arc<mpsc::Sender<Job>>,
     quiet: Arc<Quiet>,
     patience: Duration,
 }
@@ -169,6 +188,14 @@ impl Quiet {
 }
 
 impl Asked {
+    pub(crate) fn new(
+        reader: ReaderId,
+        question: Question,
+        out_tx: UnboundedSender<Frame>,
+    ) -> Self {
+        Self { reader, question, out_tx, tries: 0, reads: 0 }
+    }
+
     /// Answers with an error.
     pub(crate) fn fail(&self, errno: i32) {
         let _ = self.out_tx.send(self.frame(&Answer::Failed(errno)));
@@ -203,10 +230,14 @@ impl ExporterHandle {
     ) -> anyhow::Result<(Self, UnboundedReceiver<Asked>)> {
         let (unheard_tx, unheard_rx) = unbounded_channel();
         let (jobs_tx, jobs_rx) = mpsc::channel();
+        let jobs_tx = Arc::new(jobs_tx);
+        let reads = (Reads::new(vital.clone()), Arc::downgrade(&jobs_tx));
         let (ready_tx, ready_rx) = mpsc::channel();
         let outbox = Outbox::start();
         vital.thread("exporter", move || {
-            match enter().and_then(|()| State::new(hidden, heard, watcher, (outbox, unheard_tx))) {
+            match enter()
+                .and_then(|()| State::new(hidden, heard, watcher, (outbox, unheard_tx), reads))
+            {
                 Ok(state) => {
                     let _ = ready_tx.send(Ok(Arc::clone(&state.quiet)));
                     state.serve(&jobs_rx);
@@ -220,7 +251,7 @@ impl ExporterHandle {
 
     /// Answers a runner's question by a frame.
     pub(crate) fn ask(&self, reader: ReaderId, question: Question, out_tx: UnboundedSender<Frame>) {
-        self.ask_again(Asked { reader, question, out_tx, tries: 0 });
+        self.ask_again(Asked::new(reader, question, out_tx));
     }
 
     /// Answers a question whose file system has answered just now.
@@ -298,19 +329,10 @@ struct State {
     outbox: Outbox,
     /// Questions whose file systems must be asked first. Unbounded for the same reason as the outbox.
     unheard_tx: UnboundedSender<Asked>,
+    reads: Reads<Asked>,
+    /// reader --`Job::Read`--> exporter
+    jobs_tx: Weak<mpsc::Sender<Job>>,
     quiet: Arc<Quiet>,
-}
-
-struct Reader {
-    out_tx: UnboundedSender<Frame>,
-    squeezer: Squeezer,
-    sent: HashSet<Digest>,
-    /// The part of this tree that it knows.
-    told: Known,
-    /// Pending changes, which go out before the next message.
-    changes: Vec<Change>,
-    /// When the oldest pending change was drained.
-    behind_since: Instant,
 }
 
 impl State {
@@ -319,6 +341,7 @@ impl State {
         heard: Heard,
         watcher: Watcher,
         (outbox, unheard_tx): (Outbox, UnboundedSender<Asked>),
+        (reads, jobs_tx): (Reads<Asked>, Weak<mpsc::Sender<Job>>),
     ) -> io::Result<Self> {
         let mut mounts = MountWatch::new()?;
         let quiet = Arc::new(Quiet {
@@ -341,6 +364,8 @@ impl State {
             heard,
             outbox,
             unheard_tx,
+            reads,
+            jobs_tx,
             quiet,
         })
     }
@@ -352,6 +377,7 @@ impl State {
                 Job::Ask(asked) => self.take_question(asked),
                 Job::Foretell { reader, upcoming, out_tx, done_tx } => {
                     self.add_reader(reader, &out_tx);
+                    self.serve_user(reader, &upcoming.walk.user);
                     // A reader ignores answers below a directory that it does not know.
                     self.drain();
                     self.tell_changes(reader);
@@ -374,6 +400,7 @@ impl State {
                     readers.into_iter().for_each(|reader| self.queue(reader, vec![all.clone()]));
                     self.quiet.retells.fetch_sub(1, Ordering::SeqCst);
                 }
+                Job::Read(done) => self.take_read(done),
                 #[cfg(test)]
                 Job::Run(run) => run(),
             }
@@ -384,25 +411,33 @@ impl State {
 
     /// Answers a question, or hands it back if its file system has not answered just now.
     fn take_question(&mut self, asked: Asked) {
-        let Asked { reader, question: Question { ask, walks, .. }, out_tx, tries } = &asked;
+        let Asked { reader, question: Question { ask, walks, .. }, out_tx, tries, .. } = &asked;
         self.add_reader(*reader, out_tx);
+        walks.iter().for_each(|walk| self.serve_user(*reader, &walk.user));
         self.note(*reader, walks, ask);
         // What was mounted just now may not answer.
         self.drain_mounts();
-        let mut answer = self.answer_if_heard(*reader, ask);
+        let users = users_of(walks, ask);
+        let mut answer = self.answer_if_heard(*reader, ask, &users);
         // A file system mounted before the mounts were read may show files that are hidden elsewhere.
         if self.drain_mounts() {
-            answer = self.answer_if_heard(*reader, ask);
+            answer = self.answer_if_heard(*reader, ask, &users);
         }
         if answer.is_none() && *tries < TRIES_MAX {
             // Fails if the agent is ending.
             let _ = self.unheard_tx.send(asked);
             return;
         }
+        match answer.unwrap_or(Answered::Now(Answer::Failed(libc::EIO))) {
+            Answered::Now(answer) => self.send_answer(&asked, &answer),
+            Answered::Long(long) => self.read(asked, long),
+        }
+    }
+
+    fn send_answer(&mut self, asked: &Asked, answer: &Answer) {
         // Changes precede the answer.
-        self.tell_changes(*reader);
-        let frame = asked.frame(&answer.unwrap_or(Answer::Failed(libc::EIO)));
-        self.outbox.put(out_tx, frame);
+        self.tell_changes(asked.reader);
+        self.outbox.put(&asked.out_tx, asked.frame(answer));
     }
 
     /// Drains changes if something was mounted or unmounted. Returns whether it was.
@@ -415,56 +450,146 @@ impl State {
         has_changed
     }
 
-    fn answer_if_heard(&mut self, reader: ReaderId, ask: &Ask) -> Option<Answer> {
-        self.heard.may_be_asked(ask.path()).then(|| self.answer(reader, ask))
+    fn answer_if_heard(
+        &mut self,
+        reader: ReaderId,
+        ask: &Ask,
+        users: &[&Owner],
+    ) -> Option<Answered> {
+        let may_be_asked = self.heard.may_be_asked(ask.path());
+        may_be_asked.then(|| self.answer(reader, ask, users, AT_ONCE_BYTES_MAX))
     }
 
     fn add_reader(&mut self, reader: ReaderId, out_tx: &UnboundedSender<Frame>) {
-        self.readers.entry(reader).or_insert_with(|| Reader {
-            out_tx: out_tx.clone(),
-            squeezer: Squeezer::default(),
-            sent: HashSet::new(),
-            told: Known::default(),
-            changes: Vec::new(),
-            behind_since: Instant::now(),
-        });
+        self.readers.entry(reader).or_insert_with(|| Reader::new(out_tx.clone()));
     }
 
-    fn answer(&mut self, reader: ReaderId, ask: &Ask) -> Answer {
-        let answered = match ask {
-            Ask::Listing(path) => self.list(reader, path),
-            Ask::Content(path) => self.content(reader, path),
-            Ask::Packets(path, wanted) => self.packets(path, wanted),
-        };
-        answered.unwrap_or_else(|errno| Answer::Failed(errno as i32))
+    /// Answers a question with the rights of the users whose walks may have asked it: one of them must be allowed to see
+    /// the answer. More than `bytes_max` of packets are not read at once.
+    fn answer(
+        &mut self,
+        reader: ReaderId,
+        ask: &Ask,
+        users: &[&Owner],
+        bytes_max: u64,
+    ) -> Answered {
+        let mut answered = Err(Errno::EACCES);
+        for user in users {
+            answered = match ask {
+                // Depends on all users of the reader.
+                Ask::Listing(path) => match self.list((reader, user.uid), path) {
+                    Err(errno) => return Answered::Now(failed(errno)),
+                    listed => listed,
+                },
+                Ask::Content(path) => self.content(user, reader, path),
+                Ask::Packets(path, wanted) => self.packets(user, path, wanted, bytes_max),
+            };
+            if answered.is_ok() {
+                break;
+            }
+        }
+        match answered {
+            // Whoever owns a file answers for its size, whoever else may have asked.
+            Ok(Answered::Long(mut long)) if users.iter().any(|user| user.uid == long.owner) => {
+                long.user = long.owner;
+                Answered::Long(long)
+            }
+            answered => answered.unwrap_or_else(|errno| Answered::Now(failed(errno))),
+        }
     }
 
-    fn list(&mut self, reader: ReaderId, path: &TreePath) -> Result<Answer, nix::errno::Errno> {
+    /// Records that a reader executes walks of a user, who may search directories that are closed to the others.
+    fn serve_user(&mut self, number: ReaderId, user: &Owner) {
+        let Some(reader) = self.readers.get_mut(&number) else { return };
+        if !reader.add_user(user) {
+            return;
+        }
+        let withheld = std::mem::take(&mut reader.withheld);
+        let closed: Vec<_> = reader.closed.iter().cloned().collect();
+        for dir in withheld {
+            self.queue(number, vec![Change::Forget { dir }]);
+        }
+        for dir in closed {
+            if self.exporter.may_search(user, &dir).is_ok() {
+                self.queue(number, vec![Change::Forget { dir }]);
+            }
+        }
+    }
+
+    fn list(
+        &mut self,
+        (reader, user): (ReaderId, u32),
+        path: &TreePath,
+    ) -> Result<Answered, Errno> {
+        if !self.may_search(reader, path) {
+            return self.list_closed(reader, path).map(Answered::Now);
+        }
         // The kernel's directories and hidden ones are not watched, because they never change for a reader.
         let hides = self.exporter.hidden().hides_dir(path);
         if !hides {
             self.watcher.watch_dir(path, reader)?;
         }
-        let listed = self.exporter.list(path);
+        let opened = self.exporter.open_dir(path);
+        // Without a watch nobody knows what changes meanwhile.
+        if let Ok(dir) = &opened
+            && dir.attr().bytes > DIR_AT_ONCE_BYTES_MAX
+            && !self.watcher.is_blind()
+        {
+            return opened.map(|dir| Answered::Long(Long::listing(user, dir)));
+        }
+        let listed = opened.and_then(|dir| dir.read());
         let listed = match &listed {
             Ok(listing) if self.watch_files(path, listing.entries.iter()) => {
                 // Read again, because they may have changed before they were watched.
                 self.exporter.list(path)
             }
-            _ => listed,
+            Ok(listing) => {
+                self.exporter.note_listed(path, &listing.entries);
+                listed
+            }
+            Err(_) => listed,
         };
         if listed.is_err() && !hides {
             self.watcher.unwatch_dir(path, reader);
         }
-        match listed {
+        let answer = match listed {
             // Reading a hidden directory is refused, but its existence is not secret.
-            Err(nix::errno::Errno::EACCES) if hides => {
-                let (dir, name) = split(path).ok_or(nix::errno::Errno::EACCES)?;
-                let attr = self.exporter.entry(dir, name).ok_or(nix::errno::Errno::ENOENT)?.attr;
-                Ok(Answer::Listing(Listing { attr, entries: Vec::new(), hidden: true }))
+            Err(Errno::EACCES) if hides => {
+                let (dir, name) = split(path).ok_or(Errno::EACCES)?;
+                let attr = self.exporter.entry(dir, name).ok_or(Errno::ENOENT)?.attr;
+                Answer::Listing(Listing { attr, entries: Vec::new(), names: Names::Hidden })
             }
-            listed => listed.map(Answer::Listing),
+            listed => {
+                let mut listing = listed?;
+                self.withhold(reader, path, listing.entries.iter_mut().collect());
+                Answer::Listing(listing)
+            }
+        };
+        Ok(Answered::Now(answer))
+    }
+
+    /// Tells whether one of a reader's users may look up names in a directory.
+    fn may_search(&mut self, reader: ReaderId, dir: &TreePath) -> bool {
+        let users = self.readers.get(&reader).map_or(&[][..], |reader| &reader.users);
+        let users = if users.is_empty() { std::slice::from_ref(&NOBODY) } else { users };
+        users.iter().any(|user| self.exporter.may_search(user, dir) != Err(Errno::EACCES))
+    }
+
+    /// Answers with a directory's attributes alone, which every user may see.
+    fn list_closed(&mut self, number: ReaderId, path: &TreePath) -> Result<Answer, Errno> {
+        match self.watcher.watch_dir(path, number) {
+            // An agent without root may not watch it either. Whether it is closed is an event of the directory above.
+            Err(Errno::EACCES) => {}
+            watched => watched?,
         }
+        let (attr, _) = self.exporter.entries(path, std::iter::empty());
+        let attr = attr.ok_or(Errno::ENOENT)?;
+        let Some(reader) = self.readers.get_mut(&number) else { return Err(Errno::EACCES) };
+        if reader.closed.len() >= CLOSED_MAX {
+            return Err(Errno::EACCES);
+        }
+        reader.closed.insert(path.clone());
+        Ok(Answer::Listing(Listing { attr, entries: Vec::new(), names: Names::Closed }))
     }
 
     /// Watches the files of a directory that may change without an event for the directory: those with other hard links, and
@@ -475,26 +600,31 @@ impl State {
         entries: impl Iterator<Item = &'a Entry>,
     ) -> bool {
         let mounts = self.exporter.hidden().mounts();
-        let has_points = mounts.has_points_in(dir);
-        let is_unseen = |entry: &Entry| {
-            is_linked(&entry.attr)
-                || (has_points
-                    && entry.attr.kind == FileKind::File
-                    && mounts.is_point(&join(dir, &entry.name)))
-        };
+        let points = mounts.has_points_in(dir).then_some(&*mounts);
         let mut is_new = false;
-        for entry in entries.filter(|entry| is_unseen(entry)) {
+        for entry in entries.filter(|entry| is_unseen(dir, entry, points)) {
             // Fails if the file has been removed again.
             is_new |= self.watcher.watch_file(&join(dir, &entry.name)).unwrap_or_default();
         }
         is_new
     }
 
-    fn content(&mut self, reader: ReaderId, path: &TreePath) -> Result<Answer, nix::errno::Errno> {
-        let mut exported = self.exporter.content(path, true)?;
-        if is_linked(&exported.content.attr) && self.watcher.watch_file(path)? {
-            exported = self.exporter.content(path, true)?;
+    fn content(
+        &mut self,
+        user: &Owner,
+        reader: ReaderId,
+        path: &TreePath,
+    ) -> Result<Answered, Errno> {
+        let mut asked = self.look_at(user, path)?;
+        if is_linked(asked.attr()) && self.watcher.watch_file(path)? {
+            asked = self.look_at(user, path)?;
         }
+        let mut exported = match asked {
+            export::Asked::Known(exported) => exported,
+            export::Asked::Unread(file) => {
+                return Ok(Answered::Long(Long::content(user.uid, file)));
+            }
+        };
         if let (Some(reader), [packet]) =
             (self.readers.get_mut(&reader), exported.content.manifest.packets.as_slice())
         {
@@ -505,20 +635,31 @@ impl State {
                 exported.inline = None;
             }
         }
-        Ok(Answer::Content(exported.content, exported.inline))
+        Ok(Answered::Now(Answer::Content(exported.content, exported.inline)))
+    }
+
+    fn look_at(&mut self, user: &Owner, path: &TreePath) -> Result<export::Asked, Errno> {
+        self.exporter.for_user(user, |files| files.content_within(path, true, AT_ONCE_BYTES_MAX))
     }
 
     fn packets(
         &mut self,
+        user: &Owner,
         path: &TreePath,
         wanted: &[(u64, PacketRef)],
-    ) -> Result<Answer, nix::errno::Errno> {
-        let packets = self.exporter.packets(path, wanted)?;
+        bytes_max: u64,
+    ) -> Result<Answered, Errno> {
+        let file = self.exporter.for_user(user, |files| files.open_file(path))?;
+        let bytes: u64 = wanted.iter().map(|(_, packet)| u64::from(packet.bytes)).sum();
+        if bytes > bytes_max {
+            return Ok(Answered::Long(Long::packets(user.uid, file, wanted)?));
+        }
+        let packets = read_packets(&file, wanted);
         if packets.len() < wanted.len() {
             // The file has changed: the reader must get the change before it asks again.
             self.drain();
         }
-        Ok(Answer::Packets(packets))
+        Ok(Answered::Now(Answer::Packets(packets)))
     }
 
     /// Drains changes. Pending changes go out with the next message to a reader, or after a delay, consecutive ones
@@ -529,6 +670,7 @@ impl State {
         if drained.is_empty() {
             return;
         }
+        self.reads.note(&drained);
         let mut changes: BTreeMap<ReaderId, Vec<Change>> = BTreeMap::new();
         let Drained { names, forgotten, overflow } = drained;
         if overflow {
@@ -572,9 +714,19 @@ impl State {
                 let change = Change::Names { dir: dir.clone(), attr, names: linked.clone() };
                 changes.entry(other).or_default().push(change);
             }
-            let change = Change::Names { dir, attr, names };
+            let paths = names.iter().filter_map(|(name, _)| TreePath::new(join(&dir, name)).ok());
+            let paths: Vec<_> = paths.collect();
+            let change = Change::Names { dir: dir.clone(), attr, names };
             for reader in readers {
-                changes.entry(reader).or_default().push(change.clone());
+                let changes = changes.entry(reader).or_default();
+                let closed = self.readers.get(&reader).map(|reader| &reader.closed);
+                let is_closed = |dir: &TreePath| closed.is_some_and(|closed| closed.contains(dir));
+                changes.push(match is_closed(&dir) {
+                    true => Change::Forget { dir: dir.clone() },
+                    false => change.clone(),
+                });
+                let below = paths.iter().filter(|path| is_closed(path));
+                changes.extend(below.map(|dir| Change::Forget { dir: dir.clone() }));
             }
         }
         for (number, changes) in changes {
@@ -604,16 +756,10 @@ impl State {
     }
 
     /// Adds a pending change for a reader.
-    fn queue(&mut self, number: ReaderId, changes: Vec<Change>) {
+    fn queue(&mut self, number: ReaderId, mut changes: Vec<Change>) {
+        changes.iter_mut().for_each(|change| self.withhold_in(number, change));
         let Some(reader) = self.readers.get_mut(&number) else { return };
-        for change in &changes {
-            match change {
-                Change::Names { dir, names, .. } => {
-                    names.iter().for_each(|(name, _)| reader.told.forget(&join(dir, name)));
-                }
-                Change::Forget { dir } => reader.told.forget(dir),
-            }
-        }
+        changes.iter().for_each(|change| reader.forget(change));
         if reader.changes.is_empty() {
             reader.behind_since = Instant::now();
             self.quiet.behind().insert(number);
@@ -638,9 +784,21 @@ impl State {
     }
 }
 
+fn failed(errno: Errno) -> Answer {
+    Answer::Failed(errno as i32)
+}
+
 /// Returns the path of a watched directory, or of an ancestor.
 fn watched(dir: Bytes) -> TreePath {
     TreePath::new(dir).expect("only directories of tree paths are watched")
+}
+
+/// Tells whether a file may change without an event for its directory, in which there are mount points or none.
+fn is_unseen(dir: &TreePath, entry: &Entry, points: Option<&Mounts>) -> bool {
+    let is_point = |points: &Mounts| {
+        entry.attr.kind == FileKind::File && points.is_point(&join(dir, &entry.name))
+    };
+    is_linked(&entry.attr) || points.is_some_and(is_point)
 }
 
 /// Tells whether a file has other hard links, through which it may change without an event for its directory.

@@ -8,6 +8,7 @@
 mod admission;
 mod api;
 mod budget;
+mod clock;
 mod cluster;
 mod commits;
 mod compile;
@@ -15,31 +16,38 @@ mod config;
 mod devices;
 mod door;
 mod exporter;
+mod installed;
 mod leaves;
 mod link;
 mod links;
 mod log;
 mod look;
 mod machine;
+mod membership;
 mod mirror;
 mod mirrors;
+mod numbers;
 mod origin;
 mod own;
 mod pages;
 mod random;
 mod reached_at;
+mod ready;
 mod root;
 mod runner;
-mod secret;
 mod served;
 mod session;
 mod sessions;
 mod state;
 mod sys;
+pub mod tls;
 mod transfer;
+mod turns;
 mod vital;
+mod volume;
 pub mod wire;
 
+mod mesh;
 #[cfg(test)]
 mod messages;
 
@@ -52,7 +60,11 @@ use clap::Parser;
 pub fn main() -> ExitCode {
     let config = config::Config::parse();
     log::start();
-    match root::run(&config) {
+    let done = match &config.command {
+        None => root::run(&config),
+        Some(command) => membership::command::run(&config.state, command),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

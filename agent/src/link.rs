@@ -8,6 +8,7 @@ mod foretold;
 mod guarded;
 pub(crate) mod handshake;
 mod inbox;
+pub(crate) mod introduced;
 mod meeting;
 pub(crate) mod socket;
 mod streams;
@@ -21,8 +22,9 @@ use bytes::Bytes;
 use packetfs::tree::Change;
 use tokio::sync::{Notify, mpsc, watch};
 use worknode::id::{Attempt, NodeId};
+use worknode::key::Key;
 
-use crate::sys::tcp;
+use crate::sys::tcp::{self, Moved};
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::limits::{EXITS_MAX, QUESTIONS_MAX, TOLD_BYTES_MAX};
 use crate::wire::lists;
@@ -31,6 +33,7 @@ use crate::wire::squeeze::{Damaged, Squeezer, Unsqueezer};
 use foretold::Foretold;
 use handshake::Peer;
 pub(crate) use inbox::Inbox;
+use introduced::Introduced;
 use meeting::Meeting;
 use streams::Streams;
 
@@ -43,6 +46,8 @@ const FAST_BYTES_PER_SECOND: u64 = 190_000_000;
 pub(crate) struct Link {
     /// The agent at the other end.
     pub(crate) peer: NodeId,
+    /// Its key. A node that was removed and joined again has another one.
+    pub(crate) key: Option<Key>,
     incarnation: u64,
     /// Whether this side has called.
     called: bool,
@@ -66,6 +71,8 @@ pub(crate) struct Link {
     pong_waits: Cell<bool>,
     /// Data that was sent to the peer ahead of this side's walks.
     pub(crate) foretold: Foretold,
+    /// The peer's sessions.
+    pub(crate) introduced: Introduced,
     closed_tx: watch::Sender<bool>,
     /// Notified of each pong.
     answered: Notify,
@@ -73,9 +80,9 @@ pub(crate) struct Link {
     unsqueezer: RefCell<Unsqueezer>,
     changes_unsqueezer: RefCell<Unsqueezer>,
     bytes_out: Cell<u64>,
+    /// Payloads that are not between volumes.
+    walk_bytes_out: Cell<u64>,
     bytes_in: Cell<u64>,
-    /// Number of frames sent, without pings and pongs.
-    messages_out: Cell<u64>,
 }
 
 impl Link {
@@ -89,6 +96,7 @@ impl Link {
         let (out_tx, out_rx) = mpsc::unbounded_channel();
         let link = Self {
             peer: peer.node,
+            key: peer.key,
             incarnation: peer.incarnation,
             called,
             began: Instant::now(),
@@ -101,14 +109,15 @@ impl Link {
             told: RefCell::default(),
             pong_waits: Cell::new(false),
             foretold: Foretold::default(),
+            introduced: Introduced::default(),
             closed_tx: watch::Sender::new(false),
             answered: Notify::new(),
             squeezer: RefCell::default(),
             unsqueezer: RefCell::default(),
             changes_unsqueezer: RefCell::default(),
             bytes_out: Cell::new(0),
+            walk_bytes_out: Cell::new(0),
             bytes_in: Cell::new(0),
-            messages_out: Cell::new(0),
         };
         (link, out_rx)
     }
@@ -227,6 +236,9 @@ impl Link {
     }
 
     fn note_sent(&self, frame: &Frame) {
+        if !frame.kind.is_of_volumes() {
+            self.walk_bytes_out.set(self.walk_bytes_out.get() + frame.payload.len() as u64);
+        }
         match frame.kind {
             Kind::Exit => self.exits.set(self.exits.get().saturating_sub(1)),
             Kind::Answer => self.unanswered.set(self.unanswered.get().saturating_sub(1)),
@@ -252,6 +264,17 @@ impl Link {
         connection.as_ref().and_then(|connection| tcp::acknowledged_since(connection).ok())
     }
 
+    /// Tells whether a walk of either side is on the link.
+    fn has_walks(&self) -> bool {
+        self.streams.is_any_open()
+    }
+
+    /// Returns what the kernels have moved, if known.
+    fn moved(&self) -> Option<Moved> {
+        let connection = self.connection.borrow();
+        connection.as_ref().and_then(|connection| tcp::moved(connection).ok())
+    }
+
     /// Tells whether the link has ended.
     pub(crate) fn is_closed(&self) -> bool {
         *self.closed_tx.borrow()
@@ -268,6 +291,11 @@ impl Link {
     pub(crate) fn close(&self) {
         self.closed_tx.send_replace(true);
         self.streams.close_all();
+    }
+
+    /// Returns the bytes sent so far that are not between volumes.
+    pub(crate) fn walk_bytes(&self) -> u64 {
+        self.walk_bytes_out.get()
     }
 
     /// Returns the bytes sent and received so far.

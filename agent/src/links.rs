@@ -1,8 +1,12 @@
 //! The links of this agent, at most one per node. A link is opened when it is first needed, or accepted from a
 //! calling node.
 
+mod answer;
 mod callers;
+pub(crate) mod dial;
 mod greet;
+mod keep;
+mod order;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,19 +15,26 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
-use broker::Grant;
+use broker::{Grant, Guest};
+use tokio::task::AbortHandle;
 use worknode::id::NodeId;
+use worknode::key::Key;
+use worknode::request::NodeCondition;
 
 use crate::cluster::{Cluster, Failure};
+use crate::link::call::Called;
 use crate::link::handshake::Peer;
 use crate::link::socket::Socket;
 use crate::link::{Link, call, tasks};
+use crate::membership::Membership;
 use crate::transfer::Transfers;
 use crate::wire::frame::Frame;
-use crate::wire::greeting::{Purpose, Secret};
+use crate::wire::greeting::Purpose;
 
 /// Delay before an unreachable node is tried again.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
+const FOUND: &str =
+    "make a cluster with 'oswalk cluster init', or join one with 'oswalk cluster join'";
 /// Most nodes that are reported to the broker as warm.
 const WARM_MAX: usize = 4;
 
@@ -32,6 +43,9 @@ pub(crate) trait Receive {
     /// Handles a frame. Never blocks.
     fn take(&self, link: &Rc<Link>, frame: Frame);
 
+    /// Handles a new link.
+    fn begin(&self, link: &Rc<Link>);
+
     /// Handles the end of a link.
     fn end(&self, link: &Rc<Link>);
 }
@@ -39,36 +53,47 @@ pub(crate) trait Receive {
 /// All links by peer.
 pub(crate) struct Links {
     own: Peer,
-    secret: Secret,
+    /// Absent if this node belongs to no cluster. Then it calls nobody.
+    membership: Option<Rc<Membership>>,
     cluster: Rc<Cluster>,
     receiver: Rc<dyn Receive>,
+    /// How other members reach the broker through this node, if it runs the broker.
+    guest: Option<Guest>,
+    /// Connections of members to the broker, through this node.
+    relays: RefCell<Vec<(Key, AbortHandle)>>,
     /// Distances of nodes, and the programs that they have.
     pub(crate) transfers: Transfers,
     by_node: RefCell<HashMap<NodeId, Rc<Link>>>,
     /// Locks held while a node is being called, so that two walks do not call it twice.
     calling: RefCell<HashMap<NodeId, Rc<tokio::sync::Mutex<()>>>>,
     next_number: Cell<u32>,
+    /// How many members have been asked where the broker is.
+    sought: Cell<usize>,
     /// Bytes sent and received on ended links.
     ended_bytes: Cell<(u64, u64)>,
 }
 
 impl Links {
-    /// Makes the links of the agent `own`, which authenticates with the cluster's `secret`.
+    /// Makes the links of the agent `own`.
     pub(crate) fn new(
         own: Peer,
-        secret: Secret,
+        membership: Option<Rc<Membership>>,
         cluster: Rc<Cluster>,
         receiver: Rc<dyn Receive>,
+        guest: Option<Guest>,
     ) -> Self {
         Self {
             own,
-            secret,
+            membership,
             cluster,
             receiver,
+            guest,
+            relays: RefCell::default(),
             transfers: Transfers::default(),
             by_node: RefCell::default(),
             calling: RefCell::default(),
             next_number: Cell::new(1),
+            sought: Cell::new(0),
             ended_bytes: Cell::new((0, 0)),
         }
     }
@@ -91,21 +116,27 @@ impl Links {
         if let Some(link) = self.get(&grant.node) {
             return Ok(link);
         }
+        anyhow::ensure!(
+            !self.cluster.members.is_quarantined(&grant.node),
+            "{} is quarantined",
+            grant.node
+        );
         if let Some(failure) = self.cluster.members.failed_since(&grant.node, UNREACHABLE_FOR) {
             anyhow::bail!("the last handshake with {} failed: {failure}", grant.node);
         }
         let called = self.call(&grant.node, grant.address, Purpose::Link).await;
         let greeted = called.as_ref().map(drop).map_err(Clone::clone);
         self.note_greeting(&grant.node, greeted);
-        let (socket, peer) = called.with_context(|| format!("failed to call {}", grant.node))?;
-        Ok(self.start(socket, peer, true))
+        let called = called.with_context(|| format!("failed to call {}", grant.node))?;
+        Ok(self.start(called.socket, called.peer, true))
     }
 
     /// Returns the nodes that have received most of this machine's tree, in descending order.
     pub(crate) fn warm_nodes(&self) -> Vec<NodeId> {
         let links = self.by_node.borrow();
-        let mut warm: Vec<_> = links.values().filter(|link| !link.is_closed()).collect();
-        warm.sort_by_key(|link| std::cmp::Reverse(link.bytes().0));
+        let is_warm = |link: &&Rc<Link>| !link.is_closed() && link.walk_bytes() > 0;
+        let mut warm: Vec<_> = links.values().filter(is_warm).collect();
+        warm.sort_by_key(|link| std::cmp::Reverse(link.walk_bytes()));
         warm.into_iter().take(WARM_MAX).map(|link| link.peer.clone()).collect()
     }
 
@@ -122,15 +153,57 @@ impl Links {
     }
 
     async fn call(
-        &self,
+        self: &Rc<Self>,
         node: &NodeId,
         address: SocketAddr,
         purpose: Purpose,
-    ) -> Result<(Socket, Peer), Failure> {
-        let called = call::call(&self.own, &self.secret, (node, address), purpose).await;
-        let (socket, peer, round_trip) = called?;
-        self.transfers.note_distance(node, round_trip);
-        Ok((socket, peer))
+    ) -> Result<Called, Failure> {
+        let Some(membership) = &self.membership else {
+            let why = "this node belongs to no cluster".to_owned();
+            return Err(Failure { condition: NodeCondition::Refused, why, remedy: FOUND });
+        };
+        let called = call::call(&self.own, membership, (node, address), purpose).await?;
+        self.transfers.note_distance(node, called.took);
+        if called.has_news {
+            self.note_members();
+        }
+        Ok(called)
+    }
+
+    /// Applies what is new of the cluster's members: ends all connections of removed ones, and tells the others.
+    pub(crate) fn note_members(self: &Rc<Self>) {
+        let Some(membership) = &self.membership else { return };
+        let is_member = |link: &Link| link.key.and_then(|key| membership.node(&key)).is_some();
+        let links: Vec<_> = self.by_node.borrow().values().cloned().collect();
+        for link in links.into_iter().filter(|link| !is_member(link)) {
+            tracing::warn!(peer = %link.peer, "dropping the link: the node was removed from the cluster");
+            link.close();
+        }
+        self.relays.borrow_mut().retain(|(key, relay)| {
+            let stays = membership.node(key).is_some();
+            if !stays {
+                relay.abort();
+            }
+            stays && !relay.is_finished()
+        });
+        self.begin_telling();
+    }
+
+    /// Ends the walks here whose token is revoked now.
+    pub(crate) fn end_revoked(&self) {
+        let Some(membership) = &self.membership else { return };
+        for link in self.by_node.borrow().values() {
+            let Some(key) = link.key else { continue };
+            link.introduced.revoke(|capability| membership.revoked(key, &capability.ids));
+        }
+    }
+
+    /// Shuts out a node whose data does not match its digest, and ends its link.
+    pub(crate) fn quarantine(&self, node: &NodeId, evidence: String) {
+        self.cluster.quarantine(node, evidence);
+        if let Some(link) = self.get(node) {
+            link.close();
+        }
     }
 
     /// Records the result of a handshake.
@@ -163,6 +236,7 @@ impl Links {
             tracing::info!(peer = %link.peer, "a newer link replaces the previous one");
             replaced.close();
         }
+        self.receiver.begin(&link);
         link
     }
 

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -53,7 +54,8 @@ pub(crate) fn open_file(path: &[u8]) -> Result<File, Errno> {
         return Err(Errno::EINVAL);
     }
     let again = format!("/proc/self/fd/{}", found.as_raw_fd());
-    File::open(again).map_err(errno)
+    // Another process may hold a lease on it.
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(again).map_err(errno)
 }
 
 /// Fetches a path's attributes from its file system, and returns the file system's device. May block.
@@ -273,6 +275,8 @@ pub(crate) struct Found {
 const LOOKS_MAX: usize = 256;
 /// Most threads per user, so that one user's unresponsive file system does not block others.
 const LOOKS_PER_USER_MAX: usize = 64;
+/// Most threads per user that have much to do, rather than to wait: the processors are for others, too.
+const LARGE_PER_USER_MAX: usize = 2;
 /// Timeout for an answer. An automounter may take seconds; a file system that takes longer counts as unresponsive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -281,14 +285,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Looks {
     all: Arc<Semaphore>,
     /// Of each user who has asked a thread.
-    by_user: RefCell<HashMap<u32, Arc<Semaphore>>>,
+    by_user: Threads,
+    /// Of each user who has asked much.
+    large_by_user: Threads,
     patience: Duration,
 }
 
 impl Default for Looks {
     fn default() -> Self {
         let all = Arc::new(Semaphore::new(LOOKS_MAX));
-        Self { all, by_user: RefCell::default(), patience: PATIENCE }
+        Self {
+            all,
+            by_user: RefCell::default(),
+            large_by_user: RefCell::default(),
+            patience: PATIENCE,
+        }
     }
 }
 
@@ -312,13 +323,35 @@ impl Looks {
         }
     }
 
+    /// Answers a user's question that is much work, on a thread.
+    ///
+    /// # Errors
+    /// See [`Self::look`].
+    pub(crate) async fn look_apart<T, Q>(&self, uid: u32, question: Q) -> Result<T, Errno>
+    where
+        T: Send + 'static,
+        Q: Fn(Look) -> Result<T, Errno> + Send + 'static,
+    {
+        let answer = tokio::time::timeout(self.patience, async {
+            let turn = of(&self.large_by_user, uid, LARGE_PER_USER_MAX).acquire_owned().await;
+            let turn = turn.map_err(|_| Errno::EIO)?;
+            let held = move |look| {
+                let _turn = &turn;
+                question(look)
+            };
+            self.wait(uid, held).await
+        });
+        answer.await.unwrap_or(Err(Errno::ETIMEDOUT))
+    }
+
     async fn wait<T, Q>(&self, uid: u32, question: Q) -> Result<T, Errno>
     where
         T: Send + 'static,
         Q: Fn(Look) -> Result<T, Errno> + Send + 'static,
     {
         let closed = |_| Errno::EIO;
-        let user = self.of_user(uid).acquire_owned().await.map_err(closed)?;
+        let user =
+            of(&self.by_user, uid, LOOKS_PER_USER_MAX).acquire_owned().await.map_err(closed)?;
         let any = Arc::clone(&self.all).acquire_owned().await.map_err(closed)?;
         let answer = tokio::task::spawn_blocking(move || {
             // Held until the thread is free again, even after a timeout.
@@ -327,14 +360,16 @@ impl Looks {
         });
         answer.await.unwrap_or(Err(Errno::EIO))
     }
+}
 
-    /// Returns the threads of a user, and forgets users who have none at work.
-    fn of_user(&self, uid: u32) -> Arc<Semaphore> {
-        let mut by_user = self.by_user.borrow_mut();
-        by_user.retain(|_, threads| Arc::strong_count(threads) > 1);
-        let threads = by_user.entry(uid);
-        Arc::clone(threads.or_insert_with(|| Arc::new(Semaphore::new(LOOKS_PER_USER_MAX))))
-    }
+/// The threads that each user may have.
+type Threads = RefCell<HashMap<u32, Arc<Semaphore>>>;
+
+/// Returns the threads of a user, and forgets users who have none at work.
+fn of(by_user: &Threads, uid: u32, max: usize) -> Arc<Semaphore> {
+    let mut by_user = by_user.borrow_mut();
+    by_user.retain(|_, threads| Arc::strong_count(threads) > 1);
+    Arc::clone(by_user.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(max))))
 }
 
 #[cfg(test)]

@@ -27,6 +27,22 @@ pub(crate) fn processors() -> u32 {
     *PROCESSORS
 }
 
+/// Returns [`load`] in hundredths.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a load is a small positive number"
+)]
+pub(crate) fn load_percent() -> u32 {
+    (load() * 100.0).round() as u32
+}
+
+/// Returns the mean number of processes that ran or waited for a processor in the last minute.
+pub(crate) fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default()
+}
+
 /// Returns the processor's model name, which decides whether `-march=native` means the same on another node.
 pub(crate) fn processor() -> Said {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -42,6 +58,14 @@ pub(crate) fn memory_bytes() -> u64 {
         .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"))
         .and_then(|kib| kib.trim().parse::<u64>().ok());
     kib.unwrap_or(MEMORY_KIB) * 1024
+}
+
+/// Returns a user's name, if `/etc/passwd` has it. Other sources of names may not answer.
+pub(crate) fn user_name(uid: u32) -> Option<String> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    let number = uid.to_string();
+    let user = text.lines().find(|line| line.split(':').nth(2) == Some(&number))?;
+    user.split(':').next().map(str::to_owned)
 }
 
 /// Returns the default name of this node.
@@ -80,6 +104,12 @@ pub(crate) fn raise_descriptors() {
     if let Err(error) = raised {
         tracing::warn!(%error, "failed to raise the limit of descriptors");
     }
+}
+
+/// Returns how many descriptors this process may have.
+pub(crate) fn descriptors() -> usize {
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(soft).unwrap_or(usize::MAX)
 }
 
 /// Checks that FUSE can be used.

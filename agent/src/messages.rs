@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use broker::{BrokerError, ServerError};
 use clap::{CommandFactory, Parser};
+use worknode::membership::{JoinLine, JoinLineError};
 
 use crate::config::Config;
-use crate::reached_at::{ReachedAt, check_private};
-use crate::secret;
 use crate::state::State;
+use crate::wire::joining::JoinRefusal;
 
 /// Messages, each below the situation in which it is printed.
 #[derive(Default)]
@@ -44,16 +44,14 @@ impl Messages {
     }
 }
 
-fn config(options: &[&str]) -> Config {
-    Config::parse_from([&["oswalkd", "--state", "/s"], options].concat())
-}
-
 #[test]
 fn options() {
     let mut messages = Messages::default();
     let mut command = Config::command().mut_args(|argument| argument.hide_env_values(true));
     messages.add("oswalkd --help", command.render_long_help());
-    for line in ["oswalkd", "oswalkd --state /s --listen host", "oswalkd --state /s --name a/b"] {
+    for line in
+        ["oswalkd", "oswalkd --state /s join --listen host", "oswalkd --state /s --name a/b"]
+    {
         let error = Config::try_parse_from(line.split(' ')).expect_err(line);
         messages.add(line, error);
     }
@@ -96,26 +94,28 @@ fn state_directory() {
     messages.compare("state_directory");
 }
 
+/// Why a node does not become a member, or no address is found for one.
 #[test]
-fn secret_and_address() {
+fn membership() {
     let mut messages = Messages::default();
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("secret");
-    let mut refused = |situation, text: &str, mode| {
-        std::fs::write(&path, text).expect("writable");
-        set_mode(&path, mode);
-        let error = secret::read(&path, false).expect_err(situation);
-        let dir = dir.path().to_string_lossy().into_owned();
-        messages.add(situation, format!("{error:#}").replace(&dir, "/etc/oswalk"));
-    };
-    refused("a short secret", "hush", 0o600);
-    refused("a secret that others can read", "0123456789abcdef", 0o644);
-    refused("a secret that is too large", &"x".repeat(100_000), 0o600);
-    messages.fail("a public address", check_private([1, 1, 1, 1].into()).expect_err("public"));
-    let listen = "0.0.0.0:7700".parse().expect("an address");
-    let error = ReachedAt::new(&config(&[]), listen, None).expect_err("no address");
-    messages.fail("all addresses, and a broker on a unix socket", error);
-    messages.compare("secret_and_address");
+    let name = || "laptop".parse().expect("a sound name");
+    for (situation, refusal) in [
+        ("an unknown line", JoinRefusal::Unknown),
+        ("an old line", JoinRefusal::Expired),
+        ("a line that is used up", JoinRefusal::UsedUp),
+        ("a name that is taken", JoinRefusal::NameTaken(name())),
+        ("a removed node", JoinRefusal::Removed),
+        ("another version", JoinRefusal::Version { theirs: "0.1.0".into(), ours: "0.2.0".into() }),
+        ("a node that may not invite", JoinRefusal::MayNotInvite),
+        ("a full disk there", JoinRefusal::NotSaved("No space left on device".into())),
+    ] {
+        messages.fail(situation, refusal);
+    }
+    for line in ["redis://hub/", "oswalk://hub:7700/torn"] {
+        messages.fail(line, line.parse::<JoinLine>().expect_err(line));
+    }
+    messages.fail("a line of another version", JoinLineError::Version(9));
+    messages.compare("membership");
 }
 
 #[test]

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use packetfs::fuse::Mount;
+use packetfs::fuse::{Mount, Mounter};
 use packetfs::mirror::Need;
+use packetfs::owners::Owners;
 use packetfs::packet::{Digest, PacketRef};
-use packetfs::path::{Bytes, TreePath, normal, split};
+use packetfs::path::{Bytes, TreePath, above, normal, split};
 use packetfs::store::{Shelf, Store};
 use packetfs::tree::{Attr, Change, Time, Xattr};
 use packetfs::view::{Ask as Lack, Done, Outset, Source};
+use packetfs::xattr::has_acl;
 use tokio::sync::{mpsc, oneshot};
 use worknode::spec::WalkSpec;
 
@@ -39,6 +41,7 @@ const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 pub(crate) struct Since {
     failures: u64,
     missed: u64,
+    missed_acls: u64,
     hidden: u64,
     torn: u64,
     elsewhere: u64,
@@ -57,6 +60,8 @@ pub(crate) struct Lower {
 
 /// An origin's tree on this node.
 pub(crate) struct Mirror {
+    /// The numbers of its owners here.
+    pub(crate) owners: Owners,
     plain: Rc<Lower>,
     /// The mount with extended attributes, once a walk has needed it.
     with_xattrs: RefCell<Option<Rc<Lower>>>,
@@ -78,6 +83,8 @@ pub(crate) struct Mirror {
     /// Packets that were requested and have not arrived.
     coming: RefCell<HashSet<Digest>>,
     waiting_packets: RefCell<Vec<(HashSet<Digest>, Done)>>,
+    /// What the origin did if it sent data that does not match its digest.
+    evidence: RefCell<Option<String>>,
     /// Number of change batches that the kernel has not processed yet.
     unsettled: Arc<AtomicU64>,
 }
@@ -112,6 +119,8 @@ impl Mirror {
     pub(crate) fn mount(
         dir: &Path,
         link: &Rc<Link>,
+        owners: Owners,
+        mounter: Option<Mounter>,
         store: &Arc<Store>,
         vital: &Vital,
         sandboxes: impl FnOnce(&Path) -> Sandboxes,
@@ -121,8 +130,10 @@ impl Mirror {
         let (tx, mut rx) = mpsc::unbounded_channel();
         let (name, spawn) = (link.peer.as_str(), |name, run| vital.thread(name, run));
         let store = store.shelf(name);
-        let mount = Mount::new(&point, name, store.clone(), Box::new(Lacks { tx }), spawn)?;
+        let lacks = Box::new(Lacks { tx });
+        let mount = Mount::new((&point, name), owners, mounter, store.clone(), lacks, spawn)?;
         let mirror = Rc::new(Self {
+            owners,
             plain: Rc::new(Lower { sandboxes: sandboxes(&point), point, xattrs: false }),
             with_xattrs: RefCell::default(),
             mount,
@@ -137,6 +148,7 @@ impl Mirror {
             waiting: RefCell::default(),
             coming: RefCell::default(),
             waiting_packets: RefCell::default(),
+            evidence: RefCell::default(),
             unsettled: Arc::default(),
         });
         let serving = Rc::downgrade(&mirror);
@@ -154,7 +166,10 @@ impl Mirror {
     /// Returns the mount for a walk: the one with extended attributes, if anything in the tree has some.
     /// They cost a request for each file that a walk opens, so most compile steps do without. Those of root
     /// are not subject to access control lists, and need them only to create files below a default list.
-    pub(crate) async fn lower(&self, spec: &WalkSpec) -> Rc<Lower> {
+    ///
+    /// Returns `None` for a walk that could see that all files have one owner here: another program than a compile step,
+    /// or one in whose directories access control lists matter.
+    pub(crate) async fn lower(&self, spec: &WalkSpec) -> Option<Rc<Lower>> {
         self.know(&spec.cwd).await;
         let mut dirs = vec![spec.cwd.clone()];
         if spec.compiles {
@@ -168,6 +183,15 @@ impl Mirror {
         let (marks, root) = (self.mount.marks(), spec.principal.uid == 0);
         let xattrs = self.mount.xattrs();
         let inherits = |dir: &Bytes| xattrs(dir).iter().any(|(name, _)| name == ACL_DEFAULT);
+        if self.owners.are_one() {
+            let is_below_one = |dir: &Bytes| {
+                let mut all = std::iter::once(&**dir).chain(above(dir));
+                all.any(|dir| has_acl(&xattrs(dir)))
+            };
+            let matters = |dir: &Bytes| inherits(dir) || !root && is_below_one(dir);
+            let shown = !marks.acls || !dirs.iter().any(matters);
+            return (spec.compiles && shown).then(|| Rc::clone(&self.plain));
+        }
         let wanted = if spec.compiles {
             marks.acls && (!root || dirs.iter().any(inherits))
         } else {
@@ -176,7 +200,14 @@ impl Mirror {
         let mounted = wanted.then(|| self.lower_with_xattrs()).and_then(|mounted| {
             mounted.inspect_err(|error| tracing::error!(%error, "failed to mount the tree with extended attributes")).ok()
         });
-        mounted.unwrap_or_else(|| Rc::clone(&self.plain))
+        Some(mounted.unwrap_or_else(|| Rc::clone(&self.plain)))
+    }
+
+    /// Tells whether a walk of another user than root, in this pid namespace, met an access control list on a mount that shows
+    /// none. The kernel did not check it.
+    pub(crate) fn missed_acl(&self, lower: &Lower, since: Since, namespace: u64, uid: u32) -> bool {
+        let missed = &self.mount.counters().missed_acls;
+        uid != 0 && !lower.xattrs && missed.concern(since.missed_acls, namespace)
     }
 
     fn lower_with_xattrs(&self) -> std::io::Result<Rc<Lower>> {
@@ -315,6 +346,7 @@ impl Mirror {
         Since {
             failures: counters.failures.count(),
             missed: counters.missed.count(),
+            missed_acls: counters.missed_acls.count(),
             hidden: counters.hidden.count(),
             torn: counters.torn.count(),
             elsewhere: counters.elsewhere.count(),
@@ -461,8 +493,17 @@ impl Mirror {
                     tracing::error!(%error, "failed to store a packet");
                 }
             }
-            Err(error) => tracing::error!(%error, "an origin sent a bad packet"),
+            Err(_) => {
+                let what =
+                    format!("packet {} of its files does not match its digest", packet.digest);
+                self.evidence.replace(Some(what));
+            }
         }
+    }
+
+    /// Returns what the origin did if it has just sent data that does not match its digest.
+    pub(crate) fn take_evidence(&self) -> Option<String> {
+        self.evidence.take()
     }
 
     fn fetch(&self, lack: Lack, done: Done) {

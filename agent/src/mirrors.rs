@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
+use packetfs::owners::Owners;
 use packetfs::store::Store;
 use worknode::id::NodeId;
 use worknode::principal::Principal;
@@ -19,6 +20,7 @@ use crate::admission::{Act, admit};
 use crate::cluster::Cluster;
 use crate::link::Link;
 use crate::mirror::Mirror;
+use crate::numbers;
 use crate::runner::sandboxes::Sandboxes;
 use crate::state::Dirs;
 use crate::sys::launcher::Launcher;
@@ -105,6 +107,15 @@ impl Mirrors {
             let answer = postcard::from_bytes(&frame.payload)
                 .unwrap_or(message::Answer::Failed(libc::EPROTO));
             mirror.take_answer(frame.stream, answer);
+            self.judge(&mirror, link);
+        }
+    }
+
+    /// Shuts out an origin that has just sent data that does not match its digest.
+    fn judge(&self, mirror: &Mirror, link: &Link) {
+        if let Some(evidence) = mirror.take_evidence() {
+            self.cluster.quarantine(&link.peer, evidence);
+            link.close();
         }
     }
 
@@ -114,6 +125,7 @@ impl Mirrors {
             tracing::warn!(peer = %link.peer, "ignored answers that were sent ahead: there are too many");
         } else if let Some(mirror) = self.fed_by(link) {
             tell(&mirror, &told);
+            self.judge(&mirror, link);
         } else if self.cluster.lists(&link.peer) {
             // A mirror is mounted only for walks.
             link.keep_told(told);
@@ -160,6 +172,11 @@ impl Mirrors {
         }
     }
 
+    /// Returns the bytes of packets that this node keeps.
+    pub(crate) fn store_bytes(&self) -> u64 {
+        self.store.bytes()
+    }
+
     /// Returns the counters summed over all mirrors, including unmounted ones.
     pub(crate) fn fuse_counts(&self) -> FuseCounts {
         let mirrors = self.by_origin.borrow();
@@ -190,19 +207,43 @@ impl Mirrors {
 
     fn mount(&self, link: &Rc<Link>) -> anyhow::Result<Rc<Mirror>> {
         let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        let mounter = self.launcher.mounter()?;
+        let owners = if mounter.is_some() { Owners::ONE } else { self.owners()? };
+        let dev = self.dirs.dev.join(link.peer.as_str());
+        std::fs::create_dir_all(&dev)?;
+        // It is still there if the mirror could not be mounted.
+        self.launcher.unmount(&dev);
+        self.launcher.prepare_devices(&dev, owners.here(0))?;
         let sandboxes = |point: &Path| {
             Sandboxes::new(Plan {
                 lower: bytes(point),
                 scratch: bytes(&self.dirs.scratch),
-                dev: bytes(&self.dirs.dev),
+                owners,
+                dev: bytes(&dev),
                 upper_bytes_max: self.memory.upper_bytes,
                 memory_bytes_max: self.memory.process_bytes,
             })
         };
-        let mirror = Mirror::mount(&self.dirs.lower, link, &self.store, &self.vital, sandboxes)
-            .with_context(|| format!("failed to mount the tree of {}", link.peer))?;
+        let mirror = Mirror::mount(
+            &self.dirs.lower,
+            link,
+            owners,
+            mounter,
+            &self.store,
+            &self.vital,
+            sandboxes,
+        )
+        .with_context(|| format!("failed to mount the tree of {}", link.peer))?;
         self.by_origin.borrow_mut().insert(link.peer.clone(), Rc::clone(&mirror));
         Ok(mirror)
+    }
+
+    /// Returns numbers for the owners of another origin.
+    fn owners(&self) -> anyhow::Result<Owners> {
+        let taken: Vec<_> = self.by_origin.borrow().values().map(|mirror| mirror.owners).collect();
+        Owners::new(&taken, &numbers::used()).context(
+            "every range of numbers for the users of origins has a user of this machine in it: see docs/semantics.md",
+        )
     }
 
     /// Makes room for another mirror if necessary. Returns false if there is none.
@@ -227,7 +268,9 @@ impl Mirrors {
         let points = mirror.points();
         // Drops the last reference.
         drop(mirror);
+        self.launcher.unmount(&self.dirs.dev.join(origin.as_str()));
         for point in points {
+            self.launcher.unmount(&point);
             // If something is still mounted there, the next mirror is mounted over it.
             let _ = std::fs::remove_dir(point);
         }

@@ -4,7 +4,6 @@ mod alone;
 mod attempt;
 mod errand;
 mod hello;
-mod installed;
 mod ledger;
 mod life;
 mod outgoing;
@@ -18,10 +17,12 @@ mod told;
 mod vet;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-use worknode::door::{DATA_BYTES_MAX, Here, Kind};
+use tokio::sync::{Semaphore, mpsc};
+use worknode::door::{DATA_BYTES_MAX, HelloHead, Here, Kind};
+use worknode::id::SessionId;
 use worknode::notice;
 use worknode::reason::Reason;
 
@@ -29,26 +30,33 @@ use crate::admission::{Act, admit};
 use crate::door::{Reader, Visitor};
 use crate::session::Session;
 use errand::{End, carry};
+pub(crate) use hello::explain::explain;
 use hello::{Hello, Stay};
 use outgoing::Outgoing;
 use output::Output;
 pub(crate) use shared::Shared;
 use stops::Stops;
-use stub::{Cause, Stub, drop_with_process, signal};
+use stub::{Cause, Said, Stub, signal};
 pub(crate) use vet::concerned;
 
-/// Most waiting frames of a stub; beyond this the stub itself has to wait.
+/// Most waiting frames of a stub, and most bytes of them, twice what a stub sends without being asked again; beyond this the
+/// stub itself has to wait.
 const FRAMES_WAITING_MAX: usize = 64;
+const BYTES_WAITING_MAX: u32 = 128 * 1024;
+const _: () = assert!(BYTES_WAITING_MAX as usize >= 2 * DATA_BYTES_MAX);
+/// Longest hello that is decoded between other work: about a millisecond.
+const HELLO_AT_ONCE_BYTES_MAX: usize = 256 * 1024;
+/// The answer to such a hello if the program may not be executed here.
+const BUSY: &str = "the agent is busy with other long command lines of this user, and --no-fallback forbids to execute this one here: try again";
 /// How long a stub may take to exit after its last frame, because it may still be writing output.
 const FAREWELL_MAX: Duration = Duration::from_secs(600);
 
 /// Handles a stub, whose hello is `payload`.
-pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: &[u8]) {
+pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: Vec<u8>) {
     let arrived = Instant::now();
-    let Visitor { pid, who, reader, writer } = visitor;
+    let Visitor { pid, who, reader, writer, guest } = visitor;
     let output = Output::start(writer);
-    let Some(hello) = Hello::parse(payload) else {
-        output.send(Kind::Failed, 0, b"the hello cannot be read".to_vec());
+    let Some(hello) = parsed(&shared, who.uid, payload, &output).await else {
         return output.finish().await;
     };
     let session = shared.sessions.get(hello.session);
@@ -58,28 +66,32 @@ pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: &[u8]) {
         tracing::info!(%refusal, "a process may not walk");
     }
     let (Some(session), Ok(())) = (session, admitted) else {
-        let here = Here { reason: Reason::NoAgent as u8, alone: false };
-        output.send(Kind::RunHere, 0, here.encode().to_vec());
+        run_here(&output, Reason::NoAgent);
         return output.finish().await;
     };
     let (frames_tx, frames) = mpsc::channel(FRAMES_WAITING_MAX);
     let stops = Stops::new(pid);
+    let caller = reader.caller();
     let pump = tokio::task::spawn_local(pump(reader, frames_tx, stops.noter()));
-    let mut stub = Stub { frames, output, stops, pid };
+    let mut stub = Stub { frames, output, stops, pid, guest };
     let program = Program { argv0: hello.argv0(), compiles: hello.compiles(&session) };
     if program.compiles {
         stub.output.be_patient();
     }
     let mut withheld = None;
-    let end = match hello.spec(&shared, &session, pid, who).await {
+    let end = match hello.spec(&shared, &session, (pid, caller), who).await {
         Ok((spec, _)) if spec.compiles && alone::is_alone(&shared.cluster, &session, pid) => {
-            drop_with_process(session.note_under_way(), stub.pid);
+            stub.drop_with_process(session.note_under_way());
             End::Here(Reason::Alone.into())
         }
         Ok((spec, _)) if price::all_are_too_dear(&shared, &session, &spec) => {
             End::Here(Reason::Transfer.into())
         }
-        Ok((spec, files)) => {
+        Ok((spec, files)) => 'end: {
+            if let Err(refusal) = session.granted.allows(&spec) {
+                let detail = Some(refusal.to_string());
+                break 'end End::Here(Cause { reason: Reason::NotAllowed, detail });
+            }
             let _under_way = session.note_under_way();
             match Outgoing::prepare(&shared, spec, files).await {
                 Ok(outgoing) => carry(&shared, &session, &mut stub, &outgoing, arrived).await,
@@ -112,6 +124,36 @@ pub(crate) async fn walk(shared: Rc<Shared>, visitor: Visitor, payload: &[u8]) {
     }
 }
 
+/// Decodes a hello, on a thread of the user's if it is long. It takes the payload, which may be large, and the walk long. If
+/// that fails, it tells the stub.
+async fn parsed(shared: &Shared, uid: u32, payload: Vec<u8>, output: &Output) -> Option<Hello> {
+    let session = HelloHead::decode(&payload).map(|(head, _)| SessionId(head.session));
+    let parsed = if payload.len() > HELLO_AT_ONCE_BYTES_MAX {
+        shared.looks.look_apart(uid, move |_| Ok(Hello::parse(&payload))).await
+    } else {
+        Ok(Hello::parse(&payload))
+    };
+    match parsed {
+        Ok(Some(hello)) => return Some(hello),
+        Ok(None) => output.send(Kind::Failed, 0, b"the hello cannot be read".to_vec()),
+        Err(_) => {
+            let session = session.and_then(|id| shared.sessions.get(id));
+            if session.is_some_and(|session| session.no_fallback) {
+                output.send(Kind::Refused, 0, BUSY.as_bytes().to_vec());
+            } else {
+                run_here(output, Reason::ShimLimit);
+            }
+        }
+    }
+    None
+}
+
+/// Makes a stub execute its program here.
+fn run_here(output: &Output, reason: Reason) {
+    let here = Here { reason: reason as u8, alone: false };
+    output.send(Kind::RunHere, 0, here.encode().to_vec());
+}
+
 /// The program of a stub, for the report.
 struct Program {
     argv0: String,
@@ -119,17 +161,20 @@ struct Program {
 }
 
 /// Passes on the stub's frames until it is gone. `goes_on` records that it is not stopped any more.
-async fn pump(
-    mut reader: Reader,
-    frames_tx: mpsc::Sender<(worknode::door::Header, Vec<u8>)>,
-    goes_on: impl Fn(),
-) {
-    while let Some(frame) = reader.next(DATA_BYTES_MAX).await {
-        if signal(&frame.0, &frame.1) == Some(libc::SIGCONT) {
+async fn pump(mut reader: Reader, frames_tx: mpsc::Sender<Said>, goes_on: impl Fn()) {
+    let room = Arc::new(Semaphore::new(BYTES_WAITING_MAX as usize));
+    while let Some((header, payload)) = reader.next(DATA_BYTES_MAX).await {
+        if signal(&header, &payload) == Some(libc::SIGCONT) {
             goes_on();
         }
+        let bytes = header.payload_bytes;
+        let taken = match bytes {
+            0 => None,
+            // The semaphore is never closed.
+            _ => Arc::clone(&room).acquire_many_owned(bytes).await.ok(),
+        };
         // Fails while the stub is exiting, when its frames are ignored.
-        let _ = frames_tx.send(frame).await;
+        let _ = frames_tx.send(Said { header, payload, _room: taken }).await;
     }
     goes_on();
 }
@@ -146,7 +191,7 @@ fn execute_here(
     let (reason, argv0) = (cause.reason, &program.argv0);
     session.add_stay(argv0, reason, withheld.clone());
     if reason == Reason::Transfer {
-        drop_with_process(session.note_stayed(), stub.pid);
+        stub.drop_with_process(session.note_stayed());
     }
     if !session.no_fallback || reason == Reason::GrantedHome {
         let alone = stays_with_its_parts(reason, program.compiles);

@@ -7,24 +7,22 @@ use std::path::{Path, PathBuf};
 use packetfs::export::Own;
 use packetfs::path::Bytes;
 
-use crate::config::Config;
-
 /// Prefix of the variables that are meant for the agent, or for `oswalk`, which has started it.
 const PREFIX: &str = "OSWALK_";
 
-/// Returns the agent's directories, its secret, the files that its options and its environment name, and the words
-/// by which copies of its secrets are recognized.
-pub(crate) fn all(config: &Config, dirs: &[&Path], secret: &[u8], broker: &str) -> Own {
+/// Returns the agent's directories, the files that its environment names, and the words by which copies of its
+/// secrets are recognized.
+pub(crate) fn all(dirs: &[&Path], secrets: Vec<Bytes>, broker: &str) -> Own {
     let variables =
         std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(PREFIX.as_bytes()));
     let named = variables.map(|(_, value)| PathBuf::from(value)).filter(|path| is_data(path));
     let socket = socket(broker).map(PathBuf::from);
     let dirs = dirs.iter().map(|dir| dir.to_path_buf());
-    let files = config.secret.clone().into_iter().chain(named).chain(socket);
+    let files = named.chain(socket);
     let mut paths: Vec<Bytes> = dirs.chain(files).flat_map(|path| spellings(&path)).collect();
     paths.sort();
     paths.dedup();
-    let words = [secret.trim_ascii().to_vec()].into_iter().chain(password(broker)).collect();
+    let words = secrets.into_iter().chain(password(broker)).collect();
     Own { paths, words }
 }
 
@@ -79,8 +77,6 @@ fn decoded(text: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
     #[test]
@@ -89,9 +85,7 @@ mod tests {
         let (real, link) = (dir.path().join("secret"), dir.path().join("link"));
         std::fs::write(&real, "s").expect("writable");
         std::os::unix::fs::symlink(&real, &link).expect("writable");
-        let arguments = ["oswalkd", "--state", "/s", "--secret", link.to_str().expect("plain")];
-        let config = Config::try_parse_from(arguments).expect("sound options");
-        let own = all(&config, &[dir.path()], b"word\n", "redis://:p%40ss@host:1/");
+        let own = all(&[dir.path(), &link], vec![b"word".to_vec()], "redis://:p%40ss@host:1/");
         for path in [dir.path(), &real, &link] {
             assert!(own.paths.contains(&path.as_os_str().as_bytes().to_vec()), "{path:?}");
         }

@@ -1,5 +1,7 @@
-//! The directory of policy pages. It is on a memory file system if possible: every process of a session writes to
-//! the tally in its page, which on a disk would cause journal writes.
+//! The directory of the door and of policy pages, which users can reach. It is on a memory file system if possible: every
+//! process of a session writes to the tally in its page, which on a disk would cause journal writes.
+
+mod page;
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -7,8 +9,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use worknode::door::{SYSTEM_DIR, SYSTEM_STATE};
 
-/// Users' processes may open their own pages; only the agent's user may list them.
+pub(crate) use page::{Left, Page};
+
+/// Users' processes may open the door and their own pages; only the agent's user may list them.
 const MODE: u32 = 0o711;
 
 /// The file in the state directory that contains its path, so that the pages of a killed agent can be removed.
@@ -27,6 +32,18 @@ impl PagesDir {
     /// # Errors
     /// It cannot even be created in the state directory, or its path cannot be recorded there.
     pub(crate) fn make(state: &Path) -> io::Result<Self> {
+        let path = if state == Path::new(SYSTEM_STATE) {
+            make(SYSTEM_DIR.into())
+        } else {
+            Self::make_for(state)
+        }?;
+        let note = state.join(NOTE);
+        std::fs::write(&note, path.as_os_str().as_bytes())?;
+        Ok(Self { path, note })
+    }
+
+    /// Creates the directory of an agent with another state directory, whose name follows from that.
+    fn make_for(state: &Path) -> io::Result<PathBuf> {
         let meta = std::fs::metadata(state)?;
         let name = format!("oswalk-{:x}-{:x}", meta.dev(), meta.ino());
         // The fallback is the state directory, which may be on a disk, but where nobody else can interfere.
@@ -34,10 +51,7 @@ impl PagesDir {
             shared_dirs().into_iter().partition(|dir| is_memory(dir));
         // Others may also write there: a directory of theirs is not used.
         let made = in_memory.iter().chain(&others).find_map(|dir| make(dir.join(&name)).ok());
-        let path = made.map_or_else(|| make(state.join("sessions")), Ok)?;
-        let note = state.join(NOTE);
-        std::fs::write(&note, path.as_os_str().as_bytes())?;
-        Ok(Self { path, note })
+        made.map_or_else(|| make(state.join("sessions")), Ok)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -2,11 +2,14 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
-use anyhow::Context;
+use nix::ifaddrs::getifaddrs;
 
-use crate::config::Config;
+use crate::membership::Place;
+
+/// An address of the documentation network, which is behind the default route.
+const ELSEWHERE: ([u8; 4], u16) = ([192, 0, 2, 1], 9);
 
 /// The address for other agents, and how it is determined.
 #[derive(Debug)]
@@ -27,29 +30,26 @@ enum Way {
 }
 
 impl ReachedAt {
-    /// Determines the address of an agent that listens on `listen`.
+    /// Determines the address of an agent that has this place in its cluster and listens on `listen`. One that belongs
+    /// to no cluster listens on nothing.
     pub(crate) fn new(
-        config: &Config,
-        listen: SocketAddr,
+        place: Option<&Place>,
+        listen: Option<SocketAddr>,
         broker: Option<(&str, u16)>,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let broker = broker.and_then(|host| host.to_socket_addrs().ok()?.next());
-        let way = match (config.advertise, broker) {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let way = match (place.and_then(|place| place.advertise), listen) {
             (Some(address), _) => Way::Given(address),
-            (None, _) if !listen.ip().is_unspecified() => Way::Listening(listen),
-            (None, Some(broker)) => {
-                let ip = route_to(broker).with_context(|| {
-                    format!("failed to find the address by which the broker {broker} is reached; give --advertise")
-                })?;
-                check_private(ip)?;
+            (None, None) => Way::Given(nowhere),
+            (None, Some(listen)) if !listen.ip().is_unspecified() => Way::Listening(listen),
+            (None, Some(listen)) => {
+                // A laptop may start before it has a network.
+                let ip = own_address(broker).unwrap_or(Ipv4Addr::LOCALHOST.into());
                 Way::Route { port: listen.port(), last: Cell::new(ip) }
             }
-            (None, None) => anyhow::bail!(
-                "{} is not an address that others can call: name one with --listen, or with --advertise",
-                listen.ip()
-            ),
         };
-        Ok(Self { way, broker })
+        Self { way, broker }
     }
 
     /// Returns the address.
@@ -57,9 +57,7 @@ impl ReachedAt {
         match &self.way {
             Way::Given(address) | Way::Listening(address) => *address,
             Way::Route { port, last } => {
-                // Without a route to the broker, a new address could not be announced anyway.
-                let route = self.broker.and_then(|broker| route_to(broker).ok());
-                last.set(route.filter(|ip| check_private(*ip).is_ok()).unwrap_or(last.get()));
+                last.set(own_address(self.broker).unwrap_or(last.get()));
                 (last.get(), *port).into()
             }
         }
@@ -76,17 +74,15 @@ impl ReachedAt {
     }
 }
 
-/// Refuses public addresses: links are not encrypted, so they are as safe as the network that they cross.
-pub(crate) fn check_private(ip: IpAddr) -> anyhow::Result<()> {
-    let private = match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_unspecified(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unspecified(),
-    };
-    anyhow::ensure!(
-        private,
-        "{ip} is a public address: links are not encrypted yet; listen on loopback or in a private network"
-    );
-    Ok(())
+/// Returns the address by which this machine reaches the broker, or the rest of the world, or one of its networks.
+fn own_address(broker: Option<SocketAddr>) -> Option<IpAddr> {
+    let ways = broker.into_iter().chain([SocketAddr::from(ELSEWHERE)]);
+    let mut routed = ways.filter_map(|way| route_to(way).ok());
+    routed.find(|ip| !ip.is_loopback()).or_else(|| {
+        let all = getifaddrs().ok()?.filter_map(|interface| interface.address);
+        let mut v4 = all.filter_map(|address| Some(IpAddr::V4(address.as_sockaddr_in()?.ip())));
+        v4.find(|ip| !ip.is_loopback())
+    })
 }
 
 /// Returns the source address of this machine for packets to `address`. Sends nothing.
@@ -105,40 +101,39 @@ fn is_own(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
+    use crate::config::Bounds;
 
-    fn reached_at(
-        options: &[&str],
-        listen: &str,
-        broker: Option<(&str, u16)>,
-    ) -> anyhow::Result<ReachedAt> {
-        let config = Config::parse_from([&["oswalkd", "--state", "/s"], options].concat());
-        ReachedAt::new(&config, listen.parse().expect("an address"), broker)
+    fn reached_at(advertise: Option<&str>, listen: &str, broker: Option<(&str, u16)>) -> ReachedAt {
+        let address = |text: &str| text.parse().expect("an address");
+        let (listen, advertise) = (address(listen), advertise.map(address));
+        let node = "n".parse().expect("a name");
+        ReachedAt::new(
+            Some(&Place { node, listen, advertise, bounds: Bounds::default(), broker: None }),
+            Some(listen),
+            broker,
+        )
     }
 
     #[test]
     fn unreachable_addresses_are_detected() {
         const ELSEWHERE: Option<(&str, u16)> = Some(("192.0.2.1", 6379));
         let loopback = "127.0.0.1:7";
-        for (options, listen, broker, there) in [
-            (&[][..], loopback, None, true),
-            (&[], loopback, Some(("127.0.0.1", 6379)), true),
-            (&[], loopback, ELSEWHERE, false),
-            (&[], "192.0.2.7:7", None, false),
-            (&["--advertise", "192.0.2.7:7"], "0.0.0.0:7", ELSEWHERE, true),
+        for (advertise, listen, broker, there) in [
+            (None, loopback, None, true),
+            (None, loopback, Some(("127.0.0.1", 6379)), true),
+            (None, loopback, ELSEWHERE, false),
+            (None, "192.0.2.7:7", None, false),
+            (Some("192.0.2.7:7"), "0.0.0.0:7", ELSEWHERE, true),
         ] {
-            let reached = reached_at(options, listen, broker).expect("an address");
-            assert_eq!(reached.is_there(reached.now()), there, "{options:?} {listen} {broker:?}");
+            let reached = reached_at(advertise, listen, broker);
+            assert_eq!(reached.is_there(reached.now()), there, "{advertise:?} {listen} {broker:?}");
         }
     }
 
     #[test]
-    fn an_agent_on_all_addresses_uses_its_route_to_the_broker() {
-        let reached = reached_at(&[], "0.0.0.0:7", Some(("127.0.0.1", 6379))).expect("an address");
-        assert_eq!(reached.now(), "127.0.0.1:7".parse().expect("an address"));
-        assert!(reached.is_there(reached.now()));
-        assert!(reached_at(&[], "0.0.0.0:7", None).is_err());
+    fn an_agent_without_a_cluster_is_reached_by_nobody() {
+        let reached = ReachedAt::new(None, None, None);
+        assert_eq!(reached.now().port(), 0);
     }
 }

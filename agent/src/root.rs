@@ -3,12 +3,14 @@
 mod dispatch;
 mod upkeep;
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use broker::{Broker, NodeInfo, PrivateServer};
+use broker::{Broker, Event, Matchmaker, NodeInfo, PrivateServer, Takes};
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use packetfs::commit::Commit;
@@ -17,6 +19,8 @@ use packetfs::store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
+use worknode::id::NodeId;
 use worknode::request::Settings;
 
 use crate::api::Api;
@@ -24,25 +28,32 @@ use crate::budget::Budget;
 use crate::cluster::{self, Cluster};
 use crate::commits::Commits;
 use crate::config::Config;
-use crate::door::{self, Visit};
+use crate::door::shares::Shares;
+use crate::door::{self, Door, Visit};
 use crate::exporter::ExporterHandle;
 use crate::link::handshake::Peer;
 use crate::links::Links;
+use crate::links::dial::Relayed;
 use crate::look::{self, Looks};
+use crate::membership::{Membership, Place};
+use crate::mesh::Mesh;
 use crate::mirrors::{Mirrors, WalkMemory};
 use crate::pages::PagesDir;
-use crate::reached_at::{ReachedAt, check_private};
+use crate::reached_at::ReachedAt;
+use crate::ready::{self, Now};
 use crate::runner::{Runner, room};
 use crate::served::{Heard, Served};
 use crate::sessions::Sessions;
 use crate::state::{Dirs, State};
 use crate::sys::launcher::Launcher;
 use crate::sys::outside::Outside;
+use crate::sys::realm;
 use crate::sys::rights::Rights;
 use crate::sys::view::View;
 use crate::vital::Vital;
-use crate::wire::greeting::Secret;
-use crate::{devices, machine, origin, own, random, secret};
+use crate::volume::VolumeHandle;
+use crate::wire::joining::BrokerPlace;
+use crate::{machine, origin, own, random};
 use dispatch::Dispatch;
 use upkeep::Upkeep;
 
@@ -52,6 +63,9 @@ const RETURNED_PART: u64 = 4;
 /// Time for sending the reply to the request that ended the agent.
 const FAREWELL: Duration = Duration::from_millis(20);
 
+/// Most bytes of packets kept on disk, unless the user chose otherwise.
+const STORE_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+
 /// What is set up before the first thread starts.
 struct Ground {
     state: State,
@@ -60,6 +74,8 @@ struct Ground {
     view: View,
     outside: Arc<Outside>,
     launcher: Launcher,
+    /// Whether walks can have a user namespace here.
+    has_users: bool,
 }
 
 /// Runs the agent until it is told to end.
@@ -79,72 +95,134 @@ fn prepare(config: &Config) -> anyhow::Result<Ground> {
         .context("failed to close inherited descriptors: oswalkd needs Linux 5.11 or newer")?;
     machine::raise_descriptors();
     let state = State::take(&config.state)?;
+    // Without root, the launcher mounts in a user namespace. The agent stays where it sees owners as they are.
+    let is_root = nix::unistd::geteuid().is_root();
     // Before this process makes its own mount namespace: these are the mounts of the users that it serves.
     let view = View::own().context("failed to look at /proc/self: oswalkd needs /proc")?;
     let outside = Arc::new(Outside::keep().context("failed to open /proc/self/ns/mnt")?);
-    // The agent's mounts are private to it, and end with it however it ends.
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
-        "failed to make a mount namespace: oswalkd needs root (or CAP_SYS_ADMIN) on this machine",
-    )?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-        .context("failed to make the mounts private")?;
+    if is_root {
+        // The agent's mounts are private to it, and end with it however it ends.
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
+            "failed to make a mount namespace: root needs CAP_SYS_ADMIN, which a container may lack",
+        )?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+            .context("failed to make the mounts private")?;
+    }
     let dirs = Dirs::make(&state)?;
-    devices::prepare(&dirs.dev)?;
     machine::check_fuse()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     // SAFETY: no thread has been made yet.
+    #[expect(unsafe_code, reason = "the check makes a process")]
+    let users = unsafe { realm::check(is_root) };
+    if let Err(error) = &users {
+        tracing::error!(
+            %error,
+            "no user namespace can be made for walks: this node takes none, and its own walk elsewhere as \
+             always. `oswalk doctor` names the remedy"
+        );
+    }
+    // SAFETY: no thread has been made yet.
     #[expect(unsafe_code, reason = "the launcher must be made before the first thread")]
     let launcher = unsafe { Launcher::start() }.context("failed to start the launcher")?;
-    Ok(Ground { state, dirs, view, outside, launcher })
+    Ok(Ground { state, dirs, view, outside, launcher, has_users: users.is_ok() })
+}
+
+async fn listen_on(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::AddrNotAvailable => {
+                "it is no address of this machine: join with another --listen"
+            }
+            _ => "end the program that uses this port, or join with another --listen ADDRESS:PORT",
+        };
+        anyhow::Error::new(error).context(format!("failed to listen on {address}: {remedy}"))
+    })
+}
+
+/// Connects to the broker of this node's cluster. Starts it if it is this node's own.
+async fn connect(
+    membership: Option<&Membership>,
+    state: &Path,
+    node: &NodeId,
+) -> anyhow::Result<(Broker, UnboundedReceiver<Event>, Option<PrivateServer>)> {
+    const CELL: &str = "oswalk";
+    let place = membership.and_then(|it| Some((it, it.place().broker.as_ref()?)));
+    let (connected, server) = match place {
+        Some((_, BrokerPlace::Url(url))) => (Broker::connect(url, CELL, node).await, None),
+        Some((membership, BrokerPlace::Node { address, .. })) => {
+            let relayed = Relayed::new(membership.contacts.clone(), address);
+            let relayed = relayed.with_context(|| {
+                format!(
+                    "'{address}' is not the address of a broker: leave the cluster and join again"
+                )
+            })?;
+            (Broker::connect_through(Arc::new(relayed), CELL, node).await, None)
+        }
+        None => {
+            let server = PrivateServer::start(&state.join("redis")).await?;
+            (Broker::connect(server.url(), CELL, node).await, Some(server))
+        }
+    };
+    let (broker, events) = connected?;
+    Ok((broker, events, server))
 }
 
 async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
-    let Ground { state, dirs, view, outside, launcher } = ground;
+    let Ground { state, dirs, view, outside, launcher, has_users } = ground;
     let state = state.dir();
-    let node = config.name.clone().map_or_else(machine::default_name, Ok)?;
-    check_private(config.listen.ip())?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
-        format!("failed to listen on {}: choose another --listen address or port", config.listen)
-    })?;
-    let listen = listener.local_addr()?;
-    let secret_path = config.secret.clone().unwrap_or_else(|| state.join("secret"));
-    let secret = secret::read(&secret_path, config.secret.is_none())?;
-    let server;
-    let url = match &config.broker {
-        Some(url) => url.clone(),
-        None => {
-            server = PrivateServer::start(&state.join("redis")).await?;
-            server.url().to_owned()
-        }
+    let membership = Membership::open(state)?.map(Rc::new);
+    let node = match &membership {
+        Some(membership) => membership.place().node.clone(),
+        None => config.name.clone().map_or_else(machine::default_name, Ok)?,
     };
-    let (broker, events) = Broker::connect(&url, "oswalk", &node).await?;
-    let reached_at = ReachedAt::new(config, listen, broker.host())?;
+    let listener = match &membership {
+        Some(membership) => Some(listen_on(membership.place().listen).await?),
+        None => None,
+    };
+    let listen = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let (broker, events, server) = connect(membership.as_deref(), state, &node).await?;
+    let guest = server.as_ref().map(PrivateServer::guest);
+    let runs_broker = guest.is_some();
+    let place = membership.as_deref().map(Membership::place);
+    let bounds =
+        place.map_or_else(|| config.bounds.clone(), |place| config.bounds.or(&place.bounds));
+    let store_bytes = bounds.store_bytes.unwrap_or(STORE_BYTES);
+    let reached_at = ReachedAt::new(place, listen, broker.host());
     let address = reached_at.now();
     let info = NodeInfo {
         node: node.clone(),
         address,
         version: env!("CARGO_PKG_VERSION").into(),
-        slots: config.slots.unwrap_or_else(machine::processors),
+        slots: if has_users { bounds.slots.unwrap_or_else(machine::processors) } else { 0 },
         cpu: machine::processor(),
         trouble: machine::trouble(&reached_at, address, state),
+        takes: if nix::unistd::geteuid().is_root() { Takes::All } else { Takes::CompileSteps },
     };
+    if let Some(membership) = &membership {
+        membership.set_address(address);
+    }
     let cluster = Rc::new(Cluster::new(info.clone(), broker));
+    let drains = membership.as_ref().is_some_and(|membership| membership.is_draining());
+    cluster.note_draining(drains).await;
     cluster::enter(&cluster).await?;
     let memory_bytes = machine::memory_bytes();
     let settings = Settings {
         advertise: info.address.to_string(),
         slots: info.slots,
-        secret: std::fs::canonicalize(&secret_path)?,
-        store_bytes: config.store_bytes,
-        upper_bytes: config
+        cluster: membership.as_ref().map(|membership| membership.cluster().to_string()),
+        store_bytes,
+        keep: bounds.keep.unwrap_or_default(),
+        upper_bytes: bounds
             .upper_bytes
             .unwrap_or_else(|| room::upper_bytes(memory_bytes, info.slots)),
     };
-    let store = Store::open(&state.join("packets"), config.store_bytes)?;
+    let store = Store::open(&state.join("packets"), store_bytes)?;
     let pages = PagesDir::make(state)?;
-    let door_path = state.join("door");
-    let door = door::open(&door_path)?;
-    let hidden = Arc::new(Hidden::new(own::all(config, &[state, pages.path()], &secret, &url)));
+    let door = Rc::new(Door::open(pages.path(), state)?);
+    let secrets = membership.as_ref().map(|membership| membership.secrets()).unwrap_or_default();
+    let url = server.as_ref().map(PrivateServer::url).or(place.and_then(Place::broker_url));
+    let own = own::all(&[state, pages.path()], secrets, url.unwrap_or_default());
+    let hidden = Arc::new(Hidden::new(own));
     look::set_root(outside.root())?;
     let (vital, mut ended) = Vital::new();
 
@@ -169,8 +247,10 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
             process_bytes: room::memory_bytes(memory_bytes, info.slots),
         },
     ));
-    let runner = Rc::new(Runner::new(Rc::clone(&mirrors), launcher, info.slots));
+    let runner = Rc::new(Runner::new(Rc::clone(&mirrors), launcher, &info, membership.clone()));
+    let (mesh, mut liars_rx) = Mesh::start()?;
     let dispatch = Rc::new(Dispatch {
+        mesh: mesh.clone(),
         exporter: exporter.clone(),
         served: served.clone(),
         mirrors: Rc::clone(&mirrors),
@@ -178,24 +258,42 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     });
     tokio::task::spawn_local(Rc::clone(&dispatch).ask_servers(unheard_rx));
     let links = Rc::new(Links::new(
-        Peer { node: node.clone(), incarnation: random::number() },
-        Secret::new(&secret),
+        Peer { node: node.clone(), incarnation: random::number(), key: None },
+        membership.clone(),
         Rc::clone(&cluster),
         dispatch,
+        guest,
     ));
+    let shunning = Rc::clone(&links);
+    tokio::task::spawn_local(async move {
+        while let Some((node, evidence)) = liars_rx.recv().await {
+            shunning.quarantine(&node, evidence);
+        }
+    });
+    let secret = membership.as_ref().map(|membership| membership.secret());
+    let id = membership.as_ref().map(|membership| membership.cluster_id());
+    let whose = crate::volume::Node { secret, cluster: id, mesh: mesh.clone() };
+    let volume = VolumeHandle::start(state, &outside, settings.keep, Arc::clone(&hidden), whose)?;
+    tokio::task::spawn_local(volume.clone().collect_hourly());
     let shutdown = Rc::new(Notify::new());
+    let looks = Rc::new(Looks::default());
+    let shares = Shares::of(machine::descriptors(), memory_bytes);
     let api = Rc::new(Api {
-        listen: listen.to_string(),
+        listen: listen.map(|listen| listen.to_string()),
+        membership: membership.clone(),
         settings,
         pages_dir: pages.path().to_owned(),
-        door_path: door_path.clone(),
+        door_path: door.path().to_owned(),
         view: view.clone(),
         hidden: Arc::clone(&hidden),
         exporter: exporter.clone(),
+        looks: Rc::clone(&looks),
         cluster: Rc::clone(&cluster),
         links: Rc::clone(&links),
         mirrors: Rc::clone(&mirrors),
         sessions: Rc::clone(&sessions),
+        volume: volume.clone(),
+        share: shares.sessions,
         shutdown: Rc::clone(&shutdown),
     });
     let walks = Rc::new(origin::Shared {
@@ -204,9 +302,9 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         view,
         rights: Rights::own().context("failed to read the privileges of this process")?,
         hidden,
-        looks: Looks::default(),
+        looks,
         served,
-        returned: Budget::new(config.upper_bytes.unwrap_or(memory_bytes / RETURNED_PART)),
+        returned: Budget::new(bounds.upper_bytes.unwrap_or(memory_bytes / RETURNED_PART)),
         exporter,
         commits,
         cluster: Rc::clone(&cluster),
@@ -214,6 +312,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         sessions: Rc::clone(&sessions),
     });
     let upkeep = Rc::new(Upkeep {
+        membership: membership.clone(),
         cluster: Rc::clone(&cluster),
         links: Rc::clone(&links),
         mirrors,
@@ -225,31 +324,52 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         let (api, walks) = (Rc::clone(&api), Rc::clone(&walks));
         async move {
             match visit {
-                Visit::Hello(visitor, hello) => origin::walk(walks, visitor, &hello).await,
+                Visit::Hello(visitor, hello) => origin::walk(walks, visitor, hello).await,
                 Visit::Request(visitor, first) => api.talk(visitor, first).await,
             }
         }
     };
 
-    cluster.refresh().await;
+    if cluster.broker.is_up() {
+        cluster.refresh().await;
+    }
     links.begin_greeting(false);
+    if runs_broker {
+        // Its address may have changed while it was down, and nobody finds the broker then.
+        links.begin_telling();
+    }
     vital.task("broker's events", Rc::clone(&upkeep).listen(events));
     vital.task("heartbeat", Rc::clone(&upkeep).beat());
+    if let Some(membership) = &membership {
+        vital.task("tokens", Rc::clone(&upkeep).keep_to_tokens(Rc::clone(membership)));
+        vital.task("authors", upkeep::keep_authors(Rc::clone(membership), mesh.clone()));
+        vital.task("kept links", Rc::clone(&links).keep(move || mesh.is_open()));
+    }
     vital.task("gates", upkeep.keep_gates());
-    vital.task("links", Rc::clone(&links).accept(listener));
-    vital.task("door", door::serve(door, node.clone(), receive));
-    tracing::info!(%node, %listen, "ready");
+    if let Some(listener) = listener {
+        vital.task("links", Rc::clone(&links).accept(listener));
+    }
+    // Who starts the agent may go on once the door answers.
+    volume.is_back().await;
+    vital.task("door", door::serve(Rc::clone(&door), node.clone(), shares, receive));
+    tracing::info!(%node, ?listen, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
+    ready::tell(Now::Ready);
     let died = tokio::select! {
         () = shutdown.notified() => None,
         _ = terminate.recv() => None,
         _ = tokio::signal::ctrl_c() => None,
         name = ended.wait() => Some(name),
     };
-    let _ = std::fs::remove_file(&door_path);
+    ready::tell(Now::Stopping);
+    door.close();
+    volume.end().await;
     cluster.leave().await;
     tokio::time::sleep(FAREWELL).await;
     links.close();
+    if let Some(membership) = &membership {
+        membership.save_addresses().await;
+    }
     match died {
         None => Ok(()),
         Some(name) => anyhow::bail!(

@@ -6,10 +6,11 @@ mod input;
 mod output;
 pub(crate) mod room;
 pub(crate) mod sandboxes;
+mod set_ids;
 mod streams;
 mod terminal;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -17,26 +18,35 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
+use broker::NodeInfo;
 use nix::time::{ClockId, clock_gettime};
 use packetfs::change::ChangeSet;
 use packetfs::mirror::Answer;
+use packetfs::owners::Owners;
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::path::Bytes;
 use packetfs::tree::{Attr, Time};
 use packetfs::upper::{self, Reading};
 use packetfs::view::Outset;
 use tokio::io::unix::AsyncFd;
+use worknode::capability::{self, Capability, Program, Right};
 use worknode::door::Signal;
+use worknode::id::NodeId;
+use worknode::principal::Principal;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
+use crate::admission::Refusal;
+use crate::clock::now_s;
+use crate::link::introduced::Allowed;
 use crate::link::{Inbox, Link};
+use crate::membership::Membership;
 use crate::mirror::{Lower, Mirror};
 use crate::mirrors::Mirrors;
 use crate::sys::fds;
 use crate::sys::launcher::Launcher;
-use crate::sys::orders::{Ahead, Event, Launch, Order};
+use crate::sys::orders::{Ahead, Event, Launch, OPEN_FILES, Order};
 use crate::wire::frame::{Frame, Kind};
-use crate::wire::message::{self, Doubt, Exit, Packets};
+use crate::wire::message::{self, Doubt, Exit, Introduction, Packets};
 use room::Room;
 use streams::Streams;
 
@@ -48,11 +58,45 @@ pub(crate) struct Runner {
     mirrors: Rc<Mirrors>,
     launcher: Rc<Launcher>,
     room: Room,
+    node: NodeId,
+    /// Absent if this node belongs to no cluster. Then it executes nothing.
+    membership: Option<Rc<Membership>>,
 }
 
 impl Runner {
-    pub(crate) fn new(mirrors: Rc<Mirrors>, launcher: Rc<Launcher>, slots: u32) -> Self {
-        Self { mirrors, launcher, room: Room::new(slots) }
+    pub(crate) fn new(
+        mirrors: Rc<Mirrors>,
+        launcher: Rc<Launcher>,
+        info: &NodeInfo,
+        membership: Option<Rc<Membership>>,
+    ) -> Self {
+        let (room, node) = (Room::new(info.slots), info.node.clone());
+        Self { mirrors, launcher, room, node, membership }
+    }
+
+    /// Takes in the token of a session, or the end of one. A session without a valid token is not known, and its walks
+    /// are refused.
+    pub(crate) fn take_session(&self, link: &Link, frame: &Frame) {
+        let Some(Introduction { session, token }) = Introduction::decode(&frame.payload) else {
+            tracing::error!(peer = %link.peer, "dropping the link: it introduced a session that cannot be decoded");
+            return link.close();
+        };
+        let Some(token) = token else { return link.introduced.remove(session) };
+        let Some((membership, key)) = self.membership.as_ref().zip(link.key) else { return };
+        let verified = membership.verify_of(&key, &token);
+        let added = verified.and_then(|capability| link.introduced.add(session, capability));
+        if let Err(refusal) = added {
+            tracing::warn!(peer = %link.peer, %refusal, "a session is refused");
+        }
+    }
+
+    /// Decides whether a walk may be executed here.
+    fn allow(&self, link: &Link, spec: &WalkSpec) -> Result<Allowed, Fault> {
+        let (uid, session, compiles) = (spec.principal.uid, spec.walk.session, spec.compiles);
+        let program = Program { uid, session, compiles };
+        let runner = capability::Runner { node: &self.node, is_offline: spec.is_offline() };
+        let allowed = link.introduced.admit(&spec.principal, (&program, &runner), now_s());
+        allowed.map_err(|refusal| not_allowed(&refusal))
     }
 
     /// Admits a walk if there is room. Nothing of it is decoded before.
@@ -117,16 +161,26 @@ impl Runner {
         let started = Instant::now();
         let sandbox = |error: anyhow::Error| Fault::Sandbox(format!("{error:#}"));
         let spec = WalkSpec::decode(spec).map_err(|error| sandbox(error.into()))?;
+        let allowed = self.allow(link, &spec)?;
         let mirror = self.mirrors.of(link, &spec.principal).await?;
-        let (lower, compiles) = (mirror.lower(&spec).await, spec.compiles);
+        check_owners(&spec.principal, mirror.owners)?;
+        // Other nodes are asked for what this one cannot show.
+        let lower = mirror.lower(&spec).await.ok_or(Fault::Busy)?;
+        let (uid, compiles) = (spec.principal.uid, spec.compiles);
+        let is_root = spec.principal.uid == 0;
         // Before `settle`: while the kernel processes invalidations, the walk may see the old state.
         let outset = mirror.outset();
         mirror.settle().await;
         let (ahead, since) = (ahead::of(&spec, mirror.attrs()), mirror.noted());
         let absent = ahead.absent.clone();
         let at = last_tick().map_err(|error| sandbox(error.into()))?;
-        let began = Began { at, outset, absent };
-        let mut running = self.start(link, stream, &lower, spec, ahead).map_err(sandbox)?;
+        let owners = mirror.owners.of_walk(spec.principal.uid, spec.principal.gid);
+        let began = Began { at, outset, absent, owners };
+        let shown = (&*lower, mirror.owners);
+        let starting = self.start(link, stream, shown, (spec, ahead), allowed.capability());
+        let mut running = starting.map_err(sandbox)?;
+        let revoked = allowed.revoked();
+        tokio::pin!(revoked);
         let mut namespace = 0;
         loop {
             tokio::select! {
@@ -143,6 +197,9 @@ impl Runner {
                     }
                     Some((Event::Reading(read), _)) => running.streams.is_read(read),
                     Some((Event::NotExecuted(errno), _)) => return Err(Fault::NotExecuted(errno)),
+                    Some((Event::Failed { stage, .. }, _)) if stage == OPEN_FILES => {
+                        return Err(Fault::NotExported(Vec::new()));
+                    }
                     Some((Event::Failed { stage, errno }, _)) => {
                         let error = std::io::Error::from_raw_os_error(errno);
                         return Err(Fault::Sandbox(format!("failed to {stage}: {error}")));
@@ -164,7 +221,13 @@ impl Runner {
                             // It saw an error that does not occur at the origin.
                             return Err(Fault::NotExported(Vec::new()));
                         }
+                        let missed = compiles
+                            && mirror.missed_acl(&lower, since, namespace, uid);
+                        if missed && mirror.owners.are_one() {
+                            return Err(Fault::Busy);
+                        }
                         let doubt = mirror.doubt(since, namespace, compiles);
+                        let doubt = doubt.or(missed.then_some(Doubt::ShownLess));
                         let doubt = doubt.or(left.then_some(Doubt::Left));
                         let mut fds = fds.into_iter();
                         let changes = match fds.next() {
@@ -174,6 +237,8 @@ impl Runner {
                             }
                             None => ChangeSet::default(),
                         };
+                        let lost = is_root && set_ids::are_lost(&changes, mirror.attrs());
+                        let doubt = doubt.or(lost.then_some(Doubt::ShownLess));
                         let outcome = Outcome::Ended(ending);
                         let exit = Exit { outcome, changes, offsets, doubt };
                         let served = again.then(|| running.into_control()).flatten();
@@ -196,6 +261,7 @@ impl Runner {
                     }
                     None => return Ok(None),
                 },
+                refusal = &mut revoked => return Err(not_allowed(&refusal)),
             }
         }
     }
@@ -204,16 +270,36 @@ impl Runner {
         &self,
         link: &Rc<Link>,
         stream: u32,
-        lower: &Lower,
-        spec: WalkSpec,
-        ahead: Ahead,
+        (lower, owners): (&Lower, Owners),
+        (spec, ahead): (WalkSpec, Ahead),
+        capability: &Capability,
     ) -> anyhow::Result<Running> {
-        let (streams, places, descriptors) = Streams::open(link, stream, &spec)?;
-        let sandbox = lower.sandboxes.take(&self.launcher)?;
+        let (streams, places, descriptors) = Streams::open(link, stream, &spec, owners)?;
+        let memory = capability.bounds.memory;
+        let sandbox = match memory {
+            None => lower.sandboxes.take(&self.launcher)?,
+            Some(_) => lower.sandboxes.fresh(&self.launcher, memory)?,
+        };
         let launch = Launch { spec, ahead, xattrs: lower.xattrs, fds: places };
         let control = sandbox.launch(&launch, &descriptors)?;
         let control = Rc::new(crate::sys::watch::readable(control)?);
-        Ok(Running { control, streams, unbegun: Some((launch, descriptors)) })
+        let may_signal = capability.bounds.rights.is_some_and(|rights| rights.has(Right::Signal));
+        Ok(Running { control, streams, unbegun: Some((launch, descriptors)), memory, may_signal })
+    }
+}
+
+fn not_allowed(refusal: &Refusal) -> Fault {
+    Fault::NotAllowed(refusal.to_string().into())
+}
+
+/// Refuses a user who has no number here.
+fn check_owners(who: &Principal, owners: Owners) -> Result<(), Fault> {
+    let mut all = [who.uid, who.gid].into_iter().chain(who.groups.iter().copied());
+    match all.find(|&owner| owners.number(owner).is_none()) {
+        None => Ok(()),
+        Some(owner) => Err(Fault::Sandbox(format!(
+            "user or group {owner} is too large for a walk: its programs are executed at the origin"
+        ))),
     }
 }
 
@@ -247,6 +333,8 @@ struct Began {
     outset: Outset,
     /// Absent names for which the upper layer got whiteouts in advance.
     absent: Vec<Bytes>,
+    /// The owners of what it leaves.
+    owners: Owners,
 }
 
 /// A started walk. Dropping it kills all its processes.
@@ -255,6 +343,10 @@ struct Running {
     streams: Streams,
     /// What to send to another sandbox if this one dies before the walk begins.
     unbegun: Option<(Launch, Vec<OwnedFd>)>,
+    /// The memory that its token allows. Its sandbox serves no other walk.
+    memory: Option<u64>,
+    /// Whether its token allows to send it signals.
+    may_signal: bool,
 }
 
 /// Handles the origin's frames until it gives the walk up.
@@ -270,7 +362,8 @@ impl Running {
     /// Starts the walk in a new sandbox if the idle one died before the walk began; does so only once.
     fn begin_elsewhere(&mut self, launcher: &Launcher, lower: &Lower) -> anyhow::Result<bool> {
         let Some((launch, descriptors)) = self.unbegun.take() else { return Ok(false) };
-        let control = lower.sandboxes.fresh(launcher)?.launch(&launch, &descriptors)?;
+        let control =
+            lower.sandboxes.fresh(launcher, self.memory)?.launch(&launch, &descriptors)?;
         self.control = Rc::new(crate::sys::watch::readable(control)?);
         Ok(true)
     }
@@ -293,8 +386,11 @@ impl Running {
 
     /// Returns the control socket of a finished walk, unless something else (a terminal) still uses it.
     fn into_control(self) -> Option<UnixStream> {
-        let Self { control, streams, .. } = self;
+        let Self { control, streams, memory, .. } = self;
         drop(streams);
+        if memory.is_some() {
+            return None;
+        }
         Rc::into_inner(control).map(AsyncFd::into_inner)
     }
 
@@ -306,7 +402,9 @@ impl Running {
     /// Handles a frame from the origin. Returns false if it carries more than was requested.
     fn take(&self, frame: Frame) -> bool {
         if frame.kind == Kind::Signal {
-            if let Some(Signal { number, from_terminal }) = Signal::decode(&frame.payload) {
+            if let Some(Signal { number, from_terminal }) = Signal::decode(&frame.payload)
+                && self.may_signal
+            {
                 order(&self.control, Order::Signal { number, from_terminal });
             }
             true
@@ -330,7 +428,7 @@ async fn collect(
     began: Began,
 ) -> Result<ChangeSet, Fault> {
     let lower = shown.point.clone();
-    let (out_tx, fast) = (link.sender(), link.is_fast());
+    let (owners, out_tx, fast) = (began.owners, link.sender(), link.is_fast());
     let (paths, attrs) = (mirror.paths(), mirror.attrs());
     let (times_since, times) = (mirror.times_since(), OnceCell::new());
     let xattrs = shown.xattrs.then(|| mirror.xattrs());
@@ -348,12 +446,18 @@ async fn collect(
             let payload = message::encode(&Packets { packets });
             let _ = out_tx.send(Frame { kind: Kind::Packets, stream, payload: payload.into() });
         };
+        let is_unseen = Cell::new(false);
         let lower_attr = |path: &[u8]| match attrs(path) {
             Answer::Known(attr) => Some(attr),
             Answer::Absent => None,
-            Answer::Unknown(_) | Answer::Hidden => {
+            // The mount is not in this namespace.
+            Answer::Unknown(_) | Answer::Hidden | Answer::Closed if owners.are_one() => {
+                is_unseen.set(true);
+                None
+            }
+            Answer::Unknown(_) | Answer::Hidden | Answer::Closed => {
                 let path = lower.join(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)));
-                nix::sys::stat::lstat(&path).ok().map(|stat| Attr::of(&stat))
+                owners.attr_there(Attr::of(&nix::sys::stat::lstat(&path).ok()?))
             }
         };
         let lower_xattrs =
@@ -369,6 +473,7 @@ async fn collect(
         };
         let is_shown = |time| times.get_or_init(|| times_since(began.at)).contains(&time);
         let mut reading = Reading {
+            owners,
             began: began.at,
             base: &|path| began.outset.base(path),
             contents: &|path| began.outset.contents(path),
@@ -382,6 +487,9 @@ async fn collect(
             packet: &mut packet,
         };
         let changes = upper::read(upper, index.as_ref(), &mut reading).map_err(unreadable)?;
+        if is_unseen.get() {
+            return Err(Fault::Sandbox("files below the changed ones are not known".into()));
+        }
         if !sending.is_empty() {
             send(sending);
         }

@@ -1,5 +1,8 @@
 //! A session: one `oswalk exec`, with its policy page and its report.
 
+mod claims;
+pub(crate) mod limits;
+mod pass;
 mod walks;
 
 use std::cell::{Cell, RefCell};
@@ -9,9 +12,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use tokio::task::AbortHandle;
 use worknode::id::{NodeId, SessionId, WalkId};
 use worknode::notice::{is_in_vain, why_nothing_walked};
 use worknode::page::{self, PageContents};
@@ -21,12 +26,20 @@ use worknode::report::{Report, StayLine, Totals, WalkLine};
 use worknode::request::{Action, CommandFile, SessionOptions};
 use worknode::tally;
 
+use crate::pages::Page;
 use crate::sys::process;
+pub(crate) use claims::Claims;
+pub(crate) use pass::Granted;
 use walks::Walks;
 pub(crate) use walks::argv;
 
 /// Most pairs of program and reason that are counted separately; further programs are counted together.
 const STAYS_MAX: usize = 10_000;
+/// Most comparisons of a byte of a path with a byte of a rule, for some milliseconds: those of a path of 800 bytes with
+/// ten times as many rules as are built in.
+const COMPARISONS_MAX: usize = 1024 * 1024;
+/// Most bytes of such a program's name, as of a file's, and of a variable's.
+const NAME_BYTES_MAX: usize = 255;
 
 /// An open session.
 #[derive(Debug)]
@@ -34,6 +47,8 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     /// The user of the session.
     pub(crate) uid: u32,
+    /// What it may do.
+    pub(crate) granted: Granted,
     /// The only acceptable runner, if given.
     pub(crate) on: Option<NodeId>,
     /// Whether a program that should walk but cannot fails.
@@ -53,11 +68,14 @@ pub(crate) struct Session {
     /// Number of processes that walk, or stay because they are alone.
     under_way: Rc<Cell<usize>>,
     page_path: PathBuf,
-    page_file: File,
+    page: Page,
+    /// Where its tally begins.
     page_bytes: u64,
     rules: Vec<(Vec<u8>, Verdict)>,
+    /// Whether its walks have no network.
+    pub(crate) offline: bool,
     /// The user's choice of variables to send.
-    pub(crate) wishes: Wishes,
+    pub(crate) wishes: Arc<Wishes>,
     next_walk: Cell<u32>,
     /// `None` if no report will be requested.
     walks: Option<RefCell<Walks>>,
@@ -66,6 +84,8 @@ pub(crate) struct Session {
     began_unix_ms: u64,
     /// Why nothing could walk at the start, if so.
     notice: Option<String>,
+    /// Waits for the process with which the session ends.
+    watch: RefCell<Option<AbortHandle>>,
     /// The agent's usage when the session began.
     pub(crate) before: Usage,
 }
@@ -77,6 +97,13 @@ pub(crate) struct Wishes {
     pub(crate) pass: Vec<String>,
     /// Variables to withhold; programs walk without them.
     pub(crate) without: Vec<String>,
+}
+
+impl Wishes {
+    /// Returns the bytes of all patterns.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pass.iter().chain(&self.without).map(String::len).sum()
+    }
 }
 
 /// A program that stayed, the reason, and the withheld variable.
@@ -124,12 +151,14 @@ impl Session {
         door: &Path,
         options: &SessionOptions,
         (pid, uid): (u32, u32),
+        granted: Granted,
         gate: u32,
         notice: Option<String>,
         is_leaf: bool,
         before: Usage,
     ) -> anyhow::Result<Self> {
-        let id = SessionId(crate::random::number());
+        let id = granted.session();
+        let offline = options.offline || granted.is_offline();
         let page_path = dir.join(id.to_string());
         let rules = rules(options);
         let bits = [
@@ -167,6 +196,7 @@ impl Session {
         Ok(Self {
             id,
             uid,
+            granted,
             on: options.on.clone(),
             no_fallback: options.no_fallback,
             command: options.command,
@@ -180,18 +210,37 @@ impl Session {
             told_of: RefCell::default(),
             under_way: Rc::default(),
             page_path: page_path.clone(),
-            page_file,
+            page: Page::new(page_file, page.len() as u64 + u64::from(contents.tally_bytes)),
             page_bytes: page.len() as u64,
             rules,
-            wishes: Wishes { pass: options.pass_env.clone(), without: options.without_env.clone() },
+            offline,
+            wishes: Arc::new(Wishes {
+                pass: options.pass_env.clone(),
+                without: options.without_env.clone(),
+            }),
             next_walk: Cell::new(1),
             walks: (!options.becomes).then(RefCell::default),
             stays: RefCell::default(),
             began: Instant::now(),
             began_unix_ms: unix_ms(SystemTime::now()),
             notice,
+            watch: RefCell::default(),
             before,
         })
+    }
+
+    /// Has a task stopped when the session ends, which waits for a process.
+    pub(crate) fn set_watch(&self, watch: AbortHandle) {
+        self.watch.replace(Some(watch));
+    }
+
+    /// Waits no more for the process with which the session would end, and removes the page: processes that outlive the
+    /// session find none, and are executed natively.
+    pub(crate) fn close(&self) {
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
+        }
+        let _ = std::fs::remove_file(&self.page_path);
     }
 
     /// Tells whether a process was started by the session's command, rather than being the command.
@@ -208,10 +257,14 @@ impl Session {
         &self.page_path
     }
 
+    pub(crate) fn page(&self) -> &Page {
+        &self.page
+    }
+
     /// Sets the gate, which tells whether there is a node to walk to.
     pub(crate) fn set_gate(&self, gate: u32) {
         if let Err(error) =
-            self.page_file.write_all_at(&gate.to_le_bytes(), page::GATE_OFFSET as u64)
+            self.page.file.write_all_at(&gate.to_le_bytes(), page::GATE_OFFSET as u64)
         {
             tracing::warn!(%error, session = %self.id, "failed to set the gate");
         }
@@ -248,6 +301,13 @@ impl Session {
     /// Measures the time of a compile step that stayed because of its transfer, until the result is dropped.
     pub(crate) fn note_stayed(&self) -> Stayed {
         Stayed { since: Instant::now(), sum: Rc::clone(&self.stayed_for) }
+    }
+
+    /// Tells whether the rules say in a moment what happens to the program at `path`: in the worst case each byte of it is compared
+    /// with each of theirs.
+    pub(crate) fn may_judge(&self, path: &[u8]) -> bool {
+        let bytes: usize = self.rules.iter().map(|(pattern, _)| pattern.len()).sum();
+        bytes.saturating_mul(path.len()) <= COMPARISONS_MAX
     }
 
     /// Returns the verdict of the rules on the program at `path`.
@@ -295,7 +355,8 @@ impl Session {
             return;
         }
         let mut stays = self.stays.borrow_mut();
-        let key = (argv0.to_owned(), reason, withheld);
+        let name = |text: &str| text[..text.floor_char_boundary(NAME_BYTES_MAX)].to_owned();
+        let key = (name(argv0), reason, withheld.as_deref().map(name));
         let is_new = !stays.contains_key(&key);
         let key =
             if is_new && stays.len() >= STAYS_MAX { (String::new(), reason, None) } else { key };
@@ -318,7 +379,8 @@ impl Session {
                 notice.or_else(session).or_else(|| why_nothing_walked(&stays, std::process::id()))
             })
             .flatten();
-        let walks = self.walks.as_ref().map(|walks| walks.borrow().clone()).unwrap_or_default();
+        // They may be many, and nobody asks again.
+        let walks = self.walks.as_ref().map(RefCell::take).unwrap_or_default();
         let totals = Totals {
             walks: walks.count(),
             stays: stays.iter().map(|stay| stay.count).sum(),
@@ -346,7 +408,7 @@ impl Session {
             *counts.entry(line).or_default() += count;
         }
         let mut bytes = vec![0; tally::WORDS * 8];
-        if self.page_file.read_exact_at(&mut bytes, self.page_bytes).is_ok() {
+        if self.page.file.read_exact_at(&mut bytes, self.page_bytes).is_ok() {
             for line in tally::read(&bytes) {
                 let argv0 = String::from_utf8_lossy(&line.name).into_owned();
                 let reason = line.reason.map_or("untallied", Reason::name).to_owned();
@@ -362,8 +424,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Processes that outlive the session find no page, and are executed natively.
-        let _ = std::fs::remove_file(&self.page_path);
+        self.close();
     }
 }
 

@@ -26,6 +26,8 @@ const STICKY: u32 = 0o1000;
 const DEPTH_MAX: usize = 4;
 /// The directory of policy pages, which belong to users. It is removed without being read.
 const PAGES: &[u8] = b"sessions";
+/// The link to the door, which a killed agent leaves behind. It is replaced without being followed.
+const DOOR: &[u8] = worknode::door::NAME.as_bytes();
 
 /// The directories below the state directory.
 #[derive(Debug, Clone)]
@@ -34,7 +36,7 @@ pub(crate) struct Dirs {
     pub(crate) lower: PathBuf,
     /// Mount points of walks, each used in the walk's own namespace.
     pub(crate) scratch: PathBuf,
-    /// The prepared `/dev` of walks.
+    /// The prepared `/dev` of each origin's walks.
     pub(crate) dev: PathBuf,
 }
 
@@ -143,7 +145,7 @@ fn check_below(dir: &OwnedFd, path: &Path, depth: usize) -> anyhow::Result<()> {
     for entry in entries.iter() {
         let entry = entry.with_context(failed)?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if matches!(name.as_bytes(), b"." | b".." | PAGES) {
+        if matches!(name.as_bytes(), b"." | b".." | PAGES | DOOR) {
             continue;
         }
         let path = path.join(name);
@@ -238,6 +240,14 @@ mod tests {
         let state = tempfile::tempdir().expect("a directory");
         symlink("/etc/passwd", state.path().join("journal")).expect("writable");
         assert!(refusal(state.path()).contains("symbolic link"));
+    }
+
+    /// A killed agent leaves the link to its door behind.
+    #[test]
+    fn the_door_of_a_killed_agent_is_no_obstacle() {
+        let state = tempfile::tempdir().expect("a directory");
+        symlink("/nowhere/door", state.path().join("door")).expect("writable");
+        State::take(state.path()).expect("taken");
     }
 
     #[test]

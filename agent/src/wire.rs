@@ -10,8 +10,10 @@
 //! docs/protocol.md describes the same. A change raises [`VERSION`] and adds golden
 //! files (tests/golden).
 
+pub mod feed;
 pub mod frame;
 pub mod greeting;
+pub mod joining;
 pub mod limits;
 pub mod lists;
 pub mod message;

@@ -84,6 +84,7 @@ async fn register(broker: &Broker, node: &NodeId) -> Result<(), Failure> {
         slots: SLOTS,
         cpu: "any".into(),
         trouble: None,
+        takes: broker::Takes::All,
     };
     Ok(broker.register(&info).await?)
 }
@@ -167,6 +168,7 @@ async fn finish(broker: &Broker, grant: &Grant) -> Result<Option<Grant>, Failure
 
 fn walk(session: u64, number: u32) -> Submit {
     Submit {
+        uid: 0,
         walk: WalkId { session: SessionId(session), number },
         after: Attempt(0),
         only: None,

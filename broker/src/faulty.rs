@@ -182,6 +182,10 @@ impl<M: Matchmaker> Matchmaker for Faulty<M> {
         self.call(async |inner| inner.heartbeat().await).await
     }
 
+    fn note_load(&self, load_percent: u32) {
+        self.inner.note_load(load_percent);
+    }
+
     fn heard_lately(&self) -> Option<Registered> {
         self.inner.heard_lately()
     }
@@ -242,7 +246,14 @@ mod tests {
 
     fn submit() -> Submit {
         let walk = WalkId { session: SessionId(1), number: 1 };
-        Submit { walk, after: Attempt(0), only: None, avoid: Vec::new(), prefer: Vec::new() }
+        Submit {
+            walk,
+            after: Attempt(0),
+            uid: 0,
+            only: None,
+            avoid: Vec::new(),
+            prefer: Vec::new(),
+        }
     }
 
     #[tokio::test(start_paused = true)]

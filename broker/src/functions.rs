@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 /// Part of every key and of the library's name. Raised when the meaning of keys changes, so that functions never read
 /// an older version's keys, which a server may restore from its log.
-pub(crate) const LAYOUT: u32 = 5;
+pub(crate) const LAYOUT: u32 = 6;
 
 /// The files of the library in the order in which they are joined: each uses only earlier ones.
 const TEMPLATE: &str = concat!(

@@ -13,6 +13,7 @@ mod model;
 mod limits;
 mod pulse;
 
+mod dial;
 mod functions;
 mod redis;
 
@@ -21,6 +22,7 @@ mod memory;
 
 mod error;
 
+pub use dial::{Dial, Dialed, Stream};
 pub use error::{BrokerError, ServerError};
 pub use faulty::{Fault, Faulty, Odds};
 pub use functions::library;
@@ -29,6 +31,6 @@ pub use matchmaker::Matchmaker;
 pub use memory::{Memory, MemoryCell};
 pub use model::{
     Event, Finished, Grant, NodeInfo, NodeState, PastNode, Registered, Retried, Submit, Submitted,
-    Trouble,
+    Takes, Trouble,
 };
-pub use redis::{Broker, PrivateServer};
+pub use redis::{Broker, Guest, PrivateServer};

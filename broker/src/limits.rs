@@ -25,7 +25,7 @@ pub(crate) const QUEUED_SESSION_MAX: usize = 100_000;
 pub(crate) const LOOK_MAX: usize = 32;
 /// Most nodes that are remembered after they have gone; the most recently heard ones are kept.
 pub(crate) const PAST_MAX: usize = 128;
-/// How long an emptied lane keeps its virtual time.
+/// How long the next turn of a user without waiting walks is kept.
 pub(crate) const TAG_KEPT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

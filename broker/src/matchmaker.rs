@@ -33,6 +33,9 @@ pub trait Matchmaker {
     /// heartbeats that are due also go out with other calls (see [`Self::heard_lately`]).
     async fn heartbeat(&self) -> Result<Registered, BrokerError>;
 
+    /// Notes the load average of the caller's machine, in hundredths, for the next heartbeats.
+    fn note_load(&self, load_percent: u32);
+
     /// Returns the answer to the last heartbeat if it is recent: then no other is needed yet.
     fn heard_lately(&self) -> Option<Registered>;
 

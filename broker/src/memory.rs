@@ -10,6 +10,7 @@ mod sessions;
 mod walk;
 mod walks;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -114,7 +115,8 @@ impl Memory {
     }
 
     fn beat(&self, call: &mut Call<'_>) -> Registered {
-        let registered = call.heartbeat(&self.pulse.incarnation);
+        let load = self.pulse.load_percent.load(Ordering::Relaxed);
+        let registered = call.heartbeat(&self.pulse.incarnation, load);
         call.reap();
         self.pulse.hear(registered, Instant::now());
         registered
@@ -136,6 +138,10 @@ impl Matchmaker for Memory {
 
     async fn heartbeat(&self) -> Result<Registered, BrokerError> {
         Ok(self.call(|call| self.beat(call)).await)
+    }
+
+    fn note_load(&self, load_percent: u32) {
+        self.pulse.load_percent.store(load_percent, Ordering::Relaxed);
     }
 
     fn heard_lately(&self) -> Option<Registered> {

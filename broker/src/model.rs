@@ -49,6 +49,34 @@ pub struct NodeInfo {
     pub cpu: Said,
     /// A problem that it has detected.
     pub trouble: Option<Trouble>,
+    /// Which walks it takes.
+    pub takes: Takes,
+}
+
+/// Which walks a node takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Takes {
+    /// All.
+    #[default]
+    All,
+    /// Compile steps: its agent runs without root.
+    CompileSteps,
+}
+
+impl Takes {
+    /// Returns its word in the list of nodes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "",
+            Self::CompileSteps => "compile-steps",
+        }
+    }
+
+    /// Reads the word of a list of nodes. Words of newer versions count as the smallest set.
+    pub(crate) fn parse(word: &str) -> Self {
+        if word.is_empty() { Self::All } else { Self::CompileSteps }
+    }
 }
 
 /// A problem that a node detects in itself.
@@ -58,6 +86,8 @@ pub enum Trouble {
     Full,
     /// Its machine does not have the address that it advertises.
     Address,
+    /// It finishes its walks and takes no others, as somebody has asked.
+    Draining,
 }
 
 impl Trouble {
@@ -67,6 +97,7 @@ impl Trouble {
         match self {
             Self::Full => "full",
             Self::Address => "address",
+            Self::Draining => "draining",
         }
     }
 
@@ -76,6 +107,7 @@ impl Trouble {
         match word {
             "" => None,
             "full" => Some(Self::Full),
+            "draining" => Some(Self::Draining),
             _ => Some(Self::Address),
         }
     }
@@ -94,6 +126,8 @@ pub struct NodeState {
     pub incarnation: Said,
     /// How long ago the matchmaker heard it.
     pub heard_ago: Duration,
+    /// The load average of its machine, in hundredths, by its last heartbeat.
+    pub load_percent: u32,
 }
 
 /// A node that has gone.
@@ -129,6 +163,8 @@ pub struct Submit {
     /// The last attempt, which the origin gave up; 0 for a new walk. A matchmaker that has lost its state continues to
     /// count from here.
     pub after: Attempt,
+    /// The user, as the origin knows it. Slots are shared evenly between the users of all origins.
+    pub uid: u32,
     /// The only acceptable node, if given.
     pub only: Option<NodeId>,
     /// Nodes to avoid.

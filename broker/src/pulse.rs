@@ -1,5 +1,6 @@
 //! Decides when a node's heartbeat is due. It is then sent with the next call, or alone if there is none.
 
+use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ const LATELY: Duration = LEASE.checked_div(5).expect("five is not zero");
 pub(crate) struct Pulse {
     /// Distinguishes this agent from earlier ones of the same name.
     pub(crate) incarnation: String,
+    /// The load average of the machine, in hundredths.
+    pub(crate) load_percent: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -28,7 +31,7 @@ struct State {
 
 impl Pulse {
     pub(crate) fn new(incarnation: String) -> Self {
-        Self { incarnation, state: Mutex::default() }
+        Self { incarnation, load_percent: AtomicU32::new(0), state: Mutex::default() }
     }
 
     /// Tells whether a heartbeat should be sent with the current call, and if so counts it as sent. A node that is not

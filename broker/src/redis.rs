@@ -17,4 +17,4 @@ mod server;
 mod url;
 
 pub use client::Broker;
-pub use server::PrivateServer;
+pub use server::{Guest, PrivateServer};

@@ -4,7 +4,6 @@
 mod support;
 
 use std::collections::HashSet;
-use std::process::Command;
 use std::time::Duration;
 
 use broker::{Finished, Grant, Matchmaker, Submit, Submitted};
@@ -15,17 +14,16 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use worknode::id::{Attempt, WalkId};
 
-const KEY: &str = "{w}5";
+const KEY: &str = "{w}6";
 
 /// How long it may take until a server that was killed is there again.
 const RESTART_MAX: Duration = Duration::from_secs(9);
 
 /// One call that says `words`; returns the lines of the reply.
 fn say(cell: &RedisCell, caller: &str, words: &[&str]) -> Vec<String> {
-    let socket = cell.dir.path().join("redis/redis.sock");
     let function = format!("{}_say", broker::library());
-    let mut redis = Command::new("redis-cli");
-    redis.arg("-s").arg(socket).args(["FCALL", &function, "1", KEY, caller]).args(words);
+    let mut redis = cell.redis_cli();
+    redis.args(["FCALL", &function, "1", KEY, caller]).args(words);
     let output = redis.output().expect("redis-cli runs").stdout;
     String::from_utf8_lossy(&output).trim_end().lines().map(with_short_addresses).collect()
 }
@@ -41,8 +39,8 @@ fn with_short_addresses(line: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn submit(id: &str) -> [&str; 6] {
-    ["submit", id, "0", "", "", ""]
+fn submit(id: &str) -> [&str; 7] {
+    ["submit", id, "0", "7", "", "", ""]
 }
 
 /// Submits all at once, so that most of them share calls.
@@ -95,7 +93,7 @@ async fn each_word_has_its_own_outcome_in_order() {
         // Its slot is free again.
         &submit("1-4"),
         &["retry", "1-4", "1", "b"],
-        &["heartbeat", "a", "someone"],
+        &["heartbeat", "a", "someone", "7"],
         &["reap"],
     ];
     let said = say(&cell, "origin", &words.concat());
@@ -140,7 +138,7 @@ async fn a_heartbeat_in_a_call_sees_the_slots_that_the_call_takes() {
     let home = cell.node("home", 1).await;
     let other = cell.agent("other").await;
     let incarnation = home.nodes().await[0].incarnation.clone();
-    let heartbeat = ["heartbeat", "home", incarnation.as_str()];
+    let heartbeat = ["heartbeat", "home", incarnation.as_str(), "7"];
     let said = say(&cell, "home", &[&submit("1-1")[..], &heartbeat].concat());
     assert_eq!(said[0], "g 1-1 home home:7 1");
     assert_eq!(other.submit(walk(2, 1)).await, Submitted::Queued(1), "the slot is taken");
@@ -159,7 +157,7 @@ async fn a_batch_examines_more_nodes_if_the_known_ones_do_not_suit() {
         agent.fall_silent();
         origin.broker.reap_node(&agent.name).await.expect("reaps");
     }
-    let avoiding = ["submit", "1-1", "0", "", "origin", ""];
+    let avoiding = ["submit", "1-1", "0", "7", "", "origin", ""];
     let said = say(&cell, "origin", &[&avoiding[..], &submit("1-2"), &submit("1-3")].concat());
     assert_eq!(said[0], "g 1-1 n8 n8:7 1");
     assert!(said[1].contains(" origin ") && said[2].contains(" origin "), "{said:?}");
@@ -192,7 +190,7 @@ async fn a_bad_word_fails_alone() {
     let cell = cell().await;
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 4).await;
-    let bad = ["submit", "1-2", "no number", "", "", ""];
+    let bad = ["submit", "1-2", "no number", "7", "", "", ""];
     let said = say(&cell, "origin", &[submit("1-1"), bad, submit("1-3")].concat());
     assert_eq!((&said[0][..], &said[2][..]), ("g 1-1 r r:7 1", "g 1-3 r r:7 1"));
     assert!(said[1].starts_with("error "), "{said:?}");
@@ -319,12 +317,12 @@ async fn only_and_prefer_are_honoured_in_a_batch() {
         agents.push(cell.node(name, 2).await);
     }
     let words = [
-        ["submit", "1-1", "0", "", "", "c,b"],
-        ["submit", "1-2", "0", "", "a", "c"],
-        ["submit", "1-3", "0", "b", "", ""],
-        ["submit", "1-4", "0", "b", "", ""],
-        ["submit", "1-5", "0", "", "a,c", ""],
-        ["submit", "1-6", "0", "", "", ""],
+        ["submit", "1-1", "0", "7", "", "", "c,b"],
+        ["submit", "1-2", "0", "7", "", "a", "c"],
+        ["submit", "1-3", "0", "7", "b", "", ""],
+        ["submit", "1-4", "0", "7", "b", "", ""],
+        ["submit", "1-5", "0", "7", "", "a,c", ""],
+        ["submit", "1-6", "0", "7", "", "", ""],
     ];
     let said = say(&cell, "origin", &words.concat());
     let places: Vec<_> = said.iter().map(|line| line.split(' ').nth(2).unwrap_or("q")).collect();

@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{
@@ -25,8 +26,10 @@ const RUNNERS: u64 = 4;
 const WALKS: u32 = 400;
 /// All must have ended by then.
 const END_MAX: Duration = Duration::from_secs(60);
+/// Longest time of a run, also if nobody looks at the clock any more.
+const HANG_MAX: Duration = Duration::from_secs(120);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn every_walk_ends_once() {
     let cell = cell().await;
     let seed = seed();
@@ -34,19 +37,21 @@ async fn every_walk_ends_once() {
     assert_nothing_left(&cell, seed).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn every_walk_ends_once_though_redis_is_killed() {
-    let cell = cell().await;
+    let cell = Arc::new(cell().await);
     let seed = seed();
-    let kill_twice = async {
+    let doomed = Arc::clone(&cell);
+    let killed = tokio::spawn(async move {
         for _ in 0..2 {
             tokio::time::sleep(Duration::from_millis(700)).await;
-            if let Some(pid) = cell.server.pid() {
+            if let Some(pid) = doomed.server.pid() {
                 kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("the server runs");
             }
         }
-    };
-    tokio::join!(run(&cell, seed, true), kill_twice);
+    });
+    run(&*cell, seed, true).await;
+    killed.await.expect("the server was killed");
     assert_nothing_left(&cell, seed).await;
 }
 
@@ -140,7 +145,8 @@ async fn run<C: Disturbed>(cell: &C, seed: u64, doubtful: bool) {
         }
         println!("{deaths} nodes died");
     };
-    local.run_until(ended).await;
+    let ended = tokio::time::timeout(HANG_MAX, local.run_until(ended)).await;
+    assert!(ended.is_ok(), "SEED={seed}: nobody did anything for a long time");
     let observer = cell.agent("observer").await;
     for node in observer.nodes().await {
         assert_eq!(node.running, 0, "SEED={seed}: {node:?}");
@@ -343,9 +349,7 @@ impl<M: Matchmaker + Clone> Origin<M> {
 
 /// All that is left are nodes, those that ended a lease before the last included, and counters.
 async fn assert_nothing_left(cell: &RedisCell, seed: u64) {
-    let socket = cell.dir.path().join("redis/redis.sock");
-    let mut redis = std::process::Command::new("redis-cli");
-    let keys = redis.arg("-s").arg(socket).args(["KEYS", "*"]).output();
+    let keys = cell.redis_cli().args(["KEYS", "*"]).output();
     let keys = keys.expect("redis-cli runs").stdout;
     for key in String::from_utf8_lossy(&keys).lines() {
         let kind = key.split(':').nth(1).unwrap_or_default();

@@ -10,9 +10,7 @@ async fn functions_that_were_lost_are_loaded_again() {
     let cell = cell().await;
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 1).await;
-    let socket = cell.dir.path().join("redis/redis.sock");
-    let mut redis = std::process::Command::new("redis-cli");
-    let flushed = redis.arg("-s").arg(socket).args(["FUNCTION", "FLUSH"]).status();
+    let flushed = cell.redis_cli().args(["FUNCTION", "FLUSH"]).status();
     assert!(flushed.expect("redis-cli runs").success());
     origin.granted(walk(1, 1)).await;
 }

@@ -243,7 +243,7 @@ impl Case {
             let memory = Access::new(Memory::connect(&memory, &name));
             agents.push(Agent { name, redis, memory, granted: BTreeMap::new() });
         }
-        let clock = Clock::new(redis, format!("{{{cell}}}5"));
+        let clock = Clock::new(redis, format!("{{{cell}}}6"));
         Self { random, clock, agents }
     }
 
@@ -308,7 +308,10 @@ impl Case {
         let (avoid, prefer, only) = (some(3), some(3), some(2));
         let only = only.into_iter().next().filter(|_| self.random.below(4) == 0);
         let after = Attempt(u32::from(self.random.below(10) == 0));
-        Submit { after, only, avoid, prefer, ..plain(self.walk_of(index)) }
+        let walk = self.walk_of(index);
+        // A user each for both sessions of some agents, and for either session of the others.
+        let uid = u32::from(walk.session.0 % 4 == 3);
+        Submit { after, uid, only, avoid, prefer, ..plain(walk) }
     }
 
     fn info(&mut self, index: usize) -> NodeInfo {

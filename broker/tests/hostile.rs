@@ -2,17 +2,13 @@
 
 mod support;
 
-use std::process::Command;
-
 use broker::{NODES_MAX, Submitted};
 use support::{Cell, RedisCell, cell, walk};
 
-const KEY: &str = "{w}5";
+const KEY: &str = "{w}6";
 
 fn redis(cell: &RedisCell, arguments: &[&str]) -> String {
-    let socket = cell.dir.path().join("redis/redis.sock");
-    let mut redis = Command::new("redis-cli");
-    let output = redis.arg("-s").arg(socket).args(arguments).output().expect("redis-cli runs");
+    let output = cell.redis_cli().args(arguments).output().expect("redis-cli runs");
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
@@ -25,14 +21,14 @@ async fn agents_of_two_versions_have_functions_of_their_own() {
     let cell = cell().await;
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 10).await;
-    let other = "#!lua name=oswalk_5_other\nredis.register_function('oswalk_5_other_say', function() return 'other' end)";
-    assert_eq!(redis(&cell, &["FUNCTION", "LOAD", "REPLACE", other]), "oswalk_5_other");
+    let other = "#!lua name=oswalk_6_other\nredis.register_function('oswalk_6_other_say', function() return 'other' end)";
+    assert_eq!(redis(&cell, &["FUNCTION", "LOAD", "REPLACE", other]), "oswalk_6_other");
     origin.granted(walk(1, 1)).await;
     // And one that comes now, and finds both.
     let late = cell.node("late", 0).await;
     late.granted(walk(2, 1)).await;
-    assert_eq!(redis(&cell, &["FCALL", "oswalk_5_other_say", "1", KEY, "n"]), "other");
-    assert!(broker::library().starts_with("oswalk_5_"), "keys and functions have one number");
+    assert_eq!(redis(&cell, &["FCALL", "oswalk_6_other_say", "1", KEY, "n"]), "other");
+    assert!(broker::library().starts_with("oswalk_6_"), "keys and functions have one number");
 }
 
 #[tokio::test]

@@ -4,11 +4,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use broker::{
     BrokerError, Event, Finished, LEASE, Matchmaker, MemoryCell, Registered, Retried, Submit,
-    Submitted,
+    Submitted, Takes,
 };
 use support::{Agent, Cell, cell, info, node, plain, walk};
 use tokio::time::Instant;
@@ -39,11 +39,13 @@ promises! {
     preferred_nodes_come_first_only_among_equals_that_may_be_used
     a_freed_slot_goes_to_the_next_in_the_same_reply_or_is_published
     a_hog_does_not_starve_small_sessions
+    a_user_with_many_sessions_has_one_share
     submitting_twice_changes_nothing
     a_stale_attempt_is_fenced
     a_walk_is_tried_five_times_and_counts_on_after_a_loss_of_memory
     a_new_node_or_a_larger_one_drains_the_queue
     walks_of_a_silent_node_go_elsewhere
+    what_a_node_takes_and_its_load_are_listed
     who_says_something_needs_no_heartbeat
     a_heartbeat_says_whether_others_wait
     who_registers_again_after_its_lease_gets_walks_at_once
@@ -169,6 +171,34 @@ async fn a_hog_does_not_starve_small_sessions(cell: &impl Cell) {
     }
 }
 
+async fn a_user_with_many_sessions_has_one_share(cell: &impl Cell) {
+    let origin = cell.node("origin", 0).await;
+    let _r = cell.node("r", 1).await;
+    let mut current = origin.granted(walk(1000, 1)).await;
+    // One user has a hundred sessions, two others have one each, and all have more walks than turns.
+    let user = |session| match session {
+        101 => 1,
+        102 => 2,
+        _ => 0,
+    };
+    for session in 1..=102 {
+        for number in 1..=40 {
+            let submit = Submit { uid: user(session), ..plain(walk(session, number)) };
+            let _queued = origin.broker.submit(&submit).await.expect("submits");
+        }
+    }
+    let (mut of_users, mut sessions) = ([0; 3], BTreeSet::new());
+    for _ in 0..90 {
+        let done = origin.broker.finish(current.walk, &current.node, current.attempt).await;
+        let Ok(Finished::Done { next: Some(next) }) = done else { panic!("{done:?}") };
+        of_users[user(next.walk.session.0) as usize] += 1;
+        sessions.insert(next.walk.session);
+        current = next;
+    }
+    assert!(of_users.iter().all(|turns| (29..=31).contains(turns)), "{of_users:?}");
+    assert_eq!(sessions.len(), 2 + of_users[0], "the user's sessions take turns");
+}
+
 async fn submitting_twice_changes_nothing(cell: &impl Cell) {
     let origin = cell.node("origin", 0).await;
     let _r = cell.node("r", 1).await;
@@ -266,6 +296,16 @@ async fn walks_of_a_silent_node_go_elsewhere(cell: &impl Cell) {
     let grant = origin.next_grant().await;
     assert_eq!((grant.node.as_str(), grant.attempt), ("dead", Attempt(2)));
     assert_eq!(origin.running().await, 2);
+}
+
+async fn what_a_node_takes_and_its_load_are_listed(cell: &impl Cell) {
+    let agent = cell.agent("a").await;
+    let info = broker::NodeInfo { takes: Takes::CompileSteps, ..info("a", 1) };
+    agent.broker.register(&info).await.expect("registers");
+    agent.broker.note_load(153);
+    agent.broker.heartbeat().await.expect("is heard");
+    let listed = agent.nodes().await;
+    assert_eq!((listed[0].info.takes, listed[0].load_percent), (Takes::CompileSteps, 153));
 }
 
 async fn who_says_something_needs_no_heartbeat(cell: &impl Cell) {

@@ -8,10 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use broker::{Event, Finished, Matchmaker, Submitted};
+use broker::{Broker, Event, Finished, Matchmaker, Submitted};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Cell, cell, walk};
+use support::{Cell, cell, info, walk};
 
 fn murder(pid: u32) {
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("the server runs");
@@ -76,4 +76,81 @@ async fn a_server_that_cannot_run_says_why() {
     std::fs::create_dir_all(taken.join("appendonlydir/appendonly.aof.manifest")).expect("mkdir");
     let failed = broker::PrivateServer::start(&taken).await.expect_err("its log is damaged");
     assert!(failed.to_string().contains("last line of its log"), "{failed}");
+}
+
+/// What a node does through another agent's connection.
+#[derive(Debug)]
+struct Passed(broker::Guest);
+
+impl broker::Dial for Passed {
+    fn dial(&self) -> broker::Dialed {
+        let guest = self.0.clone();
+        Box::pin(async move { Ok(Box::new(guest.connect().await?) as Box<dyn broker::Stream>) })
+    }
+
+    fn shown(&self) -> String {
+        "n1".to_owned()
+    }
+
+    fn host(&self) -> (String, u16) {
+        ("n1".to_owned(), 7700)
+    }
+}
+
+/// A node that is let in finds its place in the cluster, and has no power over the server.
+#[tokio::test]
+async fn guests_call_functions_and_administer_nothing() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = broker::PrivateServer::start(&dir.path().join("redis")).await.expect("it starts");
+    let dial = std::sync::Arc::new(Passed(server.guest()));
+    let name = "n2".parse().expect("a sound name");
+    let (guest, _events) = Broker::connect_through(dial, "w", &name).await.expect("let in");
+    let info = info("n2", 2);
+    guest.register(&info).await.expect("registered");
+    assert_eq!(guest.list().await.expect("listed").0.len(), 1);
+    for command in [
+        "CONFIG SET dir /tmp",
+        "CONFIG GET *",
+        "SAVE",
+        "BGSAVE",
+        "FLUSHALL",
+        "FLUSHDB",
+        "SHUTDOWN",
+        "DEBUG SLEEP 1",
+        "MODULE LOAD /tmp/x.so",
+        "REPLICAOF 127.0.0.1 1",
+        "SLAVEOF 127.0.0.1 1",
+        "ACL LIST",
+        "ACL SETUSER guest on nopass +@all",
+        "AUTH default x",
+        "HELLO 3 AUTH default x",
+        "KEYS *",
+        "MONITOR",
+        "CLIENT KILL TYPE normal",
+        "CLIENT LIST",
+        "SCRIPT FLUSH",
+        "EVAL return(1) 0",
+        "FUNCTION FLUSH",
+        "FUNCTION DELETE x",
+        "MIGRATE 127.0.0.1 1 k 0 10",
+        "BLPOP k 0",
+        "WAIT 1 0",
+        "SWAPDB 0 1",
+        "SORT k",
+        "RESTORE k 0 x",
+        "CLUSTER RESET",
+        "FAILOVER",
+        "LATENCY RESET",
+        "SLOWLOG RESET",
+        "PSYNC ? -1",
+        "SYNC",
+    ] {
+        let mut stream = server.guest().connect().await.expect("let in");
+        stream.write_all(format!("{command}\r\n").as_bytes()).await.expect("sent");
+        let mut answer = [0; 256];
+        let length = stream.read(&mut answer).await.expect("answered");
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answer.starts_with('-'), "{command}: {answer}");
+    }
 }

@@ -7,7 +7,6 @@
 mod appends;
 mod apply;
 mod error;
-mod identity;
 mod journal;
 mod lock;
 mod model;
@@ -33,7 +32,7 @@ use temporary::Temporaries;
 
 pub use apply::ApplyError;
 pub use error::CommitError;
-pub use model::{Commit, Owner, Scope};
+pub use model::{Commit, Scope};
 pub use vet::Refusal;
 
 /// Number of agents that may die of an interrupted commit before the next one sets it aside.

@@ -1,40 +1,38 @@
 //! Exports the origin's tree: lists directories, splits files into packets and reads packets for runners
 //! that ask by path. [`Hidden`] files are never shown, not even through another hard link.
 
+mod entries;
 mod hidden;
 mod inodes;
+mod long;
 mod names;
 mod open;
 mod pattern;
 mod secrets;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{fstat, fstatat};
-use rustix::fs::{AtFlags as LookFlags, StatxFlags, statx};
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
 
+use crate::identity::{Identity, Owner};
 use crate::mounts::Mounts;
-use crate::packet::{
-    self, Manifest, PACKET_BYTES_MAX, Packed, PacketRef, WHOLE_BYTES_MAX, reference,
-};
+use crate::packet::{self, Manifest, Packed, PacketRef, WHOLE_BYTES_MAX};
 use crate::path::{Bytes, FileName, TreePath, join};
 use crate::tree::{Attr, Content, Entry, Kind, Listing, Version};
-use crate::xattr;
-use hidden::is_kernels;
+use entries::entry_in;
 use inodes::Inodes;
+use long::Reading;
 use open::{MayBeAsked, errno, open_again, resolved};
 
 pub(crate) use open::open;
 
-pub use hidden::{Hidden, Own, PatternError};
+pub use hidden::{Hidden, Own, PatternError, is_kernels};
+pub use long::{Asked, Exported, Unlisted, Unread, read_packets};
 pub use pattern::{PATTERN_BYTES_MAX, PATTERNS_MAX};
 
 /// Most cached manifests. Beyond this, the cache is cleared.
@@ -50,16 +48,11 @@ pub struct Exporter {
     hidden: Arc<Hidden>,
     inodes: Inodes,
     manifests: HashMap<Version, Arc<Manifest>>,
+    /// Versions that other threads are reading.
+    reading: Reading,
     may_be_asked: MayBeAsked,
-}
-
-/// A file's content, with its packet if it is a single small one.
-#[derive(Debug)]
-pub struct Exported {
-    /// Attributes and manifest.
-    pub content: Content,
-    /// The only packet of a small file.
-    pub inline: Option<Packed>,
+    /// Whether the thread has a user's rights: then what is cached is not shown before the file has been opened.
+    acts_for_user: bool,
 }
 
 impl Exporter {
@@ -86,7 +79,56 @@ impl Exporter {
         for home in homes() {
             names::in_home().for_each(|name| note(&join(&home, name.as_bytes())));
         }
-        Self { hidden, inodes, manifests: HashMap::new(), may_be_asked }
+        Self {
+            hidden,
+            inodes,
+            manifests: HashMap::new(),
+            reading: Reading::default(),
+            may_be_asked,
+            acts_for_user: false,
+        }
+    }
+
+    /// Reads a file with a user's rights.
+    ///
+    /// # Errors
+    /// What `read` returns; `EACCES` for what the user may not read.
+    pub fn for_user<T>(
+        &mut self,
+        user: &Owner,
+        read: impl FnOnce(&mut Self) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let _identity = Identity::assume(user).map_err(errno)?;
+        let own = nix::unistd::geteuid();
+        self.acts_for_user = user.uid != own.as_raw();
+        let result = read(self);
+        self.acts_for_user = false;
+        match user.uid != 0 || !own.is_root() {
+            // Whatever the reason, the walk is then executed here, where the user finds it out.
+            true => result.map_err(|errno| if errno == Errno::EIO { Errno::EACCES } else { errno }),
+            false => result,
+        }
+    }
+
+    /// Tells whether a user may look up names in a directory. Its names are then shown, also if the user may not list it:
+    /// on the runner as here the kernel shows users what they may see.
+    ///
+    /// # Errors
+    /// `EACCES` if the user may not.
+    pub fn may_search(&mut self, user: &Owner, dir: &TreePath) -> Result<(), Errno> {
+        self.for_user(user, |_| {
+            open(&join(dir, b"."), OFlag::O_PATH | OFlag::O_DIRECTORY).map(drop)
+        })
+    }
+
+    /// Tells whether the thread may read a file or directory.
+    #[must_use]
+    pub fn may_read(&self, path: &[u8], attr: &Attr) -> bool {
+        let place = matches!(attr.kind, Kind::File | Kind::Dir).then(|| open(path, OFlag::O_PATH));
+        let Some(Ok(place)) = place else { return false };
+        // Something else may have taken its place.
+        let is_same = fstat(&place).is_ok_and(|stat| Attr::of(&stat).kind == attr.kind);
+        is_same && open_again(&place).is_ok()
     }
 
     /// Lists a directory.
@@ -94,25 +136,28 @@ impl Exporter {
     /// # Errors
     /// What the system says, or `EACCES` for what is not exported.
     pub fn list(&mut self, path: &TreePath) -> Result<Listing, Errno> {
+        let listing = self.open_dir(path)?.read()?;
+        self.note_listed(path, &listing.entries);
+        Ok(listing)
+    }
+
+    /// Opens a directory that is to be listed, perhaps by another thread.
+    ///
+    /// # Errors
+    /// See [`Self::list`].
+    pub fn open_dir(&self, path: &TreePath) -> Result<Unlisted, Errno> {
         if self.hidden.hides_dir(path) {
             return Err(Errno::EACCES);
         }
         let dir = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         let attr = Attr::of(&fstat(&dir)?);
-        if is_kernels(path) {
-            return Ok(Listing { attr, entries: Vec::new(), hidden: false });
-        }
-        let mut reader = Dir::from_fd(dir.try_clone().map_err(|_| Errno::EMFILE)?)?;
-        let mounts = self.hidden.mounts();
-        let mut entries = Vec::new();
-        for item in reader.iter() {
-            // `.` and `..` are not valid names.
-            let Ok(name) = FileName::new(item?.file_name().to_bytes()) else { continue };
-            // A name that has been removed meanwhile is not listed.
-            entries.extend(self.entry_in((&dir, path), &mounts, name));
-        }
-        self.note_hidden(path, entries.iter());
-        Ok(Listing { attr, entries, hidden: false })
+        let (mounts, may_be_asked) = (self.hidden.mounts(), Arc::clone(&self.may_be_asked));
+        Ok(Unlisted { path: path.clone(), dir, attr, mounts, may_be_asked })
+    }
+
+    /// Records the inodes of hidden entries of a directory that was listed.
+    pub fn note_listed(&mut self, dir: &TreePath, entries: &[Entry]) {
+        self.note_hidden(dir, entries.iter());
     }
 
     /// Records the inodes of hidden entries of a directory.
@@ -134,19 +179,8 @@ impl Exporter {
     }
 
     /// Returns the entry of a name in an open directory.
-    fn entry_in(
-        &self,
-        (open, dir): (&OwnedFd, &[u8]),
-        mounts: &Mounts,
-        name: FileName,
-    ) -> Option<Entry> {
-        if mounts.has_points_in(dir) {
-            let path = join(dir, &name);
-            if mounts.is_point(&path) && !(self.may_be_asked)(&path) {
-                return entry_at_hand(open, name);
-            }
-        }
-        entry(open, name)
+    fn entry_in(&self, dir: (&OwnedFd, &[u8]), mounts: &Mounts, name: FileName) -> Option<Entry> {
+        entry_in(&*self.may_be_asked, dir, mounts, name)
     }
 
     /// Returns the current entries of names of a directory, and the directory's own attributes.
@@ -168,7 +202,10 @@ impl Exporter {
         self.note_hidden(dir, entries.iter().filter_map(|(_, entry)| entry.as_ref()));
         for (_, entry) in &entries {
             // Two writes within one clock tick leave the same version.
-            entry.iter().for_each(|entry| drop(self.manifests.remove(&entry.attr.version())));
+            for version in entry.iter().map(|entry| entry.attr.version()) {
+                self.manifests.remove(&version);
+                self.reading.spoil(&version);
+            }
         }
         (attr, entries)
     }
@@ -179,6 +216,22 @@ impl Exporter {
     /// What the system says, `EACCES` for what is not exported, `EAGAIN` for a file that is
     /// written faster than it can be read.
     pub fn content(&mut self, path: &TreePath, want_inline: bool) -> Result<Exported, Errno> {
+        match self.content_within(path, want_inline, u64::MAX)? {
+            Asked::Known(exported) => Ok(exported),
+            Asked::Unread(_) => Err(Errno::EAGAIN),
+        }
+    }
+
+    /// Returns the same, but opens a file of more than `bytes_max` only, unless its manifest is cached.
+    ///
+    /// # Errors
+    /// See [`Self::content`].
+    pub fn content_within(
+        &mut self,
+        path: &TreePath,
+        want_inline: bool,
+        bytes_max: u64,
+    ) -> Result<Asked, Errno> {
         if self.hidden.hides(path) {
             return Err(Errno::EACCES);
         }
@@ -190,12 +243,22 @@ impl Exporter {
             let known = self.manifests.get(&attr.version());
             if let (Some(manifest), false) = (known, small && want_inline) {
                 let manifest = manifest.as_ref().clone();
-                return Ok(Exported { content: Content { attr, manifest }, inline: None });
+                if self.acts_for_user {
+                    open_again(&place)?;
+                }
+                return Ok(Asked::Known(Exported {
+                    content: Content { attr, manifest },
+                    inline: None,
+                }));
             }
-            let file = match &opened {
+            let file = match opened.take() {
                 Some(file) => file,
-                None => opened.insert(open_again(&place)?),
+                None => open_again(&place)?,
             };
+            if attr.bytes > bytes_max {
+                return Ok(Asked::Unread(Unread { file, attr }));
+            }
+            let file = opened.insert(file);
             let (mut inline, mut secret) = (None, false);
             let manifest = packet::split_file(file, attr.bytes, attr.blocks, |_, piece| {
                 secret |= small && self.is_secret(path, &attr, piece);
@@ -211,13 +274,31 @@ impl Exporter {
             if before.version() != attr.version() || manifest.bytes() != attr.bytes {
                 continue;
             }
-            if self.manifests.len() >= MANIFESTS_MAX {
-                self.manifests.clear();
-            }
-            self.manifests.insert(attr.version(), Arc::new(manifest.clone()));
-            return Ok(Exported { content: Content { attr, manifest }, inline });
+            self.keep(attr.version(), manifest.clone());
+            return Ok(Asked::Known(Exported { content: Content { attr, manifest }, inline }));
         }
         Err(Errno::EAGAIN)
+    }
+
+    fn keep(&mut self, version: Version, manifest: Manifest) {
+        if self.manifests.len() >= MANIFESTS_MAX {
+            self.manifests.clear();
+        }
+        self.manifests.insert(version, Arc::new(manifest));
+    }
+
+    /// Notes that another thread begins to read a version of a file.
+    pub fn begin(&mut self, version: Version) {
+        self.reading.begin(version);
+    }
+
+    /// Keeps what another thread has read, unless the version was seen to change meanwhile: two writes within one clock tick
+    /// leave the same version. `None` if it could not be read.
+    pub fn end(&mut self, version: Version, manifest: Option<Manifest>) {
+        let is_sound = self.reading.end(&version);
+        if let Some(manifest) = manifest.filter(|_| is_sound) {
+            self.keep(version, manifest);
+        }
     }
 
     /// Reads packets of a file, each at its offset. Packets that no longer exist, because the file has
@@ -230,24 +311,20 @@ impl Exporter {
         path: &TreePath,
         wanted: &[(u64, PacketRef)],
     ) -> Result<Vec<(PacketRef, Packed)>, Errno> {
+        Ok(read_packets(&self.open_file(path)?, wanted))
+    }
+
+    /// Opens a file whose packets are wanted.
+    ///
+    /// # Errors
+    /// See [`Self::packets`].
+    pub fn open_file(&mut self, path: &TreePath) -> Result<File, Errno> {
         if self.hidden.hides(path) {
             return Err(Errno::EACCES);
         }
         let place = open(path, OFlag::O_PATH)?;
         self.shown_attr(&place)?;
-        let file = open_again(&place)?;
-        let mut packets = Vec::with_capacity(wanted.len());
-        for &(offset, packet) in wanted {
-            if packet.bytes as usize > PACKET_BYTES_MAX {
-                continue;
-            }
-            let mut bytes = vec![0; packet.bytes as usize];
-            let whole = file.read_exact_at(&mut bytes, offset).is_ok();
-            if whole && reference(&bytes) == packet {
-                packets.push((packet, Packed::pack(&bytes)));
-            }
-        }
-        Ok(packets)
+        open_again(&place)
     }
 
     /// Returns the attributes of a regular file, unless it is hidden under another name.
@@ -288,26 +365,6 @@ fn homes() -> Vec<Bytes> {
     homes.dedup();
     homes.truncate(HOMES_MAX);
     homes
-}
-
-/// Returns what a name names, as the kernel knows it without asking the file system.
-fn entry_at_hand(dir: &OwnedFd, name: FileName) -> Option<Entry> {
-    let flags = LookFlags::SYMLINK_NOFOLLOW | LookFlags::STATX_DONT_SYNC;
-    let mask = StatxFlags::BASIC_STATS;
-    let found = statx(dir, OsStr::from_bytes(&name), flags, mask).ok()?;
-    Some(Entry { name, attr: Attr::of_statx(&found), target: None, xattrs: Vec::new() })
-}
-
-fn entry(dir: &OwnedFd, name: FileName) -> Option<Entry> {
-    let path = OsStr::from_bytes(&name);
-    let attr = Attr::of(&fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?);
-    let target = match attr.kind {
-        Kind::Symlink => Some(nix::fcntl::readlinkat(dir.as_fd(), path).ok()?.as_bytes().to_vec()),
-        _ => None,
-    };
-    // If attributes cannot be read, the file is shown without any.
-    let xattrs = xattr::shown_at(dir, &name).unwrap_or_default();
-    Some(Entry { name, attr, target, xattrs })
 }
 
 impl std::fmt::Debug for Exporter {

@@ -11,10 +11,12 @@
 
 mod handler;
 mod reply;
+pub mod volume;
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -22,36 +24,51 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, SessionACL};
 
 use crate::mirror::{Answer, Invalidation, Marks, Mirror, Need};
+use crate::owners::Owners;
 use crate::path::Bytes;
 use crate::store::Shelf;
 use crate::tree::{Attr, Time, Xattr};
 use crate::view::{Counters, Notice, Outset, Source, View};
 use handler::Handler;
 
+/// The type of the file system.
+const NAME: &str = "oswalk";
 /// Most loop threads; otherwise one per CPU.
 const THREADS_MAX: usize = 4;
+
+/// Mounts FUSE at a point, with a name, in another mount namespace. Returns the device for its requests.
+pub type Mounter = Box<dyn Fn(&Path, &str) -> io::Result<OwnedFd> + Send + Sync>;
 
 /// The notifier of each mount, which sends it invalidations.
 type Notifiers = Arc<Mutex<Vec<Notifier>>>;
 
-/// A mounted mirror. Unmounts when dropped.
-#[derive(Debug)]
+/// A mounted mirror. Unmounts when dropped what it has mounted itself.
 pub struct Mount {
     /// Keep the mounts; dropping one unmounts it.
     sessions: Mutex<Vec<BackgroundSession>>,
+    /// Mounts it, unless this process may.
+    mounter: Option<Mounter>,
     notifiers: Notifiers,
     view: Arc<View>,
+    owners: Owners,
+}
+
+impl std::fmt::Debug for Mount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mount").field("owners", &self.owners).finish_non_exhaustive()
+    }
 }
 
 impl Mount {
-    /// Mounts a fresh mirror at `point`. `spawn` starts the thread that sends invalidations to the
-    /// kernel; without it walks would read stale data.
+    /// Mounts a fresh mirror at `point`, with the runner's numbers for `owners`, by the `mounter` if there is one. `spawn`
+    /// starts the thread that sends invalidations to the kernel; without it walks would read stale data.
     ///
     /// # Errors
     /// `/dev/fuse` is missing or forbidden, or the mount fails.
     pub fn new(
-        point: &Path,
-        name: &str,
+        (point, name): (&Path, &str),
+        owners: Owners,
+        mounter: Option<Mounter>,
         store: Shelf,
         source: Box<dyn Source>,
         spawn: impl FnOnce(&'static str, Box<dyn FnOnce() + Send>) -> io::Result<()>,
@@ -60,7 +77,7 @@ impl Mount {
         let notifiers = Notifiers::default();
         let told = Arc::clone(&notifiers);
         spawn("fuse-notify", Box::new(move || notify(&notices, &told)))?;
-        let mount = Self { sessions: Mutex::default(), notifiers, view };
+        let mount = Self { sessions: Mutex::default(), mounter, notifiers, view, owners };
         mount.mount(point, name, false)?;
         Ok(mount)
     }
@@ -77,8 +94,8 @@ impl Mount {
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::RO,
-            MountOption::FSName(format!("oswalk:{name}")),
-            MountOption::Subtype("oswalk".into()),
+            MountOption::FSName(format!("{NAME}:{name}")),
+            MountOption::Subtype(NAME.into()),
             MountOption::DefaultPermissions,
             MountOption::NoAtime,
             MountOption::NoDev,
@@ -87,8 +104,14 @@ impl Mount {
         config.acl = SessionACL::All;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         config.n_threads = Some(cpus.min(THREADS_MAX));
-        let handler = Handler { view: Arc::clone(&self.view), xattrs };
-        let session = fuser::Session::new(handler, point, &config)?;
+        let handler = Handler { view: Arc::clone(&self.view), owners: self.owners, xattrs };
+        let session = match &self.mounter {
+            None => fuser::Session::new(handler, point, &config),
+            Some(mounter) => {
+                let name = format!("{NAME}:{name}");
+                fuser::Session::from_fd(handler, mounter(point, &name)?, config.acl, config)
+            }
+        }?;
         // Before the mount serves its first request.
         lock(&self.notifiers).push(session.notifier());
         lock(&self.sessions).push(session.spawn()?);

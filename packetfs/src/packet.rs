@@ -235,16 +235,8 @@ impl Packed {
     /// # Errors
     /// The body is damaged or is another packet's.
     pub fn unpack(&self, expected: PacketRef) -> Result<Cow<'_, [u8]>, PacketError> {
-        let content = if self.compressed {
-            let bytes = (expected.bytes as usize).min(PACKET_BYTES_MAX);
-            let unpacked = UNPACKER.with_borrow_mut(|unpacker| match unpacker {
-                Ok(unpacker) => unpacker.decompress(&self.body, bytes),
-                Err(error) => Err(error.kind().into()),
-            });
-            Cow::Owned(unpacked.map_err(|_| PacketError::Undecodable(expected.digest))?)
-        } else {
-            Cow::Borrowed(self.body.as_slice())
-        };
+        let content = self.content(expected.bytes as usize);
+        let content = content.map_err(|_| PacketError::Undecodable(expected.digest))?;
         if content.len() as u64 == u64::from(expected.bytes)
             && Digest::of(&content) == expected.digest
         {
@@ -252,6 +244,29 @@ impl Packed {
         } else {
             Err(PacketError::Mismatch(expected.digest))
         }
+    }
+
+    /// The same, without a copy of what is not compressed.
+    ///
+    /// # Errors
+    /// See [`Self::unpack`].
+    pub fn into_content(self, expected: PacketRef) -> Result<Vec<u8>, PacketError> {
+        match self.unpack(expected)? {
+            Cow::Owned(content) => Ok(content),
+            Cow::Borrowed(_) => Ok(self.body),
+        }
+    }
+
+    /// Returns the content, unchecked, if it has at most so many bytes.
+    pub(crate) fn content(&self, bytes_max: usize) -> io::Result<Cow<'_, [u8]>> {
+        if !self.compressed {
+            return Ok(Cow::Borrowed(self.body.as_slice()));
+        }
+        let unpacked = UNPACKER.with_borrow_mut(|unpacker| match unpacker {
+            Ok(unpacker) => unpacker.decompress(&self.body, bytes_max.min(PACKET_BYTES_MAX)),
+            Err(error) => Err(error.kind().into()),
+        });
+        unpacked.map(Cow::Owned)
     }
 }
 

@@ -269,8 +269,19 @@ pub struct Listing {
     /// All its names.
     #[serde(deserialize_with = "at_most::<_, _, ENTRIES_MAX>")]
     pub entries: Vec<Entry>,
-    /// Whether its names are hidden, so that reading it is refused.
-    pub hidden: bool,
+    /// Whether these are its names.
+    pub names: Names,
+}
+
+/// What is told of a directory's names. Without them, reading it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Names {
+    /// All of them.
+    Told,
+    /// None: they are hidden from runners.
+    Hidden,
+    /// None: the users whose walks could ask may not look them up at the origin either.
+    Closed,
 }
 
 /// A file's content at one moment.

@@ -21,10 +21,11 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlink
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::change::{Base, ChangeSet, Meta, Mtime, Op};
+use crate::owners::Owners;
 use crate::packet::{self, Digest, PacketRef};
 use crate::path::{Bytes, CALL_PATH_BYTES_MAX, TreePath, join, split};
 use crate::tree::{Attr, Kind, Time, Xattr, names_in};
-use crate::xattr;
+use crate::xattr::{self, is_acl};
 use found::{Body, Found, Node, leave_out};
 
 const STICKY: u32 = 0o1000;
@@ -33,6 +34,8 @@ const OPEN_DIRS_MAX: usize = 64;
 
 /// What is needed to interpret an upper layer.
 pub struct Reading<'a> {
+    /// How the layer numbers the origin's owners.
+    pub owners: Owners,
     /// The kernel's last clock tick before the walk began. An older file time was set explicitly.
     pub began: Time,
     /// When the walk ended.
@@ -117,7 +120,7 @@ fn read_dir(
     rest: &mut Vec<Dir>,
 ) -> io::Result<()> {
     for name in names_in(dir)? {
-        let attr = Attr::of(&fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
+        let attr = attr_at(dir, &name)?;
         let path = join(dir_path, &name);
         if path.len() > CALL_PATH_BYTES_MAX {
             return Err(Errno::ENAMETOOLONG.into());
@@ -133,12 +136,14 @@ fn read_dir(
                 }
             }
             Kind::Dir => {
+                let attr = owned(attr, reading.owners)?;
                 let child = open(dir, &name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
                 let before = visit_dir(&child, &path, dir_before, &attr, reading, found)?;
                 let open = (rest.len() < OPEN_DIRS_MAX).then_some(child);
                 rest.push(Dir { path, before, open });
             }
             _ => {
+                let attr = owned(attr, reading.owners)?;
                 found.note_base(before, reading.base);
                 visit(dir, &name, path, &attr, indexed, reading, found)?;
             }
@@ -156,7 +161,8 @@ fn visit_dir(
     reading: &Reading<'_>,
     found: &mut Found,
 ) -> io::Result<Option<Bytes>> {
-    let from = overlay_mark(dir, "redirect")?.and_then(|mark| redirected(above, &mark));
+    let from =
+        overlay_mark(dir, "redirect", reading.owners)?.and_then(|mark| redirected(above, &mark));
     let name = split(path).map_or(b"".as_slice(), |(_, name)| name);
     let at = above.map(|above| join(above, name));
     let before = from.clone().or_else(|| at.clone());
@@ -165,11 +171,12 @@ fn visit_dir(
     if let Some(from) = from {
         found.dirs.push(Op::Rename { from: TreePath::new(from)?, to: TreePath::new(path)? });
     }
-    let opaque = overlay_mark(dir, "opaque")?.is_some_and(|value| value == b"y");
+    let opaque = overlay_mark(dir, "opaque", reading.owners)?.is_some_and(|value| value == b"y");
     // A directory that replaces another hides everything of the lower layer below it.
     let lower = at.as_deref().and_then(|at| (reading.lower_attr)(at));
     let was_other = lower.is_some_and(|lower| lower.kind != Kind::Dir);
     let lower = lower.filter(|lower| lower.kind == Kind::Dir);
+    let attr = &lower.map_or(*attr, |lower| reading.owners.attr_above(*attr, &lower));
     let replaces = opaque && lower.is_some();
     let mut meta = meta((dir, b"."), dir, attr, reading)?;
     // A directory that was copied up only because something below it changed has its old time, even if
@@ -224,7 +231,11 @@ fn visit(
     reading: &mut Reading<'_>,
     found: &mut Found,
 ) -> io::Result<()> {
-    let mark = xattr::get_at(dir, name, b"trusted.overlay.origin")?;
+    let attr = &match (reading.lower_attr)(&path).filter(|_| reading.owners.are_one()) {
+        Some(lower) => reading.owners.attr_above(*attr, &lower),
+        None => *attr,
+    };
+    let mark = xattr::get_at(dir, name, &mark_name("origin", reading.owners))?;
     // Without an index, overlayfs does not mark copied-up files that have several hard links.
     let unmarked = !indexed
         && mark.is_none()
@@ -258,12 +269,12 @@ fn visit(
 /// Finds the files that the walk changed through a name that it then removed.
 fn read_index(index: &OwnedFd, reading: &mut Reading<'_>, found: &mut Found) -> io::Result<()> {
     for name in names_in(index)? {
-        let attr =
-            Attr::of(&fstatat(index, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?);
+        let attr = attr_at(index, &name)?;
         if attr.kind != Kind::File || found.nodes.contains_key(&attr.ino) {
             continue;
         }
-        let mark = xattr::get_at(index, &name, b"trusted.overlay.origin")?;
+        let attr = owned(attr, reading.owners)?;
+        let mark = xattr::get_at(index, &name, &mark_name("origin", reading.owners))?;
         let below = mark.map(|handle| below(&handle, reading)).unwrap_or_default();
         let xattrs_below = xattrs_below(&below, reading);
         // Removing a name also copies the file up.
@@ -281,6 +292,15 @@ fn read_index(index: &OwnedFd, reading: &mut Reading<'_>, found: &mut Found) -> 
         found.nodes.insert(attr.ino, node);
     }
     Ok(())
+}
+
+fn attr_at(dir: &OwnedFd, name: &[u8]) -> io::Result<Attr> {
+    Ok(Attr::of(&fstatat(dir, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW)?))
+}
+
+/// Returns the attributes of what a walk made or copied up, with the origin's owners.
+fn owned(attr: Attr, owners: Owners) -> io::Result<Attr> {
+    owners.attr_there(attr).ok_or_else(|| Errno::EOVERFLOW.into())
 }
 
 /// Returns the lower-layer paths of the file that an origin mark names.
@@ -348,9 +368,10 @@ fn meta(
     let mut meta = meta_without_xattrs(place, attr, reading);
     for name in xattr::list(node)? {
         // Skips the overlay's own marks.
-        if !name.starts_with(b"trusted.overlay.")
+        if !name.starts_with(&mark_name("", reading.owners))
             && let Some(value) = xattr::get(node, &name)?
         {
+            let value = if is_acl(&name) { reading.owners.acl_there(&value) } else { value };
             meta.xattrs.push((name, value));
         }
     }
@@ -384,8 +405,14 @@ fn made(dir: &OwnedFd, name: &[u8]) -> Option<Time> {
     found.created().ok().map(Time::of)
 }
 
-fn overlay_mark(node: &OwnedFd, mark: &str) -> io::Result<Option<Bytes>> {
-    xattr::get(node, format!("trusted.overlay.{mark}").as_bytes())
+fn overlay_mark(node: &OwnedFd, mark: &str, owners: Owners) -> io::Result<Option<Bytes>> {
+    xattr::get(node, &mark_name(mark, owners))
+}
+
+/// Returns the name of one of the overlay's marks. Without root an overlay cannot use trusted attributes.
+fn mark_name(mark: &str, owners: Owners) -> Bytes {
+    let class = if owners.are_one() { "user" } else { "trusted" };
+    format!("{class}.overlay.{mark}").into_bytes()
 }
 
 /// Opens a directory by its path within the layer.

@@ -24,6 +24,12 @@ pub(crate) fn is_acl(name: &[u8]) -> bool {
     matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default")
 }
 
+/// Tells whether there is an access control list among attributes.
+#[must_use]
+pub fn has_acl(attributes: &[Xattr]) -> bool {
+    attributes.iter().any(|(name, _)| is_acl(name))
+}
+
 /// Returns the attributes of a directory entry that walks may see.
 pub(crate) fn shown_at(dir: &OwnedFd, file: &[u8]) -> io::Result<Vec<Xattr>> {
     let path = path_in(dir, file)?;

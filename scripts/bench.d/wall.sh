@@ -37,9 +37,9 @@ measure_wall() {
     row wall "Lua, oswalk exec make -j2, every node dead" s lua_dead peer native lua_native_dead must over 1.05
 }
 
-# start_alone: starts an agent with only its private broker.
+# start_alone: starts an agent without a cluster.
 start_alone() {
-    "${AT_ORIGIN[@]}" "${BOUNDED[@]}" oswalk up --state "$work/alone" --name alone --listen 127.0.0.1:7790 --slots 2 \
+    "${AT_ORIGIN[@]}" "${BOUNDED[@]}" oswalk up --state "$work/alone" --name alone --slots 2 \
         </dev/null >"$work/alone.log" 2>&1 || { cat "$work/alone.log" >&2; return 1; }
 }
 

@@ -6,11 +6,14 @@ use std::process::ExitCode;
 
 use clap::builder::TypedValueParser;
 use clap::error::{ContextKind, ContextValue};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::error::{EXIT_FAILED, Failure};
 use crate::places::Places;
-use crate::{decide, doctor, down, exec, say, status, up};
+use crate::{
+    cluster, config, decide, doctor, down, exec, explain, fs, history, manual, mount, say, share,
+    shell, shell_init, status, token, up, versions,
+};
 
 /// Execute the processes of an unmodified build on other machines
 #[derive(Debug, Parser)]
@@ -31,8 +34,29 @@ pub(crate) enum Command {
     Up(up::Options),
     /// End the agent of this machine
     Down(NoOptions),
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
+    #[command(subcommand)]
+    Token(token::Token),
+    Mount(mount::Mount),
+    Umount(mount::Umount),
+    Versions(versions::Versions),
+    Choose(versions::Choose),
+    Diff(versions::Diff),
+    Log(history::Log),
+    Restore(history::Restore),
+    #[command(subcommand)]
+    Fs(fs::Fs),
+    Share(share::Share),
+    Shell(shell::Options),
+    ShellInit(shell_init::Init),
+    ShellSession(shell_init::Open),
     Status(status::Options),
     Doctor(doctor::Options),
+    #[command(subcommand)]
+    Config(config::Config),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 #[derive(Debug, Args)]
@@ -61,13 +85,32 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(code));
         }
     };
-    let places = Places::find(cli.state.filter(|dir| !dir.as_os_str().is_empty()))?;
+    let state = cli.state.filter(|dir| !dir.as_os_str().is_empty());
+    let places = || Places::find(state.clone());
     match cli.command {
-        Command::Exec(options) => exec::run(&options, &places),
-        Command::Up(options) => up::run(&options, &places),
-        Command::Down(_) => down::run(&places),
-        Command::Status(options) => status::run(&options, &places),
-        Command::Doctor(options) => doctor::run(&options, &places),
+        Command::Exec(options) if options.explain => explain::run(&options, &places()),
+        Command::Exec(options) => exec::run(&options, &places()),
+        Command::Up(options) => up::run(&options, &places()),
+        Command::Down(_) => down::run(&places()),
+        Command::Cluster(command) => cluster::run(&command, &places()),
+        Command::Token(command) => token::run(&command, &places()),
+        Command::Mount(options) => mount::mount(&options, &places()),
+        Command::Umount(options) => mount::umount(&options, &places()),
+        Command::Versions(options) => versions::versions(&options),
+        Command::Choose(options) => versions::choose(&options),
+        Command::Diff(options) => versions::diff(&options),
+        Command::Log(options) => history::log(&options, &places()),
+        Command::Restore(options) => history::restore(&options, &places()),
+        Command::Fs(command) => fs::run(&command, &places()),
+        Command::Share(options) => share::share(&options, &places()),
+        Command::Shell(options) => shell::run(&options, &places()),
+        Command::ShellInit(options) => shell_init::init(&options, state.as_deref()),
+        Command::ShellSession(options) => shell_init::open(&options, &places()),
+        Command::Status(options) => status::run(&options, &places()),
+        Command::Doctor(options) => doctor::run(&options, &places()),
+        Command::Config(command) => config::run(&command, &places()),
+        Command::Completions(options) => manual::completions(&options, Cli::command()),
+        Command::Man(options) => manual::man(&options, Cli::command()),
     }
 }
 
@@ -142,8 +185,10 @@ mod tests {
             ("oswalk up --slots -1", "'-1'"),
             ("oswalk up --upper-bytes 0", "'0'"),
             ("oswalk up --store-bytes -5", "'-5'"),
-            ("oswalk up --listen localhost:7700", "write IP:PORT"),
-            ("oswalk up --advertise n1", "write IP:PORT"),
+            ("oswalk cluster init --listen localhost:7700", "write IP:PORT"),
+            ("oswalk cluster join x --advertise n1", "write IP:PORT"),
+            ("oswalk cluster init --name a/b", "'a/b'"),
+            ("oswalk cluster invite --nodes 0", "'0'"),
         ] {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line).to_string();
             assert!(error.contains(words), "{line}: {error}");

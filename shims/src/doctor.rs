@@ -11,7 +11,7 @@ use clap::Args;
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use worknode::notice;
 use worknode::request::{NodeCondition, NodeStatus, Status};
@@ -31,6 +31,8 @@ const DESCRIPTORS_MIN: u64 = 4096;
 const WATCHES_MIN: u64 = 65_536;
 /// Free disk space: the packets of a toolchain take 200 MB, and commits need room besides.
 const FREE_BYTES_MIN: u64 = 1 << 30;
+/// The first number that walks' users have on a node (packetfs/src/owners.rs).
+const WALKS_USER: u64 = 0x7800_0000;
 /// The oldest kernel with the overlayfs, pidfds and close_range that the agent needs.
 const KERNEL_MIN: (u32, u32) = (5, 11);
 
@@ -104,7 +106,6 @@ fn line<'a>(check: &'a str, finding: &'a Finding) -> Line<'a> {
 fn checks(places: &Places) -> Vec<(String, Finding)> {
     let door = Door::open(&places.door()).and_then(|mut door| door.status());
     let status = door.as_ref().ok();
-    let broker_url = std::env::var("OSWALK_BROKER").ok().filter(|url| !url.is_empty());
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut checks = vec![
         ("kernel", kernel(&read("/proc/sys/kernel/osrelease"))),
@@ -113,24 +114,30 @@ fn checks(places: &Places) -> Vec<(String, Finding)> {
         ("namespaces", namespaces()),
         ("descriptors", descriptors(status.map(|status| status.pid))),
         ("inotify", inotify(&read("/proc/sys/fs/inotify/max_user_watches"))),
-        ("redis", redis(status, places, broker_url.as_deref())),
+        ("redis", redis(status)),
         ("clock", clock(SystemTime::now())),
         ("shim", shim()),
     ];
+    if status.is_some() && is_anothers(&places.door()) {
+        // What walks need is the business of that agent.
+        checks.retain(|(check, _)| !matches!(*check, "fuse" | "namespaces"));
+    }
     // Other users cannot see these, and need not.
     if geteuid().is_root() {
+        let made = process::may_unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET);
+        checks.push(("users", users(made, &read("/proc/self/uid_map"))));
         checks.push(("state", state(&places.state)));
         checks.push(("disk", disk(&places.state)));
-        checks.push(("secret", secret(status, places)));
+        checks.push(("cluster", cluster(&places.state)));
     }
     match &door {
         Ok(status) => {
             checks.push(("agent", Ok(format!("{} answers (pid {})", status.node, status.pid))));
-            checks.push(("door", closed(&places.door())));
+            checks.push(("door", served(&places.door())));
             checks.push(("broker", broker(status)));
             checks.push(("versions", versions(status, env!("CARGO_PKG_VERSION"))));
             checks.push(("mounts", mounts(status)));
-            checks.push(("nodes", others(status, places)));
+            checks.push(("nodes", others(status)));
         }
         Err(error) => checks.push(("agent", wrong(error.to_string(), error.hint()))),
     }
@@ -163,6 +170,11 @@ fn kernel(release: &str) -> Finding {
 }
 
 /// Checks the device. Only root must be able to open it, since the agent runs as root.
+/// Tells whether a door is that of another user's agent.
+fn is_anothers(door: &Path) -> bool {
+    fs::metadata(door).is_ok_and(|door| door.uid() != geteuid().as_raw())
+}
+
 fn fuse(device: &Path) -> Finding {
     let shown = device.display();
     match fs::metadata(device) {
@@ -175,12 +187,14 @@ fn fuse(device: &Path) -> Finding {
             format!("{shown} is not a device"),
             format!("create the device: rm {shown}, then mknod -m 666 {shown} c 10 229"),
         ),
-        Ok(_) if !geteuid().is_root() => Ok(format!("{shown} exists")),
         Ok(_) => match fs::File::options().read(true).write(true).open(device) {
             Ok(_) => Ok(format!("{shown} can be opened")),
             Err(error) => wrong(
                 format!("{shown} cannot be opened: {error}"),
-                "load the module (modprobe fuse); in a container, allow the device (--device /dev/fuse)",
+                format!(
+                    "load the module (modprobe fuse); allow the device: 'chmod 666 {shown}' for users other than root, \
+                     --device /dev/fuse for a container"
+                ),
             ),
         },
     }
@@ -195,20 +209,10 @@ fn overlayfs(filesystems: &str) -> Finding {
 }
 
 fn namespaces() -> Finding {
-    if !geteuid().is_root() {
-        let all = ["mnt", "pid", "ipc", "uts"]
-            .iter()
-            .all(|name| access(&Path::new("/proc/self/ns").join(name), AccessFlags::F_OK).is_ok());
-        return if all {
-            Ok("the kernel supports them".to_owned())
-        } else {
-            wrong(
-                "the kernel lacks mount, pid, ipc or uts namespaces",
-                "boot a kernel with CONFIG_NAMESPACES",
-            )
-        };
-    }
-    creation(process::may_unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID))
+    let of_users =
+        if geteuid().is_root() { CloneFlags::empty() } else { CloneFlags::CLONE_NEWUSER };
+    let all = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    creation(process::may_unshare(of_users | all))
 }
 
 fn creation(of_namespaces: io::Result<()>) -> Finding {
@@ -216,8 +220,33 @@ fn creation(of_namespaces: io::Result<()>) -> Finding {
         Ok(()) => Ok("mount and pid namespaces can be created".to_owned()),
         Err(error) => wrong(
             format!("mount and pid namespaces cannot be created: {error}"),
-            "in a container, add CAP_SYS_ADMIN (--cap-add SYS_ADMIN), or run the agent outside",
+            "for users other than root, allow user namespaces (sysctl user.max_user_namespaces, \
+             kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns); in a container, add \
+             CAP_SYS_ADMIN (--cap-add SYS_ADMIN), or run the agent outside",
         ),
+    }
+}
+
+/// Checks that walks can have a user namespace, and a network of their own.
+fn users(made: io::Result<()>, map: &str) -> Finding {
+    let has_number = |line: &str| {
+        let mut numbers = line.split_whitespace().flat_map(str::parse::<u64>);
+        let first = numbers.next()?;
+        Some((first..first + numbers.nth(1)?).contains(&WALKS_USER))
+    };
+    match made {
+        Err(error) => wrong(
+            format!(
+                "user and network namespaces cannot be created: {error}; this node takes no walks"
+            ),
+            "run 'sysctl -w user.max_user_namespaces=65536 user.max_net_namespaces=65536', and set the same \
+             in /etc/sysctl.d; in a container, allow its root to call unshare",
+        ),
+        Ok(()) if !map.lines().any(|line| has_number(line) == Some(true)) => wrong(
+            "this container has no numbers for the users of walks; this node takes none",
+            format!("run the agent outside, or map the numbers from {WALKS_USER} on"),
+        ),
+        Ok(()) => Ok("walks have users of their own".to_owned()),
     }
 }
 
@@ -258,12 +287,9 @@ fn inotify(watches: &str) -> Finding {
     }
 }
 
-/// Checks for a Redis server, which only an agent with a private broker needs.
-fn redis(status: Option<&Status>, places: &Places, broker_url: Option<&str>) -> Finding {
-    let is_elsewhere = match status {
-        Some(status) => !is_private(status, places),
-        None => broker_url.is_some(),
-    };
+/// Checks for a Redis server, which only an agent with a broker of its own needs.
+fn redis(status: Option<&Status>) -> Finding {
+    let is_elsewhere = status.is_some_and(|status| !status.broker.contains("unix"));
     let server = which::which("redis-server").or_else(|_| which::which("valkey-server"));
     redis_server(server.ok().as_deref(), is_elsewhere)
 }
@@ -274,14 +300,9 @@ fn redis_server(server: Option<&Path>, is_elsewhere: bool) -> Finding {
         None if is_elsewhere => Ok("not needed: the broker is elsewhere".to_owned()),
         None => wrong(
             "neither redis-server nor valkey-server is in PATH",
-            "install the package redis-server, or name a broker with --broker URL or OSWALK_BROKER",
+            "install the package redis-server (or valkey-server), or join a cluster, whose broker is elsewhere",
         ),
     }
-}
-
-/// Tells whether the agent runs its own broker, which nobody else can join.
-fn is_private(status: &Status, places: &Places) -> bool {
-    status.broker.contains(&*places.state.to_string_lossy())
 }
 
 /// Checks that only its user can write the state directory.
@@ -328,32 +349,39 @@ fn enough_space(free: u64, dir: &Path) -> Finding {
     )
 }
 
-/// Checks the file with the secret. An agent does not start with a secret that others can read.
-fn secret(status: Option<&Status>, places: &Places) -> Finding {
-    let path = status.map(|status| status.settings.secret.clone());
-    let path = path.unwrap_or_else(|| places.state.join("secret"));
+/// Checks the node's key, by which it is known in its cluster. An agent does not start with one that others can write.
+fn cluster(state: &Path) -> Finding {
+    let dir = state.join("cluster");
+    let path = dir.join("key");
     let shown = path.display();
+    if !dir.exists() {
+        let remedy = "make one with 'oswalk cluster init', or join one with 'oswalk cluster join'";
+        return note("this node belongs to no cluster", remedy);
+    }
     match fs::metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && status.is_none() => {
-            Ok("'oswalk up' will create one, or use that of --secret FILE".to_owned())
-        }
-        Err(error) => wrong(format!("{shown}: {error}"), "copy the cluster's secret there"),
+        Err(error) => wrong(
+            format!("{shown}: {error}"),
+            "run 'oswalk cluster leave', then join again with a line from 'oswalk cluster invite'",
+        ),
         Ok(meta) if meta.mode() & 0o077 != 0 => {
             wrong(format!("other users can read {shown}"), format!("run 'chmod 600 {shown}'"))
         }
-        Ok(_) => Ok(format!("other users cannot read {shown}")),
+        Ok(_) => Ok("this node has a key, which other users cannot read".to_owned()),
     }
 }
 
-/// Checks that only the agent's user can connect to it.
-fn closed(door: &Path) -> Finding {
+/// Checks that only those can connect to the agent whom it can serve: root's serves all users, others their own.
+fn served(door: &Path) -> Finding {
     let shown = door.display();
     match fs::metadata(door) {
-        Ok(meta) if meta.mode() & 0o007 != 0 => wrong(
-            format!("{shown} is open to all users: their builds can use this agent"),
-            format!("unless that is intended, run 'chmod 600 {shown}'"),
+        Ok(meta) if meta.uid() != 0 && meta.mode() & 0o007 != 0 => wrong(
+            format!("other users can connect to {shown}, which belongs to user {}", meta.uid()),
+            format!("run 'chmod 600 {shown}'"),
         ),
-        Ok(_) => Ok("other users cannot connect to the agent".to_owned()),
+        Ok(meta) if meta.mode() & 0o006 == 0o006 => {
+            Ok("all users of this machine can use the agent".to_owned())
+        }
+        Ok(_) => Ok("only its own user can use the agent".to_owned()),
         Err(error) => wrong(format!("{shown}: {error}"), "run 'oswalk down', then 'oswalk up'"),
     }
 }
@@ -369,7 +397,7 @@ fn mounts(status: &Status) -> Finding {
 }
 
 /// Checks that the cluster has another node to walk to.
-fn others(status: &Status, places: &Places) -> Finding {
+fn others(status: &Status) -> Finding {
     const NONE: &str = "no other node: nothing will walk";
     let others = status.nodes.iter().filter(|node| node.node != status.node);
     let alive = others.filter(|node| node.state == NodeCondition::Alive).count();
@@ -377,12 +405,13 @@ fn others(status: &Status, places: &Places) -> Finding {
         return Ok("not known while the broker does not answer".to_owned());
     }
     match alive {
-        0 if is_private(status, places) => note(
+        0 if status.settings.cluster.is_none() => note(
             NONE,
-            "its broker is private, so no other machine can join: run 'oswalk down', then 'oswalk up' \
-             with a broker that all nodes can reach (--broker URL, or OSWALK_BROKER)",
+            "this node belongs to no cluster: make one with 'oswalk cluster init', or join one with 'oswalk cluster join'",
         ),
-        0 => note(NONE, "run 'oswalk up' with this broker on other machines"),
+        0 => {
+            note(NONE, "run 'oswalk cluster invite', and the line that it prints on other machines")
+        }
         1 => Ok("1 other node".to_owned()),
         alive => Ok(format!("{alive} other nodes")),
     }
@@ -427,22 +456,24 @@ fn broker(status: &Status) -> Finding {
     } else {
         wrong(
             format!("{} does not answer the agent", status.broker),
-            "check that Redis runs there and that no firewall blocks its port",
+            notice::remedy_of_broker(&status.broker),
         )
     }
 }
 
 fn versions(status: &Status, own: &str) -> Finding {
-    let there = status.nodes.iter().filter(|node| node.state != NodeCondition::Gone);
-    let others = there.map(|node| (node.node.as_str(), node.version.as_str()));
-    let mut all = std::iter::once(("this agent", status.version.as_str())).chain(others);
-    match all.find(|(_, version)| *version != own) {
-        None => Ok(format!("{own} everywhere")),
-        Some((who, version)) => wrong(
-            format!("oswalk is {own}, but {who} is {version}"),
+    if status.version != own {
+        return wrong(
+            format!("oswalk is {own}, but this agent is {}", status.version),
             "install one version on all nodes, then restart the agents ('oswalk down', 'oswalk up')",
-        ),
+        );
     }
+    // Nodes of another version take walks if they understand this one; if not, their state says so.
+    let mut there = status.nodes.iter().filter(|node| node.state != NodeCondition::Gone);
+    Ok(match there.find(|node| node.version.as_str() != own) {
+        None => format!("{own} everywhere"),
+        Some(other) => format!("{own} here, {} on {}", other.version, other.node),
+    })
 }
 
 #[cfg(test)]
@@ -475,21 +506,23 @@ mod tests {
             assert_eq!(state(&path).is_ok(), is_sound, "{mode:o}");
         }
         fs::write(path.join("door"), "").expect("writes");
-        for (mode, is_sound) in [(0o600, true), (0o666, false)] {
+        for (owner, mode, is_sound) in
+            [(0, 0o600, true), (0, 0o666, true), (4711, 0o600, true), (4711, 0o666, false)]
+        {
             fs::set_permissions(path.join("door"), fs::Permissions::from_mode(mode))
                 .expect("chmod");
-            assert_eq!(closed(&path.join("door")).is_ok(), is_sound, "{mode:o}");
+            std::os::unix::fs::chown(path.join("door"), Some(owner), None).expect("root's test");
+            assert_eq!(served(&path.join("door")).is_ok(), is_sound, "{owner}: {mode:o}");
         }
         assert!(state(&path.join("door")).is_err());
     }
 
     #[test]
-    fn redis_is_not_needed_if_a_broker_is_named() {
-        let places = Places { state: "/s".into() };
-        let needed = |url| redis(None, &places, url);
+    fn redis_is_not_needed_if_the_broker_is_elsewhere() {
+        let elsewhere = Status { broker: "oswalk://hub:7700/".to_owned(), ..examples::cluster() };
         // Holds whether a Redis server is installed on this machine or not.
-        assert!(needed(Some("redis://hub/")).is_ok());
-        assert_eq!(needed(None).is_ok(), which::which("redis-server").is_ok());
+        assert!(redis(Some(&elsewhere)).is_ok());
+        assert_eq!(redis(None).is_ok(), which::which("redis-server").is_ok());
     }
 
     /// Returns all findings that need no particular machine.
@@ -502,7 +535,11 @@ mod tests {
             fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("chmod");
             path(name)
         };
-        let places = Places { state: dir.path().to_owned() };
+        let others_file = |name: &str, mode| {
+            let path = file(name, mode);
+            std::os::unix::fs::chown(&path, Some(4711), None).expect("root's test");
+            path
+        };
         let denied = || Err(io::Error::from_raw_os_error(nix::libc::EPERM));
         let mut found = vec![
             ("kernel", kernel("6.1.0-18-amd64\n")),
@@ -513,6 +550,9 @@ mod tests {
             ("overlayfs", overlayfs("nodev\ttmpfs\n")),
             ("namespaces", creation(Ok(()))),
             ("namespaces", creation(denied())),
+            ("users", users(Ok(()), "         0          0 4294967295\n")),
+            ("users", users(denied(), "")),
+            ("users", users(Ok(()), "0 100000 65536\n")),
             ("descriptors", enough_descriptors(1 << 20)),
             ("descriptors", enough_descriptors(1024)),
             ("inotify", inotify("1048576\n")),
@@ -533,19 +573,23 @@ mod tests {
         found.extend([
             ("disk", enough_space(50 << 30, dir.path())),
             ("disk", enough_space(50 << 20, dir.path())),
-            ("secret", secret(None, &places)),
+            ("cluster", cluster(dir.path())),
         ]);
+        fs::create_dir(path("cluster")).expect("mkdir");
         for mode in [0o600, 0o644] {
-            file("secret", mode);
-            found.push(("secret", secret(None, &places)));
+            file("cluster/key", mode);
+            found.push(("cluster", cluster(dir.path())));
         }
         found.extend([
-            ("door", closed(&file("door", 0o600))),
-            ("door", closed(&file("door", 0o666))),
-            ("door", closed(&path("missing"))),
+            ("door", served(&file("door", 0o600))),
+            ("door", served(&file("door", 0o666))),
+            ("door", served(&others_file("door", 0o666))),
+            ("door", served(&path("missing"))),
         ]);
         let me = || node("me", NodeCondition::Alive, false);
         let alone = status(vec![me()]);
+        let mut lone = alone.clone();
+        lone.settings.cluster = None;
         let two = status(vec![me(), node("n1", NodeCondition::Alive, false)]);
         let three = [two.nodes.clone(), vec![node("n2", NodeCondition::Alive, false)]].concat();
         let away = Status { broker_up: false, other_mounts: true, ..two.clone() };
@@ -556,15 +600,15 @@ mod tests {
             ("versions", versions(&two, "0.2.0")),
             ("mounts", mounts(&two)),
             ("mounts", mounts(&away)),
-            ("nodes", others(&alone, &Places { state: "/s".into() })),
-            ("nodes", others(&alone, &Places { state: "/other".into() })),
-            ("nodes", others(&two, &places)),
-            ("nodes", others(&status(three), &places)),
-            ("nodes", others(&away, &places)),
+            ("nodes", others(&alone)),
+            ("nodes", others(&lone)),
+            ("nodes", others(&two)),
+            ("nodes", others(&status(three))),
+            ("nodes", others(&away)),
         ]);
         let mut refused = node("n1", NodeCondition::Refused, false);
-        refused.why = Some("it does not hold the secret".to_owned());
-        refused.remedy = Some("give all agents the same --secret file".to_owned());
+        refused.why = Some("it does not prove its key".to_owned());
+        refused.remedy = Some("check which program listens there".to_owned());
         let mut down = node("n2", NodeCondition::Gone, true);
         down.why = Some("it was taken down 7 s ago".to_owned());
         let of_nodes = nodes(&status(vec![me(), refused, down]));
@@ -592,7 +636,7 @@ mod tests {
         Status {
             node: "me".parse().expect("a sound name"),
             pid: 7,
-            listen: String::new(),
+            listen: None,
             broker: "redis+unix:///s/redis/socket".to_owned(),
             nodes,
             ..examples::cluster()
@@ -619,19 +663,21 @@ mod tests {
     #[test]
     fn a_cluster_of_one_is_a_note() {
         let me = node("me", NodeCondition::Alive, false);
-        let said = |status: &Status, state: &str| {
-            let finding = others(status, &Places { state: state.into() });
+        let said = |status: &Status| {
+            let finding = others(status);
             assert!(!has_failed(&finding));
             finding.unwrap_or_else(|it| format!("{}; {}", it.text, it.remedy))
         };
         let alone = status(vec![me.clone(), node("n1", NodeCondition::Gone, true)]);
+        assert!(said(&alone).contains("'oswalk cluster invite'"));
+        let mut lone = alone.clone();
+        lone.settings.cluster = None;
         assert!(
-            said(&alone, "/s")
-                .starts_with("no other node: nothing will walk; its broker is private")
+            said(&lone)
+                .starts_with("no other node: nothing will walk; this node belongs to no cluster")
         );
-        assert!(said(&alone, "/other").contains("'oswalk up' with this broker"));
         let two = status(vec![me, node("n1", NodeCondition::Alive, false)]);
-        assert_eq!(said(&two, "/s"), "1 other node");
+        assert_eq!(said(&two), "1 other node");
         assert!(mounts(&two).is_ok());
         let apart = Status { other_mounts: true, ..two };
         let problem = mounts(&apart).expect_err("other mounts");

@@ -13,21 +13,25 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use nix::unistd::geteuid;
 use worknode::door::{HEADER_BYTES, Header, Kind};
-use worknode::request::{Reply, Request, Status};
+use worknode::request::{Reply, Request, Status, WorkProgress};
 
 /// Longest wait for an answer. The slowest one, the list of nodes while the broker is away, takes a
 /// second.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Longest reply: a report of 100,000 walks has about 30 MB.
 const REPLY_BYTES_MAX: u32 = 256 * 1024 * 1024;
 /// Longest path of a unix socket that the kernel accepts.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
+/// The user of a process that the kernel cannot name here.
+const NOBODY: u32 = 65_534;
+
+/// The hint for root, if there is no agent.
+const NO_AGENT_OF_ROOT: &str = "start it with 'oswalk up'; 'oswalk cluster init' makes a cluster, 'oswalk cluster join LINE' joins one";
 /// The hint for a user who is not root, if there is no agent.
-const NO_AGENT_OF_A_USER: &str =
-    "an agent needs root, and so far serves only root: run 'oswalk up' and the build as root";
+const NO_AGENT_OF_A_USER: &str = "start one of your own with 'oswalk up', or ask an administrator of this machine to do it as root: root's agent serves all users";
 /// The hint if the agent serves another user.
-const ANOTHER_USERS_AGENT: &str = "so far an agent serves only the user who started it, usually root: run the command as that user";
+const ANOTHER_USERS_AGENT: &str = "unset OSWALK_STATE and OSWALK_DOOR, and omit --state, to use the agent that serves all users of this machine";
 
 /// A connection to the agent. A session that it opened ends with it, unless the session ends with this
 /// process.
@@ -37,6 +41,8 @@ pub(crate) struct Door {
     path: PathBuf,
     /// The agent's pid; 0 if the agent is in a pid namespace that this process cannot see.
     pid: i32,
+    /// The agent's user.
+    uid: u32,
 }
 
 /// A request that failed.
@@ -51,6 +57,8 @@ pub(crate) enum DoorError {
     },
     #[error("the agent at {path} serves another user")]
     Denied { path: PathBuf },
+    #[error("the agent at {path} is user {uid}'s, who could read and change what is yours")]
+    Untrusted { path: PathBuf, uid: u32 },
     #[error(
         "the path of the state directory is too long: that of its socket, {path}, may have at most \
          {SOCKET_PATH_BYTES_MAX} bytes"
@@ -82,9 +90,9 @@ impl DoorError {
 
     pub(crate) fn hint_for(&self, is_root: bool) -> String {
         match self {
-            Self::NoAgent { .. } if is_root => "start it with 'oswalk up'".to_owned(),
+            Self::NoAgent { .. } if is_root => NO_AGENT_OF_ROOT.to_owned(),
             Self::NoAgent { .. } => NO_AGENT_OF_A_USER.to_owned(),
-            Self::Denied { .. } => ANOTHER_USERS_AGENT.to_owned(),
+            Self::Denied { .. } | Self::Untrusted { .. } => ANOTHER_USERS_AGENT.to_owned(),
             Self::PathTooLong { .. } => "choose a shorter one with --state DIR".to_owned(),
             Self::Silent { pid } if *pid > 0 => format!(
                 "if it stays silent, end it with 'kill -KILL {pid}', and start another with 'oswalk up'"
@@ -101,6 +109,11 @@ impl DoorError {
 impl Door {
     /// Connects to the agent. The connection itself may time out, too, if the agent hangs.
     pub(crate) fn open(path: &Path) -> Result<Self, DoorError> {
+        Self::open_within(path, ANSWER_MAX)
+    }
+
+    /// Connects to the agent, and waits no longer than this for it, nor for each of its answers.
+    pub(crate) fn open_within(path: &Path, patience: Duration) -> Result<Self, DoorError> {
         let address = match UnixAddr::new(path) {
             Err(Errno::ENAMETOOLONG) => {
                 return Err(DoorError::PathTooLong { path: path.to_owned() });
@@ -110,7 +123,8 @@ impl Door {
         let stream = || -> nix::Result<UnixStream> {
             let (kind, flags) = (SockType::Stream, SockFlag::SOCK_CLOEXEC);
             let socket = socket(AddressFamily::Unix, kind, flags, None)?;
-            let patience = TimeVal::new(ANSWER_MAX.as_secs().cast_signed(), 0);
+            let patience =
+                TimeVal::new(patience.as_secs().cast_signed(), patience.subsec_micros().into());
             setsockopt(&socket, sockopt::SendTimeout, &patience)?;
             setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
             connect(socket.as_raw_fd(), &address?)?;
@@ -125,13 +139,42 @@ impl Door {
             }
             errno => DoorError::NoAgent { path: path.to_owned(), source: Some(errno.into()) },
         })?;
-        let pid = getsockopt(&stream, sockopt::PeerCredentials).map_or(0, |peer| peer.pid());
-        Ok(Self { stream, path: path.to_owned(), pid })
+        let peer = getsockopt(&stream, sockopt::PeerCredentials);
+        let uid = peer.map_or(NOBODY, |peer| peer.uid());
+        if uid != 0 && uid != geteuid().as_raw() {
+            return Err(DoorError::Untrusted { path: path.to_owned(), uid });
+        }
+        let pid = peer.map_or(0, |peer| peer.pid());
+        Ok(Self { stream, path: path.to_owned(), pid, uid })
+    }
+
+    /// Tells whether this user may manage the agent.
+    pub(crate) fn is_own(&self) -> bool {
+        geteuid().is_root() || geteuid().as_raw() == self.uid
+    }
+
+    /// Sends a request that may take long, and passes on how far the agent has come.
+    pub(crate) fn ask_at_length(
+        &mut self,
+        request: &Request,
+        told: impl Fn(WorkProgress),
+    ) -> Result<Reply, DoorError> {
+        let mut reply = self.ask(request)?;
+        while let Reply::Progress(progress) = reply {
+            told(progress);
+            reply = self.receive()?;
+        }
+        Ok(reply)
     }
 
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Reply, DoorError> {
+        self.send(request).map_err(|source| self.broken(source))?;
+        self.receive()
+    }
+
+    fn receive(&mut self) -> Result<Reply, DoorError> {
         let (kind, payload) = self
-            .exchange(request)
+            .read()
             .map_err(|source| self.broken(source))?
             .ok_or_else(|| DoorError::Protocol { path: self.path.clone() })?;
         match kind {
@@ -161,12 +204,15 @@ impl Door {
         }
     }
 
-    /// Sends a request and reads one frame; returns `None` if the reply is not a valid frame.
-    fn exchange(&mut self, request: &Request) -> io::Result<Option<(Kind, Vec<u8>)>> {
+    fn send(&mut self, request: &Request) -> io::Result<()> {
         let body = serde_json::to_vec(request)?;
         let payload_bytes = u32::try_from(body.len()).map_err(io::Error::other)?;
         let header = Header { kind: Kind::Request, fd: 0, payload_bytes };
-        self.stream.write_all(&[header.encode().as_slice(), &body].concat())?;
+        self.stream.write_all(&[header.encode().as_slice(), &body].concat())
+    }
+
+    /// Reads one frame; returns `None` if it is not a valid one.
+    fn read(&mut self) -> io::Result<Option<(Kind, Vec<u8>)>> {
         let mut head = [0; HEADER_BYTES];
         self.stream.read_exact(&mut head)?;
         let Some(header) = Header::decode(head) else { return Ok(None) };

@@ -18,7 +18,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(places: &Places) -> Result<ExitCode, Failure> {
     let failed = |error: DoorError| Failure::from_error(&error).hint(error.hint());
-    let mut door = match Door::open(&places.door()) {
+    let mut door = match Door::open(&places.own_door()) {
         Ok(door) => door,
         Err(error @ DoorError::NoAgent { .. }) => {
             say::out(format_args!("{error}\n"))?;
@@ -47,7 +47,7 @@ pub(crate) fn still_up(pid: u32, log: &Path) -> Failure {
 }
 
 /// Tells whether a process has exited. A zombie has: its parent may be slow to reap it.
-fn is_gone(pid: u32) -> bool {
+pub(crate) fn is_gone(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }

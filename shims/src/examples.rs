@@ -1,6 +1,8 @@
 //! What an agent answers, as an example: for tests.
 
-use worknode::request::{FuseCounts, NodeCondition, NodeStatus, Settings, Status};
+use worknode::request::{
+    FuseCounts, MachineStatus, NodeCondition, NodeStatus, NodeTakes, Retention, Settings, Status,
+};
 
 /// Returns a node that is in this state.
 pub(crate) fn node(name: &str, state: NodeCondition) -> NodeStatus {
@@ -15,6 +17,8 @@ pub(crate) fn node(name: &str, state: NodeCondition) -> NodeStatus {
         remedy: None,
         last_seen: 0,
         left: false,
+        takes: NodeTakes::All,
+        load_percent: 0,
     }
 }
 
@@ -24,16 +28,19 @@ pub(crate) fn cluster() -> Status {
         node: "n1".parse().expect("a sound name"),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: 4711,
-        listen: "10.0.0.11:7700".to_owned(),
+        listen: Some("10.0.0.11:7700".to_owned()),
         broker: "redis://hub:6379/".to_owned(),
         broker_up: true,
+        removed: None,
         settings: Settings {
             advertise: "10.0.0.11:7700".to_owned(),
             slots: 4,
-            secret: "/etc/oswalk/secret".into(),
+            cluster: Some("lab".to_owned()),
             store_bytes: 20 << 30,
+            keep: Retention::default(),
             upper_bytes: 1 << 30,
         },
+        machine: MachineStatus { processors: 4, load: 1.5, store_bytes: 3_200_000_000 },
         sessions: 1,
         fuse: FuseCounts::default(),
         other_mounts: false,

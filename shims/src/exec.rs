@@ -2,10 +2,9 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -13,24 +12,21 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use worknode::glob::{self, PatternError};
 use worknode::id::NodeId;
-use worknode::page::{ASAN_OPTION, Page};
 use worknode::reason::Reason;
 use worknode::report::{Report, StayLine};
 use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
 use worknode::variables;
 
 use crate::decide::Given;
-use crate::door::{Door, DoorError};
+use crate::door::ANSWER_MAX;
 use crate::error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
-use crate::places::{self, PRELOAD, Places};
-use crate::policy_file::{self, Alone, Policy};
+use crate::places::Places;
+use crate::policy_file::{self, Network, Policy};
 use crate::process::{self, Ending};
 use crate::program::Program;
 use crate::report_file::ReportFile;
+use crate::session::{self, Session};
 use crate::{decide, say, starts, tally};
-
-/// The size of a policy page is a multiple of this.
-const PAGE_BYTES_MIN: u64 = 4096;
 
 /// Run a command; its processes may execute on other machines
 ///
@@ -41,6 +37,9 @@ pub(crate) struct Options {
     /// Walk to this node only
     #[arg(long, value_name = "NODE")]
     pub(crate) on: Option<NodeId>,
+    /// Use the token in this file, which narrows what the session may do [default: $OSWALK_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token: Option<PathBuf>,
     /// Let programs walk whose name matches; a pattern with a '/' matches the path
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub(crate) walk: Vec<String>,
@@ -59,34 +58,31 @@ pub(crate) struct Options {
     /// Print one line about the session when it ends
     #[arg(long)]
     pub(crate) summary: bool,
+    /// Do not say that nothing walks, or that there is no agent
+    #[arg(long)]
+    pub(crate) quiet: bool,
     /// Send variables that match to the nodes, although they look like secrets
     #[arg(long, value_name = "NAME", value_parser = pattern)]
     pub(crate) pass_env: Vec<String>,
     /// Withhold variables that match, and let programs walk without them
     #[arg(long, value_name = "NAME", value_parser = pattern)]
     pub(crate) without_env: Vec<String>,
+    /// Whether programs that walk have their node's network; compile steps have none in any case [default: node]
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) network: Option<Network>,
+    /// Hide these files, and all below, from nodes, as 'hide' in policy.toml does
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) hide: Vec<String>,
+    /// Execute nothing, but say what would happen and why
+    #[arg(long, conflicts_with_all = ["report", "summary"])]
+    pub(crate) explain: bool,
     /// Fail instead of executing here a program that should walk
     #[arg(long)]
     pub(crate) no_fallback: bool,
     /// The command and its arguments: everything from the first word that is not an option, or after --
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND",
+        value_hint = clap::ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
-}
-
-/// An open session.
-struct Session {
-    door: Door,
-    page_path: PathBuf,
-    page_file: File,
-    page: Vec<u8>,
-    /// The session ends with this process, not with the door.
-    becomes: bool,
-    /// Why nothing walks at present.
-    notice: Option<String>,
-    /// The command must walk: a node was named, or running here was forbidden.
-    pinned: bool,
-    preload: PathBuf,
-    stub: PathBuf,
 }
 
 pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
@@ -94,26 +90,41 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
     let file = decide::find(&options.command[0], std::env::var_os("PATH").as_deref())?;
     let report_file = options.report.as_deref().map(ReportFile::prepare).transpose()?;
     let started = Instant::now();
-    let session = match open(options, &file, policy, places) {
+    let opened = open(options, &file, policy.clone(), places, becomes(options));
+    let session = match opened {
+        // Opened again, because this process has something to say at the end.
+        Ok(mut session) if session.becomes && tells_at_end(&session, options, &file) => {
+            let _ = session.door.ask(&Request::CloseSession);
+            open(options, &file, policy, places, false)
+        }
+        opened => opened,
+    };
+    let session = match session {
         Err(failure) if options.no_fallback => return Err(failure.0),
         session => session.map_err(|failure| failure.1),
     };
-    if let Err(why) = &session {
+    if let Err(why) = &session
+        && !options.quiet
+    {
         say::err(format_args!("oswalk: {why}; running here"));
     }
-    let program = match &session {
-        Ok(session) => session.program(&file, options),
+    // Other causes are in the report.
+    let is_alone =
+        |session: &Session| session.notice.is_some() && is_build(session, options, &file);
+    let tells = session.as_ref().is_ok_and(is_alone);
+    let to_execute = match &session {
+        Ok(session) => program(session, &file, options),
         Err(_) => Program::new(&file, &options.command),
     };
     let becomes = session.as_ref().map_or_else(|_| becomes(options), |session| session.becomes);
     if becomes {
-        let error = program.map_or_else(|error| error, |program| process::replace(&program));
+        let error = to_execute.map_or_else(|error| error, |program| process::replace(&program));
         return Err(cannot_start(&file, &error));
     }
-    let ending = program.and_then(|program| process::run(&program));
+    let ending = to_execute.and_then(|program| process::run(&program));
     let ending = ending.map_err(|error| cannot_start(&file, &error))?;
-    let report = session.map_or_else(lost, Session::close);
-    finish(options, report_file, &report, started.elapsed());
+    let report = session.map_or_else(lost, close);
+    finish(options, tells, report_file, &report, started.elapsed());
     Ok(match ending {
         Ending::Exited(code) => ExitCode::from(code),
         Ending::Killed(signal) => {
@@ -130,7 +141,7 @@ fn pattern(text: &str) -> Result<String, PatternError> {
 }
 
 /// Returns the policy of options and file. Rules of options come first and so take precedence.
-fn policy(options: &Options) -> Result<Policy, Failure> {
+pub(crate) fn policy(options: &Options) -> Result<Policy, Failure> {
     let of = |patterns: &[String], action| {
         let rule = move |pattern: &String| UserRule { pattern: pattern.clone(), action };
         patterns.iter().map(rule).collect::<Vec<_>>()
@@ -140,165 +151,124 @@ fn policy(options: &Options) -> Result<Policy, Failure> {
     let file = policy_file::load(options.policy.as_deref());
     let mut file = file.map_err(|error| Failure::from_error(&error))?;
     rules.append(&mut file.rules);
+    let hide =
+        policy_file::of_options(&options.hide).map_err(|error| Failure::from_error(&error))?;
+    let hide = hide.into_iter().chain(std::mem::take(&mut file.hide)).collect();
     let both = |own: &[String], file: Vec<String>| own.iter().cloned().chain(file).collect();
     let pass_env = both(&options.pass_env, std::mem::take(&mut file.pass_env));
     let without_env = both(&options.without_env, std::mem::take(&mut file.without_env));
-    Ok(Policy { rules, pass_env, without_env, ..file })
+    let network = options.network.unwrap_or(file.network);
+    Ok(Policy { rules, pass_env, without_env, hide, network, ..file })
 }
 
 /// Tells whether this process becomes the command, because nothing is left to do after it.
 fn becomes(options: &Options) -> bool {
-    options.report.is_none() && !options.summary
+    options.report.is_none() && !options.summary && !options.explain
 }
 
-/// Opens a session. The error is the failure, and its message without the causes.
-fn open(
+/// Opens the session of a command. The error is the failure, and its message without the causes.
+pub(crate) fn open(
     options: &Options,
     file: &Path,
     policy: Policy,
     places: &Places,
+    becomes: bool,
 ) -> Result<Session, (Failure, String)> {
-    let (preload, stub) = places::shim().map_err(|failure| {
+    let given = session::options(policy, options.token.as_deref()).map_err(|failure| {
         let message = failure.message().to_owned();
         (failure, message)
     })?;
-    let request = Request::OpenSession(Box::new(SessionOptions {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        rules: policy.rules,
-        pass_env: policy.pass_env,
-        without_env: policy.without_env,
-        lone_walks: policy.alone == Alone::Walk,
-        walk_all: options.walk_all,
-        on: options.on.clone(),
-        no_fallback: options.no_fallback,
-        becomes: becomes(options),
-        hide: policy.hide,
-        command: starts::known_by(file, &options.command[1..]),
-        preload: preload.as_os_str().as_bytes().to_vec(),
-        stub: stub.as_os_str().as_bytes().to_vec(),
-    }));
-    let refused =
-        |error: DoorError| (Failure::from_error(&error).hint(error.hint()), error.to_string());
-    let mut door = Door::open(&places.door()).map_err(refused)?;
-    let (page_path, becomes, notice) = match door.ask(&request).map_err(refused)? {
-        Reply::Session { page, becomes, notice, .. } => {
-            (PathBuf::from(OsString::from_vec(page)), becomes, notice)
+    Session::open(
+        places,
+        ANSWER_MAX,
+        SessionOptions {
+            walk_all: options.walk_all,
+            on: options.on.clone(),
+            no_fallback: options.no_fallback,
+            becomes,
+            command: starts::known_by(file, &options.command[1..]),
+            ..given
+        },
+    )
+}
+
+/// Prints why nothing will walk, if the command would walk or may start programs that would. A user
+/// who named a node is told in any case; others only at a terminal, and only here if this process
+/// becomes the command and so cannot tell them at the end.
+fn tell(session: &Session, options: &Options, decision: Result<(), Reason>) {
+    let Some(notice) = &session.notice else { return };
+    let matters = match decision {
+        Ok(()) => true,
+        Err(reason) => {
+            matches!(reason, Reason::NoCluster | Reason::Driver | Reason::Shell | Reason::Wrapper)
         }
-        _ => return Err(refused(door.protocol())),
     };
-    let (page_file, page) =
-        read_page(&page_path).map_err(|error| unreadable(&page_path, &error))?;
-    let pinned = options.on.is_some() || options.no_fallback;
-    Ok(Session { door, page_path, page_file, page, becomes, notice, pinned, preload, stub })
-}
-
-/// Returns the failure to read the page, and its message without the cause.
-pub(crate) fn unreadable(page: &Path, error: &io::Error) -> (Failure, String) {
-    let message = format!("failed to read the policy page {}", page.display());
-    let failure = Failure::new(format!("{message}: {error}"));
-    (failure.hint("restart the agent: 'oswalk down', then 'oswalk up'"), message)
-}
-
-/// Reads the page without the tally behind it. The file is opened for writing if that is permitted.
-fn read_page(path: &Path) -> io::Result<(File, Vec<u8>)> {
-    let file =
-        OpenOptions::new().read(true).write(true).open(path).or_else(|_| File::open(path))?;
-    let mut page = Vec::new();
-    (&file).take(PAGE_BYTES_MIN).read_to_end(&mut page)?;
-    if Page::parse(&page).is_none() {
-        // The page is longer than the minimum.
-        (&file).read_to_end(&mut page)?;
-    }
-    match Page::parse(&page) {
-        Some(_) => Ok((file, page)),
-        None => Err(io::Error::new(io::ErrorKind::InvalidData, "it is damaged")),
+    let is_heard = options.on.is_some() || (session.becomes && io::stderr().is_terminal());
+    if matters && is_heard && !options.quiet {
+        say::err(format_args!("oswalk: nothing walks: {notice}"));
     }
 }
 
-/// Adds the option with which AddressSanitizer accepts that our library is loaded before it.
-fn with_asan_option(own: Option<OsString>) -> OsString {
-    let mut options = own.filter(|own| !own.is_empty()).map_or_else(OsString::new, |mut own| {
-        own.push(":");
-        own
-    });
-    options.push(ASAN_OPTION);
-    options
+/// Tells whether this process has to outlive a build that is about to be executed here as a whole: its user must be told,
+/// and is not at a terminal, where that is told before.
+fn tells_at_end(session: &Session, options: &Options, file: &Path) -> bool {
+    session.notice.is_some() && !io::stderr().is_terminal() && is_build(session, options, file)
 }
 
-impl Session {
-    /// Prints why nothing will walk, if the command would walk or may start programs that would. A user
-    /// who named a node is told in any case; others only at a terminal, and only here if this process
-    /// becomes the command and so cannot tell them at the end.
-    fn tell(&self, options: &Options, decision: Result<(), Reason>) {
-        let Some(notice) = &self.notice else { return };
-        let matters = match decision {
-            Ok(()) => true,
-            Err(reason) => matches!(
-                reason,
-                Reason::NoCluster | Reason::Driver | Reason::Shell | Reason::Wrapper
-            ),
-        };
-        let is_heard = options.on.is_some() || (self.becomes && io::stderr().is_terminal());
-        if matters && is_heard {
-            say::err(format_args!("oswalk: nothing walks: {notice}"));
+/// Tells whether what the user is told may go to a file or a pipe: the command starts others, and is no part of another
+/// session. Others may read what a lone compiler says.
+fn is_build(session: &Session, options: &Options, file: &Path) -> bool {
+    let page = std::env::var_os(variables::PAGE);
+    let is_nested = page.is_some() && page != std::env::var_os(variables::SHELL_PAGE);
+    let decision = decide::decide(&session.page(), file, &options.command[1..], &given(options));
+    let starts_others = matches!(decision, Err(Reason::Driver | Reason::Shell | Reason::Wrapper));
+    starts_others && !is_nested && !options.quiet && options.on.is_none()
+}
+
+/// Returns the circumstances of the command.
+pub(crate) fn given(options: &Options) -> Given {
+    Given {
+        terminal: io::stdin().is_terminal(),
+        pinned: options.on.is_some() || options.no_fallback,
+        preload: std::env::var_os("LD_PRELOAD").unwrap_or_default(),
+    }
+}
+
+/// Returns the command, or the stub in its place, as a program of the session.
+fn program(session: &Session, file: &Path, options: &Options) -> io::Result<Program> {
+    let page = session.page();
+    let words = &options.command;
+    let decision = decide::decide(&page, file, &words[1..], &given(options));
+    tell(session, options, decision);
+    let mut program = match decision {
+        Ok(()) => {
+            let mut stub = Program::new(&session.stub, words)?;
+            stub.set(variables::WALK, file.as_os_str())?;
+            stub
         }
-    }
+        Err(reason) => {
+            tally::count(&session.page_file, &page, file.as_os_str().as_bytes(), reason);
+            Program::new(file, words)?
+        }
+    };
+    session.enter(&mut program)?;
+    Ok(program)
+}
 
-    fn program(&self, file: &Path, options: &Options) -> io::Result<Program> {
-        let page = Page::parse(&self.page).expect("parsed when it was read");
-        let words = &options.command;
-        let given = Given {
-            terminal: std::io::stdin().is_terminal(),
-            pinned: self.pinned,
-            preload: std::env::var_os("LD_PRELOAD").unwrap_or_default(),
-        };
-        let decision = decide::decide(&page, file, &words[1..], &given);
-        self.tell(options, decision);
-        let mut program = match decision {
-            Ok(()) => {
-                let mut stub = Program::new(&self.stub, words)?;
-                stub.set(variables::WALK, file.as_os_str())?;
-                stub
-            }
-            Err(reason) => {
-                tally::count(&self.page_file, &page, file.as_os_str().as_bytes(), reason);
-                Program::new(file, words)?
-            }
-        };
-        let foreign = std::env::var_os("LD_PRELOAD").unwrap_or_default();
-        let asan = with_asan_option(std::env::var_os("ASAN_OPTIONS"));
-        program.set("LD_PRELOAD", &with_preload(&self.preload, &foreign))?;
-        program.set(variables::PAGE, self.page_path.as_os_str())?;
-        program.set("ASAN_OPTIONS", &asan)?;
-        Ok(program)
-    }
-
-    /// Ends the session and returns its report. The command has run, so a lost report is not an error.
-    fn close(mut self) -> Report {
-        let why = match self.door.ask(&Request::CloseSession) {
-            Ok(Reply::Report(report)) => return report,
-            Ok(_) => self.door.protocol().to_string(),
-            Err(error) => error.to_string(),
-        };
-        say::err(format_args!("oswalk: the session's report is lost: {why}"));
-        lost(why)
-    }
+/// Ends the session and returns its report. The command has run, so a lost report is not an error.
+fn close(mut session: Session) -> Report {
+    let why = match session.door.ask(&Request::CloseSession) {
+        Ok(Reply::Report(report)) => return report,
+        Ok(_) => session.door.protocol().to_string(),
+        Err(error) => error.to_string(),
+    };
+    say::err(format_args!("oswalk: the session's report is lost: {why}"));
+    lost(why)
 }
 
 /// Returns the report of a session that was lost or could not be opened.
 pub(crate) fn lost(why: String) -> Report {
     Report { lost: Some(why), ..Report::default() }
-}
-
-/// Puts the preload library before others, in the place of an outer session's.
-fn with_preload(preload: &Path, foreign: &OsStr) -> OsString {
-    let mut list = preload.as_os_str().as_bytes().to_vec();
-    let parts = foreign.as_bytes().split(|byte| matches!(byte, b':' | b' '));
-    for part in parts.filter(|part| !part.is_empty() && !part.ends_with(PRELOAD.as_bytes())) {
-        list.push(b':');
-        list.extend_from_slice(part);
-    }
-    OsString::from_vec(list)
 }
 
 pub(crate) fn cannot_start(file: &Path, error: &io::Error) -> Failure {
@@ -311,7 +281,13 @@ pub(crate) fn cannot_start(file: &Path, error: &io::Error) -> Failure {
     }
 }
 
-fn finish(options: &Options, file: Option<ReportFile>, report: &Report, wall: Duration) {
+fn finish(
+    options: &Options,
+    tells: bool,
+    file: Option<ReportFile>,
+    report: &Report,
+    wall: Duration,
+) {
     if let Some(mut file) = file
         && let Err(error) = file.write(report)
     {
@@ -320,7 +296,8 @@ fn finish(options: &Options, file: Option<ReportFile>, report: &Report, wall: Du
     }
     if let Some(why_not) = &report.why_not
         && options.on.is_none()
-        && io::stderr().is_terminal()
+        && !options.quiet
+        && (tells || io::stderr().is_terminal())
     {
         say::err(format_args!("oswalk: nothing walked: {why_not}"));
     }
@@ -378,18 +355,6 @@ fn megabytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn preload_comes_first_and_once() {
-        let list = |foreign: &str| {
-            with_preload(Path::new("/l/liboswalk_preload.so"), OsStr::new(foreign))
-                .into_string()
-                .expect("UTF-8")
-        };
-        assert_eq!(list(""), "/l/liboswalk_preload.so");
-        assert_eq!(list("a.so:b.so"), "/l/liboswalk_preload.so:a.so:b.so");
-        assert_eq!(list("/x/liboswalk_preload.so a.so"), "/l/liboswalk_preload.so:a.so");
-    }
 
     #[test]
     fn the_summary_of_nothing() {

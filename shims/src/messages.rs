@@ -21,9 +21,9 @@ use crate::cli::{Cli, Command, did_you_mean, meant};
 use crate::door::DoorError;
 use crate::error::{EXIT_FAILED, Failure};
 use crate::examples::{cluster, node};
-use crate::places::{self, Places};
+use crate::places;
 use crate::report_file::ReportFile;
-use crate::{decide, down, exec, policy_file, status, up};
+use crate::{decide, down, exec, policy_file, session, status, up};
 
 /// Compares a text with its snapshot.
 pub(crate) fn same(name: &str, text: &str) {
@@ -67,6 +67,11 @@ fn help() {
     for command in cli.get_subcommands_mut().filter(|command| command.get_name() != "help") {
         let situation = format!("oswalk {} --help", command.get_name());
         messages.add(&situation, command.render_long_help());
+        for command in command.get_subcommands_mut().filter(|it| it.get_name() != "help") {
+            let situation =
+                format!("{} {} --help", situation.trim_end_matches(" --help"), command.get_name());
+            messages.add(&situation, command.render_long_help());
+        }
     }
     messages.compare("help");
 }
@@ -86,7 +91,12 @@ fn wrong_usage() {
         "oswalk exec --walk [a- make",
         "oswalk exec --walk [z-a] make",
         "oswalk up --slots many",
-        "oswalk up --listen localhost:7700",
+        "oswalk cluster init --listen localhost:7700",
+        "oswalk cluster init --name a/b",
+        "oswalk cluster join",
+        "oswalk cluster invite --nodes 0",
+        "oswalk cluster invite --hours 8761",
+        "oswalk cluster remove",
         "oswalk up --store-bytes lots",
         "oswalk up --store-bytes 5",
     ] {
@@ -123,7 +133,8 @@ fn errors_of_exec() {
     let report = ReportFile::prepare(Path::new("/no/such/dir/report.json"));
     messages.fail("--report to a missing directory", &report.expect_err("it is missing"));
     let damaged = io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
-    messages.fail("a damaged policy page", &exec::unreadable(Path::new("/run/page"), &damaged).0);
+    messages
+        .fail("a damaged policy page", &session::unreadable(Path::new("/run/page"), &damaged).0);
     messages.compare("errors_of_exec");
 }
 
@@ -136,6 +147,10 @@ fn errors_of_the_door() {
         ("no agent", DoorError::NoAgent { path: path(), source: None }),
         ("no agent, with a cause", DoorError::NoAgent { path: path(), source: Some(broken()) }),
         ("another user's agent", DoorError::Denied { path: path() }),
+        (
+            "an agent of a user whom nobody need trust",
+            DoorError::Untrusted { path: path(), uid: 1001 },
+        ),
         ("a long state directory", DoorError::PathTooLong { path: path() }),
         ("an agent that hangs", DoorError::Silent { pid: 4711 }),
         ("an agent that hangs, out of sight", DoorError::Silent { pid: 0 }),
@@ -180,24 +195,17 @@ fn errors_of_the_policy_file() {
 fn errors_of_up_and_down() {
     let mut messages = Messages::default();
     let log = Path::new("/var/lib/oswalk/oswalkd.log");
-    let places = Places { state: "/no/such/state".into() };
     let options = |line: &str| match Cli::try_parse_from(line.split(' ')).expect(line).command {
         Command::Up(options) => options,
         other => panic!("not up: {other:?}"),
     };
-    for line in [
-        "oswalk up --broker redis://:pw@hub/",
-        "oswalk up --broker redis://:pw@hub/ --secret s",
-        "oswalk up --broker redis://:pw@hub/ --listen 10.0.0.4",
-    ] {
-        let failure = options(line).belongs_to_a_cluster(&places);
-        messages.fail(line, &failure.expect_err("it could join no cluster"));
-    }
-    let line = "oswalk up --name n2 --slots 8 --broker redis://other/";
+    let line = "oswalk up --name n2 --slots 8";
     let failure = options(line).compare(&cluster()).expect_err("the settings differ");
     messages.fail(&format!("{line}, beside n1"), &failure);
-    messages.fail("up without CAP_SYS_ADMIN", &up::cannot_mount(true));
-    messages.fail("up without root", &up::cannot_mount(false));
+    messages.fail("up without CAP_SYS_ADMIN", &up::cannot_mount());
+    let denied = || io::Error::from_raw_os_error(nix::libc::EACCES);
+    messages.fail("up of a user without FUSE", &up::cannot_open_fuse(&denied()));
+    messages.fail("up of a user without user namespaces", &up::cannot_unshare(&denied()));
     messages.fail("up with half an installation", &places::missing("oswalkd"));
     let denied = io::Error::from_raw_os_error(nix::libc::EACCES);
     messages
@@ -215,8 +223,8 @@ fn notices() {
     let me: NodeId = "n1".parse().expect("a sound name");
     let other: NodeId = "n9".parse().expect("a sound name");
     let mut refused = node("n2", NodeCondition::Refused);
-    refused.why = Some("it does not hold the secret".to_owned());
-    refused.remedy = Some("give all agents the same --secret file".to_owned());
+    refused.why = Some("it does not prove its key".to_owned());
+    refused.remedy = Some("check which program listens there".to_owned());
     let idle = NodeStatus { slots: 0, ..node("n3", NodeCondition::Alive) };
     let gone = ["n4", "n5"].map(|name| node(name, NodeCondition::Gone));
     let nodes = [vec![node("n1", NodeCondition::Alive), refused, idle], gone.to_vec()].concat();
@@ -285,8 +293,8 @@ fn status_tables() {
     let mut cluster = cluster();
     messages.add("a sound cluster", status::table(&cluster));
     let mut refused = node("n3", NodeCondition::Refused);
-    refused.why = Some("it does not hold the secret".to_owned());
-    refused.remedy = Some("give all agents the same --secret file".to_owned());
+    refused.why = Some("it does not prove its key".to_owned());
+    refused.remedy = Some("check which program listens there".to_owned());
     let mut gone = node("n4", NodeCondition::Gone);
     gone.why = Some("it has not been heard for 12 s".to_owned());
     let unknown = NodeStatus { last_seen: 12, ..node("n5", NodeCondition::Unknown) };
@@ -294,5 +302,8 @@ fn status_tables() {
     messages.add("nodes that take no walks", status::table(&cluster));
     let away = Status { broker_up: false, nodes: Vec::new(), ..cluster };
     messages.add("a broker that does not answer", status::table(&away));
+    let removed = "this node was removed from cluster lab by hub: run 'oswalk cluster leave' here, and join again with a new line";
+    let removed = Status { removed: Some(removed.to_owned()), ..away };
+    messages.add("a node that was removed", status::table(&removed));
     messages.compare("status");
 }

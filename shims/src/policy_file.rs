@@ -5,9 +5,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+use nix::errno::Errno;
 use serde::Deserialize;
 use worknode::glob::{self, PatternError};
 use worknode::request::{Action, HIDE_BYTES_MAX, HIDE_MAX, UserRule};
+
+use crate::home;
 
 /// The contents of the file. `stay` takes precedence over `compilers`, and these over `walk`.
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +30,8 @@ struct PolicyFile {
     #[serde(default)]
     alone: Alone,
     #[serde(default)]
+    network: Network,
+    #[serde(default)]
     hide: Vec<String>,
 }
 
@@ -40,8 +46,19 @@ pub enum Alone {
     Walk,
 }
 
+/// The network of programs that walk.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// That of their node.
+    #[default]
+    Node,
+    /// A loopback device that only walks of this machine share.
+    None,
+}
+
 /// The policy of a session.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Policy {
     /// Which programs walk or stay.
     pub rules: Vec<UserRule>,
@@ -51,6 +68,8 @@ pub struct Policy {
     pub without_env: Vec<String>,
     /// Where a lone compile step executes.
     pub alone: Alone,
+    /// The network of programs that walk.
+    pub network: Network,
     /// Patterns of paths that no runner is shown.
     pub hide: Vec<String>,
 }
@@ -85,19 +104,26 @@ fn key_part(key: &Option<String>) -> String {
     key.as_ref().map(|key| format!(", key '{key}'")).unwrap_or_default()
 }
 
+/// Returns the path of the policy file, and what has named it. One that a user has named must exist.
+pub(crate) fn find(named: Option<&Path>) -> Option<(PathBuf, &'static str)> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let below = |name, dir: &str| Some((Path::new(&variable(name)?).join(dir), name));
+    let of_option = named.map(|path| (path.to_owned(), "--policy"));
+    of_option
+        .or_else(|| Some((variable(VARIABLE)?.into(), VARIABLE)))
+        .or_else(|| below("XDG_CONFIG_HOME", "oswalk/policy.toml"))
+        .or_else(|| Some((home::dir()?.join(".config/oswalk/policy.toml"), "HOME")))
+}
+
+/// The variable that names a policy file.
+const VARIABLE: &str = "OSWALK_POLICY";
+
 /// Reads the named policy file, or else the default one if it exists.
 pub fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
-    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
-    let named = named.map(Path::to_owned).or_else(|| variable("OSWALK_POLICY").map(PathBuf::from));
-    let usual = || {
-        let config = variable("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".config")))?;
-        Some(config.join("oswalk/policy.toml"))
-    };
-    let must_exist = named.is_some();
-    let Some(path) = named.or_else(usual) else { return Ok(Policy::default()) };
+    let Some((path, named_by)) = find(named) else { return Ok(Policy::default()) };
+    let must_exist = matches!(named_by, "--policy" | VARIABLE);
     match fs::metadata(&path) {
+        Err(error) if !must_exist && is_unreachable(&error) => return Ok(Policy::default()),
         // The way to ask for no policy file.
         Ok(_) if path == Path::new("/dev/null") => return Ok(Policy::default()),
         Ok(meta) if !meta.is_file() || meta.len() > FILE_BYTES_MAX => {
@@ -106,12 +132,18 @@ pub fn load(named: Option<&Path>) -> Result<Policy, PolicyFileError> {
         _ => {}
     }
     match fs::read_to_string(&path) {
-        Ok(text) => parse(&path, &text, variable("HOME").as_deref().map(Path::new)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => {
-            Ok(Policy::default())
-        }
+        Ok(text) => parse(&path, &text, home::dir().as_deref()),
         Err(source) => Err(PolicyFileError::Read { path, source }),
     }
+}
+
+/// Tells whether the user can have no file at a path: it is missing, or no directory that the user may enter leads there.
+fn is_unreachable(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP | Errno::ENAMETOOLONG)
+    )
 }
 
 pub(crate) fn parse(
@@ -164,8 +196,28 @@ pub(crate) fn parse(
         pass_env: file.pass_env,
         without_env: file.without_env,
         alone: file.alone,
+        network: file.network,
         hide,
     })
+}
+
+/// Why a pattern of `--hide` is not used.
+#[derive(Debug, thiserror::Error)]
+#[error("--hide '{pattern}': {what}")]
+pub struct HideError {
+    pattern: String,
+    what: String,
+}
+
+/// Returns the patterns of `--hide`, which are written as in the file.
+pub(crate) fn of_options(patterns: &[String]) -> Result<Vec<String>, HideError> {
+    let home = home::dir();
+    let of = |pattern: &String| {
+        let checked = glob::check(pattern.as_bytes()).map_err(|error| error.to_string());
+        let hidden = checked.and_then(|()| Ok(hidden(pattern, home.as_deref())?));
+        hidden.map_err(|what| HideError { pattern: pattern.clone(), what })
+    };
+    patterns.iter().map(of).collect()
 }
 
 /// Returns a `hide` pattern with `~` expanded, or why it could match no path.
@@ -280,7 +332,7 @@ mod tests {
         assert_eq!(
             error("walk = []\nwakl = ['x']\n"),
             "failed to read policy file /p.toml: line 2, key 'wakl': unknown field `wakl`, \
-             expected one of `walk`, `stay`, `compilers`, `pass_env`, `without_env`, `alone`, `hide`"
+             expected one of `walk`, `stay`, `compilers`, `pass_env`, `without_env`, `alone`, `network`, `hide`"
         );
         assert_eq!(
             error("walk = []\n\nstay = 7\n"),

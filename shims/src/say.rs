@@ -18,6 +18,12 @@ pub(crate) fn out(text: impl Display) -> Result<(), Failure> {
     }
 }
 
+/// Writes data as JSON to standard output.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(value).map_err(|error| Failure::from_error(&error))?;
+    out(json + "\n")
+}
+
 /// Writes a line to standard error. An error is ignored: nothing depends on the message being read.
 pub(crate) fn err(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");

@@ -1,56 +1,51 @@
 //! `oswalk up`: starts the agent.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
 use nix::unistd::geteuid;
-use worknode::broker_url::without_password;
 use worknode::id::NodeId;
-use worknode::request::{STORE_BYTES_MIN, Status, UPPER_BYTES_MIN};
+use worknode::request::{Retention, STORE_BYTES_MIN, Status, UPPER_BYTES_MIN};
 
 use crate::door::{Door, DoorError};
 use crate::error::Failure;
 use crate::places::{self, Places};
-use crate::{process, say};
+use crate::service::{self, Keeper};
+use crate::{log, process, say};
+
+pub(crate) use crate::log::last_message;
 
 /// Longest wait for the agent to answer.
 const UP_MAX: Duration = Duration::from_secs(10);
-/// The log names programs, directories and nodes, so only its user may read it.
-const LOG_MODE: u32 = 0o600;
 const POLL: Duration = Duration::from_millis(20);
-/// Most of the log that is searched for the error of an agent that ended at once.
-const LOG_BYTES_MAX: u64 = 64 * 1024;
 
 /// Start the agent of this machine
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Name of this node [default: the host name]
+    /// Name of this node, if it belongs to no cluster [default: the host name]
     #[arg(long)]
     name: Option<NodeId>,
-    /// Address to accept links from other agents on [default: 127.0.0.1, any port]
-    #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
-    listen: Option<SocketAddr>,
-    /// Address at which other agents reach this one, if not that of --listen
-    #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
-    advertise: Option<SocketAddr>,
+    #[command(flatten)]
+    agent: AgentOptions,
+    /// Run in the foreground, and log to standard error
+    #[arg(long)]
+    foreground: bool,
+}
+
+/// What an agent may use of its machine.
+#[derive(Debug, Args)]
+pub(crate) struct AgentOptions {
     /// Walks that this node executes at once [default: the number of its processors]
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count)]
     slots: Option<u32>,
-    /// Broker of the cluster: redis://[:password@]host:port/ or redis+unix:///path
-    #[arg(long, value_name = "URL", env = "OSWALK_BROKER", hide_env_values = true)]
-    broker: Option<String>,
-    /// File with the secret that all agents of the cluster share
-    #[arg(long, value_name = "FILE")]
-    secret: Option<PathBuf>,
     /// Most bytes of packets kept on disk, such as 20G [default: 20 GiB]
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
         value_parser = |text: &str| bytes(text, STORE_BYTES_MIN))]
@@ -61,49 +56,98 @@ pub(crate) struct Options {
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
         value_parser = |text: &str| bytes(text, UPPER_BYTES_MIN))]
     upper_bytes: Option<u64>,
-    /// Run in the foreground, and log to standard error
-    #[arg(long)]
-    foreground: bool,
+    /// How long the volume keeps its past: all of it, full hours, and days, such as 24h,7d,90d [default: 24h,7d,90d]
+    #[arg(long, value_name = "ALL,HOURLY,DAILY")]
+    keep: Option<Retention>,
 }
 
 pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
-    match Door::open(&places.door()).and_then(|mut door| door.status()) {
+    match Door::open(&places.own_door()).and_then(|mut door| door.status()) {
         Ok(status) => return options.compare(&status),
         Err(DoorError::NoAgent { .. }) => {}
         Err(error) => return Err(Failure::from_error(&error).hint(error.hint())),
     }
-    if !may_mount(&fs::read_to_string("/proc/self/status").unwrap_or_default()) {
-        return Err(cannot_mount(geteuid().is_root()));
-    }
-    options.belongs_to_a_cluster(places)?;
+    check_rights()?;
     let agent = places::agent()?;
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(&places.state).map_err(|error| {
-        let dir = places.state.display();
-        Failure::new(format!("failed to create the state directory {dir}: {error}"))
-            .hint("choose another with --state DIR")
-    })?;
-    let mut command = Command::new(&agent);
-    command.args(options.for_agent()).arg("--state").arg(&places.state);
-    match options.broker() {
-        // The URL may contain a password, and everybody can read a command line.
-        Some(broker) => command.env("OSWALK_BROKER", broker),
-        None => command.env_remove("OSWALK_BROKER"),
-    };
+    places.make()?;
+    let mut command = options.agent.command(&agent, places);
+    command.args(options.name.iter().flat_map(|name| ["--name", name.as_str()]));
     if options.foreground {
         return Err(cannot_start(&agent, &command.exec()));
     }
-    let started = start(&agent, command, places)?;
-    if options.broker().is_none() {
+    let has_options = options.name.is_some() || !options.agent.for_agent().is_empty();
+    let started = start_by(Keeper::find(&agent, places, has_options), &agent, command, places)?;
+    if !places.is_member() {
         say::err(
-            "note: the cluster is private, so no other machine can join it; name a broker with --broker URL",
+            "note: this node belongs to no cluster, so nothing walks; make one with 'oswalk cluster init', or join one with \
+             'oswalk cluster join'",
         );
     }
     Ok(started)
 }
 
+/// Starts the agent of a node that belongs to a cluster, as it was when it joined.
+pub(crate) fn start(places: &Places) -> Result<ExitCode, Failure> {
+    let agent = places::agent()?;
+    let mut command = Command::new(&agent);
+    command.arg("--state").arg(&places.state);
+    start_by(Keeper::find(&agent, places, false), &agent, command, places)
+}
+
+/// Has systemd start the agent, or starts it by this command.
+fn start_by(
+    keeper: Keeper,
+    agent: &Path,
+    command: Command,
+    places: &Places,
+) -> Result<ExitCode, Failure> {
+    if keeper == Keeper::Nobody {
+        return start_with(agent, command, places);
+    }
+    let started = service::start(keeper).and_then(|()| {
+        // The unit is started when the agent is ready.
+        status(places).ok_or_else(|| service::silent(keeper))
+    });
+    let status = started.inspect_err(|_| service::stop(keeper))?;
+    say_up(&status)?;
+    service::say_kept(keeper);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Succeeds if this process may start an agent. Root mounts by itself; others do in a user namespace of their own.
+pub(crate) fn check_rights() -> Result<(), Failure> {
+    if geteuid().is_root() {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        return if may_mount(&status) { Ok(()) } else { Err(cannot_mount()) };
+    }
+    let device = fs::File::options().read(true).write(true).open("/dev/fuse");
+    device.map_err(|error| cannot_open_fuse(&error))?;
+    process::may_unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+        .map_err(|error| cannot_unshare(&error))
+}
+
+impl AgentOptions {
+    fn command(&self, agent: &Path, places: &Places) -> Command {
+        let mut command = Command::new(agent);
+        command.arg("--state").arg(&places.state).args(self.for_agent());
+        command
+    }
+
+    pub(crate) fn for_agent(&self) -> Vec<OsString> {
+        let options = [
+            ("--slots", self.slots.map(u64::from)),
+            ("--store-bytes", self.store_bytes),
+            ("--upper-bytes", self.upper_bytes),
+        ];
+        let given = options.into_iter().filter_map(|(name, number)| Some((name, number?)));
+        let numbers = given.map(|(name, number)| (name, number.to_string()));
+        let keep = self.keep.map(|keep| ("--keep", keep.to_string()));
+        numbers.chain(keep).flat_map(|(name, value)| [name.into(), value.into()]).collect()
+    }
+}
+
 impl Options {
-    /// Succeeds if the agent that is up has the settings that were asked for.
+    /// Succeeds if the running agent has the settings that were asked for.
     pub(crate) fn compare(&self, status: &Status) -> Result<ExitCode, Failure> {
         let (node, pid) = (&status.node, status.pid);
         let other = self.differences(status);
@@ -127,83 +171,21 @@ impl Options {
             }
         };
         let settings = &status.settings;
-        // Port 0 stands for any port.
-        let at = |asked: Option<SocketAddr>, is: &str| {
-            let is: Option<SocketAddr> = is.parse().ok();
-            let same = |asked: &SocketAddr| {
-                is.is_some_and(|is| asked.port() == 0 && is.ip() == asked.ip())
-            };
-            asked.filter(|asked| !same(asked)).map(|asked| asked.to_string())
-        };
-        let path = |path: &Path| path.display().to_string();
-        let secret = self.secret.as_deref();
-        let secret = secret.map(|asked| path(&asked.canonicalize().unwrap_or(asked.to_owned())));
+        let number = |number: Option<u64>| number.map(|number| number.to_string());
         compare("version", status.version.clone(), Some(env!("CARGO_PKG_VERSION").to_owned()));
         compare("--name", status.node.to_string(), self.name.as_ref().map(NodeId::to_string));
-        compare("--listen", status.listen.clone(), at(self.listen, &status.listen));
-        compare("--advertise", settings.advertise.clone(), at(self.advertise, &settings.advertise));
-        compare("--slots", settings.slots.to_string(), self.slots.map(|slots| slots.to_string()));
-        compare("--broker", status.broker.clone(), self.broker().map(without_password));
-        compare("--secret", path(&settings.secret), secret);
-        let number = |number: Option<u64>| number.map(|number| number.to_string());
-        compare("--store-bytes", settings.store_bytes.to_string(), number(self.store_bytes));
-        compare("--upper-bytes", settings.upper_bytes.to_string(), number(self.upper_bytes));
+        let AgentOptions { slots, store_bytes, upper_bytes, keep } = self.agent;
+        compare("--slots", settings.slots.to_string(), number(slots.map(u64::from)));
+        compare("--store-bytes", settings.store_bytes.to_string(), number(store_bytes));
+        compare("--upper-bytes", settings.upper_bytes.to_string(), number(upper_bytes));
+        compare("--keep", settings.keep.to_string(), keep.map(|keep| keep.to_string()));
         found
-    }
-
-    /// Refuses a broker elsewhere without an address that other nodes reach, or without a shared secret:
-    /// such an agent could join no cluster.
-    pub(crate) fn belongs_to_a_cluster(&self, places: &Places) -> Result<(), Failure> {
-        let Some(broker) = self.broker().filter(|url| is_elsewhere(url)) else { return Ok(()) };
-        let has_address = self.listen.is_some() || self.advertise.is_some();
-        let has_secret = self.secret.is_some() || places.state.join("secret").exists();
-        let (what, hint) = match (has_address, has_secret) {
-            (true, true) => return Ok(()),
-            (false, true) => (
-                "--listen: no other node could call it",
-                "give --listen ADDRESS, an address of this machine that other nodes can reach",
-            ),
-            (true, false) => (
-                "--secret: no other node would trust it",
-                "give --secret FILE, the same on all nodes",
-            ),
-            (false, false) => (
-                "--listen and --secret: no other node could call it or would trust it",
-                "give --listen ADDRESS, an address of this machine that other nodes can reach, and --secret FILE, the same on all nodes",
-            ),
-        };
-        let url = without_password(broker);
-        Err(Failure::new(format!(
-            "the broker {url} serves a cluster, which this agent cannot join without {what}"
-        ))
-        .hint(hint))
-    }
-
-    /// Returns the broker that was named. An empty variable names none.
-    fn broker(&self) -> Option<&str> {
-        self.broker.as_deref().filter(|url| !url.is_empty())
-    }
-
-    fn for_agent(&self) -> Vec<OsString> {
-        let slots = self.slots.map(|slots| slots.to_string());
-        let number = |number: Option<u64>| number.map(|number| number.to_string().into());
-        let options: [(&str, Option<OsString>); 7] = [
-            ("--name", self.name.as_ref().map(|name| name.as_str().into())),
-            ("--listen", self.listen.map(|address| address.to_string().into())),
-            ("--advertise", self.advertise.map(|address| address.to_string().into())),
-            ("--slots", slots.map(Into::into)),
-            ("--secret", self.secret.clone().map(Into::into)),
-            ("--store-bytes", number(self.store_bytes)),
-            ("--upper-bytes", number(self.upper_bytes)),
-        ];
-        let given = options.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        given.flat_map(|(name, value)| [name.into(), value]).collect()
     }
 }
 
-fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode, Failure> {
+fn start_with(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode, Failure> {
     let log_path = places.log();
-    let log = open_log(&log_path);
+    let log = log::open(&log_path);
     let log = log.and_then(|log| Ok((log.metadata()?.len(), log.try_clone()?, log)));
     let (written_before, out, err) = log.map_err(|error| {
         Failure::new(format!("failed to open the log {}: {error}", log_path.display()))
@@ -215,18 +197,23 @@ fn start(agent: &Path, mut command: Command, places: &Places) -> Result<ExitCode
     let deadline = Instant::now() + UP_MAX;
     while Instant::now() < deadline {
         if let Some(status) = status(places) {
-            let Status { node, listen, pid, .. } = status;
-            say::out(format_args!("agent {node} is up at {listen} (pid {pid})\n"))?;
-            return Ok(ExitCode::SUCCESS);
+            return say_up(&status);
         }
         if let Ok(Some(ended)) = child.try_wait() {
-            let said = last_words(&log_path, written_before);
+            let said = log::last_words(&log_path, written_before);
             let said = said.unwrap_or_else(|| format!("it printed nothing ({ended})"));
             return Err(ended_at_once(&said, &log_path));
         }
         std::thread::sleep(POLL);
     }
     Err(silent(&log_path))
+}
+
+fn say_up(status: &Status) -> Result<ExitCode, Failure> {
+    let Status { node, listen, pid, .. } = status;
+    let at = listen.as_ref().map(|listen| format!(" at {listen}")).unwrap_or_default();
+    say::out(format_args!("agent {node} is up{at} (pid {pid})\n"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the failure of an agent that ended while it started.
@@ -242,18 +229,8 @@ pub(crate) fn silent(log: &Path) -> Failure {
         .hint(format!("its log is {}; 'oswalk doctor' checks this machine", log.display()))
 }
 
-fn open_log(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let log =
-        options.create(true).append(true).mode(LOG_MODE).custom_flags(OFlag::O_NOFOLLOW.bits());
-    let log = log.open(path)?;
-    // An earlier version may have created it with another mode.
-    log.set_permissions(PermissionsExt::from_mode(LOG_MODE))?;
-    Ok(log)
-}
-
 fn status(places: &Places) -> Option<Status> {
-    Door::open(&places.door()).ok()?.status().ok()
+    Door::open(&places.own_door()).ok()?.status().ok()
 }
 
 pub(crate) fn cannot_start(agent: &Path, error: &io::Error) -> Failure {
@@ -261,17 +238,24 @@ pub(crate) fn cannot_start(agent: &Path, error: &io::Error) -> Failure {
         .hint("check that it is an executable oswalkd, or install OS Walk again")
 }
 
-/// Returns the failure to start an agent without CAP_SYS_ADMIN. In a container even root may lack it.
-pub(crate) fn cannot_mount(is_root: bool) -> Failure {
-    if is_root {
-        Failure::new(
-            "an agent needs CAP_SYS_ADMIN, to mount and to create namespaces, but root lacks it here",
-            )
-            .hint("in a container, add it (--cap-add SYS_ADMIN), or run the agent outside; without an agent, builds run here")
-    } else {
-        Failure::new("an agent needs root on this machine, to mount and to create namespaces")
-            .hint("run 'oswalk up' as root; without an agent, builds run here")
-    }
+/// Returns the failure of root to start an agent without CAP_SYS_ADMIN, which it may lack in a container.
+pub(crate) fn cannot_mount() -> Failure {
+    Failure::new(
+        "an agent needs CAP_SYS_ADMIN, to mount and to create namespaces, but root lacks it here",
+    )
+    .hint("in a container, add it (--cap-add SYS_ADMIN), or run the agent outside; without an agent, builds run here")
+}
+
+/// Returns the failure of an ordinary user to use FUSE.
+pub(crate) fn cannot_open_fuse(error: &io::Error) -> Failure {
+    Failure::new(format!("an agent needs /dev/fuse, which cannot be opened: {error}"))
+        .hint("ask an administrator for 'chmod 666 /dev/fuse' (a udev rule keeps it), or to run 'oswalk up' as root: root's agent serves all users")
+}
+
+/// Returns the failure of an ordinary user to make a user namespace.
+pub(crate) fn cannot_unshare(error: &io::Error) -> Failure {
+    Failure::new(format!("an agent of an ordinary user needs user namespaces, which cannot be made: {error}"))
+        .hint("ask an administrator to allow them (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), or to run 'oswalk up' as root: root's agent serves all users")
 }
 
 /// Tells from `/proc/self/status` whether this process has CAP_SYS_ADMIN, which an agent needs to
@@ -283,36 +267,11 @@ fn may_mount(status: &str) -> bool {
     effective.is_none_or(|bits| bits & (1 << SYS_ADMIN) != 0)
 }
 
-/// Returns the message of an agent that ended, from the part of the log behind `written_before`.
-fn last_words(path: &Path, written_before: u64) -> Option<String> {
-    let mut log = File::open(path).ok()?;
-    let end = log.metadata().ok()?.len();
-    log.seek(SeekFrom::Start(written_before.max(end.saturating_sub(LOG_BYTES_MAX)))).ok()?;
-    let mut text = Vec::new();
-    log.take(LOG_BYTES_MAX).read_to_end(&mut text).ok()?;
-    message(&String::from_utf8_lossy(&text))
-}
-
-/// Returns the message of the last line that reports an error, or else the last line.
-fn message(log: &str) -> Option<String> {
-    let mut lines = log.lines().filter(|line| !line.trim().is_empty()).rev();
-    // Reports of a wrong option, lines of the log (time and module precede the message), and panics.
-    let failed = lines.clone().find_map(|line| {
-        let usage = line.strip_prefix("error: ");
-        let logged = line.split_once(" ERROR ").map(|(_, rest)| {
-            let module = rest.split_once(": ").filter(|(module, _)| !module.contains(' '));
-            module.map_or(rest, |(_, message)| message)
-        });
-        usage.or(logged).or_else(|| line.starts_with("thread '").then_some(line))
-    });
-    failed.or_else(|| lines.next()).map(|line| line.trim().to_owned())
-}
-
 /// The port of an address without one.
 const PORT: u16 = 7700;
 
 /// Parses an address of the command line.
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let alone = || Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, PORT));
     let found = text.parse().ok().or_else(alone);
     found.ok_or_else(|| format!("write IP:PORT, or IP alone for port {PORT}"))
@@ -338,19 +297,6 @@ fn bytes(text: &str, least: u64) -> Result<u64, String> {
     if number < least { Err(format!("it must be at least {}M", least >> 20)) } else { Ok(number) }
 }
 
-/// Tells whether a broker is on another machine.
-fn is_elsewhere(url: &str) -> bool {
-    let Some((scheme, rest)) = url.split_once("://") else { return false };
-    let authority = rest.rsplit_once('@').map_or(rest, |(_credentials, host)| host);
-    let authority = authority.split(['/', '?']).next().unwrap_or_default();
-    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, _port)) => host,
-        None => authority.split_once(':').map_or(authority, |(host, _port)| host),
-    };
-    let is_here = host.parse().map_or(host == "localhost", |ip: IpAddr| ip.is_loopback());
-    !(scheme.contains("unix") || host.is_empty() || is_here)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,7 +310,6 @@ mod tests {
 
     fn differences(line: &str) -> Vec<String> {
         let mut status = crate::examples::cluster();
-        status.settings.secret = "/no/such/secret".into();
         status.settings.store_bytes = 1 << 30;
         let words = std::iter::once("up").chain(line.split_whitespace());
         Line::try_parse_from(words).expect("sound options").options.differences(&status)
@@ -374,25 +319,13 @@ mod tests {
     fn settings_of_an_agent_are_compared_with_the_options() {
         let nothing: [&str; 0] = [];
         assert_eq!(differences(""), nothing);
+        assert_eq!(differences("--name n1 --slots 4"), nothing);
         assert_eq!(
-            differences("--name n1 --slots 4 --listen 10.0.0.11 --secret /no/such/secret"),
-            nothing
-        );
-        assert_eq!(differences("--listen 10.0.0.11:0 --broker redis://:pw@hub:6379/"), nothing);
-        assert_eq!(
-            differences("--name n2 --slots 8 --listen 10.0.0.12:0 --store-bytes 67108864"),
+            differences("--name n2 --slots 8 --store-bytes 67108864"),
             [
                 "--name is n1, not n2",
-                "--listen is 10.0.0.11:7700, not 10.0.0.12:0",
                 "--slots is 4, not 8",
                 "--store-bytes is 1073741824, not 67108864",
-            ]
-        );
-        assert_eq!(
-            differences("--broker redis://:secret@other/ --secret /other"),
-            [
-                "--broker is redis://hub:6379/, not redis://other/",
-                "--secret is /no/such/secret, not /other",
             ]
         );
     }
@@ -418,56 +351,9 @@ mod tests {
     }
 
     #[test]
-    fn where_a_broker_is() {
-        for (url, expected) in [
-            ("redis://hub:6379/", true),
-            ("redis://:p@10.0.0.4", true),
-            ("redis://[fd00::1]:6379/", true),
-            ("redis://[::1]:6379/", false),
-            ("redis://:p@127.0.0.1:6379/", false),
-            ("redis://localhost/1", false),
-            ("redis+unix:///run/r.sock", false),
-            ("nonsense", false),
-        ] {
-            assert_eq!(is_elsewhere(url), expected, "{url}");
-        }
-        assert_eq!(without_password("redis://:a/b#c@hub:6379/?x"), "redis://hub:6379/");
-        assert_eq!(without_password("redis+unix:///r.sock?pass=x"), "redis+unix:///r.sock");
-    }
-
-    #[test]
-    fn root_without_its_rights_is_not_told_to_become_root() {
-        let said = |is_root| cannot_mount(is_root).message().to_owned();
-        assert!(said(true).contains("CAP_SYS_ADMIN") && said(false).contains("needs root"));
-    }
-
-    #[test]
     fn who_may_start_an_agent() {
         assert!(may_mount("Uid:\t0\nCapEff:\t000001ffffffffff\n"));
         assert!(!may_mount("CapEff:\t0000000000000000\n"));
         assert!(!may_mount("CapEff:\t000001ffffdfffff\n"));
-    }
-
-    #[test]
-    fn the_message_of_a_log() {
-        for (log, expected) in [
-            ("", None),
-            ("one\ntwo\n\n", Some("two")),
-            (
-                "2026-01-01T00:00:00.0Z  INFO oswalk_agent::agent: ready\n\
-                 2026-01-01T00:00:00.1Z ERROR oswalk_agent: failed to listen on x: in use\n",
-                Some("failed to listen on x: in use"),
-            ),
-            (
-                "error: invalid value 'x' for '--name <NAME>': bad\n\nFor more information, try '--help'.\n",
-                Some("invalid value 'x' for '--name <NAME>': bad"),
-            ),
-            (
-                "thread 'main' panicked at a.rs:1:\noops\nnote: run\n",
-                Some("thread 'main' panicked at a.rs:1:"),
-            ),
-        ] {
-            assert_eq!(message(log).as_deref(), expected);
-        }
     }
 }

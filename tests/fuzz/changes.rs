@@ -6,7 +6,8 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use packetfs::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
-use packetfs::commit::{Commit, Committer, Owner, Scope};
+use packetfs::commit::{Commit, Committer, Scope};
+use packetfs::identity::Owner;
 use packetfs::packet::{Digest, Manifest};
 use packetfs::path::TreePath;
 use packetfs::tree::{Time, Version};

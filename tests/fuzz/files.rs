@@ -2,10 +2,11 @@
 
 use packetfs::packet::{Digest, Hole, Manifest, Packed, PacketRef, reference};
 use packetfs::path::{FileName, TreePath};
-use packetfs::tree::{Attr, Change, Content, Entry, Kind, Listing, Time};
+use packetfs::tree::{Attr, Change, Content, Entry, Kind, Listing, Names, Time};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample;
 
 use crate::bytes::{damage, damaged, survives_postcard, word};
 use crate::memory::bounded;
@@ -70,10 +71,11 @@ fn entries() -> impl Strategy<Value = Entry> {
 }
 
 pub(crate) fn listings() -> impl Strategy<Value = Listing> {
-    (attrs(), vec(entries(), 0..5), any::<bool>()).prop_map(|(attr, entries, hidden)| Listing {
+    let names = sample::select(vec![Names::Told, Names::Hidden, Names::Closed]);
+    (attrs(), vec(entries(), 0..5), names).prop_map(|(attr, entries, names)| Listing {
         attr,
         entries,
-        hidden,
+        names,
     })
 }
 

@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use worknode::capability::{Token, TokenId};
 use worknode::id::SessionId;
 use worknode::report::{Report, StayLine, Totals, WalkLine};
 use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
@@ -132,9 +133,12 @@ fn requests() {
                     on,
                     no_fallback,
                     lone_walks,
+                    offline: lone_walks,
                     command: None,
                     becomes,
+                    shell: becomes.then_some(7),
                     hide,
+                    token: walk_all.then(|| Token::try_from(vec![7; 9]).expect("short")),
                     preload,
                     stub,
                 }))
@@ -145,6 +149,8 @@ fn requests() {
         Just(Request::CloseSession),
         Just(Request::Status),
         Just(Request::Shutdown),
+        Just(Request::Token),
+        any::<[u8; 16]>().prop_map(|id| Request::RevokeId(TokenId(id))),
     ]);
 }
 

@@ -146,7 +146,7 @@ fn fd_kinds() -> impl Strategy<Value = FdKind> {
 fn specs() -> impl Strategy<Value = WalkSpec> {
     let names = (nodes(), any::<(u64, u32)>(), vec(word(), 5..=5));
     let identity = (any::<(u32, u32)>(), vec(any::<u32>(), 0..5));
-    let numbers = (any::<[u32; 2]>(), any::<i32>(), any::<[u64; 2]>(), any::<[bool; 2]>());
+    let numbers = (any::<[u32; 2]>(), any::<i32>(), any::<[u64; 2]>(), any::<[bool; 3]>());
     let terminals = (vec(any::<u8>(), 36..=36), any::<[u16; 4]>(), any::<bool>())
         .prop_map(|(termios, window, reads)| TerminalSpec { termios, window, reads });
     let fds = (btree_map(0..256_u32, option::of(fd_kinds()), 0..6), option::of(terminals));
@@ -155,7 +155,7 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
         |(
             (node, (session, number), words),
             ((uid, gid), groups),
-            ([pid, umask], nice, [blocked, ignored], [whole_tree, compiles]),
+            ([pid, umask], nice, [blocked, ignored], [whole_tree, compiles, offline]),
             (fds, terminal),
             rlimits,
         )| {
@@ -183,6 +183,7 @@ fn specs() -> impl Strategy<Value = WalkSpec> {
                 terminal,
                 whole_tree,
                 compiles,
+                offline,
             }
         },
     )
@@ -206,6 +207,7 @@ pub(crate) fn outcomes() -> impl Strategy<Value = Outcome> {
         Just(Fault::Full),
         word().prop_map(Fault::NotExported),
         Just(Fault::Leaving),
+        ".{0,20}".prop_map(|why| Fault::NotAllowed(why.into())),
     ];
     prop_oneof![ending, faults.prop_map(Outcome::Fault)]
 }

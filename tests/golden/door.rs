@@ -9,7 +9,11 @@ use worknode::door::{
     decode_number, decode_offset, decode_status, decode_window, encode_window,
 };
 use worknode::reason::Reason;
-use worknode::request::{Action, Reply, Request, SessionOptions, UserRule};
+use worknode::request::{
+    Action, CommandLine, Explanation, InviteStatus, MemberStatus, Reply, Request, SessionOptions,
+    UserRule, VariableFate, VolumeChecked, VolumeExported, VolumeGarbage, VolumePlace,
+    VolumeRecord, VolumeReply, VolumeRequest, VolumeRestored, WorkProgress,
+};
 
 use crate::file::Golden;
 use crate::messages;
@@ -138,11 +142,81 @@ fn requests(golden: &mut Golden) {
     json(golden, "-open-session", &Request::OpenSession(Box::new(options)));
     json(golden, "-close-session", &Request::CloseSession);
     json(golden, "-status", &Request::Status);
+    let node: worknode::id::NodeId = "laptop".parse().expect("a node's name");
+    json(golden, "-invite", &Request::Invite { nodes: 2, seconds: 86_400 });
+    json(golden, "-members", &Request::Members);
+    json(golden, "-remove", &Request::Remove(node.clone()));
+    json(golden, "-invites", &Request::Invites);
+    json(golden, "-withdraw", &Request::Withdraw("0a1b2c3d".to_owned()));
+    json(golden, "-drain", &Request::Drain { node: node.clone(), drains: true });
+    json(golden, "-trust", &Request::Trust(node.clone()));
+    json(golden, "-rotate", &Request::Rotate { broker: None });
     json(golden, "-shutdown", &Request::Shutdown);
+    let command = CommandLine {
+        path: b"/bin/cc".to_vec(),
+        argv: b"cc\0".to_vec(),
+        env: b"A=1\0".to_vec(),
+        named: vec![b"/a.c".to_vec()],
+    };
+    json(golden, "-explain", &Request::Explain(Box::new(command)));
+    volume(golden);
     let session = worknode::id::SessionId(0xfeed);
     let (page, notice) = (b"/run/page".to_vec(), Some("no node takes walks".to_owned()));
     json(golden, "-reply-session", &Reply::Session { session, page, becomes: true, notice });
     json(golden, "-reply-done", &Reply::Done);
+    let explanation = Explanation {
+        variables: vec![("A".to_owned(), VariableFate::NotForCompilers)],
+        hidden: vec!["/root/.netrc".to_owned()],
+    };
+    json(golden, "-reply-explained", &Reply::Explained(explanation));
+    json(golden, "-reply-join-line", &Reply::JoinLine("oswalk://hub:7700/AQ".to_owned()));
+    let (id, made_s, expires_s) = ("0a1b2c3d".to_owned(), 1_800_000_000, 1_800_086_400);
+    let invite = InviteStatus { id, nodes_left: 2, made_s, expires_s };
+    json(golden, "-reply-invites", &Reply::Invites(vec![invite]));
+    let member = MemberStatus { node, key: "abc".to_owned(), may_invite: true, state: None };
+    json(golden, "-reply-members", &Reply::Members(vec![member]));
+}
+
+/// Requests about the volume, and their answers.
+fn volume(golden: &mut Golden) {
+    let (point, at_ms) = (b"/cluster".to_vec(), Some(1_795_814_103_123));
+    json(golden, "-mount", &Request::Mount { point: point.clone(), read_only: false, at_ms });
+    json(golden, "-unmount", &Request::Unmount { point: point.clone() });
+    let place = VolumePlace { point, path: b"d/f".to_vec() };
+    let export = VolumeRequest::Export { dir: b"/out".to_vec(), path: b"/".to_vec(), at_ms: None };
+    for (case, request) in [
+        ("-log", VolumeRequest::Log { place: place.clone(), limit: 10 }),
+        ("-restore", VolumeRequest::Restore { place: place.clone(), at_ms: 7 }),
+        ("-pin", VolumeRequest::Pin { place, pinned: true }),
+        ("-stat", VolumeRequest::Stat),
+        ("-check", VolumeRequest::Check),
+        ("-scrub", VolumeRequest::Scrub),
+        ("-collect", VolumeRequest::Collect),
+        ("-export", export),
+    ] {
+        json(golden, &format!("-volume{case}"), &Request::Volume(request));
+    }
+    let record = VolumeRecord {
+        time: "2026-11-27T21:15:03.123Z".to_owned(),
+        author: "0a1b2c3d".to_owned(),
+        seq: 7,
+        path: "/d/f".to_owned(),
+        what: "wrote 4 bytes".to_owned(),
+    };
+    let garbage = VolumeGarbage { values: 1, packets: 2, bytes: 3 };
+    let checked = VolumeChecked { events: 9, mended: vec!["x".to_owned()], ..Default::default() };
+    for (case, reply) in [
+        ("-log", VolumeReply::Log(vec![record])),
+        ("-restored", VolumeReply::Restored(VolumeRestored { placed: 1, removed: 2, changed: 3 })),
+        ("-stat", VolumeReply::Stat(Box::default())),
+        ("-checked", VolumeReply::Checked(checked)),
+        ("-collected", VolumeReply::Collected(garbage)),
+        ("-exported", VolumeReply::Exported(VolumeExported { files: 1, bytes: 2, changed: 0 })),
+        ("-done", VolumeReply::Done),
+    ] {
+        json(golden, &format!("-reply-volume{case}"), &Reply::Volume(reply));
+    }
+    json(golden, "-reply-progress", &Reply::Progress(WorkProgress { done: 1, total: 2 }));
 }
 
 fn json<T>(golden: &mut Golden, case: &str, value: &T)

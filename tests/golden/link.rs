@@ -3,8 +3,9 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
+use oswalk_agent::wire::feed::{Fetch, Has};
 use oswalk_agent::wire::frame::{Assembler, Frame, Kind};
-use oswalk_agent::wire::message::{Ask, Open, encode};
+use oswalk_agent::wire::message::{Ask, Introduction, Open, encode};
 use oswalk_agent::wire::payload::{about, split};
 use oswalk_agent::wire::squeeze::{Squeezer, Unsqueezer};
 use oswalk_agent::wire::{VERSION, lists};
@@ -15,7 +16,7 @@ use worknode::id::Attempt;
 use worknode::spec::{Outcome, WalkSpec};
 
 use crate::file::{Golden, variant};
-use crate::{greeting, messages};
+use crate::{greeting, joining, messages, volumes};
 
 /// The stream of the walk in the examples: the side that called has opened it.
 const WALK: u32 = 3;
@@ -30,6 +31,7 @@ const FD: u8 = 1;
 fn the_link() {
     let mut golden = Golden::of("link", VERSION);
     greeting::check(&mut golden);
+    joining::check(&mut golden);
     for kind in Kind::ALL {
         check(&mut golden, kind);
     }
@@ -69,6 +71,25 @@ fn check(golden: &mut Golden, kind: Kind) {
             let window = |bytes: &[u8]| bytes.try_into().ok().map(decode_window);
             descriptor(golden, kind, [24, 80, 0, 513], |&w| encode_window(w).to_vec(), window);
         }
+        Kind::Session => {
+            let [begins, ends] = messages::introductions();
+            let (began, ended) = (encode(&begins), encode(&ends));
+            frame(golden, kind, "", NO_WALK, &begins, began, Introduction::decode);
+            frame(golden, kind, "-end", NO_WALK, &ends, ended, Introduction::decode);
+        }
+        Kind::Has => {
+            for has in volumes::has() {
+                let case = if has.is_all { "-all" } else { "-answer" };
+                frame(golden, kind, case, NO_WALK, &has, encode(&has), Has::decode);
+            }
+        }
+        Kind::Events => postcard(golden, kind, "", NO_WALK, &volumes::events()),
+        Kind::Want => postcard(golden, kind, "", NO_WALK, &volumes::want()),
+        Kind::Fetch => {
+            let fetch = volumes::fetch();
+            frame(golden, kind, "", QUESTION, &fetch, encode(&fetch), Fetch::decode);
+        }
+        Kind::Fetched => postcard(golden, kind, "", QUESTION, &messages::packets()),
         Kind::Stopped => frame(golden, kind, "", WALK, &20, number(&20), decode_number),
     }
 }

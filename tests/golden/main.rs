@@ -8,9 +8,12 @@
 mod door;
 mod file;
 mod greeting;
+mod joining;
 mod link;
+mod membership;
 mod messages;
 mod spec;
+mod volumes;
 
 /// Returns one example of each variant of an enum: `after` returns the one that follows another, first that after
 /// `None`. A `match` in it names all variants.

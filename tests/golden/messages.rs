@@ -1,12 +1,14 @@
 //! Examples of the larger messages, with every variant that they may have.
 
-use oswalk_agent::wire::message::{Answer, Ask, Doubt, Exit, Packets, Told};
+use oswalk_agent::wire::message::{Answer, Ask, Doubt, Exit, Introduction, Packets, Told};
 use packetfs::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
 use packetfs::packet::{Digest, Hole, Manifest, Packed, PacketRef};
 use packetfs::path::{FileName, TreePath};
-use packetfs::tree::{Attr, Change, Content, Entry, Kind, Listing, Time, Version};
+use packetfs::tree::{Attr, Change, Content, Entry, Kind, Listing, Names, Time, Version};
+use worknode::capability::{Bounds, Holder, Rights, Token};
 use worknode::door::{TERMIOS_BYTES, Termios};
 use worknode::id::{SessionId, WalkId};
+use worknode::key::SecretKey;
 use worknode::principal::Principal;
 use worknode::spec::{Ending, Fault, FdKind, FdSpec, Outcome, TerminalSpec, WalkSpec};
 
@@ -57,7 +59,34 @@ pub(crate) fn spec(number: u32) -> WalkSpec {
         }),
         whole_tree: false,
         compiles: true,
+        offline: true,
     }
+}
+
+/// Returns the introduction of a session, and the end of one.
+pub(crate) fn introductions() -> [Introduction; 2] {
+    let (session, secret) = (SessionId(0xfeed), SecretKey::from_seed(&[1; 32]));
+    let holder = Holder {
+        node: "laptop".parse().expect("a node's name"),
+        uid: 1000,
+        user: Some("me".to_owned()),
+        minted_s: 1_800_000_000,
+        rights: Rights::SESSION,
+    };
+    let bounds = Bounds {
+        rights: Some(Rights::SESSION),
+        nodes: Some(["n1".parse().expect("a node's name"), "n2".parse().expect("another")].into()),
+        paths: Some(["/home/me".to_owned()].into()),
+        slots: Some(8),
+        memory: Some(1 << 30),
+        no_network: true,
+        only_compile_steps: true,
+        until_s: Some(1_800_007_200),
+        sessions: Some([session].into()),
+    };
+    let token = Token::mint(&holder, &secret, &[2; 32]).expect("sound");
+    let token = token.narrow(&bounds, &[3; 32]).expect("sound");
+    [Some(token), None].map(|token| Introduction { session, token })
 }
 
 /// Returns how walks end: one that has changed something in every way, and one for each fault.
@@ -70,7 +99,8 @@ pub(crate) fn exits() -> Vec<Exit> {
         Some(Fault::NotExported(_)) => Some(Fault::Leaving),
         Some(Fault::Leaving) => Some(Fault::Busy),
         Some(Fault::Busy) => Some(Fault::TooDeep),
-        Some(Fault::TooDeep) => None,
+        Some(Fault::TooDeep) => Some(Fault::NotAllowed("the token has expired".into())),
+        Some(Fault::NotAllowed(_)) => None,
     });
     let doubts = each(|doubt| match doubt {
         None => Some(Doubt::ShownLess),
@@ -209,7 +239,7 @@ fn listing() -> Listing {
     });
     let target = |kind| (kind == Kind::Symlink).then_some("../target");
     let entries = kinds.into_iter().map(|kind| entry(&format!("{kind:?}"), kind, target(kind)));
-    Listing { attr: attr(Kind::Dir), entries: entries.collect(), hidden: false }
+    Listing { attr: attr(Kind::Dir), entries: entries.collect(), names: Names::Told }
 }
 
 fn entry(text: &str, kind: Kind, target: Option<&str>) -> Entry {

@@ -98,8 +98,9 @@ fn collect(dir: &Path, prefix: &str, sources: &mut BTreeMap<Module, String>) {
 
 /// Returns the text without comments, strings and tests.
 fn code(text: &str) -> String {
-    let tests =
-        text.find("#[cfg(test)]\nmod ").or_else(|| text.find("#[cfg(test)]\npub(super) mod "));
+    let tests = text
+        .find("#[cfg(test)]\nmod tests {")
+        .or_else(|| text.find("#[cfg(test)]\npub(super) mod "));
     let text = &text[..tests.unwrap_or(text.len())];
     let lines = text.lines().map(|line| line.split("//").next().unwrap_or(line));
     let mut code = String::new();

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::Test;
+use crate::interrupts::wait_until;
 use crate::lab::{Lab, Up};
 use crate::report::Report;
 use crate::run::{Run, seconds};
@@ -69,9 +70,8 @@ pub(crate) const ALL: &[Test] = &[
     ("bad_input::port_taken", port_taken),
     ("bad_input::second_agent", second_agent),
     ("bad_input::broker_unreachable", broker_unreachable),
-    ("bad_input::secret_missing", secret_missing),
-    ("bad_input::secret_can_be_guessed", secret_can_be_guessed),
-    ("bad_input::listen_without_a_port_is_another_agent", listen_without_a_port),
+    ("bad_input::an_agent_with_other_settings", other_settings),
+    ("bad_input::membership_is_damaged", membership_is_damaged),
     ("bad_input::a_hung_agent_is_named", a_hung_agent_is_named),
     ("bad_input::state_is_a_file", state_is_a_file),
     ("bad_input::forged_journal", forged_journal),
@@ -152,13 +152,6 @@ fn down(up: &Up, state: &Path) {
     let _ = Run::of(command, LIMIT);
 }
 
-fn fails_up(up: &Up, name: &str, arguments: &[&str], words: &[&str]) -> Result<(), String> {
-    let state = up.fresh(name)?;
-    let run = Run::of(up_on(up, &state, arguments), LIMIT);
-    down(up, &state);
-    expect(&run?, 125, words)
-}
-
 fn no_redis(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let state = up.fresh("no-redis")?;
@@ -169,51 +162,68 @@ fn no_redis(lab: &Lab) -> Result<(), String> {
     expect(&run?, 125, &["redis-server"])
 }
 
+/// A command that fails to make a cluster leaves the node without one.
+fn fails_init(up: &Up, name: &str, arguments: &[&str], words: &[&str]) -> Result<Run, String> {
+    let state = up.fresh(name)?;
+    let run = up.cluster(&state, &[&["init"], arguments].concat())?;
+    let is_member = state.join("cluster").exists();
+    down(up, &state);
+    expect(&run, 125, words)?;
+    if is_member { Err(format!("the node belongs to a cluster: {run}")) } else { Ok(run) }
+}
+
 fn port_taken(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
     let address = taken.local_addr().map_err(|error| error.to_string())?.to_string();
-    fails_up(up, "port-taken", &["--listen", &address], &[&address, "in use"])
+    fails_init(up, "port-taken", &["--listen", &address], &[&address, "in use"]).map(drop)
 }
 
 fn broker_unreachable(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
-    let state = up.fresh("broker-unreachable")?;
-    let run = Run::of(up_on(up, &state, &["--broker", "redis://:s3cret@127.0.0.1:1/"]), LIMIT);
-    down(up, &state);
-    let run = run?;
-    expect(&run, 125, &["127.0.0.1:1", "Connection refused"])?;
+    let options = ["--listen", "127.0.0.1:0", "--broker", "redis://:s3cret@127.0.0.1:1/"];
+    let words = ["127.0.0.1:1", "Connection refused"];
+    let run = fails_init(up, "broker-unreachable", &options, &words)?;
     let once = run.err().matches("Connection refused").count() == 1;
     if once { Ok(()) } else { Err(format!("a cause is printed more than once: {run}")) }
 }
 
-fn secret_missing(lab: &Lab) -> Result<(), String> {
+fn other_settings(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
-    fails_up(up, "secret-missing", &["--secret", "/no/such/secret"], &["/no/such/secret"])
+    let run = Run::of(up_on(up, &up.state("n1"), &["--slots", "77"]), LIMIT)?;
+    expect(&run, 125, &["already up", "--slots is 2, not 77", "oswalk down"])
 }
 
-fn secret_can_be_guessed(lab: &Lab) -> Result<(), String> {
+/// The agent of a node whose files are damaged does not start; what to do is said, and helps.
+fn membership_is_damaged(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
-    let dir = up.fresh("secrets")?;
-    let check = |name: &str, words: &[&str]| {
-        let secret = dir.join(name).display().to_string();
-        fails_up(up, "secret-guessed", &["--secret", &secret], &[&[name][..], words].concat())
-    };
-    for (name, text) in [("empty", "  \n"), ("short", "hunter2, 15 by.\n")] {
-        fs::write(dir.join(name), text).map_err(|error| error.to_string())?;
-        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o600))
-            .map_err(|error| error.to_string())?;
-        check(name, &["at least 16", "openssl rand"])?;
+    let state = up.fresh("damaged-membership")?;
+    let init = ["init", "--name", "small", "--node", "small", "--listen", "127.0.0.1:0"];
+    expect(&up.cluster(&state, &init)?, 0, &[])?;
+    down(up, &state);
+    for (name, junk) in [("key", &b"short"[..]), ("place", b"{"), ("records", b"\x01junk")] {
+        let file = state.join("cluster").join(name);
+        let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+        let sound = fs::read(&file).map_err(failed)?;
+        for content in [Some(junk), Some(b""), None] {
+            match content {
+                Some(junk) => fs::write(&file, junk).map_err(failed)?,
+                None => fs::remove_file(&file).map_err(failed)?,
+            }
+            let run = Run::of(up_on(up, &state, &[]), LIMIT);
+            down(up, &state);
+            expect(&run?, 125, &[&file.to_string_lossy(), "damaged", "oswalk cluster leave"])?;
+        }
+        fs::write(&file, sound).map_err(failed)?;
     }
-    check("", &["not a regular file"])
-}
-
-/// An address without a port has port 7700, so the agent that is up has other settings.
-fn listen_without_a_port(lab: &Lab) -> Result<(), String> {
-    let (up, _peace) = lab.shared()?;
-    let run =
-        Run::of(up_on(up, &up.state("n1"), &["--listen", "10.9.8.7", "--slots", "77"]), LIMIT)?;
-    expect(&run, 125, &["already up", "not 10.9.8.7:7700", "--slots is 2, not 77", "oswalk down"])
+    let again = Run::of(up_on(up, &state, &[]), LIMIT);
+    down(up, &state);
+    expect(&again?, 0, &[])?;
+    expect(&up.cluster(&state, &["leave"])?, 125, &["owner's key", "--end-cluster"])?;
+    expect(&up.cluster(&state, &["leave", "--end-cluster"])?, 0, &[])?;
+    let run = up.cluster(&state, &init)?;
+    down(up, &state);
+    expect(&run, 0, &[])
 }
 
 /// Every request has a time limit, and its error names the agent that does not answer.
@@ -412,69 +422,26 @@ fn origin_has_no_room(lab: &Lab) -> Result<(), String> {
     checked
 }
 
-/// Starts two agents, one with little room, in a cluster with a private broker.
+/// Starts two agents, one with little room, in a cluster whose first node runs the broker.
 fn two_agents(
     up: &Up,
     origin: &Path,
     runner: &Path,
     [large_slots, small_slots]: [&str; 2],
 ) -> Result<(), String> {
-    let secret = origin.with_file_name("secret");
-    fs::write(&secret, "x".repeat(64)).map_err(|error| error.to_string())?;
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))
-        .map_err(|error| error.to_string())?;
-    let secret = secret.to_string_lossy();
-    let common = ["--secret", &secret];
-    let first = Run::of(
-        up_on(up, origin, &[&common[..], &["--name", "big", "--slots", large_slots]].concat()),
-        LIMIT,
-    )?;
-    expect(&first, 0, &[])?;
-    let broker = find_socket(origin).ok_or("the private broker has no socket")?;
-    let mut command = Command::new("setsid");
-    command.arg("-f").arg(up.dist.join("oswalkd")).arg("--state").arg(runner).args(common);
-    command
-        .args(["--name", "small", "--slots", small_slots, "--upper-bytes", "1048576", "--broker"])
-        .arg(broker);
-    command
-        .stdout(fs::File::create(runner.with_extension("log")).map_err(|error| error.to_string())?);
-    command.stderr(std::process::Stdio::null());
-    command.status().map_err(|error| error.to_string())?;
-    let deadline = std::time::Instant::now() + LIMIT;
-    while std::time::Instant::now() < deadline {
-        // A node is listed before its own door is open.
-        let sees = |state: &Path, node: &str| -> Result<bool, String> {
-            let mut command = up.command(up.dist.join("oswalk"));
-            command.args(["status", "--json"]).env("OSWALK_STATE", state);
-            Ok(Run::of(command, LIMIT)?.out().contains(&format!("\"{node}\"")))
-        };
-        if sees(origin, "small")? && sees(runner, "big")? {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Err("the small runner does not join the cluster".into())
-}
-
-/// Returns the URL of the broker's socket.
-fn find_socket(state: &Path) -> Option<String> {
-    let mut dirs = vec![state.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).ok()?.flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if path.file_name().is_some_and(|name| name != "door") && is_socket(&path) {
-                return Some(format!("redis+unix://{}", path.display()));
-            }
-        }
-    }
-    None
-}
-
-fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    fs::symlink_metadata(path).is_ok_and(|is| is.file_type().is_socket())
+    let listen = ["--listen", "127.0.0.1:0"];
+    let init = ["init", "--node", "big", "--slots", large_slots];
+    expect(&up.cluster(origin, &[&init[..], &listen].concat())?, 0, &[])?;
+    let line = up.join_line(origin)?;
+    let join = ["join", &line, "--node", "small", "--slots", small_slots, "--upper-bytes", "1M"];
+    expect(&up.cluster(runner, &[&join[..], &listen].concat())?, 0, &[])?;
+    // A node is listed before it has been greeted.
+    let sees = |state: &Path, node: &str| {
+        let mut command = up.command(up.dist.join("oswalk"));
+        command.args(["status", "--json"]).env("OSWALK_STATE", state);
+        Run::of(command, LIMIT).is_ok_and(|run| run.out().contains(&format!("\"{node}\"")))
+    };
+    wait_until("both are in the cluster", || sees(origin, "small") && sees(runner, "big"))
 }
 
 /// Runs commands with a `dd` whose walk fails for this reason, and is repeated at the origin.

@@ -100,7 +100,7 @@ impl Fault {
 }
 
 /// Returns the node that executes a walk, found by the network namespace of the walk's processes.
-fn runner_of(up: &Up, word: &str) -> Option<&'static str> {
+pub(crate) fn runner_of(up: &Up, word: &str) -> Option<&'static str> {
     let network = |pid: &str| fs::read_link(format!("/proc/{}/ns/net", pid.trim())).ok();
     let walks: Vec<_> =
         processes(word).iter().filter_map(|line| network(line.split(' ').next()?)).collect();
@@ -296,10 +296,12 @@ fn cut_off(lab: &Lab) -> Result<(), String> {
         }
         thread::sleep(POLL);
     }
+    let cut = Instant::now();
     up.lab(&["cut", NODES[0]])?;
     // Killed if it hangs.
     let ended = walk.wait(began.elapsed() + GONE_CUT).map(|_| ());
-    let left = gone(up, &word, GONE);
+    // Either side may notice first.
+    let left = gone(up, &word, GONE_CUT.saturating_sub(cut.elapsed()).max(GONE));
     up.lab(&["heal", NODES[0]])?;
     all_join(up, &NODES[..1])?;
     gone(up, &word, GONE)?;

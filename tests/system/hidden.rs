@@ -39,14 +39,15 @@ fn what_the_agent_was_started_with(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.shared()?;
     let dir = up.fresh("own")?;
     let policy = up.dir.join("lab/policy.toml");
-    let secret = up.dir.join("lab/secret");
-    fs::hard_link(&secret, dir.join("link")).map_err(|error| error.to_string())?;
-    fs::copy(&secret, dir.join("copy")).map_err(|error| error.to_string())?;
+    let key = up.state("origin").join("cluster/key");
+    fs::hard_link(&key, dir.join("link")).map_err(|error| error.to_string())?;
+    fs::copy(&key, dir.join("copy")).map_err(|error| error.to_string())?;
     fs::set_permissions(dir.join("copy"), fs::Permissions::from_mode(0o640))
         .map_err(|error| error.to_string())?;
     write(&dir.join("shown"), "shown")?;
     let hidden = [
-        secret,
+        key,
+        up.state("origin").join("cluster/owner"),
         dir.join("link"),
         dir.join("copy"),
         up.dir.join("lab/password"),

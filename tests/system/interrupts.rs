@@ -23,11 +23,20 @@ const LIMIT: Duration = seconds(10);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Waits until a condition holds.
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), String> {
-    let deadline = Instant::now() + LIMIT;
+pub(crate) fn wait_until(what: &str, holds: impl FnMut() -> bool) -> Result<(), String> {
+    wait_longer(LIMIT, what, holds)
+}
+
+/// Waits until a condition holds, up to a limit.
+pub(crate) fn wait_longer(
+    limit: Duration,
+    what: &str,
+    mut holds: impl FnMut() -> bool,
+) -> Result<(), String> {
+    let deadline = Instant::now() + limit;
     while !holds() {
         if Instant::now() > deadline {
-            return Err(format!("{what}: not within {LIMIT:?}"));
+            return Err(format!("{what}: not within {limit:?}"));
         }
         thread::sleep(POLL);
     }

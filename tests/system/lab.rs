@@ -14,7 +14,8 @@ use crate::run::{Run, seconds};
 /// The nodes of the lab.
 pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// The programs of the tests, each compiled from `tests/programs/NAME.c`.
-const PROGRAMS: [&str; 7] = ["show", "hooks", "look", "change", "forbidden", "leave", "tasks"];
+const PROGRAMS: [&str; 8] =
+    ["show", "hooks", "look", "change", "forbidden", "hostile", "leave", "tasks"];
 /// When its standard input ends, takes the lab down by the script `$1` and removes the directory `$2`.
 const GUARD: &str = r#"
 read -r word
@@ -103,6 +104,13 @@ impl Up {
         if run.succeeded() { Ok(()) } else { Err(format!("scripts/lab {arguments:?}: {run}")) }
     }
 
+    /// Restarts the agent of a node, and waits until it is a member again.
+    pub(crate) fn restart(&self, node: &str) -> Result<(), String> {
+        self.lab(&["kill", node])?;
+        self.lab(&["heal", node])?;
+        crate::nodes::all_join(self, &[node])
+    }
+
     /// Restarts the agent of a node, from a shell with stray open descriptors.
     pub(crate) fn restart_with_descriptors(&self, node: &str) -> Result<(), String> {
         const SHELL: &str = "exec 7</ 100</ 200>>/dev/null; exec \"$@\"";
@@ -152,17 +160,28 @@ impl Up {
         format!("/run/netns/osw-{}-{node}", self.id).into()
     }
 
-    /// Returns a command that runs a program in the network of a node, with the broker's URL in its
-    /// environment.
-    pub(crate) fn inside(&self, node: &str, program: &str) -> Result<Command, String> {
-        let password = self.dir.join("lab/password");
-        let password = fs::read_to_string(&password)
-            .map_err(|error| format!("{}: {error}", password.display()))?;
+    /// Returns a command that runs a program in the network of a node.
+    pub(crate) fn inside(&self, node: &str, program: &str) -> Command {
         let mut command = self.command("nsenter");
         command.arg(format!("--net={}", self.network(node).display()));
         command.args(["unshare", "--mount", "--propagation", "slave", "--", program]);
-        command.env("OSWALK_BROKER", format!("redis://:{}@10.77.0.1:6379/", password.trim()));
-        Ok(command)
+        command
+    }
+
+    /// Returns a new line with which a node joins the cluster of a member, such as the origin's.
+    pub(crate) fn join_line(&self, member: &Path) -> Result<String, String> {
+        let mut command = self.command("oswalk");
+        command.args(["cluster", "invite"]).env("OSWALK_STATE", member);
+        let run = Run::of(command, UP)?;
+        let line = run.out().split('\'').nth(1).map(str::to_owned);
+        line.ok_or_else(|| format!("oswalk cluster invite: {run}"))
+    }
+
+    /// Runs `oswalk cluster` for the agent with a state directory.
+    pub(crate) fn cluster(&self, state: &Path, arguments: &[&str]) -> Result<Run, String> {
+        let mut command = self.command("oswalk");
+        command.arg("cluster").args(arguments).env("OSWALK_STATE", state);
+        Run::of(command, UP)
     }
 
     /// Returns a command that sends a Redis command to the broker.

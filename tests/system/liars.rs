@@ -2,24 +2,28 @@
 //! walk made. None of them may be applied at the origin, and the program's own work must still be done.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 
+use oswalk_agent::tls::{Identity, Use, nameless, proved};
 use packetfs::change::{Base, ChangeSet, Meta, Op, Placing};
 use packetfs::packet::{Manifest, Packed, PacketRef, reference, split};
 use packetfs::path::TreePath;
 use packetfs::tree::Kind;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use worknode::key::SecretKey;
 use worknode::spec::{Ending, Outcome};
 
 use crate::Test;
 use crate::interrupts::wait_until;
-use crate::lab::{Lab, Up};
-use crate::members::{Odd, Secret, is};
+use crate::lab::{Lab, NODES, Up};
+use crate::members::{Odd, is, said, takes_no_walks};
 use crate::report::Report;
 use crate::run::{Run, seconds};
 
@@ -107,121 +111,146 @@ fn encode(message: &impl serde::Serialize) -> Vec<u8> {
     postcard::to_allocvec(message).expect("a message that can be encoded")
 }
 
-/// A proxy in front of the agent at [`AGENT`], reached at [`LIAR`].
+/// A proxy in front of the agent at [`AGENT`], reached at [`LIAR`]. It has the key of that agent's node, and
+/// those of the callers, which the agent would not let it have.
 struct Liar {
-    next: Arc<Mutex<Option<Lie>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    next: Mutex<Option<Lie>>,
+    /// The state directory of the agent, and those of the callers.
+    agent: Mutex<PathBuf>,
+    callers: Vec<PathBuf>,
 }
 
 impl Liar {
-    /// Returns the only instance, which listens in the network of n3 until this process ends.
-    fn of(up: &Up) -> Result<&'static Self, String> {
+    /// Has an agent join the cluster with the only instance before it, which listens in the network of n3 until
+    /// this process ends.
+    fn join<'a>(up: &'a Up, name: &str) -> Result<(&'static Self, Odd<'a>), String> {
         static LISTENS: OnceLock<Result<Liar, String>> = OnceLock::new();
-        LISTENS.get_or_init(|| Self::start(up)).as_ref().map_err(Clone::clone)
+        let liar = LISTENS.get_or_init(|| Self::start(up)).as_ref().map_err(Clone::clone)?;
+        let state = up.fresh(name)?;
+        state.clone_into(&mut locked(&liar.shared.agent));
+        Ok((liar, Odd::join(up, state, &["--listen", AGENT, "--advertise", LIAR])?))
     }
 
     fn start(up: &Up) -> Result<Self, String> {
-        let next: Arc<Mutex<Option<Lie>>> = Arc::default();
+        let callers = NODES.into_iter().chain(["origin"]).map(|node| up.state(node)).collect();
+        let shared = Arc::new(Shared { callers, ..Shared::default() });
         let network = fs::File::open(up.network("n3")).map_err(|error| error.to_string())?;
         let (ready_tx, ready_rx) = mpsc::channel();
-        let said = Arc::clone(&next);
+        let said = Arc::clone(&shared);
         thread::spawn(move || {
-            let listening = move_into_link_name_space(
+            let entered = move_into_link_name_space(
                 std::os::fd::AsFd::as_fd(&network),
                 Some(LinkNameSpaceType::Network),
-            )
-            .map_err(io::Error::from)
-            .and_then(|()| TcpListener::bind(LIAR));
-            let listener = match listening {
-                Ok(listener) => listener,
-                Err(error) => return drop(ready_tx.send(Err(format!("{LIAR}: {error}")))),
-            };
-            let _ = ready_tx.send(Ok(()));
-            // Threads that it starts are in that network, too.
-            for caller in listener.incoming().flatten() {
-                let said = Arc::clone(&said);
-                thread::spawn(move || relay(caller, &said));
-            }
+            );
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+            let (Ok(()), Ok(runtime)) = (entered, runtime) else { return };
+            runtime.block_on(async move {
+                let listener = match TcpListener::bind(LIAR).await {
+                    Ok(listener) => listener,
+                    Err(error) => return drop(ready_tx.send(Err(format!("{LIAR}: {error}")))),
+                };
+                let _ = ready_tx.send(Ok(()));
+                while let Ok((caller, _)) = listener.accept().await {
+                    let said = Arc::clone(&said);
+                    // An error cuts the connection: the origin loses a runner.
+                    tokio::spawn(async move { relay(caller, &said).await.map_err(drop) });
+                }
+            });
         });
         ready_rx.recv().map_err(|error| error.to_string())??;
-        Ok(Self { next })
+        Ok(Self { shared })
     }
 
     fn say(&self, lie: Option<Lie>) -> Option<Lie> {
-        std::mem::replace(&mut *self.next.lock().unwrap_or_else(PoisonError::into_inner), lie)
+        std::mem::replace(&mut *locked(&self.shared.next), lie)
     }
 }
 
-fn relay(caller: TcpStream, next: &Mutex<Option<Lie>>) {
-    let Ok(agent) = TcpStream::connect(AGENT) else { return };
-    let (Ok(mut from_caller), Ok(mut to_agent)) = (caller.try_clone(), agent.try_clone()) else {
-        return;
-    };
-    thread::spawn(move || {
-        let _ = io::copy(&mut from_caller, &mut to_agent);
-        let _ = to_agent.shutdown(std::net::Shutdown::Write);
-    });
-    // An error cuts the connection: the origin loses a runner.
-    let _ = lie(io::BufReader::new(agent), &caller, next);
-    let _ = caller.shutdown(std::net::Shutdown::Both);
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads the key of the node with a state directory.
+pub(crate) fn key(state: &Path) -> io::Result<SecretKey> {
+    let seed = fs::read(state.join("cluster/key"))?;
+    Ok(SecretKey::from_seed(&seed.try_into().map_err(|_| io::ErrorKind::InvalidData)?))
+}
+
+async fn relay(caller: TcpStream, shared: &Shared) -> io::Result<()> {
+    let own = key(&locked(&shared.agent))?;
+    let identity = |key: &SecretKey| Identity::new(key).map_err(io::Error::other);
+    let caller = TlsAcceptor::from(identity(&own)?.answerer()).accept(caller).await?;
+    let known = proved(caller.get_ref().1.peer_certificates());
+    let mut keys = shared.callers.iter().filter_map(|state| key(state).ok());
+    let theirs = keys.find(|key| Some(key.key()) == known).ok_or(io::ErrorKind::NotFound)?;
+    let connector = TlsConnector::from(identity(&theirs)?.caller(own.key(), Use::Link));
+    let agent = connector.connect(nameless(), TcpStream::connect(AGENT).await?).await?;
+    let (mut from_caller, to_caller) = tokio::io::split(TlsStream::from(caller));
+    let (from_agent, mut to_agent) = tokio::io::split(TlsStream::from(agent));
+    tokio::select! {
+        _ = tokio::io::copy(&mut from_caller, &mut to_agent) => Ok(()),
+        ended = lie(tokio::io::BufReader::new(from_agent), to_caller, &shared.next) => ended,
+    }
 }
 
 /// Passes on the agent's messages, except for the exits of walks.
-fn lie(mut agent: impl Read, mut caller: &TcpStream, next: &Mutex<Option<Lie>>) -> io::Result<()> {
+async fn lie(
+    mut agent: impl AsyncRead + Unpin,
+    mut caller: impl AsyncWrite + Unpin,
+    next: &Mutex<Option<Lie>>,
+) -> io::Result<()> {
+    const BINARY: u8 = 0x82;
     let mut upgrade = Vec::new();
     while !upgrade.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        agent.read_exact(&mut byte)?;
-        upgrade.push(byte[0]);
+        upgrade.push(agent.read_u8().await?);
     }
-    caller.write_all(&upgrade)?;
-    // The agent's hello and its proof.
-    let mut greeting = 2;
+    caller.write_all(&upgrade).await?;
+    let mut has_greeted = false;
     loop {
-        let (kind, mut message) = read_message(&mut agent)?;
-        const BINARY: u8 = 0x82;
-        if kind == BINARY && greeting > 0 {
-            greeting -= 1;
-        } else if kind == BINARY {
+        caller.flush().await?;
+        let (kind, mut message) = read_message(&mut agent).await?;
+        // Without a lie to tell, a message may also be part of the greeting: its records.
+        if kind == BINARY && has_greeted && locked(next).is_some() {
             message = lied(&message, next);
         }
-        write_message(caller, kind, &message)?;
+        has_greeted |= kind == BINARY;
+        write_message(&mut caller, kind, &message).await?;
     }
 }
 
 /// Reads a server's WebSocket message: unmasked, and unfragmented, as agents send them.
-fn read_message(from: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
-    let mut head = [0; 2];
-    from.read_exact(&mut head)?;
-    let mut more = [0; 8];
-    let length = match head[1] {
-        126 => {
-            from.read_exact(&mut more[6..])?;
-            u64::from_be_bytes(more)
-        }
-        127 => {
-            from.read_exact(&mut more)?;
-            u64::from_be_bytes(more)
-        }
+pub(crate) async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, Vec<u8>)> {
+    let (kind, length) = (from.read_u8().await?, from.read_u8().await?);
+    let length = match length {
+        126 => from.read_u16().await?.into(),
+        127 => from.read_u64().await?,
         short => u64::from(short),
     };
     let mut message = Vec::new();
-    from.take(length).read_to_end(&mut message)?;
-    Ok((head[0], message))
+    from.take(length).read_to_end(&mut message).await?;
+    Ok((kind, message))
 }
 
-fn write_message(mut to: &TcpStream, kind: u8, message: &[u8]) -> io::Result<()> {
+async fn write_message(
+    to: &mut (impl AsyncWrite + Unpin),
+    kind: u8,
+    message: &[u8],
+) -> io::Result<()> {
     let mut out = vec![kind];
-    if let Ok(short) = u8::try_from(message.len())
-        .map_err(drop)
-        .and_then(|length| if length < 126 { Ok(length) } else { Err(()) })
-    {
-        out.push(short);
-    } else {
-        out.push(127);
-        out.extend((message.len() as u64).to_be_bytes());
+    match u8::try_from(message.len()) {
+        Ok(short) if short < 126 => out.push(short),
+        _ => {
+            out.push(127);
+            out.extend((message.len() as u64).to_be_bytes());
+        }
     }
     out.extend(message);
-    to.write_all(&out)
+    to.write_all(&out).await
 }
 
 /// Returns the message with the exits replaced by the lie.
@@ -232,10 +261,7 @@ fn lied(message: &[u8], next: &Mutex<Option<Lie>>) -> Vec<u8> {
         let (payload, after) = after.split_at(length.min(after.len()));
         rest = after;
         let stream = [head[4], head[5], head[6], head[7]];
-        let lie = (head[0] == EXIT)
-            .then(|| next.lock().unwrap_or_else(PoisonError::into_inner).take())
-            .flatten()
-            .unwrap_or_default();
+        let lie = (head[0] == EXIT).then(|| locked(next).take()).flatten().unwrap_or_default();
         for (kind, said) in &lie.ahead {
             frame(*kind, stream, said, &mut out);
         }
@@ -428,12 +454,24 @@ fn attempts(up: &Up, dir: &Path, compiles: bool) -> Result<Vec<Attempt>, String>
     Ok(all)
 }
 
+/// Lies for which a node is quarantined at once: contents that do not match their digest, or are missing.
+const FALSE_CONTENT: [&str; 2] = ["a file whose content is not sent", "content that is another"];
+
+/// Checks that the liar is shown with the evidence, and gets no walks until the user trusts it again.
+fn trusted_again(up: &Up) -> Result<(), String> {
+    let [_, why, remedy] = said(up, "odd")?;
+    if !why.contains("does not match its digest") || !remedy.contains("oswalk cluster trust") {
+        return Err(format!("the evidence is '{why}', the remedy '{remedy}'"));
+    }
+    takes_no_walks(up)?;
+    let trusted = up.cluster(&up.state("origin"), &["trust", "odd"])?;
+    if trusted.succeeded() { Ok(()) } else { Err(trusted.to_string()) }
+}
+
 fn all_refused(lab: &Lab, compiles: bool) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
-    let liar = Liar::of(up)?;
-    let options = ["--listen", AGENT, "--advertise", LIAR];
     let name = if compiles { "liars-compile" } else { "liars-any" };
-    let _odd = Odd::start(up, up.fresh(&format!("{name}-state"))?, &options, Secret::Shared)?;
+    let (liar, _odd) = Liar::join(up, &format!("{name}-state"))?;
     let dir = up.fresh(name)?;
     fs::write(dir.join("a.c"), "int f(void) { return 7; }\n").map_err(|error| error.to_string())?;
     let walk = |lie: Option<Lie>| -> Result<(Run, Report), String> {
@@ -472,6 +510,12 @@ fn all_refused(lab: &Lab, compiles: bool) -> Result<(), String> {
         if liar.say(None).is_some() {
             failures.push(format!("{name}: the lie was not told: {run}, stays {:?}", report.stays));
         }
+        if is(up, "odd", "quarantined") != FALSE_CONTENT.contains(&name) {
+            failures.push(format!("{name}: the node is {:?}", said(up, "odd")));
+        }
+        if FALSE_CONTENT.contains(&name) {
+            trusted_again(up)?;
+        }
         if before != after {
             failures.push(format!("{name}: {spared:?} was {before:?} and is {after:?}"));
         }
@@ -489,9 +533,7 @@ fn others_descriptors(lab: &Lab) -> Result<(), String> {
     const READ: &str = "printf zero | { gcc -c a.c; cat >0; cat <&3 >3; cat <&5 >5; } \
                         3< <(printf three) 5<home/.ssh/id_rsa";
     let (up, _alone) = lab.alone()?;
-    let liar = Liar::of(up)?;
-    let options = ["--listen", AGENT, "--advertise", LIAR];
-    let _odd = Odd::start(up, up.fresh("liars-fds-state")?, &options, Secret::Shared)?;
+    let (liar, _odd) = Liar::join(up, "liars-fds-state")?;
     let dir = up.fresh("liars-fds")?;
     let written = |name: &str, text: &str| {
         fs::write(dir.join(name), text).map_err(|error| format!("{name}: {error}"))

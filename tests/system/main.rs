@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "a test program talks to people")]
 
 mod bad_input;
+mod bounds;
 mod case;
 mod cases;
 mod coherence;
@@ -12,21 +13,32 @@ mod commands;
 mod conflicts;
 mod coverage;
 mod faults;
+mod forged;
 mod hidden;
+mod hostile;
+mod installation;
 mod interrupts;
 mod lab;
 mod liars;
+mod life;
 mod members;
 mod mounts;
 mod nodes;
 mod peers;
 mod report;
+mod rootless;
 mod run;
 mod sandboxes;
 mod sessions;
+mod shells;
 mod silent;
 mod slots;
 mod terminals;
+mod tokens;
+mod upgrade;
+mod users;
+mod volume;
+mod volumes;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -49,18 +61,30 @@ fn main() -> ExitCode {
     });
     let others = [
         bad_input::ALL,
+        bounds::ALL,
         interrupts::ALL,
+        forged::ALL,
         hidden::ALL,
+        hostile::ALL,
+        installation::ALL,
         mounts::ALL,
         members::ALL,
         peers::ALL,
         liars::ALL,
+        life::ALL,
+        upgrade::ALL,
         nodes::ALL,
+        volumes::ALL,
+        rootless::ALL,
         sandboxes::ALL,
         sessions::ALL,
+        shells::ALL,
         silent::ALL,
         slots::ALL,
         terminals::ALL,
+        tokens::ALL,
+        users::ALL,
+        volume::ALL,
         coherence::ALL,
         commands::ALL,
         conflicts::ALL,

@@ -2,32 +2,36 @@
 //! to the nodes that can take them.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::UNIX_EPOCH;
+
+use worknode::key::Key;
+use worknode::membership::JoinLine;
 
 use crate::Test;
 use crate::interrupts::wait_until;
-use crate::lab::{Lab, Up};
-use crate::nodes::{all_join, status};
+use crate::lab::{Lab, NODES, Up};
+use crate::nodes::{all_join, running_on, status};
 use crate::report::Report;
 use crate::run::{Run, seconds};
 
 pub(crate) const ALL: &[Test] = &[
     ("members::one_that_listens_on_its_loopback", |lab| {
-        odd(lab, &["--listen", "127.0.0.1:0"], Secret::Shared, "unreachable", "--listen")
-    }),
-    ("members::one_with_another_secret", |lab| {
-        odd(lab, &["--listen", "10.77.0.13:7709"], Secret::Other, "refused", "--secret")
+        odd(lab, &["--listen", "127.0.0.1:0"], "unreachable", "", "--listen")
     }),
     ("members::one_whose_port_nobody_reaches", |lab| {
         let elsewhere = ["--listen", "10.77.0.13:7709", "--advertise", "10.77.0.13:7711"];
-        odd(lab, &elsewhere, Secret::Shared, "unreachable", "firewall")
+        odd(lab, &elsewhere, "unreachable", "nobody answers", "firewall")
     }),
-    ("members::one_that_is_another", |lab| {
+    ("members::another_answers_at_its_address", |lab| {
         let of_n1 = ["--listen", "10.77.0.13:7709", "--advertise", "10.77.0.11:7700"];
-        odd(lab, &of_n1, Secret::Shared, "refused", "address of its own")
+        odd(lab, &of_n1, "refused", "does not prove odd's key", "address of its own")
     }),
+    ("members::one_that_was_removed", removed),
+    ("members::one_that_leaves_and_joins_again", leaves),
+    ("members::one_without_a_cluster_listens_on_nothing", listens_on_nothing),
+    ("members::what_does_not_let_a_node_in", what_does_not_let_in),
     ("members::one_without_room", without_room),
     ("members::one_that_has_gone_is_remembered", gone),
     ("members::a_name_is_free_at_once", name_is_free_at_once),
@@ -38,12 +42,6 @@ pub(crate) const ALL: &[Test] = &[
 
 const LIMIT: std::time::Duration = seconds(20);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Secret {
-    Shared,
-    Other,
-}
-
 /// Another agent in the network of n3, called `odd`, which is ended on drop.
 pub(crate) struct Odd<'a> {
     up: &'a Up,
@@ -51,24 +49,23 @@ pub(crate) struct Odd<'a> {
 }
 
 impl<'a> Odd<'a> {
-    pub(crate) fn start(
-        up: &'a Up,
-        state: PathBuf,
-        options: &[&str],
-        secret: Secret,
-    ) -> Result<Self, String> {
-        fs::create_dir_all(&state).map_err(|error| error.to_string())?;
-        let mut file = up.dir.join("lab/secret");
-        if secret == Secret::Other {
-            file = up.dir.join("other-secret");
-            let mode = fs::Permissions::from_mode(0o600);
-            fs::write(&file, "0123456789abcdef0123456789abcdef")
-                .and_then(|()| fs::set_permissions(&file, mode))
-                .map_err(|error| error.to_string())?;
-        }
-        let mut command = up.inside("n3", "oswalk")?;
-        command.args(["up", "--name", "odd", "--slots", "2", "--secret"]).arg(file).args(options);
-        command.env("OSWALK_STATE", &state);
+    /// Has it join the lab's cluster, in place of the one of an earlier test.
+    pub(crate) fn join(up: &'a Up, state: PathBuf, options: &[&str]) -> Result<Self, String> {
+        // Fails if there is none.
+        up.cluster(&up.state("origin"), &["remove", "odd"])?;
+        let line = up.join_line(&up.state("origin"))?;
+        let join = ["cluster", "join", &line, "--node", "odd"];
+        Self::run(up, state, &[&join[..], options].concat())
+    }
+
+    /// Starts it again.
+    fn up(up: &'a Up, state: PathBuf) -> Result<Self, String> {
+        Self::run(up, state, &["up"])
+    }
+
+    fn run(up: &'a Up, state: PathBuf, arguments: &[&str]) -> Result<Self, String> {
+        let mut command = up.inside("n3", "oswalk");
+        command.args(arguments).args(["--slots", "2"]).env("OSWALK_STATE", &state);
         let run = Run::of(command, LIMIT)?;
         if run.succeeded() { Ok(Self { up, state }) } else { Err(run.to_string()) }
     }
@@ -83,7 +80,7 @@ impl Drop for Odd<'_> {
 }
 
 /// Returns state, cause and remedy of a node, as shown at the origin.
-fn said(up: &Up, node: &str) -> Result<[String; 3], String> {
+pub(crate) fn said(up: &Up, node: &str) -> Result<[String; 3], String> {
     let status = status(up, "origin")?;
     let nodes = status["nodes"].as_array().into_iter().flatten();
     let mut of_node = nodes.filter(|state| state["node"] == node);
@@ -97,24 +94,18 @@ pub(crate) fn is(up: &Up, node: &str, expected: &str) -> bool {
 
 /// Checks that a misconfigured node is shown with its state, that no walk waits for it, and that the other
 /// nodes take the walks.
-fn odd(
-    lab: &Lab,
-    options: &[&str],
-    secret: Secret,
-    state: &str,
-    remedy: &str,
-) -> Result<(), String> {
+fn odd(lab: &Lab, options: &[&str], state: &str, cause: &str, remedy: &str) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
-    let _odd = Odd::start(up, up.fresh("odd")?, options, secret)?;
+    let _odd = Odd::join(up, up.fresh("odd")?, options)?;
     wait_until("the origin says what is wrong", || is(up, "odd", state))?;
     let [_, why, helps] = said(up, "odd")?;
-    if why.is_empty() || !helps.contains(remedy) {
+    if why.is_empty() || !why.contains(cause) || !helps.contains(remedy) {
         return Err(format!("the cause is '{why}', the remedy '{helps}'"));
     }
     takes_no_walks(up)
 }
 
-fn takes_no_walks(up: &Up) -> Result<(), String> {
+pub(crate) fn takes_no_walks(up: &Up) -> Result<(), String> {
     let dir = up.fresh("odd-walks")?;
     let report = dir.join("report.json");
     let run = Run::of(shows(up, &report, &[], 12), LIMIT)?;
@@ -147,6 +138,203 @@ fn shows(up: &Up, report: &Path, options: &[&str], count: usize) -> Command {
     command
 }
 
+/// Removes a node under a build that uses it: the build goes on, all others know at once, and nobody deals with
+/// the node any more.
+fn removed(lab: &Lab) -> Result<(), String> {
+    /// Time until all others know that a node was removed.
+    const KNOWN_MS_MAX: u128 = 250;
+    const BUILD: &str = "for i in $(seq 8); do sleep 1 & done; wait";
+    let (up, _alone) = lab.alone()?;
+    let origin = up.state("origin");
+    let state = up.fresh("removed")?;
+    let odd = Odd::join(up, state.clone(), &["--listen", "10.77.0.13:7709"])?;
+    wait_until("it is alive", || is(up, "odd", "alive"))?;
+    all_join(up, &["odd"])?;
+    let report = up.fresh("removed-build")?.join("report.json");
+    let mut build = up.exec(&report);
+    build.args(["--walk", "sleep", "--", "sh", "-c", BUILD]);
+    let build = Run::start(build, None)?;
+    wait_until("it executes walks", || running_on(up, "odd").is_ok_and(|count| count > 0))?;
+    let gone = up.cluster(&origin, &["remove", "odd"])?;
+    let build = build.wait(LIMIT)?;
+    let report = Report::read(&report)?;
+    if !gone.succeeded() || !build.succeeded() || report.runners().contains(&"odd") {
+        return Err(format!("{gone}, {build}, executed by {:?}", report.runners()));
+    }
+    for node in NODES {
+        let nodes = up.cluster(&up.state(node), &["nodes"])?;
+        if nodes.out().contains("odd") {
+            return Err(format!("{node} still counts it as a member: {nodes}"));
+        }
+        let ms =
+            saved_at(&up.state(node), "records")?.saturating_sub(saved_at(&origin, "records")?);
+        if ms > KNOWN_MS_MAX {
+            return Err(format!("{node} heard of it after {ms} ms"));
+        }
+    }
+    wait_until("it is refused", || is(up, "odd", "refused"))?;
+    takes_no_walks(up)?;
+    // It is told so when it calls, also after a restart.
+    drop(odd);
+    let _odd = Odd::up(up, state.clone())?;
+    let told = || {
+        let status = status_of(up, &state).unwrap_or_default();
+        status.contains(
+            "this node was removed from cluster lab by origin: run 'oswalk cluster leave' here",
+        )
+    };
+    wait_until("it is told why nothing walks", told)
+        .map_err(|error| format!("{error}: {:?}", status_of(up, &state)))?;
+    fails(&up.cluster(&state, &["nodes"])?, &["was removed from cluster lab by origin"])
+}
+
+/// Returns when a node saved a file of what it knows of the cluster, in milliseconds.
+pub(crate) fn saved_at(state: &Path, file: &str) -> Result<u128, String> {
+    let saved = fs::metadata(state.join("cluster").join(file)).and_then(|is| is.modified());
+    let since = saved.map_err(|error| error.to_string())?.duration_since(UNIX_EPOCH);
+    Ok(since.map_err(|error| error.to_string())?.as_millis())
+}
+
+fn status_of(up: &Up, state: &Path) -> Result<String, String> {
+    let mut command = up.command("oswalk");
+    command.arg("status").env("OSWALK_STATE", state);
+    Ok(Run::of(command, LIMIT)?.out())
+}
+
+/// Checks that a command failed with these words.
+fn fails(run: &Run, words: &[&str]) -> Result<(), String> {
+    let said = run.err();
+    if run.status.code() == Some(125) && words.iter().all(|word| said.contains(word)) {
+        Ok(())
+    } else {
+        Err(format!("expected {words:?}: {run}"))
+    }
+}
+
+fn leaves(lab: &Lab) -> Result<(), String> {
+    let (up, _alone) = lab.alone()?;
+    let (origin, state) = (up.state("origin"), up.fresh("leaves")?);
+    let listen = ["--listen", "10.77.0.13:7709"];
+    let _odd = Odd::join(up, state.clone(), &listen)?;
+    let left = up.cluster(&state, &["leave"])?;
+    if !left.succeeded() {
+        return Err(left.to_string());
+    }
+    fails(&up.cluster(&state, &["leave"])?, &["belongs to no cluster"])?;
+    let line = up.join_line(&origin)?;
+    let join = [&["cluster", "join", &line, "--node", "odd"], &listen[..]].concat();
+    let taken = Odd::run(up, state.clone(), &join).map(drop);
+    let said = taken.err().ok_or("a name is given twice")?;
+    if !said.contains("has a node 'odd' already") || state.join("cluster").exists() {
+        return Err(said);
+    }
+    let removed = up.cluster(&origin, &["remove", "odd"])?;
+    if !removed.succeeded() {
+        return Err(removed.to_string());
+    }
+    // The line is not used up: it has let nobody in.
+    let _odd = Odd::run(up, state, &join)?;
+    wait_until("it is alive", || is(up, "odd", "alive"))?;
+    all_join(up, &["odd"])
+}
+
+fn listens_on_nothing(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.shared()?;
+    let state = up.fresh("lone")?;
+    let mut start = up.command("unshare");
+    start.args(["--net", "oswalk", "up", "--name", "lone"]);
+    start.env("OSWALK_STATE", &state);
+    let started = Run::of(start, LIMIT)?;
+    let checked = (|| {
+        let pid = fs::read_to_string(state.join("pid")).map_err(|error| error.to_string())?;
+        let mut sockets = up.command("nsenter");
+        sockets.args(["--net", "--target", pid.trim(), "ss", "-H", "-l", "-n", "-t", "-u"]);
+        let sockets = Run::of(sockets, LIMIT)?;
+        if !sockets.succeeded() || !sockets.stdout.is_empty() {
+            return Err(format!("it listens: {sockets}"));
+        }
+        let status = status_of(up, &state)?;
+        let mut doctor = up.command("oswalk");
+        doctor.arg("doctor").env("OSWALK_STATE", &state);
+        let doctor = Run::of(doctor, LIMIT)?;
+        if !started.err().contains("belongs to no cluster")
+            || !status.contains("lone")
+            || !doctor.out().contains("this node belongs to no cluster")
+            || doctor.out().contains("FAIL")
+        {
+            return Err(format!("{started}\n{status}\n{doctor}"));
+        }
+        for request in [&["invite"][..], &["nodes"], &["remove", "n1"]] {
+            fails(&up.cluster(&state, request)?, &["this node belongs to no cluster"])?;
+        }
+        Ok(())
+    })();
+    drop(Odd { up, state });
+    checked
+}
+
+/// A node that is refused stays as it was.
+fn what_does_not_let_in(lab: &Lab) -> Result<(), String> {
+    let (up, _alone) = lab.alone()?;
+    let (origin, state) = (up.state("origin"), up.fresh("member")?);
+    let listen = ["--listen", "10.77.0.13:7709"];
+    let odd = Odd::join(up, state.clone(), &listen)?;
+    let again = up.cluster(&state, &["join", &up.join_line(&origin)?])?;
+    fails(&again, &["belongs to the cluster 'lab' already", "oswalk cluster leave"])?;
+    fails(&up.cluster(&state, &["init"])?, &["belongs to the cluster 'lab' already"])?;
+    fails(&up.cluster(&state, &["invite"])?, &["may not admit others"])?;
+    fails(&up.cluster(&state, &["remove", "n1"])?, &["run this on origin"])?;
+    fails(&up.cluster(&origin, &["remove", "n9"])?, &["no node 'n9'", "oswalk cluster nodes"])?;
+    fails(&up.cluster(&origin, &["remove", "origin"])?, &["this node made the cluster"])?;
+    drop(odd);
+    fails(&up.cluster(&state, &["init"])?, &["belongs to the cluster 'lab' already"])?;
+
+    let line = up.join_line(&origin)?;
+    let mut altered = line.clone();
+    let last = altered.pop();
+    altered.push(if last == Some('A') { 'B' } else { 'A' });
+    let elsewhere = line.replace("10.77.0.2:", "10.77.0.3:");
+    let state = up.fresh("outsider")?;
+    let join = |line: &str| -> Result<Run, String> {
+        let mut command = up.inside("n3", "oswalk");
+        command.args(["cluster", "join", line, "--node", "new", "--listen", "10.77.0.13:7712"]);
+        Run::of(
+            {
+                command.env("OSWALK_STATE", &state);
+                command
+            },
+            LIMIT,
+        )
+    };
+    let with = |change: &dyn Fn(&mut JoinLine)| -> Result<String, String> {
+        let mut line: JoinLine = line.parse().map_err(|error| format!("{error}"))?;
+        change(&mut line);
+        Ok(line.to_string())
+    };
+    let nobody = with(&|line| line.address = "10.77.0.13:1".to_owned())?;
+    let other_key = with(&|line| line.host = Key([7; 32]))?;
+    let unknown = with(&|line| line.word = [7; 16])?;
+    let used = up.join_line(&origin)?;
+    let use_up = ["cluster", "join", &used, "--node", "other", "--listen", "10.77.0.13:7711"];
+    drop(Odd::run(up, up.fresh("other")?, &use_up)?);
+    let freed = up.cluster(&origin, &["remove", "other"])?;
+    for (line, words) in [
+        ("hunter2", &["this is no join line", "oswalk cluster invite"][..]),
+        (&altered, &["the join line is not whole"]),
+        (&elsewhere, &["the join line is not whole"]),
+        (&used, &["the join line is used up", "oswalk cluster invite"]),
+        (&unknown, &["the join line is not known there", "oswalk cluster invite"]),
+        (&nobody, &["failed to reach 10.77.0.13:1", "check that its agent runs"]),
+        (&other_key, &["is not the node that made the join line", "oswalk cluster invite"]),
+    ] {
+        fails(&join(line)?, words)?;
+        if state.join("cluster").exists() || state.join("cluster.new").exists() {
+            return Err(format!("{line}: a refused node has a membership"));
+        }
+    }
+    if freed.succeeded() { Ok(()) } else { Err(freed.to_string()) }
+}
+
 fn without_room(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let state = up.fresh("full")?;
@@ -163,7 +351,7 @@ fn without_room(lab: &Lab) -> Result<(), String> {
     };
     mount("mount", &["-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs"])?;
     let listen = ["--listen", "10.77.0.13:7709"];
-    let checked = Odd::start(up, state.clone(), &listen, Secret::Shared).and_then(|_odd| {
+    let checked = Odd::join(up, state.clone(), &listen).and_then(|_odd| {
         wait_until("the origin says that it is full", || is(up, "odd", "full"))?;
         takes_no_walks(up)
     });
@@ -173,7 +361,7 @@ fn without_room(lab: &Lab) -> Result<(), String> {
 
 fn gone(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
-    let odd = Odd::start(up, up.fresh("gone")?, &["--listen", "10.77.0.13:7709"], Secret::Shared)?;
+    let odd = Odd::join(up, up.fresh("gone")?, &["--listen", "10.77.0.13:7709"])?;
     wait_until("it is alive", || is(up, "odd", "alive"))?;
     drop(odd);
     wait_until("it is gone", || is(up, "odd", "gone"))?;
@@ -208,14 +396,21 @@ fn doctor(up: &Up) -> Result<Run, String> {
     Run::of(command, LIMIT)
 }
 
-/// A node that was taken down or killed can start again at once, at another address.
+/// A node that was taken down or killed can start again at once; one that was removed can join again at once
+/// under its name, at another address.
 fn name_is_free_at_once(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
-    let state = up.fresh("restarts")?;
-    for (round, port) in (7721..7729).enumerate() {
-        let listen = format!("10.77.0.13:{port}");
-        let odd = Odd::start(up, state.clone(), &["--listen", &listen], Secret::Shared)
-            .map_err(|error| format!("round {round}: {error}"))?;
+    let mut state = up.fresh("restarts")?;
+    for round in 0..8 {
+        let listen = format!("10.77.0.13:{}", 7721 + round);
+        let odd = match round % 4 {
+            0 => {
+                state = up.fresh(&format!("restarts-{round}"))?;
+                Odd::join(up, state.clone(), &["--listen", &listen])
+            }
+            _ => Odd::up(up, state.clone()),
+        };
+        let odd = odd.map_err(|error| format!("round {round}: {error}"))?;
         if round % 2 == 1 {
             let pid = fs::read_to_string(state.join("pid")).map_err(|error| error.to_string())?;
             let mut kill = up.command("kill");
@@ -237,7 +432,7 @@ fn address_changes(lab: &Lab) -> Result<(), String> {
         up.ip("n3", &["address", "add", &format!("{to}/24"), "dev", "eth0"])
     };
     let listen = ["--listen", "0.0.0.0:7709"];
-    let _odd = Odd::start(up, up.fresh("moves")?, &listen, Secret::Shared)?;
+    let _odd = Odd::join(up, up.fresh("moves")?, &listen)?;
     let checked = wait_until("it is alive", || is(up, "odd", "alive")).and_then(|()| {
         change("10.77.0.13", "10.77.0.23")?;
         wait_until("n3 is said not to be reached", || is(up, "n3", "unreachable"))?;
@@ -260,13 +455,13 @@ fn address_changes(lab: &Lab) -> Result<(), String> {
 fn thin_link(lab: &Lab) -> Result<(), String> {
     const BYTES: usize = 4_000_000;
     let (up, _alone) = lab.alone()?;
-    let mut relay = up.inside("n3", env!("CARGO_BIN_EXE_oswalk-relay"))?;
+    let mut relay = up.inside("n3", env!("CARGO_BIN_EXE_oswalk-relay"));
     relay.args(["--listen", "10.77.0.13:7720", "--to", "10.77.0.13:7709"]);
     relay.args(["--delay-ms", "0", "--mbit", "10"]);
     let mut relay = relay.spawn().map_err(|error| format!("oswalk-relay: {error}"))?;
     let checked = (|| {
         let options = ["--listen", "10.77.0.13:7709", "--advertise", "10.77.0.13:7720"];
-        let _odd = Odd::start(up, up.fresh("thin")?, &options, Secret::Shared)?;
+        let _odd = Odd::join(up, up.fresh("thin")?, &options)?;
         wait_until("it is alive", || is(up, "odd", "alive"))?;
         let dir = up.fresh("thin-files")?;
         let run_at = |terminal: bool| {
@@ -308,6 +503,6 @@ fn broker_gone(lab: &Lab) -> Result<(), String> {
     };
     let noticed = wait_until("nothing is known of the nodes", unknown);
     up.lab(&["heal", "broker"])?;
-    all_join(up, &crate::lab::NODES)?;
+    all_join(up, &NODES)?;
     noticed
 }

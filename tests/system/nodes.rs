@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::Test;
+use crate::faults::runner_of;
 use crate::interrupts::{processes, wait_until};
 use crate::lab::{Lab, NODES, Up};
 use crate::report::Report;
@@ -18,8 +21,10 @@ pub(crate) const ALL: &[Test] = &[
     ("nodes::all_die_in_the_middle", |lab| hurt(lab, "all-die", &["kill"], &NODES)),
     ("nodes::the_broker_dies_in_the_middle", |lab| hurt(lab, "broker", &["kill"], &["broker"])),
     ("nodes::all_are_dead", all_are_dead),
+    ("nodes::one_takes_a_new_key_in_the_middle", rotates),
     ("nodes::one_that_lost_only_the_broker_keeps_its_walks", loses_the_broker),
     ("nodes::one_that_stands_still_for_a_moment_keeps_its_walks", stands_still),
+    ("nodes::one_that_is_stopped_is_given_up_in_time", is_stopped),
     ("nodes::all_die_under_a_program_that_is_stopped", dies_while_stopped),
     ("nodes::a_second_one_is_told_what_the_first_one_asked", second_is_told),
     ("nodes::one_is_told_what_a_first_compile_includes", first_compile_is_told),
@@ -60,29 +65,58 @@ fn made(dir: &Path) -> usize {
 fn hurt(lab: &Lab, name: &str, how: &[&str], nodes: &[&str]) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh(name)?;
-    project(&dir)?;
-    let report = dir.join("report.json");
-    let started = Run::start(build(up, &dir, &report), None)?;
-    let deadline = Instant::now() + LIMIT;
-    while made(&dir) < FILES / 4 && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(5));
-    }
-    let hurt = nodes.iter().try_for_each(|node| up.lab(&[how, &[node]].concat()));
-    let run = started.wait(LIMIT);
-    let healed = nodes.iter().try_for_each(|node| up.lab(&["heal", node]));
-    hurt?;
-    healed?;
+    let built = during_a_build(up, &dir, || {
+        nodes.iter().try_for_each(|node| up.lab(&[how, &[node]].concat()))
+    });
+    nodes.iter().try_for_each(|node| up.lab(&["heal", node]))?;
     let joined = all_join(up, &NODES);
-    let run = run?;
-    if !run.succeeded() || made(&dir) != FILES {
-        return Err(format!("{} of {FILES} files: {run}", made(&dir)));
-    }
+    built?;
     joined
 }
 
+/// Builds, and does something when a quarter of the build is done. The build must succeed.
+pub(crate) fn during_a_build(
+    up: &Up,
+    dir: &Path,
+    act: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    project(dir)?;
+    let started = Run::start(build(up, dir, &dir.join("report.json")), None)?;
+    let deadline = Instant::now() + LIMIT;
+    while made(dir) < FILES / 4 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let acted = act();
+    let run = started.wait(LIMIT)?;
+    acted?;
+    let made = made(dir);
+    if run.succeeded() && made == FILES {
+        Ok(())
+    } else {
+        Err(format!("{made} of {FILES} files: {run}"))
+    }
+}
+
+/// The walks of a node that takes a new key are executed again, with the links that end.
+fn rotates(lab: &Lab) -> Result<(), String> {
+    let (up, _alone) = lab.alone()?;
+    let dir = up.fresh("rotates")?;
+    let built = during_a_build(up, &dir, || {
+        wait_until("it executes walks", || running_on(up, "n1").is_ok_and(|count| count > 0))?;
+        let rotated = up.cluster(&up.state("n1"), &["rotate"])?;
+        if rotated.succeeded() { Ok(()) } else { Err(rotated.to_string()) }
+    });
+    let joined = all_join(up, &NODES);
+    built?;
+    joined
+}
+
+/// Longest time until a node takes walks again: one that could not be reached is tried again after a while.
+const JOIN_LIMIT: Duration = seconds(45);
+
 /// Waits until each of these nodes takes walks again.
 pub(crate) fn all_join(up: &Up, nodes: &[&str]) -> Result<(), String> {
-    let deadline = Instant::now() + seconds(20);
+    let deadline = Instant::now() + JOIN_LIMIT;
     for &node in nodes {
         let report = up.fresh("joins")?.join("report.json");
         loop {
@@ -93,7 +127,10 @@ pub(crate) fn all_join(up: &Up, nodes: &[&str]) -> Result<(), String> {
                 break;
             }
             if Instant::now() > deadline {
-                return Err(format!("{node} takes no walks again: {run}"));
+                let mut status = up.command("oswalk");
+                status.arg("status");
+                let status = Run::of(status, LIMIT)?.out();
+                return Err(format!("{node} takes no walks again: {run}\n{status}"));
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -111,14 +148,45 @@ fn all_are_dead(lab: &Lab) -> Result<(), String> {
     }
     let report = dir.join("report.json");
     let run = Run::of(build(up, &dir, &report), LIMIT);
+    let told = is_told(up, &dir);
     let healed = NODES.iter().try_for_each(|node| up.lab(&["heal", node]));
     healed?;
     all_join(up, &NODES)?;
     let run = run?;
+    told?;
     if !run.succeeded() || made(&dir) != FILES {
         return Err(format!("{} of {FILES} files: {run}", made(&dir)));
     }
     if run.took > seconds(10) { Err(format!("too slow: {run}")) } else { Ok(()) }
+}
+
+/// The user of a build is told at its end that nothing walked, also in a file, and unless that is not wanted. Who reads what
+/// a compiler says reads no more than that.
+fn is_told(up: &Up, dir: &Path) -> Result<(), String> {
+    fs::write(dir.join("a.c"), "int a;\n").map_err(|error| error.to_string())?;
+    let says = |flags: &[&str], script: &[&str]| {
+        let mut command = up.exec_unreported();
+        command.args(flags).arg("--").args(script).current_dir(dir);
+        Run::of(command, LIMIT)
+    };
+    let gcc = ["gcc", "-c", "a.c"];
+    let sh = ["sh", "-c", "echo of the build >&2; exec gcc -c a.c"];
+    for (flags, script, is_told) in [
+        (&[][..], &sh[..], true),
+        (&["--summary"], &sh, true),
+        (&["--quiet"], &sh, false),
+        (&[], &["sh", "-c", "exit 0"], false),
+        (&[], &gcc, false),
+    ] {
+        let run = says(flags, script)?;
+        let said = run.err();
+        let lines: Vec<_> = said.lines().filter(|line| line.contains("nothing walked")).collect();
+        let is_last = !said.starts_with("oswalk: nothing walked");
+        if !run.succeeded() || (lines.len() == 1) != is_told || is_told && !is_last {
+            return Err(format!("{flags:?} {script:?}: {run}"));
+        }
+    }
+    Ok(())
 }
 
 /// The broker gives up a node that it does not hear, but the origin keeps its walks as long as the node
@@ -152,17 +220,82 @@ fn stands_still(lab: &Lab) -> Result<(), String> {
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("still")?;
     let reader = Reader::start(up, &dir)?;
-    let pid = fs::read_to_string(up.state(reader.runner).join("pid"));
-    let pid = pid.map_err(|error| error.to_string())?;
-    let signal = |name: &str| {
-        let mut command = up.command("kill");
-        command.args([name, pid.trim()]);
-        Run::of(command, LIMIT).map(drop)
-    };
-    signal("-STOP")?;
+    let stopped = StoppedAgent::new(up, reader.runner)?;
     thread::sleep(STILL);
-    signal("-CONT")?;
+    drop(stopped);
     reader.end(up)
+}
+
+/// An agent that stands still until this is dropped.
+struct StoppedAgent(Pid);
+
+impl StoppedAgent {
+    fn new(up: &Up, node: &str) -> Result<Self, String> {
+        let text = fs::read_to_string(up.state(node).join("pid"));
+        let text = text.map_err(|error| error.to_string())?;
+        let pid = text.trim().parse().ok().and_then(Pid::from_raw).ok_or("no pid")?;
+        kill_process(pid, Signal::STOP).map_err(|error| error.to_string())?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for StoppedAgent {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+/// An agent that is stopped for good loses its walks within 4 s: those that run there, and those that are on their way. Its
+/// processes run on, but what they do takes no effect.
+fn is_stopped(lab: &Lab) -> Result<(), String> {
+    let (up, _alone) = lab.alone()?;
+    let ended = [&["--on", NODES[0]][..], &[]].iter().try_for_each(|on| {
+        [true, false].iter().try_for_each(|&is_running| {
+            let ended = stopped_under(up, on, is_running);
+            ended.map_err(|error| format!("{on:?}, running {is_running}: {error}"))
+        })
+    });
+    let joined = all_join(up, &NODES);
+    ended?;
+    joined
+}
+
+fn stopped_under(up: &Up, on: &[&str], is_running: bool) -> Result<(), String> {
+    /// How long the program takes, and the limit for the time that is lost.
+    const TAKES: Duration = seconds(2);
+    const LOST_MAX: Duration = Duration::from_millis(5500);
+    const PROGRAM: &str = "select undef, undef, undef, 2; open F, '>>', 'log'; print F qq(x\n)";
+    let dir = up.fresh("stopped for good")?;
+    let word = format!("oswalk-stopped-{}-{is_running}-{}", std::process::id(), on.len());
+    // With a link to each node that carries nothing.
+    all_join(up, &NODES)?;
+    let mut command = up.exec(&dir.join("report.json"));
+    command.args(on).args(["--walk-all", "--", "perl", "-e", PROGRAM, &word]).current_dir(&dir);
+    // Without a node of its own, the walk goes to the one that is not stopped.
+    let (started, stopped) = if is_running {
+        let started = Run::start(command, None)?;
+        let mut runner = None;
+        wait_until("the walk runs", || {
+            runner = runner_of(up, &word);
+            runner.is_some()
+        })?;
+        (started, vec![StoppedAgent::new(up, runner.expect("it runs"))?])
+    } else {
+        let stopped = NODES.iter().take(if on.is_empty() { 2 } else { 1 });
+        let stopped = stopped.map(|node| StoppedAgent::new(up, node)).collect::<Result<_, _>>()?;
+        (Run::start(command, None)?, stopped)
+    };
+    let began = Instant::now();
+    let run = started.wait(LIMIT)?;
+    let took = began.elapsed();
+    drop(stopped);
+    wait_until("the first attempt has ended", || processes(&word).is_empty())?;
+    let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+    match () {
+        () if !run.succeeded() || log != "x\n" => Err(format!("it has written {log:?}: {run}")),
+        () if took > TAKES + LOST_MAX => Err(format!("it took {took:?}: {run}")),
+        () => Ok(()),
+    }
 }
 
 /// A walk that has read the first of two lines, so that it could not be repeated.
@@ -212,7 +345,7 @@ impl Reader {
 }
 
 /// Returns the number of walks on a node, according to the broker.
-fn running_on(up: &Up, node: &str) -> Result<u64, String> {
+pub(crate) fn running_on(up: &Up, node: &str) -> Result<u64, String> {
     let status = status(up, "origin")?;
     let nodes = status["nodes"].as_array().into_iter().flatten();
     let running =

@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_millis(30);
 
 /// A step of a user: an input, or something to wait for.
 #[derive(Debug, Clone, Copy)]
-enum Step {
+pub(crate) enum Step {
     /// Type this line.
     Line(&'static str),
     /// Press these keys, by their names in tmux.
@@ -148,13 +148,13 @@ const NEXT: &[Step] = &[
 ];
 
 /// A terminal with a shell in it.
-struct Screen<'a> {
+pub(crate) struct Screen<'a> {
     up: &'a Up,
     socket: PathBuf,
 }
 
 impl<'a> Screen<'a> {
-    fn open(up: &'a Up, dir: &Path, shell: &str) -> Result<Self, String> {
+    pub(crate) fn open(up: &'a Up, dir: &Path, shell: &str) -> Result<Self, String> {
         let screen = Self { up, socket: dir.join("tmux") };
         // Higher than what any test shows, with a line of `oswalk` besides.
         let size = ["-x", "80", "-y", "28"];
@@ -174,12 +174,12 @@ impl<'a> Screen<'a> {
         if run.succeeded() { Ok(run.out()) } else { Err(format!("tmux {words:?}: {run}")) }
     }
 
-    fn lines(&self) -> Result<Vec<String>, String> {
+    pub(crate) fn lines(&self) -> Result<Vec<String>, String> {
         let text = self.tmux(&["capture-pane", "-p"])?;
         Ok(text.lines().map(|line| line.trim_end().to_owned()).collect())
     }
 
-    fn take(&self, step: Step) -> Result<(), String> {
+    pub(crate) fn take(&self, step: Step) -> Result<(), String> {
         match step {
             Line(text) => {
                 self.tmux(&["send-keys", "-l", text])?;

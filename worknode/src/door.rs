@@ -16,6 +16,13 @@ pub use payload::{
     decode_status, decode_window, encode_window,
 };
 
+/// The state directory of the agent that serves all users of a machine.
+pub const SYSTEM_STATE: &str = "/var/lib/oswalk";
+/// The directory of that agent's door, and of the policy pages of its sessions.
+pub const SYSTEM_DIR: &str = "/run/oswalk";
+/// The name of a door: in that directory, and in each state directory.
+pub const NAME: &str = "door";
+
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 8;
 

@@ -111,12 +111,16 @@ fn step(pattern: &[u8], at: usize, byte: u8) -> Step {
     }
 }
 
+/// Most bytes in a class, so that a match takes no longer than the lengths of pattern and text tell.
+const CLASS_BYTES_MAX: usize = 128;
+
 /// Returns whether `byte` is in the class that starts after `[`, and the length of the class including
-/// its `]`. Returns `None` if no `]` follows.
+/// its `]`. Returns `None` if no `]` follows soon.
 fn class(rest: &[u8], byte: u8) -> Option<(bool, usize)> {
     let negated = matches!(rest.first(), Some(b'!' | b'^'));
     let start = usize::from(negated);
-    let end = start + 1 + rest.get(start + 1..)?.iter().position(|&b| b == b']')?;
+    let end =
+        start + 1 + rest.get(start + 1..)?.iter().take(CLASS_BYTES_MAX).position(|&b| b == b']')?;
     let members = &rest[start..end];
     let mut found = false;
     let mut i = 0;

@@ -22,7 +22,15 @@ mod bounded;
 #[cfg(feature = "std")]
 pub mod broker_url;
 #[cfg(feature = "std")]
+pub mod capability;
+#[cfg(feature = "std")]
+pub mod history;
+#[cfg(feature = "std")]
 pub mod id;
+#[cfg(feature = "std")]
+pub mod key;
+#[cfg(feature = "std")]
+pub mod membership;
 #[cfg(feature = "std")]
 pub mod notice;
 #[cfg(feature = "std")]

@@ -8,6 +8,17 @@ use crate::request::{NodeCondition, NodeStatus};
 /// Most nodes that a notice lists.
 const NAMED_MAX: usize = 3;
 
+/// Returns what to do about a broker that does not answer. Other nodes reach that of the first node through its agent.
+#[must_use]
+pub fn remedy_of_broker(url: &str) -> &'static str {
+    if url.starts_with("oswalk://") {
+        "check that the agent of the node that made the cluster runs, that no firewall blocks its port, and that \
+         'oswalk cluster nodes' there lists this node"
+    } else {
+        "check that Redis runs there and that no firewall blocks its port"
+    }
+}
+
 /// Returns why no node takes walks, or why `on` does not if it is given. Returns `None` if walks are
 /// possible. `silent_broker` is the broker's URL if the broker does not answer.
 #[must_use]
@@ -18,7 +29,7 @@ pub fn why_nothing_walks(
     silent_broker: Option<&str>,
 ) -> Option<String> {
     if let Some(url) = silent_broker {
-        return Some(format!("the broker {url} does not answer: check that Redis runs there"));
+        return Some(format!("the broker {url} does not answer: {}", remedy_of_broker(url)));
     }
     let takes_walks = |node: &&NodeStatus| node.state == NodeCondition::Alive && node.slots > 0;
     if let Some(on) = on {
@@ -34,7 +45,7 @@ pub fn why_nothing_walks(
     }
     if others.is_empty() {
         return Some(
-            "the cluster has no other node: run 'oswalk up' with the same broker on another machine"
+            "there is no other node: 'oswalk cluster init' makes a cluster, 'oswalk cluster invite' lets a machine join it"
                 .to_owned(),
         );
     }
@@ -76,8 +87,8 @@ pub fn other_mounts(who: &str, agent: u32) -> String {
 pub fn is_in_vain(reason: &str) -> bool {
     use Reason::{
         CommitFault, ForeignPreload, GrantedHome, Ipc, NoAgent, NoBroker, NoCluster, NoSlot,
-        NotExecutable, NotExported, OtherMounts, RunnerFault, RunnerLost, SecretVariable,
-        ShimLimit,
+        NotAllowed, NotExecutable, NotExported, OtherMounts, RunnerFault, RunnerLost,
+        SecretVariable, ShimLimit,
     };
     let reason = Reason::named(reason);
     reason.is_some_and(|reason| {
@@ -92,6 +103,7 @@ pub fn is_in_vain(reason: &str) -> bool {
                 | RunnerFault
                 | NotExported
                 | CommitFault
+                | NotAllowed
                 | NotExecutable
                 | OtherMounts
                 | SecretVariable
@@ -136,6 +148,7 @@ pub fn local_cause(reason: Reason, variable: Option<&str>, agent: u32) -> Option
         Reason::Directory => DIRECTORY.to_owned(),
         Reason::Place => PLACE.to_owned(),
         Reason::NotExported => NOT_EXPORTED.to_owned(),
+        Reason::NotAllowed => NOT_ALLOWED.to_owned(),
         _ => return None,
     })
 }
@@ -160,6 +173,7 @@ const DIRECTORY: &str = "the working directory was deleted, or a file system tha
      did not answer: look at its server";
 const PLACE: &str = "the program reads or writes below /dev, /run, /proc or /sys, which every machine \
      has of its own: use other directories";
+const NOT_ALLOWED: &str = "the session's token does not allow it, or was revoked: 'oswalk token show FILE' says what it allows";
 const NOT_EXPORTED: &str = "the program needs a file that no runner is shown: see 'Whom you trust' in \
      the README, and the agent's log";
 
@@ -183,6 +197,8 @@ mod tests {
             remedy: None,
             last_seen: 0,
             left: false,
+            takes: crate::request::NodeTakes::All,
+            load_percent: 0,
         }
     }
 
@@ -198,10 +214,10 @@ mod tests {
         assert_eq!(why(&[node("n1", 1, Alive, None)], None), "");
         assert_eq!(
             why(&[], None),
-            "the cluster has no other node: run 'oswalk up' with the same broker on another machine"
+            "there is no other node: 'oswalk cluster init' makes a cluster, 'oswalk cluster invite' lets a machine join it"
         );
         let others = [
-            node("n1", 1, Refused, Some("it does not hold the secret")),
+            node("n1", 1, Refused, Some("it does not prove its key")),
             node("n2", 0, Alive, None),
             node("n3", 1, Gone, None),
             node("n4", 1, Gone, None),
@@ -209,7 +225,7 @@ mod tests {
         ];
         assert_eq!(
             why(&others, None),
-            "no other node takes walks (n1 is refused, it does not hold the secret; n2 has no slots: \
+            "no other node takes walks (n1 is refused, it does not prove its key; n2 has no slots: \
              start its agent with --slots; n3 is gone; 2 more)"
         );
         assert_eq!(why(&others, Some("n5")), "n5 is unreachable");
@@ -219,7 +235,7 @@ mod tests {
         );
         assert_eq!(
             why_nothing_walks(&[], &me, None, Some("redis://hub/")),
-            Some("the broker redis://hub/ does not answer: check that Redis runs there".to_owned())
+            Some("the broker redis://hub/ does not answer: check that Redis runs there and that no firewall blocks its port".to_owned())
         );
     }
 

@@ -31,6 +31,20 @@ impl Verdict {
         !matches!(self, Self::Walk | Self::Stay(_))
     }
 
+    /// Returns the word that users read.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Walk => "walk",
+            Self::Stay(reason) => reason.name(),
+            Self::CompilerDriver => "compiler",
+            Self::Compiler => "compiler proper",
+            Self::Assembler => "assembler",
+            Self::Rustc => "rustc",
+            Self::Nvcc => "nvcc",
+        }
+    }
+
     /// Returns the encoding of the verdict in the policy page.
     #[must_use]
     pub fn encode(self) -> [u8; 2] {

@@ -81,11 +81,13 @@ pub enum Reason {
     /// The program reads, writes or leaves files below /dev, /proc, /run or /sys, which are local to each
     /// machine.
     Place = 36,
+    /// The session's token does not allow it.
+    NotAllowed = 37,
 }
 
 impl Reason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Unlisted,
         Self::Driver,
         Self::Shell,
@@ -122,6 +124,7 @@ impl Reason {
         Self::Transfer,
         Self::SecretVariable,
         Self::Place,
+        Self::NotAllowed,
     ];
 
     /// Returns the reason with this discriminant.
@@ -176,6 +179,7 @@ impl Reason {
             Self::Transfer => "transfer",
             Self::SecretVariable => "secret-variable",
             Self::Place => "place",
+            Self::NotAllowed => "not-allowed",
         }
     }
 }
@@ -193,6 +197,6 @@ mod tests {
             assert_eq!(Reason::named(reason.name()), Some(reason));
         }
         assert_eq!(Reason::from_u8(0), None);
-        assert_eq!(Reason::from_u8(37), None);
+        assert_eq!(Reason::from_u8(38), None);
     }
 }

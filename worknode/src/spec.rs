@@ -6,6 +6,7 @@ use crate::bounded::at_most;
 use crate::door::{RLIMITS, TERMIOS_BYTES};
 use crate::id::WalkId;
 use crate::principal::Principal;
+use crate::said::Said;
 
 /// First byte of every encoded spec. The error for another version names both.
 pub const SPEC_VERSION: u8 = 4;
@@ -64,8 +65,10 @@ pub struct WalkSpec {
     pub terminal: Option<TerminalSpec>,
     /// The walk may also change system directories: the overlay covers the whole tree.
     pub whole_tree: bool,
-    /// It is a compile step, which reads no extended attributes.
+    /// It is a compile step, which reads no extended attributes and needs no network.
     pub compiles: bool,
+    /// It has no network but a loopback device, even if it is no compile step.
+    pub offline: bool,
 }
 
 /// A descriptor of a walk.
@@ -155,9 +158,17 @@ pub enum Fault {
     Busy,
     /// The walk created a path longer than the origin's kernel accepts in one call.
     TooDeep,
+    /// The session's token does not allow it; the text says what it lacks.
+    NotAllowed(Said),
 }
 
 impl WalkSpec {
+    /// Tells whether it has no network but a loopback device.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.compiles || self.offline
+    }
+
     /// Returns the encoded spec, its version first.
     ///
     /// # Panics
@@ -297,6 +308,7 @@ mod tests {
             terminal: None,
             whole_tree: false,
             compiles: false,
+            offline: false,
         }
     }
 

@@ -7,6 +7,9 @@ pub const WALK: &str = "OSWALK_WALK";
 /// Marks an environment to which the preload library added the session's variables although the caller
 /// had left them out. The program must not see them.
 pub const ADDED: &str = "OSWALK_ADDED";
+/// The [`PAGE`] of a session that an interactive shell has opened for itself. A shell below opens one of its own, but leaves alone
+/// a session of `oswalk exec`.
+pub const SHELL_PAGE: &str = "OSWALK_SHELL_PAGE";
 
 /// Prefix of the environment entry of [`PAGE`].
 pub const PAGE_ENTRY: &[u8] = b"OSWALK_PAGE=";

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use broker::{NodeState, PastNode, Trouble};
+use broker::{NodeState, PastNode, Takes, Trouble};
 use tokio::sync::Notify;
 use worknode::id::NodeId;
-use worknode::request::{NodeCondition, NodeStatus};
-use worknode::said::Said;
+use worknode::request::{NodeCondition, NodeStatus, NodeTakes};
+
+use super::conduct::Conduct;
 
 /// Delay before a failed handshake is repeated.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -52,15 +53,15 @@ struct Member {
 #[derive(Debug)]
 pub(crate) struct Members {
     own: NodeId,
-    version: Said,
     known: RefCell<BTreeMap<NodeId, Member>>,
+    conduct: RefCell<Conduct>,
     /// Notified when a handshake has ended.
     noted: Notify,
 }
 
 impl Members {
-    pub(crate) fn new(own: NodeId, version: Said) -> Self {
-        Self { own, version, known: RefCell::default(), noted: Notify::new() }
+    pub(crate) fn new(own: NodeId) -> Self {
+        Self { own, known: RefCell::default(), conduct: RefCell::default(), noted: Notify::new() }
     }
 
     /// Updates the nodes from the broker's list and its records of nodes that have gone.
@@ -102,6 +103,13 @@ impl Members {
             let oldest = gone.min_by_key(|(_, member)| member.heard).map(|(node, _)| node.clone());
             oldest.map(|node| known.remove(&node));
         }
+    }
+
+    /// Returns the nodes of the current list whose leases are valid.
+    pub(crate) fn alive(&self) -> Vec<(NodeId, SocketAddr)> {
+        let known = self.known.borrow();
+        let alive = known.iter().filter(|(_, member)| member.alive);
+        alive.map(|(node, member)| (node.clone(), member.state.info.address)).collect()
     }
 
     /// Records a successful handshake. Returns whether that is a change.
@@ -161,7 +169,12 @@ impl Members {
         let known = self.known.borrow();
         let greeted = known.get(&state.info.node).is_some_and(|it| it.greeting == Greeting::Done);
         let is_own = state.info.node == self.own;
-        state.alive && state.info.slots > 0 && self.is_sound(state) && (is_own || greeted)
+        let behaves = !self.conduct.borrow().is_shut(&state.info.node);
+        state.alive
+            && state.info.slots > 0
+            && self.is_sound(state)
+            && (is_own || greeted)
+            && behaves
     }
 
     /// Returns why a handshake with a node failed, if that was less than `within` ago.
@@ -172,11 +185,51 @@ impl Members {
         }
     }
 
+    /// Shuts out a node whose data does not match its digest.
+    pub(super) fn quarantine(&self, node: &NodeId, evidence: String, now: Instant) {
+        self.conduct.borrow_mut().quarantine(node, evidence, now);
+    }
+
+    /// Notes that a node failed a walk which another one has completed.
+    pub(super) fn note_failure(&self, node: &NodeId, now: Instant) {
+        self.conduct.borrow_mut().note_failure(node, now);
+    }
+
+    /// Notes that a node completed a walk.
+    pub(crate) fn note_success(&self, node: &NodeId) {
+        self.conduct.borrow_mut().note_success(node);
+    }
+
+    /// Forgets what a node did. Returns whether anything was known.
+    pub(super) fn trust(&self, node: &NodeId) -> bool {
+        self.conduct.borrow_mut().trust(node)
+    }
+
+    /// Lets nodes take walks again whose time is over. Returns whether there are any.
+    pub(super) fn wake(&self, now: Instant) -> bool {
+        self.conduct.borrow_mut().wake(now)
+    }
+
+    /// Tells whether there is to be no link with a node.
+    pub(crate) fn is_quarantined(&self, node: &NodeId) -> bool {
+        self.conduct.borrow().is_quarantined(node)
+    }
+
+    /// Returns alive nodes that get no walks of this origin for whatever reason.
+    pub(crate) fn shut(&self) -> Vec<NodeId> {
+        let alive = self.known.borrow();
+        let alive: Vec<_> =
+            alive.values().filter(|it| it.alive).map(|it| it.state.clone()).collect();
+        let shut = alive.into_iter().filter(|state| !self.is_usable(state));
+        shut.map(|state| state.info.node).collect()
+    }
+
     /// Returns alive nodes to which the broker would send walks, but which cannot take those of this origin.
     pub(crate) fn to_avoid(&self) -> Vec<NodeId> {
         let known = self.known.borrow();
         let of_no_use = known.iter().filter(|(_, member)| {
-            let failed = matches!(member.greeting, Greeting::Failed(..));
+            let failed = matches!(member.greeting, Greeting::Failed(..))
+                || self.conduct.borrow().is_shut(&member.state.info.node);
             member.alive && member.state.info.slots > 0 && (failed || !self.is_sound(&member.state))
         });
         of_no_use.map(|(node, _)| node.clone()).collect()
@@ -199,6 +252,8 @@ impl Members {
                 remedy: remedy.map(str::to_owned),
                 last_seen: if member.alive { 0 } else { silence(member, now) },
                 left: !member.alive && member.left,
+                takes: takes(info.takes),
+                load_percent: if member.alive { member.state.load_percent } else { 0 },
             }
         });
         statuses.collect()
@@ -232,10 +287,10 @@ impl Members {
         if let Some((condition, why, remedy)) = state.info.trouble.map(trouble) {
             return say(condition, why.to_owned(), remedy);
         }
-        if state.info.version != self.version {
-            let (theirs, ours) = (&state.info.version, &self.version);
-            let why = format!("it runs OS Walk {theirs}, this one {ours}");
-            return say(NodeCondition::Incompatible, why, SAME_VERSION);
+        if let Some((condition, why, remedy)) =
+            self.conduct.borrow().condition(&state.info.node, now)
+        {
+            return say(condition, why, remedy);
         }
         match &member.greeting {
             Greeting::Done => (NodeCondition::Alive, None, None),
@@ -250,7 +305,15 @@ impl Members {
     }
 
     fn is_sound(&self, state: &NodeState) -> bool {
-        state.info.trouble.is_none() && state.info.version == self.version
+        state.info.trouble.is_none()
+    }
+}
+
+/// Returns which walks a node takes, for users.
+pub(crate) fn takes(takes: Takes) -> NodeTakes {
+    match takes {
+        Takes::All => NodeTakes::All,
+        Takes::CompileSteps => NodeTakes::CompileSteps,
     }
 }
 
@@ -260,6 +323,7 @@ fn silence(member: &Member, now: Instant) -> u64 {
 }
 
 /// The remedy for different versions.
+pub(crate) const LISTEN: &str = "run 'oswalk cluster leave' there, and join again with --listen and an address that other nodes reach";
 pub(crate) const SAME_VERSION: &str =
     "install one version on all nodes, then restart the agents ('oswalk down', 'oswalk up')";
 
@@ -271,10 +335,15 @@ pub(crate) fn trouble(trouble: Trouble) -> (NodeCondition, &'static str, &'stati
             "there is no room left in its state directory",
             "make room on that file system, or move the agent with --state DIR",
         ),
+        Trouble::Draining => (
+            NodeCondition::Draining,
+            "it finishes its walks and takes no others",
+            "'oswalk cluster drain --undo' with its name has it take walks again",
+        ),
         Trouble::Address => (
             NodeCondition::Unreachable,
             "others cannot reach the address that it listens on",
-            "start its agent again with --listen and an address of its machine that other nodes reach",
+            LISTEN,
         ),
     }
 }
@@ -286,7 +355,7 @@ mod tests {
     use super::*;
 
     fn members() -> Members {
-        Members::new(name("own"), "1".into())
+        Members::new(name("own"))
     }
 
     fn name(name: &str) -> NodeId {
@@ -301,6 +370,7 @@ mod tests {
             slots: 2,
             cpu: "x".into(),
             trouble: None,
+            takes: Takes::All,
         };
         NodeState {
             info,
@@ -308,6 +378,7 @@ mod tests {
             alive: true,
             incarnation: "i".into(),
             heard_ago: Duration::ZERO,
+            load_percent: 0,
         }
     }
 
@@ -354,13 +425,11 @@ mod tests {
             condition(&members, now)
         };
         let sound = state("n1").info;
-        assert_eq!(
-            shown(NodeInfo { version: "2".into(), ..sound.clone() }),
-            NodeCondition::Incompatible
-        );
-        for (trouble, condition) in
-            [(Trouble::Full, NodeCondition::Full), (Trouble::Address, NodeCondition::Unreachable)]
-        {
+        for (trouble, condition) in [
+            (Trouble::Full, NodeCondition::Full),
+            (Trouble::Draining, NodeCondition::Draining),
+            (Trouble::Address, NodeCondition::Unreachable),
+        ] {
             assert_eq!(shown(NodeInfo { trouble: Some(trouble), ..sound.clone() }), condition);
         }
         members.take_list(&[state("n1")], &[], now);
@@ -421,12 +490,10 @@ mod tests {
         say("no handshake yet", &n1, false, true);
         say("its lease has expired", &NodeState { alive: false, ..n1.clone() }, false, true);
         say("it has left", &NodeState { alive: false, ..n1.clone() }, true, true);
-        for trouble in [Trouble::Full, Trouble::Address] {
+        for trouble in [Trouble::Full, Trouble::Draining, Trouble::Address] {
             let info = NodeInfo { trouble: Some(trouble), ..n1.info.clone() };
             say(trouble.name(), &NodeState { info, ..n1.clone() }, false, true);
         }
-        let info = NodeInfo { version: "2".into(), ..n1.info.clone() };
-        say("another version", &NodeState { info, ..n1 }, false, true);
         messages.compare("nodes");
     }
 }

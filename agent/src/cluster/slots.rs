@@ -4,7 +4,8 @@
 //! To the broker, the walk that was granted the slot appears to run until the slot is given back.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -42,12 +43,14 @@ pub(crate) struct Slots {
     /// Number of slots of all nodes that take walks of this origin.
     all: Cell<u32>,
     kept: RefCell<Vec<Kept>>,
+    /// Nodes that get no more walks of this origin: their slots are not passed on.
+    shut: RefCell<Vec<NodeId>>,
     /// The task that gives back expired slots. It runs only while slots are kept.
     watcher: RefCell<Option<JoinHandle<()>>>,
     /// Walks that wait for one of the held slots, unknown to the broker.
     line: RefCell<VecDeque<InLine>>,
-    /// Number of walks of this origin in the broker's queue.
-    queued: Cell<u32>,
+    /// The users who have walks in the broker's queue, and how many.
+    queued: RefCell<BTreeMap<u32, u32>>,
     /// Whether walks of other origins are in the broker's queue, by its last message.
     others_wait: Cell<bool>,
 }
@@ -62,6 +65,7 @@ struct Kept {
 #[derive(Debug)]
 struct InLine {
     walk: WalkId,
+    uid: u32,
     turn_tx: mpsc::UnboundedSender<Turn>,
 }
 
@@ -94,18 +98,26 @@ impl Drop for Slot {
             slots.finish(&self.grant);
         }
         // Walks in the broker's queue came before those in line.
-        if slots.queued.get() == 0 {
+        if slots.queued.borrow().is_empty() {
             slots.send_to_broker();
         }
     }
 }
 
 /// Counts a walk in the broker's queue until it is dropped.
-pub(crate) struct Queued<'a>(&'a Slots);
+pub(crate) struct Queued<'a> {
+    slots: &'a Slots,
+    uid: u32,
+}
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.0.queued.set(self.0.queued.get() - 1);
+        if let Entry::Occupied(mut count) = self.slots.queued.borrow_mut().entry(self.uid) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -117,9 +129,10 @@ impl Slots {
             held: Cell::default(),
             all: Cell::default(),
             kept: RefCell::default(),
+            shut: RefCell::default(),
             watcher: RefCell::default(),
             line: RefCell::default(),
-            queued: Cell::default(),
+            queued: RefCell::default(),
             others_wait: Cell::default(),
         }
     }
@@ -206,6 +219,15 @@ impl Slots {
         self.look_at_line();
     }
 
+    /// Records which nodes get no more walks of this origin, and gives back their kept slots.
+    pub(crate) fn note_shut(&self, shut: Vec<NodeId>) {
+        let is_shut = |kept: &mut Kept| shut.contains(&kept.slot.grant.node);
+        let given: Vec<_> = self.kept.borrow_mut().extract_if(.., is_shut).collect();
+        self.shut.replace(shut);
+        self.rest();
+        drop(given);
+    }
+
     /// Sends the walks in line to the broker if this origin no longer holds all slots, or others wait.
     fn look_at_line(&self) {
         if self.others_wait.get() || !self.holds_all() {
@@ -236,12 +258,14 @@ impl Slots {
         }
     }
 
-    /// Takes a slot that is kept for a session, on the node `on` if given.
-    pub(crate) fn kept_slot(&self, session: SessionId, on: Option<&NodeId>) -> Option<Slot> {
+    /// Takes a slot that is kept for a session, on a node that suits.
+    pub(crate) fn kept_slot(
+        &self,
+        session: SessionId,
+        suits: impl Fn(&NodeId) -> bool,
+    ) -> Option<Slot> {
         let mut kept = self.kept.borrow_mut();
-        let suits = |kept: &Kept| {
-            kept.session == session && on.is_none_or(|on| *on == kept.slot.grant.node)
-        };
+        let suits = |kept: &Kept| kept.session == session && suits(&kept.slot.grant.node);
         let found = kept.iter().position(suits)?;
         let slot = kept.remove(found).slot;
         drop(kept);
@@ -250,14 +274,19 @@ impl Slots {
     }
 
     /// Makes a walk wait for one of the held slots if this origin holds all slots. Returns false if the broker
-    /// has to be asked.
-    pub(crate) fn wait_in_line(&self, walk: WalkId) -> bool {
+    /// has to be asked: it shares slots between users, so only walks of one user wait here.
+    pub(crate) fn wait_in_line(&self, walk: WalkId, uid: u32) -> bool {
         if self.others_wait.get() || !self.holds_all() {
+            return false;
+        }
+        let in_line = self.line.borrow().front().map(|waiting| waiting.uid);
+        if !is_alone(uid, in_line, &self.queued.borrow()) {
+            self.send_to_broker();
             return false;
         }
         let waiting = self.waiting.borrow();
         let Some(turn_tx) = waiting.get(&walk).cloned() else { return false };
-        self.line.borrow_mut().push_back(InLine { walk, turn_tx });
+        self.line.borrow_mut().push_back(InLine { walk, uid, turn_tx });
         true
     }
 
@@ -267,25 +296,25 @@ impl Slots {
     }
 
     /// Counts a walk in the broker's queue.
-    pub(crate) fn note_queued(&self) -> Queued<'_> {
-        let queued = &self.queued;
-        queued.set(queued.get() + 1);
-        Queued(self)
+    pub(crate) fn note_queued(&self, uid: u32) -> Queued<'_> {
+        *self.queued.borrow_mut().entry(uid).or_default() += 1;
+        Queued { slots: self, uid }
     }
 
     /// Tells whether a slot may be passed on: no walk in the broker's queue has a prior claim.
     pub(crate) fn may_pass_on(&self) -> bool {
-        self.queued.get() == 0 && !self.others_wait.get()
+        self.queued.borrow().is_empty() && !self.others_wait.get()
     }
 
     /// Passes a slot on to the session's next walk, keeps it for one, or gives it back by dropping it.
     pub(crate) fn pass_on(self: &Rc<Self>, slot: Slot, session: SessionId) {
-        if !self.may_pass_on() || slot.is_given_back.get() {
+        let is_shut = self.shut.borrow().contains(&slot.grant.node);
+        if is_shut || !self.may_pass_on() || slot.is_given_back.get() {
             return;
         }
         let next = self.line.borrow_mut().pop_front();
         match next {
-            Some(InLine { walk, turn_tx }) if walk.session == session => {
+            Some(InLine { walk, turn_tx, .. }) if walk.session == session => {
                 // If the walk is gone, the slot is dropped and so given back.
                 let _ = turn_tx.send(Turn::Passed(slot));
             }
@@ -337,5 +366,30 @@ impl Slots {
             }
             slots.watcher.take();
         }));
+    }
+}
+
+/// Tells whether no other user waits: neither in line, where all are of one user, nor at the broker.
+fn is_alone(uid: u32, in_line: Option<u32>, queued: &BTreeMap<u32, u32>) -> bool {
+    in_line.is_none_or(|other| other == uid) && queued.keys().all(|&other| other == uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_user_waits_in_line() {
+        let [none, mine, both] = [&[][..], &[(7, 3)], &[(7, 3), (8, 1)]];
+        for (in_line, queued, expected) in [
+            (None, none, true),
+            (Some(7), mine, true),
+            (Some(8), none, false),
+            (None, both, false),
+            (Some(7), both, false),
+        ] {
+            let queued = queued.iter().copied().collect();
+            assert_eq!(is_alone(7, in_line, &queued), expected, "{in_line:?}, {queued:?}");
+        }
     }
 }

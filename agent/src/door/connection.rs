@@ -11,7 +11,8 @@ use nix::sys::socket::{MsgFlags, recv, sendmsg};
 use tokio::io::unix::AsyncFd;
 use worknode::door::{HEADER_BYTES, Header, Kind};
 
-use crate::sys::watch;
+use super::guests::Room;
+use crate::sys::{peer, process, watch};
 
 /// Initial read size, which exceeds most hellos …
 const READ_BYTES: usize = 8 * 1024;
@@ -24,6 +25,19 @@ pub(crate) struct Reader {
     socket: Rc<AsyncFd<UnixStream>>,
     /// Bytes of an incomplete frame.
     read: Vec<u8>,
+    /// Memory for the longest frame so far, whose content lives on in the walk.
+    room: Room,
+}
+
+/// The process that has connected.
+#[derive(Debug)]
+pub(crate) struct Caller(Rc<AsyncFd<UnixStream>>);
+
+impl Caller {
+    /// Tells whether a pid is its still, and whether it acts for the same user, so that what was read of that pid holds of it.
+    pub(crate) fn is_still(&self, pid: u32, uid: u32) -> bool {
+        peer::lives(self.0.get_ref()) && process::user(pid) == Some(uid)
+    }
 }
 
 /// The writing half.
@@ -52,14 +66,19 @@ pub(crate) async fn accept(door: &AsyncFd<UnixListener>) -> io::Result<UnixStrea
 ///
 /// # Errors
 /// The runtime refuses the descriptor.
-pub(crate) fn split(stream: UnixStream) -> io::Result<(Reader, Writer)> {
+pub(crate) fn split(stream: UnixStream, room: Room) -> io::Result<(Reader, Writer)> {
     let socket = Rc::new(watch::readable(stream)?);
-    let reader = Reader { socket: Rc::clone(&socket), read: Vec::new() };
+    let reader = Reader { socket: Rc::clone(&socket), read: Vec::new(), room };
     Ok((reader, Writer { socket, room: None }))
 }
 
 impl Reader {
-    /// Returns the next frame, or `None` at the end, or if the frame is malformed or longer than `bytes_max`.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller(Rc::clone(&self.socket))
+    }
+
+    /// Returns the next frame, or `None` at the end, or if the frame is malformed, longer than `bytes_max`, or takes more
+    /// memory than there is for the user.
     pub(crate) async fn next(&mut self, bytes_max: usize) -> Option<(Header, Vec<u8>)> {
         self.fill(HEADER_BYTES).await?;
         let header = Header::decode(*self.read.first_chunk()?)?;
@@ -80,7 +99,11 @@ impl Reader {
         while self.read.len() < bytes {
             let mut ready = self.socket.readable().await.ok()?;
             let had = self.read.len();
-            self.read.resize(had + (bytes - had).clamp(READ_BYTES, READ_BYTES_MAX), 0);
+            let wanted = had + (bytes - had).clamp(READ_BYTES, READ_BYTES_MAX);
+            if !self.room.reach(wanted) {
+                return None;
+            }
+            self.read.resize(wanted, 0);
             let room = &mut self.read[had..];
             let wanted = room.len();
             let received = recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT);
@@ -181,7 +204,7 @@ mod tests {
     fn frames_are_read_in_any_fragmentation() {
         run(async {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-            let (mut reader, _writer) = split(ours).expect("a connection");
+            let (mut reader, _writer) = split(ours, Room::with(1 << 30)).expect("a connection");
             let long = vec![7; 3 * READ_BYTES_MAX + 5];
             let all = [
                 frame(Kind::Data, 1, b"abc"),
@@ -213,10 +236,25 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_takes_memory_as_it_arrives() {
+        run(async {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            let (mut reader, _writer) = split(ours, Room::with(1 << 20)).expect("a connection");
+            let sender = std::thread::spawn(move || {
+                let long = frame(Kind::Hello, 0, &vec![7; 4 << 20]);
+                theirs.write_all(&long).is_err()
+            });
+            assert!(reader.next(HELLO_BYTES_MAX).await.is_none());
+            drop((reader, _writer));
+            assert!(sender.join().expect("it ends"), "nobody reads the rest");
+        });
+    }
+
+    #[test]
     fn frames_that_are_too_long_are_refused() {
         run(async {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-            let (mut reader, _writer) = split(ours).expect("a connection");
+            let (mut reader, _writer) = split(ours, Room::with(1 << 30)).expect("a connection");
             theirs.write_all(&frame(Kind::Data, 1, &[7; 100])).expect("there is room");
             theirs.write_all(&frame(Kind::Data, 1, &[7; 101])).expect("there is room");
             assert!(reader.next(100).await.is_some());
@@ -228,7 +266,7 @@ mod tests {
     fn a_writer_waits_for_room() {
         run(async {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
-            let (reader, mut writer) = split(ours).expect("a connection");
+            let (reader, mut writer) = split(ours, Room::with(1 << 30)).expect("a connection");
             let (begin_tx, begin_rx) = std::sync::mpsc::channel();
             let other = std::thread::spawn(move || {
                 begin_rx.recv().expect("the writer is full, or has ended");
@@ -255,7 +293,7 @@ mod tests {
     fn a_disconnected_peer_is_detected() {
         run(async {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
-            let (mut reader, mut writer) = split(ours).expect("a connection");
+            let (mut reader, mut writer) = split(ours, Room::with(1 << 30)).expect("a connection");
             drop(theirs);
             assert!(reader.next(HELLO_BYTES_MAX).await.is_none());
             assert!(!writer.send(Kind::Exit, 0, &[0; 4]).await);

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use packetfs::export::{Exported, Exporter};
+use packetfs::export::{Asked, Exported, Exporter};
 use packetfs::packet::PacketRef;
 use packetfs::path::{TreePath, above};
 use packetfs::watch::ReaderId;
 use tokio::sync::mpsc::UnboundedSender;
 use worknode::command::Files;
 
+use super::long::AT_ONCE_BYTES_MAX;
 use super::profile::{Facts, Known, Likeness};
-use super::{State, Upcoming, predict};
+use super::{Answered, State, Upcoming, predict};
 
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::limits::PACKETS_PER_ASK;
@@ -80,20 +81,21 @@ impl State {
     ) {
         let mut telling = Telling::default();
         if let Some(asked) = upcoming.is_first.then(|| self.profiles.of(&upcoming.walk)).flatten() {
-            self.tell(reader, &asked, &mut telling, out_tx);
+            self.tell((reader, &upcoming.walk), &asked, &mut telling, out_tx);
         }
         if let Some(files) = &upcoming.files {
             let predicted = self.predicted(reader, &upcoming.walk, files);
-            self.tell(reader, &predicted, &mut telling, out_tx);
+            self.tell((reader, &upcoming.walk), &predicted, &mut telling, out_tx);
         }
         if let Some(frame) = telling.frame() {
             self.outbox.put(out_tx, frame);
         }
     }
 
+    /// Sends a reader what a walk may see of what is wanted.
     fn tell(
         &mut self,
-        reader: ReaderId,
+        (reader, walk): (ReaderId, &Likeness),
         wanted: &Known,
         telling: &mut Telling,
         out_tx: &UnboundedSender<Frame>,
@@ -106,12 +108,16 @@ impl State {
                 if matches!(&ask, Ask::Listing(dir) if !self.heard.may_be_listed(dir)) {
                     continue;
                 }
+                if !walk.reach.has(&ask) {
+                    continue;
+                }
                 if telling.bytes > BYTES_MAX {
                     return;
                 }
-                let told = match self.answer(reader, &ask) {
-                    Answer::Failed(_) => continue,
-                    answer => Told { ask, answer },
+                let told = match self.answer(reader, &ask, &[&walk.user], u64::MAX) {
+                    // A large file is read when it is asked for.
+                    Answered::Now(Answer::Failed(_)) | Answered::Long(_) => continue,
+                    Answered::Now(answer) => Told { ask, answer },
                 };
                 self.note(reader, &[], &told.ask);
                 if let Some(frame) = telling.add(told) {
@@ -175,6 +181,10 @@ impl State {
     }
 }
 
+/// Returns what is known of a file, or can be read at once.
 fn content(exporter: &mut Exporter, path: &[u8]) -> Option<Exported> {
-    exporter.content(&path.try_into().ok()?, false).ok()
+    match exporter.content_within(&path.try_into().ok()?, false, AT_ONCE_BYTES_MAX).ok()? {
+        Asked::Known(exported) => Some(exported),
+        Asked::Unread(_) => None,
+    }
 }

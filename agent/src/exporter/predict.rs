@@ -19,6 +19,8 @@ use worknode::command::{Files, Role};
 /// Most files that are scanned, and most bytes of each.
 const FILES_MAX: usize = 400;
 const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Most bytes of all, more than is sent ahead of a walk. Everybody's questions wait meanwhile, ten milliseconds at most.
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Predicts what a compile step in this directory will read, except files that the caller skips and headers reachable only
 /// through them. Reads only what `may_be_asked` allows.
@@ -44,11 +46,16 @@ pub(super) fn reads(
     let search = Search { included: [search.included, system].concat(), ..search };
     let mut seen: HashSet<Bytes> = files.inputs().map(|name| normal(cwd, name)).collect();
     let mut queue: VecDeque<Bytes> = seen.iter().cloned().collect();
+    let mut bytes = 0;
     while let Some(path) = queue.pop_front() {
+        if bytes >= BYTES_MAX {
+            break;
+        }
         if leave(&path) || !may_be_asked(&path) {
             continue;
         }
         let Some(text) = read(&path) else { continue };
+        bytes += text.len();
         known.of(&path).content = true;
         let Some((dir, _)) = split(&path) else { continue };
         for (name, is_quoted) in includes(&text) {
@@ -119,7 +126,10 @@ fn read(path: &[u8]) -> Option<Vec<u8>> {
         .open(OsStr::from_bytes(path))
         .ok()?;
     place.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok()?;
+    // Another process may hold a lease on it.
+    let mut how = File::options();
+    how.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = how.open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok()?;
     let mut text = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut text).ok()?;
     Some(text)

@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use packetfs::identity::Owner;
 use packetfs::path::{Bytes, is_within};
+
+use super::reach::Reach;
 
 /// Most profiles. The least recently used one is dropped first.
 const PROFILES_MAX: usize = 64;
@@ -16,13 +19,18 @@ const PROFILE_BYTES_MAX: usize = 1024 * 1024;
 const PATH_BYTES: usize = 128;
 const OFFSET_BYTES: usize = 16;
 
-/// What makes walks similar: the same program in the same directory reads much the same files.
+/// What makes walks similar: the same program in the same directory reads much the same files. Another user may not be
+/// allowed to read them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Likeness {
     /// The program.
     pub(crate) program: Bytes,
     /// Its working directory.
     pub(crate) cwd: Bytes,
+    /// Its user.
+    pub(crate) user: Owner,
+    /// What the token of its session lets it read.
+    pub(crate) reach: Reach,
 }
 
 /// The facts about a path.
@@ -160,7 +168,9 @@ mod tests {
     use super::*;
 
     fn like(name: &str) -> Arc<Likeness> {
-        Arc::new(Likeness { program: b"/usr/bin/gcc".to_vec(), cwd: name.as_bytes().to_vec() })
+        let user = Owner { uid: 0, gid: 0, groups: Vec::new() };
+        let (program, cwd) = (b"/usr/bin/gcc".to_vec(), name.as_bytes().to_vec());
+        Arc::new(Likeness { program, cwd, user, reach: Reach::default() })
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::reach::Reach;
 use super::*;
 use crate::wire::squeeze::Unsqueezer;
 
@@ -26,8 +27,23 @@ impl Runner {
         self.ask_for(exporter, Ask::Listing(tree(dir)));
     }
 
+    /// Asks for a walk of this test's user.
     fn ask_for(&self, exporter: &ExporterHandle, ask: Ask) {
-        let question = Question { stream: 1, ask, walks: Vec::new() };
+        self.ask_as(exporter, ask, &[nix::unistd::geteuid().as_raw()]);
+    }
+
+    /// Asks for walks of users.
+    fn ask_as(&self, exporter: &ExporterHandle, ask: Ask, users: &[u32]) {
+        let walk = |&uid: &u32| {
+            let user = Owner { uid, gid: uid, groups: Vec::new() };
+            Arc::new(Likeness {
+                program: b"/bin/cat".to_vec(),
+                cwd: b"/".to_vec(),
+                user,
+                reach: Reach::default(),
+            })
+        };
+        let question = Question { stream: 1, ask, walks: users.iter().map(walk).collect() };
         exporter.ask(self.number, question, self.out_tx.clone());
     }
 
@@ -144,6 +160,57 @@ fn changes_come_before_an_answer() {
     });
 }
 
+/// One user's large file keeps nobody waiting.
+#[test]
+fn a_large_file_is_read_beside_other_questions() {
+    with_exporter(async |exporter, dir| {
+        let large = dir.path().join("large");
+        std::fs::write(&large, vec![7; 128 * 1024 * 1024]).expect("writable");
+        let mut runner = Runner::new(1);
+        runner.ask_for(&exporter, Ask::Content(tree(&large)));
+        runner.ask(&exporter, dir.path());
+        assert!(matches!(runner.answer().await, Answer::Listing(_)), "it is not behind the file");
+        let Answer::Content(content, None) = runner.answer().await else { panic!("a large file") };
+        let packets: Vec<_> = content.manifest.covering(0, u64::MAX).take(8).collect();
+        runner.ask_for(&exporter, Ask::Packets(tree(&large), packets.clone()));
+        assert!(matches!(runner.answer().await, Answer::Packets(all) if all.len() == 8));
+        // What changes while it is read is told ahead of the answer.
+        runner.ask_for(&exporter, Ask::Packets(tree(&large), packets));
+        std::fs::write(&large, "other").expect("writable");
+        runner.ask_for(&exporter, Ask::Content(tree(&large)));
+        exporter.drain(1).await.expect("it lives");
+        let answers = [runner.answer().await, runner.answer().await];
+        let is_new = |it: &Answer| matches!(it, Answer::Content(it, _) if it.attr.bytes == 5);
+        assert!(answers.iter().any(is_new));
+    });
+}
+
+/// The same holds for a large directory, whose listing is that of the time of the answer.
+#[test]
+fn a_large_directory_is_listed_beside_other_questions() {
+    with_exporter(async |exporter, dir| {
+        let large = dir.path().join("large");
+        std::fs::create_dir(&large).expect("writable");
+        for number in 0..20_000 {
+            std::fs::write(large.join(format!("a file with a long name {number}")), "")
+                .expect("writable");
+        }
+        assert!(large.metadata().expect("it is there").len() > DIR_AT_ONCE_BYTES_MAX);
+        let mut runner = Runner::new(1);
+        runner.ask(&exporter, &large);
+        runner.ask(&exporter, dir.path());
+        let Answer::Listing(small) = runner.answer().await else { panic!("a directory") };
+        assert_eq!(small.entries.len(), 1, "it is not behind the large one");
+        std::fs::write(large.join("new"), "").expect("writable");
+        std::fs::remove_file(large.join("a file with a long name 7")).expect("it is there");
+        exporter.drain(2).await.expect("it lives");
+        let Answer::Listing(all) = runner.answer().await else { panic!("a directory") };
+        assert_eq!(all.entries.len(), 20_000);
+        let has = |name: &[u8]| all.entries.iter().any(|entry| *entry.name == *name);
+        assert!(has(b"new") && !has(b"a file with a long name 7"));
+    });
+}
+
 /// Between two walks nobody is asked for what has changed.
 #[test]
 fn what_is_hidden_is_hidden_where_it_was_mounted_just_now() {
@@ -160,6 +227,113 @@ fn what_is_hidden_is_hidden_where_it_was_mounted_just_now() {
         let _bound = Bound::new(&hidden, &point);
         runner.ask_for(&exporter, ask());
         assert_eq!(runner.answer().await, Answer::Failed(libc::EACCES));
+    });
+}
+
+/// A runner that lies gets no more than the users whose walks it executes may read.
+#[test]
+fn a_question_is_answered_with_the_rights_of_those_who_may_have_asked() {
+    use std::os::unix::fs::PermissionsExt;
+    const ROOT: u32 = 0;
+    const USER: u32 = 4711;
+    assert!(nix::unistd::geteuid().is_root(), "a test of several users runs as root");
+    with_exporter(async |exporter, dir| {
+        let make = |name: &str, mode| {
+            let path = dir.path().join(name);
+            if name.ends_with("dir") {
+                std::fs::create_dir(&path).expect("writable");
+            } else {
+                std::fs::write(&path, name).expect("writable");
+            }
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("ours");
+            tree(&path)
+        };
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("ours");
+        let (open, closed) = (make("open", 0o644), make("closed", 0o600));
+        let (searched, shut) = (make("searched-dir", 0o711), make("shut-dir", 0o700));
+        let below = make("shut-dir/file", 0o644);
+        let mut runner = Runner::new(1);
+        let mut is_told = async |ask: &Ask, users: &[u32]| {
+            runner.ask_as(&exporter, ask.clone(), users);
+            match runner.answer().await {
+                Answer::Failed(errno) => {
+                    assert_eq!(errno, libc::EACCES, "the walk is executed here");
+                    false
+                }
+                Answer::Listing(listing) => listing.names == Names::Told,
+                _ => true,
+            }
+        };
+        let (content, listing) = (Ask::Content, Ask::Listing);
+        for (ask, may) in
+            [(content(open), true), (content(closed.clone()), false), (content(below), false)]
+        {
+            assert_eq!(is_told(&ask, &[USER]).await, may, "{ask:?}");
+            // What has been read for root, and is cached, is not shown to others either.
+            assert!(is_told(&ask, &[ROOT]).await, "{ask:?}");
+            assert_eq!(is_told(&ask, &[USER]).await, may, "{ask:?}");
+            assert!(is_told(&ask, &[USER, ROOT]).await, "either may have asked: {ask:?}");
+            assert_eq!(is_told(&ask, &[]).await, may, "nobody has asked: {ask:?}");
+        }
+        let mut reader = 1;
+        for (dir, may) in [(searched, true), (shut, false)] {
+            // Names are shown for all users whose walks the reader has executed.
+            reader += 1;
+            let mut runner = Runner::new(reader);
+            for (users, may) in [(&[][..], may), (&[USER], may), (&[ROOT], true), (&[USER], true)] {
+                runner.ask_as(&exporter, listing(dir.clone()), users);
+                let Answer::Listing(listed) = runner.answer().await else { panic!("{dir:?}") };
+                assert_eq!(listed.names == Names::Told, may, "{dir:?}: {users:?}");
+            }
+        }
+        let packet = packetfs::packet::reference(b"closed");
+        let packets = Ask::Packets(closed, vec![(0, packet)]);
+        assert!(is_told(&packets, &[ROOT]).await);
+        assert!(!is_told(&packets, &[USER]).await);
+    });
+}
+
+/// They are as secret as the content.
+#[test]
+fn attributes_are_told_to_who_executes_walks_of_a_user_that_may_read_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    const ROOT: u32 = 0;
+    const USER: u32 = 4711;
+    with_exporter(async |exporter, dir| {
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("ours");
+        for (name, mode) in [("open", 0o644), ("closed", 0o600)] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "").expect("writable");
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("ours");
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&path, "user.x", b"1", flags).expect("it has attributes");
+        }
+        let mut runner = Runner::new(1);
+        let mut told = async |users: &[u32]| {
+            runner.ask_as(&exporter, Ask::Listing(tree(dir.path())), users);
+            let Answer::Listing(listing) = runner.answer().await else {
+                panic!("it can be listed")
+            };
+            let has_any = |name: &[u8]| {
+                let entry = listing.entries.iter().find(|entry| *entry.name == *name);
+                !entry.expect("it is there").xattrs.is_empty()
+            };
+            [has_any(b"open"), has_any(b"closed")]
+        };
+        assert_eq!(told(&[USER]).await, [true, false]);
+        assert_eq!(told(&[USER]).await, [true, false]);
+        assert_eq!(told(&[ROOT]).await, [true, true], "one of its users may read it");
+        let mut late = Runner::new(2);
+        late.ask_as(&exporter, Ask::Listing(tree(dir.path())), &[USER]);
+        late.answer().await;
+        std::fs::write(dir.path().join("closed"), "changed").expect("writable");
+        exporter.drain(2).await.expect("it lives");
+        let frame = late.out_rx.recv().await.expect("it lives");
+        let told = lists::decode_changes(&frame.payload, &mut Unsqueezer::default(), true);
+        let [Change::Names { names, .. }] = &told.expect("sound")[..] else { panic!("one change") };
+        assert!(
+            names.iter().all(|(_, entry)| entry.as_ref().is_some_and(|it| it.xattrs.is_empty()))
+        );
     });
 }
 

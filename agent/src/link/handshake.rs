@@ -1,35 +1,37 @@
-//! Performs the handshake on a new connection: exchanges the messages of [`crate::wire::greeting`], and decides whether
-//! the link is accepted.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! Greets over a new connection whose peer TLS has authenticated: sends and receives the messages of
+//! [`crate::wire::greeting`], and decides whether two agents come together.
 
 use futures_util::{SinkExt, StreamExt};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use worknode::id::NodeId;
+use worknode::key::Key;
 use worknode::said::Said;
 
+use crate::clock::now_s;
+use crate::membership::Membership;
 use crate::wire::VERSION;
-use crate::wire::greeting::{self, Hello, Proof, Purpose, Secret, Side};
+use crate::wire::greeting::{self, Hello, Ordered, Purpose, Spoken};
 use crate::wire::limits::CLOCKS_APART_MAX_S;
 use crate::wire::message::encode;
 
-/// An agent's identity after the handshake.
+/// An agent, as the other one knows it after they have greeted each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(crate) node: NodeId,
     pub(crate) incarnation: u64,
+    /// The key that TLS has proved. Absent for this agent itself.
+    pub(crate) key: Option<Key>,
 }
 
-/// Why a handshake fails.
+/// Why two agents do not come together.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    #[error("the connection ended during the handshake")]
+    #[error("the link broke while the agents greeted each other")]
     Broken,
-    #[error("the peer does not speak OS Walk's link protocol")]
+    #[error("the other side does not speak OS Walk's link protocol")]
     Garbled,
     #[error(
         "node {node} runs OS Walk {theirs} (link protocol {their_protocol}), this one {ours} \
@@ -38,55 +40,179 @@ pub(crate) enum HandshakeError {
     Version { node: NodeId, theirs: Said, their_protocol: u32, ours: &'static str },
     #[error("the other side's clock is {} s {} this one", .ahead_s.unsigned_abs(), if *.ahead_s < 0 { "behind" } else { "ahead of" })]
     Clock { ahead_s: i64 },
-    #[error("node {0} does not hold this cluster's secret: give all agents the same --secret file")]
-    Secret(NodeId),
+    #[error(
+        "node {0} is not a member of this cluster, or was removed: join it with a line from 'oswalk cluster invite'"
+    )]
+    Stranger(NodeId),
+    #[error("{0}")]
+    Removed(String),
+    #[error("node {0} does not take this node as a member of its cluster")]
+    NotTaken(NodeId),
 }
 
-/// Performs the caller's side.
+/// Greets as the side that called the node with this key. Returns whether it told of new members or removals, too.
 pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
     own: &Peer,
-    secret: &Secret,
+    (membership, key): (&Membership, Key),
     purpose: Purpose,
-) -> Result<Peer, HandshakeError> {
-    let mine = hello(own, purpose);
+) -> Result<(Peer, bool), HandshakeError> {
+    let mine = hello(own, membership, purpose, Side::Caller);
     send(socket, &mine).await?;
-    let theirs: Hello = receive(socket).await?;
-    check_version(&theirs)?;
-    let proof: Proof = receive(socket).await?;
-    check_proof(&theirs, proof, secret.prove(Side::Callee, &mine, &theirs))?;
-    check_clock(theirs.clock_s, clock_s())?;
-    send(socket, &secret.prove(Side::Caller, &mine, &theirs)).await?;
-    Ok(Peer { node: theirs.node, incarnation: theirs.incarnation })
+    let theirs = receive(socket, greeting::hello).await?;
+    if !theirs.admission.is_empty() {
+        // The callee tells a node that it does not take by which record the owner has removed it.
+        membership.merge(theirs.admission.clone()).await;
+        if let Some(removed) = membership.removed() {
+            return Err(HandshakeError::Removed(removed));
+        }
+    }
+    check(membership, key, &theirs)?;
+    membership.note_addresses(key, theirs.address, theirs.broker);
+    let mut has_news = false;
+    if mine.roll != theirs.roll {
+        tell(socket, membership).await?;
+        // A side that does not know this node as a member goes away after its hello.
+        let learned = learn(socket, membership).await;
+        has_news = learned.map_err(|_| HandshakeError::NotTaken(theirs.node.clone()))?;
+        check_member(membership, key, &theirs.node)?;
+    }
+    Ok((peer(theirs.node, theirs.incarnation, key), has_news))
 }
 
-/// Performs the callee's side.
+/// What a caller has said.
+pub(crate) struct Caller {
+    pub(crate) peer: Peer,
+    pub(crate) purpose: Purpose,
+    key: Key,
+    /// Its roll is another than this side's.
+    differs: bool,
+    /// Its admission was new.
+    has_news: bool,
+}
+
+/// Greets as the side that was called by the holder of this key.
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
     own: &Peer,
-    secret: &Secret,
-) -> Result<(Peer, Purpose), HandshakeError> {
-    let theirs: Hello = receive(socket).await?;
-    let mine = hello(own, Purpose::Link);
+    (membership, key): (&Membership, Key),
+) -> Result<Caller, HandshakeError> {
+    let mut theirs = receive(socket, greeting::hello).await?;
+    let is_known = membership.node(&key).is_some();
+    let has_news = !is_known && membership.merge(std::mem::take(&mut theirs.admission)).await;
+    let side = match membership.node(&key) {
+        Some(_) => Side::CalledByMember,
+        None => Side::CalledByStranger(key),
+    };
+    // A stranger is answered, too: it may be a node that was removed, whose user has to know.
+    let mine = hello(own, membership, Purpose::Link, side);
     send(socket, &mine).await?;
-    check_version(&theirs)?;
-    send(socket, &secret.prove(Side::Callee, &theirs, &mine)).await?;
-    let proof: Proof = receive(socket).await?;
-    check_proof(&theirs, proof, secret.prove(Side::Caller, &theirs, &mine))?;
-    check_clock(theirs.clock_s, clock_s())?;
-    Ok((Peer { node: theirs.node, incarnation: theirs.incarnation }, theirs.purpose))
+    check(membership, key, &theirs)?;
+    membership.note_addresses(key, theirs.address, theirs.broker);
+    let peer = peer(theirs.node, theirs.incarnation, key);
+    Ok(Caller { peer, purpose: theirs.purpose, key, differs: mine.roll != theirs.roll, has_news })
 }
 
-fn hello(own: &Peer, purpose: Purpose) -> Hello {
-    let mut nonce = [0; 32];
-    crate::random::fill(&mut nonce);
-    let version = env!("CARGO_PKG_VERSION").into();
-    let Peer { node, incarnation } = own.clone();
-    Hello { protocol: VERSION, version, node, incarnation, purpose, clock_s: clock_s(), nonce }
+/// Brings both rolls up to date, as the side that was called. Returns whether the caller knew more.
+pub(crate) async fn settle<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    membership: &Membership,
+    caller: &Caller,
+) -> Result<bool, HandshakeError> {
+    if !caller.differs {
+        return Ok(caller.has_news);
+    }
+    let has_news = learn(socket, membership).await? || caller.has_news;
+    tell(socket, membership).await?;
+    // It may have been removed in the meantime.
+    check_member(membership, caller.key, &caller.peer.node)?;
+    Ok(has_news)
 }
 
-fn clock_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+/// Tells the other side what this one knows of the cluster.
+async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    membership: &Membership,
+) -> Result<(), HandshakeError> {
+    send(socket, &membership.records()).await?;
+    send(socket, &membership.revocation_lists()).await
+}
+
+/// Takes in what the other side knows. Returns whether any of it was new.
+async fn learn<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    membership: &Membership,
+) -> Result<bool, HandshakeError> {
+    let records = receive(socket, greeting::records).await?;
+    let revoked = receive(socket, greeting::revoked).await?;
+    // The records say who may sign lists.
+    let has_records = membership.merge(records).await;
+    Ok(membership.merge_revocations(revoked).await || has_records)
+}
+
+/// Receives the answer to an order.
+pub(crate) async fn ordered<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+) -> Result<Ordered, HandshakeError> {
+    receive(socket, greeting::ordered).await
+}
+
+/// Answers an order.
+pub(crate) async fn answer_order<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    answer: &Ordered,
+) -> Result<(), HandshakeError> {
+    send(socket, answer).await
+}
+
+fn peer(node: NodeId, incarnation: u64, key: Key) -> Peer {
+    Peer { node, incarnation, key: Some(key) }
+}
+
+/// Who says hello to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// It knows the callee by its key, and has to show that it is a member.
+    Caller,
+    CalledByMember,
+    /// Whoever holds a key can call. It learns no more than that this side does not take it, and the record that removes
+    /// its key.
+    CalledByStranger(Key),
+}
+
+fn hello(own: &Peer, membership: &Membership, purpose: Purpose, side: Side) -> Hello {
+    let Peer { node, incarnation, .. } = own.clone();
+    let is_known = !matches!(side, Side::CalledByStranger(_));
+    let admission = match side {
+        Side::Caller => membership.admission(),
+        Side::CalledByMember => Vec::new(),
+        Side::CalledByStranger(key) => membership.removal(&key).into_iter().collect(),
+    };
+    Hello {
+        spoken: Spoken::OURS,
+        version: env!("CARGO_PKG_VERSION").into(),
+        node,
+        incarnation,
+        purpose,
+        clock_s: now_s(),
+        roll: if is_known { membership.digest() } else { [0; 32] },
+        admission,
+        address: membership.address(),
+        broker: membership.broker_at().filter(|_| is_known),
+    }
+}
+
+fn check(membership: &Membership, key: Key, theirs: &Hello) -> Result<(), HandshakeError> {
+    check_version(theirs)?;
+    check_member(membership, key, &theirs.node)?;
+    check_clock(theirs.clock_s, now_s())
+}
+
+fn check_member(membership: &Membership, key: Key, node: &NodeId) -> Result<(), HandshakeError> {
+    if membership.node(&key).as_ref() == Some(node) {
+        return Ok(());
+    }
+    Err(HandshakeError::Stranger(node.clone()))
 }
 
 fn check_clock(theirs: u64, ours: u64) -> Result<(), HandshakeError> {
@@ -98,20 +224,16 @@ fn check_clock(theirs: u64, ours: u64) -> Result<(), HandshakeError> {
 }
 
 fn check_version(theirs: &Hello) -> Result<(), HandshakeError> {
-    let ours = env!("CARGO_PKG_VERSION");
-    if theirs.protocol == VERSION && theirs.version.as_str() == ours {
+    if Spoken::OURS.with(theirs.spoken).is_some() {
         return Ok(());
     }
+    let ours = env!("CARGO_PKG_VERSION");
     Err(HandshakeError::Version {
         node: theirs.node.clone(),
         theirs: theirs.version.clone(),
-        their_protocol: theirs.protocol,
+        their_protocol: theirs.spoken.newest,
         ours,
     })
-}
-
-fn check_proof(theirs: &Hello, given: Proof, expected: Proof) -> Result<(), HandshakeError> {
-    if given == expected { Ok(()) } else { Err(HandshakeError::Secret(theirs.node.clone())) }
 }
 
 async fn send<S: AsyncRead + AsyncWrite + Unpin, T: Serialize>(
@@ -121,124 +243,16 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin, T: Serialize>(
     socket.send(Message::Binary(encode(message).into())).await.map_err(|_| HandshakeError::Broken)
 }
 
-async fn receive<S: AsyncRead + AsyncWrite + Unpin, T: DeserializeOwned>(
+async fn receive<S: AsyncRead + AsyncWrite + Unpin, T>(
     socket: &mut WebSocketStream<S>,
+    decode: impl Fn(&[u8]) -> Option<T>,
 ) -> Result<T, HandshakeError> {
     match socket.next().await {
-        Some(Ok(Message::Binary(bytes))) => greeting::decode(&bytes).ok_or(HandshakeError::Garbled),
+        Some(Ok(Message::Binary(bytes))) => decode(&bytes).ok_or(HandshakeError::Garbled),
         Some(Ok(Message::Close(_)) | Err(_)) | None => Err(HandshakeError::Broken),
         Some(Ok(_)) => Err(HandshakeError::Garbled),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::limits::GREETING_MESSAGE_BYTES_MAX;
-    use tokio_tungstenite::tungstenite::protocol::Role;
-
-    fn peer(name: &str) -> Peer {
-        let node = name.parse().expect("a node's name");
-        Peer { node, incarnation: u64::MAX - name.len() as u64 }
-    }
-
-    type Socket = WebSocketStream<tokio::io::DuplexStream>;
-
-    /// Connects a caller with another side, and returns the results of both.
-    fn meet<T>(secret: Secret, other: impl AsyncFn(&mut Socket) -> T) -> (Result<Peer, String>, T) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(async {
-            let (near, far) = tokio::io::duplex(4096);
-            let name = peer("caller");
-            let caller = async {
-                let mut socket = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
-                call(&mut socket, &name, &secret, Purpose::Link)
-                    .await
-                    .map_err(|error| error.to_string())
-            };
-            let callee = async {
-                let mut socket = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
-                other(&mut socket).await
-            };
-            tokio::join!(caller, callee)
-        })
-    }
-
-    #[test]
-    fn agents_with_the_same_secret_connect() {
-        let name = peer("callee");
-        let secret = || Secret::new(b"seven");
-        let (caller, callee) =
-            meet(secret(), async |socket| answer(socket, &name, &secret()).await);
-        assert_eq!(caller, Ok(name));
-        assert_eq!(callee.expect("greeted"), (peer("caller"), Purpose::Link));
-    }
-
-    #[test]
-    fn another_secret_or_version_is_refused_by_name() {
-        let name = peer("callee");
-        let other = Secret::new(b"eight");
-        let (caller, callee) =
-            meet(Secret::new(b"seven"), async |socket| answer(socket, &name, &other).await);
-        assert!(caller.expect_err("refused").contains("--secret"), "names the remedy");
-        assert!(callee.is_err());
-        let (caller, ()) = meet(Secret::new(b"seven"), async |socket| {
-            let _: Hello = receive(socket).await.expect("a hello");
-            let theirs = Hello { version: "9.9.9".into(), ..hello(&name, Purpose::Link) };
-            send(socket, &theirs).await.expect("heard");
-        });
-        let said = caller.expect_err("refused");
-        assert!(said.contains("9.9.9") && said.contains("install one version"), "{said}");
-    }
-
-    #[test]
-    fn a_hello_is_short_and_names_a_node() {
-        let name = peer("callee");
-        let sent = |theirs: Vec<u8>| {
-            let (caller, ()) = meet(Secret::new(b"seven"), async |socket| {
-                let _: Hello = receive(socket).await.expect("a hello");
-                socket.send(Message::Binary(theirs.clone().into())).await.expect("heard");
-            });
-            caller.expect_err("refused")
-        };
-        let garbled = HandshakeError::Garbled.to_string();
-        let hello = encode(&hello(&name, Purpose::Link));
-        assert_eq!(sent(vec![b'x'; 1_000_000 / 512]), garbled);
-        assert_eq!(sent([&hello[..], &[0; GREETING_MESSAGE_BYTES_MAX]].concat()), garbled);
-        // The name is as long.
-        let at = hello.windows(6).position(|bytes| bytes == b"callee").expect("it is in there");
-        let renamed = [&hello[..at], b"../../", &hello[at + 6..]].concat();
-        assert_eq!(sent(renamed), garbled);
-    }
-
-    #[test]
-    fn clocks_agree() {
-        for (theirs, ours) in [(100, 100), (100, 110), (110, 100)] {
-            assert!(check_clock(theirs, ours).is_ok());
-        }
-        assert!(check_clock(u64::MAX, 0).is_err() && check_clock(0, u64::MAX).is_err());
-    }
-
-    #[test]
-    fn clocks_are_ahead_or_behind() {
-        let said = |theirs| check_clock(theirs, 10_000).expect_err("far apart").to_string();
-        assert_eq!(said(6_400), "the other side's clock is 3600 s behind this one");
-        assert_eq!(said(13_600), "the other side's clock is 3600 s ahead of this one");
-        assert!(check_clock(10_005, 10_000).is_ok());
-    }
-
-    #[test]
-    fn versions_are_escaped() {
-        let name = peer("callee");
-        let (caller, ()) = meet(Secret::new(b"seven"), async |socket| {
-            let _: Hello = receive(socket).await.expect("a hello");
-            // As long as "0.1.0", which is what the encoded hello has there.
-            let hello = encode(&hello(&name, Purpose::Link));
-            let at = hello.windows(5).position(|bytes| bytes == b"0.1.0").expect("a version");
-            let forged = [&hello[..at], b"\x1b[2J\n", &hello[at + 5..]].concat();
-            socket.send(Message::Binary(forged.into())).await.expect("heard");
-        });
-        let said = caller.expect_err("refused");
-        assert!(said.contains("\\u{1b}[2J\\n") && !said.contains(char::is_control), "{said}");
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::Join;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_rustls::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
@@ -21,7 +22,7 @@ const KEEPALIVE_SECONDS: u32 = 1;
 pub(super) const MESSAGE_BYTES_TARGET: usize = 128 * 1024;
 
 /// The connection of a link.
-pub(crate) type Socket = WebSocketStream<Connection>;
+pub(crate) type Socket = WebSocketStream<TlsStream<Connection>>;
 /// A connection before or after the handshake.
 pub(crate) type Connection = Join<Guarded<OwnedReadHalf>, OwnedWriteHalf>;
 
@@ -36,6 +37,21 @@ pub(crate) fn prepare(stream: TcpStream) -> io::Result<Connection> {
     setsockopt(&stream, sockopt::TcpUserTimeout, &patience)?;
     let (reading, writing) = stream.into_split();
     Ok(tokio::io::join(Guarded::new(reading), writing))
+}
+
+/// Returns the connection below a link.
+pub(crate) fn connection(socket: &Socket) -> &Connection {
+    socket.get_ref().get_ref().0
+}
+
+/// Lifts the limit of what is read: the peer is a member.
+pub(crate) fn lift(socket: &mut Socket) {
+    lift_connection(socket.get_mut());
+}
+
+/// Does the same for a connection that carries no WebSocket.
+pub(crate) fn lift_connection(stream: &mut TlsStream<Connection>) {
+    stream.get_mut().0.reader_mut().open();
 }
 
 /// Returns the WebSocket's limits. The defaults buffer far more than a link needs, and read buffers are zeroed before each

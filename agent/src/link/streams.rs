@@ -59,6 +59,10 @@ impl Streams {
         self.open.borrow_mut().remove(&stream);
     }
 
+    pub(super) fn is_any_open(&self) -> bool {
+        !self.open.borrow().is_empty()
+    }
+
     /// Closes all streams.
     pub(super) fn close_all(&self) {
         self.open.borrow_mut().clear();

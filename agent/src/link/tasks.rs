@@ -11,14 +11,17 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Link;
 use super::handshake::Peer;
-use super::socket::{MESSAGE_BYTES_TARGET, Socket};
+use super::socket::{MESSAGE_BYTES_TARGET, Socket, connection};
+use crate::sys::tcp::Moved;
 use crate::wire::frame::{Assembler, Frame, FrameError, Kind, parts};
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 
-/// Silence after which a link pings the peer's agent, and the number of unanswered pings after which it is
-/// dropped. The kernels detect an unreachable machine themselves, sooner and at less cost.
-const PING_EVERY: Duration = Duration::from_secs(5);
+/// How often a silent link is looked at, and the number of unanswered pings after which one that carries walks is dropped.
+/// The kernels detect an unreachable machine themselves, but not an agent that stands still.
+const TICK: Duration = Duration::from_secs(1);
 const DEAD_AFTER: u32 = 3;
+/// A link without walks is pinged at every so many ticks: nobody waits for it.
+const IDLE_TICKS: u32 = 5;
 /// Size at which a message is split that a long frame has made larger: half of the accepted size.
 const PART_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 
@@ -33,7 +36,7 @@ pub(crate) fn start(
     end: impl FnOnce(&Rc<Link>) + 'static,
 ) -> Rc<Link> {
     // Without this descriptor the link counts as slow.
-    let connection = socket.get_ref().reader().as_fd().try_clone_to_owned().ok();
+    let connection = connection(&socket).reader().as_fd().try_clone_to_owned().ok();
     let (link, out_rx) = Link::new(peer, number, called, connection);
     let link = Rc::new(link);
     let running = Rc::clone(&link);
@@ -60,19 +63,22 @@ async fn read(
 ) {
     let (mut assembler, mut silence) = (Assembler::default(), Silence::default());
     loop {
-        let message = match tokio::time::timeout(PING_EVERY, socket.next()).await {
+        let message = match tokio::time::timeout(TICK, socket.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(_)) | None) => return,
-            Err(_) if silence.is_too_long(link) => {
-                tracing::warn!(peer = %link.peer, "dropping the link: it does not answer pings");
-                return;
-            }
-            Err(_) => {
-                link.send(Kind::Ping, 0, Vec::new());
-                continue;
-            }
+            Err(_) => match silence.tick(link.has_walks(), || link.moved()) {
+                Verdict::Dead => {
+                    tracing::warn!(peer = %link.peer, "dropping the link: it does not answer pings");
+                    return;
+                }
+                Verdict::Ask => {
+                    link.send(Kind::Ping, 0, Vec::new());
+                    continue;
+                }
+                Verdict::Wait => continue,
+            },
         };
-        silence.pings = 0;
+        silence.heard();
         match message {
             Message::Binary(bytes) => {
                 if let Err(error) = take_message(link, &mut assembler, bytes, &take) {
@@ -89,19 +95,46 @@ async fn read(
 /// Tracks the silence of the peer.
 #[derive(Debug, Default)]
 struct Silence {
+    /// Ticks since the last message, or since the last ping of a link without walks.
+    ticks: u32,
     /// Unanswered pings.
     pings: u32,
-    /// Number of messages sent at the last check.
-    sent: u64,
+    /// What the kernels had moved at the last tick.
+    moved: Option<Moved>,
+}
+
+/// What to do at a tick.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Wait,
+    Ask,
+    Dead,
 }
 
 impl Silence {
-    /// Counts a ping. Returns whether there were too many.
-    fn is_too_long(&mut self, link: &Link) -> bool {
-        // During a bulk transfer, a pong waits behind data on either side.
-        let moving = std::mem::replace(&mut self.sent, link.messages_out.get()) != self.sent;
-        self.pings = if moving { 0 } else { self.pings + 1 };
-        self.pings > DEAD_AFTER
+    fn heard(&mut self) {
+        (self.ticks, self.pings) = (0, 0);
+    }
+
+    /// Counts a tick. Only an agent that owes an answer is dead: during a bulk transfer, a pong waits behind data
+    /// on either side.
+    fn tick(&mut self, has_walks: bool, moved: impl FnOnce() -> Option<Moved>) -> Verdict {
+        self.ticks += 1;
+        if !has_walks && self.ticks < IDLE_TICKS {
+            return Verdict::Wait;
+        }
+        self.ticks = 0;
+        let moved = moved();
+        let is_moving = moved.is_some_and(|moved| moved.since(self.moved));
+        self.moved = moved;
+        if is_moving {
+            self.pings = 0;
+        }
+        if self.pings >= DEAD_AFTER {
+            return Verdict::Dead;
+        }
+        self.pings += 1;
+        Verdict::Ask
     }
 }
 
@@ -134,7 +167,6 @@ async fn write(
         while let Some(frame) = next {
             // Waiting frames go into the same message, such as a short walk's output and its exit.
             let mut message = Vec::with_capacity(frame.payload.len() + 64);
-            let mut messages = says_something(&frame);
             link.note_sent(&frame);
             frame.encode(&mut message);
             next = None;
@@ -143,11 +175,9 @@ async fn write(
                     next = Some(frame);
                     break;
                 }
-                messages |= says_something(&frame);
                 link.note_sent(&frame);
                 frame.encode(&mut message);
             }
-            link.messages_out.set(link.messages_out.get() + u64::from(messages));
             link.bytes_out.set(link.bytes_out.get() + message.len() as u64);
             for part in parts(message, PART_BYTES_MAX) {
                 if socket.feed(Message::Binary(part.into())).await.is_err() {
@@ -161,20 +191,39 @@ async fn write(
     }
 }
 
-/// Returns false for ping and pong.
-fn says_something(frame: &Frame) -> bool {
-    !matches!(frame.kind, Kind::Ping | Kind::Pong)
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpStream;
+    use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
     use tokio_tungstenite::WebSocketStream;
+    use worknode::key::SecretKey;
 
     use super::*;
     use crate::link::socket;
+    use crate::tls::{Identity, Use, nameless};
     use crate::wire::limits::EXITS_MAX;
     use crate::wire::message::Exit;
+
+    #[test]
+    fn an_agent_that_owes_an_answer_is_given_up() {
+        use Verdict::{Ask, Dead, Wait};
+        let moved = |acknowledged, waits, hears| Some(Moved { acknowledged, waits, hears });
+        let ticks = |has_walks, states: &[Option<Moved>]| {
+            let mut silence = Silence::default();
+            states.iter().map(|state| silence.tick(has_walks, || *state)).collect::<Vec<_>>()
+        };
+        let still = moved(7, false, false);
+        assert_eq!(ticks(true, &[still; 4]), [Ask, Ask, Ask, Dead]);
+        assert_eq!(ticks(true, &[None; 4]), [Ask, Ask, Ask, Dead]);
+        // Its kernel takes nothing any more.
+        assert_eq!(ticks(true, &[moved(7, true, false); 4]), [Ask, Ask, Ask, Dead]);
+        // Long messages are under way, out and in.
+        let out: Vec<_> = (0..9).map(|bytes| moved(bytes, true, false)).collect();
+        assert_eq!(ticks(true, &out), [(); 9].map(|()| Ask));
+        assert_eq!(ticks(true, &[moved(7, false, true); 9]), [(); 9].map(|()| Ask));
+        assert_eq!(ticks(false, &[still; 6]), [Wait, Wait, Wait, Wait, Ask, Wait]);
+        assert_eq!(ticks(false, &[still; 20]).last(), Some(&Dead));
+    }
 
     #[test]
     fn unread_exits_are_bounded() {
@@ -189,10 +238,18 @@ mod tests {
             let address = listener.local_addr().expect("an address");
             let (ours, theirs) = tokio::join!(listener.accept(), TcpStream::connect(address));
             let ours = socket::prepare(ours.expect("a caller").0).expect("a connection");
+            let [us, them] = [1, 2].map(|number| SecretKey::from_seed(&[number; 32]));
+            let identity = |secret| Identity::new(secret).expect("a key");
+            let call = identity(&them).caller(us.key(), Use::Link);
+            let (ours, theirs) = tokio::join!(
+                TlsAcceptor::from(identity(&us).answerer()).accept(ours),
+                TlsConnector::from(call).connect(nameless(), theirs.expect("a listener")),
+            );
+            let ours = TlsStream::Server(ours.expect("greeted"));
             let _theirs = theirs;
             let config = Some(socket::config());
             let socket = WebSocketStream::from_raw_socket(ours, Role::Server, config).await;
-            let peer = Peer { node: "n2".parse().expect("a name"), incarnation: 1 };
+            let peer = Peer { node: "n2".parse().expect("a name"), incarnation: 1, key: None };
             let link = start(socket, peer, 1, false, |_, _| {}, |_| {});
             let exit = Exit {
                 outcome: Outcome::Fault(Fault::Busy),

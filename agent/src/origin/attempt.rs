@@ -8,12 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use broker::{Grant, Matchmaker};
 use packetfs::allowance;
-use packetfs::commit::{Commit, Owner};
+use packetfs::commit::Commit;
+use packetfs::identity::Owner;
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::path::TreePath;
 use packetfs::tree::Time;
 use tokio::sync::mpsc;
 use worknode::door;
+use worknode::principal::Principal;
 use worknode::reason::Reason;
 use worknode::spec::{Ending, Fault, Outcome, WalkSpec};
 
@@ -48,9 +50,9 @@ const PATIENT_BEATS: u32 = 2;
 
 /// A runner that answers within this time is alive, even if the broker has given it up.
 const ANSWER_MAX: Duration = Duration::from_millis(300);
-/// Timeout for a runner whose kernel still answers but whose agent is late: it is overloaded, and repeating the walk
-/// elsewhere would take longer.
-const LATE_ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Further time for a runner whose kernel still answers but whose agent is late: it is overloaded, and repeating the walk
+/// elsewhere would take longer. With the lease and [`ANSWER_MAX`], 4 s in all.
+const LATE_ANSWER_MAX: Duration = Duration::from_millis(2700);
 
 /// The coarsest resolution of file times: a tick at 100 Hz.
 const TICK: Duration = Duration::from_millis(10);
@@ -108,11 +110,17 @@ pub(super) async fn run(
             return lost(shared, grant);
         }
     };
+    if !session.granted.allows_node(&grant.node) {
+        return Attempted::Failed(Reason::NotAllowed);
+    }
     if is_too_dear(shared, session, spec, &grant.node) {
         return Attempted::Declined(Reason::Transfer.into());
     }
     let (stream, mut frames) = link.open_stream();
-    let likeness = Arc::new(Likeness { program: spec.path.clone(), cwd: spec.cwd.clone() });
+    let user = user(&spec.principal);
+    let (program, cwd) = (spec.path.clone(), spec.cwd.clone());
+    let reach = session.granted.reach.clone();
+    let likeness = Arc::new(Likeness { program, cwd, user, reach });
     let is_first = link.foretold.note_walk(stream, &likeness);
     let files = outgoing.files.as_deref();
     let files = files.filter(|files| link.foretold.note_step(&likeness, files)).cloned();
@@ -129,6 +137,7 @@ pub(super) async fn run(
     if let Err(untold) = shared.exporter.drain(link.number).await {
         return declined(&link, stream, untold);
     }
+    session.granted.introduce(&link);
     let began = Time::of(SystemTime::now());
     let bytes_out = link.send_open(stream, grant.attempt, &outgoing.encoded) as u64;
     let (packets, ledger) = (Vec::new(), Ledger::of(spec));
@@ -145,12 +154,14 @@ pub(super) async fn run(
         stopped: Stopped::No,
         bytes_out,
         bytes_back: 0,
+        has_written: false,
     };
     let attempted = tokio::select! {
         attempted = talk.run(&shared.cluster, stub, &mut frames) => attempted,
         newer = superseded(shared, &link, turns, slot) => Attempted::Superseded(newer),
+        refusal = session.granted.revoked() => not_allowed(refusal.to_string()),
     };
-    if matches!(attempted, Attempted::Superseded(_)) {
+    if !matches!(attempted, Attempted::Ended(_)) {
         link.send(Kind::Cancel, stream, Vec::new());
     }
     link.close_stream(stream);
@@ -161,6 +172,10 @@ pub(super) async fn run(
             attempted
         }
     }
+}
+
+fn not_allowed(why: String) -> Attempted {
+    Attempted::Declined(Cause { reason: Reason::NotAllowed, detail: Some(why) })
 }
 
 /// Handles a failure to send changes. Without them the runner would read stale files.
@@ -243,6 +258,8 @@ struct Talk<'a> {
     stopped: Stopped,
     bytes_out: u64,
     bytes_back: u64,
+    /// Whether the program has written anything.
+    has_written: bool,
 }
 
 /// The state of stopping a walk with its stub.
@@ -277,7 +294,7 @@ impl Talk<'_> {
         loop {
             tokio::select! {
                 frame = stub.frames.recv() => match frame {
-                    Some((header, payload)) if self.take_from_stub(stub, header, &payload) => {}
+                    Some(said) if self.take_from_stub(stub, said.header, &said.payload) => {}
                     // Or it has sent a frame that no stub sends.
                     Some(_) | None => {
                         self.link.send(Kind::Cancel, self.stream, Vec::new());
@@ -312,8 +329,12 @@ impl Talk<'_> {
         }
     }
 
-    /// Tells a user at a terminal, once per session and node, that the walk waits for a transfer.
+    /// Tells a user at a terminal, once per session and node, that the walk waits for a transfer. A program that has begun
+    /// to write is not interrupted: it may have painted the screen.
     fn tell_what_is_sent(&self, stub: &Stub) {
+        if self.has_written {
+            return;
+        }
         let sent = self.link.bytes().0 - self.sent_before;
         let node = &self.link.peer;
         if sent >= NEWS_BYTES_MIN && self.session.is_first_news_of(node) {
@@ -402,6 +423,7 @@ impl Talk<'_> {
                     tracing::error!(node = %self.link.peer, fd, "the runner exceeded its credit for output");
                     return garbled();
                 }
+                self.has_written = true;
                 let skipped = stub.output.data(u16::from(fd), frame.payload.slice_ref(bytes));
                 if skipped > 0 {
                     // The stub does not write these bytes again, so it does not acknowledge them.
@@ -514,6 +536,7 @@ impl Talk<'_> {
                             format!("{node} cannot execute it: {error}"),
                         )
                     }
+                    Fault::NotAllowed(why) => not_allowed(why.to_string()),
                     Fault::NotExported(_) => Attempted::Declined(Reason::NotExported.into()),
                     // It would happen on every runner.
                     Fault::TooDeep => declined(
@@ -549,21 +572,27 @@ pub(super) struct Bound {
 /// Applies a walk's changes.
 pub(super) async fn commit(
     shared: &Rc<Shared>,
-    outgoing: &Outgoing,
+    (session, outgoing): (&Session, &Outgoing),
     mut ready: Ready,
     Bound { last_wins, touched }: Bound,
 ) -> anyhow::Result<Applied> {
-    let who = &outgoing.spec.principal;
     let changes = &mut ready.exit.changes;
     let left_out =
         if touched { vet::leave_out_hidden(changes, &shared.hidden) } else { Vec::new() };
     vet::changes(&ready.exit.changes, &shared.hidden)?;
+    let pass = session.granted.pass().context("the session has no token")?;
+    vet::allowed(&ready.exit.changes, &pass.capability)?;
     let scope = outgoing.scope.clone();
-    let owner = Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() };
+    let owner = user(&outgoing.spec.principal);
     let Ready { exit, packets, memory: _memory, began, status } = ready;
     let commit = Commit { owner, scope, changes: exit.changes, packets, last_wins, began };
     let overwrote = apply(shared, commit).await.context("failed to commit a walk")?;
     Ok(Applied { status, overwrote, left_out })
+}
+
+/// Returns the user with whose rights files are read and changed for a walk.
+fn user(who: &Principal) -> Owner {
+    Owner { uid: who.uid, gid: who.gid, groups: who.groups.clone() }
 }
 
 /// Applies a commit when the file systems that it concerns answer. Returns the files of others that it has overwritten.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use broker::Grant;
 use packetfs::commit::CommitError;
 use tokio::sync::mpsc;
+use worknode::capability::Lack;
 use worknode::door::Kind;
 use worknode::id::NodeId;
 use worknode::reason::Reason;
@@ -21,7 +22,7 @@ use super::life::{Event, Life, State};
 use super::outgoing::Outgoing;
 use super::place::{Place, Placed};
 use super::shared::Shared;
-use super::stub::{Cause, STDERR, Stub, drop_with_process};
+use super::stub::{Cause, STDERR, Stub};
 use super::{told, vet};
 use crate::cluster::{Slot, Turn};
 use crate::session::{self, Session, ms};
@@ -56,6 +57,8 @@ pub(super) async fn carry(
         arrived,
         turns: cluster.slots.wait_for(spec.walk),
         failed_nodes: Vec::new(),
+        faulty: Vec::new(),
+        ran_on: None,
         failed: None,
         slot: None,
         ended: None,
@@ -83,6 +86,10 @@ struct Errand<'a> {
     /// The receiver of turns.
     turns: mpsc::UnboundedReceiver<Turn>,
     failed_nodes: Vec<NodeId>,
+    /// Those of them that failed by a fault of their own.
+    faulty: Vec<NodeId>,
+    /// The node on which the program has ended.
+    ran_on: Option<NodeId>,
     /// The last failed attempt, if the broker should replace it.
     failed: Option<Grant>,
     /// The slot of the current or the next attempt.
@@ -135,7 +142,7 @@ impl Errand<'_> {
         };
         match place.find(stub, &mut self.turns).await {
             Placed::Granted(slot) if slot.grant().node == self.shared.node => {
-                drop_with_process(slot, stub.pid);
+                stub.drop_with_process(slot);
                 Event::GrantedHome
             }
             Placed::Granted(slot) => {
@@ -163,6 +170,7 @@ impl Errand<'_> {
         match attempted {
             Attempted::Ended(ended) => {
                 let grant = slot.grant();
+                self.ran_on = Some(grant.node.clone());
                 if spec.compiles {
                     shared.links.transfers.note_provided(&grant.node, &spec.path);
                 }
@@ -176,6 +184,9 @@ impl Errand<'_> {
                 event
             }
             Attempted::Failed(reason) => {
+                if reason == Reason::RunnerFault {
+                    self.faulty.push(slot.grant().node.clone());
+                }
                 self.fail(stub, life, slot, reason);
                 Event::Failed(reason)
             }
@@ -256,8 +267,11 @@ impl Errand<'_> {
         let offsets = self.offsets(&ended.exit.exit).await;
         let is_torn = is_torn(&ended);
         let bound = Bound { last_wins: last, touched: !stub.output.is_untouched() };
-        match attempt::commit(self.shared, self.outgoing, ended.exit, bound).await {
+        match attempt::commit(self.shared, (self.session, self.outgoing), ended.exit, bound).await {
             Ok(applied) => {
+                if let Some(node) = &self.ran_on {
+                    self.shared.cluster.note_completed(node, &self.faulty);
+                }
                 let warnings = self.warnings(&applied, is_torn);
                 if let Some(line) = line {
                     let overwrote = applied.overwrote.iter().map(|path| text(path)).collect();
@@ -276,8 +290,20 @@ impl Errand<'_> {
             Err(error) => {
                 tracing::error!(walk = %self.spec.walk, "{error:#}");
                 self.detail = Some(format!("{error:#}"));
+                if error.is::<Lack>() {
+                    return Event::NotCommitted(Reason::NotAllowed);
+                }
                 match error.downcast_ref() {
                     Some(CommitError::Conflict(_)) => Event::Conflict,
+                    Some(CommitError::Packet(digest)) => {
+                        if let Some(node) = self.ran_on.take() {
+                            let evidence = format!(
+                                "packet {digest} of what a walk wrote there is missing or does not match its digest"
+                            );
+                            self.shared.links.quarantine(&node, evidence);
+                        }
+                        Event::NotCommitted(Reason::CommitFault)
+                    }
                     _ => Event::NotCommitted(Reason::CommitFault),
                 }
             }

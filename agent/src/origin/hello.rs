@@ -4,6 +4,7 @@ mod compiler;
 mod configs;
 mod descriptors;
 mod environment;
+pub(super) mod explain;
 mod parsed;
 mod places;
 mod variables;
@@ -17,10 +18,12 @@ use worknode::reason::Reason;
 use worknode::spec::{Bytes, FdKind, TerminalSpec, WalkSpec, strings};
 
 use super::shared::Shared;
-use crate::session::Session;
+use crate::door::Caller;
+use crate::session::{Claims, Session, Wishes};
 use crate::sys::view::View;
 use environment::Reader;
 pub(super) use parsed::Hello;
+use parsed::Size;
 use places::Step;
 pub(super) use places::named_path;
 
@@ -30,6 +33,14 @@ pub(super) struct Stay {
     pub(super) reason: Reason,
     /// The name of the withheld variable.
     pub(super) variable: Option<String>,
+}
+
+/// Returns what is known of a program if it is a compile step.
+fn step(session: &Session, path: &[u8], argv: &[u8], env: &[u8]) -> Option<Step> {
+    let verdict = session.verdict(path).filter(|verdict| verdict.compiles())?;
+    let tool = Tool::of(verdict, path)?;
+    let reader = environment::reader(base_name(path), strings(argv).skip(1), env);
+    Some(Step { tool, reader })
 }
 
 impl From<Reason> for Stay {
@@ -46,7 +57,7 @@ impl Hello {
 
     /// Tells whether the program is a compile step.
     pub(super) fn compiles(&self, session: &Session) -> bool {
-        session.verdict(&self.path).is_some_and(Verdict::compiles)
+        session.may_judge(&self.path) && session.verdict(&self.path).is_some_and(Verdict::compiles)
     }
 
     /// Makes the spec, and finds the files of a compile step.
@@ -57,12 +68,12 @@ impl Hello {
         self,
         shared: &Shared,
         session: &Session,
-        pid: u32,
+        (pid, caller): (u32, Caller),
         who: Principal,
     ) -> Result<(WalkSpec, Option<Files>), Stay> {
         let (uid, compiles) = (who.uid, self.compiles(session));
         // fakeroot's daemon holds the owners of files, and programs query it through System V IPC.
-        if strings(&self.env).any(|variable| variable.starts_with(b"FAKEROOTKEY=")) {
+        if self.has_variable(b"FAKEROOTKEY=") {
             return Err(Reason::Ipc.into());
         }
         if View::of(pid).ok().as_ref() != Some(&shared.view) {
@@ -71,16 +82,34 @@ impl Hello {
         if !shared.rights.are_those_of(pid, who.uid) {
             return Err(Reason::NeedsOrigin.into());
         }
+        let claims = Claims::of(&self.head).checked(pid).ok_or(Reason::NeedsOrigin)?;
+        let size = self.size(session.wishes.bytes());
+        if size == Size::TooLarge || !session.may_judge(&self.path) {
+            return Err(Reason::ShimLimit.into());
+        }
         let step = self.step(session);
         let hello = Arc::new(self);
         let (asked, hidden) = (Arc::clone(&hello), Arc::clone(&shared.hidden));
-        let question = move |look| asked.look_around(pid, step, &hidden, look);
-        let found = shared.looks.look(who.uid, question).await;
+        let wishes = Arc::clone(&session.wishes);
+        let question = move |look| {
+            let found = asked.look_around(pid, step, &hidden, look)?;
+            Ok(found.map_err(Stay::from).and_then(|(places, fds)| {
+                let env = asked.environment(&wishes, compiles, places.reader)?;
+                Ok((places, fds, env))
+            }))
+        };
+        let found = match size {
+            Size::Large => shared.looks.look_apart(uid, question).await,
+            _ => shared.looks.look(uid, question).await,
+        };
         // It fails if the working directory was deleted, or if a file system does not answer.
-        let (places, fds) = found.unwrap_or(Err(Reason::Directory))?;
+        let (places, fds, env) = found.unwrap_or(Err(Reason::Directory.into()))?;
+        // All of this was read by the pid, which another process may have got meanwhile.
+        if !caller.is_still(pid, uid) {
+            return Err(Reason::NeedsOrigin.into());
+        }
         // No thread has it any more that has answered.
         let hello = Arc::unwrap_or_clone(hello);
-        let env = hello.environment(session, compiles, places.reader)?;
         let terminal = fds.iter().any(|fd| fd.kind == FdKind::Terminal).then(|| TerminalSpec {
             termios: hello.head.termios.to_vec(),
             window: hello.head.window,
@@ -96,35 +125,33 @@ impl Hello {
             principal: who,
             pid,
             umask: hello.head.umask,
-            nice: hello.head.nice,
+            nice: claims.nice,
             blocked: hello.head.blocked,
             ignored: hello.head.ignored,
-            rlimits: hello.head.rlimits.to_vec(),
+            rlimits: claims.rlimits,
             fds,
             terminal,
             whole_tree: uid == 0 && places.writes_system,
             compiles,
+            offline: session.offline,
         };
         Ok((spec, places.files))
     }
 
+    /// Tells whether there is a variable that begins so.
+    fn has_variable(&self, name: &[u8]) -> bool {
+        let begins = |at: usize| at == 0 || self.env[at - 1] == 0;
+        memchr::memmem::find_iter(&self.env, name).any(begins)
+    }
+
     /// Returns what is known of a compile step.
     fn step(&self, session: &Session) -> Option<Step> {
-        let verdict = session.verdict(&self.path).filter(|verdict| verdict.compiles())?;
-        let tool = Tool::of(verdict, &self.path)?;
-        let (name, arguments) = (base_name(&self.path), strings(&self.argv).skip(1));
-        let reader = environment::reader(name, arguments, &self.env);
-        Some(Step { tool, reader })
+        step(session, &self.path, &self.argv, &self.env)
     }
 
     /// Returns the environment of the walk.
-    fn environment(
-        &self,
-        session: &Session,
-        compiles: bool,
-        reader: Reader,
-    ) -> Result<Bytes, Stay> {
-        let shipped = environment::shipped(&self.env, compiles, reader, &session.wishes);
+    fn environment(&self, wishes: &Wishes, compiles: bool, reader: Reader) -> Result<Bytes, Stay> {
+        let shipped = environment::shipped(&self.env, compiles, reader, wishes);
         shipped.map_err(|name| Stay { reason: Reason::SecretVariable, variable: Some(name) })
     }
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use broker::{BrokerError, Grant, Matchmaker, Retried, Submit, Submitted};
 use tokio::sync::mpsc;
-use worknode::door::{Header, Kind};
+use worknode::door::Kind;
 use worknode::id::{Attempt, NodeId};
 use worknode::reason::Reason;
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::shared::Shared;
-use super::stub::{Stub, is_deadly, signal};
+use super::stub::{Said, Stub, is_deadly, signal};
 use crate::cluster::{Queued, Slot, Turn};
 use crate::session::Session;
 
@@ -51,15 +51,23 @@ impl Place<'_> {
         turns: &mut mpsc::UnboundedReceiver<Turn>,
     ) -> Placed {
         let (slots, walk) = (&self.shared.cluster.slots, self.spec.walk);
+        let uid = self.spec.principal.uid;
         let is_first = self.failed_nodes.is_empty();
-        if is_first && let Some(slot) = slots.kept_slot(self.session.id, self.session.on.as_ref()) {
+        let unsuitable = self.unsuitable();
+        if self.session.on.as_ref().is_some_and(|on| unsuitable.contains(on)) {
+            return Placed::Not(Reason::NoSlot);
+        }
+        let suits = |node: &NodeId| {
+            self.session.on.as_ref().is_none_or(|on| on == node) && !unsuitable.contains(node)
+        };
+        if is_first && let Some(slot) = slots.kept_slot(self.session.id, suits) {
             return Placed::Granted(slot);
         }
         let mut queued = None;
-        if !(is_first && self.session.on.is_none() && slots.wait_in_line(walk)) {
+        if !(is_first && self.session.on.is_none() && slots.wait_in_line(walk, uid)) {
             match self.ask().await {
                 Ok(Submitted::Granted(grant)) => return Placed::Granted(slots.hold(grant)),
-                Ok(Submitted::Queued(_)) => queued = Some(slots.note_queued()),
+                Ok(Submitted::Queued(_)) => queued = Some(slots.note_queued(uid)),
                 Ok(Submitted::Busy) => return Placed::Not(Reason::NoSlot),
                 Ok(Submitted::Exhausted) => return Placed::Not(Reason::RunnerLost),
                 Err(error) => {
@@ -91,10 +99,25 @@ impl Place<'_> {
         Submit {
             walk: self.spec.walk,
             after: self.after(),
+            uid: self.spec.principal.uid,
             only: self.session.on.clone(),
-            avoid: [self.failed_nodes, &self.shared.cluster.to_avoid()].concat(),
+            avoid: [self.unsuitable(), self.shared.cluster.to_avoid()].concat(),
             prefer: self.shared.links.warm_nodes(),
         }
+    }
+
+    /// Returns the nodes on which it has failed, those that do not take walks of its kind, and those that the session's
+    /// token does not allow.
+    fn unsuitable(&self) -> Vec<NodeId> {
+        let mut nodes = self.failed_nodes.to_vec();
+        if !self.spec.compiles {
+            nodes.extend(self.shared.cluster.of_compile_steps());
+        }
+        if self.session.granted.names_nodes() {
+            let is_allowed = |node: &NodeId| self.session.granted.allows_node(node);
+            nodes.extend(self.shared.cluster.names().into_iter().filter(|it| !is_allowed(it)));
+        }
+        nodes
     }
 
     /// Returns the last failed attempt: only a newer one counts.
@@ -115,7 +138,7 @@ impl Place<'_> {
         let waited = tokio::time::sleep(READER_PATIENCE);
         tokio::pin!(waited);
         loop {
-            if !cluster.has_runner_for(self.session.on.as_ref(), self.failed_nodes) {
+            if !cluster.has_runner_for(self.session.on.as_ref(), &self.unsuitable()) {
                 cluster.slots.cancel(self.spec.walk);
                 return Placed::Not(Reason::NoCluster);
             }
@@ -151,8 +174,11 @@ impl Place<'_> {
                 Some(Placed::Granted(slots.hold(grant)))
             }
             Some(Turn::Granted(_)) => None,
-            Some(Turn::Passed(slot)) => Some(Placed::Granted(slot)),
-            Some(Turn::Dropped) | None => {
+            Some(Turn::Passed(slot)) if !self.unsuitable().contains(&slot.grant().node) => {
+                Some(Placed::Granted(slot))
+            }
+            // A slot that it cannot use goes back.
+            Some(Turn::Passed(_) | Turn::Dropped) | None => {
                 if self.shared.sessions.get(self.session.id).is_none() {
                     return Some(Placed::Not(Reason::NoAgent));
                 }
@@ -160,7 +186,7 @@ impl Place<'_> {
                 match self.shared.cluster.broker.submit(&self.submit()).await {
                     Ok(Submitted::Granted(grant)) => Some(Placed::Granted(slots.hold(grant))),
                     Ok(Submitted::Queued(_)) => {
-                        queued.get_or_insert_with(|| slots.note_queued());
+                        queued.get_or_insert_with(|| slots.note_queued(self.spec.principal.uid));
                         None
                     }
                     _ => Some(Placed::Not(Reason::NoBroker)),
@@ -171,8 +197,8 @@ impl Place<'_> {
 
     /// Handles a frame of the stub during the wait. Signals concern the stub itself, because nothing runs yet. Returns
     /// whether the walk is not wanted any more.
-    fn ends_wait(&self, stub: &Stub, frame: Option<(Header, Vec<u8>)>) -> bool {
-        let Some((header, payload)) = frame else { return true };
+    fn ends_wait(&self, stub: &Stub, frame: Option<Said>) -> bool {
+        let Some(Said { header, payload, .. }) = frame else { return true };
         let deadly = signal(&header, &payload).filter(|&signal| is_deadly(signal, self.spec));
         let Some(status) = deadly else { return false };
         stub.output.send(Kind::Exit, 0, status.to_le_bytes().to_vec());

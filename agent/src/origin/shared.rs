@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) rights: Rights,
     /// The rules for hiding files from runners and walks.
     pub(crate) hidden: Arc<Hidden>,
-    pub(crate) looks: Looks,
+    pub(crate) looks: Rc<Looks>,
     pub(crate) served: Served,
     /// The memory budget for changes that runners have sent back.
     pub(crate) returned: Rc<Budget>,

@@ -8,11 +8,13 @@ use packetfs::change::{ChangeSet, Op};
 use packetfs::commit::Scope;
 use packetfs::export::Hidden;
 use packetfs::path::{Bytes, TreePath, above, join, normal, split};
+use worknode::capability::{Capability, Lack, Right};
 use worknode::command::{Files, Role, Tool, environment};
+use worknode::said::Said;
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::hello::named_path;
-use super::installed::SYSTEM_DIRS;
+use crate::installed::SYSTEM_DIRS;
 use crate::look::{Look, Resolved};
 
 /// A kind of walk.
@@ -114,6 +116,16 @@ pub(super) fn changes(changes: &ChangeSet, hidden: &Hidden) -> anyhow::Result<()
         }
     }
     Ok(())
+}
+
+/// Refuses changes that the session's token does not allow.
+pub(super) fn allowed(changes: &ChangeSet, capability: &Capability) -> Result<(), Lack> {
+    let may_write = capability.bounds.rights.is_some_and(|rights| rights.has(Right::Write));
+    match changed(changes).find(|path| !may_write || !capability.bounds.covers(path)) {
+        None => Ok(()),
+        Some(_) if !may_write => Err(Lack::Right(Right::Write)),
+        Some(path) => Err(Lack::Path(Said::of_bytes(path))),
+    }
 }
 
 /// Filters the file offsets that a runner reports to plausible ones: of files that the walk had open for reading, and not
@@ -274,8 +286,8 @@ pub(super) mod tests {
     use crate::compile;
     use crate::origin::outgoing::Outgoing;
     use packetfs::change::{Meta, Placing};
-    use packetfs::commit::Owner;
     use packetfs::export::Own;
+    use packetfs::identity::Owner;
     use worknode::id::{SessionId, WalkId};
     use worknode::principal::Principal;
     use worknode::spec::FdSpec;
@@ -304,6 +316,7 @@ pub(super) mod tests {
             terminal: None,
             whole_tree,
             compiles: false,
+            offline: false,
         }
     }
 
@@ -375,6 +388,7 @@ pub(super) mod tests {
             env: b"TMPDIR=/scratch\0".to_vec(),
             cwd: b"/work/src".to_vec(),
             compiles: true,
+            offline: false,
             ..spec(0, false)
         };
         for good in ["/work/src/a.o", "/out/a.o", "/deps/a.d", "/scratch/cc1.s"] {
@@ -408,6 +422,7 @@ pub(super) mod tests {
             argv: argv.to_vec(),
             cwd: work.as_os_str().as_bytes().to_vec(),
             compiles: true,
+            offline: false,
             ..spec(0, false)
         };
         let steps = [step(b"gcc\0-c\0b.c\0-o\0b.o\0"), step(b"gcc\0@args\0")];

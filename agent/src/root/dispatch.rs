@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::exporter::{Asked, ExporterHandle, Question, TRIES_MAX};
 use crate::link::Link;
 use crate::links::Receive;
+use crate::mesh::Mesh;
 use crate::mirrors::Mirrors;
 use crate::runner::Runner;
 use crate::served::Served;
@@ -19,12 +20,14 @@ pub(super) struct Dispatch {
     pub(super) served: Served,
     pub(super) mirrors: Rc<Mirrors>,
     pub(super) runner: Rc<Runner>,
+    pub(super) mesh: Mesh,
 }
 
 impl Receive for Dispatch {
     fn take(&self, link: &Rc<Link>, frame: Frame) {
         match frame.kind {
             Kind::Open => self.runner.take_open(link, &frame),
+            Kind::Session => self.runner.take_session(link, &frame),
             Kind::Ask => self.take_question(link, &frame),
             Kind::Answer => self.mirrors.take_answer(link, &frame),
             Kind::Told => self.mirrors.take_told(link, frame.payload),
@@ -44,10 +47,18 @@ impl Receive for Dispatch {
             | Kind::Settings
             | Kind::Resize
             | Kind::Stopped => link.route(frame),
+            Kind::Has | Kind::Events | Kind::Want | Kind::Fetch | Kind::Fetched => {
+                self.mesh.take(link, frame);
+            }
         }
     }
 
+    fn begin(&self, link: &Rc<Link>) {
+        self.mesh.begin(link);
+    }
+
     fn end(&self, link: &Rc<Link>) {
+        self.mesh.end(link);
         self.exporter.forget(link.number);
         self.mirrors.end_link(link);
     }
@@ -66,7 +77,7 @@ impl Dispatch {
                     self.exporter.ask(link.number, question, link.sender());
                 } else {
                     let (reader, out_tx) = (link.number, link.sender());
-                    self.ask_server(Asked { reader, question, out_tx, tries: 0 });
+                    self.ask_server(Asked::new(reader, question, out_tx));
                 }
             }
             None => fail(link, frame.stream, libc::EPROTO),

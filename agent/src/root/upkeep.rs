@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 use crate::cluster::Cluster;
 use crate::links::Links;
 use crate::machine;
+use crate::membership::Membership;
+use crate::mesh::Mesh;
 use crate::mirrors::Mirrors;
 use crate::reached_at::ReachedAt;
 use crate::sessions::Sessions;
@@ -20,8 +22,20 @@ const HEARTBEAT_EVERY: Duration = Duration::from_millis(450);
 /// Heartbeats between two checks of this node's disk space and address.
 const CHECK_EVERY: u32 = 5;
 
+/// Tells the mesh whose events it may take.
+pub(super) async fn keep_authors(membership: Rc<Membership>, mesh: Mesh) {
+    let mut changes = membership.revocations();
+    loop {
+        mesh.note_members(membership.keys_ever());
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// The parts that background work concerns.
 pub(super) struct Upkeep {
+    pub(super) membership: Option<Rc<Membership>>,
     pub(super) cluster: Rc<Cluster>,
     pub(super) links: Rc<Links>,
     pub(super) mirrors: Rc<Mirrors>,
@@ -47,14 +61,32 @@ impl Upkeep {
                 self.cluster.note_beaten();
             }
             self.mirrors.rest();
+            self.sessions.keep_pages();
             if beats.is_multiple_of(CHECK_EVERY) {
-                let address = self.reached_at.now();
-                let trouble = machine::trouble(&self.reached_at, address, &self.state);
-                self.cluster.note_own(trouble, address).await;
+                self.check().await;
+                self.links.begin_seeking();
             }
             self.links.begin_greeting(false);
             beats = beats.wrapping_add(1);
         }
+    }
+
+    /// Checks this node's disk space and address. If it has moved, it calls all others, which learn its new address.
+    async fn check(&self) {
+        let address = self.reached_at.now();
+        let trouble = machine::trouble(&self.reached_at, address, &self.state);
+        if let Some(membership) = &self.membership {
+            let has_moved = membership.address() != address;
+            membership.set_address(address);
+            for (node, address) in self.cluster.members.alive() {
+                membership.hear_address(&node, address);
+            }
+            membership.save_addresses().await;
+            if has_moved {
+                self.links.begin_telling();
+            }
+        }
+        self.cluster.note_own(trouble, address).await;
     }
 
     /// Handles the broker's events.
@@ -65,6 +97,16 @@ impl Upkeep {
             if concerns_gates {
                 self.sessions.set_gates();
             }
+        }
+    }
+
+    /// Ends what is done with tokens that are revoked.
+    pub(super) async fn keep_to_tokens(self: Rc<Self>, membership: Rc<Membership>) {
+        let mut revocations = membership.revocations();
+        // The sender lives as long as the agent.
+        while revocations.changed().await.is_ok() {
+            self.sessions.end_revoked(|pass| membership.revoked_pass(pass));
+            self.links.end_revoked();
         }
     }
 

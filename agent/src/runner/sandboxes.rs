@@ -56,16 +56,18 @@ impl Sandboxes {
         };
         match sound(&mut self.ready.borrow_mut()) {
             Some(sandbox) => Ok(sandbox),
-            None => self.fresh(launcher),
+            None => self.fresh(launcher, None),
         }
     }
 
-    /// Makes a new sandbox.
+    /// Makes a new sandbox, with no more than so much memory.
     ///
     /// # Errors
     /// The launcher is gone.
-    pub(super) fn fresh(&self, launcher: &Launcher) -> io::Result<Sandbox> {
-        launcher.make(&self.plan)
+    pub(super) fn fresh(&self, launcher: &Launcher, memory: Option<u64>) -> io::Result<Sandbox> {
+        let Some(bytes) = memory else { return launcher.make(&self.plan) };
+        let memory_bytes_max = self.plan.memory_bytes_max.min(bytes);
+        launcher.make(&Plan { memory_bytes_max, ..self.plan.clone() })
     }
 
     /// Drops all idle sandboxes if no walk has come for [`IDLE_MAX`].

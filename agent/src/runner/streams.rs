@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::fchown;
 use std::rc::Rc;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
+use packetfs::owners::Owners;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::task::JoinHandle;
 use worknode::door::{Termios, decode_number, decode_window};
@@ -43,6 +45,7 @@ impl Streams {
         link: &Rc<Link>,
         stream: u32,
         spec: &WalkSpec,
+        owners: Owners,
     ) -> anyhow::Result<(Self, Places, Vec<OwnedFd>)> {
         let mut streams = Self {
             channel: Channel::new(link, stream),
@@ -67,6 +70,11 @@ impl Streams {
                     continue;
                 }
             };
+            // The program may open it by its name in /proc, as it may at the origin.
+            let who = &spec.principal;
+            if !owners.are_one() {
+                fchown(&end, Some(owners.here(who.uid)), Some(owners.here(who.gid)))?;
+            }
             places.push((fd.fd, u32::try_from(passed.len())?));
             passed.push(end);
         }

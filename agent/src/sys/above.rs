@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, lstat, mknod, utimensat};
 use nix::sys::time::TimeSpec;
+use packetfs::owners::Owners;
 use packetfs::path::Bytes;
 use packetfs::tree::{Attr, Kind, Time};
 
@@ -23,6 +24,7 @@ const SPECIAL_BITS: u32 = 0o6000;
 pub(super) struct Above<'a> {
     pub(super) lower: &'a Path,
     pub(super) upper: &'a Path,
+    pub(super) owners: Owners,
     /// Whether the lower layer shows extended attributes.
     pub(super) xattrs: bool,
 }
@@ -97,12 +99,16 @@ impl Above<'_> {
             }
             let (below, above) = (self.lower.join(relative(dir)), self.upper.join(relative(dir)));
             let known = ahead.known.iter().find(|(known, _)| path(known) == dir);
-            let attr =
-                known.map(|(_, attr)| *attr).or_else(|| Some(Attr::of(&lstat(&below).ok()?)));
+            let look = || self.owners.attr_there(Attr::of(&lstat(&below).ok()?));
+            let attr = known.map(|(_, attr)| *attr).or_else(look);
             // A component is a symbolic link: its target is fetched when it is needed.
             let Some(attr) = attr.filter(|attr| attr.kind == Kind::Dir) else { break };
+            let [Some(uid), Some(gid)] = [attr.uid, attr.gid].map(|it| self.owners.number(it))
+            else {
+                break;
+            };
             std::fs::DirBuilder::new().mode(attr.mode).create(&above)?;
-            lchown(&above, Some(attr.uid), Some(attr.gid))?;
+            lchown(&above, Some(uid), Some(gid))?;
             if attr.mode & SPECIAL_BITS != 0 {
                 // `mkdir` and `chown` do not set these bits.
                 std::fs::set_permissions(&above, Permissions::from_mode(attr.mode))?;

@@ -1,5 +1,8 @@
-//! Messages with descriptors over unix sockets.
-#![expect(unsafe_code, reason = "closes descriptors that nothing owns")]
+//! Messages with descriptors over unix sockets; what else is done with descriptors.
+#![expect(
+    unsafe_code,
+    reason = "closes descriptors that nothing owns, and leases have no safe wrapper"
+)]
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -120,6 +123,14 @@ pub(super) unsafe fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
 /// Sets a pipe's capacity, if permitted.
 pub(crate) fn widen(pipe: &impl AsFd, bytes: usize) {
     let _ = fcntl_setpipe_size(pipe, bytes);
+}
+
+/// Tells whether anybody has a file of this process open besides it. Then the kernel grants no lease for writing.
+pub(crate) fn is_open_elsewhere(file: &impl AsFd) -> bool {
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the call takes plain numbers.
+    let result = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) };
+    result != 0
 }
 
 /// Returns the number of unread bytes in a pipe.

@@ -19,11 +19,16 @@ enum Verdict {
     DeniedWith(u32),
     /// Denied if the second argument is one of these two.
     DeniedCommands(u32, u32),
+    /// It fails with `EAFNOSUPPORT` unless the first argument is one of [`FAMILIES`].
+    OfFamilies,
 }
-use Verdict::{Absent, Denied, DeniedCommands, DeniedWith};
+use Verdict::{Absent, Denied, DeniedCommands, DeniedWith, OfFamilies};
 
 /// The `CLONE_NEW…` flags of `clone`.
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
+/// `AF_UNIX`, `AF_INET`, `AF_INET6` and `AF_NETLINK`. Of the others some reach beyond the network namespace, as
+/// `AF_VSOCK` does to the host of a virtual machine, and the rest is code of the kernel that few programs need.
+const FAMILIES: [u32; 4] = [1, 2, 10, 16];
 /// `CLONE_NEWTIME`. In the flags of `clone` this bit belongs to the exit signal.
 const NEW_TIME: u32 = 0x80;
 /// `TIOCSTI` types into a terminal, `TIOCLINUX` pastes into a console.
@@ -61,6 +66,8 @@ const NATIVE: &[(libc::c_long, Verdict)] = &[
     (libc::SYS_io_uring_enter, Absent),
     (libc::SYS_io_uring_register, Absent),
     (libc::SYS_ioctl, TYPES),
+    (libc::SYS_socket, OfFamilies),
+    (libc::SYS_socketpair, OfFamilies),
     // The machine itself.
     (libc::SYS_kexec_load, Denied),
     (libc::SYS_kexec_file_load, Denied),
@@ -89,7 +96,7 @@ const OPEN_TREE_ATTR: libc::c_long = 467;
 
 #[cfg(target_arch = "x86_64")]
 mod architecture {
-    use super::{Absent, Denied, DeniedWith, NEW_NAMESPACES, NEW_TIME, TYPES, Verdict};
+    use super::{Absent, Denied, DeniedWith, NEW_NAMESPACES, NEW_TIME, OfFamilies, TYPES, Verdict};
 
     /// `AUDIT_ARCH_X86_64`.
     pub(super) const NATIVE: u32 = 0xc000_003e;
@@ -126,28 +133,31 @@ mod architecture {
         (426, Absent),                                // io_uring_enter
         (427, Absent),                                // io_uring_register
         (54, TYPES),                                  // ioctl
-        (283, Denied),                                // kexec_load
-        (128, Denied),                                // init_module
-        (350, Denied),                                // finit_module
-        (129, Denied),                                // delete_module
-        (87, Denied),                                 // swapon
-        (115, Denied),                                // swapoff
-        (88, Denied),                                 // reboot
-        (131, Denied),                                // quotactl
-        (443, Denied),                                // quotactl_fd
-        (51, Denied),                                 // acct
-        (25, Denied),                                 // stime
-        (79, Denied),                                 // settimeofday
-        (264, Denied),                                // clock_settime
-        (404, Denied),                                // clock_settime64
-        (103, Denied),                                // syslog
-        (253, Denied),                                // lookup_dcookie
-        (111, Denied),                                // vhangup
-        (338, Denied),                                // fanotify_init
-        (110, Denied),                                // iopl
-        (101, Denied),                                // ioperm
-        (113, Denied),                                // vm86old
-        (166, Denied),                                // vm86
+        (359, OfFamilies),                            // socket
+        (360, OfFamilies),                            // socketpair
+        (102, Absent), // socketcall, whose arguments are in memory; C libraries use socket
+        (283, Denied), // kexec_load
+        (128, Denied), // init_module
+        (350, Denied), // finit_module
+        (129, Denied), // delete_module
+        (87, Denied),  // swapon
+        (115, Denied), // swapoff
+        (88, Denied),  // reboot
+        (131, Denied), // quotactl
+        (443, Denied), // quotactl_fd
+        (51, Denied),  // acct
+        (25, Denied),  // stime
+        (79, Denied),  // settimeofday
+        (264, Denied), // clock_settime
+        (404, Denied), // clock_settime64
+        (103, Denied), // syslog
+        (253, Denied), // lookup_dcookie
+        (111, Denied), // vhangup
+        (338, Denied), // fanotify_init
+        (110, Denied), // iopl
+        (101, Denied), // ioperm
+        (113, Denied), // vm86old
+        (166, Denied), // vm86
     ];
 }
 
@@ -251,6 +261,7 @@ impl Node {
     const ALLOWED: Self = Self::Answer(ALLOW);
     const DENIED: Self = Self::Answer(ERRNO | libc::EPERM.cast_unsigned());
     const ABSENT: Self = Self::Answer(ERRNO | libc::ENOSYS.cast_unsigned());
+    const NO_FAMILY: Self = Self::Answer(ERRNO | libc::EAFNOSUPPORT.cast_unsigned());
 
     fn load(at: u32, then: Self) -> Self {
         Self::Load { at, then: Box::new(then) }
@@ -285,6 +296,11 @@ impl Node {
                 let decided = Self::test(JUMP_ANY_BIT, bits, Self::DENIED, Self::ALLOWED);
                 Self::load(FIRST_ARGUMENT_AT, decided)
             }
+            OfFamilies => {
+                let one = |others, family| Self::test(JUMP_EQUAL, family, Self::ALLOWED, others);
+                let decided = FAMILIES.into_iter().rev().fold(Self::NO_FAMILY, one);
+                Self::load(FIRST_ARGUMENT_AT, decided)
+            }
             DeniedCommands(one, other) => {
                 let second = Self::test(JUMP_EQUAL, other, Self::DENIED, Self::ALLOWED);
                 let decided = Self::test(JUMP_EQUAL, one, Self::DENIED, second);
@@ -312,7 +328,8 @@ enum To {
 fn assemble(node: &Node) -> Vec<libc::sock_filter> {
     let mut steps = Vec::new();
     emit(node, &mut steps);
-    let answers = [Node::ALLOWED, Node::DENIED, Node::ABSENT].map(|answer| match answer {
+    let answers = [Node::ALLOWED, Node::DENIED, Node::ABSENT, Node::NO_FAMILY];
+    let answers = answers.map(|answer| match answer {
         Node::Answer(answer) => answer,
         _ => unreachable!("only answers are collected"),
     });
@@ -322,7 +339,7 @@ fn assemble(node: &Node) -> Vec<libc::sock_filter> {
             To::Over(over) => over,
             To::Answer(answer) => {
                 let which = answers.iter().position(|&one| one == answer);
-                count - at - 1 + which.expect("there are three answers")
+                count - at - 1 + which.expect("there are four answers")
             }
         };
         u8::try_from(over).expect("the filter is shorter than a jump can be")
@@ -404,6 +421,7 @@ mod tests {
                 None => (ALLOW, ALLOW),
                 Some(Denied) => (errno(libc::EPERM), errno(libc::EPERM)),
                 Some(Absent) => (errno(libc::ENOSYS), errno(libc::ENOSYS)),
+                Some(OfFamilies) => (errno(libc::EAFNOSUPPORT), errno(libc::EAFNOSUPPORT)),
                 Some(DeniedWith(_) | DeniedCommands(..)) => (ALLOW, errno(libc::EPERM)),
             };
             assert_eq!(ask(architecture, number, 0, 0), plain, "call {number}");
@@ -416,7 +434,7 @@ mod tests {
         check(architecture::NATIVE, NATIVE);
         if let Some(other) = architecture::OTHER {
             check(other, architecture::OTHER_CALLS);
-            assert_eq!(architecture::OTHER_CALLS.len(), NATIVE.len() + 4, "each in both");
+            assert_eq!(architecture::OTHER_CALLS.len(), NATIVE.len() + 5, "each in both");
         }
     }
 
@@ -425,6 +443,16 @@ mod tests {
         assert_eq!(ask(0x4000_0028, 4, 0, 0), errno(libc::ENOSYS));
         if let Some(end) = architecture::NUMBERS_END {
             assert_eq!(ask(architecture::NATIVE, end, 0, 0), errno(libc::ENOSYS));
+        }
+    }
+
+    #[test]
+    fn sockets_of_few_families() {
+        let socket = u32::try_from(libc::SYS_socket).expect("is small");
+        for family in 0..64 {
+            let expected =
+                if FAMILIES.contains(&family) { ALLOW } else { errno(libc::EAFNOSUPPORT) };
+            assert_eq!(ask(architecture::NATIVE, socket, family, 0), expected, "family {family}");
         }
     }
 

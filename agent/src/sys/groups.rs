@@ -14,6 +14,11 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
+/// All walks together get all but this fraction of the machine's memory. What they pass to each other, or leave in a file that
+/// another one has open, counts although the group of the walk that made it is gone.
+const RESERVED_PART: u64 = 8;
+/// The group of all sandboxes in version 2, beside that of the agent.
+const WALKS: &str = "walks";
 /// Most processes and threads of a walk: enough for a whole build on a large machine.
 const TASKS_MAX: u32 = 4096;
 /// The controllers in use.
@@ -26,7 +31,7 @@ const PREFIX: &str = "oswalk-";
 /// A hierarchy in which sandboxes have groups.
 #[derive(Debug)]
 struct Hierarchy {
-    /// The group of this agent, which contains those of its sandboxes.
+    /// The group that contains those of the sandboxes.
     base: PathBuf,
     /// `None` is version 2 with all controllers, else the one controller of a version 1 hierarchy.
     controller: Option<&'static str>,
@@ -58,8 +63,8 @@ pub(super) struct Group {
 pub(super) struct Exceeded(Vec<(File, &'static str)>);
 
 impl Groups {
-    /// Finds the hierarchies that the agent with this pid can use.
-    pub(super) fn find(agent: u32) -> Self {
+    /// Finds the hierarchies that the agent with this pid can use on a machine with this memory.
+    pub(super) fn find(agent: u32, memory_bytes: u64) -> Self {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let name = format!("{PREFIX}{agent}");
@@ -67,7 +72,7 @@ impl Groups {
         let unified = unified.and_then(|dir| {
             remove_abandoned(&dir);
             let base = dir.join(&name);
-            delegate(&dir, &base, agent).ok()?;
+            let base = delegate(&dir, &base, agent).ok()?;
             Some(Hierarchy { base, controller: None })
         });
         let split = || {
@@ -85,6 +90,15 @@ impl Groups {
             tracing::warn!(
                 "no usable control groups: memory and processes of walks are not limited"
             );
+        }
+        let bytes_max = memory_bytes - memory_bytes / RESERVED_PART;
+        for Hierarchy { base, controller } in &hierarchies {
+            if controller.is_none_or(|only| only == "memory")
+                && let Err(error) =
+                    std::fs::write(base.join(bound(*controller)), bytes_max.to_string())
+            {
+                tracing::warn!(%error, "failed to bound the memory of all walks together");
+            }
         }
         Self { hierarchies, made: Vec::new(), next: 0 }
     }
@@ -117,11 +131,11 @@ impl Groups {
                 group.counts.push((dir.join("pids.events"), "max"));
             }
             if uses("memory") {
-                let (bound, count) = match controller {
-                    None => ("memory.max", "memory.events"),
-                    Some(_) => ("memory.limit_in_bytes", "memory.oom_control"),
+                let count = match controller {
+                    None => "memory.events",
+                    Some(_) => "memory.oom_control",
                 };
-                set(bound, memory_bytes_max)?;
+                set(bound(*controller), memory_bytes_max)?;
                 group.counts.push((dir.join(count), "oom_kill"));
             }
             match controller {
@@ -169,6 +183,14 @@ impl Exceeded {
     }
 }
 
+/// Returns the file with the memory limit of a group.
+fn bound(controller: Option<&'static str>) -> &'static str {
+    match controller {
+        None => "memory.max",
+        Some(_) => "memory.limit_in_bytes",
+    }
+}
+
 /// Returns the number after a key at the beginning of a line.
 fn number(text: &str, word: &str) -> u64 {
     let of = |line: &str| line.strip_prefix(word)?.strip_prefix(' ')?.trim().parse().ok();
@@ -209,25 +231,27 @@ fn has_controllers(dir: &Path) -> bool {
     CONTROLLERS.iter().all(|name| list.split_whitespace().any(|one| one == *name))
 }
 
-/// Enables the controllers for the groups in the agent's group. Only a group without processes may do so, so
-/// the agent and the launcher, which calls this, move into a subgroup.
-fn delegate(dir: &Path, base: &Path, agent: u32) -> io::Result<()> {
-    let own = base.join("agent");
+/// Enables the controllers for the groups in the agent's group, and returns the one for sandboxes. Only a group without
+/// processes may do so, so the agent and the launcher, which calls this, move into a subgroup.
+fn delegate(dir: &Path, base: &Path, agent: u32) -> io::Result<PathBuf> {
+    let (own, walks) = (base.join("agent"), base.join(WALKS));
     std::fs::create_dir_all(&own)?;
+    std::fs::create_dir_all(&walks)?;
     let move_to = |group: &Path| {
         [agent, std::process::id()]
             .iter()
             .try_for_each(|pid| std::fs::write(group.join("cgroup.procs"), pid.to_string()))
     };
     let give = |group: &Path| std::fs::write(group.join("cgroup.subtree_control"), "+memory +pids");
-    let given = move_to(&own).and_then(|()| give(dir)).and_then(|()| give(base));
+    let given = move_to(&own).and_then(|()| [dir, base, &walks].into_iter().try_for_each(give));
     if given.is_err() {
         // The agent's group has other processes: undo everything.
         move_to(dir)?;
         std::fs::remove_dir(&own)?;
+        std::fs::remove_dir(&walks)?;
         std::fs::remove_dir(base)?;
     }
-    given
+    given.map(|()| walks)
 }
 
 /// Removes the groups of agents that have ended. The kernel refuses to remove one in use.
@@ -238,6 +262,10 @@ fn remove_abandoned(dir: &Path) {
         let agent = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
         if agent.is_some_and(|agent| !Path::new("/proc").join(agent.to_string()).exists()) {
             for group in names(&entry.path()) {
+                // Those of sandboxes, in version 2.
+                for group in names(&group.path()) {
+                    let _ = std::fs::remove_dir(group.path());
+                }
                 let _ = std::fs::remove_dir(group.path());
             }
             let _ = std::fs::remove_dir(entry.path());

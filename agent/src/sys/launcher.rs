@@ -4,20 +4,28 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
+use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use packetfs::fuse::Mounter;
 
 use super::filter::Filter;
 use super::groups::Groups;
-use super::orders::{Event, Failure, Launch, Order, Plan, at, tell};
+use super::orders::{Done, Event, Failure, Launch, MountTask, Order, Plan, Task, at, path, tell};
 use super::process::{self, Side};
-use super::{fds, sandbox};
+use super::realm::Realms;
+use super::{fds, rootless, sandbox};
+use crate::{devices, machine};
 
 /// The agent's handle to its launcher. Dropping it ends the launcher, sandboxes and walks.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     socket: UnixStream,
+    /// Whether it mounts for the agent, which may not.
+    mounts: bool,
 }
 
 impl Launcher {
@@ -30,10 +38,15 @@ impl Launcher {
     /// The calling process has only one thread.
     pub(crate) unsafe fn start() -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
+        let mounts = !nix::unistd::geteuid().is_root();
         // SAFETY: the caller vouches for the single thread.
         match unsafe { process::fork_into(0, None) }? {
-            Side::Parent(_) => Ok(Self { socket: near }),
+            Side::Parent(_) => Ok(Self { socket: near, mounts }),
             Side::Child => {
+                // Without it nothing can be mounted, and each task fails.
+                if mounts && let Err(error) = rootless::enter() {
+                    tracing::error!(%error, "the launcher has no user namespace");
+                }
                 process::die_with_parent();
                 process::set_name(c"oswalk-launcher");
                 // SAFETY: this copy of the agent uses only its own socket, and never returns.
@@ -52,11 +65,68 @@ impl Launcher {
     /// # Errors
     /// The launcher is gone.
     pub(crate) fn make(&self, plan: &Plan) -> io::Result<Sandbox> {
-        let (near, far) = UnixStream::pair()?;
-        let message = postcard::to_allocvec(plan).map_err(io::Error::other)?;
-        fds::send(&self.socket, &message, &[far.as_fd()])?;
-        Ok(Sandbox { control: near })
+        Ok(Sandbox { control: ask(&self.socket, &Task::Sandbox(plan.clone()))? })
     }
+
+    /// Returns what mounts mirrors for an agent that may not.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub(crate) fn mounter(&self) -> io::Result<Option<Mounter>> {
+        if !self.mounts {
+            return Ok(None);
+        }
+        let socket = self.socket.try_clone()?;
+        Ok(Some(Box::new(move |point, name| {
+            let task = MountTask::Fuse { point: bytes(point), name: name.to_owned() };
+            let device = wait(&ask(&socket, &Task::Mount(task))?)?.into_iter().next();
+            device.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        })))
+    }
+
+    /// Prepares the `/dev` of walks in a directory; it belongs to `owner`.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub(crate) fn prepare_devices(&self, dir: &Path, owner: u32) -> anyhow::Result<()> {
+        if !self.mounts {
+            return devices::prepare(dir, owner);
+        }
+        wait(&ask(&self.socket, &Task::Mount(MountTask::Devices(bytes(dir))))?)?;
+        Ok(())
+    }
+
+    /// Unmounts what is mounted in a directory, if anything is.
+    pub(crate) fn unmount(&self, dir: &Path) {
+        if self.mounts {
+            let task = Task::Mount(MountTask::Unmount(bytes(dir)));
+            let _ = ask(&self.socket, &task).and_then(|asked| wait(&asked));
+        } else {
+            let _ = umount2(dir, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// Sends a task; returns the socket over which the answer comes.
+fn ask(socket: &UnixStream, task: &Task) -> io::Result<UnixStream> {
+    let (near, far) = UnixStream::pair()?;
+    let message = postcard::to_allocvec(task).map_err(io::Error::other)?;
+    fds::send(socket, &message, &[far.as_fd()])?;
+    Ok(near)
+}
+
+/// Waits until a task is done, and returns the descriptors that it yields.
+fn wait(asked: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let (message, fds) = fds::receive(asked)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    match postcard::from_bytes::<Done>(&message).map_err(io::Error::other)? {
+        Ok(()) => Ok(fds),
+        Err((0, said)) => Err(io::Error::other(said)),
+        Err((errno, _)) => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_bytes().to_vec()
 }
 
 /// An idle sandbox. Dropping it ends its process.
@@ -103,24 +173,67 @@ impl Sandbox {
 fn serve(socket: &UnixStream) {
     ignore_children();
     let filter = Filter::new();
-    let mut groups = Groups::find(nix::unistd::getppid().as_raw().cast_unsigned());
+    let agent = nix::unistd::getppid().as_raw().cast_unsigned();
+    let mut groups = Groups::find(agent, machine::memory_bytes());
+    let mut realms = Realms::default();
     while let Ok(Some((message, mut fds))) = fds::receive(socket) {
         let Some(control) = fds.pop().map(UnixStream::from) else { continue };
-        let Ok(plan) = postcard::from_bytes::<Plan>(&message) else { continue };
-        if let Err(Failure { stage, error }) = make(&mut groups, &plan, &filter, &control) {
+        let plan = match postcard::from_bytes(&message) {
+            Ok(Task::Sandbox(plan)) => plan,
+            Ok(Task::Mount(task)) => {
+                answer(&control, perform(&task));
+                continue;
+            }
+            Err(_) => continue,
+        };
+        if let Err(Failure { stage, error }) =
+            make(&mut groups, &mut realms, &plan, &filter, &control)
+        {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             tell(&control, &Event::Failed { stage, errno }, &[]);
         }
     }
 }
 
+/// Does what the agent may not do itself. Returns the descriptor that it yields, if any.
+fn perform(task: &MountTask) -> Result<Option<OwnedFd>, (i32, String)> {
+    let of_io = |error: io::Error| (error.raw_os_error().unwrap_or(0), error.to_string());
+    match task {
+        MountTask::Fuse { point, name } => {
+            rootless::mount_fuse(path(point), name).map(Some).map_err(of_io)
+        }
+        MountTask::Devices(dir) => match devices::prepare_bound(path(dir)) {
+            Ok(()) => Ok(None),
+            Err(error) => Err((0, format!("{error:#}"))),
+        },
+        MountTask::Unmount(dir) => {
+            let unmounted = umount2(path(dir), MntFlags::MNT_DETACH);
+            unmounted.map(|()| None).map_err(|errno| of_io(errno.into()))
+        }
+    }
+}
+
+/// Answers the agent. If that is gone, this process ends soon.
+fn answer(control: &UnixStream, done: Result<Option<OwnedFd>, (i32, String)>) {
+    let (done, fd) = match done {
+        Ok(fd) => (Ok(()), fd),
+        Err(error) => (Err(error), None),
+    };
+    let message = postcard::to_allocvec::<Done>(&done).expect("it fits a growing buffer");
+    let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+    let _ = fds::send(control, &message, &fds);
+}
+
 /// Makes a sandbox. Returns only in the launcher.
 fn make(
     groups: &mut Groups,
+    realms: &mut Realms,
     plan: &Plan,
     filter: &Filter,
     control: &UnixStream,
 ) -> Result<(), Failure> {
+    // SAFETY: the launcher never makes a thread.
+    let realm = unsafe { realms.of(plan.owners) }.map_err(at("make a user namespace"))?;
     let mut group = groups.make(plan.memory_bytes_max).map_err(at("make a control group"))?;
     let namespaces =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
@@ -133,7 +246,7 @@ fn make(
         }
         Side::Child => {
             group.unified = None;
-            sandbox::run(plan, group, filter, control)
+            sandbox::run(plan, group, realm, filter, control)
         }
     }
 }

@@ -7,11 +7,39 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use packetfs::owners::Owners;
 use packetfs::tree::Attr;
 use serde::{Deserialize, Serialize};
 use worknode::spec::{Bytes, WalkSpec};
 
 use super::fds;
+
+/// What the agent asks of its launcher. A socket for the answer goes along.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Task {
+    /// Make a sandbox, which answers itself.
+    Sandbox(Plan),
+    /// Mount or unmount something, and answer.
+    Mount(MountTask),
+}
+
+/// What the launcher mounts for an agent that may not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum MountTask {
+    /// Mount FUSE, and answer with [`Done`] and the device.
+    Fuse {
+        #[serde(with = "serde_bytes")]
+        point: Bytes,
+        name: String,
+    },
+    /// Prepare the `/dev` of walks in a directory, and answer with [`Done`].
+    Devices(#[serde(with = "serde_bytes")] Bytes),
+    /// Unmount what is mounted in a directory, and answer with [`Done`].
+    Unmount(#[serde(with = "serde_bytes")] Bytes),
+}
+
+/// The outcome of a task: nothing, or what went wrong.
+pub(super) type Done = Result<(), (i32, String)>;
 
 /// What the launcher needs to make a sandbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +50,8 @@ pub(crate) struct Plan {
     /// An empty directory for the walk's mounts, which are made in its own namespace.
     #[serde(with = "serde_bytes")]
     pub(crate) scratch: Bytes,
+    /// The numbers of the origin's owners.
+    pub(crate) owners: Owners,
     /// The prepared `/dev`.
     #[serde(with = "serde_bytes")]
     pub(crate) dev: Bytes,
@@ -112,6 +142,9 @@ pub(crate) enum Order {
     /// The changes of the finished walk have been read: prepare for another.
     ServeAgain,
 }
+
+/// The step in which the files are opened that the process had open. If it fails, the cause is at the origin.
+pub(crate) const OPEN_FILES: &str = "open a file that the process had open";
 
 /// A step that failed.
 pub(super) struct Failure {

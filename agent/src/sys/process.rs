@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
 use nix::sys::prctl;
@@ -228,6 +228,20 @@ pub(crate) struct Status {
     file: File,
 }
 
+/// Most processes between a shell and one that it has started to open a session: a fork for `$(…)`, and few others.
+const BETWEEN_MAX: usize = 8;
+
+/// Returns the user of a process, if there is one.
+pub(crate) fn user(pid: u32) -> Option<u32> {
+    Some(std::fs::metadata(format!("/proc/{pid}")).ok()?.uid())
+}
+
+/// Tells whether a process is above another one, a few steps at most.
+pub(crate) fn is_above(above: u32, pid: u32) -> bool {
+    let parent = |pid: &u32| Status::open(*pid).ok()?.parent();
+    std::iter::successors(parent(&pid), parent).take(BETWEEN_MAX).any(|pid| pid == above)
+}
+
 impl Status {
     /// Opens a process's state.
     ///
@@ -261,4 +275,16 @@ fn read_line(file: &File) -> String {
     let mut line = [0; LINE_BYTES_MAX];
     let read = file.read_at(&mut line, 0).unwrap_or(0);
     String::from_utf8_lossy(&line[..read]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_above_a_process() {
+        let (own, parent) = (std::process::id(), std::os::unix::process::parent_id());
+        assert!(is_above(parent, own) && !is_above(own, own) && !is_above(own, parent));
+        assert!(!is_above(own, u32::MAX), "there is no such process");
+    }
 }

@@ -9,14 +9,16 @@ use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
+use packetfs::owners::Owners;
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::process::{Rlimit, setpriority_process, setrlimit};
+use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use worknode::spec::{FdKind, WalkSpec};
 
 use super::filter::Filter;
 use super::orders::{Failure, Launch, at, path};
 use super::process::{self, Stack};
+use super::realm::Realm;
 use super::standing::RESOURCES;
 use super::{fds, terminal};
 
@@ -76,7 +78,7 @@ impl Program {
     }
 }
 
-/// The descriptors of the program, and its system call filter.
+/// The descriptors of the program, and what it is executed in.
 pub(super) struct Open<'a> {
     /// Its root.
     pub(super) root: BorrowedFd<'a>,
@@ -84,6 +86,10 @@ pub(super) struct Open<'a> {
     pub(super) files: &'a [(u32, File)],
     pub(super) nulls: &'a [(u32, File)],
     pub(super) terminal: Option<&'a terminal::Pair>,
+    pub(super) owners: Owners,
+    pub(super) realm: &'a Realm,
+    /// The resource limits of the calling process.
+    pub(super) limits: &'a [Rlimit],
     pub(super) filter: &'a Filter,
 }
 
@@ -99,7 +105,7 @@ fn enter(launch: &Launch, open: &Open<'_>, program: &Program) -> io::Error {
 }
 
 /// Reduces the bounding set, which limits what programs can gain. The calling process's own capabilities stay.
-pub(super) fn bound_capabilities() {
+fn bound_capabilities() {
     for (_, capability) in KEPT_CAPABILITIES.complement().iter_names() {
         // A kernel refuses capabilities that it does not know.
         let _ = remove_capability_from_bounding_set(capability);
@@ -122,14 +128,20 @@ fn prepare(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
         background.add(Signal::SIGTTOU);
         background.thread_block()?;
         terminal.come_to_foreground()?;
-        let owner = nix::unistd::Uid::from_raw(spec.principal.uid);
+        let owner = nix::unistd::Uid::from_raw(open.owners.here(spec.principal.uid));
         nix::unistd::fchown(&terminal.slave, Some(owner), None)?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(spec.umask));
     // A failure leaves the value as it is.
     let _ = setpriority_process(None, spec.nice);
+    raise_limits(spec, open.limits);
+    if spec.is_offline() {
+        open.realm.leave_network()?;
+    }
+    open.realm.enter(&spec.principal)?;
+    bound_capabilities();
     open.filter.install()?;
-    assume_identity(spec)?;
+    assume_identity(spec, open.owners)?;
     std::env::set_current_dir(path(&spec.cwd))?;
     place_descriptors(launch, open)?;
     // Last, because the descriptor limit may be below descriptors that are in use until here.
@@ -181,6 +193,18 @@ fn place_descriptors(launch: &Launch, open: &Open<'_>) -> io::Result<()> {
     unsafe { fds::close_range(above, RawFd::MAX) }
 }
 
+/// Raises hard limits to those of the origin. In the user namespace that is not permitted any more.
+fn raise_limits(spec: &WalkSpec, own: &[Rlimit]) {
+    for ((resource, &(_, hard)), own) in RESOURCES.into_iter().zip(&spec.rlimits).zip(own) {
+        // A walk must not take processors away from this machine's programs.
+        let is_of_priority = matches!(resource, Resource::Nice | Resource::Rtprio);
+        if !is_of_priority && own.maximum.is_some_and(|maximum| maximum < hard) {
+            // A failure leaves the limit as it is.
+            let _ = setrlimit(resource, Rlimit { maximum: Some(hard), ..*own });
+        }
+    }
+}
+
 fn set_limits(spec: &WalkSpec) {
     for (resource, &(soft, hard)) in RESOURCES.into_iter().zip(&spec.rlimits) {
         // A limit above our own cannot be set and is skipped.
@@ -188,13 +212,20 @@ fn set_limits(spec: &WalkSpec) {
     }
 }
 
-fn assume_identity(spec: &WalkSpec) -> io::Result<()> {
+fn assume_identity(spec: &WalkSpec, owners: Owners) -> io::Result<()> {
     use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    if owners.are_one() {
+        // It is that user already, and has no other groups.
+        return Ok(nix::sys::prctl::set_no_new_privs()?);
+    }
     let who = &spec.principal;
     let groups: Vec<Gid> = who.groups.iter().map(|&group| Gid::from_raw(group)).collect();
     let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));
     setgroups(&groups)?;
     setresgid(gid, gid, gid)?;
+    // The capabilities that this process has in its user namespace go when its root becomes another user.
+    let root = Uid::from_raw(0);
+    setresuid(root, root, root)?;
     setresuid(uid, uid, uid)?;
     Ok(nix::sys::prctl::set_no_new_privs()?)
 }

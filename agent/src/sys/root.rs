@@ -14,13 +14,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::Path;
 
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
+use packetfs::owners::Owners;
 
 use super::above::{Above, Before};
 use super::orders::{Failure, Launch, Plan, at, path};
@@ -60,16 +61,22 @@ const SHM: &str = "/dev/shm";
 /// The same file system under another name.
 const MEMORY: &str = "/dev/oswalk";
 const SHM_MODE: u32 = 0o1777;
+const ROOT: u32 = 0;
 /// The mode of the root of `/proc`, as the kernel sets it …
 const PROC_MODE: u32 = 0o555;
 /// … that of the root of a devpts …
 const TERMINALS_MODE: u32 = 0o755;
 /// … and that of `ptmx`, as a mount option.
 const TERMINAL_MAKER_MODE: u32 = 0o666;
+const TERMINALS: &str = "/dev/pts";
+const TERMINAL_MAKER: &str = "/dev/pts/ptmx";
+/// The group of terminals, `tty`.
+const TERMINALS_GROUP: u32 = 5;
 
 /// The base root that walks share.
 pub(super) struct Root {
     upper_bytes_max: u64,
+    pub(super) owners: Owners,
     /// The mount options of `/dev/shm`.
     shm: String,
     /// `ns_last_pid`, which sets the next pid; not every kernel has it.
@@ -140,15 +147,20 @@ impl Root {
             make_dir(&scratch.join(dir))?;
         }
         mount_queues(&scratch.join("queues"))?;
-        let shm = format!("size={},mode={SHM_MODE:o}", plan.upper_bytes_max);
+        let (owners, root) = (plan.owners, plan.owners.here(ROOT));
+        let size = plan.upper_bytes_max;
+        let shm = format!("size={size},mode={SHM_MODE:o},uid={root},gid={root}");
         mount(Some(path(&plan.lower)), &scratch.join("lower"), NONE, MsFlags::MS_BIND, NONE)
             .map_err(at("bind the origin's tree"))?;
-        prepare_dev(path(&plan.dev), &scratch.join("dev"), &shm)?;
+        prepare_dev(path(&plan.dev), &scratch.join("dev"), &shm, owners)?;
         let last_pid = prepare_proc(scratch)?;
         std::env::set_current_dir(scratch).map_err(at("enter the first root"))?;
         nix::unistd::pivot_root(".", ".").map_err(at("pivot the root"))?;
         umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the machine's root"))?;
-        Ok(Self { upper_bytes_max: plan.upper_bytes_max, shm, last_pid })
+        for name in [TERMINALS, TERMINAL_MAKER] {
+            chown(name, Some(root), Some(root)).map_err(at(format!("chown {name}")))?;
+        }
+        Ok(Self { upper_bytes_max: plan.upper_bytes_max, owners, shm, last_pid })
     }
 
     /// Mounts a fresh overlay of the origin's tree on top of this root.
@@ -157,10 +169,20 @@ impl Root {
         for dir in [UPPER, "/layers/work"] {
             make_dir(Path::new(dir))?;
         }
+        let root = Some(self.owners.here(ROOT));
+        chown(UPPER, root, root).map_err(at("chown the upper layer"))?;
         let upper = OwnedFd::from(File::open(UPPER).map_err(at("open the upper layer"))?);
-        let layers = "lowerdir=/lower,upperdir=/layers/upper,workdir=/layers/work,\
-                      redirect_dir=on,metacopy=off,index=on,xino=off,volatile";
-        mount(Some("oswalk"), "/root", Some("overlay"), NO_DEVICES, Some(layers))
+        let marks = if self.owners.are_one() {
+            // Without root an overlay marks by users' attributes, and can neither rename directories of the lower layer nor
+            // keep the names of a file together.
+            "userxattr"
+        } else {
+            "redirect_dir=on,metacopy=off,index=on"
+        };
+        let layers = format!(
+            "lowerdir=/lower,upperdir=/layers/upper,workdir=/layers/work,{marks},xino=off,volatile"
+        );
+        mount(Some("oswalk"), "/root", Some("overlay"), NO_DEVICES, Some(&*layers))
             .map_err(at("mount the overlay"))?;
         // A kernel without index support mounts the overlay nevertheless.
         let index = File::open("/layers/work/index").ok().map(OwnedFd::from);
@@ -177,10 +199,11 @@ impl Root {
     }
 
     /// Adapts the root to a walk.
-    pub(super) fn suit(launch: &Launch, layers: &Layers) -> Result<Before, Failure> {
+    pub(super) fn suit(&self, launch: &Launch, layers: &Layers) -> Result<Before, Failure> {
         let spec = &launch.spec;
         let lower = Path::new("/lower");
-        let above = Above { lower, upper: Path::new(UPPER), xattrs: launch.xattrs };
+        let (upper, owners, xattrs) = (Path::new(UPPER), self.owners, launch.xattrs);
+        let above = Above { lower, upper, owners, xattrs };
         let before = above.prepare(&launch.ahead).map_err(at("prepare the upper layer"))?;
         if !spec.whole_tree {
             nix::unistd::fchdir(&layers.top).map_err(at("enter the overlay"))?;
@@ -205,14 +228,16 @@ impl Root {
 
     /// Tells whether the mounts that the next walk reuses are unmodified. To be called after
     /// [`Self::take_away`].
-    pub(super) fn is_as_new() -> bool {
-        let is = |name: &str, mode| {
+    pub(super) fn is_as_new(&self) -> bool {
+        let is = |name: &str, mode, owner| {
             let metadata = std::fs::metadata(name);
-            metadata.is_ok_and(|is| (is.mode() & 0o7777, is.uid(), is.gid()) == (mode, 0, 0))
+            let is = metadata.map(|is| (is.mode() & 0o7777, is.uid(), is.gid()));
+            is.is_ok_and(|is| is == (mode, owner, owner))
         };
-        is("/proc", PROC_MODE)
-            && is("/dev/pts", TERMINALS_MODE)
-            && is("/dev/pts/ptmx", TERMINAL_MAKER_MODE)
+        let root = self.owners.here(ROOT);
+        is("/proc", PROC_MODE, ROOT)
+            && is(TERMINALS, TERMINALS_MODE, root)
+            && is(TERMINAL_MAKER, TERMINAL_MAKER_MODE, root)
     }
 
     /// Removes the mounts of one walk, after all its processes have ended.
@@ -230,7 +255,8 @@ impl Root {
         drop(layers);
         umount2(LAYERS, MntFlags::MNT_DETACH).map_err(at("detach the layers"))?;
         let shm = std::fs::metadata(SHM).map_err(at("look at /dev/shm"))?;
-        let is_fresh = (shm.mode() & 0o7777, shm.uid(), shm.gid()) == (SHM_MODE, 0, 0)
+        let root = self.owners.here(ROOT);
+        let is_fresh = (shm.mode() & 0o7777, shm.uid(), shm.gid()) == (SHM_MODE, root, root)
             && has_no_attributes(SHM)
             && std::fs::read_dir(SHM).is_ok_and(|mut entries| entries.next().is_none());
         if !is_fresh {
@@ -327,13 +353,14 @@ fn prepare_proc(scratch: &Path) -> Result<Option<File>, Failure> {
 }
 
 /// Mounts `/dev`, whose devices all walks share and may use but not replace.
-fn prepare_dev(devices: &Path, dev: &Path, shm: &str) -> Result<(), Failure> {
+fn prepare_dev(devices: &Path, dev: &Path, shm: &str, owners: Owners) -> Result<(), Failure> {
     mount(Some(devices), dev, NONE, BIND, NONE).map_err(at("bind /dev"))?;
     mount(NONE, dev, NONE, READ_ONLY | MsFlags::MS_NOSUID, NONE)
         .map_err(at("make /dev read-only"))?;
     mount_shm(dev, shm)?;
-    let terminals = Some("newinstance,ptmxmode=0666,mode=0620,gid=5");
+    let group = owners.here(TERMINALS_GROUP);
+    let terminals = format!("newinstance,ptmxmode={TERMINAL_MAKER_MODE:o},mode=0620,gid={group}");
     let no_exec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    mount(Some("devpts"), &dev.join("pts"), Some("devpts"), no_exec, terminals)
+    mount(Some("devpts"), &dev.join("pts"), Some("devpts"), no_exec, Some(&*terminals))
         .map_err(at("mount /dev/pts"))
 }

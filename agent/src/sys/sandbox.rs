@@ -9,21 +9,26 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Pid, Whence, lseek};
+use packetfs::identity::{Identity, Owner};
+use packetfs::owners::Owners;
+use rustix::process::Rlimit;
 use worknode::spec::{FdKind, TerminalSpec, WalkSpec};
 
 use super::filter::Filter;
 use super::groups::{Exceeded, Group};
-use super::orders::{Event, Failure, Launch, Order, Plan, at, path, tell};
+use super::orders::{Event, Failure, Launch, OPEN_FILES, Order, Plan, at, path, tell};
 use super::process::Stack;
 use super::program::{self, Open, Started};
+use super::realm::Realm;
 use super::root::{Layers, Root};
-use super::standing::Standing;
+use super::standing::{RESOURCES, Standing};
 use super::{fds, process, readers, terminal};
 
 /// Delay of the first check whether a terminal is being read. Each further delay is twice the previous one,
@@ -31,10 +36,16 @@ use super::{fds, process, readers, terminal};
 const WATCH_FIRST_MS: u8 = 1;
 
 /// Runs consecutive walks, each from the first mount to the last child. Never returns.
-pub(super) fn run(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> ! {
+pub(super) fn run(
+    plan: &Plan,
+    group: Group,
+    realm: &Realm,
+    filter: &Filter,
+    control: &UnixStream,
+) -> ! {
     process::die_with_parent();
     process::set_name(c"oswalk-walk");
-    if let Err(failure) = serve(plan, group, filter, control) {
+    if let Err(failure) = serve(plan, group, realm, filter, control) {
         let errno = failure.error.raw_os_error().unwrap_or(libc::EIO);
         tell(control, &Event::Failed { stage: failure.stage, errno }, &[]);
     }
@@ -43,9 +54,16 @@ pub(super) fn run(plan: &Plan, group: Group, filter: &Filter, control: &UnixStre
 }
 
 /// Serves walks until no more arrive.
-fn serve(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> Result<(), Failure> {
-    // SAFETY: this copy of the launcher uses only its own socket, and never returns.
-    unsafe { fds::keep_only(&[control.as_fd()]) }.map_err(at("close descriptors"))?;
+fn serve(
+    plan: &Plan,
+    group: Group,
+    realm: &Realm,
+    filter: &Filter,
+    control: &UnixStream,
+) -> Result<(), Failure> {
+    let kept: Vec<_> = std::iter::once(control.as_fd()).chain(realm.descriptors()).collect();
+    // SAFETY: this copy of the launcher uses no others, and never returns.
+    unsafe { fds::keep_only(&kept) }.map_err(at("close descriptors"))?;
     let exceeded = group.join().map_err(at("join the control group"))?;
     // The walk sees the sandbox's group as the root.
     match nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP) {
@@ -63,14 +81,15 @@ fn serve(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> Re
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(at("make a signalfd"))?;
     nix::unistd::setsid().map_err(at("begin a session"))?;
-    program::bound_capabilities();
     process::join_new_keyring().map_err(at("make a keyring"))?;
     let root = Root::prepare(plan)?;
     let pids = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
     let standing = Standing::now().map_err(at("read the process's attributes"))?;
     let stack = Stack::new().map_err(at("make a stack"))?;
     process::populate();
-    let mut sandbox = Sandbox { control, signals, root, pids, stack, filter, exceeded };
+    let limits = standing.limits;
+    let mut sandbox =
+        Sandbox { control, signals, root, pids, stack, realm, limits, filter, exceeded };
     loop {
         let layers = sandbox.root.lay()?;
         let received = fds::receive(control).map_err(at("receive the walk"))?;
@@ -84,7 +103,7 @@ fn serve(plan: &Plan, group: Group, filter: &Filter, control: &UnixStream) -> Re
         }
         sandbox.root.take_away(layers)?;
         let stands = Standing::now().is_ok_and(|now| now == standing);
-        if !stands || !Root::is_as_new() {
+        if !stands || !sandbox.root.is_as_new() {
             // The agent makes another sandbox.
             return Ok(());
         }
@@ -110,6 +129,8 @@ struct Sandbox<'a> {
     /// The inode number of its pid namespace.
     pids: u64,
     stack: Stack,
+    realm: &'a Realm,
+    limits: [Rlimit; RESOURCES.len()],
     filter: &'a Filter,
     exceeded: Exceeded,
 }
@@ -122,9 +143,10 @@ impl Sandbox<'_> {
         descriptors: Vec<OwnedFd>,
         layers: &'a Layers,
     ) -> Result<(Event, Vec<BorrowedFd<'a>>), Failure> {
-        let before = Root::suit(launch, layers)?;
+        let before = self.root.suit(launch, layers)?;
         let top = layers.top.as_fd();
-        let (files, nulls) = (open_files(&launch.spec, top)?, open_nulls(&launch.spec, top)?);
+        let (files, nulls) =
+            (open_files(&launch.spec, top, self.root.owners)?, open_nulls(&launch.spec, top)?);
         let terminal = launch.spec.terminal.as_ref().map(|spec| open_terminal(spec, top));
         let terminal = terminal.transpose()?;
         let open = Open {
@@ -133,6 +155,9 @@ impl Sandbox<'_> {
             files: &files,
             nulls: &nulls,
             terminal: terminal.as_ref(),
+            owners: self.root.owners,
+            realm: self.realm,
+            limits: &self.limits,
             filter: self.filter,
         };
         let started = program::start(launch, &open, self.root.last_pid.as_ref(), &mut self.stack)?;
@@ -280,22 +305,43 @@ fn end_all() -> u64 {
 
 /// Opens the files that the process had open for reading, at its file offsets. They stay open here as well,
 /// to report how far the program has read.
-fn open_files(spec: &WalkSpec, root: BorrowedFd<'_>) -> Result<Vec<(u32, File)>, Failure> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    let mut files = Vec::new();
-    for fd in &spec.fds {
-        if let FdKind::File { path: name, offset } = &fd.kind {
-            let open = || -> io::Result<File> {
-                let mut file = File::from(openat2(root, path(name), how)?);
-                file.seek(io::SeekFrom::Start(*offset))?;
-                Ok(file)
-            };
-            files.push((fd.fd, open().map_err(at(format!("open {}", path(name).display())))?));
-        }
+///
+/// The kernel checks each as if the walk's user had opened it, and only files of the origin are opened: a path may lead to
+/// what this process alone may read, such as its own memory.
+fn open_files(
+    spec: &WalkSpec,
+    root: BorrowedFd<'_>,
+    owners: Owners,
+) -> Result<Vec<(u32, File)>, Failure> {
+    let files = spec.fds.iter().filter_map(|fd| match &fd.kind {
+        FdKind::File { path, offset } => Some((fd.fd, path, *offset)),
+        _ => None,
+    });
+    let mut files = files.peekable();
+    if files.peek().is_none() {
+        return Ok(Vec::new());
     }
-    Ok(files)
+    let who = &spec.principal;
+    let groups = who.groups.iter().map(|&group| owners.here(group)).collect();
+    let user = Owner { uid: owners.here(who.uid), gid: owners.here(who.gid), groups };
+    let _identity = Identity::assume(&user).map_err(at("assume the identity of the user"))?;
+    let opened = files.map(|(fd, path, offset)| Ok((fd, open_file(root, path, offset)?)));
+    opened.collect::<io::Result<_>>().map_err(at(OPEN_FILES))
+}
+
+fn open_file(root: BorrowedFd<'_>, name: &[u8], offset: u64) -> io::Result<File> {
+    let how = OpenHow::new()
+        // A fifo may have taken the file's place.
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let mut file = File::from(openat2(root, path(name), how)?);
+    let kind = fstatfs(&file)?.filesystem_type();
+    if ![OVERLAYFS_SUPER_MAGIC, FUSE_SUPER_MAGIC].contains(&kind) || !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+    file.seek(io::SeekFrom::Start(offset))?;
+    Ok(file)
 }
 
 /// Opens the sandbox's `/dev/null`. It is on a read-only mount, so that a descriptor cannot be used to change its

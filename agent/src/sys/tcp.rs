@@ -12,6 +12,48 @@ const INFO_BYTES: usize = 168;
 /// Offset of `tcpi_last_ack_recv`.
 const LAST_ACK_AT: usize = 56;
 
+/// Offsets of `tcpi_unacked`, `tcpi_last_data_recv`, `tcpi_bytes_acked` and `tcpi_notsent_bytes`.
+const UNACKNOWLEDGED_AT: usize = 24;
+const LAST_DATA_AT: usize = 52;
+const ACKNOWLEDGED_AT: usize = 120;
+const UNSENT_AT: usize = 144;
+
+/// Data that came within this time is part of a stream of data. A quarter of the time between two looks.
+const HEARD_WITHIN_MS: u32 = 250;
+
+/// What the kernels of both sides are moving.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moved {
+    /// Bytes that the peer's kernel has acknowledged.
+    pub(crate) acknowledged: u64,
+    /// Whether bytes wait to be acknowledged.
+    pub(crate) waits: bool,
+    /// Whether bytes are arriving.
+    pub(crate) hears: bool,
+}
+
+impl Moved {
+    /// Tells whether data is under way, in comparison with an earlier state. Without one, waiting data counts.
+    pub(crate) fn since(self, before: Option<Self>) -> bool {
+        let progressed = before.is_none_or(|before| before.acknowledged != self.acknowledged);
+        self.hears || self.waits && progressed
+    }
+}
+
+/// Returns what the kernels are moving.
+///
+/// # Errors
+/// It is no TCP connection.
+pub(crate) fn moved(socket: &impl AsFd) -> io::Result<Moved> {
+    let info = info(socket)?;
+    let word = |at: usize| u32::from_ne_bytes(*info[at..].first_chunk().expect("inside"));
+    Ok(Moved {
+        acknowledged: u64::from_ne_bytes(*info[ACKNOWLEDGED_AT..].first_chunk().expect("inside")),
+        waits: word(UNACKNOWLEDGED_AT) > 0 || word(UNSENT_AT) > 0,
+        hears: word(LAST_DATA_AT) < HEARD_WITHIN_MS,
+    })
+}
+
 /// Returns the time since the last acknowledgement from the peer's kernel, in whole milliseconds.
 ///
 /// # Errors
@@ -64,6 +106,8 @@ mod tests {
         near.write_all(&vec![7; 4 << 20]).expect("somebody reads");
         near.shutdown(std::net::Shutdown::Write).expect("open");
         assert_eq!(reader.join().expect("it ended"), 4 << 20);
+        let moved = moved(&near).expect("a connection");
+        assert!(moved.acknowledged >= 4 << 20 && !moved.waits);
         assert!(acknowledged_since(&near).expect("a connection") < Duration::from_secs(60));
         let rate = delivery_rate(&near).expect("a connection");
         assert!((1 << 20..1 << 40).contains(&rate), "{rate} bytes/s");

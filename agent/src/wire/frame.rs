@@ -56,6 +56,18 @@ pub enum Kind {
     Resize = 19,
     /// Runner: the walk was stopped by this `u32` signal.
     Stopped = 20,
+    /// Origin: a session's token, before its first walk, or the end of a session ([`super::message::Introduction`]).
+    Session = 21,
+    /// Both: which events of volumes are here ([`super::feed::Has`]).
+    Has = 22,
+    /// Both: events of a volume ([`super::feed::Events`]).
+    Events = 23,
+    /// Both: requests events ([`super::feed::Want`]).
+    Want = 24,
+    /// Both: requests packets of a volume ([`super::feed::Fetch`]).
+    Fetch = 25,
+    /// Both: those of the requested packets that are here ([`super::message::Packets`]).
+    Fetched = 26,
 }
 
 impl Kind {
@@ -63,13 +75,15 @@ impl Kind {
     fn bytes_max(self) -> usize {
         match self {
             Self::Exit | Self::Answer | Self::Changes => ASSEMBLED_BYTES_MAX,
-            Self::Open | Self::Told | Self::Packets => LONG_BYTES_MAX,
+            Self::Open | Self::Told | Self::Packets | Self::Events | Self::Fetched => {
+                LONG_BYTES_MAX
+            }
             _ => SHORT_BYTES_MAX,
         }
     }
 
     /// All kinds, by number from 1 on.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 26] = [
         Self::Open,
         Self::Data,
         Self::Eof,
@@ -90,7 +104,19 @@ impl Kind {
         Self::Settings,
         Self::Resize,
         Self::Stopped,
+        Self::Session,
+        Self::Has,
+        Self::Events,
+        Self::Want,
+        Self::Fetch,
+        Self::Fetched,
     ];
+
+    /// Tells whether it is between volumes, not part of a walk.
+    #[must_use]
+    pub fn is_of_volumes(self) -> bool {
+        matches!(self, Self::Has | Self::Events | Self::Want | Self::Fetch | Self::Fetched)
+    }
 
     fn from_u8(value: u8) -> Option<Self> {
         Self::ALL.get(usize::from(value).checked_sub(1)?).copied()

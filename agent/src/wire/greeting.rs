@@ -1,22 +1,49 @@
-//! The greeting is the handshake of a link: both sides identify themselves and prove that they hold the cluster's
-//! secret, without sending it.
+//! The greeting, the first messages on a link. TLS has proved the keys of both sides before. Here they say which nodes
+//! they are, and bring each other's roll up to date.
 //!
-//! `caller: Hello` → `callee: Hello, Proof` → `caller: Proof`. Each [`Hello`] contains 32 fresh random bytes, so a
-//! [`Proof`] cannot be replayed.
+//! `caller: Hello` → `callee: Hello`. If what they know differs: `caller: Vec<Record>, Vec<RevocationList>` → the same from
+//! the callee. If the caller orders something: `callee: Ordered`.
+
+use std::net::SocketAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use worknode::capability::RevocationList;
 use worknode::id::NodeId;
+use worknode::key::Key;
+use worknode::membership::Record;
 use worknode::said::Said;
 
-use super::limits::GREETING_MESSAGE_BYTES_MAX;
-use super::message::encode;
+use super::limits::{
+    GREETING_MESSAGE_BYTES_MAX, OLDEST_VERSION, RECORDS_BYTES_MAX, REVOKED_BYTES_MAX, VERSION,
+};
 
-/// An agent's claimed identity.
+/// The versions that a side speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spoken {
+    /// Its [`super::limits::VERSION`].
+    pub newest: u32,
+    /// Its [`super::limits::OLDEST_VERSION`].
+    pub oldest: u32,
+}
+
+impl Spoken {
+    /// What this side speaks.
+    pub const OURS: Self = Self { newest: VERSION, oldest: OLDEST_VERSION };
+
+    /// Returns the version that two sides speak with each other: the newest that both do.
+    #[must_use]
+    pub fn with(self, other: Self) -> Option<u32> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+}
+
+/// Introduces an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Its [`super::VERSION`].
-    pub protocol: u32,
+    /// The versions of this protocol that it speaks.
+    pub spoken: Spoken,
     /// Its version of OS Walk.
     pub version: Said,
     /// Its node's name.
@@ -27,80 +54,90 @@ pub struct Hello {
     pub purpose: Purpose,
     /// Its clock, in seconds since 1970.
     pub clock_s: u64,
-    /// Fresh random bytes.
-    pub nonce: [u8; 32],
+    /// The digest of what it knows.
+    pub roll: [u8; 32],
+    /// The records that make it a member, for a side that has not heard of it. Only a caller sends them: who is called
+    /// has been found by its key. To a caller that it does not take, a callee sends the record that removes the caller.
+    pub admission: Vec<Record>,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// The node that runs the broker, and where it was last seen. Only members are told.
+    pub broker: Option<(Key, SocketAddr)>,
 }
 
 /// Why an agent calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
-    /// To open a link.
+    /// To have a link.
     Link,
-    /// To check whether a link is possible.
+    /// To know whether they could have one.
     Greet,
+    /// To have the callee finish its walks and take no others. Only the node that made the cluster may.
+    Drain,
+    /// To undo that.
+    Resume,
 }
 
-/// Decodes a message of the greeting. Returns `None` if it is damaged or too long.
+/// What a callee answers to an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ordered {
+    /// It has done it.
+    Done,
+    /// It has not, for this reason.
+    Refused(Said),
+}
+
+/// Decodes the answer to an order; returns nothing if it is damaged or too long.
 #[must_use]
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let is_short = bytes.len() <= GREETING_MESSAGE_BYTES_MAX;
-    is_short.then(|| postcard::from_bytes(bytes).ok()).flatten()
+pub fn ordered(bytes: &[u8]) -> Option<Ordered> {
+    decode(bytes, GREETING_MESSAGE_BYTES_MAX)
 }
 
-/// The key derived from the cluster's secret.
-#[derive(Clone)]
-pub struct Secret([u8; 32]);
-
-/// A proof that a side holds the secret.
-#[derive(Debug, Clone, Copy, Eq, Serialize, Deserialize)]
-pub struct Proof([u8; 32]);
-
-/// The side that gives a proof.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The agent that called.
-    Caller,
-    /// The agent that was called.
-    Callee,
+/// Decodes a hello; returns nothing if it is damaged or too long.
+#[must_use]
+pub fn hello(bytes: &[u8]) -> Option<Hello> {
+    decode(bytes, GREETING_MESSAGE_BYTES_MAX)
 }
 
-impl Secret {
-    /// Derives the key from the content of the secret file.
-    #[must_use]
-    pub fn new(text: &[u8]) -> Self {
-        Self(blake3::derive_key("oswalk 2026 link secret", text.trim_ascii()))
-    }
+/// Decodes the records of a roll; returns nothing if they are damaged or too long.
+#[must_use]
+pub fn records(bytes: &[u8]) -> Option<Vec<Record>> {
+    decode(bytes, RECORDS_BYTES_MAX)
+}
 
-    /// Returns the proof of a side for these hellos.
-    #[must_use]
-    pub fn prove(&self, side: Side, caller: &Hello, callee: &Hello) -> Proof {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(side.name());
-        for hello in [caller, callee] {
-            hasher.update(&encode(hello));
+/// Decodes lists of revoked tokens; returns nothing if they are damaged or too long.
+#[must_use]
+pub fn revoked(bytes: &[u8]) -> Option<Vec<RevocationList>> {
+    decode(bytes, REVOKED_BYTES_MAX)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Option<T> {
+    (bytes.len() <= bytes_max).then(|| postcard::from_bytes(bytes).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Spoken;
+
+    /// The matrix of old and new.
+    #[test]
+    fn two_sides_speak_the_newest_version_that_both_do() {
+        for (ours, theirs, both) in [
+            ((14, 14), (14, 14), Some(14)),
+            ((15, 14), (14, 14), Some(14)),
+            ((15, 15), (14, 14), None),
+            ((16, 14), (15, 13), Some(15)),
+            ((16, 14), (18, 15), Some(16)),
+            ((16, 14), (18, 17), None),
+            ((14, 20), (14, 14), None),
+            ((u32::MAX, 0), (14, 14), Some(14)),
+        ] {
+            let [ours, theirs] = [ours, theirs].map(|(newest, oldest)| Spoken { newest, oldest });
+            assert_eq!(
+                (ours.with(theirs), theirs.with(ours)),
+                (both, both),
+                "{ours:?}, {theirs:?}"
+            );
         }
-        Proof(*hasher.finalize().as_bytes())
-    }
-}
-
-impl Side {
-    fn name(self) -> &'static [u8] {
-        match self {
-            Self::Caller => b"caller",
-            Self::Callee => b"callee",
-        }
-    }
-}
-
-impl PartialEq for Proof {
-    /// Compares in constant time.
-    fn eq(&self, other: &Self) -> bool {
-        blake3::Hash::from_bytes(self.0) == blake3::Hash::from_bytes(other.0)
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
     }
 }

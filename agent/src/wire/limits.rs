@@ -3,15 +3,31 @@
 
 use packetfs::path::PATH_BYTES_MAX;
 use packetfs::tree::NAMES_MAX;
+use worknode::capability::TOKEN_BYTES_MAX;
 
 /// Version of all that is in this room; agents of other versions refuse the link by name.
-pub const VERSION: u32 = 13;
+pub const VERSION: u32 = 14;
+/// The oldest version that this side still speaks. Two agents come together if each speaks a version of the other.
+pub const OLDEST_VERSION: u32 = 14;
 
-/// Most bytes read from an unauthenticated peer: the WebSocket upgrade takes some 250 bytes, a hello and a proof less
-/// than 350. Further bytes stay in the kernel until then.
-pub const GREETING_BYTES_MAX: usize = 2048;
-/// Longest message of the greeting: twice a hello with the longest name and version.
-pub const GREETING_MESSAGE_BYTES_MAX: usize = 256;
+/// Most bytes read from a peer that is not known to be a member: TLS takes some 700 bytes, the WebSocket upgrade 250, a
+/// hello less than 800. Further bytes stay in the kernel until then.
+pub const GREETING_BYTES_MAX: usize = 4096;
+/// Longest hello: twice one with the longest name and version and the admissions of a node and of who invited it.
+pub const GREETING_MESSAGE_BYTES_MAX: usize = 1536;
+/// Longest message of records: a full roll, with the longest names.
+pub const RECORDS_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+/// Longest message of lists of revoked tokens: as many as there are, all full.
+pub const REVOKED_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+/// Longest token with the number of its session.
+pub const INTRODUCTION_BYTES_MAX: usize = 17 * 1024;
+const _: () = assert!(INTRODUCTION_BYTES_MAX > TOKEN_BYTES_MAX + 64);
+/// Most sessions that a peer may have introduced at once, each of which takes some 300 bytes.
+pub const SESSIONS_MAX: usize = 4096;
+/// Longest request to join: a word, a name and a version.
+pub const JOIN_REQUEST_BYTES_MAX: usize = 512;
+/// Longest reply to it: all records, and a broker's URL.
+pub const JOIN_REPLY_BYTES_MAX: usize = 2 * RECORDS_BYTES_MAX;
 /// Largest difference between two clocks. `make` and its like compare times of two machines at a resolution of a second
 /// at best, and NTP is far more accurate.
 pub const CLOCKS_APART_MAX_S: u64 = 10;
@@ -50,6 +66,21 @@ pub const EXITS_MAX: usize = 4096;
 /// Most bytes that wait in one stream. The largest unrequested payloads of an honest peer are packets of changed
 /// files, which are consumed as they arrive.
 pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Most authors of events in one message: as many as a cluster has members, with room.
+pub const AUTHORS_MAX: usize = 4096;
+/// Most packets of a volume in one request: about a megabyte, four at most.
+pub const FETCHED_MAX: usize = 16;
+/// About how many bytes of events are sent at once, and of small contents with them.
+pub const EVENTS_BYTES: usize = 256 * 1024;
+/// Most bytes of small contents that are sent with events.
+pub const CARRIED_BYTES_MAX: usize = 1024 * 1024;
+/// Most messages of events that a side sends before it knows whether they were taken.
+pub const EVENTS_AT_ONCE: usize = 8;
+/// Most requests for packets that a side has open at once on a link: a keystroke may have to wait for their answers.
+pub const FETCHES_AT_ONCE: usize = 8;
+/// Most open requests for packets that are accepted from a peer, with room for answers in transit.
+pub const FETCHES_MAX: usize = 4 * FETCHES_AT_ONCE;
 
 /// Highest compression ratio of a squeezed message, so that a peer cannot make this side allocate much by sending
 /// little. Messages with a higher ratio are sent uncompressed.

@@ -5,11 +5,30 @@ use packetfs::packet::{Packed, PacketRef};
 use packetfs::path::TreePath;
 use packetfs::tree::{Content, Listing};
 use serde::{Deserialize, Serialize};
-use worknode::id::Attempt;
+use worknode::capability::Token;
+use worknode::id::{Attempt, SessionId};
 use worknode::spec::{Outcome, SPEC_BYTES_MAX};
 
-use super::limits::{ASK_BYTES_MAX, PACKETS_PER_ASK};
+use super::limits::{ASK_BYTES_MAX, INTRODUCTION_BYTES_MAX, PACKETS_PER_ASK};
 use super::squeeze::{Damaged, Squeezed, Squeezer, Unsqueezer};
+
+/// Introduces a session to a runner, which believes its token until the session ends or the link does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// The session.
+    pub session: SessionId,
+    /// Its token; absent when the session has ended.
+    pub token: Option<Token>,
+}
+
+impl Introduction {
+    /// Decodes an introduction. Returns `None` if it is damaged or too long.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let fits = payload.len() <= INTRODUCTION_BYTES_MAX;
+        fits.then(|| postcard::from_bytes(payload).ok()).flatten()
+    }
+}
 
 /// An order to execute a walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

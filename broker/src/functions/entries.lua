@@ -1,6 +1,6 @@
 -- The functions that agents call.
 
--- Arguments: node incarnation address version slots cpu trouble.
+-- Arguments: node incarnation address version slots cpu trouble takes.
 local function register(keys, args)
   local c = begin(keys, args)
   local name, incarnation, address, slots = args[2], args[3], args[4], args[6]
@@ -15,7 +15,7 @@ local function register(keys, args)
   end
   revive(c, name)
   call('HSET', key, 'incarnation', incarnation, 'address', address, 'version', args[5],
-    'slots', slots, 'cpu', args[7], 'trouble', args[8])
+    'slots', slots, 'cpu', args[7], 'trouble', args[8], 'takes', args[9])
   local node = node_of(c, name)
   usable(c, node)
   keep(c, node, slots .. ' ' .. incarnation .. ' ' .. address)
@@ -33,7 +33,7 @@ local function nodes(keys, args)
   for i = 1, #found, 2 do
     local node = string.sub(found[i], 1, TEXT_MAX)
     local info = call('HMGET', c.w .. ':node:' .. node, 'address', 'version', 'slots', 'cpu',
-      'trouble', 'incarnation')
+      'trouble', 'incarnation', 'takes', 'load')
     if info[1] then
       for at, text in pairs(info) do
         info[at] = text and string.sub(text, 1, TEXT_MAX)
@@ -41,7 +41,7 @@ local function nodes(keys, args)
       lines[#lines + 1] = {
         node, info[1], info[2], tonumber(info[3]), info[4],
         count_used(c, node), tonumber(found[i + 1]) > now(c) and 1 or 0, info[5] or '', info[6] or '',
-        math.max(0, now(c) - heard(found[i + 1])),
+        math.max(0, now(c) - heard(found[i + 1])), info[7] or '', info[8] or '0',
       }
     end
   end

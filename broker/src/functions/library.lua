@@ -12,7 +12,7 @@
 --
 -- Keys. All begin with the cell's name in a hash tag, written w here:
 --   w:lease           zset   node -> end of its lease, ms
---   w:node:<node>     hash   address version slots cpu trouble incarnation
+--   w:node:<node>     hash   address version slots cpu trouble incarnation takes load
 --   w:up:<node>       string slots incarnation address; expires with the lease, deleted while the
 --                            node is suspect
 --   w:load            zset   node with a free slot -> score: load and turn (see settle)
@@ -22,7 +22,7 @@
 --                            walks that accept only that node
 --   w:lanes           hash   lane with waiting walks -> origin of its session
 --   w:turns:<node|*>  zset   lane with waiting walks -> virtual time of its next grant
---   w:tag:<lane>      string virtual time at which an emptied lane resumes
+--   w:tag:<user>      string virtual time of the next turn of a user: node/uid
 --   w:past            zset   "node left" or "node lost" -> when the node was last heard, ms
 --   w:gone            set    sessions whose walks are to be cancelled
 --   w:queued          string number of waiting walks

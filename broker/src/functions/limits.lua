@@ -24,7 +24,7 @@ local PAST_MAX = 128
 local TEXT_MAX = 300
 -- Arguments of one redis.call: Lua's stack has room for 8,000.
 local PART_MAX = 1000
--- How long an emptied lane keeps its virtual time.
+-- How long the next turn of a user without waiting walks is kept.
 local TAG_MS = 60000
 -- A score is level * TURNS + turn, exact in a double: level is FULL on a node without a free slot,
 -- and turns count up to TURNS.

@@ -28,7 +28,7 @@ end
 local function cancel(c, walk)
   local freed
   if walk.state == 'q' then
-    dequeue(c, walk, 0)
+    dequeue(c, walk)
   else
     freed = release(c, walk.node, walk.id, walk.origin)
     if walk.node ~= walk.origin then

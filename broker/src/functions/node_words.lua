@@ -12,11 +12,12 @@ local function beaten(c)
   return 'ok ' .. (call('HGET', c.w .. ':count', 'list') or 0) .. ' ' .. others
 end
 
-local function heartbeat(c, name, incarnation)
+local function heartbeat(c, name, incarnation, load)
   local node = node_of(c, name)
   local up = usable(c, node)
   if up and match(up, '^%d+ (%S+) ') == incarnation then
     keep(c, node, up)
+    call('HSET', c.w .. ':node:' .. name, 'load', load)
     -- The score and the holders differ only if this library has a bug.
     flush_loads(c)
     local score = call('ZSCORE', c.load, name)
@@ -33,6 +34,7 @@ local function heartbeat(c, name, incarnation)
     return 'unknown'
   end
   keep(c, node, info[2] .. ' ' .. incarnation .. ' ' .. info[3])
+  call('HSET', c.w .. ':node:' .. name, 'load', load)
   node.used = count_used(c, name)
   fill(c, node, FILL_MAX)
   return beaten(c)

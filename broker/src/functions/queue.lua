@@ -1,4 +1,4 @@
--- The queue: start-time fair queueing between lanes, by walk number within a lane.
+-- The queue: start-time fair queueing between users, whose lanes take turns; by walk number within a lane.
 
 local function queued(c)
   if not c.queued then
@@ -14,6 +14,15 @@ local function clock(c)
   return c.clock
 end
 
+-- Returns the virtual time of the next turn of the walk's user: one after the last one, whichever of the
+-- user's lanes had that.
+local function next_turn(c, walk)
+  local key = c.w .. ':tag:' .. walk.origin .. '/' .. walk.uid
+  local turn = math.max(clock(c), tonumber(call('GET', key) or 0))
+  call('SET', key, turn + 1, 'PX', TAG_MS)
+  return turn
+end
+
 -- Puts the walk into its lane, ordered by number; returns its place.
 local function enqueue(c, walk)
   local lane, turns = lane_of(walk)
@@ -23,8 +32,7 @@ local function enqueue(c, walk)
   end
   turns = c.w .. ':turns:' .. turns
   if not call('ZSCORE', turns, lane) then
-    local tag = tonumber(call('GET', c.w .. ':tag:' .. lane) or 0)
-    call('ZADD', turns, math.max(clock(c), tag), lane)
+    call('ZADD', turns, next_turn(c, walk), lane)
     call('HSET', c.w .. ':lanes', lane, walk.origin)
   end
   return call('ZRANK', queue, walk.id) + 1
@@ -36,9 +44,8 @@ local function wait(c, walk)
   return enqueue(c, walk)
 end
 
--- Takes the walk out of its lane, whose virtual time advances by `cost`. `tag` is that time, if the
--- caller knows it.
-local function dequeue(c, walk, cost, tag)
+-- Takes the walk out of its lane. `turn` is the lane's virtual time, if the walk has its turn.
+local function dequeue(c, walk, turn)
   local lane, turns = lane_of(walk)
   local queue = c.w .. ':queue:' .. lane
   turns = c.w .. ':turns:' .. turns
@@ -46,20 +53,18 @@ local function dequeue(c, walk, cost, tag)
     return
   end
   c.joined = c.joined - 1
-  tag = tag or tonumber(call('ZSCORE', turns, lane) or 0)
-  if cost > 0 and tag > clock(c) then
-    c.clock, c.clock_moved = tag, true
+  if turn and turn > clock(c) then
+    c.clock, c.clock_moved = turn, true
   end
   if call('EXISTS', queue) == 0 then
     call('ZREM', turns, lane)
     call('HDEL', c.w .. ':lanes', lane)
-    call('SET', c.w .. ':tag:' .. lane, tag + cost, 'PX', TAG_MS)
-  elseif cost > 0 then
-    call('ZADD', turns, tag + cost, lane)
+  elseif turn then
+    call('ZADD', turns, next_turn(c, walk), lane)
   end
 end
 
--- Returns the waiting walk whose turn it is on this node, and the virtual time of its lane. The first
+-- Returns the waiting walk whose turn it is on this node, and the virtual time of the turn. The first
 -- candidate nearly always suits: only walks that avoid the node are passed over.
 local function next_for(c, node)
   for _, depth in ipairs({ 1, LOOK_MAX }) do
@@ -67,20 +72,20 @@ local function next_for(c, node)
     for _, turns in ipairs({ '*', node }) do
       local found = call('ZRANGE', c.w .. ':turns:' .. turns, 0, depth - 1, 'WITHSCORES')
       for i = 1, #found, 2 do
-        lanes[#lanes + 1] = { name = found[i], tag = tonumber(found[i + 1]) }
+        lanes[#lanes + 1] = { name = found[i], turn = tonumber(found[i + 1]) }
       end
     end
     if #lanes == 0 then
       return nil
     end
     table.sort(lanes, function(a, b)
-      return a.tag < b.tag or (a.tag == b.tag and a.name < b.name)
+      return a.turn < b.turn or (a.turn == b.turn and a.name < b.name)
     end)
     for _, lane in ipairs(lanes) do
       for _, id in ipairs(call('ZRANGE', c.w .. ':queue:' .. lane.name, 0, depth - 1)) do
         local walk = read_walk(c, id)
         if walk and (walk.only ~= '' or not contains(walk.avoid, node)) then
-          return walk, lane.tag
+          return walk, lane.turn
         end
       end
     end
@@ -95,11 +100,11 @@ local function serve(c, node, limit)
   end
   limit = math.min(limit, node.slots - used_of(c, node))
   while granted < limit and queued(c) > 0 do
-    local walk, tag = next_for(c, node.name)
+    local walk, turn = next_for(c, node.name)
     if not walk then
       break
     end
-    dequeue(c, walk, 1, tag)
+    dequeue(c, walk, turn)
     grant(c, walk, node)
     tell_grant(c, walk, node)
     granted = granted + 1

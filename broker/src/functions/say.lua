@@ -2,12 +2,12 @@
 
 -- Word -> its function and the number of its arguments.
 local SPOKEN = {
-  submit = { submit, 5 },
+  submit = { submit, 6 },
   finish = { finish, 3 },
   retry = { retry, 3 },
   cancel = { cancel_walk, 1 },
   ['cancel-session'] = { cancel_session, 1 },
-  heartbeat = { heartbeat, 2 },
+  heartbeat = { heartbeat, 3 },
   reap = { reap, 0 },
   ['reap-node'] = { reap_node, 1 },
   leave = { leave, 1 },
@@ -27,15 +27,15 @@ local function look_ahead(c, args)
       submits = submits + 1
       c.id_count = c.id_count + 1
       c.ids[c.id_count] = args[i + 1]
-      if args[i + 3] ~= '' then
-        named = named + 1
-        names[named] = args[i + 3]
-      end
       if args[i + 4] ~= '' then
-        avoided = math.max(avoided, #split(args[i + 4]))
+        named = named + 1
+        names[named] = args[i + 4]
       end
       if args[i + 5] ~= '' then
-        for _, name in ipairs(split(args[i + 5])) do
+        avoided = math.max(avoided, #split(args[i + 5]))
+      end
+      if args[i + 6] ~= '' then
+        for _, name in ipairs(split(args[i + 6])) do
           named = named + 1
           names[named] = name
         end

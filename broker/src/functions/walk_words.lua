@@ -30,14 +30,14 @@ local function decide_again(c, walk, after)
 end
 
 -- Places a walk of the caller.
-local function submit(c, id, after, only, avoid, prefer)
+local function submit(c, id, after, uid, only, avoid, prefer)
   local text = stored(c, id)
   if text then
     return decide_again(c, taken_apart(id, text), after)
   end
   local origin = c.caller
   local node = place(c, origin, only, avoid, prefer)
-  local about = origin .. '|' .. after .. '|' .. only .. '|' .. avoid .. '|' .. prefer
+  local about = origin .. '|' .. after .. '|' .. uid .. '|' .. only .. '|' .. avoid .. '|' .. prefer
   if node then
     local attempt = after_attempt(after)
     store_text(c, id, 'r|' .. attempt .. '|' .. node.name .. '|' .. about)

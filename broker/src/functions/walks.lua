@@ -1,9 +1,9 @@
 -- Walks: their records, who holds a slot, and in which lane a walk waits.
 
--- A walk's record: state|attempt|node|origin|first|only|avoid|prefer. State is r (runs) or q (waits);
--- first is the attempt after which the broker began to count. What the walk executes is known to its
+-- A walk's record: state|attempt|node|origin|first|uid|only|avoid|prefer. State is r (runs) or q (waits);
+-- first is the attempt after which the broker began to count; uid is the user at the origin. What the walk executes is known to its
 -- origin and its runner alone. Attempt and first stay text, because Lua formats numbers slowly.
-local STORED = '^(.)|(%d+)|([^|]*)|([^|]*)|(%d+)|([^|]*)|([^|]*)|(.*)$'
+local STORED = '^(.)|(%d+)|([^|]*)|([^|]*)|(%d+)|([^|]*)|([^|]*)|([^|]*)|(.*)$'
 
 local function session_of(id)
   return match(id, '^[^-]*')
@@ -39,10 +39,10 @@ local function forget(c, id)
 end
 
 local function taken_apart(id, text)
-  local state, attempt, node, origin, first, only, avoid, prefer = match(text, STORED)
+  local state, attempt, node, origin, first, uid, only, avoid, prefer = match(text, STORED)
   return {
     id = id, state = state, attempt = attempt, node = node, origin = origin, first = first,
-    only = only, avoid = avoid, prefer = prefer,
+    uid = uid, only = only, avoid = avoid, prefer = prefer,
   }
 end
 
@@ -53,7 +53,8 @@ end
 
 local function store(c, walk)
   store_text(c, walk.id, walk.state .. '|' .. walk.attempt .. '|' .. walk.node .. '|'
-    .. walk.origin .. '|' .. walk.first .. '|' .. walk.only .. '|' .. walk.avoid .. '|' .. walk.prefer)
+    .. walk.origin .. '|' .. walk.first .. '|' .. walk.uid .. '|' .. walk.only .. '|' .. walk.avoid .. '|'
+    .. walk.prefer)
 end
 
 local function flush_walks(c)

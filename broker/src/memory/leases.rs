@@ -43,13 +43,16 @@ impl Call<'_> {
     }
 
     /// Extends the lease of the caller's node.
-    pub(crate) fn heartbeat(&mut self, incarnation: &str) -> Registered {
+    pub(crate) fn heartbeat(&mut self, incarnation: &str, load_percent: u32) -> Registered {
         let name = self.caller;
         let was_usable = match self.state.nodes.get(name) {
             Some(node) if node.incarnation == incarnation => node.is_usable(self.now),
             _ => return Registered::No,
         };
         self.keep(name);
+        if let Some(node) = self.state.nodes.get_mut(name) {
+            node.load_percent = load_percent;
+        }
         if self.serve(name, usize::MAX) > 0 || !was_usable {
             self.state.nodes.settle(name, self.now);
         }
@@ -156,6 +159,7 @@ impl Call<'_> {
             alive: self.now < node.lease_end,
             incarnation: node.incarnation.as_str().into(),
             heard_ago: self.now.saturating_sub(heard(node)),
+            load_percent: node.load_percent,
         });
         let mut past: Vec<_> = self.state.past.iter().collect();
         past.sort_by_key(|(name, past)| Reverse((past.heard, *name)));

@@ -17,6 +17,7 @@ pub(crate) struct Node {
     pub(crate) info: NodeInfo,
     pub(crate) incarnation: String,
     pub(crate) lease_end: Duration,
+    pub(crate) load_percent: u32,
     /// No walk is placed here until the next heartbeat.
     pub(crate) is_suspect: bool,
     /// The walks that hold its slots.
@@ -35,7 +36,8 @@ struct Score {
 impl Node {
     pub(crate) fn new(info: NodeInfo, incarnation: String) -> Self {
         let (lease_end, holders) = (Duration::ZERO, BTreeSet::new());
-        Self { info, incarnation, lease_end, is_suspect: false, holders, score: None }
+        let (load_percent, is_suspect, score) = (0, false, None);
+        Self { info, incarnation, lease_end, load_percent, is_suspect, holders, score }
     }
 
     pub(crate) fn is_usable(&self, now: Duration) -> bool {

@@ -1,4 +1,4 @@
-//! The queue: start-time fair queueing between lanes, by walk number within a lane.
+//! The queue: start-time fair queueing between users, whose lanes take turns; by walk number within a lane.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,21 +14,28 @@ pub(crate) struct Lane {
     pub(crate) only: Option<NodeId>,
 }
 
+/// A user of an origin.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct User {
+    pub(crate) origin: NodeId,
+    pub(crate) uid: u32,
+}
+
 /// The waiting walks of a lane: at least one.
 #[derive(Debug)]
 struct Waiting {
-    origin: NodeId,
+    user: User,
     walks: BTreeMap<u32, WalkId>,
     /// The virtual time of its next grant; `None` if the session has ended.
-    tag: Option<u64>,
+    turn: Option<u64>,
 }
 
 /// All waiting walks.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     lanes: BTreeMap<Lane, Waiting>,
-    /// The virtual time at which an emptied lane resumes, and until when it is kept.
-    resumes: BTreeMap<Lane, (u64, Duration)>,
+    /// The virtual time of each user's next turn, and until when it is kept.
+    next_turns: BTreeMap<User, (u64, Duration)>,
     clock: u64,
     count: usize,
 }
@@ -46,7 +53,7 @@ impl Queue {
 
     /// Returns the lanes with waiting walks, and the origins of their sessions.
     pub(crate) fn lanes(&self) -> impl Iterator<Item = (&Lane, &NodeId)> {
-        self.lanes.iter().map(|(lane, waiting)| (lane, &waiting.origin))
+        self.lanes.iter().map(|(lane, waiting)| (lane, &waiting.user.origin))
     }
 
     /// Returns the waiting walks of a lane.
@@ -55,18 +62,12 @@ impl Queue {
     }
 
     /// Puts a walk into its lane; returns its place.
-    pub(crate) fn enqueue(
-        &mut self,
-        walk: WalkId,
-        lane: Lane,
-        origin: &NodeId,
-        now: Duration,
-    ) -> u64 {
-        let resumes = self.resumes.get(&lane).filter(|(_, until)| now < *until);
-        let tag = self.clock.max(resumes.map_or(0, |(tag, _)| *tag));
-        let new = || Waiting { origin: origin.clone(), walks: BTreeMap::new(), tag: None };
+    pub(crate) fn enqueue(&mut self, walk: WalkId, lane: Lane, user: User, now: Duration) -> u64 {
+        let turn = self.lanes.get(&lane).and_then(|waiting| waiting.turn);
+        let turn = turn.unwrap_or_else(|| self.next_turn(&user, now));
+        let new = || Waiting { user, walks: BTreeMap::new(), turn: None };
         let waiting = self.lanes.entry(lane.clone()).or_insert_with(new);
-        waiting.tag.get_or_insert(tag);
+        waiting.turn = Some(turn);
         if waiting.walks.insert(walk.number, walk).is_none() {
             self.count += 1;
         }
@@ -79,28 +80,41 @@ impl Queue {
         1 + self.lanes.get(lane).map_or(0, before)
     }
 
-    /// Takes a walk out of its lane, whose virtual time advances by `cost`.
-    pub(crate) fn dequeue(&mut self, walk: WalkId, lane: &Lane, cost: u64, now: Duration) {
+    /// Takes a walk out of its lane.
+    pub(crate) fn dequeue(&mut self, walk: WalkId, lane: &Lane) {
         let Some(waiting) = self.lanes.get_mut(lane) else { return };
-        if waiting.walks.remove(&walk.number).is_none() {
-            return;
-        }
-        self.count -= 1;
-        let tag = waiting.tag.unwrap_or(0);
-        if cost > 0 {
-            self.clock = self.clock.max(tag);
-            waiting.tag = Some(tag + cost);
+        if waiting.walks.remove(&walk.number).is_some() {
+            self.count -= 1;
         }
         if waiting.walks.is_empty() {
             self.lanes.remove(lane);
-            self.resumes.insert(lane.clone(), (tag + cost, now + TAG_KEPT));
         }
+    }
+
+    /// Takes a walk out of its lane whose turn it is.
+    pub(crate) fn dequeue_in_turn(&mut self, walk: WalkId, lane: &Lane, now: Duration) {
+        let waiting = self.lanes.get(lane).map(|waiting| (waiting.turn, waiting.user.clone()));
+        let Some((Some(turn), user)) = waiting else { return };
+        self.clock = self.clock.max(turn);
+        self.dequeue(walk, lane);
+        if self.lanes.contains_key(lane) {
+            let next = self.next_turn(&user, now);
+            self.lanes.entry(lane.clone()).and_modify(|waiting| waiting.turn = Some(next));
+        }
+    }
+
+    /// Returns the virtual time of a user's next turn: one after the last one, whichever of the user's lanes had that.
+    fn next_turn(&mut self, user: &User, now: Duration) -> u64 {
+        let next = self.next_turns.get(user).filter(|(_, until)| now < *until);
+        let turn = self.clock.max(next.map_or(0, |(turn, _)| *turn));
+        self.next_turns.insert(user.clone(), (turn + 1, now + TAG_KEPT));
+        turn
     }
 
     /// Stops granting walks of a lane.
     pub(crate) fn condemn(&mut self, lane: &Lane) {
         if let Some(waiting) = self.lanes.get_mut(lane) {
-            waiting.tag = None;
+            waiting.turn = None;
         }
     }
 
@@ -120,7 +134,7 @@ impl Queue {
     fn first_lanes(&self, only: Option<&NodeId>, depth: usize) -> Vec<(u64, &Lane)> {
         let of_node = self.lanes.iter().filter(|(lane, _)| lane.only.as_ref() == only);
         let mut lanes: Vec<_> =
-            of_node.filter_map(|(lane, waiting)| Some((waiting.tag?, lane))).collect();
+            of_node.filter_map(|(lane, waiting)| Some((waiting.turn?, lane))).collect();
         lanes.sort_unstable();
         lanes.truncate(depth);
         lanes

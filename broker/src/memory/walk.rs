@@ -2,7 +2,7 @@
 
 use worknode::id::{Attempt, NodeId, WalkId};
 
-use super::queue::Lane;
+use super::queue::{Lane, User};
 
 /// A walk's record.
 #[derive(Debug, Clone)]
@@ -12,6 +12,7 @@ pub(crate) struct Walk {
     pub(crate) attempt: Attempt,
     /// The attempt after which the matchmaker began to count.
     pub(crate) first: Attempt,
+    pub(crate) uid: u32,
     /// The node that runs it; `None` while it waits.
     pub(crate) node: Option<NodeId>,
     pub(crate) only: Option<NodeId>,
@@ -22,6 +23,10 @@ pub(crate) struct Walk {
 impl Walk {
     pub(crate) fn lane(&self) -> Lane {
         Lane { session: self.id.session, only: self.only.clone() }
+    }
+
+    pub(crate) fn user(&self) -> User {
+        User { origin: self.origin.clone(), uid: self.uid }
     }
 
     /// Tells whether the walk may run on the node when its turn comes there.

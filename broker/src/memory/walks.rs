@@ -18,6 +18,7 @@ impl Call<'_> {
             origin: self.caller.clone(),
             attempt: submit.after,
             first: submit.after,
+            uid: submit.uid,
             node: None,
             only: submit.only.clone(),
             avoid: submit.avoid.clone(),
@@ -100,7 +101,7 @@ impl Call<'_> {
     /// Removes a walk and notifies its nodes. Returns the node whose slot it held, which the caller fills.
     pub(crate) fn remove(&mut self, walk: &Walk) -> Option<NodeId> {
         match &walk.node {
-            None => self.state.queue.dequeue(walk.id, &walk.lane(), 0, self.now),
+            None => self.state.queue.dequeue(walk.id, &walk.lane()),
             Some(node) => {
                 self.release(walk, node);
                 if *node != walk.origin {
@@ -143,7 +144,7 @@ impl Call<'_> {
             let suits = |walk| walks.get(&walk).is_some_and(|walk| walk.suits(name));
             let Some(walk) = self.state.queue.next_for(name, suits) else { return granted };
             let walk = self.state.walks[&walk].clone();
-            self.state.queue.dequeue(walk.id, &walk.lane(), 1, self.now);
+            self.state.queue.dequeue_in_turn(walk.id, &walk.lane(), self.now);
             let origin = walk.origin.clone();
             let grant = self.grant(walk, name);
             self.tell(&origin, Event::Granted(grant));
@@ -158,9 +159,9 @@ impl Call<'_> {
             return Submitted::Granted(grant);
         }
         walk.node = None;
-        let (id, lane, origin) = (walk.id, walk.lane(), walk.origin.clone());
+        let (id, lane, user) = (walk.id, walk.lane(), walk.user());
         self.state.walks.insert(id, walk);
-        Submitted::Queued(self.state.queue.enqueue(id, lane, &origin, self.now))
+        Submitted::Queued(self.state.queue.enqueue(id, lane, user, self.now))
     }
 
     /// Starts the walk's next attempt on a node; the caller settles the node.

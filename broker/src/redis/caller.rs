@@ -1,6 +1,7 @@
 //! Calls the functions in Redis, again if the connection breaks meanwhile, and parses their replies.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -49,10 +50,11 @@ impl Caller {
             texts.push(word.kind.as_bytes());
             texts.extend(word.arguments.iter().map(String::as_bytes));
         }
+        let load = self.pulse.load_percent.load(Ordering::Relaxed).to_string();
         let beats = words.is_empty() || self.pulse.is_due(Instant::now());
         if beats {
             let Self { node, pulse, .. } = self;
-            let heartbeat = ["heartbeat", node.as_str(), &pulse.incarnation, "reap"];
+            let heartbeat = ["heartbeat", node.as_str(), &pulse.incarnation, &load, "reap"];
             texts.extend(heartbeat.map(str::as_bytes));
         }
         let reply = self.send("say", &texts, deadline).await?;

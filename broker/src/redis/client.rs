@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -16,6 +17,7 @@ use super::keeper::Keeper;
 use super::wire::{Address, Value, WireError};
 use super::word::Word;
 use super::{nodes, url};
+use crate::dial::Dial;
 use crate::error::BrokerError;
 use crate::functions::LAYOUT;
 use crate::matchmaker::Matchmaker;
@@ -57,13 +59,43 @@ impl Broker {
     ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), BrokerError> {
         let shown = worknode::broker_url::without_password(url);
         let address = parse(url, &shown)?;
+        Self::open(address, shown, cell, node, false).await
+    }
+
+    /// Connects to the cell `cell` of the broker to which `dial` makes connections. If it is away, it is connected as
+    /// soon as it is back.
+    ///
+    /// # Errors
+    /// The server is too old, or refuses this node.
+    pub async fn connect_through(
+        dial: Arc<dyn Dial>,
+        cell: &str,
+        node: &NodeId,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), BrokerError> {
+        let shown = dial.shown();
+        Self::open(Address::Through(dial), shown, cell, node, true).await
+    }
+
+    async fn open(
+        address: Address,
+        shown: String,
+        cell: &str,
+        node: &NodeId,
+        may_be_away: bool,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), BrokerError> {
         let host = address.host();
         let key = format!("{{{cell}}}{LAYOUT}");
         let (events_tx, events_rx) = mpsc::unbounded_channel();
         let channel = format!("{key}:to:{node}");
         let keeper = Keeper { address, channel, events_tx: events_tx.clone() };
-        let line = keeper.open().await.map_err(|source| not_connected(source, &shown))?;
-        let (line_tx, line_rx) = watch::channel(Some(line.clone()));
+        let line = match keeper.open().await {
+            Err(source) if may_be_away && source.is_loss() => {
+                tracing::warn!(url = shown, %source, "the broker is away: nothing walks until it is back");
+                None
+            }
+            opened => Some(opened.map_err(|source| not_connected(source, &shown))?),
+        };
+        let (line_tx, line_rx) = watch::channel(line.clone());
         let keeper = tokio::spawn(keeper.keep(line, line_tx)).abort_handle();
         let incarnation = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
         let pulse = Pulse::new(incarnation);
@@ -109,6 +141,7 @@ impl Matchmaker for Broker {
             &slots,
             info.cpu.as_str(),
             info.trouble.map_or("", Trouble::name),
+            info.takes.name(),
         ];
         let answer = caller.ask("register", &arguments.map(str::as_bytes)).await?;
         match answer.word(0) {
@@ -127,6 +160,10 @@ impl Matchmaker for Broker {
         self.heard_lately().ok_or_else(|| self.garbled("heartbeat"))
     }
 
+    fn note_load(&self, load_percent: u32) {
+        self.shared.caller.pulse.load_percent.store(load_percent, Ordering::Relaxed);
+    }
+
     fn heard_lately(&self) -> Option<Registered> {
         self.shared.caller.pulse.heard_lately(Instant::now())
     }
@@ -143,10 +180,11 @@ impl Matchmaker for Broker {
     }
 
     async fn submit(&self, submit: &Submit) -> Result<Submitted, BrokerError> {
-        let Submit { walk, after, .. } = submit;
+        let Submit { walk, after, uid, .. } = submit;
         let only = optional(submit.only.as_ref());
         let (avoid, prefer) = (list(&submit.avoid), list(&submit.prefer));
-        let arguments = vec![walk.to_string(), after.0.to_string(), only, avoid, prefer];
+        let (after, uid) = (after.0.to_string(), uid.to_string());
+        let arguments = vec![walk.to_string(), after, uid, only, avoid, prefer];
         let answer = self.say("submit", arguments).await?;
         answer.submitted().ok_or_else(|| self.garbled("submit"))
     }

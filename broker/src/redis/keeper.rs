@@ -42,14 +42,18 @@ impl Keeper {
     }
 
     /// Runs until the task is aborted.
-    pub(crate) async fn keep(self, mut line: Line, line_tx: watch::Sender<Option<Line>>) {
+    pub(crate) async fn keep(self, line: Option<Line>, line_tx: watch::Sender<Option<Line>>) {
+        let mut present = line;
         loop {
-            line.broken.notified().await;
-            line_tx.send_replace(None);
-            let _ = self.events_tx.send(Event::Lost);
-            line = self.reopen().await;
+            if let Some(line) = present {
+                line.broken.notified().await;
+                line_tx.send_replace(None);
+                let _ = self.events_tx.send(Event::Lost);
+            }
+            let line = self.reopen().await;
             line_tx.send_replace(Some(line.clone()));
             let _ = self.events_tx.send(Event::Back);
+            present = Some(line);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::wire::Value;
 use crate::limits::{NODES_MAX, SLOTS_MAX};
-use crate::model::{NodeInfo, NodeState, PastNode, Trouble};
+use crate::model::{NodeInfo, NodeState, PastNode, Takes, Trouble};
 
 /// Parses the lines of current nodes and of nodes that have gone.
 pub(crate) fn read(lines: &[Value]) -> (Vec<NodeState>, Vec<PastNode>) {
@@ -32,11 +32,13 @@ fn node_state(line: &Value) -> Option<NodeState> {
             slots: number(fields.get(3)?)?.min(SLOTS_MAX),
             cpu: text(4)?.into(),
             trouble: Trouble::parse(text(7)?),
+            takes: Takes::parse(text(10)?),
         },
         running: number(fields.get(5)?)?,
         alive: number(fields.get(6)?)? == 1,
         incarnation: text(8)?.into(),
         heard_ago: age(fields.get(9)),
+        load_percent: fields.get(11).and_then(number).unwrap_or(0),
     })
 }
 

@@ -1,7 +1,7 @@
 //! A private Redis server: a child process on a unix socket, restarted when it dies.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use worknode::said::Said;
 
 use super::wire::{Address, Wire};
@@ -30,6 +32,14 @@ const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// Uptime after which a server counts as healthy, and the pauses restart at the minimum.
 const WELL_AFTER: Duration = Duration::from_secs(10);
+/// The file in the server's directory that says who may do what.
+const USERS: &str = "users.acl";
+/// The user of other nodes.
+const GUEST: &str = "guest";
+const GUEST_ANSWER: &[u8; 5] = b"+OK\r\n";
+/// What the client calls, and the functions. Not what administers the server, lists keys or waits.
+const GUEST_COMMANDS: &str = "+@read +@write +hello +ping +subscribe +publish +time \
+     -@dangerous -@blocking -@scripting +fcall +function|load";
 /// `sun_path` without its NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -37,6 +47,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 #[derive(Debug)]
 pub struct PrivateServer {
     url: String,
+    guest: Guest,
     room: Arc<Room>,
     /// Joined on drop, after `stop` is set in the room.
     supervisor: Option<JoinHandle<()>>,
@@ -84,6 +95,9 @@ impl PrivateServer {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
+        let password = fresh_password().map_err(failed)?;
+        let guest = Guest { socket: socket.clone(), password: fresh_password().map_err(failed)? };
+        write_users(dir, &password, &guest.password).map_err(failed)?;
         let plan = Plan { binary: binary.clone(), dir: dir.to_owned(), socket: socket.clone() };
         let room = Arc::new(Room::default());
         let supervisor = std::thread::Builder::new()
@@ -93,8 +107,8 @@ impl PrivateServer {
                 move || supervise(&plan, &room)
             })
             .map_err(failed)?;
-        let url = format!("redis+unix://{}", socket.display());
-        let server = Self { url, room, supervisor: Some(supervisor) };
+        let url = format!("redis+unix://{}?pass={password}", socket.display());
+        let server = Self { url, guest, room, supervisor: Some(supervisor) };
         if server.answers().await {
             return Ok(server);
         }
@@ -105,6 +119,12 @@ impl PrivateServer {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Returns how other nodes are let in.
+    #[must_use]
+    pub fn guest(&self) -> Guest {
+        self.guest.clone()
     }
 
     /// Returns the server's process id, unless it is being restarted.
@@ -143,6 +163,56 @@ impl Drop for PrivateServer {
     }
 }
 
+/// Admits other nodes, whose connections an agent relays: as a user that may call functions but not
+/// administer the server. They never learn the password.
+#[derive(Clone)]
+pub struct Guest {
+    socket: PathBuf,
+    password: String,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    /// Makes a connection for another node.
+    ///
+    /// # Errors
+    /// The server is away.
+    pub async fn connect(&self) -> io::Result<UnixStream> {
+        let mut stream = UnixStream::connect(&self.socket).await?;
+        stream.write_all(format!("AUTH {GUEST} {}\r\n", self.password).as_bytes()).await?;
+        let mut answer = [0; GUEST_ANSWER.len()];
+        stream.read_exact(&mut answer).await?;
+        if answer == *GUEST_ANSWER {
+            Ok(stream)
+        } else {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+    }
+}
+
+/// Writes who may do what: the agent everything, guests what the functions need.
+fn write_users(dir: &Path, password: &str, of_guests: &str) -> io::Result<()> {
+    let users = format!(
+        "user default on >{password} ~* &* +@all\n\
+         user {GUEST} on >{of_guests} ~* &* -@all {GUEST_COMMANDS}\n"
+    );
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(true).mode(LOG_MODE);
+    file.custom_flags(OFlag::O_NOFOLLOW.bits()).open(dir.join(USERS))?.write_all(users.as_bytes())
+}
+
+/// Makes a password, of 32 hex digits.
+fn fresh_password() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// The server's binary and its directory.
 struct Plan {
     binary: PathBuf,
@@ -167,6 +237,7 @@ impl Plan {
             // The default of 10 costs an idle machine 2.4 ms of CPU time per second. Calls do the work of
             // these timers anyway.
             .args(["--hz", "2"])
+            .args(["--aclfile", USERS])
             .arg("--dir")
             .arg(&self.dir)
             .arg("--unixsocket")

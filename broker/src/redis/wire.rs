@@ -1,17 +1,19 @@
 //! One connection to Redis. Only this file depends on the redis crate.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    AsyncConnectionConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
     PushInfo, PushKind, RedisConnectionInfo, RedisError,
 };
-use tokio::io::{AsyncRead, AsyncWrite, join};
+use tokio::io::{AsyncRead, AsyncWrite, join, split};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::measured::Measured;
+use crate::dial::Dial;
 use crate::functions::{self, library};
 
 /// Connection timeout. A slower broker is useless for a build.
@@ -87,22 +89,32 @@ pub(crate) enum Push {
 
 /// The broker's address.
 #[derive(Debug, Clone)]
-pub(crate) struct Address(redis::ConnectionInfo);
+pub(crate) enum Address {
+    Url(Box<redis::ConnectionInfo>),
+    Through(Arc<dyn Dial>),
+}
 
 impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, WireError> {
         let info = url.into_connection_info()?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        Ok(Self(info.set_redis_settings(settings)))
+        let settings = resp3(info.redis_settings().clone());
+        Ok(Self::Url(Box::new(info.set_redis_settings(settings))))
     }
 
     /// Returns host and port, unless the address is a socket.
     pub(crate) fn host(&self) -> Option<(String, u16)> {
-        match self.0.addr() {
-            ConnectionAddr::Tcp(host, port) => Some((host.clone(), *port)),
-            _ => None,
+        match self {
+            Self::Through(dial) => Some(dial.host()),
+            Self::Url(info) => match info.addr() {
+                ConnectionAddr::Tcp(host, port) => Some((host.clone(), *port)),
+                _ => None,
+            },
         }
     }
+}
+
+fn resp3(settings: RedisConnectionInfo) -> RedisConnectionInfo {
+    settings.set_protocol(ProtocolVersion::RESP3)
 }
 
 /// A part of an answer.
@@ -150,9 +162,8 @@ impl Wire {
     /// Tells whether a server answers at the address.
     pub(crate) async fn answers(address: &Address) -> bool {
         let ping = async {
-            let client = Client::open(address.0.clone())?;
-            let mut connection = client.get_multiplexed_async_connection().await?;
-            redis::cmd("PING").exec_async(&mut connection).await
+            let mut connection = connect(address, AsyncConnectionConfig::new()).await?;
+            Ok::<(), WireError>(redis::cmd("PING").exec_async(&mut connection).await?)
         };
         ping.await.is_ok()
     }
@@ -197,8 +208,16 @@ async fn connect(
     address: &Address,
     config: AsyncConnectionConfig,
 ) -> Result<MultiplexedConnection, WireError> {
-    let settings = address.0.redis_settings();
-    match address.0.addr() {
+    let info = match address {
+        Address::Url(info) => info,
+        Address::Through(dial) => {
+            let (reading, writing) = split(dial.dial().await.map_err(RedisError::from)?);
+            let settings = resp3(RedisConnectionInfo::default());
+            return speak(&settings, join(Measured::new(reading), writing), config).await;
+        }
+    };
+    let settings = info.redis_settings();
+    match info.addr() {
         ConnectionAddr::Tcp(host, port) => {
             let stream =
                 TcpStream::connect((host.as_str(), *port)).await.map_err(RedisError::from)?;

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "shared by the test programs")]
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use broker::{
@@ -42,6 +43,17 @@ pub trait Cell {
 pub struct RedisCell {
     pub server: PrivateServer,
     pub dir: TempDir,
+}
+
+impl RedisCell {
+    /// Returns `redis-cli`, as the server's administrator.
+    pub fn redis_cli(&self) -> Command {
+        let (_, password) = self.server.url().split_once("?pass=").expect("it has a password");
+        let mut redis = Command::new("redis-cli");
+        redis.arg("-s").arg(self.dir.path().join("redis/redis.sock"));
+        redis.env("REDISCLI_AUTH", password);
+        redis
+    }
 }
 
 /// Starts a Redis.
@@ -166,11 +178,12 @@ pub fn info(name: &str, slots: u32) -> NodeInfo {
         slots,
         cpu: "a cpu".into(),
         trouble: None,
+        takes: broker::Takes::All,
     }
 }
 
 pub fn plain(walk: WalkId) -> Submit {
-    Submit { walk, after: Attempt(0), only: None, avoid: Vec::new(), prefer: Vec::new() }
+    Submit { walk, after: Attempt(0), uid: 0, only: None, avoid: Vec::new(), prefer: Vec::new() }
 }
 
 /// Returns the seed in the environment variable `SEED`, or a new one.

@@ -13,7 +13,6 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{AccessFlags, faccessat};
 
-use super::identity::Identity;
 use super::model::{Commit, Contents};
 use super::moves::Moves;
 use super::pieces::Pieces;
@@ -24,6 +23,7 @@ use super::steps::{
 };
 use super::temporary::Temporary;
 use crate::change::{Meta, Op, Placing};
+use crate::identity::Identity;
 use crate::path::{Bytes, TreePath, split};
 use crate::tree::{Attr, Kind, Time};
 

@@ -15,9 +15,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::apply::Begun;
-use super::model::{Commit, Owner, Scope};
+use super::model::{Commit, Scope};
 use super::temporary::Temporary;
 use crate::change::ChangeSet;
+use crate::identity::Owner;
 use crate::packet::{Digest, Packed, PacketRef};
 use crate::tree::Time;
 

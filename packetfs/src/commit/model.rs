@@ -6,23 +6,13 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::change::ChangeSet;
+use crate::identity::Owner;
 use crate::packet::{Digest, Packed, PacketRef};
 use crate::path::TreePath;
 use crate::tree::Time;
 
 /// The content of a commit's packets, checked against their digests.
 pub(super) type Contents<'a> = HashMap<Digest, Cow<'a, [u8]>>;
-
-/// The user on whose behalf changes are made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-}
 
 /// A change set with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]

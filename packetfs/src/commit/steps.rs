@@ -16,15 +16,18 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 
-use super::model::Owner;
 use super::pieces::Pieces;
 use super::place::Place;
 use crate::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
+use crate::identity::Owner;
 use crate::tree::{Attr, Kind, Time};
 use crate::xattr;
 
 /// The longest clock tick of a kernel (100 Hz), which is the resolution of file times.
 const CLOCK_TICK_NANOS_MAX: u64 = 10_000_000;
+
+/// The bits of a mode that a change of owner clears.
+const SET_ID: u32 = 0o6000;
 
 /// What all steps of a commit share.
 pub(super) struct Settling<'a> {
@@ -153,10 +156,14 @@ pub(super) fn make_dir(path: &[u8], meta: &Meta, all: &Settling<'_>) -> io::Resu
             Err(errno) => return Err(errno.into()),
         }
     }
+    // What is new may have inherited an access control list.
     let unchanged =
         old.is_some_and(|old| (old.mode, old.uid, old.gid) == (meta.mode, meta.uid, meta.gid));
     if !(unchanged && meta.xattrs.is_empty() && meta.without.is_empty()) {
         let dir = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
+        if old.is_none() {
+            disinherit(&dir, meta)?;
+        }
         settle_open(&dir, meta, all)?;
     }
     Ok(old.is_none())
@@ -190,7 +197,9 @@ pub(super) fn write_file(
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | append;
             let file = File::from(place.open(flags, meta.mode)?);
             pieces.write_to(&file)?;
-            settle_open(&OwnedFd::from(file), meta, all)
+            let file = OwnedFd::from(file);
+            disinherit(&file, meta)?;
+            settle_open(&file, meta, all)
         }
     }
 }
@@ -211,7 +220,9 @@ fn replace_file(
     let file = File::from(fresh.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, meta.mode)?);
     let put = || -> io::Result<()> {
         pieces.write_to(&file)?;
-        settle_open(&file.as_fd().try_clone_to_owned()?, meta, all)?;
+        let settled = file.as_fd().try_clone_to_owned()?;
+        disinherit(&settled, meta)?;
+        settle_open(&settled, meta, all)?;
         if place.attr()?.is_some_and(|old| old.kind == Kind::Dir) {
             place.clear()?;
         }
@@ -301,6 +312,15 @@ pub(super) fn make_special(
     settle(&made, &place, meta, all)
 }
 
+/// Removes the access control lists that something new has inherited from its directory here. The walk's own has inherited
+/// them as well, unless it was made elsewhere, or the walk has removed them.
+fn disinherit(file: &OwnedFd, meta: &Meta) -> io::Result<()> {
+    let is_own = |name: &[u8]| meta.xattrs.iter().any(|(own, _)| own == name);
+    let inherited =
+        xattr::list(file)?.into_iter().filter(|name| xattr::is_acl(name) && !is_own(name));
+    inherited.into_iter().try_for_each(|name| xattr::remove(file, &name))
+}
+
 /// Sets an open file's owner, mode, attributes and time, where they differ.
 fn settle_open(file: &OwnedFd, meta: &Meta, all: &Settling<'_>) -> io::Result<()> {
     // Removed access control lists first, because they affect the meaning of the mode.
@@ -308,11 +328,13 @@ fn settle_open(file: &OwnedFd, meta: &Meta, all: &Settling<'_>) -> io::Result<()
         xattr::remove(file, name)?;
     }
     let now = Attr::of(&fstat(file)?);
-    if (now.uid, now.gid) != (meta.uid, meta.gid) {
+    let is_others = (now.uid, now.gid) != (meta.uid, meta.gid);
+    if is_others {
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
         nix::unistd::fchown(file, Some(uid), Some(gid))?;
     }
-    if now.mode != meta.mode {
+    // The kernel has cleared set-id bits with the change of owner.
+    if now.mode != meta.mode || is_others && meta.mode & SET_ID != 0 {
         fchmod(file, Mode::from_bits_truncate(meta.mode))?;
     }
     for (name, value) in &meta.xattrs {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::change::{Base, ChangeSet, Meta, Mtime, Op, Placing};
 use crate::deep;
+use crate::identity::Owner;
 use crate::packet::{Manifest, Packed, reference, split};
 use crate::path::Bytes;
 use crate::tree::{Attr, Time, Version};

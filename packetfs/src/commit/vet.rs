@@ -4,9 +4,10 @@
 
 use std::cell::LazyCell;
 
-use super::model::{Commit, Owner, Scope};
+use super::model::{Commit, Scope};
 use super::place::Place;
 use crate::change::{ChangeSet, Meta, Op, Placing};
+use crate::identity::Owner;
 use crate::path::{Bytes, CALL_PATH_BYTES_MAX, TreePath, is_within, split};
 use crate::tree::{Attr, Kind};
 use crate::xattr::is_shown;

@@ -172,7 +172,7 @@ impl std::fmt::Debug for Own {
 }
 
 /// Tells whether a path is a directory that the kernel or daemons fill, and that is local to each machine.
-pub(super) fn is_kernels(path: &[u8]) -> bool {
+pub fn is_kernels(path: &[u8]) -> bool {
     matches!(path, b"/proc" | b"/sys" | b"/dev" | b"/run")
 }
 

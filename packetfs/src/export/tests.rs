@@ -1,6 +1,7 @@
 //! Tests of exporting and hiding.
 
 use super::*;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
 fn path(dir: &tempfile::TempDir, name: &str) -> TreePath {

@@ -15,6 +15,7 @@ use fuser::{
 
 use super::reply::{absent, file_attr, file_type, xattr, xattr_names};
 use crate::mirror::{Name, Node};
+use crate::owners::Owners;
 use crate::tree::{Attr, Kind};
 use crate::view::{Asker, Lack, Looked, View};
 
@@ -30,6 +31,7 @@ const DOTS: u64 = 2;
 /// Answers the requests of one mount.
 pub(super) struct Handler {
     pub(super) view: Arc<View>,
+    pub(super) owners: Owners,
     /// Whether extended attributes are shown.
     pub(super) xattrs: bool,
 }
@@ -78,11 +80,12 @@ impl Filesystem for Handler {
         self.count();
         let (name, xattrs, asker) =
             (name.as_bytes().to_vec(), self.xattrs, Asker::of(request.pid()));
+        let owners = self.owners;
         self.answer(
             request,
             move |view| view.lookup(parent.0, &name, xattrs, asker),
-            |result, _| match result {
-                Ok(looked) => reply_entry(reply, &looked),
+            move |result, _| match result {
+                Ok(looked) => reply_entry(reply, &looked, owners),
                 Err(errno) => reply.error(errno),
             },
         );
@@ -94,11 +97,12 @@ impl Filesystem for Handler {
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.count();
+        let owners = self.owners;
         self.answer(
             request,
             move |view| view.attr(ino.0),
-            |result, _| match result {
-                Ok((shown, attr)) => reply.attr(&FOR_EVER, &file_attr(shown, &attr)),
+            move |result, _| match result {
+                Ok((shown, attr)) => reply.attr(&FOR_EVER, &file_attr(shown, &attr, owners)),
                 Err(errno) => reply.error(errno),
             },
         );
@@ -205,7 +209,7 @@ impl Filesystem for Handler {
     ) {
         self.count();
         if self.xattrs {
-            xattr(reply, &self.view.xattrs(ino.0), name.as_bytes(), size);
+            xattr(reply, &self.view.xattrs(ino.0), name.as_bytes(), size, self.owners);
         } else {
             // The kernel will not ask again.
             reply.error(Errno::ENOSYS);
@@ -235,13 +239,14 @@ impl Filesystem for Handler {
 }
 
 /// Answers a look-up. Node number 0 makes the kernel cache that the name is absent.
-fn reply_entry(reply: ReplyEntry, looked: &Looked) {
+fn reply_entry(reply: ReplyEntry, looked: &Looked, owners: Owners) {
     let valid = if looked.keep { FOR_EVER } else { Duration::ZERO };
     // This answer carries the node number that kernel and mirror share. Programs see the inode number of a
     // `getattr`, which the kernel requests because attributes are valid here for directories only.
     let is_dir = |(_, attr): &(Node, Attr)| attr.kind == Kind::Dir;
     let attr_valid = if looked.found.as_ref().is_some_and(is_dir) { valid } else { Duration::ZERO };
-    let attr = looked.found.as_ref().map_or_else(absent, |(node, attr)| file_attr(*node, attr));
+    let attr = looked.found.as_ref();
+    let attr = attr.map_or_else(|| absent(owners), |(node, attr)| file_attr(*node, attr, owners));
     reply.entry_with_ttls(&attr_valid, &valid, &attr, Generation(0));
 }
 

@@ -4,11 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, ReplyXattr};
 
+use crate::owners::Owners;
 use crate::tree::{Attr, Kind, Time, Xattr};
+use crate::xattr::is_acl;
 
 /// Answers `getxattr`.
-pub(super) fn xattr(reply: ReplyXattr, xattrs: &[Xattr], name: &[u8], room: u32) {
+pub(super) fn xattr(reply: ReplyXattr, xattrs: &[Xattr], name: &[u8], room: u32, owners: Owners) {
     match xattrs.iter().find(|(known, _)| known == name) {
+        Some((_, acl)) if is_acl(name) => bytes(reply, &owners.acl_here(acl), room),
         Some((_, value)) => bytes(reply, value, room),
         None => reply.error(Errno::ENODATA),
     }
@@ -21,7 +24,7 @@ pub(super) fn xattr_names(reply: ReplyXattr, xattrs: &[Xattr], room: u32) {
 }
 
 /// Answers with `bytes`, or with their number if the caller asks for the size only.
-fn bytes(reply: ReplyXattr, bytes: &[u8], room: u32) {
+pub(super) fn bytes(reply: ReplyXattr, bytes: &[u8], room: u32) {
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     match room {
         0 => reply.size(length),
@@ -30,12 +33,19 @@ fn bytes(reply: ReplyXattr, bytes: &[u8], room: u32) {
     }
 }
 
-pub(super) fn file_attr(ino: u64, attr: &Attr) -> FileAttr {
+/// Encodes attributes. An origin's access times are not known.
+pub(super) fn file_attr(ino: u64, attr: &Attr, owners: Owners) -> FileAttr {
+    let (uid, gid) = (owners.here(attr.uid), owners.here(attr.gid));
+    file_attr_at(ino, &Attr { uid, gid, ..*attr }, attr.mtime)
+}
+
+/// Encodes attributes with a time of the last access. Owners have the same numbers everywhere.
+pub(super) fn file_attr_at(ino: u64, attr: &Attr, accessed: Time) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino),
         size: attr.bytes,
         blocks: attr.blocks,
-        atime: system_time(attr.mtime),
+        atime: system_time(accessed),
         mtime: system_time(attr.mtime),
         ctime: system_time(attr.ctime),
         crtime: SystemTime::UNIX_EPOCH,
@@ -50,7 +60,7 @@ pub(super) fn file_attr(ino: u64, attr: &Attr) -> FileAttr {
     }
 }
 
-pub(super) fn absent() -> FileAttr {
+pub(super) fn absent(owners: Owners) -> FileAttr {
     let time = Time { seconds: 0, nanos: 0 };
     let attr = Attr {
         kind: Kind::File,
@@ -66,7 +76,7 @@ pub(super) fn absent() -> FileAttr {
         ino: 0,
         dev: 0,
     };
-    file_attr(0, &attr)
+    file_attr(0, &attr, owners)
 }
 
 pub(super) fn file_type(kind: Kind) -> FileType {

@@ -8,7 +8,7 @@ use super::item::Item;
 use super::model::{Answer, Invalidation, Name, Need, Node, ROOT};
 use crate::packet::Manifest;
 use crate::path::Bytes;
-use crate::tree::{Attr, Kind, Version, Xattr};
+use crate::tree::{Attr, Kind, Names, Version, Xattr};
 
 /// A directory of the root.
 const SERVICES: &[u8] = b"run";
@@ -26,8 +26,8 @@ impl Mirror {
         if !item.listed {
             return Answer::Unknown(Need::Listing(self.path(dir)));
         }
-        if item.hidden {
-            return Answer::Hidden;
+        if let Some(refused) = refused(item.names) {
+            return refused;
         }
         let Some(&place) = item.children.get(name) else {
             if dir == ROOT && item.absent.insert(name.to_vec()) && item.absent.len() > ABSENT_MAX {
@@ -85,8 +85,8 @@ impl Mirror {
             if !dir.listed {
                 return Answer::Unknown(Need::Listing(self.path_at(node)));
             }
-            if dir.hidden {
-                return Answer::Hidden;
+            if let Some(refused) = refused(dir.names) {
+                return refused;
             }
             let Some(&place) = dir.children.get(name) else { return Answer::Absent };
             self.use_dir(node);
@@ -124,8 +124,8 @@ impl Mirror {
         if !item.listed {
             return Answer::Unknown(Need::Listing(self.path(dir)));
         }
-        if item.hidden {
-            return Answer::Hidden;
+        if let Some(refused) = refused(item.names) {
+            return refused;
         }
         let start = item.order.partition_point(|&node| node <= after);
         let names = item.order[start..].iter().filter_map(|&place| {
@@ -151,5 +151,14 @@ impl Mirror {
     #[must_use]
     pub fn version(&self, node: Node) -> Option<Version> {
         self.items.get(&self.one_path(node))?.attr.map(|attr| attr.version())
+    }
+}
+
+/// Returns the answer to whoever asks for a name in a directory of which no names are told.
+fn refused<T>(names: Names) -> Option<Answer<T>> {
+    match names {
+        Names::Told => None,
+        Names::Hidden => Some(Answer::Hidden),
+        Names::Closed => Some(Answer::Closed),
     }
 }

@@ -9,7 +9,7 @@ use crate::change::Base;
 use crate::contents;
 use crate::packet::Digest;
 use crate::path::Bytes;
-use crate::tree::{Kind, Time};
+use crate::tree::{Kind, Names, Time};
 
 impl Mirror {
     /// Records the begin of a walk, and returns the number of batches so far. What the walk may have seen is kept
@@ -63,7 +63,7 @@ impl Mirror {
     pub fn contents_since(&self, batches: u64, path: &[u8]) -> Option<Digest> {
         contents::digest(path, &mut |dir| {
             let dir = self.items.get(&self.place(dir)?)?;
-            if !dir.seen || dir.hidden || dir.dropped.max(dir.lost) > batches {
+            if !dir.seen || dir.names != Names::Told || dir.dropped.max(dir.lost) > batches {
                 return None;
             }
             let found = |(name, place): (&Bytes, &Node)| {

@@ -7,7 +7,7 @@ use super::model::{Invalidation, Node, ROOT};
 use crate::change::Base;
 use crate::packet::Manifest;
 use crate::path::Bytes;
-use crate::tree::{Attr, Kind, Time, Xattr};
+use crate::tree::{Attr, Kind, Names, Time, Xattr};
 
 /// Most former times of a directory that are kept. If there are more during a walk, it may have had any time.
 pub(super) const EARLIER_MAX: usize = 8;
@@ -42,8 +42,8 @@ pub(super) struct Item {
     pub(super) lost: u64,
     /// The batch in which it, or a directory below it, was last used.
     pub(super) used: u64,
-    /// Whether it is a directory whose names are hidden.
-    pub(super) hidden: bool,
+    /// What is told of its names, if it is a directory that was listed.
+    pub(super) names: Names,
     /// Absent names that the kernel has cached. Only the root needs them, because it cannot be invalidated as
     /// a whole.
     pub(super) absent: BTreeSet<Bytes>,
@@ -69,7 +69,7 @@ impl Item {
             dropped: 0,
             lost: 0,
             used: 0,
-            hidden: false,
+            names: Names::Told,
             absent: BTreeSet::new(),
         }
     }

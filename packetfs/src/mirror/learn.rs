@@ -42,7 +42,7 @@ impl Mirror {
             item.set_attr(dir, listing.attr, &mut forget);
             item.listed = true;
             item.seen = true;
-            item.hidden = listing.hidden;
+            item.names = listing.names;
         }
         self.use_dir(dir);
         self.sweep(&mut forget);
@@ -178,7 +178,7 @@ impl Mirror {
             self.learn(name, &entry.attr, &entry.xattrs, forget);
         }
         self.marks.xattrs |= !entry.xattrs.is_empty();
-        self.marks.acls |= entry.xattrs.iter().any(|(name, _)| xattr::is_acl(name));
+        self.marks.acls |= xattr::has_acl(&entry.xattrs);
         // In a directory that was listed before, the name is known to have been absent.
         let appears = old.is_none() && self.items.get(&dir).is_some_and(|dir| dir.seen);
         let item = self.items.get_mut(&node).expect("the node is known or was just added");

@@ -28,6 +28,8 @@ pub enum Answer<T> {
     Unknown(Need),
     /// It is in a hidden directory.
     Hidden,
+    /// It is in a directory that is closed to the user at the origin, too.
+    Closed,
 }
 
 impl<T> Answer<T> {
@@ -37,6 +39,7 @@ impl<T> Answer<T> {
             Self::Absent => Answer::Absent,
             Self::Unknown(need) => Answer::Unknown(need),
             Self::Hidden => Answer::Hidden,
+            Self::Closed => Answer::Closed,
         }
     }
 }

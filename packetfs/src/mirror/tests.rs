@@ -9,7 +9,7 @@ use super::paths::NOWHERE;
 use crate::change::Base;
 use crate::packet::Manifest;
 use crate::path::TreePath;
-use crate::tree::{Attr, Change, Content, Entry, Kind, Listing, Time};
+use crate::tree::{Attr, Change, Content, Entry, Kind, Listing, Names, Time};
 
 mod evict;
 mod found;
@@ -43,7 +43,7 @@ fn entry(name: &str, attr: Attr) -> Entry {
 }
 
 fn listing(ino: u64, entries: Vec<Entry>) -> Listing {
-    Listing { attr: attr(Kind::Dir, ino, 0), entries, hidden: false }
+    Listing { attr: attr(Kind::Dir, ino, 0), entries, names: Names::Told }
 }
 
 fn mirror() -> Mirror {
@@ -180,15 +180,21 @@ fn names_the_first_unknown_listing_on_a_path() {
 }
 
 #[test]
-fn reading_a_hidden_directory_is_refused() {
+fn reading_a_hidden_or_closed_directory_is_refused() {
     let mut mirror = mirror();
     let src = mirror.node(b"/src").expect("listed");
-    let listing = Listing { hidden: true, ..listing(3, Vec::new()) };
-    mirror.take_listing(&path("/src"), listing);
-    assert!(matches!(mirror.attr(src), Answer::Known(_)));
-    assert_eq!(mirror.lookup(src, b"a.c"), Answer::Hidden);
-    assert_eq!(mirror.list(src, 0, 1), Answer::Hidden);
-    assert!(matches!(mirror.lookup(ROOT, b"src"), Answer::Known(_)));
+    for names in [Names::Hidden, Names::Closed] {
+        let listing = Listing { names, ..listing(3, Vec::new()) };
+        mirror.take_listing(&path("/src"), listing);
+        assert!(matches!(mirror.attr(src), Answer::Known(_)));
+        let is_refused = |answer| match names {
+            Names::Hidden => answer == Answer::Hidden,
+            _ => answer == Answer::Closed,
+        };
+        assert!(is_refused(mirror.lookup(src, b"a.c").map(drop)));
+        assert!(is_refused(mirror.list(src, 0, 1).map(drop)));
+        assert!(matches!(mirror.lookup(ROOT, b"src"), Answer::Known(_)));
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Index {
             }
         };
         let index = Self { path: path.to_owned(), database };
-        index.insert(std::iter::empty(), std::iter::empty())?;
+        index.insert(std::iter::empty(), std::iter::empty(), false)?;
         Ok((index, fresh))
     }
 
@@ -72,8 +72,9 @@ impl Index {
         &self,
         places: impl Iterator<Item = (Digest, Place)>,
         packs: impl Iterator<Item = (u32, u64)>,
+        durably: bool,
     ) -> Result<(), StoreError> {
-        self.write(|transaction| {
+        self.write(durably, |transaction| {
             let mut table = transaction.open_table(PLACES)?;
             for (digest, place) in places {
                 table.insert(digest.0, (place.pack, place.offset, place.body_bytes))?;
@@ -87,14 +88,14 @@ impl Index {
     }
 
     pub(super) fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
-        self.write(|transaction| {
+        self.write(false, |transaction| {
             transaction.open_table(PLACES)?.remove(digest.0)?;
             Ok(())
         })
     }
 
     pub(super) fn remove_pack(&self, pack: u32, digests: &[Digest]) -> Result<(), StoreError> {
-        self.write(|transaction| {
+        self.write(false, |transaction| {
             let mut table = transaction.open_table(PLACES)?;
             for digest in digests {
                 let here = table.get(digest.0)?.is_some_and(|place| place.value().0 == pack);
@@ -109,12 +110,17 @@ impl Index {
 
     fn write(
         &self,
+        durably: bool,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
             let mut transaction = self.database.begin_write()?;
-            // No fsync: entries lost in a power cut are restored from the packs.
-            transaction.set_durability(redb::Durability::None)?;
+            if durably {
+                transaction.set_quick_repair(true);
+            } else {
+                // No fsync: entries that a crash loses are restored from the packs.
+                transaction.set_durability(redb::Durability::None)?;
+            }
             change(&transaction)?;
             transaction.commit()?;
             Ok(())

@@ -1,7 +1,7 @@
 //! A pack: an append-only file of packet records.
 //!
 //! A record is `digest[32], u32 content bytes, u32 body bytes (top bit: compressed), body`. Without an
-//! index, a pack is scanned from its start up to the first torn record.
+//! index, a pack is scanned from its start. Behind what is no record it goes on with the next one.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -15,6 +15,8 @@ const RECORD_HEAD_BYTES: u64 = 40;
 /// Its content may be readable only by its owner at the origin.
 const MODE: u32 = 0o600;
 const COMPRESSED: u32 = 1 << 31;
+/// Records in a row that are taken for records. A head has 31 bits that are zero, and other data has them rarely.
+const CHAINED_MIN: usize = 3;
 
 /// An open pack.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(super) struct Pack {
     path: PathBuf,
     file: File,
     bytes: u64,
+    /// Bytes of it that are durable.
+    synced: u64,
     /// When it was last used, in the store's count of uses.
     pub(super) used: u64,
 }
@@ -41,6 +45,65 @@ pub(super) fn numbers(dir: &Path) -> Result<Vec<u32>, StoreError> {
     Ok(numbers)
 }
 
+/// What a pack has.
+#[derive(Debug, Default)]
+pub(super) struct Scanned {
+    pub(super) records: Vec<(Digest, Place)>,
+    /// Where there is no record: from one byte up to another.
+    pub(super) damaged: Vec<(u64, u64)>,
+}
+
+/// The head of a record.
+struct Head {
+    digest: Digest,
+    body_bytes: u32,
+    end: u64,
+}
+
+/// Decodes the head of a record, if it can be one.
+fn record(head: &[u8], offset: u64) -> Option<Head> {
+    let (digest, sizes) = head.split_first_chunk::<32>()?;
+    let number = |at: usize| Some(u32::from_le_bytes(*sizes.get(at..)?.first_chunk()?));
+    let (content_bytes, body_bytes) = (number(0)?, number(4)?);
+    let length = body_bytes & !COMPRESSED;
+    let is_possible = content_bytes as usize <= PACKET_BYTES_MAX && length <= content_bytes;
+    let end = offset + RECORD_HEAD_BYTES + u64::from(length);
+    is_possible.then_some(Head { digest: Digest(*digest), body_bytes, end })
+}
+
+/// Tells whether bytes begin with records: so many in a row, or up to the end, are not there by chance.
+fn is_chain(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    for _ in 0..CHAINED_MIN {
+        let Some(next) = bytes.get(at..).and_then(|rest| record(rest, at as u64)) else {
+            return false;
+        };
+        at = usize::try_from(next.end).unwrap_or(usize::MAX);
+        if at == bytes.len() {
+            return true;
+        }
+    }
+    true
+}
+
+/// A pack that is not durable yet.
+#[derive(Debug)]
+pub(super) struct Unsynced {
+    path: PathBuf,
+    file: File,
+}
+
+impl Unsynced {
+    /// Makes it durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(|source| StoreError::Io {
+            action: "make durable",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
 impl Pack {
     pub(super) fn open(dir: &Path, number: u32) -> Result<Self, StoreError> {
         let path = dir.join(format!("{number}.pack"));
@@ -56,11 +119,25 @@ impl Pack {
             path: path.clone(),
             source,
         })?;
-        Ok(Self { number, path, file, bytes, used: 0 })
+        Ok(Self { number, path, file, bytes, synced: 0, used: 0 })
     }
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns the pack if not all of it is durable, for making it so without a lock.
+    pub(super) fn unsynced(&mut self) -> Result<Option<Unsynced>, StoreError> {
+        if self.synced == self.bytes {
+            return Ok(None);
+        }
+        let file = self.file.try_clone().map_err(|source| StoreError::Io {
+            action: "open",
+            path: self.path.clone(),
+            source,
+        })?;
+        // Whoever asks next makes the same durable again, until this call has ended well.
+        Ok(Some(Unsynced { path: self.path.clone(), file }))
     }
 
     pub(super) fn append(
@@ -76,10 +153,10 @@ impl Pack {
         record.extend((body_bytes | flag).to_le_bytes());
         record.extend(&packed.body);
         let place = Place { pack: self.number, offset: self.bytes, body_bytes: body_bytes | flag };
-        self.file.write_all_at(&record, self.bytes).map_err(|source| StoreError::Io {
-            action: "append to",
-            path: self.path.clone(),
-            source,
+        self.file.write_all_at(&record, self.bytes).map_err(|source| {
+            // What is left of it is overwritten by the next record.
+            let _ = self.file.set_len(self.bytes);
+            StoreError::Io { action: "append to", path: self.path.clone(), source }
         })?;
         self.bytes += record.len() as u64;
         Ok(place)
@@ -91,42 +168,61 @@ impl Pack {
         Ok(Packed { compressed: place.body_bytes & COMPRESSED != 0, body })
     }
 
-    /// Truncates the pack after its last complete record, so that a scan finds records appended later.
-    pub(super) fn cut(&mut self, end: u64) -> Result<(), StoreError> {
-        if end < self.bytes {
-            self.file.set_len(end).map_err(|source| StoreError::Io {
-                action: "truncate",
-                path: self.path.clone(),
-                source,
-            })?;
-            self.bytes = end;
-        }
-        Ok(())
+    /// Returns a whole record.
+    pub(super) fn record(&self, place: Place) -> Result<(PacketRef, Packed), StoreError> {
+        let read = || -> std::io::Result<(PacketRef, Packed)> {
+            let mut head = [0; 40];
+            self.file.read_exact_at(&mut head, place.offset)?;
+            let (digest, sizes) = head.split_first_chunk::<32>().expect("the head has 40 bytes");
+            let bytes = u32::from_le_bytes([sizes[0], sizes[1], sizes[2], sizes[3]]);
+            Ok((PacketRef { digest: Digest(*digest), bytes }, self.read(place)?))
+        };
+        read().map_err(|source| StoreError::Io { action: "read", path: self.path.clone(), source })
     }
 
-    /// Lists the records from `start` on. Returns also the end of the last complete one.
-    pub(super) fn scan(&self, start: u64) -> Result<(Vec<(Digest, Place)>, u64), StoreError> {
-        let mut records = Vec::new();
+    /// Returns the number of bytes that a record says its content has.
+    pub(super) fn content_bytes(&self, place: Place) -> std::io::Result<u32> {
+        let mut bytes = [0; 4];
+        self.file.read_exact_at(&mut bytes, place.offset + size_of::<Digest>() as u64)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lists the records from `start` on, also those behind damage.
+    pub(super) fn scan(&self, start: u64) -> Result<Scanned, StoreError> {
+        let failed = |source| StoreError::Io { action: "read", path: self.path.clone(), source };
+        let mut found = Scanned::default();
         let mut offset = start;
-        let mut head = [0; 40];
-        while offset + RECORD_HEAD_BYTES <= self.bytes {
-            self.file.read_exact_at(&mut head, offset).map_err(|source| StoreError::Io {
-                action: "read",
-                path: self.path.clone(),
-                source,
-            })?;
-            let (digest, sizes) = head.split_first_chunk::<32>().expect("the head has 40 bytes");
-            let body_bytes = u32::from_le_bytes([sizes[4], sizes[5], sizes[6], sizes[7]]);
-            let length = u64::from(body_bytes & !COMPRESSED);
-            let end = offset + RECORD_HEAD_BYTES + length;
-            if length > PACKET_BYTES_MAX as u64 || end > self.bytes {
-                break;
+        while offset < self.bytes {
+            let mut head = [0; 40];
+            let has_head = self.bytes - offset >= RECORD_HEAD_BYTES;
+            if has_head {
+                self.file.read_exact_at(&mut head, offset).map_err(failed)?;
             }
-            let place = Place { pack: self.number, offset, body_bytes };
-            records.push((Digest(*digest), place));
+            if let Some(next) =
+                record(&head, offset).filter(|next| has_head && next.end <= self.bytes)
+            {
+                let place = Place { pack: self.number, offset, body_bytes: next.body_bytes };
+                found.records.push((next.digest, place));
+                offset = next.end;
+                continue;
+            }
+            let end = self.resync(offset).map_err(failed)?.unwrap_or(self.bytes);
+            found.damaged.push((offset, end));
             offset = end;
         }
-        Ok((records, offset))
+        Ok(found)
+    }
+
+    /// Returns where records go on behind a damaged one.
+    fn resync(&self, from: u64) -> std::io::Result<Option<u64>> {
+        let length = usize::try_from(self.bytes - from).unwrap_or(usize::MAX);
+        let mut rest = vec![0; length];
+        self.file.read_exact_at(&mut rest, from)?;
+        Ok((1..length).find(|at| is_chain(&rest[*at..])).map(|at| from + at as u64))
     }
 
     pub(super) fn delete(self) -> Result<(), StoreError> {

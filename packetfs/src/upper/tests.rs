@@ -22,6 +22,7 @@ fn read_new(upper: &Path) -> io::Result<ChangeSet> {
     let upper = OwnedFd::from(File::open(upper)?);
     let time = Time { seconds: 0, nanos: 0 };
     let mut reading = Reading {
+        owners: Owners::UNSHIFTED,
         began: time,
         ended: time,
         lower_attr: &|_| None,

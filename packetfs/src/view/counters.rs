@@ -15,6 +15,8 @@ pub struct Counters {
     pub failures: Noted,
     /// Requests for files whose extended attributes were not shown.
     pub missed: Noted,
+    /// Those of them for files with access control lists.
+    pub missed_acls: Noted,
     /// Requests that were refused because the directory or file is hidden.
     pub hidden: Noted,
     /// Requests that reach the runner's own files: for names in its empty `/run`, and for links to its

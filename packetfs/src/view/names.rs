@@ -7,6 +7,7 @@ use super::source::{Lack, known};
 use crate::mirror::{Answer, Mirror, Name, Node};
 use crate::path::Bytes;
 use crate::tree::{Attr, Kind, Xattr};
+use crate::xattr::has_acl;
 
 /// Names collected for one `readdir`: more than fit an answer.
 const LISTED_MAX: usize = 1024;
@@ -49,12 +50,16 @@ impl View {
         mirror.tell(node);
         let leads = leads_elsewhere(&mirror, node, &attr);
         let misses = !xattrs && !mirror.xattrs(node).is_empty();
+        let misses_acl = !xattrs && has_acl(mirror.xattrs(node));
         drop(mirror);
         if leads {
             self.counters.elsewhere.note(asker);
         }
         if misses {
             self.counters.missed.note(asker);
+        }
+        if misses_acl {
+            self.counters.missed_acls.note(asker);
         }
         // Uncached, so that later look-ups are recorded, too.
         Ok(Looked { found: Some((node, attr)), keep: !leads && !misses })

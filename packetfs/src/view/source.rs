@@ -47,5 +47,6 @@ pub(super) fn known<T>(answer: Answer<T>) -> Result<T, Lack> {
         Answer::Absent => Err(Lack::Errno(libc::ENOENT)),
         Answer::Unknown(need) => Err(Lack::Ask(Ask::Need(need))),
         Answer::Hidden => Err(Lack::Hidden),
+        Answer::Closed => Err(Lack::Errno(libc::EACCES)),
     }
 }

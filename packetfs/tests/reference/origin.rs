@@ -11,6 +11,7 @@ use packetfs::commit::Committer;
 use packetfs::export::{Exporter, Hidden, Own};
 use packetfs::fuse::Mount;
 use packetfs::mirror::{Mirror, Need};
+use packetfs::owners::Owners;
 use packetfs::packet::PacketRef;
 use packetfs::path::{FileName, TreePath, join};
 use packetfs::store::{Shelf, Store};
@@ -63,7 +64,9 @@ impl Origin {
         let plain = scratch.join("plain");
         fs::create_dir(&plain).expect("writable");
         let line = Box::new(Line(jobs.clone()));
-        let mount = Mount::new(&plain, "origin", shelf.clone(), line, spawn).expect("mountable");
+        let mount =
+            Mount::new((&plain, "origin"), Owners::UNSHIFTED, None, shelf.clone(), line, spawn);
+        let mount = mount.expect("mountable");
         mount.mount_with_xattrs(&point, "origin").expect("mountable");
         let small = |mirror: &mut Mirror| {
             *mirror = Mirror::with_names_max(names_above(scratch) * 3 / 4);

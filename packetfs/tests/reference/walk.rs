@@ -9,8 +9,10 @@ use std::time::SystemTime;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::time::{ClockId, clock_gettime};
-use packetfs::commit::{Commit, CommitError, Owner, Scope};
+use packetfs::commit::{Commit, CommitError, Scope};
+use packetfs::identity::Owner;
 use packetfs::mirror::Answer;
+use packetfs::owners::Owners;
 use packetfs::packet::Packed;
 use packetfs::tree::{Attr, Time};
 use packetfs::upper::{self, Reading};
@@ -73,12 +75,13 @@ impl Walk {
         let lower_attr = |path: &[u8]| match attrs(path) {
             Answer::Known(attr) => Some(attr),
             Answer::Absent => None,
-            Answer::Unknown(_) | Answer::Hidden => {
+            Answer::Unknown(_) | Answer::Hidden | Answer::Closed => {
                 let path = std::ffi::OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path));
                 nix::sys::stat::lstat(&origin.point.join(path)).ok().map(|stat| Attr::of(&stat))
             }
         };
         let mut reading = Reading {
+            owners: Owners::UNSHIFTED,
             began: self.began,
             ended: Time::of(SystemTime::now()),
             lower_attr: &lower_attr,

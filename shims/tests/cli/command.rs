@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
@@ -11,7 +13,7 @@ use worknode::report::Report;
 use worknode::request::{Action, Request};
 use worknode::tally;
 
-use crate::machine::{Machine, WAYS, stderr, stdout};
+use crate::machine::{Machine, WAYS, refuses, stderr, stdout};
 
 #[test]
 fn without_an_agent_the_command_runs_here() {
@@ -23,7 +25,7 @@ fn without_an_agent_the_command_runs_here() {
 
     let output = machine.run(&["exec", "--no-fallback", "sh", "-c", "echo out"]);
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(125), ""));
-    assert!(stderr(&output).ends_with("hint: start it with 'oswalk up'\n"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("hint: start it with 'oswalk up'"), "{}", stderr(&output));
 }
 
 #[test]
@@ -136,4 +138,27 @@ fn exit_statuses_are_those_of_a_shell() {
             assert_eq!(killed.signal(), Some(signal as i32), "{exec:?}");
         }
     }
+}
+
+/// Needs root, to become another user.
+#[test]
+fn a_command_runs_whatever_the_home_is() {
+    let machine = Machine::new();
+    let (closed, file) = (machine.path("closed"), machine.path("file"));
+    fs::create_dir(&closed).expect("mkdir");
+    fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).expect("chmod");
+    fs::write(&file, "").expect("writes");
+    let long = machine.path(&"x".repeat(300));
+    for home in [None, Some(Path::new("")), Some(&closed), Some(&file), Some(&long)] {
+        let command = machine.oswalk_of_nobody(&["exec", "sh", "-c", "exit 7"]);
+        let Some(mut command) = command else { return };
+        command.env_remove("OSWALK_STATE").env_remove("HOME");
+        command.envs(home.map(|home| ("HOME", home)));
+        let output = command.output().expect("oswalk starts");
+        assert_eq!(output.status.code(), Some(7), "{home:?}: {}", stderr(&output));
+    }
+    // A file that is named has to exist.
+    let mut command = machine.oswalk_of_nobody(&["exec", "true"]).expect("this is root");
+    command.env("OSWALK_POLICY", closed.join("policy.toml"));
+    refuses(&machine, &mut command, 125, &["failed to read policy file"]);
 }

@@ -5,18 +5,24 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 
 use tempfile::TempDir;
+use worknode::capability::{Holder, Rights, Token};
 use worknode::door::{HEADER_BYTES, Header, Kind};
 use worknode::id::SessionId;
+use worknode::key::SecretKey;
 use worknode::page::{GATE_OPEN, PageContents};
 use worknode::policy::Verdict;
 use worknode::reason::Reason;
 use worknode::report::{Report, Totals};
-use worknode::request::{Reply, Request, SessionOptions, Settings, Status};
+use worknode::request::{
+    Explanation, MemberStatus, NodeCondition, Reply, Request, SessionOptions, Settings, Status,
+    VariableFate, VolumeReply,
+};
 use worknode::tally;
 
 /// The two ways to run a command: `oswalk` becomes it, or waits for it.
@@ -60,6 +66,28 @@ impl Machine {
         command
     }
 
+    /// Returns the command of a user who owns nothing, if this one may become another.
+    pub(crate) fn oswalk_of_nobody(&self, arguments: &[&str]) -> Option<Command> {
+        const NOBODY: u32 = 65534;
+        if !nix::unistd::geteuid().is_root() {
+            return None;
+        }
+        let own = self.path("lib/oswalk");
+        if !own.exists() {
+            // Copied by another process: a child forked here meanwhile would keep the copy open for writing, and
+            // it could not be executed.
+            let mut copy = Command::new("cp");
+            copy.arg(env!("CARGO_BIN_EXE_oswalk")).arg(&own);
+            assert!(copy.status().expect("cp starts").success());
+            fs::set_permissions(self.path(""), PermissionsExt::from_mode(0o755)).expect("chmod");
+        }
+        let like = self.oswalk(arguments);
+        let mut command = Command::new(own);
+        command.args(arguments).uid(NOBODY).gid(NOBODY).current_dir("/");
+        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Some(command)
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.oswalk(arguments).output().expect("oswalk starts")
     }
@@ -79,7 +107,22 @@ impl Machine {
                         ..Report::default()
                     }),
                     Request::Status => Reply::Status(status()),
-                    Request::Shutdown => Reply::Done,
+                    Request::Shutdown | Request::Mount { .. } | Request::Unmount { .. } => {
+                        Reply::Done
+                    }
+                    Request::Volume(_) => Reply::Volume(VolumeReply::Done),
+                    Request::Explain(_) => Reply::Explained(explanation()),
+                    Request::Invite { .. }
+                    | Request::Invites
+                    | Request::Withdraw(_)
+                    | Request::Members
+                    | Request::Remove(_)
+                    | Request::Trust(_)
+                    | Request::Drain { .. }
+                    | Request::Rotate { .. } => of_cluster(&request),
+                    Request::Token => Reply::Token(token()),
+                    Request::Revoke(token) => Reply::Revoked(token.peek().expect("a token").id()),
+                    Request::RevokeId(id) => Reply::Revoked(*id),
                 };
                 requests.push(request);
                 write_reply(&mut stream, &reply);
@@ -89,15 +132,60 @@ impl Machine {
     }
 }
 
+fn explanation() -> Explanation {
+    let variable = |name: &str, fate| (name.to_owned(), fate);
+    Explanation {
+        variables: vec![
+            variable("PATH", VariableFate::Travels),
+            variable("EDITOR", VariableFate::NotForCompilers),
+        ],
+        hidden: vec!["/root/.netrc".to_owned()],
+    }
+}
+
+fn of_cluster(request: &Request) -> Reply {
+    match request {
+        Request::Invite { nodes, seconds } => {
+            Reply::JoinLine(format!("oswalk://hub:7700/for-{nodes}-nodes-and-{seconds}-s"))
+        }
+        Request::Invites => Reply::Invites(Vec::new()),
+        Request::Members => Reply::Members(
+            [("hub", true), ("laptop", false)]
+                .map(|(node, may_invite)| MemberStatus {
+                    node: node.parse().expect("a sound name"),
+                    key: "k".repeat(52),
+                    may_invite,
+                    state: may_invite.then_some(NodeCondition::Alive),
+                })
+                .into(),
+        ),
+        _ => Reply::Done,
+    }
+}
+
+/// Returns the token of a user of the agent.
+pub(crate) fn token() -> Token {
+    let holder = Holder {
+        node: "me".parse().expect("a sound name"),
+        uid: 1000,
+        user: Some("alice".to_owned()),
+        minted_s: 1,
+        rights: Rights::SESSION,
+    };
+    Token::mint(&holder, &SecretKey::from_seed(&[1; 32]), &[2; 32]).expect("sound")
+}
+
 fn status() -> Status {
     Status {
         node: "me".parse().expect("a sound name"),
         version: "0.0.1".to_owned(),
         pid: u32::MAX,
-        listen: "here".to_owned(),
+        listen: None,
         broker: "redis://b/".to_owned(),
         broker_up: false,
+        removed: None,
         settings: Settings::default(),
+        machine: worknode::request::MachineStatus::default(),
         sessions: 0,
         fuse: worknode::request::FuseCounts::default(),
         other_mounts: false,

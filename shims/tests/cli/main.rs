@@ -6,8 +6,14 @@ mod command;
 mod signals;
 mod words;
 
+mod manual;
 mod messages;
 mod report;
+mod shells;
 
 mod agent;
+mod cluster;
+mod config;
+mod token;
 mod up;
+mod watch;

@@ -14,8 +14,8 @@ use packetfs::path::{Bytes, join, split};
 use worknode::policy::base_name;
 use worknode::reason::Reason;
 
+use crate::installed::is_system;
 use crate::look::{self, Look, Resolved};
-use crate::origin::installed::is_system;
 use crate::sys::place::Stamp;
 
 /// Where clang looks for configuration files besides its own directory.

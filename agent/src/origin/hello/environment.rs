@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use worknode::glob;
+use worknode::request::VariableFate;
 use worknode::spec::{Bytes, strings};
 
 use super::variables::{self, Travel, is_for_compilers, parts, travel};
@@ -96,6 +97,30 @@ pub(super) fn reader<'a>(
     }
 }
 
+/// Decides what happens to a variable.
+pub(super) fn fate(variable: &[u8], reader: Reader, wishes: &Wishes) -> VariableFate {
+    let (name, _) = parts(variable);
+    if variables::is_own(name) {
+        VariableFate::Own
+    } else if is_named(&wishes.without, name) {
+        VariableFate::Without
+    } else if is_named(&wishes.pass, name) {
+        VariableFate::Passed
+    } else if reader == Reader::Compiler && !is_for_compilers(name) {
+        VariableFate::NotForCompilers
+    } else {
+        match travel(variable) {
+            Travel::Goes => VariableFate::Travels,
+            Travel::Local => VariableFate::Local,
+            Travel::Secret => VariableFate::Secret,
+        }
+    }
+}
+
+fn is_named(patterns: &[String], name: &[u8]) -> bool {
+    patterns.iter().any(|pattern| glob::matches(pattern.as_bytes(), name))
+}
+
 /// Returns the environment to send. A compile step's has no jobserver, and names a directory for temporary files.
 ///
 /// # Errors
@@ -106,24 +131,12 @@ pub(super) fn shipped(
     reader: Reader,
     wishes: &Wishes,
 ) -> Result<Bytes, String> {
-    let is_named = |patterns: &[String], name: &[u8]| {
-        patterns.iter().any(|pattern| glob::matches(pattern.as_bytes(), name))
-    };
     let mut shipped = Vec::with_capacity(env.len());
     for variable in strings(env) {
         let (name, _) = parts(variable);
-        let goes = if variables::is_own(name) || is_named(&wishes.without, name) {
-            false
-        } else if is_named(&wishes.pass, name) {
-            true
-        } else if reader == Reader::Compiler && !is_for_compilers(name) {
-            false
-        } else {
-            match travel(variable) {
-                Travel::Goes => true,
-                Travel::Local => false,
-                Travel::Secret => return Err(String::from_utf8_lossy(name).into_owned()),
-            }
+        let goes = match fate(variable, reader, wishes) {
+            VariableFate::Secret => return Err(String::from_utf8_lossy(name).into_owned()),
+            fate => fate.travels(),
         };
         if !goes {
             continue;

@@ -14,8 +14,8 @@ use super::environment::Reader;
 use super::parsed::Hello;
 use super::{compiler, configs};
 use crate::compile;
+use crate::installed::is_system;
 use crate::look::{Found, Look, Resolved};
-use crate::origin::installed::is_system;
 use crate::sys::place::Place;
 
 /// Directories that are local to each machine.

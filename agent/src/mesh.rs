@@ -1,0 +1,121 @@
+//! The mesh of volumes: exchanges events and packets with the volumes of the other members, over the links.
+//!
+//! The main thread only passes on what comes over the links. `exchange` is a thread that has the state and does all that
+//! waits for a disk; what it decides is in `peer`. `fetch` gets packets from other nodes when a program reads them, and
+//! `serve` gives them.
+
+mod exchange;
+mod fetch;
+mod heard;
+mod peer;
+mod serve;
+
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+
+use packetfs::volume::Volume;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use worknode::key::Key;
+
+use crate::link::Link;
+use crate::wire::frame::{Frame, Kind};
+use exchange::Exchange;
+use fetch::Fetcher;
+use heard::{Heard, Waiting};
+use serve::Server;
+
+pub(crate) use heard::Liar;
+
+/// The mesh, as other threads know it. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Mesh {
+    /// Bounded by the bytes that wait of each link.
+    heard_tx: mpsc::Sender<Heard>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    is_open: AtomicBool,
+    waiting: Arc<Waiting>,
+    fetcher: Arc<Fetcher>,
+    server: Server,
+}
+
+impl Mesh {
+    /// Starts the threads. Returns also the receiver of nodes that lie.
+    pub(crate) fn start() -> std::io::Result<(Self, UnboundedReceiver<Liar>)> {
+        let (heard_tx, heard_rx) = mpsc::channel();
+        let (liar_tx, liar_rx) = unbounded_channel();
+        let shared = Arc::new(Shared {
+            is_open: AtomicBool::new(false),
+            waiting: Arc::default(),
+            fetcher: Arc::new(Fetcher::new(liar_tx.clone())),
+            server: Server::start()?,
+        });
+        let mesh = Self { heard_tx, shared };
+        let waiting = Arc::clone(&mesh.shared.waiting);
+        let exchange = Exchange::new((mesh.heard_tx.clone(), waiting), liar_tx);
+        std::thread::Builder::new().name("mesh".into()).spawn(move || exchange.run(&heard_rx))?;
+        Ok((mesh, liar_rx))
+    }
+
+    /// Begins to exchange events for a volume.
+    pub(crate) fn open(&self, volume: &Arc<Volume>) {
+        volume.set_source(Arc::<Fetcher>::clone(&self.shared.fetcher));
+        self.shared.server.open(volume);
+        self.shared.is_open.store(true, Ordering::Relaxed);
+        self.tell(Heard::Volume(Arc::clone(volume)));
+    }
+
+    /// Tells whether there is a volume, for which links are needed.
+    pub(crate) fn is_open(&self) -> bool {
+        self.shared.is_open.load(Ordering::Relaxed)
+    }
+
+    /// Says which keys are or were members'.
+    pub(crate) fn note_members(&self, keys: HashSet<Key>) {
+        self.tell(Heard::Members(keys));
+    }
+
+    /// Handles a new link.
+    pub(crate) fn begin(&self, link: &Rc<Link>) {
+        self.shared.waiting.begin(link.number);
+        self.shared.fetcher.begin(link.number, link.peer.clone(), link.sender());
+        self.tell(Heard::Begun(link.number, link.peer.clone(), link.sender()));
+    }
+
+    /// Handles the end of a link.
+    pub(crate) fn end(&self, link: &Rc<Link>) {
+        self.shared.waiting.end(link.number);
+        self.shared.fetcher.end(link.number);
+        self.tell(Heard::Ended(link.number));
+    }
+
+    /// Handles a frame between volumes. Never blocks.
+    pub(crate) fn take(&self, link: &Rc<Link>, frame: Frame) {
+        match frame.kind {
+            Kind::Fetch => {
+                if !self.shared.server.take(link.number, link.sender(), frame) {
+                    tracing::error!(peer = %link.peer, "dropping the link: it has too many open requests for packets");
+                    link.close();
+                }
+            }
+            Kind::Fetched => self.shared.fetcher.take(link.number, frame.stream, frame.payload),
+            kind => {
+                if !self.shared.waiting.add(link.number, frame.payload.len()) {
+                    tracing::error!(peer = %link.peer, "dropping the link: it sends events that nobody has asked for");
+                    return link.close();
+                }
+                self.tell(Heard::Frame(link.number, kind, frame.payload));
+            }
+        }
+    }
+
+    fn tell(&self, heard: Heard) {
+        // The thread ends with the agent.
+        let _ = self.heard_tx.send(heard);
+    }
+}

@@ -1,0 +1,337 @@
+//! The thread that exchanges events.
+//!
+//! A node pushes its own events to all whose volumes it is linked with, as soon as they are durable. Events of nodes that it is
+//! not linked with it asks of the others. Each message of events is answered with what is here afterwards, and every few seconds
+//! all say what they have.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use packetfs::log::Unfit;
+use packetfs::packet::{Packed, PacketRef};
+use packetfs::volume::{Batch, Refused, Volume, small_packets};
+use tokio::sync::mpsc::UnboundedSender;
+use worknode::history::{Author, Summary};
+use worknode::id::NodeId;
+use worknode::key::Key;
+
+use super::heard::{Heard, Liar, Waiting};
+use super::peer::Peer;
+use crate::wire::feed::{Events, Has, Want};
+use crate::wire::frame::{Frame, Kind};
+use crate::wire::limits::{CARRIED_BYTES_MAX, EVENTS_BYTES};
+use crate::wire::message::encode;
+
+/// How often it is looked whether there is something to say or to ask.
+const TICK: Duration = Duration::from_secs(1);
+/// Ticks after which all is said again, even if nothing has changed.
+const REPEATED_AFTER: u32 = 5;
+/// Time after which events that were asked for are asked of another node.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// The state of the exchange.
+pub(super) struct Exchange {
+    heard_tx: mpsc::Sender<Heard>,
+    waiting: Arc<Waiting>,
+    liar_tx: UnboundedSender<Liar>,
+    volume: Option<Arc<Volume>>,
+    members: HashSet<Key>,
+    links: BTreeMap<u32, Linked>,
+    /// How many links there are; changes are made durable at once while there are any.
+    linked: Arc<AtomicUsize>,
+    /// What was asked for, of whom, and when.
+    asked: HashMap<Author, (u32, Instant)>,
+    /// What was last said to all.
+    said: Summary,
+    ticks: u32,
+    is_own_lost: bool,
+}
+
+/// A link to another node.
+struct Linked {
+    node: NodeId,
+    out_tx: UnboundedSender<Frame>,
+    peer: Peer,
+}
+
+impl Linked {
+    fn send(&self, kind: Kind, payload: Bytes) {
+        // It is dropped if the link has ended.
+        let _ = self.out_tx.send(Frame { kind, stream: 0, payload });
+    }
+}
+
+impl Exchange {
+    pub(super) fn new(
+        (heard_tx, waiting): (mpsc::Sender<Heard>, Arc<Waiting>),
+        liar_tx: UnboundedSender<Liar>,
+    ) -> Self {
+        Self {
+            heard_tx,
+            waiting,
+            liar_tx,
+            volume: None,
+            members: HashSet::new(),
+            links: BTreeMap::new(),
+            linked: Arc::default(),
+            asked: HashMap::new(),
+            said: Summary::default(),
+            ticks: 0,
+            is_own_lost: false,
+        }
+    }
+
+    /// Works until the agent ends.
+    pub(super) fn run(mut self, heard_rx: &mpsc::Receiver<Heard>) {
+        let mut due = Instant::now() + TICK;
+        loop {
+            match heard_rx.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(heard) => self.hear(heard),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            if Instant::now() >= due {
+                self.tick();
+                due = Instant::now() + TICK;
+            }
+        }
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Volume(volume) => {
+                self.volume = Some(volume);
+                self.listen();
+                self.say_all();
+            }
+            Heard::Members(keys) => self.members = keys,
+            Heard::Begun(number, node, out_tx) => {
+                self.links.insert(number, Linked { node, out_tx, peer: Peer::default() });
+                self.count_links();
+                self.say(number);
+            }
+            Heard::Ended(number) => {
+                self.links.remove(&number);
+                self.count_links();
+                self.asked.retain(|_, (link, _)| *link != number);
+            }
+            Heard::Frame(number, kind, payload) => {
+                self.waiting.taken(number, payload.len());
+                self.take(number, kind, &payload);
+            }
+            Heard::Grown => self.push_all(),
+        }
+    }
+
+    fn count_links(&self) {
+        let before = self.linked.swap(self.links.len(), Ordering::Relaxed);
+        if before == 0 && !self.links.is_empty() {
+            self.listen();
+        }
+    }
+
+    /// Has changes made durable at once, as long as there are links.
+    fn listen(&self) {
+        let Some(volume) = self.volume.as_ref().filter(|_| !self.links.is_empty()) else { return };
+        let (heard_tx, linked) = (self.heard_tx.clone(), Arc::clone(&self.linked));
+        volume.grown(move || {
+            let is_linked = linked.load(Ordering::Relaxed) > 0;
+            if is_linked {
+                // The thread ends with the agent.
+                let _ = heard_tx.send(Heard::Grown);
+            }
+            is_linked
+        });
+    }
+
+    fn take(&mut self, number: u32, kind: Kind, payload: &[u8]) {
+        let taken = match kind {
+            Kind::Has => Has::decode(payload).map(|has| self.take_has(number, has)),
+            Kind::Events => {
+                let events = postcard::from_bytes(payload).ok();
+                events.map(|events: Events| self.take_events(number, events))
+            }
+            Kind::Want => postcard::from_bytes(payload).ok().map(|want| self.give(number, want)),
+            _ => None,
+        };
+        if taken.is_none()
+            && let Some(link) = self.links.get(&number)
+        {
+            tracing::warn!(peer = %link.node, ?kind, "a message between volumes does not decode");
+        }
+    }
+
+    fn take_has(&mut self, number: u32, has: Has) {
+        let Some(volume) = self.volume.clone() else { return };
+        let Some(link) = self.links.get_mut(&number) else { return };
+        link.peer.hear(has, volume.author());
+        let (has, own) = (link.peer.has.of(volume.author()), volume.summary().of(volume.author()));
+        if has > own {
+            self.tell_own_lost(number, has, own);
+        }
+        self.push(&volume, number, &mut None);
+        self.ask(&volume);
+    }
+
+    fn take_events(&mut self, number: u32, events: Events) {
+        let (Some(volume), Some(link)) = (self.volume.clone(), self.links.get(&number)) else {
+            return;
+        };
+        let Events { batch, packets } = events;
+        let author = batch.author();
+        if self.members.contains(&batch.statement.node) {
+            if let Err(lie) = learn(&volume, &batch, &packets) {
+                tracing::error!(peer = %link.node, lie, "dropping the link: its events are not sound");
+                // The main thread may be gone.
+                let _ = self.liar_tx.send((link.node.clone(), lie));
+                return;
+            }
+        } else {
+            tracing::debug!(peer = %link.node, node = %batch.statement.node, "events of a node that is no member");
+        }
+        let summary = volume.summary();
+        let known = Summary([(author, summary.of(author))].into());
+        let has = Has { author: Some(volume.author()), summary: known, is_all: false };
+        link.send(Kind::Has, encode(&has).into());
+        if self.asked.get(&author).is_some_and(|(link, _)| *link == number) {
+            self.asked.remove(&author);
+            self.ask(&volume);
+        }
+    }
+
+    /// Asks for events of nodes that are not linked with this one.
+    fn ask(&mut self, volume: &Volume) {
+        let (here, own, now) = (volume.summary(), volume.author(), Instant::now());
+        let direct: HashSet<_> = self.links.values().filter_map(|link| link.peer.author).collect();
+        let mut best: HashMap<Author, (u64, u32)> = HashMap::new();
+        for (&number, link) in &self.links {
+            for (&author, &last) in &link.peer.has.0 {
+                let is_missing =
+                    author != own && !direct.contains(&author) && last > here.of(author);
+                if is_missing && best.get(&author).is_none_or(|(most, _)| last > *most) {
+                    best.insert(author, (last, number));
+                }
+            }
+        }
+        for (author, (_, number)) in best {
+            if self.asked.get(&author).is_some_and(|(_, at)| now - *at < ANSWER_MAX) {
+                continue;
+            }
+            let want = Want { author, after: here.of(author) };
+            if let Some(link) = self.links.get(&number) {
+                link.send(Kind::Want, encode(&want).into());
+                self.asked.insert(author, (number, now));
+            }
+        }
+    }
+
+    /// Gives events that were asked for.
+    fn give(&mut self, number: u32, want: Want) {
+        let Some(volume) = self.volume.clone() else { return };
+        let Some((payload, _)) = message(&volume, want.author, want.after) else { return };
+        let Some(link) = self.links.get_mut(&number) else { return };
+        link.peer.note_given(payload.len());
+        link.send(Kind::Events, payload);
+    }
+
+    fn push_all(&mut self) {
+        let Some(volume) = self.volume.clone() else { return };
+        let numbers: Vec<_> = self.links.keys().copied().collect();
+        let mut same = None;
+        numbers.into_iter().for_each(|number| self.push(&volume, number, &mut same));
+    }
+
+    /// Sends own events that a node does not have. `same` is what the node before was sent.
+    fn push(&mut self, volume: &Volume, number: u32, same: &mut Option<(u64, Bytes, u64)>) {
+        let Some(link) = self.links.get_mut(&number) else { return };
+        while let Some(after) = link.peer.next() {
+            if same.as_ref().is_none_or(|(from, ..)| *from != after) {
+                let new = message(volume, volume.author(), after);
+                let Some((payload, covers)) = new else { return };
+                *same = Some((after, payload, covers));
+            }
+            let Some((_, payload, covers)) = same else { return };
+            link.peer.note_sent(*covers, payload.len());
+            link.send(Kind::Events, payload.clone());
+        }
+    }
+
+    /// Says to all what is here, if that has changed or was not said for long.
+    fn tick(&mut self) {
+        let Some(volume) = self.volume.clone() else { return };
+        self.ticks += 1;
+        let summary = volume.summary();
+        if summary != self.said || self.ticks.is_multiple_of(REPEATED_AFTER) {
+            self.said = summary;
+            self.say_all();
+        }
+        self.ask(&volume);
+        self.push_all();
+    }
+
+    fn say_all(&self) {
+        self.links.keys().for_each(|number| self.say(*number));
+    }
+
+    fn say(&self, number: u32) {
+        let Some(volume) = &self.volume else { return };
+        let has = Has { author: Some(volume.author()), summary: volume.summary(), is_all: true };
+        if let Some(link) = self.links.get(&number) {
+            link.send(Kind::Has, encode(&has).into());
+        }
+    }
+
+    fn tell_own_lost(&mut self, number: u32, has: u64, own: u64) {
+        let Some(link) = self.links.get(&number).filter(|_| !self.is_own_lost) else { return };
+        tracing::error!(
+            peer = %link.node, has, own,
+            "another node has changes of this node that are not here: was its state directory restored from a copy? \
+             New changes would be a second history, which others refuse. Remove this node from the cluster, and join it \
+             again with a new state directory"
+        );
+        self.is_own_lost = true;
+    }
+}
+
+/// Takes in events with their small contents. Returns what is wrong with them if their sender is to blame.
+fn learn(volume: &Volume, batch: &Batch, packets: &[(PacketRef, Packed)]) -> Result<(), String> {
+    match volume.keep(packets) {
+        Ok(true) => {}
+        Ok(false) => return Err("a packet of its volume does not match its digest".into()),
+        // They are fetched when they are read.
+        Err(error) => tracing::warn!(%error, "failed to store contents of another node"),
+    }
+    match volume.learn(batch) {
+        Ok(_) | Err(Refused::Unfit(Unfit::Known | Unfit::Gap | Unfit::Fork)) => {}
+        Err(Refused::Quarantined | Refused::Own) => {}
+        Err(error @ (Refused::Stranger | Refused::Unfit(Unfit::Forged | Unfit::Senseless))) => {
+            return Err(format!("events of its volume are refused: {error}"));
+        }
+        Err(Refused::Volume(error)) => {
+            tracing::error!(%error, "failed to take in changes of another node");
+        }
+    }
+    Ok(())
+}
+
+/// Returns an encoded message of events after a number, with small contents, and the last event in it.
+fn message(volume: &Volume, author: Author, after: u64) -> Option<(Bytes, u64)> {
+    let batch = match volume.events_after(author, after, EVENTS_BYTES) {
+        Ok(batch) => batch?,
+        Err(error) => {
+            tracing::error!(%error, "failed to read changes for another node");
+            return None;
+        }
+    };
+    let mut bytes = 0;
+    let small = small_packets(&batch.feed).take_while(|packet| {
+        bytes += packet.bytes as usize;
+        bytes <= CARRIED_BYTES_MAX
+    });
+    let packets = volume.packets(&small.collect::<Vec<_>>());
+    let covers = batch.feed.covers();
+    Some((encode(&Events { batch, packets }).into(), covers))
+}

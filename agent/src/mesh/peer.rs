@@ -1,0 +1,100 @@
+//! What is known of another node's volume, and what it is sent next. Pure.
+
+use std::collections::VecDeque;
+
+use worknode::history::{Author, Summary};
+
+use crate::wire::feed::Has;
+use crate::wire::limits::EVENTS_AT_ONCE;
+
+/// Most bytes of events that are sent before it is known whether they were taken.
+const SENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The volume of another node.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// Whose it is, once it has said so.
+    pub(super) author: Option<Author>,
+    /// What it has.
+    pub(super) has: Summary,
+    /// Up to which own event it was sent all.
+    sent: u64,
+    /// Bytes of messages that were not answered yet.
+    waiting: VecDeque<usize>,
+}
+
+impl Peer {
+    /// Takes note of what it has.
+    pub(super) fn hear(&mut self, has: Has, own: Author) {
+        if has.is_all {
+            self.author = has.author;
+            self.has = has.summary;
+        } else {
+            self.waiting.pop_front();
+            self.has.0.extend(has.summary.0);
+        }
+        // What was sent and not taken, since events were missing before it, is sent again.
+        if self.waiting.is_empty() {
+            self.sent = self.has.of(own);
+        }
+    }
+
+    /// Returns after which own event it is sent more, if it may be.
+    pub(super) fn next(&self) -> Option<u64> {
+        let bytes: usize = self.waiting.iter().sum();
+        let may_be = self.waiting.len() < EVENTS_AT_ONCE && bytes < SENT_BYTES_MAX;
+        (self.author.is_some() && may_be).then_some(self.sent)
+    }
+
+    /// Takes note of a message of own events up to a number.
+    pub(super) fn note_sent(&mut self, covers: u64, bytes: usize) {
+        self.sent = covers;
+        self.waiting.push_back(bytes);
+    }
+
+    /// Takes note of a message of others' events, which it has asked for.
+    pub(super) fn note_given(&mut self, bytes: usize) {
+        self.waiting.push_back(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Author = Author([1; 16]);
+    const THEIRS: Author = Author([2; 16]);
+
+    fn has(last: u64, is_all: bool) -> Has {
+        Has { author: Some(THEIRS), summary: Summary([(OWN, last)].into()), is_all }
+    }
+
+    #[test]
+    fn a_volume_is_sent_what_it_lacks_and_not_too_much_at_once() {
+        let mut peer = Peer::default();
+        assert_eq!(peer.next(), None, "it is not known whether there is one");
+        peer.hear(has(5, true), OWN);
+        assert_eq!(peer.next(), Some(5));
+        for message in 1..=EVENTS_AT_ONCE as u64 {
+            peer.note_sent(5 + message, 100);
+        }
+        assert_eq!(peer.next(), None);
+        peer.hear(has(6, false), OWN);
+        assert_eq!(peer.next(), Some(5 + EVENTS_AT_ONCE as u64));
+        peer.note_sent(99, SENT_BYTES_MAX);
+        peer.hear(has(7, false), OWN);
+        assert_eq!(peer.next(), None);
+    }
+
+    #[test]
+    fn what_was_not_taken_is_sent_again() {
+        let mut peer = Peer::default();
+        peer.hear(has(5, true), OWN);
+        peer.note_sent(6, 100);
+        peer.note_sent(7, 100);
+        peer.hear(has(3, false), OWN);
+        assert_eq!(peer.next(), Some(7), "the other answer may say more");
+        peer.hear(has(3, false), OWN);
+        assert_eq!(peer.next(), Some(3));
+    }
+}

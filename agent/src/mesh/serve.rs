@@ -1,0 +1,97 @@
+//! Gives packets to other nodes, on threads of its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+
+use packetfs::volume::Volume;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::wire::feed::Fetch;
+use crate::wire::frame::{Frame, Kind};
+use crate::wire::limits::FETCHES_MAX;
+use crate::wire::message::{Packets, encode};
+
+/// Threads that read packets: one waits for the disk while the other packs.
+const THREADS: usize = 2;
+
+/// A request, and where its answer goes.
+struct Asked {
+    link: u32,
+    out_tx: UnboundedSender<Frame>,
+    frame: Frame,
+}
+
+/// The threads.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// main thread --requests--> threads. Bounded by the open requests of each link.
+    asked_tx: mpsc::Sender<Asked>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    volume: OnceLock<Arc<Volume>>,
+    /// Open requests of each link.
+    open: Mutex<HashMap<u32, usize>>,
+}
+
+impl Server {
+    pub(super) fn start() -> std::io::Result<Self> {
+        let (asked_tx, asked_rx) = mpsc::channel();
+        let asked_rx = Arc::new(Mutex::new(asked_rx));
+        let shared = Arc::<Shared>::default();
+        for _ in 0..THREADS {
+            let (asked_rx, shared) = (Arc::clone(&asked_rx), Arc::clone(&shared));
+            let serve = move || {
+                while let Some(asked) = next(&asked_rx) {
+                    shared.answer(&asked);
+                }
+            };
+            std::thread::Builder::new().name("mesh-packets".into()).spawn(serve)?;
+        }
+        Ok(Self { asked_tx, shared })
+    }
+
+    /// Gives packets of a volume from now on.
+    pub(super) fn open(&self, volume: &Arc<Volume>) {
+        // An agent has one volume.
+        let _ = self.shared.volume.set(Arc::clone(volume));
+    }
+
+    /// Takes a request. Returns false if the link has too many.
+    pub(super) fn take(&self, link: u32, out_tx: UnboundedSender<Frame>, frame: Frame) -> bool {
+        let mut open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(link).or_default();
+        if *count >= FETCHES_MAX {
+            return false;
+        }
+        *count += 1;
+        drop(open);
+        // The threads live as long as the agent.
+        let _ = self.asked_tx.send(Asked { link, out_tx, frame });
+        true
+    }
+}
+
+fn next(asked_rx: &Mutex<mpsc::Receiver<Asked>>) -> Option<Asked> {
+    asked_rx.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+impl Shared {
+    fn answer(&self, asked: &Asked) {
+        let wanted = Fetch::decode(&asked.frame.payload).map(|fetch| fetch.packets);
+        let packets = self.volume.get().zip(wanted).map(|(volume, wanted)| volume.packets(&wanted));
+        let payload = encode(&Packets { packets: packets.unwrap_or_default() }).into();
+        let stream = asked.frame.stream;
+        // The link may have ended.
+        let _ = asked.out_tx.send(Frame { kind: Kind::Fetched, stream, payload });
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&asked.link) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&asked.link);
+            }
+        }
+    }
+}

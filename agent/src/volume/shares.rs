@@ -1,0 +1,385 @@
+//! Shares: ordinary directories that a volume follows. Each has a thread of its own with the lowest priority, and starts again
+//! with the agent.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use packetfs::export::Hidden;
+use packetfs::share::{Plan, Round, Share, ShareError};
+use packetfs::volume::Volume;
+use packetfs::whole;
+use serde::{Deserialize, Serialize};
+use worknode::request::VolumeShare;
+
+/// The mounts that this thread sees.
+const MOUNTS: &str = "/proc/thread-self/mountinfo";
+/// The file with all shares, in the volume's directory.
+const SHARES: &str = "shares.json";
+/// What a share has taken over is in a file with this at the end of its name.
+const KNOWN: &str = "known";
+/// Changes of a moment are taken over together.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Time until a share that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+/// A file that changed while it was read is looked at again after this time.
+const UNSURE: Duration = Duration::from_millis(50);
+/// Time between two notes of what was taken over.
+const NOTE_PERIOD: Duration = Duration::from_secs(60);
+/// The lowest priority of a thread.
+const NICE: i32 = 19;
+/// Files that are named if they could not be taken over.
+const NAMED_MAX: usize = 10;
+
+/// A share as it is noted for the next start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Wish {
+    dir: Vec<u8>,
+    name: Vec<u8>,
+}
+
+/// All shares of a volume.
+pub(super) struct Shares {
+    dir: PathBuf,
+    hidden: Arc<Hidden>,
+    running: BTreeMap<Vec<u8>, Running>,
+}
+
+struct Running {
+    wish: Wish,
+    told: Arc<Mutex<VolumeShare>>,
+    stop: Arc<EventFd>,
+    thread: JoinHandle<()>,
+}
+
+impl Shares {
+    pub(super) fn new(dir: &Path, hidden: Arc<Hidden>) -> Self {
+        Self { dir: dir.to_owned(), hidden, running: BTreeMap::new() }
+    }
+
+    /// Returns whether there were shares when the agent ended.
+    pub(super) fn are_wished(&self) -> bool {
+        !self.wishes().is_empty()
+    }
+
+    /// Starts the shares of the last time.
+    pub(super) fn start_again(&mut self, volume: &Arc<Volume>) {
+        for wish in self.wishes() {
+            if let Err(error) = self.run(volume, wish, false) {
+                tracing::error!("failed to start a share: {error:#}");
+            }
+        }
+    }
+
+    /// Starts a share.
+    pub(super) fn start(
+        &mut self,
+        volume: &Arc<Volume>,
+        dir: Vec<u8>,
+        name: Vec<u8>,
+    ) -> anyhow::Result<()> {
+        let shown = String::from_utf8_lossy(&name).into_owned();
+        anyhow::ensure!(
+            is_name(&name),
+            "'{shown}' is no name for a share: use names with / between them, such as team/src"
+        );
+        let meets = |other: &Vec<u8>| is_at_or_below(other, &name) || is_at_or_below(&name, other);
+        if let Some(other) = self.running.keys().find(|other| meets(other)) {
+            anyhow::bail!(
+                "the share {} is there: choose another name with --as, or end it with 'oswalk share --stop {0}'",
+                String::from_utf8_lossy(other)
+            );
+        }
+        anyhow::ensure!(
+            self.known(&name).exists() || !exists(volume, &name)?,
+            "the volume has {shown} already: choose another name with --as"
+        );
+        check_dir(&path(&dir), &self.dir)?;
+        self.run(volume, Wish { dir, name }, true)?;
+        self.note()
+    }
+
+    /// Ends a share. What it has taken over stays.
+    pub(super) fn stop(&mut self, name: &[u8]) -> anyhow::Result<()> {
+        let running = self.running.remove(name).with_context(|| {
+            let shown = String::from_utf8_lossy(name);
+            format!("there is no share {shown}: 'oswalk share' lists all")
+        })?;
+        self.note()?;
+        end(running);
+        Ok(())
+    }
+
+    pub(super) fn list(&self) -> Vec<VolumeShare> {
+        self.running.values().map(|running| locked(&running.told).clone()).collect()
+    }
+
+    /// Ends all threads; the shares start again with the agent.
+    pub(super) fn end(&mut self) {
+        std::mem::take(&mut self.running).into_values().for_each(end);
+    }
+
+    /// Starts the thread of a share. `is_asked` says that the user has asked for it, and not the last run.
+    fn run(&mut self, volume: &Arc<Volume>, wish: Wish, is_asked: bool) -> anyhow::Result<()> {
+        let plan = Plan { dir: path(&wish.dir), owner: None, name: wish.name.clone() };
+        let known = self.known(&wish.name);
+        let mut share = Share::new(
+            plan,
+            Arc::clone(volume),
+            Arc::clone(&self.hidden),
+            fs::read(&known).ok().as_deref(),
+        )?;
+        if is_asked {
+            share.accept_top();
+        }
+        let told = Arc::new(Mutex::new(VolumeShare {
+            name: String::from_utf8_lossy(&wish.name).into_owned(),
+            dir: String::from_utf8_lossy(&wish.dir).into_owned(),
+            ..VolumeShare::default()
+        }));
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let follower = Follower {
+            share,
+            volume: Arc::clone(volume),
+            known,
+            told: Arc::clone(&told),
+            stop: Arc::clone(&stop),
+        };
+        let thread = std::thread::Builder::new().name("share".into());
+        let thread = thread.spawn(move || follower.follow())?;
+        self.running.insert(wish.name.clone(), Running { wish, told, stop, thread });
+        Ok(())
+    }
+
+    fn known(&self, name: &[u8]) -> PathBuf {
+        let digest = blake3::hash(name).to_hex();
+        self.dir.join(format!("share-{}.{KNOWN}", &digest[..16]))
+    }
+
+    fn note(&self) -> anyhow::Result<()> {
+        let wishes: Vec<_> = self.running.values().map(|running| &running.wish).collect();
+        let path = self.dir.join(SHARES);
+        whole::write(&path, &serde_json::to_vec(&wishes)?)
+            .with_context(|| format!("failed to write {}", path.display()))
+    }
+
+    fn wishes(&self) -> Vec<Wish> {
+        let path = self.dir.join(SHARES);
+        match fs::read(&path).map(|json| serde_json::from_slice(&json)) {
+            Ok(Ok(wishes)) => wishes,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "{} is damaged: start the shares again with 'oswalk share'", path.display());
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+fn end(running: Running) {
+    // It fails only if the counter is full, and then the thread knows.
+    let _ = running.stop.write(1);
+    let _ = running.thread.join();
+}
+
+/// The thread of a share.
+struct Follower {
+    share: Share,
+    volume: Arc<Volume>,
+    known: PathBuf,
+    told: Arc<Mutex<VolumeShare>>,
+    stop: Arc<EventFd>,
+}
+
+impl Follower {
+    fn follow(mut self) {
+        // It never takes a processor from what the user waits for. Without the right to change it, the priority stays.
+        let _ = rustix::process::nice(NICE);
+        let mut is_behind = true;
+        let mut noted = Instant::now();
+        let mut is_noted = true;
+        loop {
+            let round = if is_behind { self.share.all() } else { self.share.changed() };
+            is_behind = round.is_err();
+            is_noted &= round.as_ref().is_ok_and(|round| round.taken + round.removed == 0);
+            self.tell(&round);
+            if !is_noted && noted.elapsed() >= NOTE_PERIOD {
+                self.note();
+                (noted, is_noted) = (Instant::now(), true);
+            }
+            let wait = match (is_behind, self.share.is_unsure(), is_noted) {
+                (true, ..) => Some(AGAIN),
+                (_, true, _) => Some(UNSURE),
+                (_, _, false) => Some(NOTE_PERIOD),
+                _ => None,
+            };
+            if self.wait(wait, is_behind).is_break() {
+                break;
+            }
+        }
+        self.note();
+    }
+
+    /// Waits for changes, or for the end.
+    fn wait(&self, time: Option<Duration>, is_behind: bool) -> std::ops::ControlFlow<()> {
+        use std::ops::ControlFlow::{Break, Continue};
+        let Ok(changes) = self.share.changes() else { return Break(()) };
+        let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
+        let timeout = |time: Option<Duration>| {
+            time.map_or(PollTimeout::NONE, |time| {
+                PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
+            })
+        };
+        let mut both = [stop, PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
+        let watched = if is_behind { &mut both[..1] } else { &mut both[..] };
+        let _ = poll(watched, timeout(time));
+        if both[0].any() == Some(true) {
+            return Break(());
+        }
+        if both[1].any() == Some(true) {
+            let _ = poll(&mut both[..1], timeout(Some(PAUSE)));
+        }
+        if both[0].any() == Some(true) { Break(()) } else { Continue(()) }
+    }
+
+    fn tell(&self, round: &Result<Round, ShareError>) {
+        let mut told = locked(&self.told);
+        match round {
+            Ok(round) => {
+                told.taken += round.taken;
+                told.bytes += round.bytes;
+                told.removed += round.removed;
+                told.is_up_to_date = true;
+                told.trouble = None;
+                let left = round.left.iter().take(NAMED_MAX).map(|(path, error)| {
+                    format!("{}: {}", String::from_utf8_lossy(path), error.desc())
+                });
+                told.left = left.collect();
+            }
+            Err(error) => {
+                let trouble = error.to_string();
+                if told.trouble.as_ref() != Some(&trouble) {
+                    tracing::warn!(share = told.name, "a share waits: {trouble}");
+                }
+                told.trouble = Some(trouble);
+                told.is_up_to_date = false;
+            }
+        }
+    }
+
+    /// Notes what was taken over, once the volume has made it durable.
+    fn note(&self) {
+        let noted = self.volume.sync().map_err(|error| error.to_string()).and_then(|()| {
+            whole::write(&self.known, &self.share.known())
+                .map_err(|error: io::Error| error.to_string())
+        });
+        if let Err(error) = noted {
+            tracing::warn!(
+                error,
+                "failed to note what a share has taken over: its next start compares all files"
+            );
+        }
+    }
+}
+
+/// Refuses a directory that is in a volume, or that has the volume of this agent in it: a share of it would have no end.
+fn check_dir(dir: &Path, state: &Path) -> anyhow::Result<()> {
+    let shown = dir.display();
+    let mounts = fs::read_to_string(MOUNTS).context("failed to read the mounts")?;
+    anyhow::ensure!(
+        !is_in_volume(&mounts, dir),
+        "{shown} is in a mounted volume, which keeps its files already: choose an ordinary directory"
+    );
+    let state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
+    anyhow::ensure!(
+        !state.starts_with(dir) && !dir.starts_with(&state),
+        "{shown} has the volume's own files in it: choose a directory without {}",
+        state.display()
+    );
+    Ok(())
+}
+
+/// Tells whether a path is in a mount of PacketFS: each line ends with kind, source and options.
+fn is_in_volume(mounts: &str, path: &Path) -> bool {
+    mounts.lines().any(|line| {
+        let Some((mount, of)) = line.split_once(" - ") else { return false };
+        let mut of = of.split(' ');
+        let is_ours =
+            of.next().is_some_and(|kind| kind.starts_with("fuse")) && of.next() == Some("packetfs");
+        let point = mount.split(' ').nth(4).unwrap_or_default();
+        // The kernel writes these characters as octal numbers.
+        let point = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+            .iter()
+            .fold(point.to_owned(), |point, (coded, plain)| point.replace(coded, plain));
+        is_ours && path.starts_with(point)
+    })
+}
+
+fn is_name(name: &[u8]) -> bool {
+    let is_sound = |part: &[u8]| {
+        !part.is_empty() && part.len() <= 255 && ![&b"."[..], b"..", b".oswalk"].contains(&part)
+    };
+    !name.contains(&0) && name.split(|byte| *byte == b'/').all(is_sound)
+}
+
+fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+fn exists(volume: &Volume, name: &[u8]) -> anyhow::Result<bool> {
+    let mut ino = packetfs::volume::ROOT;
+    for part in name.split(|byte| *byte == b'/') {
+        match volume.peek(ino, part).context("failed to look into the volume")? {
+            Some(found) => ino = found.attr.ino,
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+fn path(bytes: &[u8]) -> PathBuf {
+    std::ffi::OsString::from_vec(bytes.to_vec()).into()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_in_volumes_are_refused() {
+        let mounts = "50 21 0:41 / /a\\040b rw shared:1 - fuse packetfs rw\n\
+                      51 21 0:42 / /c rw - fuse sshfs rw\n";
+        for (path, expected) in [("/a b", true), ("/a b/c", true), ("/a bc", false), ("/c", false)]
+        {
+            assert_eq!(is_in_volume(mounts, Path::new(path)), expected, "{path}");
+        }
+        let state = Path::new("/var/lib/oswalk/volume");
+        for (dir, expected) in
+            [("/var/lib", false), ("/var/lib/oswalk/volume/x", false), ("/srv", true)]
+        {
+            assert_eq!(check_dir(Path::new(dir), state).is_ok(), expected, "{dir}");
+        }
+    }
+
+    #[test]
+    fn names_of_shares_are_paths_below_the_root() {
+        assert!(["src", "team/src", "a b/c"].iter().all(|name| is_name(name.as_bytes())));
+        let bad = ["", "/src", "src/", "a//b", ".", "a/../b", ".oswalk/x", "a\0"];
+        assert!(!bad.iter().any(|name| is_name(name.as_bytes())));
+        assert!(is_at_or_below(b"a/b", b"a") && is_at_or_below(b"a", b"a"));
+        assert!(!is_at_or_below(b"ab", b"a") && !is_at_or_below(b"a", b"a/b"));
+    }
+}

@@ -1,0 +1,255 @@
+//! What takes long: looking at the volume as a whole, restoring, exporting, and removing garbage. Each piece of work has a thread
+//! of its own; the agent's main loop only waits for it.
+
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use packetfs::progress::Progress;
+use packetfs::volume::{Checked, Garbage, Policy, Record, Volume, VolumeStat, moment};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use worknode::history::Hlc;
+use worknode::request::{
+    Retention, ShareRequest, VolumeChecked, VolumeExported, VolumeGarbage, VolumeMountStatus,
+    VolumePlace, VolumeRecord, VolumeReply, VolumeRequest, VolumeRestored, VolumeStatus,
+};
+
+use super::failure::of_volume;
+use super::{Job, VolumeHandle};
+
+/// Time between removals of garbage: what is kept for hours need not go sooner.
+const COLLECT_PERIOD: Duration = Duration::from_secs(3600);
+/// Time from the agent's start to the first one, so that a start is not slowed down.
+const COLLECT_FIRST: Duration = Duration::from_secs(600);
+
+/// Ends the work when nobody waits for it any more.
+struct Waiting(Arc<Progress>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl VolumeHandle {
+    /// Does what was asked for. If this is dropped, the work ends.
+    pub(crate) async fn work(
+        &self,
+        request: VolumeRequest,
+        progress: Arc<Progress>,
+    ) -> anyhow::Result<VolumeReply> {
+        let _waiting = Waiting(Arc::clone(&progress));
+        if let VolumeRequest::Share(request) = request {
+            return self.of_share(request).await;
+        }
+        let volume = self.ask(|done| Job::Volume(point(&request), done)).await;
+        if let (VolumeRequest::Check, Err(error)) = (&request, &volume) {
+            return self.check_log(&format!("{error:#}")).await;
+        }
+        let volume = volume?;
+        if request == VolumeRequest::Collect {
+            return self.collect(volume).await;
+        }
+        let (_, mounts) = self.ask(Job::Mounts).await?;
+        let _turn = self.turns.read().await;
+        let keep = self.keep;
+        self.apart(move || work(&volume, request, (keep, mounts), &progress)).await
+    }
+
+    async fn of_share(&self, request: ShareRequest) -> anyhow::Result<VolumeReply> {
+        match request {
+            ShareRequest::Start { dir, name } => {
+                self.ask(|done| Job::Share(dir, name, done)).await?;
+                Ok(VolumeReply::Done)
+            }
+            ShareRequest::Stop { name } => {
+                self.ask(|done| Job::Unshare(name, done)).await?;
+                Ok(VolumeReply::Done)
+            }
+            ShareRequest::List => Ok(VolumeReply::Shares(self.ask(Job::Shares).await?)),
+        }
+    }
+
+    /// Removes garbage every hour, as long as the volume is open.
+    pub(crate) async fn collect_hourly(self) {
+        let mut ticks = interval_at(Instant::now() + COLLECT_FIRST, COLLECT_PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Ok((Some(volume), _)) = self.ask(Job::Mounts).await else { continue };
+            match self.collect(volume).await {
+                Ok(VolumeReply::Collected(VolumeGarbage { values, packets, bytes })) => {
+                    tracing::info!(values, packets, bytes, "garbage of the volume is removed");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!("failed to remove garbage of the volume: {error:#}"),
+            }
+        }
+    }
+
+    /// Checks the log of a volume that cannot be opened, for this reason.
+    async fn check_log(&self, why: &str) -> anyhow::Result<VolumeReply> {
+        let (dir, why) = (self.dir.clone(), why.to_owned());
+        let check = move || {
+            let mut found = Volume::check_log(&dir).map_err(of_volume)?;
+            found.findings.insert(0, format!("the volume cannot be opened: {why}"));
+            Ok(VolumeReply::Checked(checked(found)))
+        };
+        self.apart(check).await
+    }
+
+    async fn collect(&self, volume: Arc<Volume>) -> anyhow::Result<VolumeReply> {
+        let _alone = self.turns.write().await;
+        let policy = policy(self.keep);
+        let collect = move || {
+            let garbage = volume.gc(&policy).map_err(of_volume)?;
+            Ok(VolumeReply::Collected(garbage_of(garbage)))
+        };
+        self.apart(collect).await
+    }
+
+    /// Works on a thread of its own, where paths mean what they mean to users.
+    async fn apart(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<VolumeReply> + Send + 'static,
+    ) -> anyhow::Result<VolumeReply> {
+        let (done, done_rx) = oneshot::channel();
+        let outside = Arc::clone(&self.outside);
+        let run = move || {
+            let entered = outside.enter().context("failed to enter the mount namespace of users");
+            // The asker may be gone.
+            let _ = done.send(entered.and_then(|()| work()));
+        };
+        std::thread::Builder::new().name("volume work".into()).spawn(run)?;
+        done_rx
+            .await
+            .context("the work on the volume has failed: see the agent's log, oswalkd.log")?
+    }
+}
+
+/// Returns where the volume must be mounted for a request.
+fn point(request: &VolumeRequest) -> Option<PathBuf> {
+    match request {
+        VolumeRequest::Log { place, .. }
+        | VolumeRequest::Restore { place, .. }
+        | VolumeRequest::Pin { place, .. } => Some(path(place.point.clone())),
+        _ => None,
+    }
+}
+
+fn path(bytes: Vec<u8>) -> PathBuf {
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+fn work(
+    volume: &Volume,
+    request: VolumeRequest,
+    (keep, mounts): (Retention, Vec<VolumeMountStatus>),
+    progress: &Progress,
+) -> anyhow::Result<VolumeReply> {
+    match request {
+        VolumeRequest::Log { place, limit } => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let records = volume.log(&place.path, limit).map_err(of_volume)?;
+            Ok(VolumeReply::Log(records.into_iter().map(record).collect()))
+        }
+        VolumeRequest::Restore { place, at_ms } => restore(volume, &place, at_ms),
+        VolumeRequest::Pin { place, pinned } => {
+            let shown = shown(&place);
+            volume.pin(&place.path, pinned).with_context(|| format!("failed to pin {shown}"))?;
+            Ok(VolumeReply::Done)
+        }
+        VolumeRequest::Stat => {
+            let stat = volume.stat(&policy(keep)).map_err(of_volume)?;
+            Ok(VolumeReply::Stat(Box::new(status(volume, stat, keep, mounts)?)))
+        }
+        VolumeRequest::Check => {
+            Ok(VolumeReply::Checked(checked(volume.check_with(progress).map_err(of_volume)?)))
+        }
+        VolumeRequest::Scrub => {
+            Ok(VolumeReply::Checked(checked(volume.scrub(progress).map_err(of_volume)?)))
+        }
+        VolumeRequest::Export { dir, path: from, at_ms } => {
+            let moment = at_ms.map(|ms| volume.known_moment(Hlc::end_of_ms(ms))).transpose()?;
+            let exported = volume.export(&from, moment, &path(dir), progress).map_err(of_volume)?;
+            let packetfs::volume::Exported { files, bytes, changed } = exported;
+            Ok(VolumeReply::Exported(VolumeExported { files, bytes, changed }))
+        }
+        VolumeRequest::Collect | VolumeRequest::Share(_) => {
+            anyhow::bail!("the request is answered elsewhere")
+        }
+    }
+}
+
+fn restore(volume: &Volume, place: &VolumePlace, at_ms: u64) -> anyhow::Result<VolumeReply> {
+    let moment = volume.known_moment(Hlc::end_of_ms(at_ms))?;
+    let restored = volume.restore(&place.path, moment).map_err(|errno| {
+        let (shown, when) = (shown(place), moment::text(moment));
+        match errno {
+            nix::errno::Errno::ENOENT => anyhow::anyhow!(
+                "there was no {shown} at {when}: 'oswalk log {shown}' says what was done with it"
+            ),
+            errno => anyhow::anyhow!("failed to restore {shown}: {}", errno.desc()),
+        }
+    })?;
+    volume.wait_told();
+    let packetfs::volume::Restored { placed, removed, changed } = restored;
+    Ok(VolumeReply::Restored(VolumeRestored { placed, removed, changed }))
+}
+
+fn shown(place: &VolumePlace) -> String {
+    path(place.point.clone()).join(path(place.path.clone())).display().to_string()
+}
+
+fn status(
+    volume: &Volume,
+    stat: VolumeStat,
+    keep: Retention,
+    mounts: Vec<VolumeMountStatus>,
+) -> anyhow::Result<VolumeStatus> {
+    Ok(VolumeStatus {
+        dir: volume.dir().display().to_string(),
+        mounts,
+        since: volume.first_moment().map_err(of_volume)?.map(moment::text),
+        keep,
+        files: stat.files,
+        bytes: stat.bytes,
+        unpacked: stat.unpacked,
+        former: stat.former,
+        packets: stat.packets,
+        packs: stat.packs,
+        pack_bytes: stat.pack_bytes,
+        log_segments: stat.log_segments,
+        log_bytes: stat.log_bytes,
+        garbage: garbage_of(stat.garbage),
+    })
+}
+
+fn policy(keep: Retention) -> Policy {
+    Policy {
+        all: Duration::from_secs(keep.all_s),
+        hourly: Duration::from_secs(keep.hourly_s),
+        daily: Duration::from_secs(keep.daily_s),
+    }
+}
+
+fn garbage_of(Garbage { values, packets, bytes }: Garbage) -> VolumeGarbage {
+    VolumeGarbage { values, packets, bytes }
+}
+
+fn checked(Checked { events, packets, files, mended, findings }: Checked) -> VolumeChecked {
+    VolumeChecked { events, packets, files, mended, findings }
+}
+
+fn record(Record { moment, author, seq, path, what, .. }: Record) -> VolumeRecord {
+    VolumeRecord {
+        time: moment::text(moment),
+        author: format!("{author:?}"),
+        seq,
+        path: String::from_utf8_lossy(&path).into_owned(),
+        what,
+    }
+}

@@ -1,0 +1,697 @@
+//! Passes the kernel's requests to the volume, and encodes its answers.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use worknode::history::{Attrs, Kind};
+
+use super::apart::{self, APART_MAX, LONG_MAX, Turn, Turns};
+use super::codec::{answer, answer_count, attr_of, caller, kept, nanos};
+use super::passed::Passed;
+use crate::fuse::reply::{absent, bytes, file_type};
+use crate::owners::Owners;
+use crate::volume::{Found, Io, Make, Moving, Opened, Shown, is_long};
+
+/// Cache lifetime: until the kernel changes it.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+const READAHEAD_BYTES: u32 = 1024 * 1024;
+/// Most background requests that the kernel may have pending.
+const BACKGROUND_MAX: u16 = 64;
+const GENERATION: Generation = Generation(0);
+/// Backing files are on a file system that is not stacked on another.
+const STACK_DEPTH: u32 = 1;
+
+/// Answers the requests of one mount.
+#[derive(Clone)]
+pub(super) struct Handler {
+    volume: Arc<Shown>,
+    passed: Passed,
+    /// Requests that wait for the disk.
+    apart: Turns<APART_MAX>,
+    /// Requests whose time depends on what users have made.
+    long: Turns<LONG_MAX>,
+}
+
+impl Handler {
+    pub(super) fn new(volume: Arc<Shown>) -> Self {
+        Self { volume, passed: Passed::default(), apart: Turns::default(), long: Turns::default() }
+    }
+
+    /// Answers a request that waits for the disk on a thread of its own, so that others are not kept waiting.
+    fn apart(&self, answer: impl FnOnce(&Self) + Send + 'static) {
+        match self.apart.turn() {
+            Some(turn) => self.spawn(turn, answer),
+            None => answer(self),
+        }
+    }
+
+    /// Answers a request whose time may depend on what users have made: then on a thread of its own, in turn. If too many are under way,
+    /// `refuse` answers.
+    fn in_turn<R: Send + 'static>(
+        &self,
+        is_long: bool,
+        reply: R,
+        answer: impl FnOnce(&Self, R) + Send + 'static,
+        refuse: impl FnOnce(R),
+    ) {
+        if !is_long {
+            return answer(self, reply);
+        }
+        match self.long.turn() {
+            Some(turn) => self.spawn(turn, move |handler| answer(handler, reply)),
+            None => refuse(reply),
+        }
+    }
+
+    fn spawn(&self, turn: Turn, answer: impl FnOnce(&Self) + Send + 'static) {
+        let handler = self.clone();
+        apart::spawn(turn, move || answer(&handler));
+    }
+
+    fn answer_open(&self, ino: INodeNo, opened: Result<Opened, Errno>, reply: ReplyOpen) {
+        let Opened { handle, io } = match opened {
+            Ok(opened) => opened,
+            Err(error) => return reply.error(error),
+        };
+        match io {
+            Io::Asks { keep } => reply.opened(FileHandle(handle), kept(keep)),
+            Io::Through(file) => match self
+                .passed
+                .pass(ino.0, &file, |file| reply.open_backing(file))
+            {
+                Ok(id) => reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &id),
+                Err(error) => {
+                    self.volume.close_file(handle);
+                    reply.error(error.into());
+                }
+            },
+        }
+    }
+
+    /// Asks the volume. A panic is an error of this request, and the mount stays.
+    fn ask<T>(
+        &self,
+        what: impl FnOnce(&Shown) -> Result<T, nix::errno::Errno>,
+    ) -> Result<T, Errno> {
+        let asked = catch_unwind(AssertUnwindSafe(|| what(&self.volume)));
+        asked
+            .unwrap_or_else(|_| {
+                tracing::error!(
+                    "a file system operation panicked: this is a bug, please report it"
+                );
+                Err(nix::errno::Errno::EIO)
+            })
+            .map_err(|errno| Errno::from_i32(errno as i32))
+    }
+
+    fn entry(&self, reply: ReplyEntry, dir: INodeNo, found: Result<Found, Errno>) {
+        match found {
+            Ok(found) => {
+                let lifetime = self.volume.attr_lifetime(&found);
+                let of_name = self.volume.name_lifetime(dir.0);
+                reply.entry_with_ttls(&lifetime, &of_name, &attr_of(&found), GENERATION);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn answer_attr(&self, reply: ReplyAttr, found: Result<Found, Errno>) {
+        match found {
+            Ok(found) => reply.attr(&self.volume.attr_lifetime(&found), &attr_of(&found)),
+            Err(error) => reply.error(error),
+        }
+    }
+}
+
+impl Filesystem for Handler {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_ABORT_ERROR,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_POSIX_ACL,
+            // A default access control list is in place of the umask.
+            InitFlags::FUSE_DONT_MASK,
+        ] {
+            // A kernel without one of them is slower, but correct.
+            let _ = config.add_capabilities(capability);
+        }
+        if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+            let _ = config.set_max_stack_depth(STACK_DEPTH);
+        }
+        let _ = config.set_max_readahead(READAHEAD_BYTES);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.ask(|volume| volume.lookup(parent.0, name.as_bytes())) {
+            // The kernel remembers that the name is absent.
+            Err(error) if error.code() == libc::ENOENT => {
+                let lifetime = self.volume.name_lifetime(parent.0);
+                reply.entry(&lifetime, &absent(Owners::UNSHIFTED), GENERATION);
+            }
+            found => self.entry(reply, parent, found),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        let _ = self.ask(|volume| {
+            volume.forget(ino.0, lookups);
+            Ok(())
+        });
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        self.answer_attr(reply, self.ask(|volume| volume.attr(ino.0)));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        accessed: Option<TimeOrNow>,
+        modified: Option<TimeOrNow>,
+        _changed: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _created: Option<SystemTime>,
+        _flagged: Option<SystemTime>,
+        _saved: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let mode = mode.map(|mode| mode & 0o7777);
+        let attrs =
+            Attrs { mode, uid, gid, accessed: accessed.map(nanos), modified: modified.map(nanos) };
+        let caller = caller(request);
+        let answer = move |handler: &Self| {
+            handler.answer_attr(
+                reply,
+                handler.ask(|volume| volume.set_attr(ino.0, attrs, size, caller)),
+            );
+        };
+        let fills = size.is_some_and(|size| size > 0);
+        if fills && self.volume.is_slow_to_open(ino.0, libc::O_WRONLY) {
+            self.apart(answer);
+        } else {
+            answer(self);
+        }
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.ask(|volume| volume.target(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFIFO => Kind::Fifo,
+            libc::S_IFSOCK => Kind::Socket,
+            libc::S_IFCHR => Kind::Char(rdev.into()),
+            libc::S_IFBLK => Kind::Block(rdev.into()),
+            _ => Kind::File,
+        };
+        let make = Make { kind, mode, umask };
+        self.entry(
+            reply,
+            parent,
+            self.ask(|volume| volume.make(parent.0, name.as_bytes(), make, caller(request))),
+        );
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let make = Make { kind: Kind::Dir, mode, umask };
+        self.entry(
+            reply,
+            parent,
+            self.ask(|volume| volume.make(parent.0, name.as_bytes(), make, caller(request))),
+        );
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let kind = Kind::Symlink(target.as_os_str().as_bytes().to_vec());
+        let make = Make { kind, mode: 0o777, umask: 0 };
+        self.entry(
+            reply,
+            parent,
+            self.ask(|volume| volume.make(parent.0, name.as_bytes(), make, caller(request))),
+        );
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.entry(reply, parent, self.ask(|volume| volume.link(ino.0, parent.0, name.as_bytes())));
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(reply, self.ask(|volume| volume.remove(parent.0, name.as_bytes(), false)));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(reply, self.ask(|volume| volume.remove(parent.0, name.as_bytes(), true)));
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        new: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let how = match flags {
+            flags if flags.is_empty() => Moving::Replace,
+            RenameFlags::RENAME_NOREPLACE => Moving::New,
+            RenameFlags::RENAME_EXCHANGE => Moving::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (from, to) = ((parent.0, name.as_bytes()), (to.0, new.as_bytes()));
+        answer(reply, self.ask(|volume| volume.rename(from, to, how)));
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let caller = caller(request);
+        let answer = move |handler: &Self| {
+            let opened = handler.ask(|volume| volume.open_file(ino.0, flags.0, caller));
+            handler.answer_open(ino, opened, reply);
+        };
+        // The content of a large file is copied before it can be written.
+        if self.volume.is_slow_to_open(ino.0, flags.0) {
+            self.apart(answer);
+        } else {
+            answer(self);
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let name = (parent.0, name.as_bytes());
+        let (found, Opened { handle, io }) =
+            match self.ask(|volume| volume.create(name, (mode, umask), flags, caller(request))) {
+                Ok(created) => created,
+                Err(error) => return reply.error(error),
+            };
+        let attr = attr_of(&found);
+        match io {
+            Io::Asks { keep } => reply.created(
+                &self.volume.attr_lifetime(&found),
+                &attr,
+                GENERATION,
+                FileHandle(handle),
+                kept(keep),
+            ),
+            Io::Through(file) => {
+                match self.passed.pass(found.attr.ino, &file, |file| reply.open_backing(file)) {
+                    Ok(id) => reply.created_passthrough(
+                        &FOR_EVER,
+                        &attr,
+                        GENERATION,
+                        FileHandle(handle),
+                        FopenFlags::empty(),
+                        &id,
+                    ),
+                    Err(error) => {
+                        self.volume.close_file(handle);
+                        reply.error(error.into());
+                    }
+                }
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.ask(|volume| volume.read(ino.0, offset, size as usize)) {
+            Ok(data) => reply.data(&data),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let strips = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        answer_count(
+            reply,
+            self.ask(|volume| volume.write(ino.0, offset, data, strips).map(|count| count as u64)),
+        );
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // The kernel never asks again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.passed.unpass(ino.0);
+        answer(
+            reply,
+            self.ask(|volume| {
+                volume.close_file(handle.0);
+                Ok(())
+            }),
+        );
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.apart(move |handler| answer(reply, handler.ask(|volume| volume.sync_file(ino.0))));
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let flags = match self.volume.name_lifetime(ino.0) {
+            Duration::ZERO => FopenFlags::empty(),
+            _ => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+        };
+        match self.ask(|volume| volume.open_dir(ino.0)) {
+            Ok(handle) => reply.opened(FileHandle(handle), flags),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let entries = match self.ask(|volume| volume.read_dir(handle.0, offset == 0)) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(error),
+        };
+        for (entry, next) in
+            entries.iter().zip(1..).skip(usize::try_from(offset).unwrap_or(usize::MAX))
+        {
+            let name = OsStr::from_bytes(&entry.name);
+            if reply.add(INodeNo(entry.ino), next, file_type(entry.kind), name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let entries = match self.ask(|volume| volume.read_dir(handle.0, offset == 0)) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(error),
+        };
+        for (entry, next) in
+            entries.iter().zip(1..).skip(usize::try_from(offset).unwrap_or(usize::MAX))
+        {
+            let is_dots = entry.name == b"." || entry.name == b"..";
+            let found = self.ask(|volume| {
+                if is_dots { volume.attr(entry.ino) } else { volume.lookup(ino.0, &entry.name) }
+            });
+            // A name that was removed meanwhile is left out.
+            let Ok(found) = found else { continue };
+            let name = OsStr::from_bytes(&entry.name);
+            if reply.add(
+                INodeNo(found.attr.ino),
+                next,
+                name,
+                &self.volume.attr_lifetime(&found),
+                &attr_of(&found),
+                GENERATION,
+            ) {
+                if !is_dots {
+                    self.volume.forget(found.attr.ino, 1);
+                }
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            reply,
+            self.ask(|volume| {
+                volume.close_dir(handle.0);
+                Ok(())
+            }),
+        );
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.apart(move |handler| answer(reply, handler.ask(|volume| volume.sync_file(ino.0))));
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.ask(|volume| volume.space()) {
+            Ok((space, files)) => {
+                let size = u32::try_from(space.f_bsize).unwrap_or(4096);
+                let free = space.f_ffree;
+                reply.statfs(
+                    space.f_blocks,
+                    space.f_bfree,
+                    space.f_bavail,
+                    files + free,
+                    free,
+                    size,
+                    255,
+                    size,
+                );
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let is_long = is_long(name.as_bytes());
+        let (name, value, caller) = (name.as_bytes().to_vec(), value.to_vec(), caller(request));
+        let set = move |handler: &Self, reply| {
+            let (name, value) = (name.as_slice(), Some(value.as_slice()));
+            answer(
+                reply,
+                handler.ask(|volume| volume.set_xattr(ino.0, name, value, flags, caller)),
+            );
+        };
+        self.in_turn(is_long, reply, set, |reply| reply.error(Errno::EAGAIN));
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let is_long = is_long(name.as_bytes());
+        let name = name.as_bytes().to_vec();
+        let get =
+            move |handler: &Self, reply| match handler.ask(|volume| volume.xattr(ino.0, &name)) {
+                Ok(value) => bytes(reply, &value, size),
+                Err(error) => ReplyXattr::error(reply, error),
+            };
+        self.in_turn(is_long, reply, get, |reply| reply.error(Errno::EAGAIN));
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.ask(|volume| volume.xattrs(ino.0)) {
+            Ok(names) => {
+                let list: Vec<_> =
+                    names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
+                bytes(reply, &list, size);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = caller(request);
+        answer(reply, self.ask(|volume| volume.set_xattr(ino.0, name.as_bytes(), None, 0, caller)));
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            reply,
+            self.ask(|volume| volume.allocate(ino.0, mode.cast_unsigned(), offset, length)),
+        );
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let from = u64::try_from(offset).map_err(|_| nix::errno::Errno::ENXIO);
+        match self.ask(|volume| volume.seek(ino.0, from?, whence)) {
+            Ok(at) => reply.offset(at.cast_signed()),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        from: INodeNo,
+        _from_handle: FileHandle,
+        from_offset: u64,
+        to: INodeNo,
+        _to_handle: FileHandle,
+        to_offset: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = ((from.0, from_offset), (to.0, to_offset));
+        self.apart(move |handler| {
+            answer_count(reply, handler.ask(|volume| volume.copy(from, to, length)));
+        });
+    }
+}

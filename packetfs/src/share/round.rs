@@ -1,0 +1,351 @@
+//! Compares the ordinary directory with what was taken over, and takes over what differs.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use worknode::history::{Kind, Permissions};
+
+use super::follower::{Share, ShareError};
+use super::known::{Stamp, child};
+use super::rules;
+use super::source::Item;
+
+use crate::path::{Bytes, is_within, join};
+use crate::volume::{Like, Ordinary, ROOT};
+use crate::watch::ReaderId;
+
+/// The only reader of the watch.
+const READER: ReaderId = 0;
+/// A file that changed so shortly before it was read may change once more without another time.
+const TICK: Duration = Duration::from_millis(20);
+/// Directories above a share in the volume.
+const DIR_MODE: u32 = 0o755;
+/// Most files that are named in a report.
+const NAMED_MAX: usize = 100;
+
+/// A file that was taken over: its directory and name.
+type Gone = (Bytes, Bytes);
+
+/// What a comparison has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Round {
+    /// Files that were looked at.
+    pub files: u64,
+    /// Files that were taken over.
+    pub taken: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Names that were removed.
+    pub removed: u64,
+    /// Files that could not be read, or whose name another node has given to something else, with the cause.
+    pub left: Vec<(Bytes, Errno)>,
+}
+
+impl Share {
+    /// Compares everything.
+    ///
+    /// # Errors
+    /// The directory is gone or the volume does not work.
+    pub fn all(&mut self) -> Result<Round, ShareError> {
+        self.check_top()?;
+        let mut round = Round::default();
+        let gone = self.tree(Vec::new(), true, &mut round)?;
+        self.remove_gone(gone, &mut round)?;
+        Ok(round)
+    }
+
+    /// Compares what has changed since the last time.
+    ///
+    /// # Errors
+    /// See [`Share::all`].
+    pub fn changed(&mut self) -> Result<Round, ShareError> {
+        let drained = self.watcher.drain(&BTreeSet::new());
+        if drained.overflow {
+            return self.all();
+        }
+        self.check_top()?;
+        let mut round = Round::default();
+        let top = self.source.path(b"");
+        let changed = drained.names.keys().chain(drained.forgotten.keys());
+        let mut dirs: BTreeSet<Bytes> = changed.filter_map(|dir| below(&top, dir)).collect();
+        dirs.extend(std::mem::take(&mut self.unsure));
+        let mut gone = Vec::new();
+        for dir in dirs {
+            gone.extend(self.tree(dir, false, &mut round)?);
+        }
+        self.remove_gone(gone, &mut round)?;
+        Ok(round)
+    }
+
+    /// Makes sure that the directory is the one of the first comparison.
+    pub(super) fn check_top(&mut self) -> Result<(), ShareError> {
+        let path = self.source.path(b"");
+        let top = match self.source.top() {
+            Ok(top) => top,
+            Err(source) => return Err(ShareError::Source { path, source }),
+        };
+        if *self.known.top.get_or_insert(top) == top {
+            Ok(())
+        } else {
+            Err(ShareError::Other { path })
+        }
+    }
+
+    /// Compares a directory, with all that is below it or only with what is new below it. Returns what is gone.
+    fn tree(
+        &mut self,
+        dir: Bytes,
+        is_deep: bool,
+        round: &mut Round,
+    ) -> Result<Vec<Gone>, ShareError> {
+        let (mut dirs, mut gone) = (vec![(dir, is_deep)], Vec::new());
+        while let Some((dir, is_deep)) = dirs.pop() {
+            // A directory that is gone is told by the one above it.
+            match self.dir(&dir, is_deep, &mut gone, round) {
+                Ok(more) => dirs.extend(more),
+                Err(ShareError::Source { .. }) if !dir.is_empty() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Compares the files of a directory. Returns the directories in it that are to be compared next.
+    fn dir(
+        &mut self,
+        dir: &[u8],
+        is_deep: bool,
+        gone: &mut Vec<Gone>,
+        round: &mut Round,
+    ) -> Result<Vec<(Bytes, bool)>, ShareError> {
+        let path = self.source.path(dir);
+        let watched = self.source.as_user(|| Ok(self.watcher.watch_dir(&path, READER)));
+        let failed = |source| ShareError::Source { path: path.clone(), source };
+        watched.map_err(failed)?.map_err(|error| failed(error.into()))?;
+        let (own, mut items) = self.source.list(dir).map_err(failed)?;
+        if dir.is_empty() && items.is_empty() && self.known.names(dir).next().is_some() {
+            return Err(ShareError::Empty { path });
+        }
+        let has_rules = items.iter().any(|item| item.name == rules::FILE);
+        let text = has_rules.then(|| self.source.text(&child(dir, rules::FILE))).flatten();
+        // Other rules hold for everything below.
+        let is_deep = self.rules.set(dir, text.as_deref()) || is_deep;
+        items.retain(|item| !self.is_left_out(dir, item));
+        let ino = self.ino(dir, &own)?;
+        self.known.add_dir(dir);
+        gone.extend(self.gone(dir, &items));
+        let mut more = Vec::new();
+        for item in items {
+            round.files += 1;
+            // Its directories are watched under their former paths.
+            let is_deep = self.follow(dir, ino, &item)? || is_deep;
+            let is_known = self.known.stamp(dir, &item.name) == Some(&item.stamp);
+            if !is_known {
+                self.take_over(dir, ino, &item, round)?;
+            }
+            let path = child(dir, &item.name);
+            if item.kind == Kind::Dir && (is_deep || !self.known.has_dir(&path)) {
+                more.push((path, is_deep));
+            }
+        }
+        Ok(more)
+    }
+
+    fn is_left_out(&self, dir: &[u8], item: &Item) -> bool {
+        let is_dir = item.kind == Kind::Dir;
+        let path = join(&self.source.path(dir), &item.name);
+        self.rules.leave_out(dir, &item.name, is_dir) || self.hidden.hides_secret(&path)
+    }
+
+    /// Returns the number of a directory in the volume, which is made if necessary.
+    fn ino(&self, dir: &[u8], own: &Stamp) -> Result<u64, ShareError> {
+        let mut ino = ROOT;
+        let tops = self.name.split(|byte| *byte == b'/');
+        let names: Vec<_> = tops.chain(dir.split(|byte| *byte == b'/')).collect();
+        let names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
+        let last = names.len() - 1;
+        for (at, name) in names.into_iter().enumerate() {
+            let found = self.volume.peek(ino, name).map_err(ShareError::Volume)?;
+            ino = match found {
+                Some(found) if at < last => found.attr.ino,
+                _ if at < last => {
+                    let permissions = Permissions { mode: DIR_MODE, uid: 0, gid: 0 };
+                    let like = Like { permissions, modified: 0 };
+                    self.volume.put_other(ino, name, Kind::Dir, like).map_err(ShareError::Volume)?
+                }
+                _ => self
+                    .volume
+                    .put_other(ino, name, Kind::Dir, own.like())
+                    .map_err(ShareError::Volume)?,
+            };
+        }
+        Ok(ino)
+    }
+
+    /// Takes a file over.
+    fn take_over(
+        &mut self,
+        dir: &[u8],
+        ino: u64,
+        item: &Item,
+        round: &mut Round,
+    ) -> Result<(), ShareError> {
+        let path = child(dir, &item.name);
+        let taken = match &item.kind {
+            Kind::File => self.take_file(&path, ino, item),
+            kind => {
+                let put = self.volume.put_other(ino, &item.name, kind.clone(), item.stamp.like());
+                put.map(|_| Some(item.stamp))
+            }
+        };
+        let taken = match taken {
+            // It was another kind of file before.
+            Err(Errno::EEXIST) if self.known.stamp(dir, &item.name).is_some() => {
+                self.remove(dir, ino, &item.name, round)?;
+                return self.take_over(dir, ino, item, round);
+            }
+            taken => taken,
+        };
+        match taken {
+            Ok(stamp) => {
+                if stamp.is_none() && !self.unsure.iter().any(|known| known == dir) {
+                    self.unsure.push(dir.to_vec());
+                }
+                self.known.set(dir, &item.name, stamp.unwrap_or_default());
+                round.taken += 1;
+                round.bytes += if item.kind == Kind::File { item.stamp.bytes } else { 0 };
+                Ok(())
+            }
+            Err(error @ (Errno::EIO | Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS)) => {
+                Err(ShareError::Volume(error))
+            }
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => {
+                if round.left.len() < NAMED_MAX {
+                    round.left.push((path, error));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a regular file over. Returns what tells that it has not changed since, if anything does.
+    fn take_file(&self, path: &[u8], dir: u64, item: &Item) -> Result<Option<Stamp>, Errno> {
+        let opened = self.source.open(path).map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::ENOENT, Errno::from_raw);
+            // An error of the ordinary disk is not one of the volume.
+            if errno == Errno::EIO { Errno::EREMOTEIO } else { errno }
+        })?;
+        let source = Ordinary {
+            file: &opened.file,
+            bytes: opened.stamp.bytes,
+            blocks: opened.blocks,
+            like: opened.stamp.like(),
+        };
+        self.volume.put_file(dir, &item.name, &source)?;
+        Ok((opened.is_same() && !is_fresh(&opened.stamp)).then_some(opened.stamp))
+    }
+
+    /// Returns what was taken over and is not there any more.
+    fn gone(&self, dir: &[u8], items: &[Item]) -> Vec<Gone> {
+        let here: BTreeSet<&[u8]> = items.iter().map(|item| &*item.name).collect();
+        let gone = self.known.names(dir).filter(|name| !here.contains(name.as_slice()));
+        gone.map(|name| (dir.to_vec(), name.clone())).collect()
+    }
+
+    /// Removes what is gone, unless it has another name now.
+    fn remove_gone(&mut self, gone: Vec<Gone>, round: &mut Round) -> Result<(), ShareError> {
+        // It may have become another directory while it was compared.
+        self.check_top()?;
+        for (dir, name) in gone {
+            if self.known.stamp(&dir, &name).is_none() {
+                continue;
+            }
+            match self.find_dir(&dir)? {
+                Some(ino) => self.remove(&dir, ino, &name, round)?,
+                None => self.known.remove(&dir, &name),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a file its new name in the volume, if it is one that was taken over under another name, which is gone.
+    fn follow(&mut self, dir: &[u8], ino: u64, item: &Item) -> Result<bool, ShareError> {
+        // Most names are known, so this comes first.
+        if self.known.stamp(dir, &item.name).is_some() {
+            return Ok(false);
+        }
+        let Some(from) = self.known.place(&item.stamp) else { return Ok(false) };
+        if self.source.is_at(&from, &item.stamp) {
+            return Ok(false);
+        }
+        let Some(former) = self.find_dir(&from.0)? else { return Ok(false) };
+        match self.volume.carry((former, &from.1), (ino, &item.name)) {
+            Ok(()) => self.known.rename(&from, (dir, &item.name)),
+            Err(error @ (Errno::EIO | Errno::ENOSPC)) => return Err(ShareError::Volume(error)),
+            Err(_) => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Returns the number of a directory in the volume.
+    fn find_dir(&self, dir: &[u8]) -> Result<Option<u64>, ShareError> {
+        self.find(ROOT, &[&self.name, b"/".as_slice(), dir].concat())
+    }
+
+    /// Removes a file from the volume, with all that was taken over below it. What others have put there stays, and the
+    /// directories that lead to it.
+    fn remove(
+        &mut self,
+        dir: &[u8],
+        ino: u64,
+        name: &[u8],
+        round: &mut Round,
+    ) -> Result<(), ShareError> {
+        for (above, below) in self.known.below(&child(dir, name)) {
+            let at = self.find(ino, &above[dir.len()..])?;
+            if let Some(at) = at {
+                self.take(at, &below, round)?;
+            }
+            self.known.remove(&above, &below);
+            self.known.remove_dir(&child(&above, &below));
+        }
+        self.take(ino, name, round)?;
+        self.known.remove(dir, name);
+        self.known.remove_dir(&child(dir, name));
+        Ok(())
+    }
+
+    fn take(&self, dir: u64, name: &[u8], round: &mut Round) -> Result<(), ShareError> {
+        match self.volume.take(dir, name) {
+            Ok(()) => round.removed += 1,
+            Err(Errno::ENOTEMPTY | Errno::ENOENT) => {}
+            Err(error) => return Err(ShareError::Volume(error)),
+        }
+        Ok(())
+    }
+
+    fn find(&self, mut ino: u64, path: &[u8]) -> Result<Option<u64>, ShareError> {
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            match self.volume.peek(ino, name) {
+                Ok(Some(found)) => ino = found.attr.ino,
+                Ok(None) | Err(Errno::ENOTDIR) => return Ok(None),
+                Err(error) => return Err(ShareError::Volume(error)),
+            }
+        }
+        Ok(Some(ino))
+    }
+}
+
+/// Returns a directory's path below the top.
+fn below(top: &[u8], dir: &[u8]) -> Option<Bytes> {
+    let below = is_within(dir, top).then(|| &dir[top.len()..])?;
+    Some(below.strip_prefix(b"/").unwrap_or(below).to_vec())
+}
+
+fn is_fresh(stamp: &Stamp) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let changed = Duration::from_nanos(u64::try_from(stamp.changed).unwrap_or(0));
+    now.saturating_sub(changed) < TICK
+}

@@ -1,0 +1,92 @@
+//! A volume: a POSIX file system whose every change is an event of a log, and whose contents are packets.
+//!
+//! Reading order: [`names`] and [`files`] are what programs do; each change is an event, which [`changes`] appends to the log
+//! and [`tree`] does to the [`tables`]. Contents are in [`backing`] files while they are written, then in the [`library`] of
+//! packets, by [`translate`]. [`upkeep`] makes all of it durable.
+//!
+//! Looking back: [`past`] reads former moments from the tables; [`versions`] are what a file had, [`restore`] brings them back, [`records`] tell what was done. A mount shows the tree and its
+//! past by [`shown`], [`export`] writes it elsewhere. [`garbage`] drops what is too old; [`known`] says which moments are left.
+//!
+//! Other nodes: [`exchange`] gives events and packets to their volumes and learns from them, [`foreign`] does what their events
+//! say.
+//!
+//! Nothing here knows FUSE. All methods may be called from any thread.
+
+mod access;
+mod acl;
+mod agree;
+mod backing;
+mod bounds;
+mod changes;
+mod check;
+mod compare;
+mod conflicts;
+mod dirs;
+mod error;
+mod exchange;
+mod export;
+mod files;
+mod foreign;
+mod garbage;
+mod handles;
+mod heal;
+mod key;
+mod known;
+mod lease;
+mod library;
+mod linear;
+mod looks;
+mod marks;
+mod merged;
+mod model;
+pub mod moment;
+mod names;
+mod node;
+mod open;
+mod others;
+mod past;
+mod pending;
+mod privileges;
+mod put;
+mod queue;
+mod reach;
+mod readers;
+mod records;
+mod restore;
+mod row;
+mod shown;
+mod spares;
+mod special;
+mod stale;
+mod tables;
+mod told;
+mod translate;
+mod tree;
+mod upkeep;
+mod uses;
+mod versions;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::Checked;
+pub use conflicts::Conflicted;
+pub use error::VolumeError;
+pub use exchange::{Batch, Refused, Statement, author_of, small_packets};
+pub use export::Exported;
+pub use files::{BackingFile, Io, Opened};
+pub use garbage::{Garbage, Policy, VolumeStat};
+pub use handles::DirEntry;
+pub use known::MomentError;
+pub use library::Source;
+pub use marks::is_long;
+pub use model::Volume;
+pub use names::{Caller, Found, Make, Moving};
+pub use node::ROOT;
+pub use open::Options;
+pub use put::{Like, Ordinary};
+pub use records::Record;
+pub use restore::Restored;
+pub use shown::Shown;
+pub use told::{Mark, Stale};
+pub use versions::{Version, VersionReader};

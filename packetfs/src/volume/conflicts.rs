@@ -1,0 +1,218 @@
+//! Conflicts: contents that lost against concurrent ones, and files that lost their name. They are versions that one may
+//! choose or dismiss.
+
+use nix::errno::Errno;
+use worknode::history::{FileId, Hlc, Name, Op};
+
+use super::agree::Lost;
+use super::changes::failed;
+use super::error::VolumeError;
+use super::key;
+use super::model::{Shared, State, Volume};
+use super::names::kind_of;
+use super::node::{Node, ROOT};
+use super::past::{Spot, told};
+use super::row::Row;
+use super::tree::Tree;
+use super::versions::{Version, version};
+use crate::tree::Kind;
+
+/// Most directories above a file: more would be a cycle.
+const DEPTH_MAX: usize = 4096;
+const MS_NANOS: i64 = 1_000_000;
+
+/// A path with conflicts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflicted {
+    /// The path.
+    pub path: Vec<u8>,
+    /// What is there.
+    pub kind: Kind,
+    /// What lost, the oldest first.
+    pub versions: Vec<Version>,
+}
+
+impl Volume {
+    /// Returns the conflicts at a path and below it, in the order of paths.
+    ///
+    /// # Errors
+    /// `ENOENT`, or the volume does not work.
+    pub fn conflicts(&self, path: &[u8]) -> Result<Vec<Conflicted>, Errno> {
+        let state = self.shared.lock();
+        let top = state.walk(path)?;
+        let mut found = Vec::new();
+        for spot in told(state.tree.conflicted())? {
+            let Some((path, is_below)) = told(state.tree.path_of(&spot, top))? else { continue };
+            let Some(entry) = state.child(spot.dir, &spot.name)?.filter(|_| is_below) else {
+                continue;
+            };
+            let mut versions = self.shared.versions(&state, &spot)?;
+            versions.retain(|version| version.is_conflict);
+            let kind = kind_of(&state.node(entry.ino)?.kind);
+            found.push(Conflicted { path, kind, versions });
+        }
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        found.dedup_by(|one, other| one.path == other.path);
+        Ok(found)
+    }
+
+    /// Says that a version that lost is not wanted. It stays in the past.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is none of that name, `EINVAL` if it has not lost, or the volume does not work.
+    pub fn dismiss(&self, path: &[u8], version: &str) -> Result<(), Errno> {
+        let spot = self.shared.lock().spot(path)?;
+        self.dismiss_at(&spot, version)
+    }
+
+    pub(super) fn dismiss_at(&self, spot: &Spot, version: &str) -> Result<(), Errno> {
+        let entry = self.shared.lock().child(spot.dir, &spot.name)?.ok_or(Errno::ENOENT)?;
+        self.shared.catch_up(entry.ino)?;
+        let mut state = self.shared.lock();
+        let version = self.shared.version(&state, spot, version)?;
+        if !version.is_conflict {
+            return Err(Errno::EINVAL);
+        }
+        if version.ino != entry.ino {
+            let file = state.node(version.ino)?.id;
+            return self.shared.dismiss_file(&mut state, spot, file);
+        }
+        // A new version of the present content replaces all that are concurrent.
+        let node = state.node(entry.ino)?;
+        let op = Op::Write { file: node.id, content: node.content, modified: node.modified };
+        self.shared.emit(&mut state, op, Vec::new()).map(|_| ())
+    }
+}
+
+impl Shared {
+    /// Removes all files that lost a name.
+    pub(super) fn dismiss_others(&self, state: &mut State, spot: &Spot) -> Result<(), Errno> {
+        for ino in told(state.tree.others(spot))? {
+            let Some(node) = told(state.tree.find(ino))? else { continue };
+            self.dismiss_file(state, spot, node.id)?;
+        }
+        Ok(())
+    }
+
+    fn dismiss_file(&self, state: &mut State, spot: &Spot, file: FileId) -> Result<(), Errno> {
+        let dir = state.dir(spot.dir)?.id;
+        let merged = self.merged(state).map_err(|error| failed(&error))?;
+        let changes = merged.plan_dismiss(dir, &spot.name, file);
+        self.emit_all(state, changes.into_iter().map(|change| (change.op, change.parents)))
+    }
+}
+
+impl State {
+    /// Tells whether a content of a file lost against a concurrent one.
+    pub(super) fn is_in_conflict(&self, ino: u64) -> Result<bool, Errno> {
+        Ok(told(self.tree.lost(ino))?.iter().any(|lost| lost.is_sibling))
+    }
+
+    /// Returns a file with a content that it never had here.
+    pub(super) fn lost(&self, ino: u64, version: worknode::history::Dot) -> Result<Node, Errno> {
+        let mut node = told(self.tree.latest(ino))?.ok_or(Errno::ESTALE)?;
+        let lost = told(self.tree.lost(ino))?.into_iter().find(|lost| lost.version == version);
+        let lost = lost.ok_or(Errno::ESTALE)?;
+        (node.content, node.modified) = (lost.content, modified(lost.written_at));
+        Ok(node)
+    }
+}
+
+impl Tree {
+    /// Returns the contents of a file that lost, or that it never had here.
+    pub(super) fn lost(&self, ino: u64) -> Result<Vec<Lost>, VolumeError> {
+        self.tables.all(&key::losts(ino))?.iter().map(|(_, row)| Lost::decode(row)).collect()
+    }
+
+    /// Returns the files that lost a name.
+    pub(super) fn others(&self, spot: &Spot) -> Result<Vec<u64>, VolumeError> {
+        let row = self.tables.get(&key::others(spot.dir, &spot.name))?;
+        row.map_or(Ok(Vec::new()), |row| Row::decode(&row))
+    }
+
+    /// Notes that nothing of a removed file is in conflict.
+    pub(super) fn end_conflict(&mut self, ino: u64) -> Result<(), VolumeError> {
+        for mut lost in self.lost(ino)? {
+            lost.is_sibling = false;
+            self.tables.set_plain(key::lost(ino, lost.version), &lost.encode()?);
+        }
+        Ok(())
+    }
+
+    /// Adds to the versions of a name what lost there.
+    pub(super) fn add_conflicts(
+        &self,
+        spot: &Spot,
+        versions: &mut Vec<Version>,
+    ) -> Result<(), VolumeError> {
+        let mut inos: Vec<u64> = versions.iter().map(|version| version.ino).collect();
+        for ino in self.others(spot)? {
+            let (Some(node), since) = (self.find(ino)?, self.tables.since(&key::node(ino))?) else {
+                continue;
+            };
+            inos.push(ino);
+            versions.retain(|it| (it.ino, it.written) != (ino, node.written));
+            let mut other = version(ino, since.unwrap_or_default(), &node, false);
+            other.is_conflict = true;
+            versions.push(other);
+        }
+        inos.sort_unstable();
+        inos.dedup();
+        for ino in inos {
+            self.add_lost(ino, versions)?;
+        }
+        Ok(())
+    }
+
+    fn add_lost(&self, ino: u64, versions: &mut Vec<Version>) -> Result<(), VolumeError> {
+        for lost in self.lost(ino)? {
+            let known = versions.iter_mut().find(|it| (it.ino, it.written) == (ino, lost.version));
+            if let Some(known) = known {
+                known.is_conflict |= lost.is_sibling;
+                continue;
+            }
+            let Some(mut node) = self.latest(ino)? else { continue };
+            node.written = lost.version;
+            (node.content, node.modified) = (lost.content, modified(lost.written_at));
+            let mut it = version(ino, lost.written_at, &node, false);
+            (it.is_lost, it.is_conflict) = (true, lost.is_sibling);
+            versions.push(it);
+        }
+        Ok(())
+    }
+
+    /// Returns the names at which something lost.
+    fn conflicted(&self) -> Result<Vec<Spot>, VolumeError> {
+        let mut spots = Vec::new();
+        for (key, _) in self.tables.all(&key::ALL_OTHERS)? {
+            let dir = key::number(&key).unwrap_or(ROOT);
+            spots.push(Spot { dir, name: key::name(&key).to_vec() });
+        }
+        for (key, row) in self.tables.all(&key::ALL_LOST)? {
+            if Lost::decode(&row)?.is_sibling {
+                spots.extend(self.spot_of(key::number(&key).unwrap_or(ROOT))?);
+            }
+        }
+        Ok(spots)
+    }
+
+    /// Returns the path of a name, and whether it is below a file or that file's.
+    fn path_of(&self, spot: &Spot, top: u64) -> Result<Option<(Vec<u8>, bool)>, VolumeError> {
+        let ino = self.entry(spot.dir, &spot.name)?.map(|entry| entry.ino);
+        let (mut names, mut dir): (Vec<Name>, u64) = (vec![spot.name.clone()], spot.dir);
+        let mut is_below = top == ROOT || ino == Some(top) || dir == top;
+        while dir != ROOT && names.len() < DEPTH_MAX {
+            let Some(above) = self.spot_of(dir)? else { return Ok(None) };
+            names.push(above.name);
+            dir = above.dir;
+            is_below |= dir == top;
+        }
+        let path = names.iter().rev().flat_map(|name| [b"/", name.as_slice()].concat()).collect();
+        Ok(Some((path, is_below)))
+    }
+}
+
+/// Returns a time of modification for a moment.
+fn modified(at: Hlc) -> i64 {
+    i64::try_from(at.ms()).unwrap_or(i64::MAX / MS_NANOS).saturating_mul(MS_NANOS)
+}

@@ -1,0 +1,36 @@
+//! While somebody listens, changes become durable at once, and contents packets before they are moved.
+
+use nix::errno::Errno;
+
+use super::super::model::Shared;
+
+/// Makes barriers until the volume is closed.
+pub(in crate::volume) fn run(shared: &Shared) {
+    while shared.prompt.wait() {
+        if let Err(error) = shared.settle_log() {
+            tracing::error!(%error, "failed to make changes durable: other nodes do not get them");
+        }
+        shared.prompt.tell();
+    }
+}
+
+impl Shared {
+    /// Makes packets of a file that is about to be moved, if programs have closed it: on other nodes, too, the new name never
+    /// leads to less than what was written.
+    pub(in crate::volume) fn translate_before_move(
+        &self,
+        dir: u64,
+        name: &[u8],
+    ) -> Result<(), Errno> {
+        if !self.prompt.is_wanted() {
+            return Ok(());
+        }
+        let closed = {
+            let state = self.lock();
+            let entry = state.child(dir, name)?;
+            let is_closed = |ino: &u64| state.uses.get(*ino).is_some_and(|it| it.writers == 0);
+            entry.map(|entry| entry.ino).filter(is_closed)
+        };
+        closed.map_or(Ok(()), |ino| self.catch_up(ino))
+    }
+}

@@ -1,0 +1,310 @@
+//! Does to the tables what other nodes' events say, once the events are there that they refer to.
+//!
+//! An event that follows on what the tables have is applied like one that was made here. Otherwise the merged tree says what
+//! the events mean, and the tables are made to agree with it.
+
+use nix::errno::Errno;
+use worknode::history::{Dot, Event, Op};
+
+use super::agree::Touched;
+use super::changes::{failed, ms};
+use super::error::VolumeError;
+use super::key;
+use super::model::{Shared, State};
+use super::node::{Base, ROOT};
+use super::pending::Pending;
+use super::row::Row;
+use super::tree::Tree;
+
+impl Shared {
+    /// Applies events of another author, which follow on those that were handed over before. Those that refer to events that
+    /// are not here wait.
+    ///
+    /// # Errors
+    /// The tables or logs do not work: then the volume does not work until it is opened again.
+    pub(super) fn apply_foreign(
+        &self,
+        state: &mut State,
+        events: &[Event],
+    ) -> Result<(), VolumeError> {
+        if let Some(first) = events.first() {
+            state.tree.state.others.meet(first.dot.author);
+        }
+        self.apply_in_order(state, events)
+    }
+
+    /// Applies all events of the logs that the tables lack, after these were opened again.
+    pub(super) fn replay_all(&self, state: &mut State) -> Result<(), VolumeError> {
+        (state.pending, state.merged) = (Pending::default(), None);
+        for event in self.log.read_from(state.tree.state.applied + 1)? {
+            state.pending.add(event?, state.tree.state.applied);
+        }
+        for foreign in self.foreign.all() {
+            state.tree.state.others.meet(foreign.author);
+            let applied = state.tree.applied(foreign.author);
+            for event in foreign.read_from(applied + 1)? {
+                let (event, now) = (event?, ms(state.now()));
+                if state.clock.observe(event.hlc, now).is_err() {
+                    break;
+                }
+                state.pending.add(event, applied);
+            }
+        }
+        self.apply_pending(state)
+    }
+
+    /// Applies events of one author.
+    pub(super) fn apply_in_order(
+        &self,
+        state: &mut State,
+        events: &[Event],
+    ) -> Result<(), VolumeError> {
+        for event in events {
+            let applied = state.tree.applied(event.dot.author);
+            state.pending.add(event.clone(), applied);
+        }
+        self.apply_pending(state)
+    }
+
+    /// Applies what can be applied of what waits.
+    pub(super) fn apply_pending(&self, state: &mut State) -> Result<(), VolumeError> {
+        if state.is_broken || state.is_closed || state.pending.is_empty() {
+            return Ok(());
+        }
+        let applied = self.apply_ready(state);
+        // Moments to come are after all that rows have.
+        let latest = state.tree.tables.latest();
+        state.tree.state.hlc = state.tree.state.hlc.max(latest);
+        let _ = state.clock.observe(latest, latest.ms());
+        if applied.is_err() {
+            state.is_broken = true;
+        }
+        let touched = applied?;
+        self.pass_on(state, touched)
+    }
+
+    fn apply_ready(&self, state: &mut State) -> Result<Touched, VolumeError> {
+        let mut touched = Touched::default();
+        let mut later = Vec::new();
+        while let Some(event) = state.pending.next(&state.tree) {
+            if later.is_empty() && state.tree.is_linear(&event)? {
+                state.apply_linear(&event, &mut touched)?;
+                continue;
+            }
+            if later.is_empty()
+                && let Err(error) = self.merged(state)
+            {
+                state.pending.put_back(event);
+                // What is missing will come, and this is tried again then.
+                return if matches!(error, VolumeError::Incomplete) {
+                    Ok(touched)
+                } else {
+                    Err(error)
+                };
+            }
+            state.tree.note_applied(&event);
+            later.push(event);
+        }
+        if !later.is_empty() {
+            touched.add(self.apply_merged(state, &later)?);
+        }
+        Ok(touched)
+    }
+
+    /// Applies events to the merged tree, and has the tables agree.
+    pub(super) fn apply_merged(
+        &self,
+        state: &mut State,
+        events: &[Event],
+    ) -> Result<Touched, VolumeError> {
+        let merged = self.merged(state)?;
+        merged.apply_all(events);
+        let changed = merged.take_changed();
+        let at = events.iter().map(|event| event.hlc).max().unwrap_or_default();
+        let State { merged, tree, .. } = state;
+        let moves = events.iter().filter(|it| matches!(it.op, Op::Move { .. } | Op::Link { .. }));
+        let moved = moves.map(|event| event.hlc).max().unwrap_or_default();
+        tree.state.moved = tree.state.moved.max(moved);
+        let merged = merged.as_ref().expect("it was just used");
+        tree.agree(&merged.tree, &changed, at)
+    }
+
+    /// Has programs and the kernel see what was changed.
+    pub(super) fn pass_on(&self, state: &mut State, touched: Touched) -> Result<(), VolumeError> {
+        for ino in &touched.back {
+            state.uses.revive(*ino);
+        }
+        for (ino, former) in &touched.rewritten {
+            self.rewritten(state, *ino, *former)?;
+        }
+        for ino in &touched.gone {
+            self.orphaned(state, Some(*ino));
+        }
+        for ino in &touched.files {
+            if *ino == ROOT || state.uses.get(*ino).is_some() {
+                let dir = state.tree.find(*ino)?.map_or(ROOT, |node| node.parent);
+                self.mounts.file_in(dir, *ino);
+            }
+        }
+        for (dir, name) in &touched.names {
+            if *dir == ROOT || state.uses.get(*dir).is_some() {
+                self.mounts.name(*dir, name);
+                self.mounts.file(*dir);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has programs see another content of a file. What programs have written stays, as a concurrent change of the former.
+    fn rewritten(&self, state: &mut State, ino: u64, former: Base) -> Result<(), VolumeError> {
+        let Some(it) = state.uses.get_mut(ino) else { return Ok(()) };
+        it.has_stale_pages = true;
+        let Some(backing) = &it.backing else { return Ok(()) };
+        let is_open = it.writers > 0 || it.opens > 0 && it.is_through;
+        let is_used = backing.has_news() || is_open || !backing.is_alone();
+        if !is_used {
+            self.drop_backing(state, ino);
+            return Ok(());
+        }
+        if state.bases.contains_key(&ino) { Ok(()) } else { state.set_base(ino, former) }
+    }
+
+    /// Makes events of a change to something in dispute, as the merged tree says, and does what they say.
+    pub(super) fn emit_planned(&self, state: &mut State, op: Op) -> Result<(), Errno> {
+        let changes = self.merged(state).map_err(|error| failed(&error))?.plan(op);
+        self.emit_all(state, changes.into_iter().map(|change| (change.op, change.parents)))
+    }
+
+    /// Makes events that do not follow on what the tables have, and does what they say.
+    pub(super) fn emit_all(
+        &self,
+        state: &mut State,
+        changes: impl Iterator<Item = (Op, Vec<Dot>)>,
+    ) -> Result<(), Errno> {
+        self.merged(state).map_err(|error| failed(&error))?;
+        let mut events = Vec::new();
+        let mut logged = Ok(());
+        for (op, parents) in changes {
+            match self.log_event(state, op, parents) {
+                Ok(event) => {
+                    state.tree.note_applied(&event);
+                    events.push(event);
+                }
+                Err(error) => {
+                    logged = Err(error);
+                    break;
+                }
+            }
+        }
+        let applied = self.apply_merged(state, &events);
+        let mut touched = applied.map_err(|error| state.broke(&error))?;
+        // What is written here is in the backing file already.
+        touched.rewritten.clear();
+        self.pass_on(state, touched).map_err(|error| state.broke(&error))?;
+        logged
+    }
+}
+
+impl State {
+    /// Applies an event like one that was made here.
+    fn apply_linear(&mut self, event: &Event, touched: &mut Touched) -> Result<(), VolumeError> {
+        touched.note(&self.tree, &event.op)?;
+        self.tree.tables.begin(event.hlc);
+        let gone = self.tree.apply(event)?;
+        touched.gone.extend(gone);
+        self.note_merged(event);
+        Ok(())
+    }
+
+    /// Notes which version programs have changed.
+    pub(super) fn set_base(&mut self, ino: u64, base: Base) -> Result<(), VolumeError> {
+        self.bases.insert(ino, base);
+        self.tree.tables.set_plain(key::base(ino), &base.encode()?);
+        Ok(())
+    }
+
+    /// Notes that the content is that of the tables again, and tells whether it was not.
+    pub(super) fn end_base(&mut self, ino: u64) -> bool {
+        let had_base = self.bases.remove(&ino).is_some();
+        if had_base {
+            self.tree.tables.remove_plain(key::base(ino));
+        }
+        had_base
+    }
+
+    fn broke(&mut self, error: &VolumeError) -> Errno {
+        self.is_broken = true;
+        failed(error)
+    }
+
+    /// Tells whether only the merged tree knows the parents of an event.
+    pub(super) fn is_disputed(&self, op: &Op) -> Result<bool, VolumeError> {
+        let tree = &self.tree;
+        if tree.state.disputes == 0 {
+            return Ok(false);
+        }
+        let file = |ino: u64| Ok(tree.find(ino)?.is_some_and(|node| node.is_disputed));
+        let name = |dir, name: &[u8]| {
+            let dir = tree.ino(dir);
+            let Some(entry) = tree.entry(dir, name)? else { return file(dir) };
+            Ok(entry.is_disputed || file(dir)? || file(entry.ino)?)
+        };
+        match op {
+            Op::Make { dir, name: new, .. } | Op::Unlink { dir, name: new } => name(*dir, new),
+            Op::Link { dir, name: new, file: linked } => {
+                Ok(name(*dir, new)? || file(tree.ino(*linked))?)
+            }
+            Op::Move { dir, name: former, to, new, .. } => {
+                Ok(name(*dir, former)? || name(*to, new)?)
+            }
+            Op::Set { file: id, .. }
+            | Op::Write { file: id, .. }
+            | Op::Xattr { file: id, .. }
+            | Op::Choose { file: id, .. } => file(tree.ino(*id)),
+        }
+    }
+}
+
+impl Touched {
+    fn add(&mut self, other: Self) {
+        self.files.extend(other.files);
+        self.names.extend(other.names);
+        self.gone.extend(other.gone.iter().copied());
+        self.gone.retain(|ino| !other.back.contains(ino) || other.gone.contains(ino));
+        self.back.extend(other.back);
+        self.rewritten.extend(other.rewritten);
+    }
+
+    /// Notes what an event is about to change.
+    fn note(&mut self, tree: &Tree, op: &Op) -> Result<(), VolumeError> {
+        match op {
+            Op::Make { dir, name, .. } => self.name(tree, tree.ino(*dir), name)?,
+            Op::Link { dir, name, file } => {
+                self.files.insert(tree.ino(*file));
+                self.name(tree, tree.ino(*dir), name)?;
+            }
+            Op::Unlink { dir, name } => self.name(tree, tree.ino(*dir), name)?,
+            Op::Move { dir, name, to, new, .. } => {
+                self.name(tree, tree.ino(*dir), name)?;
+                self.name(tree, tree.ino(*to), new)?;
+            }
+            Op::Write { file, .. } => {
+                let ino = tree.ino(*file);
+                let former = tree.find(ino)?;
+                let former = former.map(|it| Base { version: it.written, content: it.content });
+                self.rewritten.extend(former.map(|former| (ino, former)));
+                self.files.insert(ino);
+            }
+            Op::Set { file, .. } | Op::Xattr { file, .. } | Op::Choose { file, .. } => {
+                self.files.insert(tree.ino(*file));
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, tree: &Tree, dir: u64, name: &[u8]) -> Result<(), VolumeError> {
+        self.files.extend(tree.entry(dir, name)?.map(|entry| entry.ino));
+        self.names.insert((dir, name.to_vec()));
+        Ok(())
+    }
+}

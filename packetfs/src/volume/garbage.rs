@@ -1,0 +1,188 @@
+//! Removes what nobody needs: former values that the policy does not keep, and packets that nothing refers to.
+//!
+//! All events so far are durable before anything is removed: after a crash nothing older becomes present again. Packets are
+//! removed only after the rows that referred to them.
+
+mod alive;
+mod retention;
+
+use std::sync::PoisonError;
+
+use nix::errno::Errno;
+use worknode::history::Hlc;
+
+use super::agree::Lost;
+use super::changes::{ms, now};
+use super::error::VolumeError;
+use super::key::{self, PIN};
+use super::model::{Shared, State, Volume};
+use super::names::Caller;
+use super::node::Node;
+use super::row::Row;
+use alive::Needs;
+
+pub(super) use retention::Kept;
+pub use retention::Policy;
+
+/// What was removed, or could be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Garbage {
+    /// Former values: names, attributes, contents.
+    pub values: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of packs.
+    pub bytes: u64,
+}
+
+/// A volume in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VolumeStat {
+    /// Files.
+    pub files: u64,
+    /// Bytes of their contents.
+    pub bytes: u64,
+    /// Files whose content is not in packets yet.
+    pub unpacked: u64,
+    /// Former values: names, attributes, contents.
+    pub former: u64,
+    /// Packets, also those that nobody needs.
+    pub packets: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Their bytes.
+    pub pack_bytes: u64,
+    /// Segments of the log.
+    pub log_segments: u64,
+    /// Their bytes.
+    pub log_bytes: u64,
+    /// What could be removed.
+    pub garbage: Garbage,
+}
+
+impl Volume {
+    /// Removes what the policy does not keep. Programs go on meanwhile.
+    ///
+    /// # Errors
+    /// A list of packets is damaged, or the disk fails. No packet is removed then.
+    pub fn gc(&self, policy: &Policy) -> Result<Garbage, VolumeError> {
+        let shared = &self.shared;
+        let _alone = shared.packets.write().unwrap_or_else(PoisonError::into_inner);
+        let needs = shared.needs(policy)?;
+        shared.lock().note_kept(needs.kept)?;
+        let mut values = 0;
+        shared.each(&key::PASTS, |state, row| {
+            if !needs.has(&row) {
+                state.tree.tables.remove_plain(row.key);
+                values += 1;
+            }
+            Ok(())
+        })?;
+        shared.each(&key::ALL_LOST, |state, row| {
+            let lost = Lost::decode(&row.value)?;
+            let is_needed = lost.is_sibling
+                || lost.until > needs.settled
+                || needs.pinned.contains(&key::number(&row.key).unwrap_or(0))
+                || needs.kept.needs(lost.written_at, lost.until);
+            if !is_needed {
+                state.tree.tables.remove_plain(row.key);
+                values += 1;
+            }
+            Ok(())
+        })?;
+        shared.settle()?;
+        let alive = shared.alive(&needs)?;
+        let swept = shared.library.sweep(&alive.packets)?;
+        Ok(Garbage { values, packets: swept.packets, bytes: swept.bytes })
+    }
+
+    /// Keeps all of the past of a file, or of all files in a directory, or does so no longer.
+    ///
+    /// # Errors
+    /// `ENOENT`, or the volume does not work.
+    pub fn pin(&self, path: &[u8], is_pinned: bool) -> Result<(), Errno> {
+        let ino = self.shared.lock().walk(path)?;
+        match self.set_xattr(ino, PIN, is_pinned.then_some(b""), 0, Caller { uid: 0, gid: 0 }) {
+            Err(Errno::ENODATA) => Ok(()),
+            set => set,
+        }
+    }
+
+    /// Counts what the volume has. Takes as long as removing garbage.
+    ///
+    /// # Errors
+    /// A list of packets is damaged, or the disk fails.
+    pub fn stat(&self, policy: &Policy) -> Result<VolumeStat, VolumeError> {
+        let shared = &self.shared;
+        let _kept = shared.keep_packets();
+        let needs = shared.needs(policy)?;
+        let mut stat = VolumeStat::default();
+        shared.each(&key::NODES, |_, row| {
+            stat.files += 1;
+            stat.bytes += Node::decode(&row.value)?.content.bytes;
+            Ok(())
+        })?;
+        shared.each(&key::PASTS, |_, row| {
+            stat.former += 1;
+            stat.garbage.values += u64::from(!needs.has(&row));
+            Ok(())
+        })?;
+        stat.unpacked =
+            shared.lock().uses.backed().filter(|(_, it, _)| it.is_dirty()).count() as u64;
+        let survey = shared.library.survey(&shared.alive(&needs)?.packets)?;
+        (stat.packets, stat.packs, stat.pack_bytes) = (survey.packets, survey.packs, survey.bytes);
+        (stat.garbage.packets, stat.garbage.bytes) = (survey.dead.packets, survey.dead.bytes);
+        (stat.log_segments, stat.log_bytes) = shared.log_size()?;
+        Ok(stat)
+    }
+}
+
+impl Shared {
+    fn needs(&self, policy: &Policy) -> Result<Needs, VolumeError> {
+        let settled = self.lock().tree.state.hlc;
+        self.settle()?;
+        let kept = self.lock().kept()?.and(Kept::of(policy, ms(now())));
+        Needs::new(self, kept, settled)
+    }
+
+    fn log_size(&self) -> Result<(u64, u64), VolumeError> {
+        let dir = self.dir.join("log");
+        let failed = |source| VolumeError::io("list", &dir)(source);
+        let (mut segments, mut bytes) = (0, 0);
+        for entry in std::fs::read_dir(&dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().as_encoded_bytes().ends_with(b".log") {
+                segments += 1;
+                bytes += entry.metadata().map_err(failed)?.len();
+            }
+        }
+        Ok((segments, bytes))
+    }
+}
+
+impl State {
+    /// Returns which moments are still known.
+    pub(super) fn kept(&self) -> Result<Kept, VolumeError> {
+        match self.tree.tables.get(&key::kept())? {
+            Some(row) => Kept::decode(&row),
+            None => Ok(Kept::default()),
+        }
+    }
+
+    fn note_kept(&mut self, kept: Kept) -> Result<(), VolumeError> {
+        let row = kept.encode()?;
+        self.tree.tables.set_plain(key::kept(), &row);
+        Ok(())
+    }
+
+    /// Returns the last moment up to a moment at which the tree is still known.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is not over yet, or too long ago.
+    pub(super) fn kept_moment(&self, moment: Hlc) -> Result<Hlc, Errno> {
+        if moment.ms() >= ms(now()) {
+            return Err(Errno::ENOENT);
+        }
+        super::past::told(self.kept())?.last(moment).ok_or(Errno::ENOENT)
+    }
+}

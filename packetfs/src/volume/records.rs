@@ -1,0 +1,202 @@
+//! What was done to a file, or to all files, in words: from the log of events.
+
+use std::collections::HashMap;
+
+use worknode::history::{Attrs, Author, Event, FileId, Hlc, Kind, Name, Nanos, Op};
+
+use super::error::VolumeError;
+use super::model::{State, Volume};
+use super::node::ROOT;
+use super::past::components;
+use super::tree::Tree;
+
+/// Events that are read at first; then twice as many each time, up to a bound for the memory that they take.
+const EVENTS_FIRST: u64 = 1024;
+const EVENTS_MAX: u64 = 64 * 1024;
+/// Most directories above a file: more would be a cycle.
+const DEPTH_MAX: usize = 4096;
+
+/// Something that was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// When, in the order of events.
+    pub moment: Hlc,
+    /// When, by the clock of who did it.
+    pub time: Nanos,
+    /// Who did it.
+    pub author: Author,
+    /// Its number among all that the author did.
+    pub seq: u64,
+    /// The path then.
+    pub path: Vec<u8>,
+    /// What was done.
+    pub what: String,
+}
+
+impl Volume {
+    /// Returns what was done at a path and below it, also to the file that is there now when it had another name. The latest
+    /// comes first; there are at most `limit`.
+    ///
+    /// # Errors
+    /// The log is damaged, or the volume does not work.
+    pub fn log(&self, path: &[u8], limit: usize) -> Result<Vec<Record>, VolumeError> {
+        let mut wanted = Wanted::new(&self.shared.lock(), path);
+        let mut records = Vec::new();
+        let (mut end, mut count) = (self.shared.log.last().0, EVENTS_FIRST);
+        let first = self.shared.log.first_seq()?;
+        while end >= first && records.len() < limit {
+            let begin = end.saturating_sub(count - 1).max(first);
+            let events = self.shared.log.read_from(begin)?;
+            let events = events.take(usize::try_from(end + 1 - begin).unwrap_or(usize::MAX));
+            let events: Vec<Event> = events.collect::<Result<_, _>>()?;
+            for event in events.iter().rev() {
+                records.extend(wanted.record(&self.shared.lock().tree, event)?);
+            }
+            (end, count) = (begin - 1, (2 * count).min(EVENTS_MAX));
+        }
+        records.truncate(limit);
+        Ok(records)
+    }
+}
+
+/// What is asked for.
+struct Wanted {
+    path: Vec<u8>,
+    /// The file that has the path.
+    file: Option<u64>,
+    /// The names that files had when they were last looked for.
+    names: HashMap<u64, (u64, Name)>,
+}
+
+impl Wanted {
+    fn new(state: &State, path: &[u8]) -> Self {
+        let clean = components(path).flat_map(|name| [b"/", name].concat()).collect();
+        Self {
+            path: clean,
+            file: state.walk(path).ok().filter(|&ino| ino != ROOT),
+            names: HashMap::new(),
+        }
+    }
+
+    fn has(&self, path: &[u8]) -> bool {
+        let below = path.strip_prefix(self.path.as_slice());
+        below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
+    }
+
+    /// Returns the record of an event, if it is asked for.
+    fn record(&mut self, tree: &Tree, event: &Event) -> Result<Option<Record>, VolumeError> {
+        let (path, other) = self.paths(tree, event)?;
+        let is_file = file(&event.op).is_some_and(|id| Some(tree.ino(id)) == self.file);
+        if !is_file && !self.has(&path) && !other.as_ref().is_some_and(|other| self.has(other)) {
+            return Ok(None);
+        }
+        let what = what(&event.op, other.as_deref());
+        let Event { dot, hlc, time, .. } = *event;
+        Ok(Some(Record { moment: hlc, time, author: dot.author, seq: dot.seq, path, what }))
+    }
+
+    /// Returns the path that an event is about, and that to which something was moved.
+    fn paths(
+        &mut self,
+        tree: &Tree,
+        event: &Event,
+    ) -> Result<(Vec<u8>, Option<Vec<u8>>), VolumeError> {
+        let at = event.hlc;
+        match &event.op {
+            Op::Make { dir, name, .. } | Op::Link { dir, name, .. } | Op::Unlink { dir, name } => {
+                Ok((self.named(tree, *dir, name, at)?, None))
+            }
+            Op::Move { dir, name, to, new, .. } => {
+                Ok((self.named(tree, *dir, name, at)?, Some(self.named(tree, *to, new, at)?)))
+            }
+            Op::Set { file, .. }
+            | Op::Write { file, .. }
+            | Op::Xattr { file, .. }
+            | Op::Choose { file, .. } => Ok((self.path(tree, tree.ino(*file), at)?, None)),
+        }
+    }
+
+    fn named(
+        &mut self,
+        tree: &Tree,
+        dir: FileId,
+        name: &[u8],
+        at: Hlc,
+    ) -> Result<Vec<u8>, VolumeError> {
+        Ok([&self.path(tree, tree.ino(dir), at)?, b"/".as_slice(), name].concat())
+    }
+
+    /// Returns the path of a file at a moment.
+    fn path(&mut self, tree: &Tree, mut ino: u64, at: Hlc) -> Result<Vec<u8>, VolumeError> {
+        let mut names = Vec::new();
+        while ino != ROOT && names.len() < DEPTH_MAX {
+            let (dir, name) = self.name(tree, ino, at)?;
+            names.push(name);
+            ino = dir;
+        }
+        Ok(names.iter().rev().flat_map(|name| [b"/", name.as_slice()].concat()).collect())
+    }
+
+    fn name(&mut self, tree: &Tree, ino: u64, at: Hlc) -> Result<(u64, Name), VolumeError> {
+        if let Some((dir, name)) = self.names.get(&ino)
+            && tree.entry_at(*dir, name, at)?.is_some_and(|entry| entry.ino == ino)
+        {
+            return Ok((*dir, name.clone()));
+        }
+        let node = match tree.find_at(ino, at)? {
+            Some(node) => Some(node),
+            None => tree.latest(ino)?,
+        };
+        let dir = node.map_or(ROOT, |node| node.parent);
+        let mut names = tree.entries_at(dir, at)?.into_iter();
+        let Some((name, _)) = names.find(|(_, entry)| entry.ino == ino) else {
+            return Ok((ROOT, format!("(file {ino})").into_bytes()));
+        };
+        self.names.insert(ino, (dir, name.clone()));
+        Ok((dir, name))
+    }
+}
+
+fn file(op: &Op) -> Option<FileId> {
+    match op {
+        Op::Link { file, .. }
+        | Op::Set { file, .. }
+        | Op::Write { file, .. }
+        | Op::Xattr { file, .. } => Some(*file),
+        _ => None,
+    }
+}
+
+fn what(op: &Op, other: Option<&[u8]>) -> String {
+    let other = String::from_utf8_lossy(other.unwrap_or_default());
+    match op {
+        Op::Make { kind, .. } => match kind {
+            Kind::File => "made a file".into(),
+            Kind::Dir => "made a directory".into(),
+            Kind::Symlink(target) => format!("made a link to {}", String::from_utf8_lossy(target)),
+            Kind::Fifo => "made a named pipe".into(),
+            Kind::Socket => "made a socket".into(),
+            Kind::Char(_) | Kind::Block(_) => "made a device".into(),
+        },
+        Op::Link { .. } => "made another name of a file".into(),
+        Op::Unlink { .. } => "removed".into(),
+        Op::Move { exchange: true, .. } => format!("exchanged with {other}"),
+        Op::Move { .. } => format!("moved to {other}"),
+        Op::Set { attrs, .. } => format!("set {}", attributes(attrs)),
+        Op::Write { content, .. } => format!("wrote {} bytes", content.bytes),
+        Op::Xattr { name, value: Some(_), .. } => {
+            format!("set attribute {}", String::from_utf8_lossy(name))
+        }
+        Op::Xattr { name, .. } => format!("removed attribute {}", String::from_utf8_lossy(name)),
+        Op::Choose { .. } => "chose a version".into(),
+    }
+}
+
+fn attributes(attrs: &Attrs) -> String {
+    let mut all = Vec::new();
+    all.extend(attrs.mode.map(|mode| format!("mode {mode:04o}")));
+    all.extend(attrs.uid.map(|uid| format!("owner {uid}")));
+    all.extend(attrs.gid.map(|gid| format!("group {gid}")));
+    all.extend(attrs.accessed.or(attrs.modified).map(|_| "times".to_owned()));
+    all.join(", ")
+}

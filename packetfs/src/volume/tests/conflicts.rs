@@ -1,0 +1,240 @@
+//! Two volumes that change the same things while apart: what is seen, chosen and dismissed.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use tempfile::TempDir;
+use worknode::history::Attrs;
+
+use super::super::marks::PREFIX;
+use super::super::node::ROOT;
+use super::exchange::{give, open, settle};
+use super::picture::Picture;
+use super::{SUPERUSER, content, mkdir, moment, write};
+use crate::volume::{Moving, Shown, Volume};
+
+/// Two volumes.
+struct Pair {
+    a: Arc<Volume>,
+    b: Arc<Volume>,
+    _dirs: [TempDir; 2],
+}
+
+impl Pair {
+    fn new() -> Self {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+        let [a, b] = [1, 2].map(|number| open(dirs[usize::from(number) - 1].path(), number));
+        Self { a, b, _dirs: dirs }
+    }
+
+    fn meet(&self) {
+        for volume in [&self.a, &self.b] {
+            volume.shared.catch_up_all().expect("the disk has room");
+            settle(volume);
+        }
+        give(&self.a, &self.b);
+        give(&self.b, &self.a);
+        for (from, to) in [(&self.a, &self.b), (&self.b, &self.a)] {
+            to.keep(&from.packets(&refs(from))).expect("the disk has room");
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let pictures = [&self.a, &self.b].map(|volume| {
+            let state = volume.shared.lock();
+            let merged = volume.shared.merge(&state).expect("the logs are sound");
+            let differences = state.tree.differences(&merged).expect("the tables work");
+            assert_eq!(differences, Vec::<String>::new());
+            drop(state);
+            Picture::of_live(volume)
+        });
+        assert_eq!(pictures[0].differs(&pictures[1]), None);
+    }
+
+    fn is_merged(&self) -> bool {
+        [&self.a, &self.b].iter().any(|volume| volume.shared.lock().merged.is_some())
+    }
+}
+
+/// Returns the packets of all small contents.
+fn refs(volume: &Volume) -> Vec<crate::packet::PacketRef> {
+    let state = volume.shared.lock();
+    let merged = volume.shared.merge(&state).expect("the logs are sound");
+    let packet = |event: &worknode::history::Event| match event.op {
+        worknode::history::Op::Write { content, .. } => content.packet,
+        _ => None,
+    };
+    let packets = merged.events().iter().filter_map(packet);
+    packets
+        .map(|it| crate::packet::PacketRef {
+            digest: crate::packet::Digest(it.digest),
+            bytes: it.bytes,
+        })
+        .collect()
+}
+
+fn ino(volume: &Volume, path: &[u8]) -> u64 {
+    volume.shared.lock().walk(path).expect("it is there")
+}
+
+fn read(volume: &Volume, path: &[u8]) -> Vec<u8> {
+    volume.read(ino(volume, path), 0, 1000).expect("the packets are there")
+}
+
+/// Returns the contents that lost.
+fn lost(volume: &Volume, path: &[u8]) -> Vec<Vec<u8>> {
+    let versions = volume.versions(path).expect("the path is known");
+    let lost = versions.iter().filter(|version| version.is_conflict);
+    lost.map(|version| content(volume, path, &version.name)).collect()
+}
+
+#[test]
+fn changes_of_one_after_the_other_need_no_merged_tree() {
+    let pair = Pair::new();
+    let dir = mkdir(&pair.a, ROOT, b"d");
+    write(&pair.a, dir, b"f", b"one");
+    pair.meet();
+    let dir = ino(&pair.b, b"d");
+    write(&pair.b, dir, b"f", b"two");
+    write(&pair.b, dir, b"g", b"three");
+    pair.b.rename((dir, b"g"), (dir, b"f"), Moving::Replace).expect("both are there");
+    let file = ino(&pair.b, b"d/f");
+    let attrs = Attrs { mode: Some(0o600), ..Attrs::default() };
+    pair.b.set_attr(file, attrs, None, SUPERUSER).expect("it is there");
+    pair.b.set_xattr(file, b"user.x", Some(b"1"), 0, SUPERUSER).expect("it is there");
+    pair.b.set_xattr(file, b"user.x", None, 0, SUPERUSER).expect("it is there");
+    pair.b.set_xattr(file, b"user.x", Some(b"2"), 0, SUPERUSER).expect("it is there");
+    pair.b.rename((ROOT, b"d"), (ROOT, b"e"), Moving::New).expect("it is there");
+    pair.meet();
+    // Different names in one directory are no conflict.
+    write(&pair.a, ino(&pair.a, b"e"), b"of a", b"1");
+    write(&pair.b, ino(&pair.b, b"e"), b"of b", b"2");
+    pair.meet();
+    pair.a.remove(ino(&pair.a, b"e"), b"f", false).expect("it is there");
+    pair.a.remove(ino(&pair.a, b"e"), b"of a", false).expect("it is there");
+    pair.meet();
+    assert_eq!(read(&pair.a, b"e/of b"), b"2");
+    assert!(!pair.is_merged());
+}
+
+#[test]
+fn of_two_contents_the_later_is_seen_and_the_other_may_be_chosen() {
+    let pair = Pair::new();
+    write(&pair.a, ROOT, b"f", b"first");
+    pair.meet();
+    write(&pair.a, ROOT, b"f", b"of a");
+    moment(&pair.a);
+    write(&pair.b, ROOT, b"f", b"of b");
+    pair.meet();
+    for volume in [&pair.a, &pair.b] {
+        assert_eq!(read(volume, b"f"), b"of b");
+        assert_eq!(lost(volume, b"f"), [b"of a"]);
+        let conflicts = volume.conflicts(b"").expect("the root is there");
+        assert_eq!((conflicts.len(), conflicts[0].path.as_slice()), (1, b"/f".as_slice()));
+    }
+    let shown = Shown::live(Arc::clone(&pair.b));
+    let mark = |name: &str| [PREFIX, name.as_bytes()].concat();
+    let told = shown.xattr(ino(&pair.b, b"f"), &mark("conflicts")).expect("it is there");
+    let told = String::from_utf8(told).expect("it is a name");
+    let (name, bytes) = told.trim_end().split_once(' ').expect("a name and a size");
+    assert_eq!(bytes, "4");
+    let top = shown.lookup(ROOT, b".oswalk").expect("it is there").attr.ino;
+    let versions = shown.lookup(top, b"versions").expect("it is there").attr.ino;
+    let file = shown.lookup(versions, b"f").expect("it is known").attr.ino;
+    let version = shown.lookup(file, name.as_bytes()).expect("it is listed").attr;
+    assert_eq!(shown.read(version.ino, 0, 100).as_deref(), Ok(b"of a".as_slice()));
+    let set =
+        shown.set_xattr(ino(&pair.b, b"f"), &mark("choose"), Some(name.as_bytes()), 0, SUPERUSER);
+    set.expect("the version is there");
+    pair.meet();
+    for volume in [&pair.a, &pair.b] {
+        assert_eq!((read(volume, b"f"), lost(volume, b"f").len()), (b"of a".to_vec(), 0));
+        let all = volume.versions(b"f").expect("the path is known");
+        let all: Vec<_> = all.iter().map(|it| content(volume, b"f", &it.name)).collect();
+        assert!(all.contains(&b"of b".to_vec()) && all.contains(&b"first".to_vec()), "{all:?}");
+    }
+    assert_eq!(pair.a.conflicts(b""), Ok(Vec::new()));
+    // After that it is an ordinary file.
+    pair.a.shared.lock().merged = None;
+    pair.b.shared.lock().merged = None;
+    write(&pair.b, ROOT, b"f", b"later");
+    pair.meet();
+    assert_eq!(read(&pair.a, b"f"), b"later");
+    assert!(!pair.is_merged());
+}
+
+#[test]
+fn two_files_of_one_name_are_versions_until_one_is_dismissed() {
+    let pair = Pair::new();
+    write(&pair.a, ROOT, b"f", b"of a");
+    moment(&pair.a);
+    write(&pair.b, ROOT, b"f", b"of b");
+    write(&pair.a, ROOT, b"g", b"of a");
+    moment(&pair.a);
+    write(&pair.b, ROOT, b"g", b"of b");
+    pair.meet();
+    for volume in [&pair.a, &pair.b] {
+        assert_eq!(
+            (read(volume, b"f"), lost(volume, b"f")),
+            (b"of b".to_vec(), vec![b"of a".to_vec()])
+        );
+    }
+    let name = |volume: &Volume, path: &[u8]| {
+        let versions = volume.versions(path).expect("the path is known");
+        versions.into_iter().find(|it| it.is_conflict).expect("one lost").name
+    };
+    pair.a.dismiss(b"f", &name(&pair.a, b"f")).expect("it is there");
+    pair.b.choose(b"g", &name(&pair.b, b"g")).expect("it is there");
+    assert_eq!(pair.a.dismiss(b"nothing", "x"), Err(Errno::ENOENT));
+    pair.meet();
+    for volume in [&pair.a, &pair.b] {
+        assert_eq!((read(volume, b"f"), lost(volume, b"f").len()), (b"of b".to_vec(), 0));
+        assert_eq!((read(volume, b"g"), lost(volume, b"g").len()), (b"of a".to_vec(), 0));
+        assert_eq!(volume.shared.lock().tree.state.disputes, 0);
+    }
+}
+
+#[test]
+fn what_a_program_writes_is_concurrent_to_what_came_meanwhile() {
+    let pair = Pair::new();
+    let file = write(&pair.a, ROOT, b"f", b"first");
+    pair.meet();
+    let handle = pair.a.open_file(file, libc::O_RDWR, SUPERUSER).expect("a file").handle;
+    pair.a.write(file, 0, b"FIRST", false).expect("the disk has room");
+    write(&pair.b, ROOT, b"f", b"of b");
+    settle(&pair.b);
+    give(&pair.b, &pair.a);
+    assert_eq!(read(&pair.a, b"f"), b"FIRST", "a program has it open");
+    pair.a.write(file, 5, b"!", false).expect("the disk has room");
+    pair.a.close_file(handle);
+    pair.meet();
+    for volume in [&pair.a, &pair.b] {
+        assert_eq!(
+            (read(volume, b"f"), lost(volume, b"f")),
+            (b"FIRST!".to_vec(), vec![b"of b".to_vec()])
+        );
+    }
+    // A file that is only read shows what came.
+    let file = ino(&pair.b, b"f");
+    let handle = pair.b.open_file(file, libc::O_RDONLY, SUPERUSER).expect("a file").handle;
+    write(&pair.a, ROOT, b"f", b"later");
+    pair.meet();
+    assert_eq!(read(&pair.b, b"f"), b"later");
+    pair.b.close_file(handle);
+}
+
+#[test]
+fn a_removed_file_that_a_program_has_open_stays_readable() {
+    let pair = Pair::new();
+    write(&pair.a, ROOT, b"f", b"content");
+    pair.meet();
+    let file = ino(&pair.b, b"f");
+    let handle = pair.b.open_file(file, libc::O_RDONLY, SUPERUSER).expect("a file").handle;
+    pair.a.remove(ROOT, b"f", false).expect("it is there");
+    pair.meet();
+    assert_eq!(pair.b.lookup(ROOT, b"f").map(|_| ()), Err(Errno::ENOENT));
+    assert_eq!(pair.b.read(file, 0, 100).as_deref(), Ok(b"content".as_slice()));
+    pair.b.close_file(handle);
+    assert_eq!(pair.b.attr(file).map(|_| ()), Err(Errno::ESTALE));
+}

@@ -1,0 +1,207 @@
+//! `oswalk fs`: the care of the volume.
+
+use std::fmt::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use indicatif::HumanBytes;
+use serde::Serialize;
+use worknode::request::{
+    VolumeChecked, VolumeExported, VolumeGarbage, VolumeReply, VolumeRequest, VolumeStatus,
+};
+
+use crate::cluster::orders::unexpected;
+use crate::error::Failure;
+use crate::places::Places;
+use crate::{history, moment, say, work};
+
+/// Look after the volume of this node; for the agent's user and root
+#[derive(Debug, Subcommand)]
+pub(crate) enum Fs {
+    /// Show the volume in numbers: mounts, files, packets, what is kept
+    Status(Json),
+    /// Check the log, the tree, and every content
+    Fsck(Json),
+    /// Remove what is not kept any more; the agent does so every hour
+    Gc(Json),
+    /// Keep all of the past of a file or directory
+    Pin(Pin),
+    /// Keep the past of a file or directory only as long as that of others
+    Unpin(Pin),
+    /// Read every packet again, to find disk errors in time
+    Scrub(Json),
+    /// Write the volume, or a directory in it, into a new directory elsewhere
+    Export(Export),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Json {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pin {
+    /// The file or directory
+    path: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The new directory
+    #[arg(value_name = "DIR")]
+    to: PathBuf,
+    /// A directory in the volume, from the volume's root; the volume need not be mounted
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    from: PathBuf,
+    /// The time, such as 14:00, '2026-11-28 14:00', '2h ago' or yesterday [default: now]
+    #[arg(long, value_name = "TIME")]
+    at: Option<String>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(command: &Fs, places: &Places) -> Result<ExitCode, Failure> {
+    match command {
+        Fs::Status(options) => status(options, places),
+        Fs::Fsck(options) => check(options, places, "checking", VolumeRequest::Check),
+        Fs::Gc(options) => collect(options, places),
+        Fs::Pin(options) => pin(options, places, true),
+        Fs::Unpin(options) => pin(options, places, false),
+        Fs::Scrub(options) => check(options, places, "reading", VolumeRequest::Scrub),
+        Fs::Export(options) => export(options, places),
+    }
+}
+
+/// Prints what was found: as JSON, or as text.
+fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    if json { say::json(value) } else { say::out(text()) }
+}
+
+fn status(options: &Json, places: &Places) -> Result<ExitCode, Failure> {
+    let reply = work::of_volume(places, "counting", VolumeRequest::Stat)?;
+    let VolumeReply::Stat(status) = reply else { return Err(unexpected()) };
+    print(options.json, &status, || status_text(&status))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status_text(status: &VolumeStatus) -> String {
+    let mut text = format!("volume    {}\n", status.dir);
+    for mount in &status.mounts {
+        let at = mount.at.as_ref().map(|at| format!(" as it was at {at}")).unwrap_or_default();
+        let how = if mount.read_only { ", read-only" } else { "" };
+        let _ = writeln!(text, "mounted   {}{at}{how}", mount.point);
+    }
+    let since = status.since.as_deref().unwrap_or("nothing was written yet");
+    let garbage = &status.garbage;
+    let _ = write!(
+        text,
+        "since     {since}\n\
+         keeps     {} (all, full hours, days)\n\
+         files     {}, {}, {} of them not in packets yet\n\
+         past      {} values\n\
+         packets   {} in {} packs, {}\n\
+         log       {} segments, {}\n\
+         garbage   {} values, {} packets, {}\n",
+        status.keep,
+        status.files,
+        HumanBytes(status.bytes),
+        status.unpacked,
+        status.former,
+        status.packets,
+        status.packs,
+        HumanBytes(status.pack_bytes),
+        status.log_segments,
+        HumanBytes(status.log_bytes),
+        garbage.values,
+        garbage.packets,
+        HumanBytes(garbage.bytes),
+    );
+    text
+}
+
+fn check(
+    options: &Json,
+    places: &Places,
+    what: &'static str,
+    request: VolumeRequest,
+) -> Result<ExitCode, Failure> {
+    let VolumeReply::Checked(checked) = work::of_volume(places, what, request)? else {
+        return Err(unexpected());
+    };
+    print(options.json, &checked, || checked_text(&checked))?;
+    match checked.findings.len() {
+        0 => Ok(ExitCode::SUCCESS),
+        faults => Err(Failure::new(format!("the volume has {faults} faults"))
+            .hint("'oswalk fs export' saves what is readable; damaged contents are never shown")),
+    }
+}
+
+fn checked_text(checked: &VolumeChecked) -> String {
+    let mut text = String::new();
+    let lines = checked.mended.iter().map(|it| ("mended", it));
+    for (kind, line) in lines.chain(checked.findings.iter().map(|it| ("fault", it))) {
+        let _ = writeln!(text, "{kind}: {}", worknode::said::escape(line, usize::MAX));
+    }
+    let VolumeChecked { events, packets, files, .. } = checked;
+    let _ = match (events, files) {
+        (0, 0) => writeln!(text, "{packets} packets checked"),
+        _ => writeln!(text, "{events} events, {packets} packets, {files} files checked"),
+    };
+    text
+}
+
+fn collect(options: &Json, places: &Places) -> Result<ExitCode, Failure> {
+    let reply = work::of_volume(places, "removing garbage", VolumeRequest::Collect)?;
+    let VolumeReply::Collected(garbage) = reply else { return Err(unexpected()) };
+    print(options.json, &garbage, || {
+        let VolumeGarbage { values, packets, bytes } = garbage;
+        format!("removed {values} values, {packets} packets, {}\n", HumanBytes(bytes))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pin(options: &Pin, places: &Places, pinned: bool) -> Result<ExitCode, Failure> {
+    let place = history::place(&options.path)?;
+    let reply = work::of_volume(places, "pinning", VolumeRequest::Pin { place, pinned })?;
+    let VolumeReply::Done = reply else { return Err(unexpected()) };
+    let path = options.path.display().to_string();
+    print(options.json, &serde_json::json!({ "path": path, "pinned": pinned }), || {
+        let kept = if pinned { "all of the past" } else { "not more of the past than of others" };
+        format!("{kept} of {path} is kept\n")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(options: &Export, places: &Places) -> Result<ExitCode, Failure> {
+    let to = std::path::absolute(&options.to).map_err(|error| {
+        Failure::new(format!("failed to look at {}: {error}", options.to.display()))
+    })?;
+    let request = VolumeRequest::Export {
+        dir: to.into_os_string().into_vec(),
+        path: options.from.as_os_str().as_bytes().to_vec(),
+        at_ms: options.at.as_deref().map(moment::parse).transpose()?,
+    };
+    let VolumeReply::Exported(exported) = work::of_volume(places, "exporting", request)? else {
+        return Err(unexpected());
+    };
+    print(options.json, &exported, || exported_text(options, exported))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exported_text(options: &Export, exported: VolumeExported) -> String {
+    let VolumeExported { files, bytes, changed } = exported;
+    let to = options.to.display();
+    let mut text = format!("{files} files, {} are in {to}\n", HumanBytes(bytes));
+    if changed > 0 {
+        let _ = writeln!(text, "{changed} of them have other owners or attributes there");
+    }
+    text
+}

@@ -1,0 +1,193 @@
+//! `oswalk versions`, `choose` and `diff`: what the files of a mounted volume were. Everything is asked of the mount, so that the
+//! kernel checks who may see it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::Args;
+use rustix::fs::{XattrFlags, getxattr, setxattr};
+use serde_json::json;
+
+use crate::error::Failure;
+use crate::{moment, say};
+
+/// Where a mount shows what its files were.
+const VERSIONS: &str = ".oswalk/versions";
+const CHOOSE: &str = "user.oswalk.choose";
+const LISTED: &str = "user.oswalk.versions";
+/// Room for the attributes.
+const XATTR_BYTES_MAX: usize = 64 * 1024;
+
+/// List the versions of a file in a volume, also of a removed one, the newest first
+#[derive(Debug, Args)]
+pub(crate) struct Versions {
+    /// The file
+    file: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Give a file in a volume the content of one of its versions; the present content stays a version
+#[derive(Debug, Args)]
+pub(crate) struct Choose {
+    /// The file
+    file: PathBuf,
+    /// The version's name, as 'oswalk versions' lists it
+    version: String,
+}
+
+/// Compare two versions of a file in a volume, by 'diff -u'
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The file
+    file: PathBuf,
+    /// The name of the older version
+    old: String,
+    /// The name of the newer version; without it, the present content
+    new: Option<String>,
+}
+
+/// A version as it is shown.
+struct Version {
+    name: String,
+    bytes: u64,
+    is_present: bool,
+}
+
+pub(crate) fn versions(options: &Versions) -> Result<ExitCode, Failure> {
+    let versions = list(&options.file)?;
+    if options.json {
+        let list: Vec<_> = versions
+            .iter()
+            .map(|it| json!({ "version": it.name, "bytes": it.bytes, "present": it.is_present }))
+            .collect();
+        say::out(format_args!("{}\n", json!(list)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for Version { name, bytes, is_present } in versions {
+        let present = if is_present { "  present" } else { "" };
+        say::out(format_args!("{name}  {bytes:>12}{present}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn choose(options: &Choose) -> Result<ExitCode, Failure> {
+    let Choose { file, version } = options;
+    set(file, version)?;
+    say::out(format_args!("{} has the content of version {version}\n", file.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Chooses the version that a file had at a moment, in milliseconds since 1970.
+pub(crate) fn choose_at(file: &Path, at_ms: u64) -> Result<(), Failure> {
+    let at = moment::text(at_ms);
+    // The names begin with the time.
+    let was = list(file)?
+        .into_iter()
+        .find(|version| version.name.split('@').next().is_some_and(|time| time <= at.as_str()));
+    let version = was.ok_or_else(|| {
+        Failure::new(format!("{} had no content at {at}", file.display()))
+            .hint("'oswalk versions' lists the versions of a file")
+    })?;
+    if version.is_present { Ok(()) } else { set(file, &version.name) }
+}
+
+fn set(file: &Path, version: &str) -> Result<(), Failure> {
+    volume_of(file)?;
+    setxattr(file, CHOOSE, version.as_bytes(), XattrFlags::empty()).map_err(|error| {
+        let hint = match error {
+            rustix::io::Errno::NOENT => "'oswalk versions' lists the versions of a file",
+            rustix::io::Errno::ROFS => "it is mounted read-only",
+            _ => "only who may read the version and write the file may choose it",
+        };
+        Failure::new(format!("failed to choose version '{version}' of {}: {error}", file.display()))
+            .hint(hint)
+    })
+}
+
+pub(crate) fn diff(options: &Diff) -> Result<ExitCode, Failure> {
+    let dir = versions_dir(&options.file)?;
+    let new = options.new.as_ref().map_or_else(|| options.file.clone(), |name| dir.join(name));
+    let old = dir.join(&options.old);
+    for file in [&old, &new] {
+        fs::symlink_metadata(file).map_err(|error| {
+            Failure::new(format!("failed to look at {}: {error}", file.display()))
+                .hint("'oswalk versions' lists the versions of a file")
+        })?;
+    }
+    let status = Command::new("diff").arg("-u").args([&old, &new]).status();
+    let status = status.map_err(|error| Failure::new(format!("failed to run 'diff': {error}")))?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)))
+}
+
+fn list(file: &Path) -> Result<Vec<Version>, Failure> {
+    let dir = versions_dir(file)?;
+    let failed =
+        |error| Failure::new(format!("failed to list the versions of {}: {error}", file.display()));
+    let present = present(file);
+    let mut versions = Vec::new();
+    for entry in fs::read_dir(&dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let metadata = entry.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(Failure::new(format!(
+                "{} is a directory, which has no versions",
+                file.display()
+            ))
+            .hint("name a file in it, or look at what it had under .oswalk/at"));
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_present = present.as_ref() == Some(&name);
+        versions.push(Version { name, bytes: metadata.len(), is_present });
+    }
+    // The names begin with the time.
+    versions.sort_by(|one, two| two.name.cmp(&one.name));
+    Ok(versions)
+}
+
+/// Returns the name of the present version.
+fn present(file: &Path) -> Option<String> {
+    let mut list = vec![0; XATTR_BYTES_MAX];
+    let bytes = getxattr(file, LISTED, &mut list).ok()?;
+    let text = String::from_utf8_lossy(list.get(..bytes)?).into_owned();
+    let line = text.lines().find(|line| line.split(' ').any(|word| word == "present"))?;
+    Some(line.split(' ').next()?.to_owned())
+}
+
+/// Returns the directory with the versions of a file.
+fn versions_dir(file: &Path) -> Result<PathBuf, Failure> {
+    let (root, path) = volume_of(file)?;
+    Ok(root.join(VERSIONS).join(path))
+}
+
+/// Returns where the volume of a file is mounted, and the file's path in it. The file may have been removed, and directories
+/// above it as well.
+pub(crate) fn volume_of(file: &Path) -> Result<(PathBuf, PathBuf), Failure> {
+    let failed = |error| Failure::new(format!("failed to look at {}: {error}", file.display()));
+    let absolute = std::path::absolute(file).map_err(failed)?;
+    if is_root(&absolute) {
+        return Ok((absolute.canonicalize().map_err(failed)?, PathBuf::new()));
+    }
+    let there = absolute.ancestors().skip(1).find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    let real = there.canonicalize().map_err(failed)?;
+    let rest = absolute.strip_prefix(there).unwrap_or(Path::new(""));
+    let device = fs::metadata(&real).map_err(failed)?.dev();
+    let is_same = |dir: &&Path| fs::metadata(dir).is_ok_and(|it| it.dev() == device);
+    let root = real.ancestors().take_while(is_same).last().unwrap_or(&real).to_owned();
+    if !root.join(VERSIONS).is_dir() {
+        return Err(Failure::new(format!("{} is not in a volume", file.display()))
+            .hint("'oswalk mount' mounts one; its files have versions"));
+    }
+    let within = real.strip_prefix(&root).unwrap_or(Path::new("")).join(rest);
+    Ok((root, within))
+}
+
+/// Tells whether a volume is mounted at a directory.
+fn is_root(dir: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|it| it.dev()).ok();
+    let above = dir.canonicalize().ok().and_then(|real| device(real.parent()?));
+    above != device(dir) && dir.join(VERSIONS).is_dir()
+}

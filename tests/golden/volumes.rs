@@ -1,0 +1,45 @@
+//! Examples of what volumes of two nodes say to each other.
+
+use oswalk_agent::wire::feed::{Events, Fetch, Has, Want};
+use packetfs::log::Feed;
+use packetfs::volume::{Batch, Statement};
+use worknode::history::{Author, Dot, Event, Hlc, Op, Summary};
+use worknode::key::SecretKey;
+
+use crate::messages;
+
+const AUTHOR: Author = Author([1; 16]);
+
+pub(crate) fn has() -> [Has; 2] {
+    let all = Summary([(AUTHOR, 7), (Author([2; 16]), 300)].into());
+    let answer = Summary([(AUTHOR, 9)].into());
+    [
+        Has { author: Some(AUTHOR), summary: all, is_all: true },
+        Has { author: Some(AUTHOR), summary: answer, is_all: false },
+    ]
+}
+
+/// The signatures are of other messages: codecs do not look at them.
+pub(crate) fn events() -> Events {
+    let [events, node] = [3, 4].map(|seed| SecretKey::from_seed(&[seed; 32]));
+    let op = Op::Unlink { dir: Dot::default(), name: b"name".to_vec() };
+    let dot = Dot { author: AUTHOR, seq: 8 };
+    let event = Event { dot, hlc: Hlc::at_ms(1000), time: 5, parents: vec![dot], op };
+    let event = postcard::to_allocvec(&event).expect("a vector takes any length");
+    let feed = Feed {
+        after: 7,
+        before: [9; 32],
+        events: vec![event.into()],
+        signature: events.sign(b"events up to 8"),
+    };
+    let batch = Batch { statement: Statement::sign(events.key(), &node), feed };
+    Events { batch, packets: messages::packets().packets }
+}
+
+pub(crate) fn want() -> Want {
+    Want { author: AUTHOR, after: 7 }
+}
+
+pub(crate) fn fetch() -> Fetch {
+    Fetch { packets: messages::packets().packets.iter().map(|(packet, _)| *packet).collect() }
+}

@@ -1,0 +1,158 @@
+//! One tree on all nodes: what one node writes the others see, whatever happens to links and agents meanwhile.
+
+use std::path::PathBuf;
+
+use crate::Test;
+use crate::interrupts::wait_until;
+use crate::lab::{Lab, Up};
+use crate::run::{Run, Started, seconds};
+
+pub(crate) const ALL: &[Test] = &[
+    ("volumes::all_nodes_see_what_one_writes", all_see),
+    ("volumes::both_sides_of_a_cut_keep_what_they_wrote", cut),
+    ("volumes::an_agent_that_is_killed_loses_nothing", killed),
+];
+
+const NODES: [&str; 3] = ["origin", "n1", "n2"];
+
+/// The volume, mounted on all nodes. It is unmounted when this is dropped.
+struct Mounted<'a> {
+    up: &'a Up,
+    point: PathBuf,
+}
+
+impl<'a> Mounted<'a> {
+    fn new(up: &'a Up, name: &str) -> Result<Self, String> {
+        let mounted = Self { up, point: up.fresh(name)?.join("cluster") };
+        for node in NODES {
+            let point = mounted.point.display();
+            mounted.done(node, &format!("oswalk mount {point}"))?;
+        }
+        Ok(mounted)
+    }
+
+    fn start(&self, node: &str, script: &str) -> Result<Started, String> {
+        let namespace = self.up.namespace(node)?;
+        let mut command = self.up.command("nsenter");
+        let script = format!("cd {} 2>/dev/null; {script}", self.point.display());
+        command.arg(format!("--mount={namespace}")).args(["sh", "-c", &script]);
+        command.env("OSWALK_STATE", self.up.state(node));
+        Run::start(command, None)
+    }
+
+    /// Runs a script in the mount of a node.
+    fn script(&self, node: &str, script: &str) -> Result<Run, String> {
+        self.start(node, script)?.wait(seconds(60))
+    }
+
+    /// Runs a script that must succeed. Returns what it prints.
+    fn done(&self, node: &str, script: &str) -> Result<String, String> {
+        let run = self.script(node, script)?;
+        if run.succeeded() { Ok(run.out()) } else { Err(format!("on {node}: {script}: {run}")) }
+    }
+
+    /// Waits until a script succeeds on all nodes.
+    fn all(&self, script: &str) -> Result<(), String> {
+        NODES.iter().try_for_each(|node| {
+            wait_until(&format!("on {node}: {script}"), || {
+                self.script(node, script).is_ok_and(|run| run.succeeded())
+            })
+        })
+    }
+
+    /// Waits until a script prints the same on all nodes.
+    fn same(&self, script: &str) -> Result<String, String> {
+        let mut outs = Vec::new();
+        let waited = wait_until(&format!("the same everywhere: {script}"), || {
+            outs = NODES.iter().filter_map(|node| self.done(node, script).ok()).collect();
+            outs.len() == NODES.len() && outs.iter().all(|out| *out == outs[0])
+        });
+        waited.map_err(|error| format!("{error}: {outs:?}"))?;
+        Ok(outs.swap_remove(0))
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        for node in NODES {
+            let _ = self.script(node, &format!("cd /; oswalk umount {}", self.point.display()));
+        }
+    }
+}
+
+fn all_see(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let volume = Mounted::new(up, "volumes all see")?;
+    volume.done("origin", "mkdir all && cp /etc/passwd all/passwd")?;
+    volume.all("cmp all/passwd /etc/passwd")?;
+    volume.done("n1", "mv all/passwd all/moved && chmod 600 all/moved")?;
+    volume.all(
+        "cmp all/moved /etc/passwd && test ! -e all/passwd && test $(stat -c %a all/moved) = 600",
+    )?;
+    volume.done("n2", "echo changed > all/moved")?;
+    volume.all("grep -qx changed all/moved")?;
+    volume.done(
+        "origin",
+        "rm all/moved; mkdir all/many; for i in $(seq 1000); do echo $i > all/many/$i; done",
+    )?;
+    volume.all("test ! -e all/moved && test $(cat all/many/* | wc -l) = 1000")?;
+    volume.done("n2", "head -c 20000000 /dev/urandom > all/large")?;
+    volume.all("test $(stat -c %s all/large) = 20000000")?;
+    volume.same("sha256sum all/large")?;
+    volume.done("n1", "rm -r all")?;
+    volume.all("test ! -e all")
+}
+
+fn cut(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let volume = Mounted::new(up, "volumes cut")?;
+    volume.done("origin", "mkdir cut && echo before > cut/both")?;
+    volume.all("grep -qx before cut/both")?;
+    up.lab(&["cut", "n1"])?;
+    volume.done(
+        "origin",
+        "echo here > cut/both; echo here > cut/here; mkdir cut/dir; echo here > cut/dir/here",
+    )?;
+    volume.done(
+        "n1",
+        "echo there > cut/both; echo there > cut/there; mkdir cut/dir; echo there > cut/dir/there",
+    )?;
+    up.lab(&["heal", "n1"])?;
+    volume.all(
+        "test -e cut/here && test -e cut/there && test -e cut/dir/here && test -e cut/dir/there",
+    )?;
+    let seen = volume.same("cd cut && cat both here there dir/here dir/there")?;
+    if !["there\nhere\nthere\nhere\nthere\n", "here\nhere\nthere\nhere\nthere\n"]
+        .contains(&seen.as_str())
+    {
+        return Err(format!("seen after the cut: {seen}"));
+    }
+    let versions = volume.same("cat .oswalk/versions/cut/both/* | sort")?;
+    if versions != "before\nhere\nthere\n" {
+        return Err(format!("versions after the cut: {versions}"));
+    }
+    volume.done("origin", "rm -r cut").map(drop)
+}
+
+fn killed(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let volume = Mounted::new(up, "volumes killed")?;
+    volume.done("n1", "mkdir killed")?;
+    volume.all("test -d killed")?;
+    let writes =
+        "for i in $(seq 5000); do echo $i > killed/$i 2>/dev/null && echo $i || exit 0; done";
+    let writer = volume.start("n1", writes)?;
+    wait_until("some files are here", || {
+        volume.script("origin", "test -e killed/50").is_ok_and(|run| run.succeeded())
+    })?;
+    up.lab(&["kill", "n1"])?;
+    let written = writer.wait(seconds(60))?;
+    let last = written.out().lines().last().unwrap_or_default().to_owned();
+    up.lab(&["heal", "n1"])?;
+    volume.all(&format!("test -e killed/{last} && grep -qx {last} killed/{last}"))?;
+    let all = volume.same("cat $(ls -d killed/* | sort -V) | sort -n | uniq | wc -l")?;
+    if all.trim().parse::<u64>().ok() < last.parse().ok() {
+        return Err(format!("{last} files were written, {all} are there"));
+    }
+    volume.done("origin", "rm -r killed").map(drop)
+}

@@ -1,0 +1,162 @@
+//! A value that several authors set, with all its versions.
+//!
+//! A version replaces those that its author saw. One that no other has replaced is a head. One head is the usual case;
+//! more than one were set concurrently, and the latest of them wins. What was replaced is history.
+
+use serde::Serialize;
+
+use super::event::{Dot, Event};
+use super::hlc::Hlc;
+
+/// The place of an event in the total order of all events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+pub struct Stamp {
+    /// Its moment.
+    pub hlc: Hlc,
+    /// Its name, which orders events of one moment.
+    pub dot: Dot,
+}
+
+impl From<&Event> for Stamp {
+    fn from(event: &Event) -> Self {
+        Self { hlc: event.hlc, dot: event.dot }
+    }
+}
+
+/// A value, and the event that set it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Version<V> {
+    /// The event.
+    pub stamp: Stamp,
+    /// What it set.
+    pub value: V,
+}
+
+/// All versions of a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Register<V> {
+    /// In the order of their stamps.
+    heads: Vec<Version<V>>,
+    /// In the order in which they were replaced.
+    replaced: Vec<Version<V>>,
+}
+
+impl<V> Default for Register<V> {
+    fn default() -> Self {
+        Self { heads: Vec::new(), replaced: Vec::new() }
+    }
+}
+
+impl<V: Clone + PartialEq> Register<V> {
+    /// Adds a version. Its author saw some others, which were all added before.
+    pub fn set(&mut self, stamp: Stamp, value: V, saw: impl Fn(Stamp) -> bool) {
+        self.replaced.extend(self.heads.extract_if(.., |head| saw(head.stamp)));
+        let at = self.heads.partition_point(|head| head.stamp < stamp);
+        self.heads.insert(at, Version { stamp, value });
+    }
+
+    /// Adds a version whose value is that of another, because a user chose it.
+    /// Returns false if there is no such version.
+    pub fn choose(&mut self, stamp: Stamp, version: Dot, saw: impl Fn(Stamp) -> bool) -> bool {
+        let Some(value) = self.version(version).map(|version| version.value.clone()) else {
+            return false;
+        };
+        self.set(stamp, value, saw);
+        true
+    }
+
+    /// Returns the version that counts: the latest head.
+    #[must_use]
+    pub fn winner(&self) -> Option<&Version<V>> {
+        self.heads.last()
+    }
+
+    /// Returns the value that counts.
+    #[must_use]
+    pub fn value(&self) -> Option<&V> {
+        self.winner().map(|winner| &winner.value)
+    }
+
+    /// Returns the heads, the winner last.
+    #[must_use]
+    pub fn heads(&self) -> &[Version<V>] {
+        &self.heads
+    }
+
+    /// Returns the names of the heads: the parents of an event that sets the value now.
+    pub fn parents(&self) -> impl Iterator<Item = Dot> {
+        self.heads.iter().map(|head| head.stamp.dot)
+    }
+
+    /// Returns the versions that lost against a concurrent one, latest first. Equal values are no conflict.
+    pub fn siblings(&self) -> impl Iterator<Item = &Version<V>> {
+        let differs_from_later = |&(at, head): &(usize, &Version<V>)| {
+            self.heads[at + 1..].iter().all(|later| later.value != head.value)
+        };
+        self.heads.iter().enumerate().rev().skip(1).filter(differs_from_later).map(|(_, head)| head)
+    }
+
+    /// Returns the versions that were replaced, earliest first.
+    #[must_use]
+    pub fn history(&self) -> Vec<&Version<V>> {
+        let mut history: Vec<_> = self.replaced.iter().collect();
+        history.sort_by_key(|version| version.stamp);
+        history
+    }
+
+    /// Returns the version that an event set.
+    #[must_use]
+    pub fn version(&self, dot: Dot) -> Option<&Version<V>> {
+        self.heads.iter().chain(&self.replaced).find(|version| version.stamp.dot == dot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Author;
+    use super::*;
+
+    fn stamp(ms: u64, author: u8) -> Stamp {
+        Stamp { hlc: Hlc::at_ms(ms), dot: Dot { author: Author([author; 16]), seq: ms } }
+    }
+
+    fn values(versions: &[&Version<char>]) -> String {
+        versions.iter().map(|version| version.value).collect()
+    }
+
+    #[test]
+    fn the_latest_of_concurrent_versions_wins_and_the_others_stay() {
+        let mut register = Register::default();
+        register.set(stamp(1, 1), 'a', |_| false);
+        register.set(stamp(3, 1), 'b', |other| other == stamp(1, 1));
+        register.set(stamp(2, 2), 'c', |other| other == stamp(1, 1));
+        assert_eq!(register.value(), Some(&'b'));
+        assert_eq!(values(&register.siblings().collect::<Vec<_>>()), "c");
+        assert_eq!(values(&register.history()), "a");
+    }
+
+    #[test]
+    fn equal_values_are_no_conflict() {
+        let mut register = Register::default();
+        for (author, value) in [(1, 'a'), (2, 'b'), (3, 'b'), (4, 'a')] {
+            register.set(stamp(1, author), value, |_| false);
+        }
+        assert_eq!(register.value(), Some(&'a'));
+        assert_eq!(values(&register.siblings().collect::<Vec<_>>()), "b");
+    }
+
+    #[test]
+    fn a_choice_ends_a_conflict() {
+        let mut register = Register::default();
+        register.set(stamp(1, 1), 'a', |_| false);
+        register.set(stamp(1, 2), 'b', |_| false);
+        assert!(register.choose(stamp(2, 1), stamp(1, 1).dot, |_| true));
+        assert_eq!(register.value(), Some(&'a'));
+        assert_eq!(register.siblings().count(), 0);
+        assert_eq!(values(&register.history()), "ab");
+        assert!(
+            !register.choose(stamp(3, 1), stamp(9, 9).dot, |_| true),
+            "there is no such version"
+        );
+    }
+}
