@@ -266,11 +266,24 @@ impl Keeper {
             return Ok(Arc::clone(volume));
         }
         let volume = Arc::new(open(&self.dir, self.node.secret.as_ref())?);
-        let shared_with = fs::read(self.dir.join(CLUSTER)).ok();
-        if self.node.cluster.is_some() && shared_with == self.node.cluster {
+        if self.is_shared() {
             self.node.mesh.open(&volume);
         }
         Ok(Arc::clone(self.volume.insert(volume)))
+    }
+
+    /// Tells whether the volume belongs to this node's cluster. An error is told: programs here would see only their own files.
+    fn is_shared(&self) -> bool {
+        let Some(cluster) = &self.node.cluster else { return false };
+        let path = self.dir.join(CLUSTER);
+        match fs::read(&path) {
+            Ok(known) => known == *cluster,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "failed to read whose the volume is: it is not shared with other nodes");
+                false
+            }
+        }
     }
 
     /// Shares the volume with the nodes of this node's cluster from now on. Only who mounts it here does that: what it had before

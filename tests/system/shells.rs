@@ -68,7 +68,8 @@ fn check(screen: &Screen<'_>, dir: &Path, shell: &str) -> Result<(), String> {
     let script = format!(
         "cp bashrc .bashrc; H=$PWD; cd /; has() {{ oswalk shell-init --check {shell}; }}\n\
          (export HOME=$H ZDOTDIR=$H XDG_CONFIG_HOME=$H; has && echo check=walks)\n\
-         (export HOME=/nowhere ZDOTDIR=/nowhere XDG_CONFIG_HOME=/nowhere; has || echo check=stays)\n"
+         mkdir -p $H/empty; H=$H/empty\n\
+         (export HOME=$H ZDOTDIR=$H XDG_CONFIG_HOME=$H; has || echo check=stays)\n"
     );
     fs::write(dir.join("check.sh"), script).map_err(|error| error.to_string())?;
     screen.take(Line("sh check.sh 2>&1"))?;

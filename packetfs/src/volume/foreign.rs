@@ -133,6 +133,8 @@ impl Shared {
     pub(super) fn pass_on(&self, state: &mut State, touched: Touched) -> Result<(), VolumeError> {
         for ino in &touched.back {
             state.uses.revive(*ino);
+            // What was closed meanwhile was not translated: nothing was to be found by a name.
+            self.unused(state, *ino);
         }
         for (ino, former) in &touched.rewritten {
             self.rewritten(state, *ino, *former)?;
