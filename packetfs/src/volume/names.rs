@@ -457,6 +457,7 @@ impl Shared {
         }
         // After a crash the removal of the name could be lost, so the content stays until that is durable.
         state.doomed.extend(backing.map(|backing| backing.doom()));
+        state.end_base(ino);
         let at = state.tree.state.hlc;
         if let Err(error) = state.tree.bury(ino, at) {
             state.is_broken = true;
