@@ -56,10 +56,18 @@ for my $l (IO::Socket::INET->new(Listen => 1, LocalAddr => q(127.0.0.1)), IO::So
 unlink q(s)'"#,
         ),
     ]);
-    cases.extend(both(&[("java", JAVA, "javac -d classes *.java && jar --create --file a.jar --date=2001-02-03T04:05:06Z -C classes . && java -Xmx64m -XX:-UsePerfData -cp a.jar Main a b; echo $?")]));
+    cases.extend(both(&[(
+        "java",
+        JAVA,
+        "javac -J-XX:-UsePerfData -d classes *.java && \
+         jar -J-XX:-UsePerfData --create --file a.jar --date=2001-02-03T04:05:06Z -C classes . && \
+         java -Xmx64m -XX:-UsePerfData -cp a.jar Main a b; echo $?",
+    )]));
     cases
 }
 
+// A Java machine removes what others, whose processes it does not see, have in /tmp/hsperfdata_USER. Without these files two of them
+// do not conflict.
 const JAVA: &str = r#"cat >Main.java <<'END'
 import java.nio.file.*;
 import java.util.stream.*;
