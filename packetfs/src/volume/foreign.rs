@@ -234,6 +234,15 @@ impl State {
         had_base
     }
 
+    /// Forgets versions that programs had changed, where nothing of theirs is left: the end of one may be missing in the tables.
+    pub(super) fn end_bases_without_backing(&mut self) {
+        let is_over = |ino: &u64| self.uses.backing(*ino).is_none();
+        let over: Vec<u64> = self.bases.keys().copied().filter(is_over).collect();
+        for ino in over {
+            self.end_base(ino);
+        }
+    }
+
     fn broke(&mut self, error: &VolumeError) -> Errno {
         self.is_broken = true;
         failed(error)

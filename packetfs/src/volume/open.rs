@@ -202,6 +202,7 @@ impl Shared {
             }
             self.queue.push(name.ino, backing, false);
         }
+        state.end_bases_without_backing();
         Ok(())
     }
 
