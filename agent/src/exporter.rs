@@ -36,6 +36,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use worknode::command::Files;
 
+use crate::own_volume::OwnVolume;
 use crate::served::Heard;
 use crate::sys::outside::Outside;
 use crate::vital::Vital;
@@ -153,6 +154,8 @@ struct Quiet {
     under_way: Arc<AtomicUsize>,
     /// Number of pending jobs that hide further files.
     retells: AtomicUsize,
+    /// The agent's own volume, whose changes have no events.
+    own_volume: OwnVolume,
     /// Readers with pending changes.
     behind: Mutex<HashSet<ReaderId>>,
 }
@@ -162,6 +165,7 @@ impl Quiet {
     /// before, and that passes them on before clearing it.
     fn holds(&self, reader: ReaderId) -> bool {
         !self.is_unread()
+            && self.own_volume.is_quiet()
             && !self.mounted.load(Ordering::SeqCst)
             && !self.busy.load(Ordering::SeqCst)
             && self.under_way.load(Ordering::SeqCst) == 0
@@ -351,6 +355,7 @@ impl State {
             busy: AtomicBool::new(watcher.is_blind()),
             under_way: outbox.under_way(),
             retells: AtomicUsize::new(0),
+            own_volume: heard.own_volume().clone(),
             behind: Mutex::default(),
         });
         hidden.set_mounts(Arc::new(mounts.read()?));
@@ -666,7 +671,12 @@ impl State {
     /// together.
     fn drain(&mut self) {
         let points = self.changed_mounts();
-        let drained = self.watcher.drain(&points);
+        let mut drained = self.watcher.drain(&points);
+        let own_volume = self.heard.own_volume();
+        if !own_volume.is_quiet() {
+            let (devices, news) = own_volume.news();
+            devices.iter().for_each(|dev| self.watcher.add(*dev, &news, &mut drained));
+        }
         if drained.is_empty() {
             return;
         }
