@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use packetfs::packet::Manifest;
+use packetfs::tree::Attr;
 use packetfs::volume::{Feed, News, Volume};
 
 /// The volume, once it is open, and the mounts that show it as it is.
@@ -64,6 +66,16 @@ impl OwnVolume {
     pub(crate) fn is_quiet(&self) -> bool {
         let inner = self.lock();
         inner.devices.is_empty() || inner.opened.as_ref().is_none_or(|it| it.feed.is_quiet())
+    }
+
+    /// Returns the packets of a version of one of its files, if it is in packets.
+    pub(crate) fn manifest(&self, seen: &Attr) -> Option<Manifest> {
+        let volume = {
+            let inner = self.lock();
+            let is_shown = inner.devices.values().any(|device| *device == seen.dev);
+            inner.opened.as_ref().filter(|_| is_shown)?.volume.upgrade()?
+        };
+        volume.manifest_of(seen)
     }
 
     /// Takes what has changed, and returns it with the file systems that show it.

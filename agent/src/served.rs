@@ -57,6 +57,12 @@ impl Heard {
         &self.own
     }
 
+    /// Tells whether a path is below a mount of the agent's own volume.
+    pub(crate) fn is_own(&self, path: &[u8]) -> bool {
+        let mounts = self.hidden.mounts();
+        mounts.served_at(path).is_some_and(|(point, dev)| self.own.is_at(point, dev))
+    }
+
     /// Returns the mount that a path is in, if somebody else answers for it.
     fn served_at(&self, path: &[u8]) -> Option<Mount> {
         let mounts = self.hidden.mounts();

@@ -28,6 +28,7 @@ mod export;
 mod files;
 mod foreign;
 mod garbage;
+mod given;
 mod handles;
 mod heal;
 mod key;

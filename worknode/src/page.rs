@@ -327,6 +327,28 @@ mod tests {
     }
 
     #[test]
+    fn programs_below_a_mounted_volume_walk_unless_a_rule_names_them() {
+        let mut contents = contents();
+        assert!(!Page::parse(&contents.encode()).expect("a page").has_volumes());
+        contents.rules.push((crate::policy::below(b"/cluster"), Verdict::Volume));
+        let decide = |contents: &PageContents<'_>, path: &str, real: &str| {
+            let bytes = contents.encode();
+            let page = Page::parse(&bytes).expect("the page was just encoded");
+            assert!(page.has_volumes());
+            page.decide_in_volume(path.as_bytes(), real.as_bytes())
+        };
+        assert_eq!(decide(&contents, "./app", "/cluster/src/app"), Some(Ok(())));
+        assert_eq!(decide(&contents, "./app", "/home/u/app"), None);
+        assert_eq!(decide(&contents, "/cluster/make", "/cluster/make"), None);
+        assert_eq!(decide(&contents, "./flock", "/cluster/flock"), Some(Err(Reason::Driver)));
+        let page = contents.encode();
+        let verdict = Page::parse(&page).expect("a page").verdict(b"/cluster/src/app");
+        assert_eq!(verdict, None, "the file decides, not its path");
+        contents.gate = GATE_SHUT;
+        assert_eq!(decide(&contents, "./app", "/cluster/app"), Some(Err(Reason::NoCluster)));
+    }
+
+    #[test]
     fn options_and_gate() {
         let all = PageContents { options: WALK_ALL, ..contents() }.encode();
         assert_eq!(decide(&all, "/bin/true", &[]), Ok(()));

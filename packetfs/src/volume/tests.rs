@@ -7,6 +7,7 @@ mod model;
 mod picture;
 mod private;
 mod several;
+mod watched;
 
 use std::io::Read;
 use std::path::Path;
