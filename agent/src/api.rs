@@ -38,6 +38,7 @@ use crate::membership::Membership;
 use crate::membership::tokens::Pass;
 use crate::mirrors::Mirrors;
 use crate::origin;
+use crate::own_volume::OwnVolume;
 use crate::random;
 use crate::session::{Granted, Session, Usage, limits};
 use crate::sessions::Sessions;
@@ -78,6 +79,7 @@ pub(crate) struct Api {
     pub(crate) mirrors: Rc<Mirrors>,
     pub(crate) sessions: Rc<Sessions>,
     pub(crate) volume: VolumeHandle,
+    pub(crate) own_volume: OwnVolume,
     /// How many of them there may be.
     pub(crate) share: Share,
     /// Ends the agent.
@@ -464,6 +466,7 @@ impl Api {
             notice,
             is_leaf,
             self.usage(),
+            &self.own_volume.points(),
         )?;
         Ok(self.sessions.add(session))
     }

@@ -26,7 +26,7 @@ use outbox::Outbox;
 use packetfs::export::{self, Exporter, Hidden, read_packets};
 use packetfs::identity::Owner;
 use packetfs::mounts::{MountWatch, Mounts};
-use packetfs::packet::PacketRef;
+use packetfs::packet::{PacketRef, WHOLE_BYTES_MAX};
 use packetfs::path::{Bytes, FileName, TreePath, join, split};
 use packetfs::tree::{Attr, Change, Entry, Kind as FileKind, Listing, Names};
 use packetfs::watch::{Drained, ReaderId, Watcher};
@@ -36,6 +36,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use worknode::command::Files;
 
+use crate::own_volume::OwnVolume;
 use crate::served::Heard;
 use crate::sys::outside::Outside;
 use crate::vital::Vital;
@@ -153,6 +154,8 @@ struct Quiet {
     under_way: Arc<AtomicUsize>,
     /// Number of pending jobs that hide further files.
     retells: AtomicUsize,
+    /// The agent's own volume, whose changes have no events.
+    own_volume: OwnVolume,
     /// Readers with pending changes.
     behind: Mutex<HashSet<ReaderId>>,
 }
@@ -162,6 +165,7 @@ impl Quiet {
     /// before, and that passes them on before clearing it.
     fn holds(&self, reader: ReaderId) -> bool {
         !self.is_unread()
+            && self.own_volume.is_quiet()
             && !self.mounted.load(Ordering::SeqCst)
             && !self.busy.load(Ordering::SeqCst)
             && self.under_way.load(Ordering::SeqCst) == 0
@@ -351,6 +355,7 @@ impl State {
             busy: AtomicBool::new(watcher.is_blind()),
             under_way: outbox.under_way(),
             retells: AtomicUsize::new(0),
+            own_volume: heard.own_volume().clone(),
             behind: Mutex::default(),
         });
         hidden.set_mounts(Arc::new(mounts.read()?));
@@ -621,9 +626,10 @@ impl State {
         }
         let mut exported = match asked {
             export::Asked::Known(exported) => exported,
-            export::Asked::Unread(file) => {
-                return Ok(Answered::Long(Long::content(user.uid, file)));
-            }
+            export::Asked::Unread(file) => match self.known_otherwise(user, path, &file)? {
+                Some(exported) => exported,
+                None => return Ok(Answered::Long(Long::content(user.uid, file))),
+            },
         };
         if let (Some(reader), [packet]) =
             (self.readers.get_mut(&reader), exported.content.manifest.packets.as_slice())
@@ -639,7 +645,31 @@ impl State {
     }
 
     fn look_at(&mut self, user: &Owner, path: &TreePath) -> Result<export::Asked, Errno> {
-        self.exporter.for_user(user, |files| files.content_within(path, true, AT_ONCE_BYTES_MAX))
+        let bytes_max = self.at_once(path);
+        self.exporter.for_user(user, |files| files.content_within(path, true, bytes_max))
+    }
+
+    /// Returns how much of a file the exporter itself may read. Larger contents of the agent's own volume may be with other
+    /// nodes only, which reading waits for.
+    fn at_once(&self, path: &[u8]) -> u64 {
+        if self.heard.is_own(path) { WHOLE_BYTES_MAX as u64 } else { AT_ONCE_BYTES_MAX }
+    }
+
+    /// Returns the content of a file of the agent's own volume, if that knows its packets.
+    fn known_otherwise(
+        &mut self,
+        user: &Owner,
+        path: &TreePath,
+        file: &export::Unread,
+    ) -> Result<Option<export::Exported>, Errno> {
+        let known = self.heard.own_volume().manifest(file.attr());
+        let Some(manifest) = known else { return Ok(None) };
+        self.exporter.learn(file.version(), manifest);
+        Ok(match self.look_at(user, path)? {
+            export::Asked::Known(exported) => Some(exported),
+            // It has changed meanwhile.
+            export::Asked::Unread(_) => None,
+        })
     }
 
     fn packets(
@@ -651,6 +681,8 @@ impl State {
     ) -> Result<Answered, Errno> {
         let file = self.exporter.for_user(user, |files| files.open_file(path))?;
         let bytes: u64 = wanted.iter().map(|(_, packet)| u64::from(packet.bytes)).sum();
+        // The volume's may have to be fetched, whatever the asker affords.
+        let bytes_max = if self.heard.is_own(path) { self.at_once(path) } else { bytes_max };
         if bytes > bytes_max {
             return Ok(Answered::Long(Long::packets(user.uid, file, wanted)?));
         }
@@ -666,7 +698,12 @@ impl State {
     /// together.
     fn drain(&mut self) {
         let points = self.changed_mounts();
-        let drained = self.watcher.drain(&points);
+        let mut drained = self.watcher.drain(&points);
+        let own_volume = self.heard.own_volume();
+        if !own_volume.is_quiet() {
+            let (devices, news) = own_volume.news();
+            devices.iter().for_each(|dev| self.watcher.add(*dev, &news, &mut drained));
+        }
         if drained.is_empty() {
             return;
         }

@@ -29,6 +29,7 @@ mod mirrors;
 mod numbers;
 mod origin;
 mod own;
+mod own_volume;
 mod pages;
 mod random;
 mod reached_at;

@@ -38,6 +38,7 @@ use crate::look::{self, Looks};
 use crate::membership::{Membership, Place};
 use crate::mesh::Mesh;
 use crate::mirrors::{Mirrors, WalkMemory};
+use crate::own_volume::OwnVolume;
 use crate::pages::PagesDir;
 use crate::reached_at::ReachedAt;
 use crate::ready::{self, Now};
@@ -226,7 +227,8 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     look::set_root(outside.root())?;
     let (vital, mut ended) = Vital::new();
 
-    let heard = Heard::new(Arc::clone(&hidden));
+    let own_volume = OwnVolume::default();
+    let heard = Heard::new(Arc::clone(&hidden), own_volume.clone());
     let served = Served::new(heard.clone());
     let (exporter, unheard_rx) =
         ExporterHandle::start(&vital, heard.clone(), Arc::clone(&hidden), &outside)?;
@@ -273,7 +275,14 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     let secret = membership.as_ref().map(|membership| membership.secret());
     let id = membership.as_ref().map(|membership| membership.cluster_id());
     let whose = crate::volume::Node { secret, cluster: id, mesh: mesh.clone() };
-    let volume = VolumeHandle::start(state, &outside, settings.keep, Arc::clone(&hidden), whose)?;
+    let volume = VolumeHandle::start(
+        state,
+        &outside,
+        settings.keep,
+        Arc::clone(&hidden),
+        whose,
+        own_volume.clone(),
+    )?;
     tokio::task::spawn_local(volume.clone().collect_hourly());
     let shutdown = Rc::new(Notify::new());
     let looks = Rc::new(Looks::default());
@@ -293,6 +302,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         mirrors: Rc::clone(&mirrors),
         sessions: Rc::clone(&sessions),
         volume: volume.clone(),
+        own_volume,
         share: shares.sessions,
         shutdown: Rc::clone(&shutdown),
     });

@@ -13,6 +13,7 @@ use packetfs::path::Bytes;
 use tokio::sync::watch;
 
 use crate::look;
+use crate::own_volume::OwnVolume;
 
 /// Whoever needs such a file system waits so long at most; then it counts as one that fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,21 +42,39 @@ type Mount = (Bytes, u64);
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
     hidden: Arc<Hidden>,
+    own: OwnVolume,
     at: Arc<Mutex<HashMap<Mount, Instant>>>,
     heard_for: Duration,
 }
 
 impl Heard {
-    pub(crate) fn new(hidden: Arc<Hidden>) -> Self {
-        Self { hidden, at: Arc::default(), heard_for: HEARD_FOR }
+    pub(crate) fn new(hidden: Arc<Hidden>, own: OwnVolume) -> Self {
+        Self { hidden, own, at: Arc::default(), heard_for: HEARD_FOR }
+    }
+
+    /// Returns the agent's own volume, which answers as local disks do.
+    pub(crate) fn own_volume(&self) -> &OwnVolume {
+        &self.own
+    }
+
+    /// Tells whether a path is below a mount of the agent's own volume.
+    pub(crate) fn is_own(&self, path: &[u8]) -> bool {
+        let mounts = self.hidden.mounts();
+        mounts.served_at(path).is_some_and(|(point, dev)| self.own.is_at(point, dev))
+    }
+
+    /// Returns the mount that a path is in, if somebody else answers for it.
+    fn served_at(&self, path: &[u8]) -> Option<Mount> {
+        let mounts = self.hidden.mounts();
+        let (point, dev) = mounts.served_at(path)?;
+        (!self.own.is_at(point, dev)).then(|| (point.to_vec(), dev))
     }
 
     /// Tells whether the file system of a path is local, or has answered just now.
     pub(crate) fn may_be_asked(&self, path: &[u8]) -> bool {
-        let mounts = self.hidden.mounts();
-        let Some((point, dev)) = mounts.served_at(path) else { return true };
+        let Some(mount) = self.served_at(path) else { return true };
         let at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
-        at.get(&(point.to_vec(), dev)).is_some_and(|at| at.elapsed() < self.heard_for)
+        at.get(&mount).is_some_and(|at| at.elapsed() < self.heard_for)
     }
 
     /// Tells the same of a directory, and of what is mounted in it, whose attributes are listed with it.
@@ -125,18 +144,17 @@ impl Served {
 
     /// Tells whether a question about a path is answered without asking anybody else.
     pub(crate) fn is_local(&self, path: &[u8]) -> bool {
-        self.heard.hidden.mounts().served_at(path).is_none()
+        self.heard.served_at(path).is_none()
     }
 
     /// Tells the same of a directory and of what is mounted in it.
     pub(crate) fn is_local_dir(&self, dir: &[u8]) -> bool {
-        self.is_local(dir) && self.heard.hidden.mounts().served_in(dir).next().is_none()
+        self.is_local(dir)
+            && self.heard.hidden.mounts().served_in(dir).all(|point| self.is_local(point))
     }
 
     fn mounts_of<'a>(&self, paths: impl Iterator<Item = &'a [u8]>) -> BTreeSet<Mount> {
-        let mounts = self.heard.hidden.mounts();
-        let mount = |path| mounts.served_at(path).map(|(point, dev)| (point.to_vec(), dev));
-        paths.filter_map(mount).collect()
+        paths.filter_map(|path| self.heard.served_at(path)).collect()
     }
 
     /// Asks a mount, unless too many are being asked.
@@ -181,7 +199,7 @@ mod tests {
         let text = format!("1 0 8:1 / / rw - ext4 d rw\n2 1 {dev} / {dir} rw - fuse f rw\n");
         let hidden: Arc<Hidden> = Arc::default();
         hidden.set_mounts(Arc::new(Mounts::parse(text.as_bytes())));
-        Heard { heard_for: Duration::MAX, ..Heard::new(hidden) }
+        Heard { heard_for: Duration::MAX, ..Heard::new(hidden, OwnVolume::default()) }
     }
 
     #[tokio::test]

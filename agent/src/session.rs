@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use worknode::id::{NodeId, SessionId, WalkId};
 use worknode::notice::{is_in_vain, why_nothing_walked};
 use worknode::page::{self, PageContents};
-use worknode::policy::{BUILT_IN, Rule, Verdict};
+use worknode::policy::{self, BUILT_IN, Rule, Verdict};
 use worknode::reason::Reason;
 use worknode::report::{Report, StayLine, Totals, WalkLine};
 use worknode::request::{Action, CommandFile, SessionOptions};
@@ -156,11 +156,12 @@ impl Session {
         notice: Option<String>,
         is_leaf: bool,
         before: Usage,
+        volumes: &[PathBuf],
     ) -> anyhow::Result<Self> {
         let id = granted.session();
         let offline = options.offline || granted.is_offline();
         let page_path = dir.join(id.to_string());
-        let rules = rules(options);
+        let rules = rules(options, volumes);
         let bits = [
             (options.walk_all, page::WALK_ALL),
             (options.no_fallback, page::NO_FALLBACK),
@@ -439,7 +440,8 @@ fn unix_ms(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn rules(options: &SessionOptions) -> Vec<(Vec<u8>, Verdict)> {
+/// Returns the user's rules, the built-in ones, and last those of mounted volumes.
+fn rules(options: &SessionOptions, volumes: &[PathBuf]) -> Vec<(Vec<u8>, Verdict)> {
     let user = options.rules.iter().map(|rule| {
         let verdict = match rule.action {
             Action::Walk => Verdict::Walk,
@@ -450,5 +452,6 @@ fn rules(options: &SessionOptions) -> Vec<(Vec<u8>, Verdict)> {
     });
     let built_in =
         BUILT_IN.iter().map(|&(pattern, verdict)| (pattern.as_bytes().to_vec(), verdict));
-    user.chain(built_in).collect()
+    let below = |point: &PathBuf| (policy::below(point.as_os_str().as_bytes()), Verdict::Volume);
+    user.chain(built_in).chain(volumes.iter().map(below)).collect()
 }

@@ -11,7 +11,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -30,6 +30,7 @@ use worknode::key::SecretKey;
 use worknode::request::{Retention, VolumeMountStatus, VolumeShare};
 
 use crate::mesh::Mesh;
+use crate::own_volume::OwnVolume;
 use crate::random;
 use crate::sys::outside::Outside;
 use shares::Shares;
@@ -105,6 +106,7 @@ impl VolumeHandle {
         keep: Retention,
         hidden: Arc<Hidden>,
         node: Node,
+        own: OwnVolume,
     ) -> anyhow::Result<Self> {
         let (jobs, jobs_rx) = mpsc::channel();
         let dir = state.join("volume");
@@ -112,7 +114,7 @@ impl VolumeHandle {
         let handle = Self { jobs, dir: dir.clone(), outside: Arc::clone(outside), keep, turns };
         let outside = Arc::clone(outside);
         let serve = move || match outside.enter() {
-            Ok(()) => Keeper::new(dir, hidden, node).serve(&jobs_rx),
+            Ok(()) => Keeper::new(dir, hidden, node, own).serve(&jobs_rx),
             Err(error) => {
                 tracing::error!(%error, "failed to enter the mount namespace of users: nothing is mounted")
             }
@@ -170,12 +172,14 @@ struct Keeper {
     volume: Option<Arc<Volume>>,
     mounts: BTreeMap<PathBuf, (Wish, VolumeMount)>,
     shares: Shares,
+    /// Keeper --open, mounted--> exporter
+    own: OwnVolume,
 }
 
 impl Keeper {
-    fn new(dir: PathBuf, hidden: Arc<Hidden>, node: Node) -> Self {
+    fn new(dir: PathBuf, hidden: Arc<Hidden>, node: Node, own: OwnVolume) -> Self {
         let shares = Shares::new(&dir, hidden);
-        Self { dir, node, volume: None, mounts: BTreeMap::new(), shares }
+        Self { dir, node, volume: None, mounts: BTreeMap::new(), shares, own }
     }
 
     fn serve(mut self, jobs: &mpsc::Receiver<Job>) {
@@ -250,6 +254,11 @@ impl Keeper {
             None => VolumeMount::new(volume, point, wish.is_read_only),
         };
         let mount = mount.map_err(|error| failure::of_mount(point, &error))?;
+        if wish.at_ms.is_none() {
+            let data = fs::metadata(point);
+            let data = data.with_context(|| format!("failed to look at the mount {shown}"))?;
+            self.own.mounted(point, data.dev());
+        }
         self.mounts.insert(point.to_owned(), (wish, mount));
         tracing::info!(point = %shown, "the volume is mounted");
         Ok(())
@@ -269,6 +278,7 @@ impl Keeper {
         if self.is_shared() {
             self.node.mesh.open(&volume);
         }
+        self.own.open(&volume);
         Ok(Arc::clone(self.volume.insert(volume)))
     }
 
@@ -354,6 +364,7 @@ impl Keeper {
             Err(error) => anyhow::bail!("failed to unmount {shown}: {error}"),
         }
         self.mounts.remove(point);
+        self.own.unmounted(point);
         tracing::info!(point = %shown, "the volume is unmounted");
         Ok(())
     }

@@ -280,6 +280,11 @@ impl Exporter {
         Err(Errno::EAGAIN)
     }
 
+    /// Takes over the packets of a version of a file, which its file system knows.
+    pub fn learn(&mut self, version: Version, manifest: Manifest) {
+        self.keep(version, manifest);
+    }
+
     fn keep(&mut self, version: Version, manifest: Manifest) {
         if self.manifests.len() >= MANIFESTS_MAX {
             self.manifests.clear();

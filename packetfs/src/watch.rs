@@ -11,9 +11,11 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use nix::sys::stat::fstat;
 
 use crate::export::open;
 use crate::path::{Bytes, is_within, join, split};
+use crate::volume::News;
 
 /// Identifies a reader of the tree. Readers hear only of directories that they have read.
 pub type ReaderId = u32;
@@ -33,6 +35,7 @@ pub struct Watcher {
     files: HashMap<Bytes, BTreeMap<Bytes, WatchDescriptor>>,
     /// The subjects of each watch. Bind mounts can show one directory at several paths.
     subjects: HashMap<WatchDescriptor, Vec<Subject>>,
+    inodes: Inodes,
     unwatched: Unwatched,
 }
 
@@ -45,6 +48,13 @@ struct Unwatched {
     files: BTreeSet<Bytes>,
     /// Whether there are more than are listed.
     too_much: bool,
+}
+
+/// What the watches watch, by file system and inode.
+#[derive(Debug, Default)]
+struct Inodes {
+    watched: HashMap<(u64, u64), WatchDescriptor>,
+    of: HashMap<WatchDescriptor, (u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -111,7 +121,8 @@ impl Watcher {
     pub fn with_watches(watches_max: usize) -> Result<Self, Errno> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let (dirs, files, subjects) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Self { inotify, watches_max, dirs, files, subjects, unwatched: Unwatched::default() })
+        let (inodes, unwatched) = (Inodes::default(), Unwatched::default());
+        Ok(Self { inotify, watches_max, dirs, files, subjects, inodes, unwatched })
     }
 
     /// Watches a directory for a reader. To be called before the directory is read. Without a watch left,
@@ -170,7 +181,11 @@ impl Watcher {
     }
 
     /// Adds a watch, or returns `None` if the kernel has none left.
-    fn watch(&self, path: &[u8], flags: AddWatchFlags) -> Result<Option<WatchDescriptor>, Errno> {
+    fn watch(
+        &mut self,
+        path: &[u8],
+        flags: AddWatchFlags,
+    ) -> Result<Option<WatchDescriptor>, Errno> {
         if self.subjects.len() >= self.watches_max {
             return Ok(None);
         }
@@ -179,8 +194,68 @@ impl Watcher {
         let link = format!("/proc/self/fd/{}", place.as_raw_fd());
         match self.inotify.add_watch(link.as_str(), flags) {
             Err(Errno::ENOSPC | Errno::ENOMEM) => Ok(None),
-            result => result.map(Some),
+            result => {
+                let descriptor = result?;
+                let stat = fstat(&place)?;
+                self.inodes.insert((stat.st_dev, stat.st_ino), descriptor);
+                Ok(Some(descriptor))
+            }
         }
+    }
+
+    /// Adds changes that inotify does not tell, of a file system that tells them otherwise, to what was drained.
+    pub fn add(&mut self, dev: u64, news: &News, drained: &mut Drained) {
+        if news.is_all {
+            let watched = self.inodes.of_device(dev);
+            watched.iter().for_each(|watched| self.note_all(*watched, drained));
+            return;
+        }
+        let find = |it: &Self, ino| it.inodes.watched.get(&(dev, ino)).copied();
+        for dir in &news.dirs {
+            find(self, *dir).into_iter().for_each(|watched| self.note_all(watched, drained));
+        }
+        for (dir, name) in &news.names {
+            let Some(watched) = find(self, *dir) else { continue };
+            for dir in self.dirs_of(watched) {
+                self.forget(&join(&dir, name), drained);
+                self.drop_file(&dir, name);
+                self.note_name(dir, name.clone(), drained);
+            }
+        }
+        for (dir, name) in &news.names_of_files {
+            let Some(watched) = find(self, *dir) else { continue };
+            let dirs = self.dirs_of(watched);
+            dirs.into_iter().for_each(|dir| self.note_name(dir, name.clone(), drained));
+        }
+        for ino in &news.files {
+            let Some(watched) = find(self, *ino) else { continue };
+            let subjects = self.subjects.get(&watched).cloned().unwrap_or_default();
+            for path in subjects.iter().map(Subject::path) {
+                if let Some((dir, name)) = split(path) {
+                    self.note_name(dir.to_vec(), name.to_vec(), drained);
+                }
+                // Its own attributes may be listed with no name above it.
+                if let Some(watched) = self.dirs.get(path) {
+                    let (readers, _) = drained.names.entry(path.to_vec()).or_default();
+                    readers.extend(&watched.readers);
+                }
+            }
+        }
+    }
+
+    /// Forgets what a watch is for, with everything below.
+    fn note_all(&mut self, watched: WatchDescriptor, drained: &mut Drained) {
+        self.dirs_of(watched).iter().for_each(|dir| self.forget(dir, drained));
+    }
+
+    /// Returns the directories that a watch is for.
+    fn dirs_of(&self, watched: WatchDescriptor) -> Vec<Bytes> {
+        let subjects = self.subjects.get(&watched).into_iter().flatten();
+        let dir = |subject: &Subject| match subject {
+            Subject::Dir(dir) => Some(dir.clone()),
+            Subject::File(_) => None,
+        };
+        subjects.filter_map(dir).collect()
     }
 
     /// Tells whether a drain may yield changes without events, because something has no watch.
@@ -259,6 +334,7 @@ impl Watcher {
         for (descriptor, _) in self.subjects.drain() {
             let _ = self.inotify.rm_watch(descriptor);
         }
+        self.inodes = Inodes::default();
         self.dirs.clear();
         self.files.clear();
         self.unwatched = Unwatched::default();
@@ -302,6 +378,7 @@ impl Watcher {
             }
         }
         if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+            self.inodes.remove(event.wd);
             for subject in self.subjects.remove(&event.wd).unwrap_or_default() {
                 if let Subject::File(path) = subject
                     && let Some((dir, name)) = split(&path)
@@ -358,6 +435,7 @@ impl Watcher {
         subjects.retain(|other| other != subject);
         if subjects.is_empty() {
             self.subjects.remove(&descriptor);
+            self.inodes.remove(descriptor);
             // Fails if the file is gone: then the kernel has removed the watch.
             let _ = self.inotify.rm_watch(descriptor);
         }
@@ -367,6 +445,34 @@ impl Watcher {
         let subjects = self.subjects.entry(descriptor).or_default();
         if !subjects.contains(&subject) {
             subjects.push(subject);
+        }
+    }
+}
+
+impl Inodes {
+    fn insert(&mut self, inode: (u64, u64), descriptor: WatchDescriptor) {
+        self.watched.insert(inode, descriptor);
+        self.of.insert(descriptor, inode);
+    }
+
+    fn remove(&mut self, descriptor: WatchDescriptor) {
+        let inode = self.of.remove(&descriptor);
+        // Another file may have the number by now.
+        if let Some(inode) = inode.filter(|it| self.watched.get(it) == Some(&descriptor)) {
+            self.watched.remove(&inode);
+        }
+    }
+
+    fn of_device(&self, dev: u64) -> Vec<WatchDescriptor> {
+        let of_dev = self.of.iter().filter(|(_, inode)| inode.0 == dev);
+        of_dev.map(|(descriptor, _)| *descriptor).collect()
+    }
+}
+
+impl Subject {
+    fn path(&self) -> &[u8] {
+        match self {
+            Self::Dir(path) | Self::File(path) => path,
         }
     }
 }

@@ -205,7 +205,14 @@ fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) ->
         // A system program that the built-in table knows: its file need not be examined.
         return if sys::may_execute(path) { Decision::Stay(reason) } else { Decision::Leave };
     }
-    match (by_rule, target::look(path)) {
+    let target = target::look(path);
+    let by_rule = match (by_rule, target) {
+        (Err(_), Some(Target::Native)) if page.has_volumes() => {
+            in_volume(page, path).unwrap_or(by_rule)
+        }
+        _ => by_rule,
+    };
+    match (by_rule, target) {
         (_, None) => Decision::Leave,
         (_, Some(Target::Privileged)) => Decision::Stay(Reason::Privileged),
         (_, Some(Target::Foreign)) => Decision::Stay(Reason::Foreign),
@@ -217,6 +224,13 @@ fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) ->
             reason.map_or(Decision::Walk, Decision::Stay)
         }
     }
+}
+
+/// Decides whether a program walks because its file lies below a mounted volume. Not inlined for the same reason as below.
+#[inline(never)]
+fn in_volume(page: &Page<'_>, path: &CStr) -> Option<Result<(), Reason>> {
+    let mut buffer = PathBuffer::new();
+    page.decide_in_volume(path.to_bytes(), find::real(path, &mut buffer)?)
 }
 
 /// Returns why a program that may walk by its name stays nonetheless. Not inlined, so that programs

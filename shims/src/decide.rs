@@ -107,6 +107,7 @@ pub(crate) fn decide(
     let words = arguments.iter().map(|argument| argument.as_bytes());
     let mut room = vec![0; ROOM_BYTES];
     let by_rule = page.decide(file.as_os_str().as_bytes(), words, &mut Disk, &mut room);
+    let by_rule = in_volume(page, file).unwrap_or(by_rule);
     let by_rule = by_rule.and_then(|()| by_what_it_is(page, file, given));
     let is_leaf = given.pinned || page.options() & LEAF != 0;
     match by_rule {
@@ -139,14 +140,30 @@ pub(crate) struct Given {
 /// Decides by the kind of the file, as the preload library does: wrappers of compilers stay.
 fn by_what_it_is(page: &Page<'_>, file: &Path, given: &Given) -> Result<(), Reason> {
     if page.verdict(file.as_os_str().as_bytes()).is_some_and(Verdict::compiles) {
-        let mut head = [0; 2];
-        let is_script = File::open(file).and_then(|mut file| file.read_exact(&mut head)).is_ok()
-            && head == *b"#!";
+        let is_script = head(file) == *b"#!";
         let wraps = || page.wraps(std::fs::canonicalize(file).ok()?.as_os_str().as_bytes());
         let reason = if is_script { Some(Reason::Wrapper) } else { wraps() };
         reason.map_or(Ok(()), Err)?;
     }
     talks_here(given)
+}
+
+/// Decides whether a program walks because its file lies below a mounted volume.
+fn in_volume(page: &Page<'_>, file: &Path) -> Option<Result<(), Reason>> {
+    if !page.has_volumes() || head(file) != *b"\x7fE" {
+        return None;
+    }
+    let real = std::fs::canonicalize(file).ok()?;
+    page.decide_in_volume(file.as_os_str().as_bytes(), real.as_os_str().as_bytes())
+}
+
+/// Returns the first two bytes of a file.
+fn head(file: &Path) -> [u8; 2] {
+    let mut head = [0; 2];
+    match File::open(file).and_then(|mut file| file.read_exact(&mut head)) {
+        Ok(()) => head,
+        Err(_) => [0; 2],
+    }
 }
 
 fn talks_here(given: &Given) -> Result<(), Reason> {

@@ -11,6 +11,8 @@ pub(crate) const ALL: &[Test] = &[
     ("volumes::all_nodes_see_what_one_writes", all_see),
     ("volumes::both_sides_of_a_cut_keep_what_they_wrote", cut),
     ("volumes::an_agent_that_is_killed_loses_nothing", killed),
+    ("volumes::walks_see_what_other_nodes_write", walks_see),
+    ("volumes::a_build_below_the_volume_walks", builds),
 ];
 
 const NODES: [&str; 3] = ["origin", "n1", "n2"];
@@ -155,4 +157,78 @@ fn killed(lab: &Lab) -> Result<(), String> {
         return Err(format!("{last} files were written, {all} are there"));
     }
     volume.done("origin", "rm -r killed").map(drop)
+}
+
+/// A walk on `n2` of a program of the origin.
+const ON_N2: &str = "oswalk exec --on n2 --no-fallback --walk cat --walk ls --";
+
+fn walks_see(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let volume = Mounted::new(up, "volumes walks see")?;
+    volume.done("origin", "mkdir -p walks/sub && echo 0 > walks/f && echo s > walks/sub/s")?;
+    volume.all("test -e walks/sub/s && grep -qx 0 walks/f")?;
+    let walked = volume.done("origin", &format!("{ON_N2} cat walks/f"))?;
+    if walked != "0\n" {
+        return Err(format!("before the changes: {walked}"));
+    }
+    // While another node writes, a walk never sees less than a program of the origin has seen before.
+    let writes = "for i in $(seq 40); do echo $i > walks/f; \
+                  mv walks/f walks/g; mv walks/g walks/f; sleep 0.05; done";
+    let writer = volume.start("n1", writes)?;
+    let compare = format!(
+        "for i in $(seq 20); do a=$(cat walks/f 2>/dev/null) || continue; \
+         b=$({ON_N2} cat walks/f 2>/dev/null) || continue; test $b -ge $a || echo $a then $b; done"
+    );
+    let stale = volume.done("origin", &compare)?;
+    if !stale.is_empty() {
+        return Err(format!("walks saw former contents: {stale}"));
+    }
+    writer.wait(seconds(60))?;
+    volume.done("n1", "mv walks/sub walks/other && echo t > walks/other/t && rm walks/f")?;
+    wait_until("the origin sees the last change", || {
+        let seen = "test -e walks/other/t && test ! -e walks/f && test ! -e walks/sub";
+        volume.script("origin", seen).is_ok_and(|run| run.succeeded())
+    })?;
+    let native = volume.done("origin", "ls -R walks; cat walks/other/*")?;
+    let walked = volume
+        .done("origin", &format!("{ON_N2} ls -R walks; {ON_N2} cat walks/other/s walks/other/t"))?;
+    if walked != native {
+        return Err(format!("native: {native}, walked: {walked}"));
+    }
+    volume.done("origin", "rm -r walks").map(drop)
+}
+
+fn builds(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let volume = Mounted::new(up, "volumes builds")?;
+    let sources = r#"mkdir build && cd build && for i in 1 2 3 4; do
+        printf '#include "h.h"\nint f%d(int x) { return x + %d + H; }\n' $i $i > f$i.c; done
+        echo '#define H 7' > h.h
+        printf '#include <stdio.h>\nint main(void) { puts("made"); return 0; }\n' > main.c
+        printf 'app: main.o f1.o f2.o f3.o f4.o\n\tcc -o $@ $^\nout: app\n\t./app > out\n' > Makefile"#;
+    volume.done("n1", sources)?;
+    volume.all("test -s build/Makefile && test -s build/main.c && test -s build/h.h")?;
+    let report = volume.point.with_extension("report");
+    let build = format!(
+        "cd build && oswalk exec --no-fallback --report {} -- sh -c 'make -s -j4 out && ./app && cat out'",
+        report.display()
+    );
+    let printed = volume.done("origin", &build)?;
+    if printed != "made\nmade\n" {
+        return Err(format!("the build printed {printed}"));
+    }
+    let json = std::fs::read_to_string(&report).map_err(|error| error.to_string())?;
+    let json: serde_json::Value = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+    let walks = json["walks"].as_array().cloned().unwrap_or_default();
+    let of = |name: &str| walks.iter().filter(|walk| walk["argv0"] == *name).count();
+    if (of("cc"), of("./app")) != (5, 2) {
+        return Err(format!("walks: {json}"));
+    }
+    // What walked is what the compiler makes here, and all nodes have it.
+    let native = "cd build && mkdir native && for i in f1 f2 f3 f4 main; do \
+                  cc -c $i.c -o native/$i.o && cmp native/$i.o $i.o || exit 1; done; rm -r native";
+    volume.done("origin", native)?;
+    volume.all("test -x build/app && grep -qx made build/out && test $(build/app) = made")?;
+    volume.same("cat build/*.o | sha256sum")?;
+    volume.done("origin", "rm -r build").map(drop)
 }

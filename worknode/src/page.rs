@@ -89,7 +89,29 @@ impl<'a> Page<'a> {
     /// Returns the verdict of the rules on the program at `path`.
     #[must_use]
     pub fn verdict(&self, path: &[u8]) -> Option<Verdict> {
-        self.rules().find(|rule| rule.names(path)).map(|rule| rule.verdict)
+        let mut rules = self.rules().filter(|rule| rule.verdict != Verdict::Volume);
+        rules.find(|rule| rule.names(path)).map(|rule| rule.verdict)
+    }
+
+    /// Tells whether a volume was mounted when the session was opened.
+    #[must_use]
+    pub fn has_volumes(&self) -> bool {
+        let last = self.rule_count().unwrap_or(0).checked_sub(1).and_then(|last| self.rule(last));
+        last.is_some_and(|rule| rule.verdict == Verdict::Volume)
+    }
+
+    /// Decides whether a program that no rule names, and that is no script, walks because its file, `real` with all links
+    /// resolved, lies below a mounted volume. `None` if it does not.
+    pub fn decide_in_volume(&self, path: &[u8], real: &[u8]) -> Option<Result<(), Reason>> {
+        let names = |rule: Rule<'_>| rule.verdict == Verdict::Volume && rule.names(real);
+        if self.verdict(path).is_some() || !self.rules().any(names) {
+            return None;
+        }
+        Some(match known::stays(path) {
+            Some(reason) => Err(reason),
+            None if self.gate() == GATE_OPEN => Ok(()),
+            None => Err(Reason::NoCluster),
+        })
     }
 
     /// Returns why a program with a compiler's name stays if that name is a symbolic link to `real`: a
@@ -107,12 +129,14 @@ impl<'a> Page<'a> {
     pub fn rules(&self) -> impl Iterator<Item = Rule<'a>> + use<'a> {
         let page = *self;
         let count = page.rule_count().unwrap_or(0);
-        (0..count).filter_map(move |index| {
-            let at = HEADER_BYTES + index * RULE_BYTES;
-            let pattern = page.span(at)?;
-            let bytes = page.bytes.get(at + 8..at + 10)?;
-            Some(Rule { pattern, verdict: Verdict::decode([bytes[0], bytes[1]])? })
-        })
+        (0..count).filter_map(move |index| page.rule(index))
+    }
+
+    fn rule(self, index: usize) -> Option<Rule<'a>> {
+        let at = HEADER_BYTES + index * RULE_BYTES;
+        let pattern = self.span(at)?;
+        let bytes = self.bytes.get(at + 8..at + 10)?;
+        Some(Rule { pattern, verdict: Verdict::decode([bytes[0], bytes[1]])? })
     }
 
     /// Returns the session's number.
@@ -300,6 +324,28 @@ mod tests {
         assert_eq!(decide(&bytes, "/usr/bin/gcc", &["a.o"]), Err(Reason::Link));
         assert_eq!(decide(&bytes, "/usr/bin/make", &[]), Err(Reason::Driver));
         assert_eq!(decide(&bytes, "/bin/true", &[]), Err(Reason::Unlisted));
+    }
+
+    #[test]
+    fn programs_below_a_mounted_volume_walk_unless_a_rule_names_them() {
+        let mut contents = contents();
+        assert!(!Page::parse(&contents.encode()).expect("a page").has_volumes());
+        contents.rules.push((crate::policy::below(b"/cluster"), Verdict::Volume));
+        let decide = |contents: &PageContents<'_>, path: &str, real: &str| {
+            let bytes = contents.encode();
+            let page = Page::parse(&bytes).expect("the page was just encoded");
+            assert!(page.has_volumes());
+            page.decide_in_volume(path.as_bytes(), real.as_bytes())
+        };
+        assert_eq!(decide(&contents, "./app", "/cluster/src/app"), Some(Ok(())));
+        assert_eq!(decide(&contents, "./app", "/home/u/app"), None);
+        assert_eq!(decide(&contents, "/cluster/make", "/cluster/make"), None);
+        assert_eq!(decide(&contents, "./flock", "/cluster/flock"), Some(Err(Reason::Driver)));
+        let page = contents.encode();
+        let verdict = Page::parse(&page).expect("a page").verdict(b"/cluster/src/app");
+        assert_eq!(verdict, None, "the file decides, not its path");
+        contents.gate = GATE_SHUT;
+        assert_eq!(decide(&contents, "./app", "/cluster/app"), Some(Err(Reason::NoCluster)));
     }
 
     #[test]

@@ -22,13 +22,15 @@ pub enum Verdict {
     Rustc,
     /// `nvcc`, a driver with its own options.
     Nvcc,
+    /// Lies below a mounted volume: executes on a runner, unless it is a script.
+    Volume,
 }
 
 impl Verdict {
     /// Tells whether the program is a compiler, so that its command line decides whether it walks.
     #[must_use]
     pub fn compiles(self) -> bool {
-        !matches!(self, Self::Walk | Self::Stay(_))
+        !matches!(self, Self::Walk | Self::Stay(_) | Self::Volume)
     }
 
     /// Returns the word that users read.
@@ -42,6 +44,7 @@ impl Verdict {
             Self::Assembler => "assembler",
             Self::Rustc => "rustc",
             Self::Nvcc => "nvcc",
+            Self::Volume => "volume",
         }
     }
 
@@ -56,6 +59,7 @@ impl Verdict {
             Self::Assembler => [5, 0],
             Self::Rustc => [6, 0],
             Self::Nvcc => [7, 0],
+            Self::Volume => [8, 0],
         }
     }
 
@@ -70,6 +74,7 @@ impl Verdict {
             5 => Self::Assembler,
             6 => Self::Rustc,
             7 => Self::Nvcc,
+            8 => Self::Volume,
             _ => return None,
         })
     }
@@ -91,6 +96,21 @@ impl Rule<'_> {
         let subject = if self.pattern.contains(&b'/') { path } else { base_name(path) };
         crate::glob::matches(self.pattern, subject)
     }
+}
+
+/// Returns the pattern that names all below a directory.
+#[cfg(feature = "std")]
+#[must_use]
+pub fn below(dir: &[u8]) -> Vec<u8> {
+    let mut pattern = Vec::with_capacity(dir.len() + 2);
+    for &byte in dir {
+        match byte {
+            b'*' | b'?' | b'[' => pattern.extend([b'[', byte, b']']),
+            _ => pattern.push(byte),
+        }
+    }
+    pattern.extend_from_slice(b"/*");
+    pattern
 }
 
 /// Returns the part of `path` after its last slash.
@@ -315,6 +335,14 @@ mod tests {
             assert_eq!(built_in(path), Some(Verdict::CompilerDriver), "{path}");
         }
         assert_eq!(built_in("/bin/true"), None);
+    }
+
+    #[test]
+    fn a_pattern_names_all_below_a_directory() {
+        let pattern = below(b"/mnt/a[1]*");
+        let rule = Rule { pattern: &pattern, verdict: Verdict::Volume };
+        assert!(rule.names(b"/mnt/a[1]*/b/c") && rule.names(b"/mnt/a[1]*/b"));
+        assert!(!rule.names(b"/mnt/a1/b") && !rule.names(b"/mnt/a[1]*"));
     }
 
     #[test]

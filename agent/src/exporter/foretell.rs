@@ -9,7 +9,6 @@ use packetfs::watch::ReaderId;
 use tokio::sync::mpsc::UnboundedSender;
 use worknode::command::Files;
 
-use super::long::AT_ONCE_BYTES_MAX;
 use super::profile::{Facts, Known, Likeness};
 use super::{Answered, State, Upcoming, predict};
 
@@ -137,7 +136,8 @@ impl State {
         let mut known = predict::reads(&walk.cwd, files, may_be_asked, leave);
         known.of(&walk.cwd).listing = true;
         for (path, facts) in known.iter_mut().filter(|(_, facts)| facts.content) {
-            if let Some(exported) = content(&mut self.exporter, path) {
+            let bytes_max = self.at_once(path);
+            if let Some(exported) = content(&mut self.exporter, path, bytes_max) {
                 let packets = exported.content.manifest.covering(0, u64::MAX);
                 facts.packets = packets.map(|(offset, _)| offset).collect();
             }
@@ -167,8 +167,9 @@ impl State {
         if facts.content && !told.content {
             asks.push(Ask::Content(path.clone()));
         }
+        let bytes_max = self.at_once(&path);
         if !facts.packets.is_subset(&told.packets)
-            && let Some(exported) = content(&mut self.exporter, &path)
+            && let Some(exported) = content(&mut self.exporter, &path, bytes_max)
         {
             let lacks =
                 |offset: &u64| facts.packets.contains(offset) && !told.packets.contains(offset);
@@ -182,8 +183,8 @@ impl State {
 }
 
 /// Returns what is known of a file, or can be read at once.
-fn content(exporter: &mut Exporter, path: &[u8]) -> Option<Exported> {
-    match exporter.content_within(&path.try_into().ok()?, false, AT_ONCE_BYTES_MAX).ok()? {
+fn content(exporter: &mut Exporter, path: &[u8], bytes_max: u64) -> Option<Exported> {
+    match exporter.content_within(&path.try_into().ok()?, false, bytes_max).ok()? {
         Asked::Known(exported) => Some(exported),
         Asked::Unread(_) => None,
     }

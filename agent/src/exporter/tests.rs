@@ -91,7 +91,7 @@ impl Drop for Bound<'_> {
 /// Starts the thread among the mounts of the test.
 fn start(vital: &Vital, patience: Duration, watches: usize) -> ExporterHandle {
     let watcher = Watcher::with_watches(watches).expect("an inotify instance");
-    let heard = Heard::new(Arc::default());
+    let heard = Heard::new(Arc::default(), crate::own_volume::OwnVolume::default());
     start_hearing(vital, heard, patience, watcher).0
 }
 
@@ -395,7 +395,7 @@ fn what_cannot_be_watched_is_told_of_before_each_walk() {
 fn a_file_system_that_has_not_answered_is_not_looked_at() {
     with_exporter(async |_, dir| {
         let mounts: Arc<Hidden> = Arc::default();
-        let heard = Heard::new(Arc::clone(&mounts));
+        let heard = Heard::new(Arc::clone(&mounts), crate::own_volume::OwnVolume::default());
         let watcher = Watcher::new().expect("an inotify instance");
         let (exporter, mut unheard_rx) = start_hearing(&Vital::new().0, heard, PATIENCE, watcher);
         let [mut first, second] = two_that_know(&exporter, dir.path()).await;

@@ -62,6 +62,12 @@ impl Unread {
         self.attr.version()
     }
 
+    /// Returns its attributes.
+    #[must_use]
+    pub fn attr(&self) -> &Attr {
+        &self.attr
+    }
+
     /// Returns the owner of the file.
     #[must_use]
     pub fn owner(&self) -> u32 {

@@ -20,7 +20,7 @@ use std::sync::mpsc::Receiver;
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, SessionACL};
 use worknode::history::Hlc;
 
-use crate::volume::{Shown, Stale, Volume};
+use crate::volume::{Shown, Stale, Told, Volume};
 use handler::Handler;
 
 /// Its source in the list of mounts.
@@ -99,9 +99,9 @@ fn read_ahead(point: &Path) {
 }
 
 /// Has the kernel forget what is stale, until the volume is closed or the mount is gone.
-fn tell(notifier: &Notifier, stale: &Receiver<Stale>) {
-    for stale in stale {
-        let told = match &stale {
+fn tell(notifier: &Notifier, told: &Receiver<Told>) {
+    for it in told {
+        let told = match &it.stale {
             Stale::File(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
             Stale::Name(dir, name) => notifier.inval_entry(INodeNo(*dir), OsStr::from_bytes(name)),
             // The kernel holds the directory's lock during a look-up, and takes it here. There is no such name.

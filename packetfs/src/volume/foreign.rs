@@ -146,6 +146,8 @@ impl Shared {
             if *ino == ROOT || state.uses.get(*ino).is_some() {
                 let dir = state.tree.find(*ino)?.map_or(ROOT, |node| node.parent);
                 self.mounts.file_in(dir, *ino);
+            } else {
+                self.mounts.unknown_file(*ino);
             }
         }
         for (dir, name) in &touched.names {

@@ -148,6 +148,20 @@ impl Library {
         Ok(manifest)
     }
 
+    /// Returns the packets of a content if its list is here, in one packet.
+    pub(super) fn manifest_here(&self, content: &Content) -> Option<Manifest> {
+        let packet = content.packet?;
+        let reference = PacketRef { digest: Digest(packet.digest), bytes: packet.bytes };
+        if !packet.is_list {
+            return Some(Manifest { packets: vec![reference], holes: Vec::new() });
+        }
+        if let Some(known) = self.lock().get(&reference.digest) {
+            return Some(Manifest::clone(known));
+        }
+        let (level, manifest) = decode(&self.shelf.get(reference)?).ok()?;
+        (level == 0 && manifest.bytes() == content.bytes).then_some(manifest)
+    }
+
     fn unfold(&self, list: PacketRef) -> io::Result<Manifest> {
         let mut bytes = self.packet(list)?;
         for _ in 0..=LEVELS_MAX {

@@ -9,6 +9,7 @@ use super::changes::failed;
 use super::error::VolumeError;
 use super::model::{Shared, State, Volume};
 use super::names::{Caller, Found, Make, Moving};
+use super::news::Item;
 use super::node::Node;
 use super::tree::parent;
 
@@ -102,6 +103,9 @@ impl Volume {
     /// # Errors
     /// See [`Volume::rename`].
     pub fn carry(&self, from: (u64, &[u8]), to: (u64, &[u8])) -> Result<(), Errno> {
+        let begin =
+            |(dir, name): (u64, &[u8])| self.shared.mounts.begin(Item::Name(dir, name.to_vec()));
+        let _under_way = [from, to].map(begin);
         self.rename(from, to, Moving::Replace)?;
         for (dir, name) in [from, to] {
             self.shared.mounts.name(dir, name);
@@ -116,6 +120,7 @@ impl Volume {
     /// See [`Volume::remove`].
     pub fn take(&self, dir: u64, name: &[u8]) -> Result<(), Errno> {
         let Some(found) = self.peek(dir, name)? else { return Ok(()) };
+        let _under_way = self.shared.mounts.begin(Item::Name(dir, name.to_vec()));
         self.remove(dir, name, found.attr.kind == crate::tree::Kind::Dir)?;
         self.shared.mounts.name(dir, name);
         self.shared.mounts.file(dir);

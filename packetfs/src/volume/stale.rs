@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::time::Duration;
 
 use super::model::Volume;
-use super::told::{Mark, Stale};
+use super::told::{Mark, Stale, Told};
 
 /// Time for a mount to pass on what was told before. The kernel takes microseconds for each.
 const TOLD_MAX: Duration = Duration::from_secs(10);
@@ -12,7 +12,7 @@ const TOLD_MAX: Duration = Duration::from_secs(10);
 impl Volume {
     /// Returns what a mount must have the kernel forget from now on. It ends when the volume is closed.
     #[must_use]
-    pub fn stale(&self) -> Receiver<Stale> {
+    pub fn stale(&self) -> Receiver<Told> {
         let (told_tx, told_rx) = channel();
         self.shared.mounts.lock().push(told_tx);
         told_rx

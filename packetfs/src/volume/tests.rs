@@ -7,6 +7,7 @@ mod model;
 mod picture;
 mod private;
 mod several;
+mod watched;
 
 use std::io::Read;
 use std::path::Path;
@@ -148,7 +149,7 @@ fn programs_that_have_a_file_open_see_the_chosen_content() {
     let expected =
         [b"first".as_slice(), b"another content", b"UNSAVED content", b"first", b"first!"];
     assert_eq!(contents, expected);
-    assert!(matches!(stale.try_recv(), Ok(Stale::File(it)) if it == ino));
+    assert!(matches!(stale.try_recv().map(|told| told.stale), Ok(Stale::File(it)) if it == ino));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::error::VolumeError;
 use super::model::{Shared, State, Volume};
 use super::moment;
 use super::names::Caller;
+use super::news::{Item, UnderWay};
 use super::node::Node;
 use super::past::{Spot, told};
 use super::tree::{Tree, parent};
@@ -146,6 +147,8 @@ pub(super) struct Refill {
     backing: Arc<Backing>,
     content: Content,
     modified: Nanos,
+    /// Programs may see a part of it.
+    _under_way: UnderWay,
 }
 
 impl Shared {
@@ -203,7 +206,8 @@ impl Shared {
         }
         self.end_use(state, ino);
         self.mounts.file(ino);
-        Ok(opened.map(|backing| Refill { backing, content, modified }))
+        let under_way = || self.mounts.begin(Item::File(ino));
+        Ok(opened.map(|backing| Refill { backing, content, modified, _under_way: under_way() }))
     }
 
     /// Writes the content into a file that programs have open, as a program would do it. It is compared with the tables when

@@ -178,3 +178,34 @@ fn directories_below_a_new_mount_are_forgotten() {
     assert!(drained.names[&root].1.contains(b"a".as_slice()));
     assert_eq!(watcher.subjects.len(), 1);
 }
+
+#[test]
+fn changes_that_inotify_does_not_tell_are_added() {
+    use std::os::unix::fs::MetadataExt;
+
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::create_dir_all(dir.path().join("d/below")).expect("writable");
+    let mut watcher = Watcher::new().expect("an inotify instance");
+    let root = dir.path().as_os_str().as_bytes().to_vec();
+    for path in [root.clone(), bytes(&dir, "d"), bytes(&dir, "d/below")] {
+        watcher.watch_dir(&path, 1).expect("watchable");
+    }
+    let data = dir.path().metadata().expect("it is there");
+    let (dev, ino) = (data.dev(), data.ino());
+    let mut add = |dev: u64, news: &News| {
+        let mut drained = drain(&mut watcher);
+        watcher.add(dev, news, &mut drained);
+        drained
+    };
+    let written = News { names_of_files: [(ino, b"f".to_vec())].into(), ..News::default() };
+    assert!(add(dev + 1, &written).is_empty());
+    let drained = add(dev, &written);
+    assert_eq!(drained.names[&root], ([1].into(), [b"f".to_vec()].into()));
+    let attributes = News { files: [ino].into(), ..News::default() };
+    assert!(add(dev, &attributes).names.contains_key(&root));
+    let moved = News { names: [(ino, b"d".to_vec())].into(), ..News::default() };
+    let drained = add(dev, &moved);
+    assert!(drained.forgotten.contains_key(&bytes(&dir, "d")) && drained.names.contains_key(&root));
+    assert!(add(dev, &News { is_all: true, ..News::default() }).forgotten.contains_key(&root));
+    assert!(add(dev, &written).is_empty(), "nothing is watched any more");
+}

@@ -24,7 +24,7 @@ impl Tool {
     #[must_use]
     pub fn of(verdict: Verdict, path: &[u8]) -> Option<Self> {
         match verdict {
-            Verdict::Walk | Verdict::Stay(_) => None,
+            Verdict::Walk | Verdict::Stay(_) | Verdict::Volume => None,
             Verdict::CompilerDriver => Some(Self::Driver),
             Verdict::Compiler => Some(Self::Proper),
             Verdict::Assembler => match base_name(path) {

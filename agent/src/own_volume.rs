@@ -1,0 +1,97 @@
+//! The agent's own volume, as exporter and committer meet it below a mount: what changes there without an event of inotify.
+//!
+//! volume --`Feed`--> exporter
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use packetfs::packet::Manifest;
+use packetfs::tree::Attr;
+use packetfs::volume::{Feed, News, Volume};
+
+/// The volume, once it is open, and the mounts that show it as it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OwnVolume(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    opened: Option<Opened>,
+    /// The file systems of the mounts.
+    devices: BTreeMap<PathBuf, u64>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    feed: Arc<Feed>,
+    /// It is closed when its mounts and shares have ended.
+    volume: Weak<Volume>,
+}
+
+impl OwnVolume {
+    /// Notes that the volume is open.
+    pub(crate) fn open(&self, volume: &Arc<Volume>) {
+        let (feed, volume) = (volume.feed(), Arc::downgrade(volume));
+        self.lock().opened = Some(Opened { feed, volume });
+    }
+
+    /// Notes a mount. What was read there before has to be read again: its changes were not noted.
+    pub(crate) fn mounted(&self, point: &Path, device: u64) {
+        let mut inner = self.lock();
+        inner.devices.insert(point.to_owned(), device);
+        if let Some(opened) = &inner.opened {
+            opened.feed.note_all();
+        }
+    }
+
+    /// Notes that a mount has ended.
+    pub(crate) fn unmounted(&self, point: &Path) {
+        self.lock().devices.remove(point);
+    }
+
+    /// Tells whether a mount, by its point and device, is one of it.
+    pub(crate) fn is_at(&self, point: &[u8], device: u64) -> bool {
+        let point = Path::new(OsStr::from_bytes(point));
+        self.lock().devices.get(point) == Some(&device)
+    }
+
+    /// Returns where it is mounted as it is.
+    pub(crate) fn points(&self) -> Vec<PathBuf> {
+        self.lock().devices.keys().cloned().collect()
+    }
+
+    /// Tells whether nothing has changed since the last call of [`Self::news`].
+    pub(crate) fn is_quiet(&self) -> bool {
+        let inner = self.lock();
+        inner.devices.is_empty() || inner.opened.as_ref().is_none_or(|it| it.feed.is_quiet())
+    }
+
+    /// Returns the packets of a version of one of its files, if it is in packets.
+    pub(crate) fn manifest(&self, seen: &Attr) -> Option<Manifest> {
+        let volume = {
+            let inner = self.lock();
+            let is_shown = inner.devices.values().any(|device| *device == seen.dev);
+            inner.opened.as_ref().filter(|_| is_shown)?.volume.upgrade()?
+        };
+        volume.manifest_of(seen)
+    }
+
+    /// Takes what has changed, and returns it with the file systems that show it.
+    pub(crate) fn news(&self) -> (Vec<u64>, News) {
+        let (devices, volume) = {
+            let inner = self.lock();
+            let devices: Vec<_> = inner.devices.values().copied().collect();
+            (devices, inner.opened.as_ref().and_then(|it| it.volume.upgrade()))
+        };
+        let is_shown = !devices.is_empty();
+        let news = volume.filter(|_| is_shown).map(|volume| volume.news());
+        (devices, news.unwrap_or_default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic under the lock leaves a state that is right.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
