@@ -7,16 +7,18 @@
 mod exchange;
 mod fetch;
 mod heard;
+mod names;
 mod peer;
 mod serve;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, PoisonError, RwLock, mpsc};
 
 use packetfs::volume::Volume;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use worknode::id::NodeId;
 use worknode::key::Key;
 
 use crate::link::Link;
@@ -24,6 +26,7 @@ use crate::wire::frame::{Frame, Kind};
 use exchange::Exchange;
 use fetch::Fetcher;
 use heard::{Heard, Waiting};
+use names::Names;
 use serve::Server;
 
 pub(crate) use heard::Liar;
@@ -42,6 +45,7 @@ struct Shared {
     waiting: Arc<Waiting>,
     fetcher: Arc<Fetcher>,
     server: Server,
+    names: RwLock<Arc<Names>>,
 }
 
 impl Mesh {
@@ -54,6 +58,7 @@ impl Mesh {
             waiting: Arc::default(),
             fetcher: Arc::new(Fetcher::new(liar_tx.clone())),
             server: Server::start()?,
+            names: RwLock::default(),
         });
         let mesh = Self { heard_tx, shared };
         let waiting = Arc::clone(&mesh.shared.waiting);
@@ -75,9 +80,16 @@ impl Mesh {
         self.shared.is_open.load(Ordering::Relaxed)
     }
 
-    /// Says which keys are or were members'.
-    pub(crate) fn note_members(&self, keys: HashSet<Key>) {
-        self.tell(Heard::Members(keys));
+    /// Says which keys are or were members', which nodes had them, and whether these still are members.
+    pub(crate) fn note_members(&self, nodes: HashMap<Key, (NodeId, bool)>) {
+        self.tell(Heard::Members(nodes.keys().copied().collect()));
+        let names = Arc::new(Names::new(nodes));
+        *self.shared.names.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Returns the names of all nodes.
+    pub(crate) fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.shared.names.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Handles a new link.

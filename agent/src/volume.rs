@@ -6,6 +6,7 @@
 mod failure;
 mod point;
 mod shares;
+mod spread;
 mod work;
 
 use std::collections::BTreeMap;
@@ -93,6 +94,8 @@ pub(crate) struct VolumeHandle {
     dir: PathBuf,
     outside: Arc<Outside>,
     keep: Retention,
+    /// Exchanges with other nodes' volumes.
+    mesh: Mesh,
     /// Held for writing while garbage is removed, so that nobody waits for packets behind that.
     turns: Arc<RwLock<()>>,
 }
@@ -109,8 +112,9 @@ impl VolumeHandle {
         let (jobs, jobs_rx) = mpsc::channel();
         let dir = state.join("volume");
         let turns = Arc::default();
-        let handle = Self { jobs, dir: dir.clone(), outside: Arc::clone(outside), keep, turns };
-        let outside = Arc::clone(outside);
+        let (outside, mesh) = (Arc::clone(outside), node.mesh.clone());
+        let handle =
+            Self { jobs, dir: dir.clone(), outside: Arc::clone(&outside), keep, mesh, turns };
         let serve = move || match outside.enter() {
             Ok(()) => Keeper::new(dir, hidden, node).serve(&jobs_rx),
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -15,7 +15,7 @@ use worknode::request::{
 use crate::cluster::orders::unexpected;
 use crate::error::Failure;
 use crate::places::Places;
-use crate::{history, moment, say, work};
+use crate::{history, moment, say, spread, versions, work};
 
 /// Look after the volume of this node; for the agent's user and root
 #[derive(Debug, Subcommand)]
@@ -34,6 +34,18 @@ pub(crate) enum Fs {
     Scrub(Json),
     /// Write the volume, or a directory in it, into a new directory elsewhere
     Export(Export),
+    /// List what nodes have changed at the same time: the versions that lost, until one is chosen or they are dismissed
+    Conflicts(Below),
+}
+
+/// A file or a directory with all below it.
+#[derive(Debug, Args)]
+pub(crate) struct Below {
+    /// The file or directory [default: all of the volume in which the current directory is, else of /cluster]
+    path: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +80,13 @@ pub(crate) struct Export {
     json: bool,
 }
 
+impl Below {
+    fn path(&self) -> PathBuf {
+        let here = || versions::volume_of(Path::new(".")).map(|(root, _)| root);
+        self.path.clone().or_else(|| here().ok()).unwrap_or_else(|| crate::mount::POINT.into())
+    }
+}
+
 pub(crate) fn run(command: &Fs, places: &Places) -> Result<ExitCode, Failure> {
     match command {
         Fs::Status(options) => status(options, places),
@@ -77,6 +96,7 @@ pub(crate) fn run(command: &Fs, places: &Places) -> Result<ExitCode, Failure> {
         Fs::Unpin(options) => pin(options, places, false),
         Fs::Scrub(options) => check(options, places, "reading", VolumeRequest::Scrub),
         Fs::Export(options) => export(options, places),
+        Fs::Conflicts(options) => spread::conflicts(options.json, &options.path(), places),
     }
 }
 
@@ -109,7 +129,8 @@ fn status_text(status: &VolumeStatus) -> String {
          past      {} values\n\
          packets   {} in {} packs, {}\n\
          log       {} segments, {}\n\
-         garbage   {} values, {} packets, {}\n",
+         garbage   {} values, {} packets, {}\n\
+         conflicts {}\n",
         status.keep,
         status.files,
         HumanBytes(status.bytes),
@@ -123,8 +144,16 @@ fn status_text(status: &VolumeStatus) -> String {
         garbage.values,
         garbage.packets,
         HumanBytes(garbage.bytes),
+        conflicts_text(status.conflicts),
     );
     text
+}
+
+fn conflicts_text(conflicts: u64) -> String {
+    match conflicts {
+        0 => "none".to_owned(),
+        count => format!("{count}: 'oswalk fs conflicts' lists them"),
+    }
 }
 
 fn check(

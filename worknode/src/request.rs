@@ -11,8 +11,10 @@ use crate::id::{NodeId, SessionId};
 use crate::report::Report;
 use crate::said::Said;
 
+mod spread;
 mod volume;
 
+pub use spread::{VolumeConflict, VolumeConflictVersion};
 pub use volume::{
     RETENTION_S_MIN, Retention, RetentionError, ShareRequest, VolumeChecked, VolumeExported,
     VolumeGarbage, VolumeMountStatus, VolumePlace, VolumeRecord, VolumeReply, VolumeRequest,

@@ -17,8 +17,8 @@ use worknode::request::{
     VolumePlace, VolumeRecord, VolumeReply, VolumeRequest, VolumeRestored, VolumeStatus,
 };
 
-use super::failure::of_volume;
-use super::{Job, VolumeHandle};
+use super::failure::{of_volume, shown};
+use super::{Job, VolumeHandle, spread};
 
 /// Time between removals of garbage: what is kept for hours need not go sooner.
 const COLLECT_PERIOD: Duration = Duration::from_secs(3600);
@@ -55,8 +55,12 @@ impl VolumeHandle {
         }
         let (_, mounts) = self.ask(Job::Mounts).await?;
         let _turn = self.turns.read().await;
-        let keep = self.keep;
-        self.apart(move || work(&volume, request, (keep, mounts), &progress)).await
+        let (keep, mesh) = (self.keep, self.mesh.clone());
+        let work = move || match request {
+            VolumeRequest::Conflicts { place } => spread::conflicts(&volume, &mesh, &place),
+            request => work(&volume, request, (keep, mounts), &progress),
+        };
+        self.apart(work).await
     }
 
     async fn of_share(&self, request: ShareRequest) -> anyhow::Result<VolumeReply> {
@@ -135,6 +139,7 @@ fn point(request: &VolumeRequest) -> Option<PathBuf> {
     match request {
         VolumeRequest::Log { place, .. }
         | VolumeRequest::Restore { place, .. }
+        | VolumeRequest::Conflicts { place }
         | VolumeRequest::Pin { place, .. } => Some(path(place.point.clone())),
         _ => None,
     }
@@ -178,7 +183,7 @@ fn work(
             let packetfs::volume::Exported { files, bytes, changed } = exported;
             Ok(VolumeReply::Exported(VolumeExported { files, bytes, changed }))
         }
-        VolumeRequest::Collect | VolumeRequest::Share(_) => {
+        VolumeRequest::Collect | VolumeRequest::Share(_) | VolumeRequest::Conflicts { .. } => {
             anyhow::bail!("the request is answered elsewhere")
         }
     }
@@ -198,10 +203,6 @@ fn restore(volume: &Volume, place: &VolumePlace, at_ms: u64) -> anyhow::Result<V
     volume.wait_told();
     let packetfs::volume::Restored { placed, removed, changed } = restored;
     Ok(VolumeReply::Restored(VolumeRestored { placed, removed, changed }))
-}
-
-fn shown(place: &VolumePlace) -> String {
-    path(place.point.clone()).join(path(place.path.clone())).display().to_string()
 }
 
 fn status(
@@ -225,6 +226,7 @@ fn status(
         log_segments: stat.log_segments,
         log_bytes: stat.log_bytes,
         garbage: garbage_of(stat.garbage),
+        conflicts: volume.conflicts(b"").map_err(anyhow::Error::from)?.len() as u64,
     })
 }
 

@@ -5,6 +5,8 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::spread::VolumeConflict;
+
 /// A request about the volume. While it is worked on, the agent sends [`super::Reply::Progress`] again and again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeRequest {
@@ -47,6 +49,11 @@ pub enum VolumeRequest {
         path: Vec<u8>,
         /// The moment; now if there is none.
         at_ms: Option<u64>,
+    },
+    /// Return the conflicts at a path and below it.
+    Conflicts {
+        /// The path.
+        place: VolumePlace,
     },
 }
 
@@ -97,6 +104,8 @@ pub enum VolumeReply {
     Exported(VolumeExported),
     /// The request succeeded, and has no other answer.
     Done,
+    /// Conflicts, in the order of paths.
+    Conflicts(Vec<VolumeConflict>),
 }
 
 /// A share.
@@ -186,6 +195,8 @@ pub struct VolumeStatus {
     pub log_bytes: u64,
     /// What could be removed.
     pub garbage: VolumeGarbage,
+    /// Paths at which versions of several nodes are in conflict.
+    pub conflicts: u64,
 }
 
 /// A mount of the volume.
