@@ -3,6 +3,7 @@
 //! A thread of its own does so, because opening a volume and mounting wait for disks and the kernel. [`work`] does what takes
 //! long, on other threads; [`point`] checks where the volume is to be mounted.
 
+mod copies;
 mod failure;
 mod point;
 mod shares;

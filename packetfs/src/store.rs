@@ -6,10 +6,12 @@
 
 mod error;
 mod index;
+mod mend;
 mod pack;
 mod shelf;
 mod sweep;
 
 pub use error::StoreError;
+pub use mend::{Damaged, Damages};
 pub use shelf::{Checked, Shelf, Store};
 pub use sweep::{Dead, Survey};

@@ -30,12 +30,30 @@ pub(crate) enum Fs {
     Pin(Pin),
     /// Keep the past of a file or directory only as long as that of others
     Unpin(Pin),
-    /// Read every packet again, to find disk errors in time
+    /// Read every packet again, to find disk errors in time; damaged ones are fetched again from other nodes
     Scrub(Json),
     /// Write the volume, or a directory in it, into a new directory elsewhere
     Export(Export),
     /// List what nodes have changed at the same time: the versions that lost, until one is chosen or they are dismissed
     Conflicts(Below),
+    /// Show which nodes have the bytes of a file, or of all files in a directory
+    Where(Below),
+    /// Fetch a file, or all files in a directory, from other nodes, so that they can be read without them
+    Prefetch(Below),
+    /// Show or set on how many nodes each content in a directory is kept
+    Replicas(Replicas),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replicas {
+    /// The directory
+    path: PathBuf,
+    /// How many nodes keep each content below it, the writer among them; 0 for as many as the directory above says
+    #[arg(value_name = "N")]
+    count: Option<u32>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// A file or a directory with all below it.
@@ -97,6 +115,11 @@ pub(crate) fn run(command: &Fs, places: &Places) -> Result<ExitCode, Failure> {
         Fs::Scrub(options) => check(options, places, "reading", VolumeRequest::Scrub),
         Fs::Export(options) => export(options, places),
         Fs::Conflicts(options) => spread::conflicts(options.json, &options.path(), places),
+        Fs::Where(options) => spread::find(options.json, &options.path(), places),
+        Fs::Prefetch(options) => spread::prefetch(options.json, &options.path(), places),
+        Fs::Replicas(Replicas { path, count, json }) => {
+            spread::replicas(*json, path, *count, places)
+        }
     }
 }
 
@@ -130,7 +153,8 @@ fn status_text(status: &VolumeStatus) -> String {
          packets   {} in {} packs, {}\n\
          log       {} segments, {}\n\
          garbage   {} values, {} packets, {}\n\
-         conflicts {}\n",
+         conflicts {}\n\
+         replicas  {}\n",
         status.keep,
         status.files,
         HumanBytes(status.bytes),
@@ -145,6 +169,7 @@ fn status_text(status: &VolumeStatus) -> String {
         garbage.packets,
         HumanBytes(garbage.bytes),
         conflicts_text(status.conflicts),
+        spread::copies_text(&status.copies),
     );
     text
 }
@@ -178,6 +203,9 @@ fn checked_text(checked: &VolumeChecked) -> String {
     let lines = checked.mended.iter().map(|it| ("mended", it));
     for (kind, line) in lines.chain(checked.findings.iter().map(|it| ("fault", it))) {
         let _ = writeln!(text, "{kind}: {}", worknode::said::escape(line, usize::MAX));
+    }
+    if checked.healed > 0 {
+        let _ = writeln!(text, "healed: {} damaged packets, from other nodes", checked.healed);
     }
     let VolumeChecked { events, packets, files, .. } = checked;
     let _ = match (events, files) {

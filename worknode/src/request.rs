@@ -14,7 +14,10 @@ use crate::said::Said;
 mod spread;
 mod volume;
 
-pub use spread::{VolumeConflict, VolumeConflictVersion};
+pub use spread::{
+    VolumeConflict, VolumeConflictVersion, VolumeCopies, VolumeHolder, VolumePrefetched,
+    VolumeReplicas, VolumeWhere,
+};
 pub use volume::{
     RETENTION_S_MIN, Retention, RetentionError, ShareRequest, VolumeChecked, VolumeExported,
     VolumeGarbage, VolumeMountStatus, VolumePlace, VolumeRecord, VolumeReply, VolumeRequest,
