@@ -15,7 +15,7 @@ mod serve;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Instant;
 
@@ -54,6 +54,8 @@ struct Shared {
     server: Server,
     names: Arc<Named>,
     met: Arc<Met>,
+    /// Paths in conflict.
+    conflicts: Arc<AtomicU64>,
     /// The volume, once it is open.
     volume: Arc<OnceLock<Arc<Volume>>>,
 }
@@ -70,12 +72,14 @@ impl Mesh {
             server: Server::start()?,
             names: Arc::default(),
             met: Arc::new(Met::new(Instant::now())),
+            conflicts: Arc::default(),
             volume: Arc::default(),
         });
         let keeper = Keeper::new(
             Arc::clone(&shared.volume),
             Arc::clone(&shared.met),
             Arc::clone(&shared.names),
+            Arc::clone(&shared.conflicts),
         );
         std::thread::Builder::new().name("mesh-keep".into()).spawn(move || keeper.run())?;
         let mesh = Self { heard_tx, shared };
@@ -110,6 +114,11 @@ impl Mesh {
     /// Returns the names of all nodes.
     pub(crate) fn names(&self) -> Arc<Names> {
         self.shared.names.now()
+    }
+
+    /// Returns how many paths were in conflict a moment ago.
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.shared.conflicts.load(Ordering::Relaxed)
     }
 
     /// Asks all linked nodes, except some, which of a few packets they have. Blocks for a bounded time.

@@ -156,6 +156,11 @@ impl VolumeHandle {
         }
     }
 
+    /// Returns how many paths are in conflict, as far as that is known without waiting.
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.mesh.conflicts()
+    }
+
     async fn ask<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<anyhow::Result<T>>) -> Job,

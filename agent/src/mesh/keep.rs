@@ -1,6 +1,8 @@
-//! Fetches what this node is to keep for others, on a thread of its own with the lowest priority, one content at a time.
+//! Fetches what this node is to keep for others, on a thread of its own with the lowest priority, one content at a time, and
+//! counts conflicts.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,8 @@ pub(super) struct Keeper {
     volume: Arc<OnceLock<Arc<Volume>>>,
     met: Arc<Met>,
     names: Arc<Named>,
+    /// Paths in conflict, for others.
+    conflicts: Arc<AtomicU64>,
     /// Contents that are here.
     whole: HashSet<[u8; 32]>,
     /// When all was looked at, and what was known then.
@@ -40,8 +44,10 @@ impl Keeper {
         volume: Arc<OnceLock<Arc<Volume>>>,
         met: Arc<Met>,
         names: Arc<Named>,
+        conflicts: Arc<AtomicU64>,
     ) -> Self {
-        Self { volume, met, names, whole: HashSet::new(), looked: None, is_lacking: false }
+        let (whole, looked, is_lacking) = (HashSet::new(), None, false);
+        Self { volume, met, names, conflicts, whole, looked, is_lacking }
     }
 
     /// Works until the agent ends.
@@ -74,6 +80,9 @@ impl Keeper {
         }
         self.looked = Some((now, summary, members.clone()));
         self.is_lacking = false;
+        if let Ok(conflicts) = volume.conflicts(b"") {
+            self.conflicts.store(conflicts.len() as u64, Ordering::Relaxed);
+        }
         let (mut contents, mut bytes) = (0_u64, 0);
         for (content, count) in volume.replicated()? {
             if self.is_kept_here(volume, &content, count, &members) {
