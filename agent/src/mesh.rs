@@ -35,7 +35,7 @@ use met::Met;
 use names::{Named, Names};
 use serve::Server;
 
-pub(crate) use fetch::Answer;
+pub(crate) use fetch::probe::Answer;
 pub(crate) use heard::Liar;
 
 /// The mesh, as other threads know it. Clones share it.

@@ -4,6 +4,7 @@
 //! Origins share the space, but not the packets: a packet is found by its digest together with the origin
 //! that sent it. So knowing a digest is not enough to read content of another origin.
 
+mod damage;
 mod error;
 mod index;
 mod mend;
@@ -11,7 +12,7 @@ mod pack;
 mod shelf;
 mod sweep;
 
+pub use damage::{Damaged, Damages};
 pub use error::StoreError;
-pub use mend::{Damaged, Damages};
 pub use shelf::{Checked, Shelf, Store};
 pub use sweep::{Dead, Survey};

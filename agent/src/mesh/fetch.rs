@@ -1,6 +1,6 @@
 //! Fetches packets from other nodes while a program waits for them: from several at once, each checked by its digest.
 
-mod probe;
+pub(super) mod probe;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,6 @@ use crate::wire::feed::Fetch;
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::limits::{FETCHED_MAX, FETCHES_AT_ONCE};
 use crate::wire::message::{Packets, encode};
-pub(crate) use probe::Answer;
 
 /// Time after which a node that does not answer is passed over.
 const ANSWER_MAX: Duration = Duration::from_secs(5);

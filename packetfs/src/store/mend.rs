@@ -1,49 +1,9 @@
 //! Writes damaged packets again where they are in their packs, so that what comes after them is found in any case.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-
+use super::damage::{Damaged, Damages};
 use super::error::StoreError;
 use super::shelf::Shelf;
 use crate::packet::{Digest, Packed, PacketRef};
-
-/// A place in a pack where there is no intact packet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damaged {
-    /// The pack.
-    pub path: PathBuf,
-    /// Its number.
-    pub(super) pack: u32,
-    /// The first byte.
-    pub from: u64,
-    /// The byte after the last one.
-    pub(super) to: u64,
-    /// The key of the packet that was there, if it can still be read.
-    pub(super) key: Option<Digest>,
-}
-
-/// Damaged places, by what was there.
-#[derive(Debug)]
-pub struct Damages<'a> {
-    keyed: HashMap<Digest, Vec<&'a Damaged>>,
-    placed: HashMap<(u32, u64), &'a Damaged>,
-}
-
-impl<'a> Damages<'a> {
-    /// Sorts damaged places.
-    #[must_use]
-    pub fn of(damaged: &'a [Damaged]) -> Self {
-        let mut keyed = HashMap::<_, Vec<_>>::new();
-        for place in damaged {
-            if let Some(key) = place.key {
-                keyed.entry(key).or_default().push(place);
-            }
-        }
-        // The others may be in the index.
-        let others = damaged.iter().filter(|it| it.key.is_none());
-        Self { keyed, placed: others.map(|it| ((it.pack, it.from), it)).collect() }
-    }
-}
 
 impl Shelf {
     /// Returns the damaged places where a packet is or was.

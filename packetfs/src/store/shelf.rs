@@ -5,9 +5,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::damage::Damaged;
 use super::error::StoreError;
 use super::index::{Index, Place};
-use super::mend::Damaged;
 use super::pack::{self, Pack};
 use crate::packet::{Digest, Packed, PacketRef};
 use crate::progress::Progress;
