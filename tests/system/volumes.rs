@@ -56,11 +56,6 @@ impl<'a> Mounted<'a> {
         if run.succeeded() { Ok(run.out()) } else { Err(format!("{script}: {run}")) }
     }
 
-    /// Returns where it is mounted.
-    pub(crate) fn point(&self) -> &Path {
-        &self.point
-    }
-
     /// Runs a script that must succeed. Returns what it prints.
     pub(crate) fn done(&self, node: &str, script: &str) -> Result<String, String> {
         let run = self.script(node, script)?;
