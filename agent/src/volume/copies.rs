@@ -36,6 +36,11 @@ pub(super) fn replicas(
     Ok(VolumeReply::Replicas(VolumeReplicas { count, by }))
 }
 
+/// Checks that so many nodes can keep a content.
+pub(super) fn check(count: u32) -> anyhow::Result<()> {
+    if count > REPLICAS_MAX { Err(failed("", Errno::EINVAL)) } else { Ok(()) }
+}
+
 fn failed(path: &str, errno: Errno) -> anyhow::Error {
     match errno {
         Errno::EINVAL => anyhow::anyhow!(

@@ -76,6 +76,7 @@ impl VolumeHandle {
     async fn of_share(&self, request: ShareRequest) -> anyhow::Result<VolumeReply> {
         match request {
             ShareRequest::Start { dir, name, replicas } => {
+                replicas.map_or(Ok(()), copies::check)?;
                 self.ask(|done| Job::Share(dir, name.clone(), done)).await?;
                 let Some(count) = replicas else { return Ok(VolumeReply::Done) };
                 let volume = self.ask(|done| Job::Volume(None, done)).await?;
