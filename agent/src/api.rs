@@ -528,6 +528,7 @@ impl Api {
             sessions: u32::try_from(self.sessions.count()).unwrap_or(u32::MAX),
             fuse: self.mirrors.fuse_counts(),
             other_mounts: false,
+            conflicts: self.volume.conflicts(),
             nodes: self.nodes(),
         }
     }

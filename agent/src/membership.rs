@@ -19,7 +19,7 @@ pub(crate) mod tokens;
 mod whereabouts;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -188,11 +188,16 @@ impl Membership {
         self.roll.borrow().records().cloned().collect()
     }
 
-    /// Returns the keys that are members', or were.
-    pub(crate) fn keys_ever(&self) -> HashSet<Key> {
+    /// Returns the nodes by the keys that they have or had, and whether they are members.
+    pub(crate) fn nodes_ever(&self) -> HashMap<Key, (NodeId, bool)> {
         let roll = self.roll.borrow();
+        let is_member = |key: &Key| roll.member(key).is_some();
         let admitted = roll.records().filter_map(|record| match &record.statement {
-            Statement::Admitted { key, .. } => Some(*key),
+            Statement::Admitted { node, key, .. } => {
+                let is_member =
+                    is_member(key) || roll.successor_of(key).is_some_and(|it| is_member(&it));
+                Some((*key, (node.clone(), is_member)))
+            }
             Statement::Founded { .. } | Statement::Removed { .. } => None,
         });
         admitted.collect()

@@ -7,16 +7,22 @@
 mod exchange;
 mod fetch;
 mod heard;
+mod keep;
+mod met;
+mod names;
 mod peer;
 mod serve;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Instant;
 
+use packetfs::packet::PacketRef;
 use packetfs::volume::Volume;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use worknode::id::NodeId;
 use worknode::key::Key;
 
 use crate::link::Link;
@@ -24,8 +30,12 @@ use crate::wire::frame::{Frame, Kind};
 use exchange::Exchange;
 use fetch::Fetcher;
 use heard::{Heard, Waiting};
+use keep::Keeper;
+use met::Met;
+use names::{Named, Names};
 use serve::Server;
 
+pub(crate) use fetch::probe::Answer;
 pub(crate) use heard::Liar;
 
 /// The mesh, as other threads know it. Clones share it.
@@ -42,6 +52,12 @@ struct Shared {
     waiting: Arc<Waiting>,
     fetcher: Arc<Fetcher>,
     server: Server,
+    names: Arc<Named>,
+    met: Arc<Met>,
+    /// Paths in conflict.
+    conflicts: Arc<AtomicU64>,
+    /// The volume, once it is open.
+    volume: Arc<OnceLock<Arc<Volume>>>,
 }
 
 impl Mesh {
@@ -54,10 +70,22 @@ impl Mesh {
             waiting: Arc::default(),
             fetcher: Arc::new(Fetcher::new(liar_tx.clone())),
             server: Server::start()?,
+            names: Arc::default(),
+            met: Arc::new(Met::new(Instant::now())),
+            conflicts: Arc::default(),
+            volume: Arc::default(),
         });
+        let keeper = Keeper::new(
+            Arc::clone(&shared.volume),
+            Arc::clone(&shared.met),
+            Arc::clone(&shared.names),
+            Arc::clone(&shared.conflicts),
+        );
+        std::thread::Builder::new().name("mesh-keep".into()).spawn(move || keeper.run())?;
         let mesh = Self { heard_tx, shared };
         let waiting = Arc::clone(&mesh.shared.waiting);
-        let exchange = Exchange::new((mesh.heard_tx.clone(), waiting), liar_tx);
+        let met = Arc::clone(&mesh.shared.met);
+        let exchange = Exchange::new((mesh.heard_tx.clone(), waiting), liar_tx, met);
         std::thread::Builder::new().name("mesh".into()).spawn(move || exchange.run(&heard_rx))?;
         Ok((mesh, liar_rx))
     }
@@ -66,6 +94,8 @@ impl Mesh {
     pub(crate) fn open(&self, volume: &Arc<Volume>) {
         volume.set_source(Arc::<Fetcher>::clone(&self.shared.fetcher));
         self.shared.server.open(volume);
+        // An agent has one volume.
+        let _ = self.shared.volume.set(Arc::clone(volume));
         self.shared.is_open.store(true, Ordering::Relaxed);
         self.tell(Heard::Volume(Arc::clone(volume)));
     }
@@ -75,9 +105,29 @@ impl Mesh {
         self.shared.is_open.load(Ordering::Relaxed)
     }
 
-    /// Says which keys are or were members'.
-    pub(crate) fn note_members(&self, keys: HashSet<Key>) {
-        self.tell(Heard::Members(keys));
+    /// Says which keys are or were members', which nodes had them, and whether these still are members.
+    pub(crate) fn note_members(&self, nodes: HashMap<Key, (NodeId, bool)>) {
+        self.tell(Heard::Members(nodes.keys().copied().collect()));
+        self.shared.names.set(Names::new(nodes));
+    }
+
+    /// Returns the names of all nodes.
+    pub(crate) fn names(&self) -> Arc<Names> {
+        self.shared.names.now()
+    }
+
+    /// Returns how many paths were in conflict a moment ago.
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.shared.conflicts.load(Ordering::Relaxed)
+    }
+
+    /// Asks all linked nodes, except some, which of a few packets they have. Blocks for a bounded time.
+    pub(crate) fn probe(
+        &self,
+        packets: &[PacketRef],
+        except: &BTreeSet<NodeId>,
+    ) -> BTreeMap<NodeId, Answer> {
+        self.shared.fetcher.probe(packets, except)
     }
 
     /// Handles a new link.
@@ -97,13 +147,15 @@ impl Mesh {
     /// Handles a frame between volumes. Never blocks.
     pub(crate) fn take(&self, link: &Rc<Link>, frame: Frame) {
         match frame.kind {
-            Kind::Fetch => {
+            Kind::Fetch | Kind::Probe => {
                 if !self.shared.server.take(link.number, link.sender(), frame) {
                     tracing::error!(peer = %link.peer, "dropping the link: it has too many open requests for packets");
                     link.close();
                 }
             }
-            Kind::Fetched => self.shared.fetcher.take(link.number, frame.stream, frame.payload),
+            Kind::Fetched | Kind::Probed => {
+                self.shared.fetcher.take(link.number, frame.stream, frame.payload);
+            }
             kind => {
                 if !self.shared.waiting.add(link.number, frame.payload.len()) {
                     tracing::error!(peer = %link.peer, "dropping the link: it sends events that nobody has asked for");

@@ -3,9 +3,11 @@
 //! A thread of its own does so, because opening a volume and mounting wait for disks and the kernel. [`work`] does what takes
 //! long, on other threads; [`point`] checks where the volume is to be mounted.
 
+mod copies;
 mod failure;
 mod point;
 mod shares;
+mod spread;
 mod work;
 
 use std::collections::BTreeMap;
@@ -94,6 +96,8 @@ pub(crate) struct VolumeHandle {
     dir: PathBuf,
     outside: Arc<Outside>,
     keep: Retention,
+    /// Exchanges with other nodes' volumes.
+    mesh: Mesh,
     /// Held for writing while garbage is removed, so that nobody waits for packets behind that.
     turns: Arc<RwLock<()>>,
 }
@@ -111,8 +115,9 @@ impl VolumeHandle {
         let (jobs, jobs_rx) = mpsc::channel();
         let dir = state.join("volume");
         let turns = Arc::default();
-        let handle = Self { jobs, dir: dir.clone(), outside: Arc::clone(outside), keep, turns };
-        let outside = Arc::clone(outside);
+        let (outside, mesh) = (Arc::clone(outside), node.mesh.clone());
+        let handle =
+            Self { jobs, dir: dir.clone(), outside: Arc::clone(&outside), keep, mesh, turns };
         let serve = move || match outside.enter() {
             Ok(()) => Keeper::new(dir, hidden, node, own).serve(&jobs_rx),
             Err(error) => {
@@ -151,6 +156,11 @@ impl VolumeHandle {
         if tokio::time::timeout(ENDING_MAX, self.ask(Job::End)).await.is_err() {
             tracing::warn!("the volume is not closed yet: the agent ends without waiting");
         }
+    }
+
+    /// Returns how many paths are in conflict, as far as that is known without waiting.
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.mesh.conflicts()
     }
 
     async fn ask<T>(

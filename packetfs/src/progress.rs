@@ -28,11 +28,13 @@ impl Progress {
         self.is_cancelled.load(Relaxed)
     }
 
-    pub(crate) fn expect(&self, bytes: u64) {
+    /// Says that so many more bytes are to be done.
+    pub fn expect(&self, bytes: u64) {
         self.total.fetch_add(bytes, Relaxed);
     }
 
-    pub(crate) fn add(&self, bytes: u64) {
+    /// Says that so many more bytes are done.
+    pub fn add(&self, bytes: u64) {
         self.done.fetch_add(bytes, Relaxed);
     }
 }

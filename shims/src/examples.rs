@@ -44,6 +44,7 @@ pub(crate) fn cluster() -> Status {
         sessions: 1,
         fuse: FuseCounts::default(),
         other_mounts: false,
+        conflicts: 0,
         nodes: vec![node("n1", NodeCondition::Alive), node("n2", NodeCondition::Alive)],
     }
 }

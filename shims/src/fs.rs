@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -15,7 +15,7 @@ use worknode::request::{
 use crate::cluster::orders::unexpected;
 use crate::error::Failure;
 use crate::places::Places;
-use crate::{history, moment, say, work};
+use crate::{history, moment, say, spread, versions, work};
 
 /// Look after the volume of this node; for the agent's user and root
 #[derive(Debug, Subcommand)]
@@ -30,10 +30,40 @@ pub(crate) enum Fs {
     Pin(Pin),
     /// Keep the past of a file or directory only as long as that of others
     Unpin(Pin),
-    /// Read every packet again, to find disk errors in time
+    /// Read every packet again, to find disk errors in time; damaged ones are fetched again from other nodes
     Scrub(Json),
     /// Write the volume, or a directory in it, into a new directory elsewhere
     Export(Export),
+    /// List what nodes have changed at the same time: the versions that lost, until one is chosen or they are dismissed
+    Conflicts(Below),
+    /// Show which nodes have the bytes of a file, or of all files in a directory
+    Where(Below),
+    /// Fetch a file, or all files in a directory, from other nodes, so that they can be read without them
+    Prefetch(Below),
+    /// Show or set on how many nodes each content in a directory is kept
+    Replicas(Replicas),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replicas {
+    /// The directory
+    path: PathBuf,
+    /// How many nodes keep each content below it, the writer among them; 0 for as many as the directory above says
+    #[arg(value_name = "N")]
+    count: Option<u32>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A file or a directory with all below it.
+#[derive(Debug, Args)]
+pub(crate) struct Below {
+    /// The file or directory [default: all of the volume in which the current directory is, else of /cluster]
+    path: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +98,13 @@ pub(crate) struct Export {
     json: bool,
 }
 
+impl Below {
+    fn path(&self) -> PathBuf {
+        let here = || versions::volume_of(Path::new(".")).map(|(root, _)| root);
+        self.path.clone().or_else(|| here().ok()).unwrap_or_else(|| crate::mount::POINT.into())
+    }
+}
+
 pub(crate) fn run(command: &Fs, places: &Places) -> Result<ExitCode, Failure> {
     match command {
         Fs::Status(options) => status(options, places),
@@ -77,6 +114,12 @@ pub(crate) fn run(command: &Fs, places: &Places) -> Result<ExitCode, Failure> {
         Fs::Unpin(options) => pin(options, places, false),
         Fs::Scrub(options) => check(options, places, "reading", VolumeRequest::Scrub),
         Fs::Export(options) => export(options, places),
+        Fs::Conflicts(options) => spread::conflicts(options.json, &options.path(), places),
+        Fs::Where(options) => spread::find(options.json, &options.path(), places),
+        Fs::Prefetch(options) => spread::prefetch(options.json, &options.path(), places),
+        Fs::Replicas(Replicas { path, count, json }) => {
+            spread::replicas(*json, path, *count, places)
+        }
     }
 }
 
@@ -109,7 +152,9 @@ fn status_text(status: &VolumeStatus) -> String {
          past      {} values\n\
          packets   {} in {} packs, {}\n\
          log       {} segments, {}\n\
-         garbage   {} values, {} packets, {}\n",
+         garbage   {} values, {} packets, {}\n\
+         conflicts {}\n\
+         replicas  {}\n",
         status.keep,
         status.files,
         HumanBytes(status.bytes),
@@ -123,8 +168,17 @@ fn status_text(status: &VolumeStatus) -> String {
         garbage.values,
         garbage.packets,
         HumanBytes(garbage.bytes),
+        conflicts_text(status.conflicts),
+        spread::copies_text(&status.copies),
     );
     text
+}
+
+fn conflicts_text(conflicts: u64) -> String {
+    match conflicts {
+        0 => "none".to_owned(),
+        count => format!("{count}: 'oswalk fs conflicts' lists them"),
+    }
 }
 
 fn check(
@@ -149,6 +203,9 @@ fn checked_text(checked: &VolumeChecked) -> String {
     let lines = checked.mended.iter().map(|it| ("mended", it));
     for (kind, line) in lines.chain(checked.findings.iter().map(|it| ("fault", it))) {
         let _ = writeln!(text, "{kind}: {}", worknode::said::escape(line, usize::MAX));
+    }
+    if checked.healed > 0 {
+        let _ = writeln!(text, "healed: {} damaged packets, from other nodes", checked.healed);
     }
     let VolumeChecked { events, packets, files, .. } = checked;
     let _ = match (events, files) {

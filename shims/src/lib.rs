@@ -35,6 +35,7 @@ mod session;
 mod share;
 mod shell;
 mod shell_init;
+mod spread;
 mod starts;
 mod status;
 mod tally;

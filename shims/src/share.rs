@@ -27,6 +27,9 @@ pub(crate) struct Share {
     /// Its path in the volume [default: the directory's name]
     #[arg(long = "as", value_name = "NAME", requires = "dir")]
     name: Option<PathBuf>,
+    /// On how many nodes each content is kept, this one among them
+    #[arg(long, value_name = "N", requires = "dir")]
+    replicas: Option<u32>,
     /// Follow the directory no longer; the files stay in the volume
     #[arg(long, value_name = "NAME")]
     stop: Option<PathBuf>,
@@ -43,7 +46,8 @@ pub(crate) fn share(options: &Share, places: &Places) -> Result<ExitCode, Failur
     }
     if let Some(dir) = &options.dir {
         let (dir, name) = plan(dir, options.name.as_deref())?;
-        ask(ShareRequest::Start { dir: dir.into_os_string().into_vec(), name })?;
+        let (dir, replicas) = (dir.into_os_string().into_vec(), options.replicas);
+        ask(ShareRequest::Start { dir, name, replicas })?;
         return Ok(ExitCode::SUCCESS);
     }
     let VolumeReply::Shares(shares) = ask(ShareRequest::List)? else { return Err(unexpected()) };

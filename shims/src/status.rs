@@ -93,6 +93,13 @@ pub(crate) fn table(status: &Status) -> String {
         let remedy = worknode::notice::remedy_of_broker(&status.broker);
         text += &format!("the broker {} does not answer: {remedy}\n", status.broker);
     }
+    if status.conflicts > 0 {
+        let paths = if status.conflicts == 1 { "path is" } else { "paths are" };
+        text += &format!(
+            "{} {paths} in conflict: 'oswalk fs conflicts' lists them\n",
+            status.conflicts
+        );
+    }
     for node in &status.nodes {
         text += &problem(node);
     }

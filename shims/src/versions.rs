@@ -16,6 +16,7 @@ use crate::{moment, say};
 /// Where a mount shows what its files were.
 const VERSIONS: &str = ".oswalk/versions";
 const CHOOSE: &str = "user.oswalk.choose";
+const DISMISS: &str = "user.oswalk.dismiss";
 const LISTED: &str = "user.oswalk.versions";
 /// Room for the attributes.
 const XATTR_BYTES_MAX: usize = 64 * 1024;
@@ -37,6 +38,9 @@ pub(crate) struct Choose {
     file: PathBuf,
     /// The version's name, as 'oswalk versions' lists it
     version: String,
+    /// Keep the present content, and end the conflict with this version; it stays among the versions
+    #[arg(long)]
+    dismiss: bool,
 }
 
 /// Compare two versions of a file in a volume, by 'diff -u'
@@ -55,6 +59,8 @@ struct Version {
     name: String,
     bytes: u64,
     is_present: bool,
+    /// Whether it lost against a concurrent one, and is neither chosen nor dismissed.
+    is_conflict: bool,
 }
 
 pub(crate) fn versions(options: &Versions) -> Result<ExitCode, Failure> {
@@ -62,22 +68,33 @@ pub(crate) fn versions(options: &Versions) -> Result<ExitCode, Failure> {
     if options.json {
         let list: Vec<_> = versions
             .iter()
-            .map(|it| json!({ "version": it.name, "bytes": it.bytes, "present": it.is_present }))
+            .map(|it| {
+                json!({
+                    "version": it.name, "bytes": it.bytes, "present": it.is_present, "conflict": it.is_conflict
+                })
+            })
             .collect();
         say::out(format_args!("{}\n", json!(list)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    for Version { name, bytes, is_present } in versions {
+    for Version { name, bytes, is_present, is_conflict } in versions {
         let present = if is_present { "  present" } else { "" };
-        say::out(format_args!("{name}  {bytes:>12}{present}\n"))?;
+        let conflict = if is_conflict { "  conflict" } else { "" };
+        say::out(format_args!("{name}  {bytes:>12}{present}{conflict}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn choose(options: &Choose) -> Result<ExitCode, Failure> {
-    let Choose { file, version } = options;
-    set(file, version)?;
-    say::out(format_args!("{} has the content of version {version}\n", file.display()))?;
+    let Choose { file, version, dismiss } = options;
+    let shown = file.display();
+    if *dismiss {
+        set(file, DISMISS, version)?;
+        say::out(format_args!("version {version} of {shown} is in conflict no longer\n"))?;
+    } else {
+        set(file, CHOOSE, version)?;
+        say::out(format_args!("{shown} has the content of version {version}\n"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -92,19 +109,24 @@ pub(crate) fn choose_at(file: &Path, at_ms: u64) -> Result<(), Failure> {
         Failure::new(format!("{} had no content at {at}", file.display()))
             .hint("'oswalk versions' lists the versions of a file")
     })?;
-    if version.is_present { Ok(()) } else { set(file, &version.name) }
+    if version.is_present { Ok(()) } else { set(file, CHOOSE, &version.name) }
 }
 
-fn set(file: &Path, version: &str) -> Result<(), Failure> {
+/// Chooses or dismisses a version, by setting the attribute for it.
+fn set(file: &Path, attribute: &str, version: &str) -> Result<(), Failure> {
     volume_of(file)?;
-    setxattr(file, CHOOSE, version.as_bytes(), XattrFlags::empty()).map_err(|error| {
+    setxattr(file, attribute, version.as_bytes(), XattrFlags::empty()).map_err(|error| {
         let hint = match error {
+            rustix::io::Errno::INVAL if attribute == DISMISS => {
+                "only a version in conflict can be dismissed: 'oswalk fs conflicts' lists them"
+            }
             rustix::io::Errno::NOENT => "'oswalk versions' lists the versions of a file",
             rustix::io::Errno::ROFS => "it is mounted read-only",
             _ => "only who may read the version and write the file may choose it",
         };
-        Failure::new(format!("failed to choose version '{version}' of {}: {error}", file.display()))
-            .hint(hint)
+        let what = if attribute == DISMISS { "dismiss" } else { "choose" };
+        let shown = file.display();
+        Failure::new(format!("failed to {what} version '{version}' of {shown}: {error}")).hint(hint)
     })
 }
 
@@ -127,7 +149,7 @@ fn list(file: &Path) -> Result<Vec<Version>, Failure> {
     let dir = versions_dir(file)?;
     let failed =
         |error| Failure::new(format!("failed to list the versions of {}: {error}", file.display()));
-    let present = present(file);
+    let marks = marks(file);
     let mut versions = Vec::new();
     for entry in fs::read_dir(&dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -140,21 +162,22 @@ fn list(file: &Path) -> Result<Vec<Version>, Failure> {
             .hint("name a file in it, or look at what it had under .oswalk/at"));
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_present = present.as_ref() == Some(&name);
-        versions.push(Version { name, bytes: metadata.len(), is_present });
+        let is = |mark| marks.iter().any(|(it, words)| *it == name && words.contains(mark));
+        let (is_present, is_conflict) = (is("present"), is("conflict"));
+        versions.push(Version { name, bytes: metadata.len(), is_present, is_conflict });
     }
     // The names begin with the time.
     versions.sort_by(|one, two| two.name.cmp(&one.name));
     Ok(versions)
 }
 
-/// Returns the name of the present version.
-fn present(file: &Path) -> Option<String> {
+/// Returns the names of versions, with what the volume says of each.
+fn marks(file: &Path) -> Vec<(String, String)> {
     let mut list = vec![0; XATTR_BYTES_MAX];
-    let bytes = getxattr(file, LISTED, &mut list).ok()?;
-    let text = String::from_utf8_lossy(list.get(..bytes)?).into_owned();
-    let line = text.lines().find(|line| line.split(' ').any(|word| word == "present"))?;
-    Some(line.split(' ').next()?.to_owned())
+    let bytes = getxattr(file, LISTED, &mut list).unwrap_or(0);
+    let text = String::from_utf8_lossy(list.get(..bytes).unwrap_or_default()).into_owned();
+    let named = text.lines().filter_map(|line| line.split_once(' '));
+    named.map(|(name, words)| (name.to_owned(), words.to_owned())).collect()
 }
 
 /// Returns the directory with the versions of a file.

@@ -11,8 +11,9 @@ use worknode::door::{
 use worknode::reason::Reason;
 use worknode::request::{
     Action, CommandLine, Explanation, InviteStatus, MemberStatus, Reply, Request, SessionOptions,
-    UserRule, VariableFate, VolumeChecked, VolumeExported, VolumeGarbage, VolumePlace,
-    VolumeRecord, VolumeReply, VolumeRequest, VolumeRestored, WorkProgress,
+    UserRule, VariableFate, VolumeChecked, VolumeConflict, VolumeConflictVersion, VolumeExported,
+    VolumeGarbage, VolumeHolder, VolumePlace, VolumePrefetched, VolumeRecord, VolumeReplicas,
+    VolumeReply, VolumeRequest, VolumeRestored, VolumeWhere, WorkProgress,
 };
 
 use crate::file::Golden;
@@ -187,7 +188,11 @@ fn volume(golden: &mut Golden) {
     for (case, request) in [
         ("-log", VolumeRequest::Log { place: place.clone(), limit: 10 }),
         ("-restore", VolumeRequest::Restore { place: place.clone(), at_ms: 7 }),
-        ("-pin", VolumeRequest::Pin { place, pinned: true }),
+        ("-pin", VolumeRequest::Pin { place: place.clone(), pinned: true }),
+        ("-conflicts", VolumeRequest::Conflicts { place: place.clone() }),
+        ("-where", VolumeRequest::Where { place: place.clone() }),
+        ("-prefetch", VolumeRequest::Prefetch { place: place.clone() }),
+        ("-replicas", VolumeRequest::Replicas { place, count: Some(2) }),
         ("-stat", VolumeRequest::Stat),
         ("-check", VolumeRequest::Check),
         ("-scrub", VolumeRequest::Scrub),
@@ -203,6 +208,9 @@ fn volume(golden: &mut Golden) {
         path: "/d/f".to_owned(),
         what: "wrote 4 bytes".to_owned(),
     };
+    let version = VolumeConflictVersion { version: "v".to_owned(), bytes: 3, ..Default::default() };
+    let conflict = VolumeConflict { path: "/d/f".to_owned(), versions: vec![version] };
+    let holder = VolumeHolder { node: "n".to_owned(), this: true, bytes: 2, trouble: None };
     let garbage = VolumeGarbage { values: 1, packets: 2, bytes: 3 };
     let checked = VolumeChecked { events: 9, mended: vec!["x".to_owned()], ..Default::default() };
     for (case, reply) in [
@@ -213,6 +221,16 @@ fn volume(golden: &mut Golden) {
         ("-collected", VolumeReply::Collected(garbage)),
         ("-exported", VolumeReply::Exported(VolumeExported { files: 1, bytes: 2, changed: 0 })),
         ("-done", VolumeReply::Done),
+        ("-conflicts", VolumeReply::Conflicts(vec![conflict])),
+        ("-where", VolumeReply::Where(VolumeWhere { files: 1, bytes: 2, nodes: vec![holder] })),
+        (
+            "-prefetched",
+            VolumeReply::Prefetched(VolumePrefetched { files: 1, ..Default::default() }),
+        ),
+        (
+            "-replicas",
+            VolumeReply::Replicas(VolumeReplicas { count: 2, by: Some("/d".to_owned()) }),
+        ),
     ] {
         json(golden, &format!("-reply-volume{case}"), &Reply::Volume(reply));
     }

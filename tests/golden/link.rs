@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use oswalk_agent::wire::feed::{Fetch, Has};
+use oswalk_agent::wire::feed::{Fetch, Has, Probe, Probed};
 use oswalk_agent::wire::frame::{Assembler, Frame, Kind};
 use oswalk_agent::wire::message::{Ask, Introduction, Open, encode};
 use oswalk_agent::wire::payload::{about, split};
@@ -90,6 +90,16 @@ fn check(golden: &mut Golden, kind: Kind) {
             frame(golden, kind, "", QUESTION, &fetch, encode(&fetch), Fetch::decode);
         }
         Kind::Fetched => postcard(golden, kind, "", QUESTION, &messages::packets()),
+        Kind::Probe => {
+            let probe = volumes::probe();
+            frame(golden, kind, "", QUESTION, &probe, encode(&probe), Probe::decode);
+        }
+        Kind::Probed => {
+            for (case, has) in [("", Some(vec![true, false])), ("-no-volume", None)] {
+                let probed = Probed { has };
+                frame(golden, kind, case, QUESTION, &probed, encode(&probed), Probed::decode);
+            }
+        }
         Kind::Stopped => frame(golden, kind, "", WALK, &20, number(&20), decode_number),
     }
 }

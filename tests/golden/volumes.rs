@@ -1,6 +1,6 @@
 //! Examples of what volumes of two nodes say to each other.
 
-use oswalk_agent::wire::feed::{Events, Fetch, Has, Want};
+use oswalk_agent::wire::feed::{Events, Fetch, Has, Probe, Want};
 use packetfs::log::Feed;
 use packetfs::volume::{Batch, Statement};
 use worknode::history::{Author, Dot, Event, Hlc, Op, Summary};
@@ -42,4 +42,8 @@ pub(crate) fn want() -> Want {
 
 pub(crate) fn fetch() -> Fetch {
     Fetch { packets: messages::packets().packets.iter().map(|(packet, _)| *packet).collect() }
+}
+
+pub(crate) fn probe() -> Probe {
+    Probe { packets: fetch().packets }
 }

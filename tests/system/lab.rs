@@ -228,7 +228,12 @@ impl Up {
     /// Returns the mount namespace that the agent of a node was started in, which is that of its exporter
     /// thread. Programs in any other namespace stay.
     pub(crate) fn namespace(&self, node: &str) -> Result<String, String> {
-        let pid = self.state(node).join("pid");
+        self.namespace_of(&self.state(node))
+    }
+
+    /// Returns that of the agent with a state directory.
+    pub(crate) fn namespace_of(&self, state: &Path) -> Result<String, String> {
+        let pid = state.join("pid");
         let pid =
             fs::read_to_string(&pid).map_err(|error| format!("{}: {error}", pid.display()))?;
         let tasks = format!("/proc/{}/task", pid.trim());

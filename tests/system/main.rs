@@ -33,6 +33,7 @@ mod sessions;
 mod shells;
 mod silent;
 mod slots;
+mod spread;
 mod terminals;
 mod tokens;
 mod upgrade;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         shells::ALL,
         silent::ALL,
         slots::ALL,
+        spread::ALL,
         terminals::ALL,
         tokens::ALL,
         users::ALL,

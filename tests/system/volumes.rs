@@ -1,6 +1,6 @@
 //! One tree on all nodes: what one node writes the others see, whatever happens to links and agents meanwhile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::Test;
 use crate::interrupts::wait_until;
@@ -15,16 +15,16 @@ pub(crate) const ALL: &[Test] = &[
     ("volumes::a_build_below_the_volume_walks", builds),
 ];
 
-const NODES: [&str; 3] = ["origin", "n1", "n2"];
+pub(crate) const NODES: [&str; 3] = ["origin", "n1", "n2"];
 
 /// The volume, mounted on all nodes. It is unmounted when this is dropped.
-struct Mounted<'a> {
+pub(crate) struct Mounted<'a> {
     up: &'a Up,
     point: PathBuf,
 }
 
 impl<'a> Mounted<'a> {
-    fn new(up: &'a Up, name: &str) -> Result<Self, String> {
+    pub(crate) fn new(up: &'a Up, name: &str) -> Result<Self, String> {
         let mounted = Self { up, point: up.fresh(name)?.join("cluster") };
         for node in NODES {
             let point = mounted.point.display();
@@ -34,27 +34,38 @@ impl<'a> Mounted<'a> {
     }
 
     fn start(&self, node: &str, script: &str) -> Result<Started, String> {
-        let namespace = self.up.namespace(node)?;
+        self.start_in(&self.up.state(node), script)
+    }
+
+    /// Starts a script in the mount of the agent with a state directory.
+    fn start_in(&self, state: &Path, script: &str) -> Result<Started, String> {
+        let namespace = self.up.namespace_of(state)?;
         let mut command = self.up.command("nsenter");
         let script = format!("cd {} 2>/dev/null; {script}", self.point.display());
         command.arg(format!("--mount={namespace}")).args(["sh", "-c", &script]);
-        command.env("OSWALK_STATE", self.up.state(node));
+        command.env("OSWALK_STATE", state);
         Run::start(command, None)
     }
 
     /// Runs a script in the mount of a node.
-    fn script(&self, node: &str, script: &str) -> Result<Run, String> {
+    pub(crate) fn script(&self, node: &str, script: &str) -> Result<Run, String> {
         self.start(node, script)?.wait(seconds(60))
     }
 
+    /// Runs a script in the mount of another agent, which must succeed. Returns what it prints.
+    pub(crate) fn done_in(&self, state: &Path, script: &str) -> Result<String, String> {
+        let run = self.start_in(state, script)?.wait(seconds(60))?;
+        if run.succeeded() { Ok(run.out()) } else { Err(format!("{script}: {run}")) }
+    }
+
     /// Runs a script that must succeed. Returns what it prints.
-    fn done(&self, node: &str, script: &str) -> Result<String, String> {
+    pub(crate) fn done(&self, node: &str, script: &str) -> Result<String, String> {
         let run = self.script(node, script)?;
         if run.succeeded() { Ok(run.out()) } else { Err(format!("on {node}: {script}: {run}")) }
     }
 
     /// Waits until a script succeeds on all nodes.
-    fn all(&self, script: &str) -> Result<(), String> {
+    pub(crate) fn all(&self, script: &str) -> Result<(), String> {
         NODES.iter().try_for_each(|node| {
             wait_until(&format!("on {node}: {script}"), || {
                 self.script(node, script).is_ok_and(|run| run.succeeded())
@@ -63,7 +74,7 @@ impl<'a> Mounted<'a> {
     }
 
     /// Waits until a script prints the same on all nodes.
-    fn same(&self, script: &str) -> Result<String, String> {
+    pub(crate) fn same(&self, script: &str) -> Result<String, String> {
         let mut outs = Vec::new();
         let waited = wait_until(&format!("the same everywhere: {script}"), || {
             outs = NODES.iter().filter_map(|node| self.done(node, script).ok()).collect();

@@ -11,8 +11,13 @@ use crate::id::{NodeId, SessionId};
 use crate::report::Report;
 use crate::said::Said;
 
+mod spread;
 mod volume;
 
+pub use spread::{
+    VolumeConflict, VolumeConflictVersion, VolumeCopies, VolumeHolder, VolumePrefetched,
+    VolumeReplicas, VolumeWhere,
+};
 pub use volume::{
     RETENTION_S_MIN, Retention, RetentionError, ShareRequest, VolumeChecked, VolumeExported,
     VolumeGarbage, VolumeMountStatus, VolumePlace, VolumeRecord, VolumeReply, VolumeRequest,
@@ -315,6 +320,9 @@ pub struct Status {
     /// The process that asks sees other mounts than the agent, so programs that it starts stay.
     #[serde(default)]
     pub other_mounts: bool,
+    /// Paths of the volume at which versions of several nodes are in conflict.
+    #[serde(default)]
+    pub conflicts: u64,
     /// All nodes of the cluster, this one included.
     pub nodes: Vec<NodeStatus>,
 }

@@ -19,6 +19,7 @@ use worknode::id::NodeId;
 use worknode::key::Key;
 
 use super::heard::{Heard, Liar, Waiting};
+use super::met::Met;
 use super::peer::Peer;
 use crate::wire::feed::{Events, Has, Want};
 use crate::wire::frame::{Frame, Kind};
@@ -37,6 +38,8 @@ pub(super) struct Exchange {
     heard_tx: mpsc::Sender<Heard>,
     waiting: Arc<Waiting>,
     liar_tx: UnboundedSender<Liar>,
+    /// Whose volumes are linked.
+    met: Arc<Met>,
     volume: Option<Arc<Volume>>,
     members: HashSet<Key>,
     links: BTreeMap<u32, Linked>,
@@ -68,11 +71,13 @@ impl Exchange {
     pub(super) fn new(
         (heard_tx, waiting): (mpsc::Sender<Heard>, Arc<Waiting>),
         liar_tx: UnboundedSender<Liar>,
+        met: Arc<Met>,
     ) -> Self {
         Self {
             heard_tx,
             waiting,
             liar_tx,
+            met,
             volume: None,
             members: HashSet::new(),
             links: BTreeMap::new(),
@@ -115,6 +120,7 @@ impl Exchange {
             }
             Heard::Ended(number) => {
                 self.links.remove(&number);
+                self.met.end(number, Instant::now());
                 self.count_links();
                 self.asked.retain(|_, (link, _)| *link != number);
             }
@@ -168,6 +174,9 @@ impl Exchange {
         let Some(volume) = self.volume.clone() else { return };
         let Some(link) = self.links.get_mut(&number) else { return };
         link.peer.hear(has, volume.author());
+        if let Some(author) = link.peer.author {
+            self.met.begin(number, author);
+        }
         let (has, own) = (link.peer.has.of(volume.author()), volume.summary().of(volume.author()));
         if has > own {
             self.tell_own_lost(number, has, own);

@@ -1,5 +1,7 @@
 //! Fetches packets from other nodes while a program waits for them: from several at once, each checked by its digest.
 
+pub(super) mod probe;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

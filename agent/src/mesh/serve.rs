@@ -1,4 +1,4 @@
-//! Gives packets to other nodes, on threads of its own.
+//! Gives packets to other nodes, and tells them which are here, on threads of its own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use packetfs::volume::Volume;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::wire::feed::Fetch;
+use crate::wire::feed::{Fetch, Probe, Probed};
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::limits::FETCHES_MAX;
 use crate::wire::message::{Packets, encode};
@@ -80,12 +80,13 @@ fn next(asked_rx: &Mutex<mpsc::Receiver<Asked>>) -> Option<Asked> {
 
 impl Shared {
     fn answer(&self, asked: &Asked) {
-        let wanted = Fetch::decode(&asked.frame.payload).map(|fetch| fetch.packets);
-        let packets = self.volume.get().zip(wanted).map(|(volume, wanted)| volume.packets(&wanted));
-        let payload = encode(&Packets { packets: packets.unwrap_or_default() }).into();
+        let (kind, payload) = match asked.frame.kind {
+            Kind::Probe => (Kind::Probed, self.probed(&asked.frame.payload)),
+            _ => (Kind::Fetched, self.fetched(&asked.frame.payload)),
+        };
         let stream = asked.frame.stream;
         // The link may have ended.
-        let _ = asked.out_tx.send(Frame { kind: Kind::Fetched, stream, payload });
+        let _ = asked.out_tx.send(Frame { kind, stream, payload: payload.into() });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&asked.link) {
             *count -= 1;
@@ -93,5 +94,17 @@ impl Shared {
                 open.remove(&asked.link);
             }
         }
+    }
+
+    fn fetched(&self, payload: &[u8]) -> Vec<u8> {
+        let wanted = Fetch::decode(payload).map(|fetch| fetch.packets);
+        let packets = self.volume.get().zip(wanted).map(|(volume, wanted)| volume.packets(&wanted));
+        encode(&Packets { packets: packets.unwrap_or_default() })
+    }
+
+    fn probed(&self, payload: &[u8]) -> Vec<u8> {
+        let packets = Probe::decode(payload).map(|probe| probe.packets);
+        let has = self.volume.get().zip(packets).map(|(volume, packets)| volume.has(&packets));
+        encode(&Probed { has })
     }
 }

@@ -47,7 +47,13 @@ impl Receive for Dispatch {
             | Kind::Settings
             | Kind::Resize
             | Kind::Stopped => link.route(frame),
-            Kind::Has | Kind::Events | Kind::Want | Kind::Fetch | Kind::Fetched => {
+            Kind::Has
+            | Kind::Events
+            | Kind::Want
+            | Kind::Fetch
+            | Kind::Fetched
+            | Kind::Probe
+            | Kind::Probed => {
                 self.mesh.take(link, frame);
             }
         }

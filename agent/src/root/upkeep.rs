@@ -26,7 +26,7 @@ const CHECK_EVERY: u32 = 5;
 pub(super) async fn keep_authors(membership: Rc<Membership>, mesh: Mesh) {
     let mut changes = membership.revocations();
     loop {
-        mesh.note_members(membership.keys_ever());
+        mesh.note_members(membership.nodes_ever());
         if changes.changed().await.is_err() {
             return;
         }

@@ -1,11 +1,14 @@
 //! What the user is told when the volume does not work: the cause once, and the remedy.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use packetfs::volume::VolumeError;
+use worknode::request::VolumePlace;
 
 /// Returns the message for a volume that does not work.
 pub(super) fn of_volume(error: VolumeError) -> anyhow::Error {
@@ -14,6 +17,14 @@ pub(super) fn of_volume(error: VolumeError) -> anyhow::Error {
         Some(remedy) => anyhow::anyhow!("{said}: {remedy}"),
         None => anyhow::anyhow!("{said}"),
     }
+}
+
+/// Returns a path as users know it.
+pub(super) fn shown(place: &VolumePlace) -> String {
+    Path::new(OsStr::from_bytes(&place.point))
+        .join(OsStr::from_bytes(&place.path))
+        .display()
+        .to_string()
 }
 
 /// Returns the message for a mount that failed.

@@ -13,12 +13,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use worknode::history::Hlc;
 use worknode::request::{
-    Retention, ShareRequest, VolumeChecked, VolumeExported, VolumeGarbage, VolumeMountStatus,
-    VolumePlace, VolumeRecord, VolumeReply, VolumeRequest, VolumeRestored, VolumeStatus,
+    Retention, ShareRequest, VolumeChecked, VolumeCopies, VolumeExported, VolumeGarbage,
+    VolumeMountStatus, VolumePlace, VolumeRecord, VolumeReply, VolumeRequest, VolumeRestored,
+    VolumeStatus,
 };
 
-use super::failure::of_volume;
-use super::{Job, VolumeHandle};
+use super::failure::{of_volume, shown};
+use super::{Job, VolumeHandle, copies, spread};
 
 /// Time between removals of garbage: what is kept for hours need not go sooner.
 const COLLECT_PERIOD: Duration = Duration::from_secs(3600);
@@ -55,15 +56,31 @@ impl VolumeHandle {
         }
         let (_, mounts) = self.ask(Job::Mounts).await?;
         let _turn = self.turns.read().await;
-        let keep = self.keep;
-        self.apart(move || work(&volume, request, (keep, mounts), &progress)).await
+        let (keep, mesh) = (self.keep, self.mesh.clone());
+        let work = move || match request {
+            VolumeRequest::Conflicts { place } => spread::conflicts(&volume, &mesh, &place),
+            VolumeRequest::Where { place } => spread::find(&volume, &mesh, &place, &progress),
+            VolumeRequest::Prefetch { place } => spread::prefetch(&volume, &place, &progress),
+            VolumeRequest::Replicas { place, count } => copies::replicas(&volume, &place, count),
+            VolumeRequest::Stat => {
+                let stat = volume.stat(&policy(keep)).map_err(of_volume)?;
+                let mut status = status(&volume, stat, keep, mounts)?;
+                status.copies = copies::count(&volume, &mesh, &progress)?;
+                Ok(VolumeReply::Stat(Box::new(status)))
+            }
+            request => work(&volume, request, &progress),
+        };
+        self.apart(work).await
     }
 
     async fn of_share(&self, request: ShareRequest) -> anyhow::Result<VolumeReply> {
         match request {
-            ShareRequest::Start { dir, name } => {
-                self.ask(|done| Job::Share(dir, name, done)).await?;
-                Ok(VolumeReply::Done)
+            ShareRequest::Start { dir, name, replicas } => {
+                replicas.map_or(Ok(()), copies::check)?;
+                self.ask(|done| Job::Share(dir, name.clone(), done)).await?;
+                let Some(count) = replicas else { return Ok(VolumeReply::Done) };
+                let volume = self.ask(|done| Job::Volume(None, done)).await?;
+                self.apart(move || copies::of_share(&volume, &name, count)).await
             }
             ShareRequest::Stop { name } => {
                 self.ask(|done| Job::Unshare(name, done)).await?;
@@ -135,6 +152,10 @@ fn point(request: &VolumeRequest) -> Option<PathBuf> {
     match request {
         VolumeRequest::Log { place, .. }
         | VolumeRequest::Restore { place, .. }
+        | VolumeRequest::Conflicts { place }
+        | VolumeRequest::Where { place }
+        | VolumeRequest::Prefetch { place }
+        | VolumeRequest::Replicas { place, .. }
         | VolumeRequest::Pin { place, .. } => Some(path(place.point.clone())),
         _ => None,
     }
@@ -147,7 +168,6 @@ fn path(bytes: Vec<u8>) -> PathBuf {
 fn work(
     volume: &Volume,
     request: VolumeRequest,
-    (keep, mounts): (Retention, Vec<VolumeMountStatus>),
     progress: &Progress,
 ) -> anyhow::Result<VolumeReply> {
     match request {
@@ -162,10 +182,6 @@ fn work(
             volume.pin(&place.path, pinned).with_context(|| format!("failed to pin {shown}"))?;
             Ok(VolumeReply::Done)
         }
-        VolumeRequest::Stat => {
-            let stat = volume.stat(&policy(keep)).map_err(of_volume)?;
-            Ok(VolumeReply::Stat(Box::new(status(volume, stat, keep, mounts)?)))
-        }
         VolumeRequest::Check => {
             Ok(VolumeReply::Checked(checked(volume.check_with(progress).map_err(of_volume)?)))
         }
@@ -178,7 +194,13 @@ fn work(
             let packetfs::volume::Exported { files, bytes, changed } = exported;
             Ok(VolumeReply::Exported(VolumeExported { files, bytes, changed }))
         }
-        VolumeRequest::Collect | VolumeRequest::Share(_) => {
+        VolumeRequest::Collect
+        | VolumeRequest::Share(_)
+        | VolumeRequest::Conflicts { .. }
+        | VolumeRequest::Where { .. }
+        | VolumeRequest::Prefetch { .. }
+        | VolumeRequest::Replicas { .. }
+        | VolumeRequest::Stat => {
             anyhow::bail!("the request is answered elsewhere")
         }
     }
@@ -198,10 +220,6 @@ fn restore(volume: &Volume, place: &VolumePlace, at_ms: u64) -> anyhow::Result<V
     volume.wait_told();
     let packetfs::volume::Restored { placed, removed, changed } = restored;
     Ok(VolumeReply::Restored(VolumeRestored { placed, removed, changed }))
-}
-
-fn shown(place: &VolumePlace) -> String {
-    path(place.point.clone()).join(path(place.path.clone())).display().to_string()
 }
 
 fn status(
@@ -225,6 +243,8 @@ fn status(
         log_segments: stat.log_segments,
         log_bytes: stat.log_bytes,
         garbage: garbage_of(stat.garbage),
+        copies: VolumeCopies::default(),
+        conflicts: volume.conflicts(b"").map_err(anyhow::Error::from)?.len() as u64,
     })
 }
 
@@ -240,8 +260,9 @@ fn garbage_of(Garbage { values, packets, bytes }: Garbage) -> VolumeGarbage {
     VolumeGarbage { values, packets, bytes }
 }
 
-fn checked(Checked { events, packets, files, mended, findings }: Checked) -> VolumeChecked {
-    VolumeChecked { events, packets, files, mended, findings }
+fn checked(checked: Checked) -> VolumeChecked {
+    let Checked { events, packets, files, healed, mended, findings } = checked;
+    VolumeChecked { events, packets, files, healed, mended, findings }
 }
 
 fn record(Record { moment, author, seq, path, what, .. }: Record) -> VolumeRecord {

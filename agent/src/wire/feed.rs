@@ -5,7 +5,7 @@ use packetfs::volume::Batch;
 use serde::{Deserialize, Serialize};
 use worknode::history::{Author, Summary};
 
-use super::limits::{AUTHORS_MAX, FETCHED_MAX, SHORT_BYTES_MAX};
+use super::limits::{AUTHORS_MAX, FETCHED_MAX, PROBED_MAX, SHORT_BYTES_MAX};
 
 /// Which events a volume has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +58,38 @@ impl Fetch {
     pub fn decode(payload: &[u8]) -> Option<Self> {
         let fetch: Self = short(payload)?;
         (fetch.packets.len() <= FETCHED_MAX).then_some(fetch)
+    }
+}
+
+/// A question which of some packets are there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The packets.
+    pub packets: Vec<PacketRef>,
+}
+
+impl Probe {
+    /// Decodes it. Returns `None` if it is damaged, or asks for too many.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let probe: Self = short(payload)?;
+        (probe.packets.len() <= PROBED_MAX).then_some(probe)
+    }
+}
+
+/// Which of the packets are there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    /// Whether each is there, in the order of the question; none if the node has no volume.
+    pub has: Option<Vec<bool>>,
+}
+
+impl Probed {
+    /// Decodes it. Returns `None` if it is damaged or too long.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let probed: Self = short(payload)?;
+        probed.has.as_ref().is_none_or(|has| has.len() <= PROBED_MAX).then_some(probed)
     }
 }
 

@@ -68,6 +68,10 @@ pub enum Kind {
     Fetch = 25,
     /// Both: those of the requested packets that are here ([`super::message::Packets`]).
     Fetched = 26,
+    /// Both: asks which packets of a volume are there ([`super::feed::Probe`]).
+    Probe = 27,
+    /// Both: which are ([`super::feed::Probed`]).
+    Probed = 28,
 }
 
 impl Kind {
@@ -83,7 +87,7 @@ impl Kind {
     }
 
     /// All kinds, by number from 1 on.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Open,
         Self::Data,
         Self::Eof,
@@ -110,12 +114,23 @@ impl Kind {
         Self::Want,
         Self::Fetch,
         Self::Fetched,
+        Self::Probe,
+        Self::Probed,
     ];
 
     /// Tells whether it is between volumes, not part of a walk.
     #[must_use]
     pub fn is_of_volumes(self) -> bool {
-        matches!(self, Self::Has | Self::Events | Self::Want | Self::Fetch | Self::Fetched)
+        matches!(
+            self,
+            Self::Has
+                | Self::Events
+                | Self::Want
+                | Self::Fetch
+                | Self::Fetched
+                | Self::Probe
+                | Self::Probed
+        )
     }
 
     fn from_u8(value: u8) -> Option<Self> {

@@ -6,9 +6,9 @@ use packetfs::tree::NAMES_MAX;
 use worknode::capability::TOKEN_BYTES_MAX;
 
 /// Version of all that is in this room; agents of other versions refuse the link by name.
-pub const VERSION: u32 = 14;
+pub const VERSION: u32 = 15;
 /// The oldest version that this side still speaks. Two agents come together if each speaks a version of the other.
-pub const OLDEST_VERSION: u32 = 14;
+pub const OLDEST_VERSION: u32 = 15;
 
 /// Most bytes read from a peer that is not known to be a member: TLS takes some 700 bytes, the WebSocket upgrade 250, a
 /// hello less than 800. Further bytes stay in the kernel until then.
@@ -71,6 +71,8 @@ pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const AUTHORS_MAX: usize = 4096;
 /// Most packets of a volume in one request: about a megabyte, four at most.
 pub const FETCHED_MAX: usize = 16;
+/// Most packets of a volume in one question whether they are there: a read of the index each.
+pub const PROBED_MAX: usize = 4096;
 /// About how many bytes of events are sent at once, and of small contents with them.
 pub const EVENTS_BYTES: usize = 256 * 1024;
 /// Most bytes of small contents that are sent with events.

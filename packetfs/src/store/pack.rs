@@ -86,6 +86,22 @@ fn is_chain(bytes: &[u8]) -> bool {
     true
 }
 
+/// Returns where a record ends.
+pub(super) fn end(place: Place) -> u64 {
+    place.offset + RECORD_HEAD_BYTES + u64::from(place.body_bytes & !COMPRESSED)
+}
+
+fn encode(packet: PacketRef, packed: &Packed) -> (Vec<u8>, u32) {
+    let body_bytes = u32::try_from(packed.body.len()).expect("packets are at most 256 KiB");
+    let flag = if packed.compressed { COMPRESSED } else { 0 };
+    let mut record = Vec::with_capacity(packed.body.len() + 40);
+    record.extend(packet.digest.0);
+    record.extend(packet.bytes.to_le_bytes());
+    record.extend((body_bytes | flag).to_le_bytes());
+    record.extend(&packed.body);
+    (record, body_bytes | flag)
+}
+
 /// A pack that is not durable yet.
 #[derive(Debug)]
 pub(super) struct Unsynced {
@@ -145,14 +161,8 @@ impl Pack {
         packet: PacketRef,
         packed: &Packed,
     ) -> Result<Place, StoreError> {
-        let body_bytes = u32::try_from(packed.body.len()).expect("packets are at most 256 KiB");
-        let flag = if packed.compressed { COMPRESSED } else { 0 };
-        let mut record = Vec::with_capacity(packed.body.len() + 40);
-        record.extend(packet.digest.0);
-        record.extend(packet.bytes.to_le_bytes());
-        record.extend((body_bytes | flag).to_le_bytes());
-        record.extend(&packed.body);
-        let place = Place { pack: self.number, offset: self.bytes, body_bytes: body_bytes | flag };
+        let (record, body_bytes) = encode(packet, packed);
+        let place = Place { pack: self.number, offset: self.bytes, body_bytes };
         self.file.write_all_at(&record, self.bytes).map_err(|source| {
             // What is left of it is overwritten by the next record.
             let _ = self.file.set_len(self.bytes);
@@ -160,6 +170,26 @@ impl Pack {
         })?;
         self.bytes += record.len() as u64;
         Ok(place)
+    }
+
+    /// Writes a record into a place of its size, durably. Returns nothing if it has another size.
+    pub(super) fn rewrite(
+        &self,
+        (from, to): (u64, u64),
+        packet: PacketRef,
+        packed: &Packed,
+    ) -> Result<Option<Place>, StoreError> {
+        let (record, body_bytes) = encode(packet, packed);
+        if record.len() as u64 != to - from {
+            return Ok(None);
+        }
+        let written = self.file.write_all_at(&record, from).and_then(|()| self.file.sync_data());
+        written.map_err(|source| StoreError::Io {
+            action: "write to",
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(Some(Place { pack: self.number, offset: from, body_bytes }))
     }
 
     pub(super) fn read(&self, place: Place) -> std::io::Result<Packed> {

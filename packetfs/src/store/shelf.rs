@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::damage::Damaged;
 use super::error::StoreError;
 use super::index::{Index, Place};
 use super::pack::{self, Pack};
@@ -138,7 +139,8 @@ impl Shelf {
         numbers.sort_unstable();
         for number in numbers {
             let Some((path, found)) = self.store.lock().scan(number)? else { continue };
-            let mut damaged: Vec<_> = found.damaged.iter().map(|(from, _)| *from).collect();
+            let none = found.damaged.iter().map(|&(from, to)| (None, from, to));
+            let mut damaged: Vec<_> = none.collect();
             let mut before = 0;
             for (key, place) in found.records {
                 if progress.is_cancelled() {
@@ -147,12 +149,15 @@ impl Shelf {
                 checked.packets += 1;
                 // Each by itself, so that others are not kept waiting.
                 if !self.is_whole(key, place) {
-                    damaged.push(place.offset);
+                    damaged.push((Some(key), place.offset, pack::end(place)));
                 }
                 progress.add(place.offset - before);
                 before = place.offset;
             }
-            checked.damaged.extend(damaged.into_iter().map(|at| (path.clone(), at)));
+            checked.damaged.extend(damaged.into_iter().map(|(key, from, to)| {
+                let path = path.clone();
+                Damaged { path, pack: number, from, to, key }
+            }));
         }
         Ok(checked)
     }
@@ -197,8 +202,8 @@ impl Drop for Store {
 pub struct Checked {
     /// How many packets there are.
     pub packets: u64,
-    /// Packs, and where in them there is no intact packet.
-    pub damaged: Vec<(PathBuf, u64)>,
+    /// Where in packs there is no intact packet.
+    pub damaged: Vec<Damaged>,
 }
 
 impl Inner {
@@ -243,14 +248,14 @@ impl Inner {
         pack.read(place).ok()
     }
 
-    fn forget(&mut self, digest: &Digest) {
+    pub(super) fn forget(&mut self, digest: &Digest) {
         self.unindexed.remove(digest);
         if let Err(error) = self.index.remove(digest) {
             tracing::warn!(%error, "failed to remove a packet from the index");
         }
     }
 
-    fn put(&mut self, packet: PacketRef, packed: &Packed) -> Result<(), StoreError> {
+    pub(super) fn put(&mut self, packet: PacketRef, packed: &Packed) -> Result<(), StoreError> {
         if self.place(&packet.digest).is_some() {
             return Ok(());
         }

@@ -15,6 +15,7 @@ use super::tables::Tables;
 use super::tree::Tree;
 use crate::log::{self, Cut, Place};
 use crate::progress::Progress;
+use crate::store::Damaged;
 
 /// What a check has found.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub struct Checked {
     pub packets: u64,
     /// Files in the tree.
     pub files: u64,
+    /// Packets that were damaged, and are intact again since another node had them.
+    pub healed: u64,
     /// What was wrong and is mended, a sentence each.
     pub mended: Vec<String>,
     /// What is wrong, a sentence each: the file of the volume and the place in it, or the file of the tree.
@@ -59,7 +62,7 @@ impl Volume {
         Ok(checked)
     }
 
-    /// Reads every packet.
+    /// Reads every packet. Damaged ones are mended if other nodes have them.
     ///
     /// # Errors
     /// The disk cannot be read, or it was cancelled.
@@ -69,10 +72,12 @@ impl Volume {
         if progress.is_cancelled() {
             return Err(VolumeError::Cancelled);
         }
-        let damaged = packets.damaged.iter();
-        let findings = damaged
-            .map(|(path, at)| format!("{} at byte {at}: a packet is damaged", path.display()));
-        Ok(Checked { packets: packets.packets, findings: findings.collect(), ..Checked::default() })
+        let (damaged, healed) = self.shared.mend(packets.damaged, progress)?;
+        let told = |it: &Damaged| {
+            format!("{} at byte {}: a packet is damaged", it.path.display(), it.from)
+        };
+        let findings = damaged.iter().map(told).collect();
+        Ok(Checked { packets: packets.packets, healed, findings, ..Checked::default() })
     }
 
     /// Checks the log of a volume that cannot be opened.

@@ -13,6 +13,7 @@ pub(super) mod statement;
 use std::sync::{Arc, PoisonError};
 
 use worknode::history::{Author, Op, Packet, Summary};
+use worknode::key::Key;
 
 use super::error::VolumeError;
 use super::library::Source;
@@ -43,6 +44,15 @@ impl Volume {
             summary.0.insert(self.shared.author, own);
         }
         summary
+    }
+
+    /// Returns all authors with the keys of the nodes that have stated whose their events are.
+    #[must_use]
+    pub fn authors(&self) -> Vec<(Author, Key)> {
+        let own = self.shared.foreign.own.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let foreign = self.shared.foreign.all();
+        let stated = foreign.iter().map(|it| &it.statement).chain(&own);
+        stated.map(|statement| (statement.author(), statement.node)).collect()
     }
 
     /// Returns an author's events after a number: about `bytes_max`, or up to the first signature. `None` if there are none.

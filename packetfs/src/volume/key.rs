@@ -5,6 +5,9 @@ use worknode::history::{Dot, Hlc};
 /// The extended attribute of files whose past is kept for ever.
 pub(super) const PIN: &[u8] = b"trusted.oswalk.pin";
 
+/// The extended attribute that says how many nodes keep what is in a directory.
+pub(super) const REPLICAS: &[u8] = b"trusted.oswalk.replicas";
+
 /// An encoded key.
 pub(super) type Key = Vec<u8>;
 

@@ -15,7 +15,7 @@ use super::backing::Backing;
 use super::error::VolumeError;
 use crate::packet::{self, Digest, Manifest, PACKET_BYTES_MAX, Packed, PacketRef};
 use crate::progress::Progress;
-use crate::store::{Checked, Dead, Shelf, Survey};
+use crate::store::{Checked, Damaged, Damages, Dead, Shelf, Survey};
 
 /// Most manifests in memory.
 const MANIFESTS_MAX: usize = 1024;
@@ -183,6 +183,16 @@ impl Library {
         content.packet.is_none_or(|packet| self.shelf.has(&Digest(packet.digest)))
     }
 
+    /// Tells whether a packet is here.
+    pub(super) fn has_packet(&self, packet: &PacketRef) -> bool {
+        self.shelf.has(&packet.digest)
+    }
+
+    /// Tells whether packets come from others.
+    pub(super) fn has_source(&self) -> bool {
+        self.source.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Returns the BLAKE3 digest of a content.
     pub(super) fn digest(&self, content: &Content) -> Result<Digest, VolumeError> {
         if let Some(packet) = content.packet.filter(|packet| !packet.is_list) {
@@ -201,15 +211,28 @@ impl Library {
 
     /// Returns all packets that a list of a content leads to.
     pub(super) fn packets_of(&self, content: &Content) -> io::Result<Vec<Digest>> {
-        let Some(list) = content.packet else { return Ok(Vec::new()) };
         let mut all = Vec::new();
+        self.each_packet(content, |packet| {
+            all.push(packet.digest);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Passes all packets that a list of a content leads to to a function, each before it is read.
+    pub(super) fn each_packet(
+        &self,
+        content: &Content,
+        mut work: impl FnMut(PacketRef) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(list) = content.packet else { return Ok(()) };
         let mut bytes =
             self.packet(PacketRef { digest: Digest(list.digest), bytes: list.bytes })?;
         for _ in 0..=LEVELS_MAX {
             let (level, manifest) = decode(&bytes)?;
-            all.extend(manifest.packets.iter().map(|packet| packet.digest));
+            manifest.packets.iter().try_for_each(|packet| work(*packet))?;
             if level == 0 {
-                return Ok(all);
+                return Ok(());
             }
             bytes = Vec::new();
             for &packet in &manifest.packets {
@@ -235,6 +258,29 @@ impl Library {
         Ok(self.shelf.check(progress)?)
     }
 
+    /// Writes a damaged packet again where it is in its pack, from another place here or from others. Returns whether that was
+    /// possible.
+    pub(super) fn mend(&self, packet: PacketRef, damaged: &Damaged) -> Result<bool, VolumeError> {
+        let content = self.shelf.get_elsewhere(packet, damaged).or_else(|| {
+            let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let fetched = source.map(|source| source.fetch(&[packet])).unwrap_or_default();
+            fetched.into_iter().find_map(|(it, packed)| {
+                (it == packet).then(|| packed.into_content(packet).ok()).flatten()
+            })
+        });
+        let Some(content) = content else { return Ok(false) };
+        Ok(self.shelf.mend(packet, &Packed::pack(&content), damaged)?)
+    }
+
+    /// Returns the damaged places in packs where a packet is.
+    pub(super) fn damaged_at<'a>(
+        &self,
+        packet: &PacketRef,
+        damages: &Damages<'a>,
+    ) -> Vec<&'a Damaged> {
+        self.shelf.damaged_at(&packet.digest, damages)
+    }
+
     /// Returns the bytes of all packs.
     pub(super) fn pack_bytes(&self) -> u64 {
         self.shelf.bytes()
@@ -243,7 +289,7 @@ impl Library {
     /// Tells whether all of a content that is here is intact. Damaged packets are fetched again if others have them. Where there
     /// are others, some packets need not be here.
     pub(super) fn is_whole(&self, content: &Content) -> bool {
-        let has_others = self.source.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        let has_others = self.has_source();
         if has_others && !self.has(content) {
             return true;
         }

@@ -1,5 +1,6 @@
 //! Looking back, without a mount: versions, moments, restoring.
 
+mod below;
 mod conflicts;
 mod dice;
 mod exchange;

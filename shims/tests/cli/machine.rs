@@ -189,6 +189,7 @@ fn status() -> Status {
         sessions: 0,
         fuse: worknode::request::FuseCounts::default(),
         other_mounts: false,
+        conflicts: 0,
         nodes: Vec::new(),
     }
 }

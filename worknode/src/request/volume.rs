@@ -5,6 +5,8 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::spread::{VolumeConflict, VolumeCopies, VolumePrefetched, VolumeReplicas, VolumeWhere};
+
 /// A request about the volume. While it is worked on, the agent sends [`super::Reply::Progress`] again and again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeRequest {
@@ -48,6 +50,28 @@ pub enum VolumeRequest {
         /// The moment; now if there is none.
         at_ms: Option<u64>,
     },
+    /// Return the conflicts at a path and below it.
+    Conflicts {
+        /// The path.
+        place: VolumePlace,
+    },
+    /// Return which nodes have the bytes of the files at a path and below it.
+    Where {
+        /// The path.
+        place: VolumePlace,
+    },
+    /// Fetch the contents at a path and below it from other nodes.
+    Prefetch {
+        /// The path.
+        place: VolumePlace,
+    },
+    /// Return how many nodes keep the contents at a path and below it.
+    Replicas {
+        /// The path.
+        place: VolumePlace,
+        /// How many shall from now on: 0 for as many as the directory above says; no change if there is none.
+        count: Option<u32>,
+    },
 }
 
 /// A request about shares: ordinary directories that the volume follows.
@@ -59,6 +83,8 @@ pub enum ShareRequest {
         dir: Vec<u8>,
         /// The path in the volume, without a slash at its start.
         name: Vec<u8>,
+        /// How many nodes are to keep each content; as the directory above says if there is none.
+        replicas: Option<u32>,
     },
     /// End one. What it has taken over stays in the volume.
     Stop {
@@ -97,6 +123,14 @@ pub enum VolumeReply {
     Exported(VolumeExported),
     /// The request succeeded, and has no other answer.
     Done,
+    /// Conflicts, in the order of paths.
+    Conflicts(Vec<VolumeConflict>),
+    /// Which nodes have what.
+    Where(VolumeWhere),
+    /// What was fetched.
+    Prefetched(VolumePrefetched),
+    /// How many nodes keep contents.
+    Replicas(VolumeReplicas),
 }
 
 /// A share.
@@ -186,6 +220,10 @@ pub struct VolumeStatus {
     pub log_bytes: u64,
     /// What could be removed.
     pub garbage: VolumeGarbage,
+    /// Paths at which versions of several nodes are in conflict.
+    pub conflicts: u64,
+    /// Contents that several nodes are to keep.
+    pub copies: VolumeCopies,
 }
 
 /// A mount of the volume.
@@ -208,6 +246,8 @@ pub struct VolumeChecked {
     pub packets: u64,
     /// Files in the tree.
     pub files: u64,
+    /// Packets that were damaged, and are intact again since another node had them.
+    pub healed: u64,
     /// What was wrong and is mended, a sentence each.
     pub mended: Vec<String>,
     /// What is wrong, a sentence each.
