@@ -185,12 +185,12 @@ impl Library {
         Ok(Digest(*hasher.finalize().as_bytes()))
     }
 
-    /// Returns all packets that a list of a content leads to.
+    /// Returns all packets that a list of a content leads to, as far as it is here: no other node is asked.
     pub(super) fn packets_of(&self, content: &Content) -> io::Result<Vec<Digest>> {
         let Some(list) = content.packet else { return Ok(Vec::new()) };
         let mut all = Vec::new();
-        let mut bytes =
-            self.packet(PacketRef { digest: Digest(list.digest), bytes: list.bytes })?;
+        let list = PacketRef { digest: Digest(list.digest), bytes: list.bytes };
+        let Some(mut bytes) = self.packet_here(list)? else { return Ok(all) };
         for _ in 0..=LEVELS_MAX {
             let (level, manifest) = decode(&bytes)?;
             all.extend(manifest.packets.iter().map(|packet| packet.digest));
@@ -199,16 +199,46 @@ impl Library {
             }
             bytes = Vec::new();
             for &packet in &manifest.packets {
-                bytes.extend(self.packet(packet)?);
+                let Some(part) = self.packet_here(packet)? else { return Ok(all) };
+                bytes.extend(part);
             }
         }
         Err(damaged())
     }
 
-    /// Removes all packets except these.
-    pub(super) fn sweep(&self, needed: &HashSet<Digest>) -> Result<Dead, VolumeError> {
+    /// Returns a packet; none if only others have it.
+    fn packet_here(&self, packet: PacketRef) -> io::Result<Option<Vec<u8>>> {
+        let has_others = self.source.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        let was_here = self.shelf.has(&packet.digest);
+        match self.shelf.get(packet) {
+            Some(content) => Ok(Some(content)),
+            None if has_others && !was_here => Ok(None),
+            None => Err(damaged()),
+        }
+    }
+
+    /// Forgets which packets contents have.
+    pub(super) fn forget_manifests(&self) {
         self.lock().clear();
-        Ok(self.shelf.sweep(needed)?)
+    }
+
+    /// Returns the numbers of the packs.
+    pub(super) fn packs(&self) -> Vec<u32> {
+        self.shelf.packs()
+    }
+
+    /// Returns the keys of packets in the packs.
+    pub(super) fn keys(&self, packets: &HashSet<Digest>) -> HashSet<Digest> {
+        self.shelf.keys(packets)
+    }
+
+    /// Removes all packets of a pack except those with these keys.
+    pub(super) fn sweep_pack(
+        &self,
+        pack: u32,
+        keys: &HashSet<Digest>,
+    ) -> Result<Dead, VolumeError> {
+        Ok(self.shelf.sweep_pack(pack, keys)?)
     }
 
     /// Counts the packets.
@@ -318,6 +348,34 @@ impl Library {
             room[..count].copy_from_slice(&from[..count]);
         }
         Ok(part)
+    }
+
+    /// Returns a part of a content, if it is known where its packets are, and they are here.
+    pub(super) fn read_here(&self, content: &Content, offset: u64, size: usize) -> Option<Vec<u8>> {
+        if !self.is_unfolded(content) {
+            return None;
+        }
+        let end = offset.saturating_add(size as u64).min(content.bytes);
+        let manifest = self.manifest(content).ok()?;
+        let is_here = |(_, packet): (u64, PacketRef)| self.shelf.has(&packet.digest);
+        if !manifest.covering(offset, end).all(is_here) {
+            return None;
+        }
+        self.read(content, offset, size).ok()
+    }
+
+    /// Tells whether it is known which packets a content has.
+    pub(super) fn is_unfolded(&self, content: &Content) -> bool {
+        let list = content.packet.filter(|packet| packet.is_list);
+        list.is_none_or(|list| self.lock().contains_key(&Digest(list.digest)))
+    }
+
+    /// Tells whether all of a small content is here.
+    pub(super) fn is_here(&self, content: &Content) -> bool {
+        self.is_unfolded(content)
+            && self.manifest(content).is_ok_and(|manifest| {
+                manifest.packets.iter().all(|packet| self.shelf.has(&packet.digest))
+            })
     }
 
     /// Makes all packets durable.
