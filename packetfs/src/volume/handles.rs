@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
-use super::listing::Listing;
+use super::key::Key;
 use crate::tree;
 
 /// An entry of a directory.
@@ -15,6 +16,52 @@ pub struct DirEntry {
     pub ino: u64,
     /// What it is.
     pub kind: tree::Kind,
+}
+
+/// Some entries of a directory, and the position of the first.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub(super) first: u64,
+    pub(super) entries: Arc<[DirEntry]>,
+}
+
+impl Page {
+    /// Returns the entries from a position on, each with the position behind it.
+    pub fn from(&self, position: u64) -> impl Iterator<Item = (&DirEntry, u64)> {
+        let skip = usize::try_from(position.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.entries.iter().zip(self.first + 1..).skip(skip)
+    }
+
+    /// Returns all entries of a directory.
+    pub(super) fn all(entries: Arc<[DirEntry]>) -> Self {
+        Self { first: 0, entries }
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+}
+
+/// How far an open directory is listed.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// The position of each page, and the key before its first row.
+    pub(super) begins: Vec<(u64, Option<Key>)>,
+    /// Whether there is nothing behind the last page.
+    pub(super) is_whole: bool,
+    /// The page that was read last.
+    pub(super) last: Option<(usize, Page)>,
+}
+
+impl Listing {
+    pub(super) fn new() -> Self {
+        Self { begins: vec![(0, None)], is_whole: false, last: None }
+    }
+
+    /// Returns the page that has a position.
+    pub(super) fn page_of(&self, position: u64) -> usize {
+        self.begins.partition_point(|(first, _)| *first <= position).saturating_sub(1)
+    }
 }
 
 /// An open file or directory.

@@ -3,13 +3,11 @@
 //! A position counts the entries before it. Where each page begins is remembered by the name before it, so that a program may
 //! go back. A name that is made or removed meanwhile is listed or not.
 
-use std::sync::Arc;
-
 use nix::errno::Errno;
 
 use super::changes::failed;
 use super::error::VolumeError;
-use super::handles::{DirEntry, Handle};
+use super::handles::{DirEntry, Handle, Listing, Page};
 use super::key::{self, Key};
 use super::model::{Shared, State, Volume};
 use super::names::kind_of;
@@ -19,52 +17,6 @@ use crate::tree;
 
 /// Rows of a page: a millisecond's work.
 pub(super) const PAGE_ROWS: usize = 256;
-
-/// Some entries of a directory, and the position of the first.
-#[derive(Debug, Clone)]
-pub struct Page {
-    first: u64,
-    entries: Arc<[DirEntry]>,
-}
-
-impl Page {
-    /// Returns the entries from a position on, each with the position behind it.
-    pub fn from(&self, position: u64) -> impl Iterator<Item = (&DirEntry, u64)> {
-        let skip = usize::try_from(position.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        self.entries.iter().zip(self.first + 1..).skip(skip)
-    }
-
-    /// Returns all entries of a directory.
-    pub(super) fn all(entries: Arc<[DirEntry]>) -> Self {
-        Self { first: 0, entries }
-    }
-
-    fn end(&self) -> u64 {
-        self.first + self.entries.len() as u64
-    }
-}
-
-/// How far an open directory is listed.
-#[derive(Debug)]
-pub(super) struct Listing {
-    /// The position of each page, and the key before its first row.
-    begins: Vec<(u64, Option<Key>)>,
-    /// Whether there is nothing behind the last page.
-    is_whole: bool,
-    /// The page that was read last.
-    last: Option<(usize, Page)>,
-}
-
-impl Listing {
-    pub(super) fn new() -> Self {
-        Self { begins: vec![(0, None)], is_whole: false, last: None }
-    }
-
-    /// Returns the page that has a position.
-    fn page_of(&self, position: u64) -> usize {
-        self.begins.partition_point(|(first, _)| *first <= position).saturating_sub(1)
-    }
-}
 
 impl Volume {
     /// Opens a directory.

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use worknode::history::{Attrs, Hlc, Kind};
 
 use super::files::{Io, Opened};
+use super::handles::Page;
 use super::key::PIN;
-use super::listing::Page;
 use super::model::Volume;
 use super::names::{Caller, Found, Make, Moving};
 use super::node::ROOT;
