@@ -64,22 +64,36 @@ impl Shelf {
     pub fn sweep(&self, needed: &HashSet<Digest>) -> Result<Dead, StoreError> {
         let keys = self.keys(needed);
         let mut dead = Dead::default();
-        let packs = self.store.lock().numbers();
-        for pack in packs {
-            let census = self.store.lock().census(pack, &keys)?;
-            if !census.is_worth_it() {
-                continue;
-            }
-            self.store.lock().leave(pack)?;
-            for records in census.needed.chunks(COPIED_AT_ONCE) {
-                self.store.lock().copy(records)?;
-            }
-            self.sync()?;
-            self.store.lock().replace(pack, &census.all)?;
-            dead.packets += census.dead().packets;
-            dead.bytes += census.dead().bytes;
+        for pack in self.packs() {
+            let of_pack = self.sweep_pack(pack, &keys)?;
+            dead.packets += of_pack.packets;
+            dead.bytes += of_pack.bytes;
         }
         Ok(dead)
+    }
+
+    /// Returns the numbers of all packs of the store.
+    pub(crate) fn packs(&self) -> Vec<u32> {
+        self.store.lock().numbers()
+    }
+
+    /// Removes all packets of a pack except those with these keys, if that frees half of it. Nothing is stored meanwhile that
+    /// refers to other packets.
+    ///
+    /// # Errors
+    /// The disk is full or fails. No needed packet is lost.
+    pub(crate) fn sweep_pack(&self, pack: u32, keys: &HashSet<Digest>) -> Result<Dead, StoreError> {
+        let census = self.store.lock().census(pack, keys)?;
+        if !census.is_worth_it() {
+            return Ok(Dead::default());
+        }
+        self.store.lock().leave(pack)?;
+        for records in census.needed.chunks(COPIED_AT_ONCE) {
+            self.store.lock().copy(records)?;
+        }
+        self.sync()?;
+        self.store.lock().replace(pack, &census.all)?;
+        Ok(census.dead())
     }
 
     /// Counts the packets, and those that a sweep would remove.
@@ -103,7 +117,8 @@ impl Shelf {
         Ok(survey)
     }
 
-    fn keys(&self, packets: &HashSet<Digest>) -> HashSet<Digest> {
+    /// Returns the keys of packets.
+    pub(crate) fn keys(&self, packets: &HashSet<Digest>) -> HashSet<Digest> {
         packets.iter().map(|digest| self.key_of(digest)).collect()
     }
 }

@@ -6,6 +6,8 @@ use super::handles::Handles;
 
 /// Most closed files that wait to become packets, where there are descriptors enough. It takes seconds to get there.
 const WAITING_MAX: usize = 8192;
+/// Most files and directories that a user has open, other than the superuser: each takes memory of the agent.
+const OPEN_MAX: usize = 65_536;
 /// A process has so many descriptors at least.
 const DESCRIPTORS_LEAST: usize = 1024;
 
@@ -14,6 +16,8 @@ const DESCRIPTORS_LEAST: usize = 1024;
 pub(super) struct Bounds {
     /// Closed files that wait to become packets.
     pub(super) waiting: usize,
+    /// Files and directories that one user has open, other than the superuser.
+    pub(super) open: usize,
     /// Files that one user has open for writing, other than the superuser.
     of_user: usize,
     /// Files that all users have open for writing.
@@ -30,7 +34,12 @@ impl Bounds {
     /// A quarter waits, a half is open, and a quarter is for all else.
     fn of(descriptors: usize) -> Self {
         let waiting = (descriptors / 4).min(WAITING_MAX);
-        Self { waiting, of_user: descriptors / 8, of_all: descriptors / 2 }
+        Self { waiting, open: OPEN_MAX, of_user: descriptors / 8, of_all: descriptors / 2 }
+    }
+
+    /// Tells whether a user may open another file or directory.
+    pub(super) fn allow_open(&self, handles: &Handles, uid: u32) -> bool {
+        uid == 0 || handles.of_user.get(&uid).copied().unwrap_or(0) < self.open
     }
 
     /// Tells whether a user may open another file for writing.

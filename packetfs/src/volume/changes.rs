@@ -45,6 +45,9 @@ impl Shared {
         if state.is_broken || state.is_closed {
             return Err(Errno::EIO);
         }
+        if let Op::Write { content, .. } = &op {
+            state.readers.note(*content);
+        }
         let time = state.now();
         let dot = Dot { author: self.author, seq: state.tree.state.applied + 1 };
         let event = Event { dot, hlc: state.clock.tick(ms(time)), time, parents, op };

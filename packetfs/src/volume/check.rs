@@ -139,7 +139,7 @@ impl Volume {
 
     fn check_tables(&self, checked: &mut Checked) -> Result<(), VolumeError> {
         let path = self.shared.dir.join("tables.check");
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
         if !self.shared.foreign.all().is_empty() {
             let merged = self.shared.merge(&state)?;
             let told = |it| format!("tables.redb: {it}");

@@ -2,7 +2,7 @@
 //! choose or dismiss.
 
 use nix::errno::Errno;
-use worknode::history::{FileId, Hlc, Name, Op};
+use worknode::history::{Dot, FileId, Hlc, Name, Op};
 
 use super::agree::Lost;
 use super::changes::failed;
@@ -38,18 +38,17 @@ impl Volume {
     /// # Errors
     /// `ENOENT`, or the volume does not work.
     pub fn conflicts(&self, path: &[u8]) -> Result<Vec<Conflicted>, Errno> {
-        let state = self.shared.lock();
-        let top = state.walk(path)?;
+        let top = self.shared.lock().walk(path)?;
+        let tree = self.shared.as_now()?;
         let mut found = Vec::new();
-        for spot in told(state.tree.conflicted())? {
-            let Some((path, is_below)) = told(state.tree.path_of(&spot, top))? else { continue };
-            let Some(entry) = state.child(spot.dir, &spot.name)?.filter(|_| is_below) else {
-                continue;
-            };
-            let mut versions = self.shared.versions(&state, &spot)?;
+        for spot in told(tree.conflicted())? {
+            let Some((path, is_below)) = told(tree.path_of(&spot, top))? else { continue };
+            let entry = told(tree.entry(spot.dir, &spot.name))?.filter(|_| is_below);
+            let node = entry.map_or(Ok(None), |entry| told(tree.find(entry.ino)))?;
+            let Some(node) = node else { continue };
+            let mut versions = self.shared.versions(&tree, &spot)?;
             versions.retain(|version| version.is_conflict);
-            let kind = kind_of(&state.node(entry.ino)?.kind);
-            found.push(Conflicted { path, kind, versions });
+            found.push(Conflicted { path, kind: kind_of(&node.kind), versions });
         }
         found.sort_by(|one, other| one.path.cmp(&other.path));
         found.dedup_by(|one, other| one.path == other.path);
@@ -61,18 +60,18 @@ impl Volume {
     /// # Errors
     /// `ENOENT` if there is none of that name, `EINVAL` if it has not lost, or the volume does not work.
     pub fn dismiss(&self, path: &[u8], version: &str) -> Result<(), Errno> {
-        let spot = self.shared.lock().spot(path)?;
+        let spot = self.shared.as_now()?.known_spot(path)?;
         self.dismiss_at(&spot, version)
     }
 
     pub(super) fn dismiss_at(&self, spot: &Spot, version: &str) -> Result<(), Errno> {
         let entry = self.shared.lock().child(spot.dir, &spot.name)?.ok_or(Errno::ENOENT)?;
         self.shared.catch_up(entry.ino)?;
-        let mut state = self.shared.lock();
-        let version = self.shared.version(&state, spot, version)?;
+        let version = self.shared.version(&self.shared.as_now()?, spot, version)?;
         if !version.is_conflict {
             return Err(Errno::EINVAL);
         }
+        let mut state = self.shared.lock();
         if version.ino != entry.ino {
             let file = state.node(version.ino)?.id;
             return self.shared.dismiss_file(&mut state, spot, file);
@@ -107,18 +106,18 @@ impl State {
     pub(super) fn is_in_conflict(&self, ino: u64) -> Result<bool, Errno> {
         Ok(told(self.tree.lost(ino))?.iter().any(|lost| lost.is_sibling))
     }
+}
 
+impl Tree {
     /// Returns a file with a content that it never had here.
-    pub(super) fn lost(&self, ino: u64, version: worknode::history::Dot) -> Result<Node, Errno> {
-        let mut node = told(self.tree.latest(ino))?.ok_or(Errno::ESTALE)?;
-        let lost = told(self.tree.lost(ino))?.into_iter().find(|lost| lost.version == version);
+    pub(super) fn with_lost(&self, ino: u64, version: Dot) -> Result<Node, Errno> {
+        let mut node = told(self.latest(ino))?.ok_or(Errno::ESTALE)?;
+        let lost = told(self.lost(ino))?.into_iter().find(|lost| lost.version == version);
         let lost = lost.ok_or(Errno::ESTALE)?;
         (node.content, node.modified) = (lost.content, modified(lost.written_at));
         Ok(node)
     }
-}
 
-impl Tree {
     /// Returns the contents of a file that lost, or that it never had here.
     pub(super) fn lost(&self, ino: u64) -> Result<Vec<Lost>, VolumeError> {
         self.tables.all(&key::losts(ino))?.iter().map(|(_, row)| Lost::decode(row)).collect()

@@ -29,6 +29,9 @@ pub enum VolumeError {
     /// A row of the tables has another form.
     #[error("a row of the tables is damaged: delete tables.redb, which is made again from the log")]
     Row,
+    /// Nothing has, or had, a path.
+    #[error("no such path, now or earlier")]
+    NoPath,
     /// The work was cancelled.
     #[error("the work was cancelled")]
     Cancelled,
@@ -73,6 +76,7 @@ impl VolumeError {
     pub(super) fn errno(&self) -> i32 {
         match self {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Self::NoPath => libc::ENOENT,
             _ => libc::EIO,
         }
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use nix::errno::Errno;
 use rustix::fs::{FallocateFlags, StatVfs};
@@ -12,7 +12,7 @@ use worknode::history::{Content, Kind};
 
 use super::backing::Backing;
 use super::changes::errno;
-use super::handles::{DirEntry, Handle};
+use super::handles::Handle;
 use super::model::{Shared, State, Volume};
 use super::names::{Caller, Found, Make};
 use super::node::Node;
@@ -63,8 +63,12 @@ impl Volume {
     pub fn open_file(&self, ino: u64, flags: i32, caller: Caller) -> Result<Opened, Errno> {
         let (writes, truncates) =
             (flags & libc::O_ACCMODE != libc::O_RDONLY, flags & libc::O_TRUNC != 0);
-        if writes {
-            self.shared.may_write(&self.shared.lock(), caller)?;
+        {
+            let state = self.shared.lock();
+            self.shared.may_open(&state, caller.uid)?;
+            if writes {
+                self.shared.may_write(&state, caller)?;
+            }
         }
         if writes || truncates {
             self.shared.back(ino, truncates)?;
@@ -90,6 +94,7 @@ impl Volume {
     ) -> Result<(Found, Opened), Errno> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let mut state = self.shared.lock();
+        self.shared.may_open(&state, caller.uid)?;
         self.shared.may_write(&state, caller)?;
         let make = Make { kind: Kind::File, mode, umask };
         // The backing file comes first: a full disk leaves no name.
@@ -104,15 +109,34 @@ impl Volume {
         Ok((state.found(ino)?, opened))
     }
 
-    /// Tells whether much of the content has to be copied before a file is open with these flags.
+    /// Tells whether it takes long until a file can be written: much of the content has to be copied first, or fetched. With a
+    /// size, until it has that size: much may have to be removed.
     #[must_use]
-    pub fn is_slow_to_open(&self, ino: u64, flags: i32) -> bool {
-        if flags & libc::O_ACCMODE == libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
-            return false;
-        }
+    pub fn is_slow_to_change(&self, ino: u64, size: Option<u64>) -> bool {
         let state = self.shared.lock();
-        state.uses.backing(ino).is_none()
-            && state.file(ino).is_ok_and(|node| node.content.bytes >= SLOW_BYTES)
+        if let Some(backing) = state.uses.backing(ino) {
+            let is_large = |blocks: i64| u64::try_from(blocks).unwrap_or(0) * 512 >= SLOW_BYTES;
+            return size.is_some() && backing.stat().is_ok_and(|stat| is_large(stat.st_blocks));
+        }
+        let content = state.file(ino).map(|node| node.content).unwrap_or_default();
+        drop(state);
+        size != Some(0) && (content.bytes >= SLOW_BYTES || !self.shared.library.is_here(&content))
+    }
+
+    /// Tells whether what is known of a file's content has to be fetched, or to be put together, before it is known where its
+    /// holes are.
+    #[must_use]
+    pub fn is_slow_to_seek(&self, ino: u64) -> bool {
+        match self.shared.content(ino) {
+            Ok(Place::Packets(content)) => !self.shared.library.is_unfolded(&content),
+            _ => false,
+        }
+    }
+
+    /// Tells whether a file has to become packets before it is moved.
+    #[must_use]
+    pub fn is_slow_to_move(&self, dir: u64, name: &[u8]) -> bool {
+        self.shared.waits_before_move(dir, name)
     }
 
     fn opened(&self, state: &mut State, ino: u64, writes: bool, caller: Caller) -> Opened {
@@ -142,8 +166,28 @@ impl Volume {
         it.opens = it.opens.saturating_sub(1);
         it.writers = it.writers.saturating_sub(u32::from(writes));
         self.shared.unused(&mut state, ino);
-        drop(state);
+    }
+
+    /// Tells whether so much is closed and not packets yet that whoever makes files has to help first.
+    #[must_use]
+    pub fn has_too_much_closed(&self) -> bool {
+        self.shared.has_excess()
+    }
+
+    /// Makes packets of a file that was closed, if too many wait.
+    pub fn relieve(&self) {
         self.shared.relieve();
+    }
+
+    /// Returns a part of a file's content if that takes no time in proportion to the file, and no other node is asked.
+    ///
+    /// # Errors
+    /// See [`Volume::read`].
+    pub fn read_here(&self, ino: u64, offset: u64, size: usize) -> Result<Option<Vec<u8>>, Errno> {
+        match self.shared.content(ino)? {
+            Place::Backing(backing) => read_backing(&backing, offset, size).map(Some),
+            Place::Packets(content) => Ok(self.shared.library.read_here(&content, offset, size)),
+        }
     }
 
     /// Returns a part of a file's content, shorter at its end.
@@ -152,13 +196,7 @@ impl Volume {
     /// `EIO` for damaged packets.
     pub fn read(&self, ino: u64, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
         match self.shared.content(ino)? {
-            Place::Backing(backing) => {
-                let mut part = vec![0; size];
-                let count =
-                    read_full(&backing.file, &mut part, offset).map_err(|error| errno(&error))?;
-                part.truncate(count);
-                Ok(part)
-            }
+            Place::Backing(backing) => read_backing(&backing, offset, size),
             Place::Packets(content) => {
                 self.shared.library.read(&content, offset, size).map_err(|error| errno(&error))
             }
@@ -185,10 +223,20 @@ impl Volume {
         if size > BYTES_MAX {
             return Err(Errno::EFBIG);
         }
-        let backing = self.shared.back(ino, size == 0)?;
-        backing.file.set_len(size).map_err(|error| errno(&error))?;
-        self.shared.unused(&mut self.shared.lock(), ino);
-        Ok(())
+        loop {
+            let backing = self.shared.back(ino, size == 0)?;
+            let mut state = self.shared.lock();
+            if !state.uses.is_backing(ino, &backing) {
+                continue;
+            }
+            state.uses.hold(ino);
+            drop(state);
+            let set = backing.file.set_len(size);
+            let mut state = self.shared.lock();
+            state.uses.release(ino);
+            self.shared.unused(&mut state, ino);
+            return set.map_err(|error| errno(&error));
+        }
     }
 
     /// Allocates, punches or zeroes a range, as `fallocate` says.
@@ -274,49 +322,6 @@ impl Volume {
         self.shared.settle_log().map_err(|error| super::changes::failed(&error))
     }
 
-    /// Opens a directory.
-    ///
-    /// # Errors
-    /// `ENOTDIR`, or the volume does not work.
-    pub fn open_dir(&self, ino: u64) -> Result<u64, Errno> {
-        let mut state = self.shared.lock();
-        state.dir(ino)?;
-        state.uses.of(ino).opens += 1;
-        Ok(state.handles.add(Handle::Dir { ino, entries: None }))
-    }
-
-    /// Returns the entries of an open directory: as they are, for its start; the same ones after that.
-    ///
-    /// # Errors
-    /// `EBADF`, or the volume does not work.
-    pub fn read_dir(&self, handle: u64, is_start: bool) -> Result<Arc<[DirEntry]>, Errno> {
-        let ino = {
-            let state = self.shared.lock();
-            let Some(Handle::Dir { ino, entries }) = state.handles.open.get(&handle) else {
-                return Err(Errno::EBADF);
-            };
-            match entries {
-                Some(entries) if !is_start => return Ok(Arc::clone(entries)),
-                _ => *ino,
-            }
-        };
-        let listed: Arc<[DirEntry]> = self.list(ino)?.into();
-        if let Some(Handle::Dir { entries, .. }) = self.shared.lock().handles.open.get_mut(&handle)
-        {
-            *entries = Some(Arc::clone(&listed));
-        }
-        Ok(listed)
-    }
-
-    /// Closes a directory.
-    pub fn close_dir(&self, handle: u64) {
-        let mut state = self.shared.lock();
-        let Some(Handle::Dir { ino, .. }) = state.handles.remove(handle) else { return };
-        let it = state.uses.of(ino);
-        it.opens = it.opens.saturating_sub(1);
-        self.shared.end_use(&mut state, ino);
-    }
-
     /// Returns the space of the disk, and the number of files.
     ///
     /// # Errors
@@ -365,7 +370,7 @@ impl Shared {
                 let node = state.file(ino)?;
                 if let Some(backing) = state.uses.backing(ino).cloned() {
                     return if truncates {
-                        self.truncate(&mut state, ino, &node, backing)
+                        self.truncate(state, ino, &node, backing)
                     } else {
                         Ok(backing)
                     };
@@ -400,7 +405,7 @@ impl Shared {
 
     fn truncate(
         &self,
-        state: &mut State,
+        mut state: MutexGuard<'_, State>,
         ino: u64,
         node: &Node,
         backing: Arc<Backing>,
@@ -408,11 +413,18 @@ impl Shared {
         let is_open = state.uses.get(ino).is_some_and(|it| it.opens > 0);
         let is_used = is_open || !backing.is_alone();
         if is_used || !backing.is_dirty() {
-            backing.file.set_len(0).map_err(|error| errno(&error))?;
-            return Ok(backing);
+            // Without the lock: it may be large. Nobody takes it away meanwhile.
+            state.uses.hold(ino);
+            drop(state);
+            let emptied = backing.file.set_len(0);
+            let mut state = self.lock();
+            if state.uses.release(ino) && backing.is_dirty() {
+                self.queue.push(ino, Arc::clone(&backing), self.prompt.is_wanted());
+            }
+            return emptied.map(|()| backing).map_err(|error| errno(&error));
         }
         // The former content was closed: it becomes a version.
-        let new = self.new_backing(state, ino).map_err(|error| errno(&error))?;
+        let new = self.new_backing(&mut state, ino).map_err(|error| errno(&error))?;
         state.uses.of(ino).backing = Some(Arc::clone(&new));
         self.queue.push_former(ino, backing, node.written);
         Ok(new)
@@ -509,6 +521,13 @@ fn finds_data(whence: i32) -> Result<bool, Errno> {
         libc::SEEK_HOLE => Ok(false),
         _ => Err(Errno::EINVAL),
     }
+}
+
+fn read_backing(backing: &Backing, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+    let mut part = vec![0; size];
+    let count = read_full(&backing.file, &mut part, offset).map_err(|error| errno(&error))?;
+    part.truncate(count);
+    Ok(part)
 }
 
 fn read_full(file: &File, part: &mut [u8], offset: u64) -> io::Result<usize> {

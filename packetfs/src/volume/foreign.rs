@@ -16,6 +16,9 @@ use super::pending::Pending;
 use super::row::Row;
 use super::tree::Tree;
 
+/// Events that are read again at once.
+const READ_AT_ONCE: usize = 512;
+
 impl Shared {
     /// Applies events of another author, which follow on those that were handed over before. Those that refer to events that
     /// are not here wait.
@@ -71,6 +74,44 @@ impl Shared {
         if state.is_broken || state.is_closed || state.pending.is_empty() {
             return Ok(());
         }
+        self.apply_known(state)?;
+        while self.read_again(state)? {
+            self.apply_known(state)?;
+        }
+        Ok(())
+    }
+
+    /// Reads events again from their logs that found no room in memory. Tells whether there were any.
+    fn read_again(&self, state: &mut State) -> Result<bool, VolumeError> {
+        let mut has_more = false;
+        while let Some(wanted) = state.pending.wanted() {
+            let (from, to) = (*wanted.seqs.start(), *wanted.seqs.end());
+            let count = usize::try_from(to + 1 - from).unwrap_or(usize::MAX).min(READ_AT_ONCE);
+            let events = if wanted.author == self.author {
+                self.log.read_from(from)?
+            } else {
+                let Some(foreign) = self.foreign.get(wanted.author) else { break };
+                foreign.read_from(from)?
+            };
+            let events: Vec<Event> = events.take(count).collect::<Result<_, _>>()?;
+            if events.is_empty() {
+                break;
+            }
+            for event in events {
+                let applied = state.tree.applied(event.dot.author);
+                state.pending.add(event, applied);
+            }
+            has_more = true;
+            // What the log does not have is fetched again from other nodes.
+            if state.pending.wanted().as_ref() == Some(&wanted) {
+                break;
+            }
+        }
+        Ok(has_more)
+    }
+
+    /// Applies what can be applied of what waits in memory.
+    fn apply_known(&self, state: &mut State) -> Result<(), VolumeError> {
         let applied = self.apply_ready(state);
         // Moments to come are after all that rows have.
         let latest = state.tree.tables.latest();
@@ -212,6 +253,9 @@ impl Shared {
 impl State {
     /// Applies an event like one that was made here.
     fn apply_linear(&mut self, event: &Event, touched: &mut Touched) -> Result<(), VolumeError> {
+        if let Op::Write { content, .. } = &event.op {
+            self.readers.note(*content);
+        }
         touched.note(&self.tree, &event.op)?;
         self.tree.tables.begin(event.hlc);
         let gone = self.tree.apply(event)?;

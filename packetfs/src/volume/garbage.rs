@@ -15,10 +15,12 @@ use super::agree::Lost;
 use super::changes::{ms, now};
 use super::error::VolumeError;
 use super::key::{self, PIN};
-use super::model::{Shared, State, Volume};
+use super::model::{Shared, Volume};
 use super::names::Caller;
 use super::node::Node;
 use super::row::Row;
+use super::tree::Tree;
+use crate::store::Dead;
 use alive::Needs;
 
 pub(super) use retention::Kept;
@@ -67,9 +69,9 @@ impl Volume {
     /// A list of packets is damaged, or the disk fails. No packet is removed then.
     pub fn gc(&self, policy: &Policy) -> Result<Garbage, VolumeError> {
         let shared = &self.shared;
-        let _alone = shared.packets.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = shared.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let needs = shared.needs(policy)?;
-        shared.lock().note_kept(needs.kept)?;
+        shared.lock().tree.note_kept(needs.kept)?;
         let mut values = 0;
         shared.each(&key::PASTS, |state, row| {
             if !needs.has(&row) {
@@ -91,8 +93,10 @@ impl Volume {
             Ok(())
         })?;
         shared.settle()?;
-        let alive = shared.alive(&needs)?;
-        let swept = shared.library.sweep(&alive.packets)?;
+        shared.lock().readers.begin();
+        let swept = shared.sweep(&needs);
+        shared.lock().readers.end();
+        let swept = swept?;
         Ok(Garbage { values, packets: swept.packets, bytes: swept.bytes })
     }
 
@@ -138,10 +142,28 @@ impl Volume {
 }
 
 impl Shared {
+    /// Removes packets that nothing refers to, a pack at a time: whoever stores others waits for one pack at most.
+    fn sweep(&self, needs: &Needs) -> Result<Dead, VolumeError> {
+        let mut alive = self.alive(needs)?;
+        let mut keys = self.library.keys(&alive.take());
+        let mut swept = Dead::default();
+        self.library.forget_manifests();
+        for pack in self.library.packs() {
+            let _alone = self.packets.write().unwrap_or_else(PoisonError::into_inner);
+            let news = self.lock().readers.news();
+            news.iter().try_for_each(|content| alive.add(self, content))?;
+            keys.extend(self.library.keys(&alive.take()));
+            let dead = self.library.sweep_pack(pack, &keys)?;
+            swept.packets += dead.packets;
+            swept.bytes += dead.bytes;
+        }
+        Ok(swept)
+    }
+
     fn needs(&self, policy: &Policy) -> Result<Needs, VolumeError> {
         let settled = self.lock().tree.state.hlc;
         self.settle()?;
-        let kept = self.lock().kept()?.and(Kept::of(policy, ms(now())));
+        let kept = self.lock().tree.kept()?.and(Kept::of(policy, ms(now())));
         Needs::new(self, kept, settled)
     }
 
@@ -160,10 +182,10 @@ impl Shared {
     }
 }
 
-impl State {
+impl Tree {
     /// Returns which moments are still known.
     pub(super) fn kept(&self) -> Result<Kept, VolumeError> {
-        match self.tree.tables.get(&key::kept())? {
+        match self.tables.get(&key::kept())? {
             Some(row) => Kept::decode(&row),
             None => Ok(Kept::default()),
         }
@@ -171,7 +193,7 @@ impl State {
 
     fn note_kept(&mut self, kept: Kept) -> Result<(), VolumeError> {
         let row = kept.encode()?;
-        self.tree.tables.set_plain(key::kept(), &row);
+        self.tables.set_plain(key::kept(), &row);
         Ok(())
     }
 

@@ -49,7 +49,7 @@ impl Volume {
         if first.is_none_or(|first| moment < first) {
             return Err(MomentError::Early { moment, first });
         }
-        self.shared.lock().kept()?.last(moment).ok_or(MomentError::Forgotten(moment))
+        self.shared.lock().tree.kept()?.last(moment).ok_or(MomentError::Forgotten(moment))
     }
 
     /// Returns the moment of the first event.

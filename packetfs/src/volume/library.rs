@@ -209,13 +209,14 @@ impl Library {
         Ok(Digest(*hasher.finalize().as_bytes()))
     }
 
-    /// Returns all packets that a list of a content leads to.
+    /// Returns all packets that a list of a content leads to, as far as it is here: no other node is asked.
     pub(super) fn packets_of(&self, content: &Content) -> io::Result<Vec<Digest>> {
         let mut all = Vec::new();
-        self.each_packet(content, |packet| {
+        let note = |packet: PacketRef| {
             all.push(packet.digest);
             Ok(())
-        })?;
+        };
+        self.descend(content, |packet| self.packet_here(packet), note)?;
         Ok(all)
     }
 
@@ -223,11 +224,21 @@ impl Library {
     pub(super) fn each_packet(
         &self,
         content: &Content,
+        work: impl FnMut(PacketRef) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.descend(content, |packet| self.packet(packet).map(Some), work)
+    }
+
+    /// Goes through the lists of a content, as far as they can be read.
+    fn descend(
+        &self,
+        content: &Content,
+        read: impl Fn(PacketRef) -> io::Result<Option<Vec<u8>>>,
         mut work: impl FnMut(PacketRef) -> io::Result<()>,
     ) -> io::Result<()> {
         let Some(list) = content.packet else { return Ok(()) };
-        let mut bytes =
-            self.packet(PacketRef { digest: Digest(list.digest), bytes: list.bytes })?;
+        let list = PacketRef { digest: Digest(list.digest), bytes: list.bytes };
+        let Some(mut bytes) = read(list)? else { return Ok(()) };
         for _ in 0..=LEVELS_MAX {
             let (level, manifest) = decode(&bytes)?;
             manifest.packets.iter().try_for_each(|packet| work(*packet))?;
@@ -236,16 +247,46 @@ impl Library {
             }
             bytes = Vec::new();
             for &packet in &manifest.packets {
-                bytes.extend(self.packet(packet)?);
+                let Some(part) = read(packet)? else { return Ok(()) };
+                bytes.extend(part);
             }
         }
         Err(damaged())
     }
 
-    /// Removes all packets except these.
-    pub(super) fn sweep(&self, needed: &HashSet<Digest>) -> Result<Dead, VolumeError> {
+    /// Returns a packet; none if only others have it.
+    fn packet_here(&self, packet: PacketRef) -> io::Result<Option<Vec<u8>>> {
+        let has_others = self.source.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        let was_here = self.shelf.has(&packet.digest);
+        match self.shelf.get(packet) {
+            Some(content) => Ok(Some(content)),
+            None if has_others && !was_here => Ok(None),
+            None => Err(damaged()),
+        }
+    }
+
+    /// Forgets which packets contents have.
+    pub(super) fn forget_manifests(&self) {
         self.lock().clear();
-        Ok(self.shelf.sweep(needed)?)
+    }
+
+    /// Returns the numbers of the packs.
+    pub(super) fn packs(&self) -> Vec<u32> {
+        self.shelf.packs()
+    }
+
+    /// Returns the keys of packets in the packs.
+    pub(super) fn keys(&self, packets: &HashSet<Digest>) -> HashSet<Digest> {
+        self.shelf.keys(packets)
+    }
+
+    /// Removes all packets of a pack except those with these keys.
+    pub(super) fn sweep_pack(
+        &self,
+        pack: u32,
+        keys: &HashSet<Digest>,
+    ) -> Result<Dead, VolumeError> {
+        Ok(self.shelf.sweep_pack(pack, keys)?)
     }
 
     /// Counts the packets.
@@ -378,6 +419,34 @@ impl Library {
             room[..count].copy_from_slice(&from[..count]);
         }
         Ok(part)
+    }
+
+    /// Returns a part of a content, if it is known where its packets are, and they are here.
+    pub(super) fn read_here(&self, content: &Content, offset: u64, size: usize) -> Option<Vec<u8>> {
+        if !self.is_unfolded(content) {
+            return None;
+        }
+        let end = offset.saturating_add(size as u64).min(content.bytes);
+        let manifest = self.manifest(content).ok()?;
+        let is_here = |(_, packet): (u64, PacketRef)| self.shelf.has(&packet.digest);
+        if !manifest.covering(offset, end).all(is_here) {
+            return None;
+        }
+        self.read(content, offset, size).ok()
+    }
+
+    /// Tells whether it is known which packets a content has.
+    pub(super) fn is_unfolded(&self, content: &Content) -> bool {
+        let list = content.packet.filter(|packet| packet.is_list);
+        list.is_none_or(|list| self.lock().contains_key(&Digest(list.digest)))
+    }
+
+    /// Tells whether all of a small content is here.
+    pub(super) fn is_here(&self, content: &Content) -> bool {
+        self.is_unfolded(content)
+            && self.manifest(content).is_ok_and(|manifest| {
+                manifest.packets.iter().all(|packet| self.shelf.has(&packet.digest))
+            })
     }
 
     /// Makes all packets durable.

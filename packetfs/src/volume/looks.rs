@@ -5,12 +5,13 @@ use worknode::history::{Content, Hlc, Kind, Name};
 
 use super::access::Access;
 use super::handles::DirEntry;
-use super::model::{Shared, State};
+use super::model::Shared;
 use super::moment;
 use super::names::{Found, bytes_of, kind_of, time};
 use super::node::{Node, ROOT};
 use super::past::{Spot, told};
 use super::special::Place;
+use super::tree::Tree;
 use super::versions::Version;
 use crate::tree::{self, Attr};
 
@@ -21,7 +22,7 @@ const TOP: [&[u8]; 2] = [b"at", b"versions"];
 
 impl Shared {
     /// Returns what a name below a place leads to.
-    pub(super) fn step(&self, state: &State, place: &Place, name: &[u8]) -> Result<Place, Errno> {
+    pub(super) fn step(&self, tree: &Tree, place: &Place, name: &[u8]) -> Result<Place, Errno> {
         match place {
             Place::Top if name == TOP[0] => Ok(Place::Moments),
             Place::Top if name == TOP[1] => Ok(Place::Versions(Spot::root())),
@@ -29,17 +30,17 @@ impl Shared {
             Place::Moments => {
                 let text = std::str::from_utf8(name).map_err(|_| Errno::ENOENT)?;
                 let moment = moment::parse(text).ok_or(Errno::ENOENT)?;
-                Ok(Place::At(state.kept_moment(moment)?, ROOT))
+                Ok(Place::At(tree.kept_moment(moment)?, ROOT))
             }
             Place::At(moment, dir) => {
-                let entry = told(state.tree.entry_at(*dir, name, *moment))?.ok_or(Errno::ENOENT)?;
+                let entry = told(tree.entry_at(*dir, name, *moment))?.ok_or(Errno::ENOENT)?;
                 Ok(Place::At(*moment, entry.ino))
             }
             Place::Versions(spot) => {
-                if let Some(below) = told(state.tree.below(spot, name))? {
+                if let Some(below) = told(tree.below(spot, name))? {
                     return Ok(Place::Versions(below));
                 }
-                let versions = self.versions(state, spot)?;
+                let versions = self.versions(tree, spot)?;
                 let version = versions.into_iter().find(|version| version.name.as_bytes() == name);
                 let place = |it: Version| match it.is_lost {
                     true => Place::Lost(it.ino, it.written),
@@ -53,7 +54,7 @@ impl Shared {
     /// Returns the names in a place, with what each is.
     pub(super) fn names(
         &self,
-        state: &State,
+        tree: &Tree,
         place: &Place,
     ) -> Result<Vec<(Name, tree::Kind)>, Errno> {
         match place {
@@ -61,20 +62,20 @@ impl Shared {
             // Any moment is there.
             Place::Moments | Place::Lost(..) => Ok(Vec::new()),
             Place::At(moment, dir) => {
-                let entries = told(state.tree.entries_at(*dir, *moment))?.into_iter();
+                let entries = told(tree.entries_at(*dir, *moment))?.into_iter();
                 let known = entries.filter_map(|(name, entry)| {
-                    let node = state.tree.find_at(entry.ino, *moment).transpose()?;
+                    let node = tree.find_at(entry.ino, *moment).transpose()?;
                     Some(told(node).map(|node| (name, kind_of(&node.kind))))
                 });
                 known.collect()
             }
             Place::Versions(spot) => {
                 let mut names = Vec::new();
-                for dir in told(state.tree.dirs_at(spot))? {
-                    let ever = told(state.tree.names_ever(dir))?;
+                for dir in told(tree.dirs_at(spot))? {
+                    let ever = told(tree.names_ever(dir))?;
                     names.extend(ever.into_iter().map(|name| (name, tree::Kind::Dir)));
                 }
-                let versions = self.versions(state, spot)?.into_iter();
+                let versions = self.versions(tree, spot)?.into_iter();
                 names.extend(versions.map(|it| (it.name.into_bytes(), tree::Kind::File)));
                 names.sort_by(|(one, _), (other, _)| one.cmp(other));
                 names.dedup_by(|(one, _), (other, _)| one == other);
@@ -84,7 +85,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl Tree {
     /// Returns the attributes of a place, with a number.
     pub(super) fn look(&self, place: &Place, number: u64) -> Result<Found, Errno> {
         match place {
@@ -92,25 +93,25 @@ impl State {
                 Ok(dir(number, Access { uid: 0, gid: 0, mode: DIR_MODE }, None))
             }
             Place::Versions(spot) => {
-                let latest = told(self.tree.dirs_at(spot))?.first().copied();
+                let latest = told(self.dirs_at(spot))?.first().copied();
                 if let Some(latest) = latest {
-                    let access = told(self.tree.access_to_dirs(spot))?.ok_or(Errno::ESTALE)?;
-                    return Ok(dir(number, access, told(self.tree.latest(latest))?.as_ref()));
+                    let access = told(self.access_to_dirs(spot))?.ok_or(Errno::ESTALE)?;
+                    return Ok(dir(number, access, told(self.latest(latest))?.as_ref()));
                 }
-                let binding = told(self.tree.bindings(spot))?.pop().ok_or(Errno::ESTALE)?;
+                let binding = told(self.bindings(spot))?.pop().ok_or(Errno::ESTALE)?;
                 let ino = binding.value.ino;
-                let held = told(self.tree.nodes_of(ino))?.pop().ok_or(Errno::ESTALE)?;
-                let access = told(self.tree.access_at(ino, held.since))?.ok_or(Errno::ESTALE)?;
+                let held = told(self.nodes_of(ino))?.pop().ok_or(Errno::ESTALE)?;
+                let access = told(self.access_at(ino, held.since))?.ok_or(Errno::ESTALE)?;
                 Ok(dir(number, access.as_dir(), Some(&held.value)))
             }
             Place::At(moment, ino) => {
                 let node = self.node_at(*ino, *moment)?;
-                let access = told(self.tree.access_at(*ino, *moment))?.ok_or(Errno::ESTALE)?;
+                let access = told(self.access_at(*ino, *moment))?.ok_or(Errno::ESTALE)?;
                 Ok(found(number, &node, access))
             }
             Place::Lost(ino, version) => {
-                let node = self.lost(*ino, *version)?;
-                let access = told(self.tree.access_ever(*ino))?.ok_or(Errno::ESTALE)?;
+                let node = self.with_lost(*ino, *version)?;
+                let access = told(self.access_ever(*ino))?.ok_or(Errno::ESTALE)?;
                 Ok(found(number, &node, access))
             }
         }
@@ -118,14 +119,14 @@ impl State {
 
     /// Returns a file as it was at a moment.
     pub(super) fn node_at(&self, ino: u64, moment: Hlc) -> Result<Node, Errno> {
-        told(self.tree.find_at(ino, moment))?.ok_or(Errno::ESTALE)
+        told(self.find_at(ino, moment))?.ok_or(Errno::ESTALE)
     }
 
     /// Returns the content of a place.
     pub(super) fn content_of(&self, place: &Place) -> Result<Content, Errno> {
         let node = match place {
             Place::At(moment, ino) => self.node_at(*ino, *moment)?,
-            Place::Lost(ino, version) => self.lost(*ino, *version)?,
+            Place::Lost(ino, version) => self.with_lost(*ino, *version)?,
             _ => return Err(Errno::EISDIR),
         };
         match node.kind {

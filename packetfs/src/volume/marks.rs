@@ -71,7 +71,7 @@ impl Volume {
     fn list_versions(&self, ino: u64) -> Result<Vec<u8>, Errno> {
         self.shared.catch_up(ino)?;
         let spot = self.named(ino)?;
-        let versions = self.shared.versions(&self.shared.lock(), &spot)?;
+        let versions = self.shared.versions(&self.shared.as_now()?, &spot)?;
         let mut text = format!("{}\n", versions.len());
         for version in versions.iter().rev().take(VERSIONS_MAX) {
             let present = if version.is_present { " present" } else { "" };
@@ -85,12 +85,12 @@ impl Volume {
 
     /// Lists what lost against a concurrent content of the file, or as another file of its name.
     fn list_conflicts(&self, ino: u64) -> Result<Vec<u8>, Errno> {
-        let state = self.shared.lock();
-        if state.tree.state.disputes == 0 {
+        let tree = self.shared.as_now()?;
+        if tree.state.disputes == 0 {
             return Ok(Vec::new());
         }
-        let Some(spot) = told(state.tree.spot_of(ino))? else { return Ok(Vec::new()) };
-        let versions = self.shared.versions(&state, &spot)?;
+        let Some(spot) = told(tree.spot_of(ino))? else { return Ok(Vec::new()) };
+        let versions = self.shared.versions(&tree, &spot)?;
         let mut text = String::new();
         for version in versions.iter().rev().filter(|it| it.is_conflict).take(VERSIONS_MAX) {
             let _ = writeln!(text, "{} {}", version.name, version.bytes);
@@ -99,6 +99,6 @@ impl Volume {
     }
 
     fn named(&self, ino: u64) -> Result<Spot, Errno> {
-        told(self.shared.lock().tree.spot_of(ino))?.ok_or(Errno::ENODATA)
+        told(self.shared.as_now()?.spot_of(ino))?.ok_or(Errno::ENODATA)
     }
 }

@@ -19,7 +19,7 @@ use super::queue::Queue;
 use super::readers::Readers;
 use super::spares::Spares;
 use super::told::Mounts;
-use super::tree::Tree;
+use super::tree::{Rest, Tree};
 use super::uses::Uses;
 use crate::log::{Cut, Log};
 
@@ -48,8 +48,11 @@ pub(super) struct Shared {
     pub(super) bounds: Bounds,
     pub(super) mounts: Mounts,
     pub(super) spares: Spares,
-    /// Held for reading from when packets are stored until an event refers to them; for writing while packets are removed.
+    /// Held for reading from when packets are stored until an event refers to them; for writing while packets of a pack are
+    /// removed.
     pub(super) packets: RwLock<()>,
+    /// Held while garbage is looked for and removed.
+    pub(super) collecting: Mutex<()>,
     /// Held while changes are made durable and the tables written.
     pub(super) settling: Mutex<()>,
     /// Told when the volume is closed.
@@ -73,6 +76,8 @@ pub(super) struct State {
     pub(super) generation: u64,
     /// Backing files to be removed after the next barrier.
     pub(super) doomed: Vec<PathBuf>,
+    /// Removed files of which rows are left.
+    pub(super) unburied: Vec<(u64, Rest)>,
     /// An event is in the log but not in the tables: nothing works until the volume is opened again.
     pub(super) is_broken: bool,
     pub(super) is_closed: bool,

@@ -6,12 +6,11 @@ use worknode::history::{Attrs, Dot, Kind, NAME_BYTES_MAX, Op, Permissions};
 use super::acl::{self, Acl};
 use super::backing;
 use super::changes::failed;
-use super::handles::DirEntry;
+use super::error::VolumeError;
 use super::key;
 use super::model::{Shared, State, Volume};
 use super::node::{Entry, Node, ROOT};
-use super::row::Row;
-use super::tree::parent;
+use super::tree::{Rest, parent};
 use crate::tree::{self, Attr, Time};
 
 const SET_GID: u32 = 0o2000;
@@ -20,6 +19,8 @@ const BLOCK_BYTES: u64 = 512;
 const PAGE_BYTES: u64 = 4096;
 /// Most names of a file, as ext4 has it.
 const LINKS_MAX: u32 = 65_000;
+/// Most bytes of the names and values of all extended attributes of a file: the largest value, as on other disks.
+const XATTRS_BYTES_MAX: usize = XATTR_BYTES_MAX + 2048;
 /// Largest value of an extended attribute that the kernel passes on.
 const XATTR_BYTES_MAX: usize = 64 * 1024;
 
@@ -135,25 +136,6 @@ impl Volume {
             Kind::Symlink(target) => Ok(target),
             _ => Err(Errno::EINVAL),
         }
-    }
-
-    /// Returns the entries of a directory in the order of their names.
-    ///
-    /// # Errors
-    /// `ENOTDIR`, or the volume does not work.
-    pub fn list(&self, dir: u64) -> Result<Vec<DirEntry>, Errno> {
-        let state = self.shared.lock();
-        let node = state.dir(dir)?;
-        let dots = [(b".".as_slice(), dir), (b"..", node.parent)];
-        let dots =
-            dots.map(|(name, ino)| DirEntry { name: name.to_vec(), ino, kind: tree::Kind::Dir });
-        let rows = state.tree.tables.all(&key::entries(dir)).map_err(|error| failed(&error))?;
-        let entries = rows.into_iter().map(|(key, row)| {
-            let entry = Entry::decode(&row).map_err(|error| failed(&error))?;
-            let kind = kind_of(&state.node(entry.ino)?.kind);
-            Ok(DirEntry { name: key::name(&key).to_vec(), ino: entry.ino, kind })
-        });
-        dots.into_iter().map(Ok).chain(entries).collect()
     }
 
     /// Makes a file, which the kernel knows from now on.
@@ -324,6 +306,14 @@ impl Volume {
             (None, Some(_)) if flags & libc::XATTR_REPLACE != 0 => return Err(Errno::ENODATA),
             _ => {}
         }
+        if let Some(value) = value.filter(|_| name != key::PIN) {
+            let former = before.as_ref().map_or(0, |it| name.len() + it.value.len());
+            let all = state.tree.xattr_bytes(ino, XATTRS_BYTES_MAX + former);
+            let more = (name.len() + value.len()).saturating_sub(former);
+            if more > 0 && all.map_err(|error| failed(&error))? + more > XATTRS_BYTES_MAX {
+                return Err(Errno::ENOSPC);
+            }
+        }
         if let Some(value) = value.filter(|_| name == acl::ACCESS) {
             let acl = Acl::parse(value).ok_or(Errno::EINVAL)?;
             let mode = Some(acl.mode(kept_for(caller, &node)));
@@ -459,9 +449,28 @@ impl Shared {
         state.doomed.extend(backing.map(|backing| backing.doom()));
         state.end_base(ino);
         let at = state.tree.state.hlc;
-        if let Err(error) = state.tree.bury(ino, at) {
-            state.is_broken = true;
-            failed(&error);
+        match state.tree.bury(ino, at, &Rest::default()) {
+            Ok(None) => {}
+            Ok(Some(rest)) => state.unburied.push((ino, rest)),
+            Err(error) => {
+                state.is_broken = true;
+                failed(&error);
+            }
+        }
+    }
+
+    /// Removes what is left of removed files that had many extended attributes, in pieces.
+    pub(super) fn bury_rest(&self) -> Result<(), VolumeError> {
+        loop {
+            let mut state = self.lock();
+            let Some((ino, rest)) = state.unburied.pop() else { return Ok(()) };
+            // It may be wanted again: another node has given it a name.
+            let is_gone = state.tree.find(ino)?.is_some_and(|node| node.links == 0);
+            if state.uses.get(ino).is_none() && is_gone {
+                let at = state.tree.state.hlc;
+                let rest = state.tree.bury(ino, at, &rest)?;
+                state.unburied.extend(rest.map(|rest| (ino, rest)));
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use super::model::{Shared, State, Volume};
 use super::node::Base;
 use super::row::Row;
 use super::spares::Spares;
-use super::tree::Tree;
+use super::tree::{Rest, Tree};
 use super::{key, lease, translate, upkeep};
 use crate::log::{BootId, Log};
 use crate::store::Store;
@@ -84,6 +84,7 @@ impl Volume {
                 clock,
                 generation: 0,
                 doomed: Vec::new(),
+                unburied: Vec::new(),
                 is_broken: false,
                 is_closed: false,
                 #[cfg(test)]
@@ -94,6 +95,7 @@ impl Volume {
             mounts: super::told::Mounts::default(),
             spares,
             packets: std::sync::RwLock::default(),
+            collecting: Mutex::default(),
             settling: Mutex::default(),
             closing: Condvar::new(),
         });
@@ -212,7 +214,8 @@ impl Shared {
         for (row, _) in state.tree.tables.all(&key::ORPHANS)? {
             let ino = key::number(&row).filter(|&ino| state.uses.get(ino).is_none());
             if let Some(ino) = ino {
-                state.tree.bury(ino, at)?;
+                let rest = state.tree.bury(ino, at, &Rest::default())?;
+                state.unburied.extend(rest.map(|rest| (ino, rest)));
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use worknode::history::{Hlc, Name};
 use super::changes::failed;
 use super::error::VolumeError;
 use super::key::{self, Key};
-use super::model::State;
+use super::model::{Shared, State};
 use super::node::{Entry, Node, ROOT, Xattr};
 use super::row::Row;
 use super::tree::Tree;
@@ -153,6 +153,11 @@ impl Tree {
         Ok(Some(spot))
     }
 
+    /// Returns the name that a path leads to, or led to at last.
+    pub(super) fn known_spot(&self, path: &[u8]) -> Result<Spot, Errno> {
+        told(self.spot(path))?.ok_or(Errno::ENOENT)
+    }
+
     /// Returns the file that a path led to at a moment.
     pub(super) fn walk_at(&self, path: &[u8], at: Hlc) -> Result<Option<u64>, VolumeError> {
         let mut ino = ROOT;
@@ -189,12 +194,14 @@ impl Tree {
     }
 }
 
-impl State {
-    /// Returns the name that a path leads to, or led to at last.
-    pub(super) fn spot(&self, path: &[u8]) -> Result<Spot, Errno> {
-        told(self.tree.spot(path))?.ok_or(Errno::ENOENT)
+impl Shared {
+    /// Returns the tree as it is now, for what takes long: programs do not wait for it.
+    pub(super) fn as_now(&self) -> Result<Tree, Errno> {
+        told(self.lock().tree.as_now())
     }
+}
 
+impl State {
     /// Returns the file that a path leads to.
     pub(super) fn walk(&self, path: &[u8]) -> Result<u64, Errno> {
         components(path).try_fold(ROOT, |dir, name| {

@@ -15,6 +15,11 @@ const LONG: Duration = Duration::from_secs(60);
 /// The wait for another try doubles so many times: up to 25.6 s.
 const DOUBLINGS_MAX: u32 = 7;
 
+/// Largest file of which whoever makes files makes packets first.
+const HELPED_BYTES_MAX: i64 = 16 * 1024 * 1024;
+/// Files among which that is looked for.
+const HELPED_MAX: usize = 64;
+
 /// A file to be translated.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -77,8 +82,19 @@ impl Queue {
         if jobs.waiting.len() <= max {
             return None;
         }
-        // What was tried may be mapped for long.
-        jobs.waiting.first_entry().filter(|next| next.get().tries == 0).map(|next| next.remove())
+        // What was tried may be mapped for long, and what is large takes long.
+        let is_soon = |job: &Job| {
+            let stat = job.backing.stat();
+            job.tries == 0 && stat.is_ok_and(|it| it.st_size <= HELPED_BYTES_MAX)
+        };
+        let mut first = jobs.waiting.iter().take(HELPED_MAX);
+        let key = first.find(|(_, job)| is_soon(job)).map(|(key, _)| *key)?;
+        jobs.waiting.remove(&key)
+    }
+
+    /// Tells whether more wait than may.
+    pub(super) fn has_excess(&self, max: usize) -> bool {
+        self.lock().waiting.len() > max
     }
 
     /// Ends the thread.

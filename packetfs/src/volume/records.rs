@@ -1,13 +1,13 @@
 //! What was done to a file, or to all files, in words: from the log of events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use worknode::history::{Attrs, Author, Event, FileId, Hlc, Kind, Name, Nanos, Op};
 
 use super::error::VolumeError;
-use super::model::{State, Volume};
+use super::model::Volume;
 use super::node::ROOT;
-use super::past::components;
+use super::past::{Spot, components};
 use super::tree::Tree;
 
 /// Events that are read at first; then twice as many each time, up to a bound for the memory that they take.
@@ -38,11 +38,13 @@ impl Volume {
     /// comes first; there are at most `limit`.
     ///
     /// # Errors
-    /// The log is damaged, or the volume does not work.
+    /// Nothing has, or had, the path; the log is damaged, or the volume does not work.
     pub fn log(&self, path: &[u8], limit: usize) -> Result<Vec<Record>, VolumeError> {
-        let mut wanted = Wanted::new(&self.shared.lock(), path);
-        let mut records = Vec::new();
         let (mut end, mut count) = (self.shared.log.last().0, EVENTS_FIRST);
+        let tree = self.shared.lock().tree.as_now()?;
+        let file = self.shared.lock().walk(path).ok().filter(|&ino| ino != ROOT);
+        let mut wanted = Wanted::new(&tree, path, file)?;
+        let mut records = Vec::new();
         let first = self.shared.log.first_seq()?;
         while end >= first && records.len() < limit {
             let begin = end.saturating_sub(count - 1).max(first);
@@ -50,7 +52,7 @@ impl Volume {
             let events = events.take(usize::try_from(end + 1 - begin).unwrap_or(usize::MAX));
             let events: Vec<Event> = events.collect::<Result<_, _>>()?;
             for event in events.iter().rev() {
-                records.extend(wanted.record(&self.shared.lock().tree, event)?);
+                records.extend(wanted.record(&tree, event)?);
             }
             (end, count) = (begin - 1, (2 * count).min(EVENTS_MAX));
         }
@@ -66,16 +68,68 @@ struct Wanted {
     file: Option<u64>,
     /// The names that files had when they were last looked for.
     names: HashMap<u64, (u64, Name)>,
+    /// All files that may ever have had the path, and the directories that they were in.
+    ever: HashSet<u64>,
+    above: HashSet<u64>,
+    /// Whether a directory is one of them or below one, since directories were moved last.
+    below: HashMap<u64, bool>,
 }
 
 impl Wanted {
-    fn new(state: &State, path: &[u8]) -> Self {
-        let clean = components(path).flat_map(|name| [b"/", name].concat()).collect();
-        Self {
-            path: clean,
-            file: state.walk(path).ok().filter(|&ino| ino != ROOT),
-            names: HashMap::new(),
+    fn new(tree: &Tree, path: &[u8], file: Option<u64>) -> Result<Self, VolumeError> {
+        let (mut ever, mut above) = (HashSet::from([ROOT]), HashSet::new());
+        for name in components(path) {
+            above = std::mem::take(&mut ever);
+            for &dir in &above {
+                let held = tree.bindings(&Spot { dir, name: name.to_vec() })?;
+                ever.extend(held.into_iter().map(|held| held.value.ino));
+            }
         }
+        if ever.is_empty() {
+            return Err(VolumeError::NoPath);
+        }
+        let clean = components(path).flat_map(|name| [b"/", name].concat()).collect();
+        let (names, below) = (HashMap::new(), HashMap::new());
+        Ok(Self { path: clean, file, names, ever, above, below })
+    }
+
+    /// Tells whether an event may be asked for, without its path, which takes long to find.
+    fn may_have(&mut self, tree: &Tree, event: &Event) -> Result<bool, VolumeError> {
+        let (at, current) = (event.hlc, self.file);
+        let mut is_in = |dir: FileId| {
+            let dir = tree.ino(dir);
+            Ok(self.above.contains(&dir) || self.is_below(tree, dir, at)?)
+        };
+        match &event.op {
+            Op::Make { dir, .. } | Op::Unlink { dir, .. } => is_in(*dir),
+            Op::Link { dir, file, .. } => Ok(Some(tree.ino(*file)) == current || is_in(*dir)?),
+            Op::Move { dir, to, .. } => Ok(is_in(*dir)? || is_in(*to)?),
+            Op::Set { file, .. }
+            | Op::Write { file, .. }
+            | Op::Xattr { file, .. }
+            | Op::Choose { file, .. } => {
+                let ino = tree.ino(*file);
+                let is_it = self.ever.contains(&ino) || Some(ino) == current;
+                Ok(is_it || self.is_below(tree, parent_at(tree, ino, at)?, at)?)
+            }
+        }
+    }
+
+    /// Tells whether a directory is one that had the path, or was below one.
+    fn is_below(&mut self, tree: &Tree, dir: u64, at: Hlc) -> Result<bool, VolumeError> {
+        let is_still = at > tree.state.moved;
+        if let Some(known) = self.below.get(&dir).filter(|_| is_still) {
+            return Ok(*known);
+        }
+        let (mut above, mut depth) = (dir, 0);
+        while !self.ever.contains(&above) && above != ROOT && depth < DEPTH_MAX {
+            (above, depth) = (parent_at(tree, above, at)?, depth + 1);
+        }
+        let is_below = self.ever.contains(&above);
+        if is_still {
+            self.below.insert(dir, is_below);
+        }
+        Ok(is_below)
     }
 
     fn has(&self, path: &[u8]) -> bool {
@@ -85,6 +139,9 @@ impl Wanted {
 
     /// Returns the record of an event, if it is asked for.
     fn record(&mut self, tree: &Tree, event: &Event) -> Result<Option<Record>, VolumeError> {
+        if !self.may_have(tree, event)? {
+            return Ok(None);
+        }
         let (path, other) = self.paths(tree, event)?;
         let is_file = file(&event.op).is_some_and(|id| Some(tree.ino(id)) == self.file);
         if !is_file && !self.has(&path) && !other.as_ref().is_some_and(|other| self.has(other)) {
@@ -143,18 +200,26 @@ impl Wanted {
         {
             return Ok((*dir, name.clone()));
         }
-        let node = match tree.find_at(ino, at)? {
-            Some(node) => Some(node),
-            None => tree.latest(ino)?,
-        };
-        let dir = node.map_or(ROOT, |node| node.parent);
-        let mut names = tree.entries_at(dir, at)?.into_iter();
-        let Some((name, _)) = names.find(|(_, entry)| entry.ino == ino) else {
-            return Ok((ROOT, format!("(file {ino})").into_bytes()));
-        };
-        self.names.insert(ino, (dir, name.clone()));
-        Ok((dir, name))
+        let dir = parent_at(tree, ino, at)?;
+        // All that is found is remembered: others of the directory may be asked for.
+        let names = tree.entries_at(dir, at)?.into_iter();
+        self.names.extend(names.map(|(name, entry)| (entry.ino, (dir, name))));
+        match self.names.get(&ino).filter(|(known, _)| *known == dir) {
+            Some((_, name)) if tree.entry_at(dir, name, at)?.is_some_and(|it| it.ino == ino) => {
+                Ok((dir, name.clone()))
+            }
+            _ => Ok((ROOT, format!("(file {ino})").into_bytes())),
+        }
     }
+}
+
+/// Returns the directory that a file was in at a moment, or at last.
+fn parent_at(tree: &Tree, ino: u64, at: Hlc) -> Result<u64, VolumeError> {
+    let node = match tree.find_at(ino, at)? {
+        Some(node) => Some(node),
+        None => tree.latest(ino)?,
+    };
+    Ok(node.map_or(ROOT, |node| node.parent))
 }
 
 fn file(op: &Op) -> Option<FileId> {

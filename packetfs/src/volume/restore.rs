@@ -45,7 +45,7 @@ impl Volume {
         self.shared.catch_up_all()?;
         let _kept = self.shared.keep_packets();
         let mut state = self.shared.lock();
-        let moment = state.kept_moment(moment)?;
+        let moment = state.tree.kept_moment(moment)?;
         let (dirs, chain) = scope(&state, path, moment)?;
         let then = told(Picture::take(&state.tree, Some(moment), dirs.0, &chain))?;
         let now = told(Picture::take(&state.tree, None, dirs.1, &chain))?;
@@ -229,7 +229,7 @@ impl<'a> Work<'a> {
 
     /// Gives a file the content and the attributes of a former one.
     fn set(&mut self, former: u64, ino: u64) -> Result<(), Errno> {
-        let then = self.state.node_at(former, self.moment)?;
+        let then = self.state.tree.node_at(former, self.moment)?;
         let before = self.state.tree.state.applied;
         if let Some(dirty) = self.state.uses.dirty(ino) {
             told(self.shared.translate_locked(self.state, ino, &dirty))?;

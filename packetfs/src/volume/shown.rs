@@ -2,7 +2,6 @@
 //!
 //! It answers for the files of [`super::special`]; all others are the volume's. What is special cannot be changed.
 
-use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,13 +10,13 @@ use nix::errno::Errno;
 use worknode::history::{Attrs, Hlc, Kind};
 
 use super::files::{Io, Opened};
-use super::handles::DirEntry;
+use super::handles::Page;
 use super::key::PIN;
 use super::model::Volume;
 use super::names::{Caller, Found, Make, Moving};
 use super::node::ROOT;
 use super::past::told;
-use super::special::{self, NAME, Numbers, Place, is_special};
+use super::special::{self, NAME, Numbers, Open, Opening, Place, is_special};
 use super::{looks, marks};
 use crate::tree::Xattr;
 
@@ -38,8 +37,7 @@ pub struct Shown {
 #[derive(Debug, Default)]
 struct Inner {
     numbers: Numbers,
-    dirs: HashMap<u64, Arc<[DirEntry]>>,
-    last: u64,
+    open: Open,
 }
 
 /// What has no answer here is the volume's, which knows no special files.
@@ -63,7 +61,7 @@ impl Shown {
     /// # Errors
     /// `ENOENT` if the moment is not over yet, or too long ago.
     pub fn at(volume: Arc<Volume>, moment: Hlc) -> Result<Self, Errno> {
-        let moment = volume.shared.lock().kept_moment(moment)?;
+        let moment = volume.shared.as_now()?.kept_moment(moment)?;
         let numbers = Numbers::with_root(ROOT, Place::At(moment, ROOT));
         Ok(Self {
             volume,
@@ -91,18 +89,24 @@ impl Shown {
         }
     }
 
+    /// Tells whether a file is of the past: how long it takes to look at it depends on how much was done.
+    #[must_use]
+    pub fn is_past(&self, ino: u64) -> bool {
+        self.moment.is_some() || is_special(ino)
+    }
+
     /// See [`Volume::lookup`].
     ///
     /// # Errors
-    /// The same.
-    pub fn lookup(&self, dir: u64, name: &[u8]) -> Result<Found, Errno> {
+    /// The same, and `ENFILE` if the user has looked up too much of the past that the kernel has not forgotten.
+    pub fn lookup(&self, dir: u64, name: &[u8], uid: u32) -> Result<Found, Errno> {
         let below = match self.place(dir) {
-            Some(place) => self.shared.step(&self.shared.lock(), &place, name)?,
+            Some(place) => self.shared.step(&self.shared.as_now()?, &place, name)?,
             None if (dir, name) == (ROOT, NAME) => Place::Top,
             None => return self.volume.lookup(dir, name),
         };
-        let mut found = self.shared.lock().look(&below, 0)?;
-        found.attr.ino = self.lock().numbers.known(below);
+        let mut found = self.shared.as_now()?.look(&below, 0)?;
+        found.attr.ino = self.lock().numbers.known(below, uid).ok_or(Errno::ENFILE)?;
         Ok(found)
     }
 
@@ -121,7 +125,7 @@ impl Shown {
     /// The same.
     pub fn attr(&self, ino: u64) -> Result<Found, Errno> {
         match self.place(ino) {
-            Some(place) => self.shared.lock().look(&place, ino),
+            Some(place) => self.shared.as_now()?.look(&place, ino),
             None => self.volume.attr(ino),
         }
     }
@@ -147,7 +151,7 @@ impl Shown {
     /// The same.
     pub fn target(&self, ino: u64) -> Result<Vec<u8>, Errno> {
         let node = match self.place(ino) {
-            Some(Place::At(moment, ino)) => self.shared.lock().node_at(ino, moment)?,
+            Some(Place::At(moment, ino)) => self.shared.as_now()?.node_at(ino, moment)?,
             Some(_) => return Err(Errno::EINVAL),
             None => return self.volume.target(ino),
         };
@@ -247,7 +251,7 @@ impl Shown {
 
     fn former_xattrs(&self, place: &Place) -> Result<Vec<Xattr>, Errno> {
         let Place::At(moment, ino) = place else { return Ok(Vec::new()) };
-        let mut all = told(self.shared.lock().tree.xattrs_at(*ino, *moment))?;
+        let mut all = told(self.shared.as_now()?.xattrs_at(*ino, *moment))?;
         all.retain(|(name, _)| name.starts_with(b"user."));
         Ok(all)
     }
@@ -286,18 +290,25 @@ impl Shown {
         if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
             return Err(Errno::EROFS);
         }
-        let mut state = self.shared.lock();
-        let content = state.content_of(&place)?;
-        let handle = special::handle(state.readers.add(content));
-        Ok(Opened { handle, io: Io::Asks { keep: true } })
+        let _kept = self.shared.keep_packets();
+        let content = self.shared.as_now()?.content_of(&place)?;
+        let reader = self.shared.lock().readers.add(content);
+        let opened = self.lock().open.add(caller.uid, Opening::File(reader));
+        let Some(id) = opened else {
+            self.shared.lock().readers.remove(reader);
+            return Err(Errno::ENFILE);
+        };
+        Ok(Opened { handle: special::handle(id), io: Io::Asks { keep: true } })
     }
 
     /// See [`Volume::close_file`].
     pub fn close_file(&self, handle: u64) {
-        if is_special(handle) {
-            self.shared.lock().readers.remove(special::id(handle));
-        } else {
-            self.volume.close_file(handle);
+        if !is_special(handle) {
+            return self.volume.close_file(handle);
+        }
+        let closed = self.lock().open.remove(special::id(handle));
+        if let Some(Opening::File(reader)) = closed {
+            self.shared.lock().readers.remove(reader);
         }
     }
 
@@ -307,11 +318,19 @@ impl Shown {
     /// The same.
     pub fn read(&self, ino: u64, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
         let Some(place) = self.place(ino) else { return self.volume.read(ino, offset, size) };
-        let content = self.shared.lock().content_of(&place)?;
+        let content = self.shared.as_now()?.content_of(&place)?;
         self.shared
             .library
             .read(&content, offset, size)
             .map_err(|error| super::changes::errno(&error))
+    }
+
+    /// See [`Volume::read_here`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn read_here(&self, ino: u64, offset: u64, size: usize) -> Result<Option<Vec<u8>>, Errno> {
+        if self.is_past(ino) { Ok(None) } else { self.volume.read_here(ino, offset, size) }
     }
 
     /// See [`Volume::write`].
@@ -338,7 +357,7 @@ impl Shown {
     /// The same.
     pub fn seek(&self, ino: u64, offset: u64, whence: i32) -> Result<u64, Errno> {
         let Some(place) = self.place(ino) else { return self.volume.seek(ino, offset, whence) };
-        let content = self.shared.lock().content_of(&place)?;
+        let content = self.shared.as_now()?.content_of(&place)?;
         self.shared.seek(&content, offset, whence)
     }
 
@@ -366,13 +385,11 @@ impl Shown {
     ///
     /// # Errors
     /// The same.
-    pub fn open_dir(&self, ino: u64) -> Result<u64, Errno> {
-        let Some(place) = self.place(ino) else { return self.volume.open_dir(ino) };
-        let names = self.shared.names(&self.shared.lock(), &place)?;
-        let mut inner = self.lock();
-        inner.last += 1;
-        let id = inner.last;
-        inner.dirs.insert(id, looks::entries(ino, names).into());
+    pub fn open_dir(&self, ino: u64, uid: u32) -> Result<u64, Errno> {
+        let Some(place) = self.place(ino) else { return self.volume.open_dir(ino, uid) };
+        let names = self.shared.names(&self.shared.as_now()?, &place)?;
+        let entries = looks::entries(ino, names).into();
+        let id = self.lock().open.add(uid, Opening::Dir(entries)).ok_or(Errno::ENFILE)?;
         Ok(special::handle(id))
     }
 
@@ -380,17 +397,20 @@ impl Shown {
     ///
     /// # Errors
     /// The same.
-    pub fn read_dir(&self, handle: u64, is_start: bool) -> Result<Arc<[DirEntry]>, Errno> {
+    pub fn read_dir(&self, handle: u64, position: u64) -> Result<Page, Errno> {
         if !is_special(handle) {
-            return self.volume.read_dir(handle, is_start);
+            return self.volume.read_dir(handle, position);
         }
-        self.lock().dirs.get(&special::id(handle)).cloned().ok_or(Errno::EBADF)
+        match self.lock().open.get(special::id(handle)) {
+            Some(Opening::Dir(entries)) => Ok(Page::all(Arc::clone(entries))),
+            _ => Err(Errno::EBADF),
+        }
     }
 
     /// See [`Volume::close_dir`].
     pub fn close_dir(&self, handle: u64) {
         if is_special(handle) {
-            self.lock().dirs.remove(&special::id(handle));
+            self.lock().open.remove(special::id(handle));
         } else {
             self.volume.close_dir(handle);
         }

@@ -18,13 +18,17 @@ use super::key::{self, Key};
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Rows that are looked at while others wait.
-const PAGE_ROWS: usize = 4096;
+const PAGE_ROWS: usize = 1024;
+/// Most layers of rows in memory after a failed write; each reader at work has one at most.
+const LAYERS_MAX: usize = 16;
 /// Bytes before each value: the moment since which it holds.
 const SINCE_BYTES: usize = 8;
 
 /// A value with its moment; none for a row that was removed.
 type Row = Option<Arc<[u8]>>;
 type Rows = BTreeMap<Key, Row>;
+/// Rows in memory, the oldest first.
+type Layers = Vec<Arc<Rows>>;
 /// A key with its value.
 type Pair = (Key, Arc<[u8]>);
 /// Since when, until when, and the value.
@@ -45,7 +49,9 @@ pub(super) struct Tables {
     /// None after an error, until it is opened again.
     file: Option<Opened>,
     /// What is being written.
-    settling: Arc<Rows>,
+    settling: Layers,
+    /// What had changed since, when somebody began to read the tables without a lock.
+    frozen: Layers,
     /// What has changed since.
     fresh: Rows,
     /// The latest moment from which any row holds.
@@ -65,7 +71,7 @@ struct Opened {
 pub(super) struct Batch {
     database: Arc<Database>,
     path: PathBuf,
-    rows: Arc<Rows>,
+    layers: Layers,
 }
 
 impl Tables {
@@ -86,7 +92,8 @@ impl Tables {
         Ok(Self {
             path,
             file,
-            settling: Arc::default(),
+            settling: Layers::new(),
+            frozen: Layers::new(),
             fresh: Rows::new(),
             latest: Hlc(0),
             floor: Hlc(0),
@@ -105,8 +112,7 @@ impl Tables {
     /// Closes the file, and forgets what is only in memory.
     pub(super) fn close(&mut self) {
         self.file = None;
-        self.settling = Arc::default();
-        self.fresh = Rows::new();
+        (self.settling, self.frozen, self.fresh) = Default::default();
     }
 
     /// Tells whether the file is open.
@@ -125,7 +131,13 @@ impl Tables {
 
     /// Returns the number of rows that are only in memory.
     pub(super) fn unwritten(&self) -> usize {
-        self.fresh.len() + self.settling.len()
+        self.layers().map(Rows::len).sum()
+    }
+
+    /// Returns the rows in memory, the oldest first.
+    fn layers(&self) -> impl DoubleEndedIterator<Item = &Rows> {
+        let former = self.settling.iter().chain(&self.frozen).map(|rows| &**rows);
+        former.chain(std::iter::once(&self.fresh))
     }
 
     /// Returns a value.
@@ -275,28 +287,17 @@ impl Tables {
         prefix: &[u8],
         after: Option<&Key>,
     ) -> Result<(Vec<Found>, Option<Key>), VolumeError> {
-        let from = after.map_or(Bound::Included(prefix), |key| Bound::Excluded(key.as_slice()));
-        let range = self.written()?.range::<&[u8]>((from, Bound::Unbounded));
-        let mut rows = Rows::new();
-        let mut last = None;
-        for row in range.map_err(|error| failed(&self.path, error))? {
-            let (key, row) = row.map_err(|error| failed(&self.path, error))?;
-            if !key.value().starts_with(prefix) {
-                break;
-            }
-            rows.insert(key.value().to_vec(), Some(row.value().into()));
-            if rows.len() == PAGE_ROWS {
-                last = Some(key.value().to_vec());
-                break;
-            }
-        }
-        for newer in [&*self.settling, &self.fresh] {
-            let newer = newer.range::<[u8], _>((from, Bound::Unbounded));
-            let newer = newer.take_while(|(key, _)| {
-                key.starts_with(prefix) && last.as_ref().is_none_or(|last| *key <= last)
-            });
-            rows.extend(newer.map(|(key, row)| (key.clone(), row.clone())));
-        }
+        self.some(prefix, after, PAGE_ROWS)
+    }
+
+    /// Returns about `max` rows, likewise.
+    pub(super) fn some(
+        &self,
+        prefix: &[u8],
+        after: Option<&Key>,
+        max: usize,
+    ) -> Result<(Vec<Found>, Option<Key>), VolumeError> {
+        let (rows, last) = self.piece(prefix, after, max)?;
         let found = rows.into_iter().filter_map(|(key, row)| {
             let row = row?;
             Some(Found { key, since: since(&row), value: row[SINCE_BYTES..].into() })
@@ -304,25 +305,76 @@ impl Tables {
         Ok((found.collect(), last))
     }
 
+    /// Returns about `max` rows with a prefix that come after a key, also the removed ones, and the last key that was looked at,
+    /// unless they are all.
+    fn piece(
+        &self,
+        prefix: &[u8],
+        after: Option<&Key>,
+        max: usize,
+    ) -> Result<(Rows, Option<Key>), VolumeError> {
+        let from = after.map_or(Bound::Included(prefix), |key| Bound::Excluded(key.as_slice()));
+        let range = self.written()?.range::<&[u8]>((from, Bound::Unbounded));
+        let mut parts: Vec<Vec<(Key, Row)>> = vec![Vec::new()];
+        for row in range.map_err(|error| failed(&self.path, error))?.take(max) {
+            let (key, row) = row.map_err(|error| failed(&self.path, error))?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            parts[0].push((key.value().to_vec(), Some(row.value().into())));
+        }
+        for newer in self.layers() {
+            let newer = newer.range::<[u8], _>((from, Bound::Unbounded)).take(max);
+            let newer = newer.take_while(|(key, _)| key.starts_with(prefix));
+            parts.push(newer.map(|(key, row)| (key.clone(), row.clone())).collect());
+        }
+        // Behind the end of a part that is cut off, rows may be missing.
+        let cut = parts.iter().filter(|part| part.len() == max);
+        let last = cut.filter_map(|part| part.last()).map(|(key, _)| key.clone()).min();
+        let mut rows = Rows::new();
+        for (key, row) in parts.into_iter().flatten() {
+            if last.as_ref().is_none_or(|last| key <= *last) {
+                rows.insert(key, row);
+            }
+        }
+        Ok((rows, last))
+    }
+
     /// Takes what has changed, for writing it without a lock. `None` if the former batch is still being written.
     pub(super) fn settle(&mut self) -> Option<Batch> {
-        if !self.settling.is_empty() || self.fresh.is_empty() {
+        if !self.settling.is_empty() || self.unwritten() == 0 {
             return None;
         }
         let (database, path) = (Arc::clone(&self.file.as_ref()?.database), self.path.clone());
-        self.settling = Arc::new(std::mem::take(&mut self.fresh));
-        Some(Batch { database, path, rows: Arc::clone(&self.settling) })
+        self.freeze();
+        self.settling = std::mem::take(&mut self.frozen);
+        Some(Batch { database, path, layers: self.settling.clone() })
+    }
+
+    /// Has what is fresh change no more. Takes as long as what has changed since the last time, if nobody reads that any more.
+    fn freeze(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh);
+        if fresh.is_empty() {
+            return;
+        }
+        match self.frozen.last_mut().and_then(Arc::get_mut) {
+            Some(unread) => unread.extend(fresh),
+            None => self.frozen.push(Arc::new(fresh)),
+        }
     }
 
     /// Returns the tables as they are now, for reading without a lock.
-    pub(super) fn as_now(&self) -> Result<Self, VolumeError> {
+    pub(super) fn as_now(&mut self) -> Result<Self, VolumeError> {
         let Some(file) = &self.file else { return Err(self.closed()) };
         let written = read(&file.database).map_err(|error| failed(&self.path, error))?;
+        let file = Opened { database: Arc::clone(&file.database), written };
+        self.freeze();
         Ok(Self {
             path: self.path.clone(),
-            file: Some(Opened { database: Arc::clone(&file.database), written }),
-            settling: Arc::clone(&self.settling),
-            fresh: self.fresh.clone(),
+            file: Some(file),
+            settling: self.settling.clone(),
+            frozen: self.frozen.clone(),
+            fresh: Rows::new(),
             latest: self.latest,
             floor: self.floor,
         })
@@ -333,20 +385,26 @@ impl Tables {
         if let Some(file) = &mut self.file {
             file.written = read(&file.database).map_err(|error| failed(&self.path, error))?;
         }
-        self.settling = Arc::default();
+        self.settling = Layers::new();
         Ok(())
     }
 
     /// Takes a batch back that could not be written.
     pub(super) fn unsettle(&mut self) {
-        let mut rows = (*self.settling).clone();
-        rows.append(&mut self.fresh);
-        self.fresh = rows;
-        self.settling = Arc::default();
+        let since = std::mem::take(&mut self.frozen);
+        self.frozen = std::mem::take(&mut self.settling);
+        self.frozen.extend(since);
+        if self.frozen.len() > LAYERS_MAX {
+            let mut all = Rows::new();
+            for rows in self.frozen.drain(..) {
+                all.extend(Arc::unwrap_or_clone(rows));
+            }
+            self.frozen.push(Arc::new(all));
+        }
     }
 
     fn row(&self, key: &Key) -> Result<Row, VolumeError> {
-        if let Some(row) = self.fresh.get(key).or_else(|| self.settling.get(key)) {
+        if let Some(row) = self.layers().rev().find_map(|rows| rows.get(key)) {
             return Ok(row.clone());
         }
         let found =
@@ -376,7 +434,7 @@ impl Tables {
         let row = range.map_err(|error| failed(&self.path, error))?.next().transpose();
         let written =
             row.map_err(|error| failed(&self.path, error))?.map(|(key, _)| key.value().to_vec());
-        Ok([in_memory(&self.fresh), in_memory(&self.settling), written].into_iter().flatten().min())
+        Ok(self.layers().filter_map(in_memory).chain(written).min())
     }
 
     /// Returns the rows with a prefix, also the removed ones.
@@ -390,7 +448,7 @@ impl Tables {
             }
             rows.insert(key.value().to_vec(), Some(row.value().into()));
         }
-        for newer in [&*self.settling, &self.fresh] {
+        for newer in self.layers() {
             let from = (Bound::Included(prefix), Bound::Unbounded);
             let newer = newer.range::<[u8], _>(from).take_while(|(key, _)| key.starts_with(prefix));
             rows.extend(newer.map(|(key, row)| (key.clone(), row.clone())));
@@ -408,7 +466,7 @@ impl std::fmt::Debug for Tables {
 impl Opened {
     fn new(path: &Path, database: Database) -> Result<Self, VolumeError> {
         let database = Arc::new(database);
-        let empty = Batch { database, path: path.to_owned(), rows: Arc::default() };
+        let empty = Batch { database, path: path.to_owned(), layers: Layers::new() };
         empty.write(false)?;
         let written = read(&empty.database).map_err(|error| failed(path, error))?;
         Ok(Self { database: empty.database, written })
@@ -428,7 +486,7 @@ impl Batch {
             }
             {
                 let mut table = transaction.open_table(ROWS)?;
-                for (key, row) in &*self.rows {
+                for (key, row) in self.layers.iter().flat_map(|rows| rows.iter()) {
                     match row {
                         Some(row) => drop(table.insert(key.as_slice(), &**row)?),
                         None => drop(table.remove(key.as_slice())?),
@@ -541,6 +599,58 @@ mod tests {
         assert!(tables.get(&key::entry(1, b"a")).is_err());
         tables.reopen().expect("the file is there");
         assert!(has(&tables, b"a") && has(&tables, b"b"));
+    }
+
+    #[test]
+    fn a_reader_without_a_lock_sees_what_was() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut tables = tables(dir.path());
+        let has = |tables: &Tables, name: &[u8]| {
+            tables.get(&key::entry(1, name)).expect("the tables work").is_some()
+        };
+        set(&mut tables, b"a", b"1", 10);
+        let first = tables.as_now().expect("the tables work");
+        set(&mut tables, b"b", b"1", 20);
+        let second = tables.as_now().expect("the tables work");
+        tables.remove(key::entry(1, b"a"), Hlc(30)).expect("the tables work");
+        write(&mut tables);
+        set(&mut tables, b"c", b"1", 40);
+        let all = |tables: &Tables| [b"a", b"b", b"c"].map(|name| has(tables, name));
+        assert_eq!(all(&first), [true, false, false]);
+        assert_eq!(all(&second), [true, true, false]);
+        assert_eq!(all(&tables), [false, true, true]);
+        for _ in 0..100 {
+            set(&mut tables, b"d", b"1", 50);
+            drop(tables.as_now().expect("the tables work"));
+        }
+        assert_eq!(tables.frozen.len(), 1, "what nobody reads is one layer");
+    }
+
+    #[test]
+    fn pages_are_short_wherever_the_rows_are() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut tables = tables(dir.path());
+        let names: Vec<Vec<u8>> = (0..3 * PAGE_ROWS).map(|it| format!("{it:06}").into()).collect();
+        for (at, name) in names.iter().enumerate() {
+            set(&mut tables, name, b"1", 10);
+            if at == PAGE_ROWS / 2 {
+                write(&mut tables);
+            }
+        }
+        tables.remove(key::entry(1, &names[7]), Hlc(30)).expect("the tables work");
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let (rows, next) =
+                tables.page(&key::entries(1), after.as_ref()).expect("the tables work");
+            assert!(rows.len() <= 2 * PAGE_ROWS);
+            found.extend(rows.into_iter().map(|row| key::name(&row.key).to_vec()));
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let wanted: Vec<_> = names.iter().filter(|name| **name != names[7]).cloned().collect();
+        assert_eq!(found, wanted);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Looking back, without a mount: versions, moments, restoring.
 
 mod below;
+mod bounds;
 mod conflicts;
 mod dice;
 mod exchange;
@@ -177,13 +178,13 @@ fn a_user_reads_no_version_that_was_or_is_private() {
     mode(0o640);
     assert_eq!(may(user), [false; 3]);
     let shown = Shown::live(Arc::clone(&volume));
-    let top = shown.lookup(ROOT, b".oswalk").expect("it is there").attr.ino;
-    let at = shown.lookup(top, b"versions").expect("it is there").attr.ino;
-    let file = shown.lookup(at, b"f").expect("the path is known").attr.ino;
-    let version = shown.lookup(file, versions[1].name.as_bytes()).expect("it is there");
+    let top = shown.lookup(ROOT, b".oswalk", 0).expect("it is there").attr.ino;
+    let at = shown.lookup(top, b"versions", 0).expect("it is there").attr.ino;
+    let file = shown.lookup(at, b"f", 0).expect("the path is known").attr.ino;
+    let version = shown.lookup(file, versions[1].name.as_bytes(), 0).expect("it is there");
     assert_eq!(version.attr.mode & 0o077, 0);
     for (name, errno) in [(b"nothing".as_slice(), Errno::ENOENT), (b"", Errno::ENOENT)] {
-        assert_eq!(shown.lookup(file, name).map(|_| ()), Err(errno));
+        assert_eq!(shown.lookup(file, name, 0).map(|_| ()), Err(errno));
     }
     assert_eq!(shown.remove(ROOT, b".oswalk", true), Err(Errno::EROFS));
     assert_eq!(

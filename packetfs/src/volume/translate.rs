@@ -41,9 +41,14 @@ pub(super) fn run(shared: &Shared) {
 }
 
 impl Shared {
-    /// Makes packets of files that were closed, if too many wait: who writes faster than packets are made has to help.
+    /// Tells whether too many files wait to become packets.
+    pub(super) fn has_excess(&self) -> bool {
+        self.queue.has_excess(self.bounds.waiting)
+    }
+
+    /// Makes packets of a file that was closed, if too many wait: who writes faster than packets are made has to help.
     pub(super) fn relieve(&self) {
-        while let Some(job) = self.queue.excess(self.bounds.waiting) {
+        if let Some(job) = self.queue.excess(self.bounds.waiting) {
             self.work(job);
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use worknode::history::{Attrs, Author, Dot, Event, FileId, Hlc, Kind, Nanos, Op, Permissions};
 
 use super::error::VolumeError;
-use super::key;
+use super::key::{self, Key};
 use super::node::{Entry, Node, ROOT, Xattr};
 use super::others::Others;
 use super::row::Row;
@@ -15,6 +15,16 @@ use super::tables::Tables;
 /// Former attributes are kept, unless they lasted less than this: a directory changes with every file that is made in it.
 const BRIEF_MS: u64 = 1000;
 const ROOT_MODE: u32 = 0o755;
+/// Rows of a removed file that are removed while others wait.
+const BURIED_AT_ONCE: usize = 256;
+
+/// Which rows of a removed file are left.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rest {
+    /// Those of attributes that were removed before.
+    are_removed: bool,
+    after: Option<Key>,
+}
 
 /// What the tables are right for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -62,6 +72,12 @@ impl Tree {
             tree.put(ROOT, &root, Hlc(0), false)?;
         }
         Ok(tree)
+    }
+
+    /// Returns the tree as it is now, for reading without a lock.
+    pub(super) fn as_now(&mut self) -> Result<Self, VolumeError> {
+        let (state, author, brief_ms) = (self.state.clone(), self.author, self.brief_ms);
+        Ok(Self { tables: self.tables.as_now()?, state, author, brief_ms })
     }
 
     /// Notes the state in the tables, for their next write.
@@ -262,18 +278,60 @@ impl Tree {
         Ok(Some(entry.ino))
     }
 
-    /// Removes a file without a name; its past stays.
-    pub(super) fn bury(&mut self, ino: u64, at: Hlc) -> Result<(), VolumeError> {
-        for (key, _) in self.tables.all(&key::xattrs(ino))? {
-            self.tables.remove(key, at)?;
+    /// Removes a file without a name, or some of its rows if there are many: then what comes after a key is left. Its past
+    /// stays.
+    pub(super) fn bury(
+        &mut self,
+        ino: u64,
+        at: Hlc,
+        rest: &Rest,
+    ) -> Result<Option<Rest>, VolumeError> {
+        let prefix = if rest.are_removed { key::removed_xattrs(ino) } else { key::xattrs(ino) };
+        let (rows, next) = self.tables.some(&prefix, rest.after.as_ref(), BURIED_AT_ONCE)?;
+        for row in rows {
+            match rest.are_removed {
+                true => self.tables.remove_plain(row.key),
+                false => self.tables.remove(row.key, at)?,
+            }
         }
-        for (key, _) in self.tables.all(&key::removed_xattrs(ino))? {
-            self.tables.remove_plain(key);
+        if next.is_some() {
+            return Ok(Some(Rest { after: next, ..*rest }));
+        }
+        if !rest.are_removed {
+            let rest = Rest { are_removed: true, after: None };
+            // Few files have had any.
+            return self.bury(ino, at, &rest);
         }
         self.tables.remove(key::node(ino), at)?;
         self.tables.remove_plain(key::orphan(ino));
         self.state.files = self.state.files.saturating_sub(1);
-        Ok(())
+        Ok(None)
+    }
+
+    /// Returns the bytes of the names and values of a file's extended attributes, or more than `max`.
+    pub(super) fn xattr_bytes(&self, ino: u64, max: usize) -> Result<usize, VolumeError> {
+        let (mut bytes, mut after) = (0, None);
+        while bytes <= max {
+            let (rows, next) =
+                self.tables.some(&key::xattrs(ino), after.as_ref(), BURIED_AT_ONCE)?;
+            bytes += rows.iter().map(|row| row.key.len() + row.value.len()).sum::<usize>();
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn has_xattrs(&self, ino: u64) -> Result<bool, VolumeError> {
+        let mut after = None;
+        loop {
+            let (rows, next) = self.tables.some(&key::xattrs(ino), after.as_ref(), 1)?;
+            if !rows.is_empty() || next.is_none() {
+                return Ok(!rows.is_empty());
+            }
+            after = next;
+        }
     }
 
     fn set_xattr(
@@ -299,7 +357,7 @@ impl Tree {
                 node.lost_xattrs = true;
             }
         }
-        node.has_xattrs = !self.tables.all(&key::xattrs(ino))?.is_empty();
+        node.has_xattrs = value.is_some() || self.has_xattrs(ino)?;
         node.touch(time, at);
         self.put(ino, &node, at, false)
     }

@@ -38,8 +38,11 @@ pub(super) fn run(shared: &Shared) {
     while !state.is_closed {
         let waited = shared.closing.wait_timeout(state, PERIOD);
         drop(waited.unwrap_or_else(PoisonError::into_inner).0);
-        if let Err(error) =
-            shared.heal().and_then(|()| shared.settle()).and_then(|()| shared.hand_over_rest())
+        if let Err(error) = shared
+            .heal()
+            .and_then(|()| shared.bury_rest())
+            .and_then(|()| shared.settle())
+            .and_then(|()| shared.hand_over_rest())
         {
             tracing::error!(%error, "failed to make the volume durable");
         }

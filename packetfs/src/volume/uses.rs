@@ -52,6 +52,21 @@ impl Uses {
         self.0.get_mut(&ino)
     }
 
+    /// Keeps the backing file of a file while it is changed without the lock.
+    pub(super) fn hold(&mut self, ino: u64) {
+        let it = self.of(ino);
+        it.opens += 1;
+        it.writers += 1;
+    }
+
+    /// Ends that. Tells whether nobody else writes the file.
+    pub(super) fn release(&mut self, ino: u64) -> bool {
+        let it = self.of(ino);
+        it.opens = it.opens.saturating_sub(1);
+        it.writers = it.writers.saturating_sub(1);
+        it.writers == 0
+    }
+
     /// Notes that a file has a name again.
     pub(super) fn revive(&mut self, ino: u64) {
         if let Some(it) = self.0.get_mut(&ino) {

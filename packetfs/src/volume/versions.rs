@@ -65,8 +65,8 @@ impl Volume {
     pub fn versions(&self, path: &[u8]) -> Result<Vec<Version>, Errno> {
         let present = self.shared.lock().walk(path);
         present.map_or(Ok(()), |ino| self.shared.catch_up(ino))?;
-        let state = self.shared.lock();
-        self.shared.versions(&state, &state.spot(path)?)
+        let tree = self.shared.as_now()?;
+        self.shared.versions(&tree, &tree.known_spot(path)?)
     }
 
     /// Opens a version of a file for reading.
@@ -74,9 +74,10 @@ impl Volume {
     /// # Errors
     /// `ENOENT` if there is none of that name, or the volume does not work.
     pub fn open_version(&self, path: &[u8], version: &str) -> Result<VersionReader, Errno> {
-        let mut state = self.shared.lock();
-        let content = self.shared.version(&state, &state.spot(path)?, version)?.content;
-        let id = state.readers.add(content);
+        let _kept = self.shared.keep_packets();
+        let tree = self.shared.as_now()?;
+        let content = self.shared.version(&tree, &tree.known_spot(path)?, version)?.content;
+        let id = self.shared.lock().readers.add(content);
         Ok(VersionReader { shared: Arc::clone(&self.shared), id, content, at: 0 })
     }
 
@@ -90,7 +91,7 @@ impl Volume {
         version: &str,
         caller: Caller,
     ) -> Result<bool, Errno> {
-        let spot = self.shared.lock().spot(path)?;
+        let spot = self.shared.as_now()?.known_spot(path)?;
         self.may_read(&spot, version, caller)
     }
 
@@ -99,7 +100,7 @@ impl Volume {
     /// # Errors
     /// `ENOENT` if there is none of that name, or the file was removed; the disk is full, or the volume does not work.
     pub fn choose(&self, path: &[u8], version: &str) -> Result<(), Errno> {
-        let spot = self.shared.lock().spot(path)?;
+        let spot = self.shared.as_now()?.known_spot(path)?;
         self.choose_at(&spot, version)
     }
 
@@ -109,9 +110,9 @@ impl Volume {
         version: &str,
         caller: Caller,
     ) -> Result<bool, Errno> {
-        let state = self.shared.lock();
-        let version = self.shared.version(&state, spot, version)?;
-        let access = told(state.tree.access_to(&version))?;
+        let tree = self.shared.as_now()?;
+        let version = self.shared.version(&tree, spot, version)?;
+        let access = told(tree.access_to(&version))?;
         Ok(access.is_some_and(|access| access.lets_read(caller.uid, caller.gid)))
     }
 
@@ -119,8 +120,8 @@ impl Volume {
         let ino = self.shared.lock().child(spot.dir, &spot.name)?.ok_or(Errno::ENOENT)?.ino;
         self.shared.catch_up(ino)?;
         let _kept = self.shared.keep_packets();
+        let content = self.shared.version(&self.shared.as_now()?, spot, version)?.content;
         let mut state = self.shared.lock();
-        let content = self.shared.version(&state, spot, version)?.content;
         let node = state.node(ino)?;
         if !node.is_file() {
             return Err(if node.is_dir() { Errno::EISDIR } else { Errno::EINVAL });
@@ -153,8 +154,8 @@ pub(super) struct Refill {
 
 impl Shared {
     /// Returns the versions of what has, or had, a name. Those whose packets were removed are not among them.
-    pub(super) fn versions(&self, state: &State, spot: &Spot) -> Result<Vec<Version>, Errno> {
-        let mut versions = told(versions(&state.tree, spot))?;
+    pub(super) fn versions(&self, tree: &Tree, spot: &Spot) -> Result<Vec<Version>, Errno> {
+        let mut versions = told(versions(tree, spot))?;
         // Others may have what is not here.
         versions.retain(|it| it.is_present || it.is_conflict || self.library.has(&it.content));
         Ok(versions)
@@ -162,11 +163,11 @@ impl Shared {
 
     pub(super) fn version(
         &self,
-        state: &State,
+        tree: &Tree,
         spot: &Spot,
         version: &str,
     ) -> Result<Version, Errno> {
-        let found = self.versions(state, spot)?.into_iter().find(|it| it.name == version);
+        let found = self.versions(tree, spot)?.into_iter().find(|it| it.name == version);
         found.ok_or(Errno::ENOENT)
     }
 

@@ -16,12 +16,12 @@ use fuser::{
 };
 use worknode::history::{Attrs, Kind};
 
-use super::apart::{self, APART_MAX, LONG_MAX, Turn, Turns};
+use super::apart::{DISK, LONG, Threads};
 use super::codec::{answer, answer_count, attr_of, caller, kept, nanos};
 use super::passed::Passed;
 use crate::fuse::reply::{absent, bytes, file_type};
 use crate::owners::Owners;
-use crate::volume::{Found, Io, Make, Moving, Opened, Shown, is_long};
+use crate::volume::{Caller, Found, Io, Make, Moving, Opened, Shown, is_long};
 
 /// Cache lifetime: until the kernel changes it.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -37,46 +37,54 @@ const STACK_DEPTH: u32 = 1;
 pub(super) struct Handler {
     volume: Arc<Shown>,
     passed: Passed,
-    /// Requests that wait for the disk.
-    apart: Turns<APART_MAX>,
+    /// Requests that wait for the disk or for other nodes.
+    apart: Threads,
     /// Requests whose time depends on what users have made.
-    long: Turns<LONG_MAX>,
+    long: Threads,
 }
 
 impl Handler {
     pub(super) fn new(volume: Arc<Shown>) -> Self {
-        Self { volume, passed: Passed::default(), apart: Turns::default(), long: Turns::default() }
-    }
-
-    /// Answers a request that waits for the disk on a thread of its own, so that others are not kept waiting.
-    fn apart(&self, answer: impl FnOnce(&Self) + Send + 'static) {
-        match self.apart.turn() {
-            Some(turn) => self.spawn(turn, answer),
-            None => answer(self),
+        Self {
+            volume,
+            passed: Passed::default(),
+            apart: Threads::new(DISK),
+            long: Threads::new(LONG),
         }
     }
 
-    /// Answers a request whose time may depend on what users have made: then on a thread of its own, in turn. If too many are under way,
-    /// `refuse` answers.
-    fn in_turn<R: Send + 'static>(
+    /// Answers a request, on a thread of its own if it may wait for the disk or for other nodes.
+    fn apart_if(
+        &self,
+        waits: bool,
+        request: &Request,
+        answer: impl FnOnce(&Self) + Send + 'static,
+    ) {
+        self.on(&self.apart, waits, request, answer);
+    }
+
+    /// Answers a request, on a thread of its own if its time may depend on what users have made.
+    fn long_if(
         &self,
         is_long: bool,
-        reply: R,
-        answer: impl FnOnce(&Self, R) + Send + 'static,
-        refuse: impl FnOnce(R),
+        request: &Request,
+        answer: impl FnOnce(&Self) + Send + 'static,
     ) {
-        if !is_long {
-            return answer(self, reply);
-        }
-        match self.long.turn() {
-            Some(turn) => self.spawn(turn, move |handler| answer(handler, reply)),
-            None => refuse(reply),
-        }
+        self.on(&self.long, is_long, request, answer);
     }
 
-    fn spawn(&self, turn: Turn, answer: impl FnOnce(&Self) + Send + 'static) {
+    fn on(
+        &self,
+        threads: &Threads,
+        is_long: bool,
+        request: &Request,
+        answer: impl FnOnce(&Self) + Send + 'static,
+    ) {
+        if !is_long {
+            return answer(self);
+        }
         let handler = self.clone();
-        apart::spawn(turn, move || answer(&handler));
+        threads.run(request.uid(), move || answer(&handler));
     }
 
     fn answer_open(&self, ino: INodeNo, opened: Result<Opened, Errno>, reply: ReplyOpen) {
@@ -96,6 +104,50 @@ impl Handler {
                     reply.error(error.into());
                 }
             },
+        }
+    }
+
+    fn create_at(
+        &self,
+        name: (u64, &[u8]),
+        mode: (u32, u32),
+        flags: i32,
+        caller: Caller,
+        reply: ReplyCreate,
+    ) {
+        let created = self.ask(|volume| {
+            volume.relieve();
+            volume.create(name, mode, flags, caller)
+        });
+        let (found, Opened { handle, io }) = match created {
+            Ok(created) => created,
+            Err(error) => return reply.error(error),
+        };
+        let attr = attr_of(&found);
+        match io {
+            Io::Asks { keep } => reply.created(
+                &self.volume.attr_lifetime(&found),
+                &attr,
+                GENERATION,
+                FileHandle(handle),
+                kept(keep),
+            ),
+            Io::Through(file) => {
+                match self.passed.pass(found.attr.ino, &file, |file| reply.open_backing(file)) {
+                    Ok(id) => reply.created_passthrough(
+                        &FOR_EVER,
+                        &attr,
+                        GENERATION,
+                        FileHandle(handle),
+                        FopenFlags::empty(),
+                        &id,
+                    ),
+                    Err(error) => {
+                        self.volume.close_file(handle);
+                        reply.error(error.into());
+                    }
+                }
+            }
         }
     }
 
@@ -161,15 +213,18 @@ impl Filesystem for Handler {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.ask(|volume| volume.lookup(parent.0, name.as_bytes())) {
-            // The kernel remembers that the name is absent.
-            Err(error) if error.code() == libc::ENOENT => {
-                let lifetime = self.volume.name_lifetime(parent.0);
-                reply.entry(&lifetime, &absent(Owners::UNSHIFTED), GENERATION);
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (name, uid) = (name.as_bytes().to_vec(), request.uid());
+        self.long_if(self.volume.is_past(parent.0), request, move |handler| {
+            match handler.ask(|volume| volume.lookup(parent.0, &name, uid)) {
+                // The kernel remembers that the name is absent.
+                Err(error) if error.code() == libc::ENOENT => {
+                    let lifetime = handler.volume.name_lifetime(parent.0);
+                    reply.entry(&lifetime, &absent(Owners::UNSHIFTED), GENERATION);
+                }
+                found => handler.entry(reply, parent, found),
             }
-            found => self.entry(reply, parent, found),
-        }
+        });
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
@@ -181,12 +236,14 @@ impl Filesystem for Handler {
 
     fn getattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        self.answer_attr(reply, self.ask(|volume| volume.attr(ino.0)));
+        self.long_if(self.volume.is_past(ino.0), request, move |handler| {
+            handler.answer_attr(reply, handler.ask(|volume| volume.attr(ino.0)));
+        });
     }
 
     fn setattr(
@@ -217,12 +274,8 @@ impl Filesystem for Handler {
                 handler.ask(|volume| volume.set_attr(ino.0, attrs, size, caller)),
             );
         };
-        let fills = size.is_some_and(|size| size > 0);
-        if fills && self.volume.is_slow_to_open(ino.0, libc::O_WRONLY) {
-            self.apart(answer);
-        } else {
-            answer(self);
-        }
+        let is_slow = size.is_some() && self.volume.is_slow_to_change(ino.0, size);
+        self.apart_if(is_slow, request, answer);
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -312,7 +365,7 @@ impl Filesystem for Handler {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         to: INodeNo,
@@ -326,8 +379,12 @@ impl Filesystem for Handler {
             RenameFlags::RENAME_EXCHANGE => Moving::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        let (from, to) = ((parent.0, name.as_bytes()), (to.0, new.as_bytes()));
-        answer(reply, self.ask(|volume| volume.rename(from, to, how)));
+        let (name, new) = (name.as_bytes().to_vec(), new.as_bytes().to_vec());
+        let is_slow = self.volume.is_slow_to_move(parent.0, &name);
+        self.apart_if(is_slow, request, move |handler| {
+            let (from, to) = ((parent.0, name.as_slice()), (to.0, new.as_slice()));
+            answer(reply, handler.ask(|volume| volume.rename(from, to, how)));
+        });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -336,12 +393,15 @@ impl Filesystem for Handler {
             let opened = handler.ask(|volume| volume.open_file(ino.0, flags.0, caller));
             handler.answer_open(ino, opened, reply);
         };
-        // The content of a large file is copied before it can be written.
-        if self.volume.is_slow_to_open(ino.0, flags.0) {
-            self.apart(answer);
-        } else {
-            answer(self);
+        if self.volume.is_past(ino.0) {
+            return self.long_if(true, request, answer);
         }
+        // The content of a large file is copied before it can be written, and removed if it is not wanted.
+        let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+        let truncates = flags.0 & libc::O_TRUNC != 0;
+        let size = truncates.then_some(0);
+        let is_slow = (writes || truncates) && self.volume.is_slow_to_change(ino.0, size);
+        self.apart_if(is_slow, request, answer);
     }
 
     fn create(
@@ -354,43 +414,16 @@ impl Filesystem for Handler {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let name = (parent.0, name.as_bytes());
-        let (found, Opened { handle, io }) =
-            match self.ask(|volume| volume.create(name, (mode, umask), flags, caller(request))) {
-                Ok(created) => created,
-                Err(error) => return reply.error(error),
-            };
-        let attr = attr_of(&found);
-        match io {
-            Io::Asks { keep } => reply.created(
-                &self.volume.attr_lifetime(&found),
-                &attr,
-                GENERATION,
-                FileHandle(handle),
-                kept(keep),
-            ),
-            Io::Through(file) => {
-                match self.passed.pass(found.attr.ino, &file, |file| reply.open_backing(file)) {
-                    Ok(id) => reply.created_passthrough(
-                        &FOR_EVER,
-                        &attr,
-                        GENERATION,
-                        FileHandle(handle),
-                        FopenFlags::empty(),
-                        &id,
-                    ),
-                    Err(error) => {
-                        self.volume.close_file(handle);
-                        reply.error(error.into());
-                    }
-                }
-            }
-        }
+        let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        let has_to_help = self.volume.has_too_much_closed();
+        self.apart_if(has_to_help, request, move |handler| {
+            handler.create_at((parent.0, &name), (mode, umask), flags, caller, reply);
+        });
     }
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -399,10 +432,18 @@ impl Filesystem for Handler {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.ask(|volume| volume.read(ino.0, offset, size as usize)) {
-            Ok(data) => reply.data(&data),
-            Err(error) => reply.error(error),
+        let size = size as usize;
+        match self.ask(|volume| volume.read_here(ino.0, offset, size)) {
+            Ok(Some(data)) => return reply.data(&data),
+            Ok(None) => {}
+            Err(error) => return reply.error(error),
         }
+        self.apart_if(true, request, move |handler| {
+            match handler.ask(|volume| volume.read(ino.0, offset, size)) {
+                Ok(data) => reply.data(&data),
+                Err(error) => reply.error(error),
+            }
+        });
     }
 
     fn write(
@@ -458,24 +499,29 @@ impl Filesystem for Handler {
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.apart(move |handler| answer(reply, handler.ask(|volume| volume.sync_file(ino.0))));
+        self.apart_if(true, request, move |handler| {
+            answer(reply, handler.ask(|volume| volume.sync_file(ino.0)));
+        });
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let flags = match self.volume.name_lifetime(ino.0) {
             Duration::ZERO => FopenFlags::empty(),
             _ => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
         };
-        match self.ask(|volume| volume.open_dir(ino.0)) {
-            Ok(handle) => reply.opened(FileHandle(handle), flags),
-            Err(error) => reply.error(error),
-        }
+        let uid = request.uid();
+        self.long_if(self.volume.is_past(ino.0), request, move |handler| {
+            match handler.ask(|volume| volume.open_dir(ino.0, uid)) {
+                Ok(handle) => reply.opened(FileHandle(handle), flags),
+                Err(error) => reply.error(error),
+            }
+        });
     }
 
     fn readdir(
@@ -486,13 +532,11 @@ impl Filesystem for Handler {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = match self.ask(|volume| volume.read_dir(handle.0, offset == 0)) {
-            Ok(entries) => entries,
+        let page = match self.ask(|volume| volume.read_dir(handle.0, offset)) {
+            Ok(page) => page,
             Err(error) => return reply.error(error),
         };
-        for (entry, next) in
-            entries.iter().zip(1..).skip(usize::try_from(offset).unwrap_or(usize::MAX))
-        {
+        for (entry, next) in page.from(offset) {
             let name = OsStr::from_bytes(&entry.name);
             if reply.add(INodeNo(entry.ino), next, file_type(entry.kind), name) {
                 break;
@@ -503,41 +547,43 @@ impl Filesystem for Handler {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let entries = match self.ask(|volume| volume.read_dir(handle.0, offset == 0)) {
-            Ok(entries) => entries,
-            Err(error) => return reply.error(error),
-        };
-        for (entry, next) in
-            entries.iter().zip(1..).skip(usize::try_from(offset).unwrap_or(usize::MAX))
-        {
-            let is_dots = entry.name == b"." || entry.name == b"..";
-            let found = self.ask(|volume| {
-                if is_dots { volume.attr(entry.ino) } else { volume.lookup(ino.0, &entry.name) }
-            });
-            // A name that was removed meanwhile is left out.
-            let Ok(found) = found else { continue };
-            let name = OsStr::from_bytes(&entry.name);
-            if reply.add(
-                INodeNo(found.attr.ino),
-                next,
-                name,
-                &self.volume.attr_lifetime(&found),
-                &attr_of(&found),
-                GENERATION,
-            ) {
-                if !is_dots {
-                    self.volume.forget(found.attr.ino, 1);
+        let uid = request.uid();
+        self.long_if(self.volume.is_past(ino.0), request, move |handler| {
+            let page = match handler.ask(|volume| volume.read_dir(handle.0, offset)) {
+                Ok(page) => page,
+                Err(error) => return reply.error(error),
+            };
+            for (entry, next) in page.from(offset) {
+                let is_dots = entry.name == b"." || entry.name == b"..";
+                let found = handler.ask(|volume| match is_dots {
+                    true => volume.attr(entry.ino),
+                    false => volume.lookup(ino.0, &entry.name, uid),
+                });
+                // A name that was removed meanwhile is left out.
+                let Ok(found) = found else { continue };
+                let name = OsStr::from_bytes(&entry.name);
+                if reply.add(
+                    INodeNo(found.attr.ino),
+                    next,
+                    name,
+                    &handler.volume.attr_lifetime(&found),
+                    &attr_of(&found),
+                    GENERATION,
+                ) {
+                    if !is_dots {
+                        handler.volume.forget(found.attr.ino, 1);
+                    }
+                    break;
                 }
-                break;
             }
-        }
-        reply.ok();
+            reply.ok();
+        });
     }
 
     fn releasedir(
@@ -559,13 +605,15 @@ impl Filesystem for Handler {
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.apart(move |handler| answer(reply, handler.ask(|volume| volume.sync_file(ino.0))));
+        self.apart_if(true, request, move |handler| {
+            answer(reply, handler.ask(|volume| volume.sync_file(ino.0)));
+        });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -600,43 +648,44 @@ impl Filesystem for Handler {
     ) {
         let is_long = is_long(name.as_bytes());
         let (name, value, caller) = (name.as_bytes().to_vec(), value.to_vec(), caller(request));
-        let set = move |handler: &Self, reply| {
+        self.long_if(is_long, request, move |handler| {
             let (name, value) = (name.as_slice(), Some(value.as_slice()));
             answer(
                 reply,
                 handler.ask(|volume| volume.set_xattr(ino.0, name, value, flags, caller)),
             );
-        };
-        self.in_turn(is_long, reply, set, |reply| reply.error(Errno::EAGAIN));
+        });
     }
 
     fn getxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         size: u32,
         reply: ReplyXattr,
     ) {
-        let is_long = is_long(name.as_bytes());
+        let is_long = is_long(name.as_bytes()) || self.volume.is_past(ino.0);
         let name = name.as_bytes().to_vec();
-        let get =
-            move |handler: &Self, reply| match handler.ask(|volume| volume.xattr(ino.0, &name)) {
+        self.long_if(is_long, request, move |handler| {
+            match handler.ask(|volume| volume.xattr(ino.0, &name)) {
                 Ok(value) => bytes(reply, &value, size),
                 Err(error) => ReplyXattr::error(reply, error),
-            };
-        self.in_turn(is_long, reply, get, |reply| reply.error(Errno::EAGAIN));
+            }
+        });
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.ask(|volume| volume.xattrs(ino.0)) {
-            Ok(names) => {
-                let list: Vec<_> =
-                    names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
-                bytes(reply, &list, size);
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.long_if(self.volume.is_past(ino.0), request, move |handler| {
+            match handler.ask(|volume| volume.xattrs(ino.0)) {
+                Ok(names) => {
+                    let list: Vec<_> =
+                        names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
+                    bytes(reply, &list, size);
+                }
+                Err(error) => reply.error(error),
             }
-            Err(error) => reply.error(error),
-        }
+        });
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -646,7 +695,7 @@ impl Filesystem for Handler {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -654,15 +703,15 @@ impl Filesystem for Handler {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        answer(
-            reply,
-            self.ask(|volume| volume.allocate(ino.0, mode.cast_unsigned(), offset, length)),
-        );
+        self.apart_if(true, request, move |handler| {
+            let mode = mode.cast_unsigned();
+            answer(reply, handler.ask(|volume| volume.allocate(ino.0, mode, offset, length)));
+        });
     }
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: i64,
@@ -670,15 +719,18 @@ impl Filesystem for Handler {
         reply: ReplyLseek,
     ) {
         let from = u64::try_from(offset).map_err(|_| nix::errno::Errno::ENXIO);
-        match self.ask(|volume| volume.seek(ino.0, from?, whence)) {
-            Ok(at) => reply.offset(at.cast_signed()),
-            Err(error) => reply.error(error),
-        }
+        let is_slow = self.volume.is_past(ino.0) || self.volume.is_slow_to_seek(ino.0);
+        self.apart_if(is_slow, request, move |handler| {
+            match handler.ask(|volume| volume.seek(ino.0, from?, whence)) {
+                Ok(at) => reply.offset(at.cast_signed()),
+                Err(error) => reply.error(error),
+            }
+        });
     }
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         from: INodeNo,
         _from_handle: FileHandle,
         from_offset: u64,
@@ -690,7 +742,7 @@ impl Filesystem for Handler {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((from.0, from_offset), (to.0, to_offset));
-        self.apart(move |handler| {
+        self.apart_if(true, request, move |handler| {
             answer_count(reply, handler.ask(|volume| volume.copy(from, to, length)));
         });
     }

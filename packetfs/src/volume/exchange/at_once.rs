@@ -15,6 +15,11 @@ pub(in crate::volume) fn run(shared: &Shared) {
 }
 
 impl Shared {
+    /// Tells whether a file is about to become packets when it is moved.
+    pub(in crate::volume) fn waits_before_move(&self, dir: u64, name: &[u8]) -> bool {
+        self.prompt.is_wanted() && self.closed_at(dir, name).is_ok_and(|it| it.is_some())
+    }
+
     /// Makes packets of a file that is about to be moved, if programs have closed it: on other nodes, too, the new name never
     /// leads to less than what was written.
     pub(in crate::volume) fn translate_before_move(
@@ -25,12 +30,17 @@ impl Shared {
         if !self.prompt.is_wanted() {
             return Ok(());
         }
-        let closed = {
-            let state = self.lock();
-            let entry = state.child(dir, name)?;
-            let is_closed = |ino: &u64| state.uses.get(*ino).is_some_and(|it| it.writers == 0);
-            entry.map(|entry| entry.ino).filter(is_closed)
+        self.closed_at(dir, name)?.map_or(Ok(()), |ino| self.catch_up(ino))
+    }
+
+    /// Returns the file of a name, if programs have written and closed it.
+    fn closed_at(&self, dir: u64, name: &[u8]) -> Result<Option<u64>, Errno> {
+        let state = self.lock();
+        let entry = state.child(dir, name)?;
+        let is_closed = |ino: &u64| {
+            let it = state.uses.get(*ino);
+            it.is_some_and(|it| it.writers == 0 && it.backing.is_some())
         };
-        closed.map_or(Ok(()), |ino| self.catch_up(ino))
+        Ok(entry.map(|entry| entry.ino).filter(is_closed))
     }
 }

@@ -43,11 +43,10 @@ impl Needs {
             }
             Ok(())
         })?;
-        let state = shared.lock();
+        let tree = shared.lock().tree.as_now()?;
         for top in pinned.clone() {
-            pinned.extend(Picture::take(&state.tree, None, top, &[])?.nodes.into_keys());
+            pinned.extend(Picture::take(&tree, None, top, &[])?.nodes.into_keys());
         }
-        drop(state);
         Ok(Self { kept, settled, pinned })
     }
 
@@ -64,29 +63,30 @@ impl Needs {
 impl Shared {
     /// Returns all packets that present contents, former ones that are needed, and readers refer to.
     pub(super) fn alive(&self, needs: &Needs) -> Result<Alive, VolumeError> {
-        let mut alive = Alive::default();
-        let mut contents = HashSet::new();
+        // What a list has is read without the lock.
+        let (mut seen, mut contents) = (HashSet::new(), Vec::new());
+        let mut note = |content: Content| {
+            if content.packet.is_some_and(|it| seen.insert((it.digest, it.is_list))) {
+                contents.push(content);
+            }
+        };
         self.each(&key::past_prefix(&key::NODES), |_, row| {
-            let content = Node::decode(&row.value)?.content;
-            // Packets of an earlier past may be gone, if the tables were made again from the log.
-            let mut is_new =
-                || content.packet.is_some_and(|it| contents.insert((it.digest, it.is_list)));
-            if needs.has(&row) && is_new() && self.library.has(&content) {
-                alive.add(self, &content)?;
+            if needs.has(&row) {
+                note(Node::decode(&row.value)?.content);
             }
             Ok(())
         })?;
         self.each(&key::NODES, |_, row| {
-            let content = Node::decode(&row.value)?.content;
-            // What was not fetched from another node is not needed here.
-            if self.library.has(&content) { alive.add(self, &content) } else { Ok(()) }
+            note(Node::decode(&row.value)?.content);
+            Ok(())
         })?;
         self.each(&key::ALL_LOST, |_, row| {
-            let lost = Lost::decode(&row.value)?;
-            if self.library.has(&lost.content) { alive.add(self, &lost.content) } else { Ok(()) }
+            note(Lost::decode(&row.value)?.content);
+            Ok(())
         })?;
-        let read: Vec<Content> = self.lock().readers.contents().collect();
-        read.iter().try_for_each(|content| alive.add(self, content))?;
+        self.lock().readers.contents().for_each(note);
+        let mut alive = Alive::default();
+        contents.iter().try_for_each(|content| alive.add(self, content))?;
         Ok(alive)
     }
 
@@ -110,8 +110,12 @@ impl Shared {
 }
 
 impl Alive {
-    fn add(&mut self, shared: &Shared, content: &Content) -> Result<(), VolumeError> {
-        let Some(packet) = content.packet else { return Ok(()) };
+    /// Adds the packets of a content that are here. Packets of an earlier past may be gone, if the tables were made again from
+    /// the log; and what was not fetched from another node is not needed here.
+    pub(super) fn add(&mut self, shared: &Shared, content: &Content) -> Result<(), VolumeError> {
+        let Some(packet) = content.packet.filter(|_| shared.library.has(content)) else {
+            return Ok(());
+        };
         let digest = Digest(packet.digest);
         self.packets.insert(digest);
         if packet.is_list && self.lists.insert(digest) {
@@ -121,5 +125,10 @@ impl Alive {
             self.packets.extend(all);
         }
         Ok(())
+    }
+
+    /// Takes the packets that were added since the last call.
+    pub(super) fn take(&mut self) -> HashSet<Digest> {
+        std::mem::take(&mut self.packets)
     }
 }

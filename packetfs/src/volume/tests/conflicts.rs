@@ -139,10 +139,10 @@ fn of_two_contents_the_later_is_seen_and_the_other_may_be_chosen() {
     let told = String::from_utf8(told).expect("it is a name");
     let (name, bytes) = told.trim_end().split_once(' ').expect("a name and a size");
     assert_eq!(bytes, "4");
-    let top = shown.lookup(ROOT, b".oswalk").expect("it is there").attr.ino;
-    let versions = shown.lookup(top, b"versions").expect("it is there").attr.ino;
-    let file = shown.lookup(versions, b"f").expect("it is known").attr.ino;
-    let version = shown.lookup(file, name.as_bytes()).expect("it is listed").attr;
+    let top = shown.lookup(ROOT, b".oswalk", 0).expect("it is there").attr.ino;
+    let versions = shown.lookup(top, b"versions", 0).expect("it is there").attr.ino;
+    let file = shown.lookup(versions, b"f", 0).expect("it is known").attr.ino;
+    let version = shown.lookup(file, name.as_bytes(), 0).expect("it is listed").attr;
     assert_eq!(shown.read(version.ino, 0, 100).as_deref(), Ok(b"of a".as_slice()));
     let set =
         shown.set_xattr(ino(&pair.b, b"f"), &mark("choose"), Some(name.as_bytes()), 0, SUPERUSER);

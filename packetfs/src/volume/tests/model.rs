@@ -58,7 +58,7 @@ fn the_past_is_as_it_was() {
                     .gc(&policy)
                     .unwrap_or_else(|error| panic!("{}: {error}", context("a collection")));
                 assert_eq!(Picture::of_live(&volume).differs(&before), None, "{}", context("gc"));
-                let kept = volume.shared.lock().kept().expect("the tables work");
+                let kept = volume.shared.lock().tree.kept().expect("the tables work");
                 copies.retain(|(then, _)| kept.last(*then) == Some(*then));
             }
             _ => change(&volume, &mut dice),

@@ -7,7 +7,7 @@ use worknode::history::Hlc;
 
 use crate::tree::{Kind, Time};
 use crate::volume::node::ROOT;
-use crate::volume::{Shown, Volume};
+use crate::volume::{DirEntry, Shown, Volume};
 
 /// All paths with what they lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,9 +57,9 @@ impl Picture {
         };
         let mut found = vec![(Vec::new(), ROOT)];
         while let Some((path, dir)) = dirs.pop() {
-            let handle = shown.open_dir(dir).expect("a directory");
-            for entry in shown.read_dir(handle, true).expect("it is open").iter().skip(2) {
-                let below = shown.lookup(dir, &entry.name).expect("it is listed").attr;
+            let handle = shown.open_dir(dir, 0).expect("a directory");
+            for entry in list(shown, handle).iter().skip(2) {
+                let below = shown.lookup(dir, &entry.name, 0).expect("it is listed").attr;
                 let path = [&path[..], b"/", &entry.name].concat();
                 if below.kind == Kind::Dir {
                     dirs.push((path.clone(), below.ino));
@@ -110,5 +110,19 @@ impl Picture {
         let path = paths.next()?;
         let (one, two) = (brief(self.0.get(path)), brief(other.0.get(path)));
         Some(format!("{}: {one:?}, not {two:?}", String::from_utf8_lossy(path)))
+    }
+}
+
+/// Returns all entries of an open directory.
+pub(super) fn list(shown: &Shown, handle: u64) -> Vec<DirEntry> {
+    let mut all: Vec<DirEntry> = Vec::new();
+    loop {
+        let position = all.len() as u64;
+        let page = shown.read_dir(handle, position).expect("it is open");
+        let entries: Vec<_> = page.from(position).map(|(entry, _)| entry.clone()).collect();
+        if entries.is_empty() {
+            return all;
+        }
+        all.extend(entries);
     }
 }

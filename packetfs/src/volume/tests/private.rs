@@ -33,9 +33,9 @@ fn may(volume: &Volume, path: &[u8]) -> Vec<bool> {
 /// Returns what the kernel gets to see at a path below `.oswalk`.
 fn shown(volume: &Arc<Volume>, path: &[&[u8]]) -> Found {
     let shown = Shown::live(Arc::clone(volume));
-    let mut found = shown.lookup(ROOT, b".oswalk").expect("it is there");
+    let mut found = shown.lookup(ROOT, b".oswalk", 0).expect("it is there");
     for name in path {
-        found = shown.lookup(found.attr.ino, name).expect("the path is known");
+        found = shown.lookup(found.attr.ino, name, 0).expect("the path is known");
     }
     found
 }
