@@ -254,6 +254,11 @@ impl Keeper {
             !self.mounts.contains_key(point),
             "the volume is mounted at {shown} already: 'oswalk umount {shown}' unmounts it"
         );
+        let within = self.mounts.keys().find(|above| point.starts_with(above));
+        anyhow::ensure!(
+            within.is_none(),
+            "{shown} is in the volume itself: choose an empty directory outside"
+        );
         point::prepare(point)?;
         let volume = self.volume()?;
         let mount = match wish.at_ms {

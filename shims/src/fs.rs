@@ -87,7 +87,7 @@ pub(crate) struct Export {
     /// The new directory
     #[arg(value_name = "DIR")]
     to: PathBuf,
-    /// A directory in the volume, from the volume's root; the volume need not be mounted
+    /// A directory in the volume, below its mount or from its root; the volume need not be mounted
     #[arg(long, value_name = "PATH", default_value = "/")]
     from: PathBuf,
     /// The time, such as 14:00, '2026-11-28 14:00', '2h ago' or yesterday [default: now]
@@ -241,9 +241,12 @@ fn export(options: &Export, places: &Places) -> Result<ExitCode, Failure> {
     let to = std::path::absolute(&options.to).map_err(|error| {
         Failure::new(format!("failed to look at {}: {error}", options.to.display()))
     })?;
+    // A path in a mount counts, too.
+    let mounted = options.from.is_absolute().then(|| versions::volume_of(&options.from).ok());
+    let from = mounted.flatten().map_or_else(|| options.from.clone(), |(_, within)| within);
     let request = VolumeRequest::Export {
         dir: to.into_os_string().into_vec(),
-        path: options.from.as_os_str().as_bytes().to_vec(),
+        path: from.as_os_str().as_bytes().to_vec(),
         at_ms: options.at.as_deref().map(moment::parse).transpose()?,
     };
     let VolumeReply::Exported(exported) = work::of_volume(places, "exporting", request)? else {

@@ -18,7 +18,7 @@ use crate::{moment, say, work};
 /// Where a mount shows what it was.
 const MOMENTS: &str = ".oswalk/at";
 
-/// Show what was done at a path in a volume and below it, the latest first; for the agent's user and root
+/// Show what was done on this node at a path in a volume and below it, the latest first; for the agent's user and root
 #[derive(Debug, Args)]
 pub(crate) struct Log {
     /// The file or directory, which may be removed

@@ -118,7 +118,10 @@ fn set(file: &Path, attribute: &str, version: &str) -> Result<(), Failure> {
     setxattr(file, attribute, version.as_bytes(), XattrFlags::empty()).map_err(|error| {
         let hint = match error {
             rustix::io::Errno::INVAL if attribute == DISMISS => {
-                "only a version in conflict can be dismissed: 'oswalk fs conflicts' lists them"
+                "only a version in conflict that is not the present content can be dismissed: 'oswalk choose' another one first"
+            }
+            rustix::io::Errno::NOENT if file.symlink_metadata().is_err() => {
+                "there is no such file now; 'oswalk restore FILE --at TIME' brings a removed one back"
             }
             rustix::io::Errno::NOENT => "'oswalk versions' lists the versions of a file",
             rustix::io::Errno::ROFS => "it is mounted read-only",

@@ -149,6 +149,8 @@ refuses "is not a time" oswalk mount --at whenever $m
 refuses "it is empty" oswalk mount --at '1s ago' $m
 oswalk mount $m; echo x >$m/f
 refuses "is mounted at $m already" oswalk mount $m
+refuses "is in the volume itself" oswalk mount $m/d
+refuses "is in the volume itself" oswalk fs export $m/d
 refuses "its first event was at" oswalk mount --at 2001-02-03 $dir/past
 refuses "is in the future" oswalk mount --at 2101-02-03 $dir/past
 refuses "its first event was at" oswalk restore $m/f --at 2001-02-03
@@ -159,6 +161,8 @@ for what in versions log; do refuses "is not in a volume" oswalk $what /etc/pass
 refuses "File exists" oswalk fs export $dir/full
 refuses "No such file" oswalk fs export $dir/out --from never
 refuses "Not a directory" oswalk fs export $dir/out --from f
+refuses "Not a directory" oswalk fs export $dir/out --from $m/f
+mkdir $dir/out.part; refuses "out.part" oswalk fs export $dir/out; rmdir $dir/out.part
 # A program is at work there.
 exec 7<$m/f
 refuses "is in use" oswalk umount $m

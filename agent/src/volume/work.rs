@@ -2,7 +2,7 @@
 //! of its own; the agent's main loop only waits for it.
 
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,9 @@ impl VolumeHandle {
             return self.collect(volume).await;
         }
         let (_, mounts) = self.ask(Job::Mounts).await?;
+        if let VolumeRequest::Export { dir, .. } = &request {
+            check_outside(&path(dir.clone()), &mounts)?;
+        }
         let _turn = self.turns.read().await;
         let (keep, mesh) = (self.keep, self.mesh.clone());
         let work = move || match request {
@@ -173,7 +176,9 @@ fn work(
     match request {
         VolumeRequest::Log { place, limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            let records = volume.log(&place.path, limit).map_err(of_volume)?;
+            let shown = shown(&place);
+            let records = volume.log(&place.path, limit).map_err(of_volume);
+            let records = records.with_context(|| format!("failed to read the log of {shown}"))?;
             Ok(VolumeReply::Log(records.into_iter().map(record).collect()))
         }
         VolumeRequest::Restore { place, at_ms } => restore(volume, &place, at_ms),
@@ -204,6 +209,17 @@ fn work(
             anyhow::bail!("the request is answered elsewhere")
         }
     }
+}
+
+/// Refuses a directory in the volume itself: the export would be part of what it exports.
+fn check_outside(dir: &Path, mounts: &[VolumeMountStatus]) -> anyhow::Result<()> {
+    let shown = dir.display();
+    let within = mounts.iter().find(|mount| dir.starts_with(&mount.point));
+    anyhow::ensure!(
+        within.is_none(),
+        "{shown} is in the volume itself: choose a directory outside"
+    );
+    Ok(())
 }
 
 fn restore(volume: &Volume, place: &VolumePlace, at_ms: u64) -> anyhow::Result<VolumeReply> {

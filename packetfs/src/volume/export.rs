@@ -11,6 +11,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use worknode::history::{Content, Hlc, Kind, Name};
 
 use super::error::VolumeError;
@@ -22,6 +24,8 @@ use crate::tree::Xattr;
 /// Nobody else may enter the tree before it is complete.
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+/// The end of the name until the tree is complete.
+const PART: &str = ".part";
 /// Read and written at once.
 const PART_BYTES: usize = 1024 * 1024;
 
@@ -45,7 +49,8 @@ struct Item {
 }
 
 impl Volume {
-    /// Writes a directory of the volume as it is, or as it was at a moment, into a new directory outside, durably.
+    /// Writes a directory of the volume as it is, or as it was at a moment, into a new directory outside, durably. Until it is
+    /// complete, the end of its name is `.part`.
     ///
     /// # Errors
     /// There is no directory of that path; the new directory exists or cannot be written; a content is damaged; it was cancelled.
@@ -71,7 +76,25 @@ impl Volume {
         if top.node.kind != Kind::Dir {
             return Err(absent(path)(io::Error::from_raw_os_error(libc::ENOTDIR)));
         }
-        Work::begin(self, moment, to, progress)?.run(top)
+        let exists = |found| VolumeError::io("make", to)(found);
+        if to.symlink_metadata().is_ok() {
+            return Err(exists(io::Error::from_raw_os_error(libc::EEXIST)));
+        }
+        let mut part = to.as_os_str().to_owned();
+        part.push(PART);
+        let part = PathBuf::from(part);
+        let exported = Work::begin(self, moment, &part, progress)?.run(top)?;
+        rename(&part, to).map_err(exists)?;
+        Ok(exported)
+    }
+}
+
+/// Renames a directory to a name that is free.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Not every file system can say so.
+        Err(Errno::INVAL) => std::fs::rename(from, to),
+        renamed => Ok(renamed?),
     }
 }
 
