@@ -19,14 +19,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use long::{AT_ONCE_BYTES_MAX, DIR_AT_ONCE_BYTES_MAX, Done, Long, Reads};
+use long::{AT_ONCE_BYTES_MAX, DIR_AT_ONCE_BYTES_MAX, Done, Long, Reads, at_once};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use outbox::Outbox;
 use packetfs::export::{self, Exporter, Hidden, read_packets};
 use packetfs::identity::Owner;
 use packetfs::mounts::{MountWatch, Mounts};
-use packetfs::packet::{PacketRef, WHOLE_BYTES_MAX};
+use packetfs::packet::PacketRef;
 use packetfs::path::{Bytes, FileName, TreePath, join, split};
 use packetfs::tree::{Attr, Change, Entry, Kind as FileKind, Listing, Names};
 use packetfs::watch::{Drained, ReaderId, Watcher};
@@ -645,14 +645,8 @@ impl State {
     }
 
     fn look_at(&mut self, user: &Owner, path: &TreePath) -> Result<export::Asked, Errno> {
-        let bytes_max = self.at_once(path);
-        self.exporter.for_user(user, |files| files.content_within(path, true, bytes_max))
-    }
-
-    /// Returns how much of a file the exporter itself may read. Larger contents of the agent's own volume may be with other
-    /// nodes only, which reading waits for.
-    fn at_once(&self, path: &[u8]) -> u64 {
-        if self.heard.is_own(path) { WHOLE_BYTES_MAX as u64 } else { AT_ONCE_BYTES_MAX }
+        let (own, is_own) = (self.heard.own_volume(), self.heard.is_own(path));
+        self.exporter.for_user(user, |files| at_once(files, path, true, is_own.then_some(own)))
     }
 
     /// Returns the content of a file of the agent's own volume, if that knows its packets.
@@ -682,8 +676,7 @@ impl State {
         let file = self.exporter.for_user(user, |files| files.open_file(path))?;
         let bytes: u64 = wanted.iter().map(|(_, packet)| u64::from(packet.bytes)).sum();
         // The volume's may have to be fetched, whatever the asker affords.
-        let bytes_max = if self.heard.is_own(path) { self.at_once(path) } else { bytes_max };
-        if bytes > bytes_max {
+        if bytes > bytes_max || self.heard.is_own(path) {
             return Ok(Answered::Long(Long::packets(user.uid, file, wanted)?));
         }
         let packets = read_packets(&file, wanted);

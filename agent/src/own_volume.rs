@@ -70,12 +70,18 @@ impl OwnVolume {
 
     /// Returns the packets of a version of one of its files, if it is in packets.
     pub(crate) fn manifest(&self, seen: &Attr) -> Option<Manifest> {
-        let volume = {
-            let inner = self.lock();
-            let is_shown = inner.devices.values().any(|device| *device == seen.dev);
-            inner.opened.as_ref().filter(|_| is_shown)?.volume.upgrade()?
-        };
-        volume.manifest_of(seen)
+        self.shown_at(seen.dev)?.manifest_of(seen)
+    }
+
+    /// Tells whether a small file of it can be read without other nodes.
+    pub(crate) fn is_here(&self, seen: &Attr) -> bool {
+        self.shown_at(seen.dev).is_some_and(|volume| volume.is_here(seen.ino))
+    }
+
+    fn shown_at(&self, device: u64) -> Option<Arc<Volume>> {
+        let inner = self.lock();
+        let is_shown = inner.devices.values().any(|it| *it == device);
+        inner.opened.as_ref().filter(|_| is_shown)?.volume.upgrade()
     }
 
     /// Takes what has changed, and returns it with the file systems that show it.

@@ -257,6 +257,11 @@ impl Packed {
         }
     }
 
+    /// Tells whether the content has this digest, whatever its length.
+    pub(crate) fn is_sound(&self, digest: &Digest) -> bool {
+        self.content(PACKET_BYTES_MAX).is_ok_and(|content| reference(&content).digest == *digest)
+    }
+
     /// Returns the content, unchecked, if it has at most so many bytes.
     pub(crate) fn content(&self, bytes_max: usize) -> io::Result<Cow<'_, [u8]>> {
         if !self.compressed {

@@ -9,8 +9,10 @@ use packetfs::watch::ReaderId;
 use tokio::sync::mpsc::UnboundedSender;
 use worknode::command::Files;
 
+use super::long::at_once;
 use super::profile::{Facts, Known, Likeness};
 use super::{Answered, State, Upcoming, predict};
+use crate::served::Heard;
 
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::limits::PACKETS_PER_ASK;
@@ -131,13 +133,13 @@ impl State {
         let told = self.readers.get(&reader).map(|reader| &reader.told);
         let is_told = |path: &[u8]| told?.get(path).map(|facts| facts.content);
         let hidden = self.exporter.hidden();
-        let may_be_asked = |path: &[u8]| self.heard.may_be_asked(path);
+        // What is in the agent's own volume may have to be fetched.
+        let may_be_asked = |path: &[u8]| self.heard.may_be_asked(path) && !self.heard.is_own(path);
         let leave = |path: &[u8]| is_told(path).unwrap_or_default() || hidden.hides(path);
         let mut known = predict::reads(&walk.cwd, files, may_be_asked, leave);
         known.of(&walk.cwd).listing = true;
         for (path, facts) in known.iter_mut().filter(|(_, facts)| facts.content) {
-            let bytes_max = self.at_once(path);
-            if let Some(exported) = content(&mut self.exporter, path, bytes_max) {
+            if let Some(exported) = content(&mut self.exporter, &self.heard, path) {
                 let packets = exported.content.manifest.covering(0, u64::MAX);
                 facts.packets = packets.map(|(offset, _)| offset).collect();
             }
@@ -167,9 +169,8 @@ impl State {
         if facts.content && !told.content {
             asks.push(Ask::Content(path.clone()));
         }
-        let bytes_max = self.at_once(&path);
         if !facts.packets.is_subset(&told.packets)
-            && let Some(exported) = content(&mut self.exporter, &path, bytes_max)
+            && let Some(exported) = content(&mut self.exporter, &self.heard, &path)
         {
             let lacks =
                 |offset: &u64| facts.packets.contains(offset) && !told.packets.contains(offset);
@@ -183,8 +184,9 @@ impl State {
 }
 
 /// Returns what is known of a file, or can be read at once.
-fn content(exporter: &mut Exporter, path: &[u8], bytes_max: u64) -> Option<Exported> {
-    match exporter.content_within(&path.try_into().ok()?, false, bytes_max).ok()? {
+fn content(exporter: &mut Exporter, heard: &Heard, path: &[u8]) -> Option<Exported> {
+    let own = heard.is_own(path).then_some(heard.own_volume());
+    match at_once(exporter, &path.try_into().ok()?, false, own).ok()? {
         Asked::Known(exported) => Some(exported),
         Asked::Unread(_) => None,
     }

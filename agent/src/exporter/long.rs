@@ -7,12 +7,13 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
-use packetfs::export::{Unlisted, Unread, read_packets};
-use packetfs::packet::{Manifest, Packed, PacketRef};
+use packetfs::export::{Asked, Exporter, Unlisted, Unread, read_packets};
+use packetfs::packet::{Manifest, Packed, PacketRef, WHOLE_BYTES_MAX};
 use packetfs::path::{FileName, TreePath, is_within};
 use packetfs::tree::{Listing, Version};
 use packetfs::watch::Drained;
 
+use crate::own_volume::OwnVolume;
 use crate::turns::Turns;
 use crate::vital::Vital;
 
@@ -49,6 +50,25 @@ pub(super) enum Read {
     Content(Version, Result<Manifest, Errno>),
     Packets(Vec<(PacketRef, Packed)>),
     Listing(Result<Listing, Errno>),
+}
+
+/// Returns what there is to tell of a file's content, and reads it if it is small. One of the agent's own volume may be with other
+/// nodes only, which reading waits for: it is read only if it is here.
+pub(super) fn at_once(
+    files: &mut Exporter,
+    path: &TreePath,
+    want_inline: bool,
+    own: Option<&OwnVolume>,
+) -> Result<Asked, Errno> {
+    let Some(own) = own else {
+        return files.content_within(path, want_inline, AT_ONCE_BYTES_MAX);
+    };
+    match files.content_within(path, want_inline, 0)? {
+        Asked::Unread(file) if own.is_here(file.attr()) => {
+            files.content_within(path, want_inline, WHOLE_BYTES_MAX as u64)
+        }
+        asked => Ok(asked),
+    }
 }
 
 /// What has changed in a directory while it is listed.

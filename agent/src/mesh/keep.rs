@@ -33,6 +33,8 @@ pub(super) struct Keeper {
     conflicts: Arc<AtomicU64>,
     /// Contents that are here.
     whole: HashSet<[u8; 32]>,
+    /// When these were forgotten last.
+    forgotten: Instant,
     /// When all was looked at, and what was known then.
     looked: Option<(Instant, Summary, BTreeSet<Author>)>,
     /// Whether something could not be fetched.
@@ -47,7 +49,8 @@ impl Keeper {
         conflicts: Arc<AtomicU64>,
     ) -> Self {
         let (whole, looked, is_lacking) = (HashSet::new(), None, false);
-        Self { volume, met, names, conflicts, whole, looked, is_lacking }
+        let forgotten = Instant::now();
+        Self { volume, met, names, conflicts, whole, forgotten, looked, is_lacking }
     }
 
     /// Works until the agent ends.
@@ -68,14 +71,14 @@ impl Keeper {
         let (names, authors) = (self.names.now(), volume.authors());
         let mut members = self.met.counted(names.members_of(&authors), now);
         members.insert(volume.author());
-        if let Some((at, known, with)) = &self.looked {
-            let age = now.saturating_duration_since(*at);
-            let is_due = age >= REPEATED_AFTER || self.is_lacking && age >= AGAIN_AFTER;
+        let is_old = |since: Instant, age| now.saturating_duration_since(since) >= age;
+        if is_old(self.forgotten, REPEATED_AFTER) || self.whole.len() > WHOLE_MAX {
+            self.whole.clear();
+            self.forgotten = now;
+        } else if let Some((at, known, with)) = &self.looked {
+            let is_due = self.is_lacking && is_old(*at, AGAIN_AFTER);
             if (known, with) == (&summary, &members) && !is_due {
                 return Ok(());
-            }
-            if age >= REPEATED_AFTER || self.whole.len() > WHOLE_MAX {
-                self.whole.clear();
             }
         }
         self.looked = Some((now, summary, members.clone()));

@@ -151,6 +151,11 @@ impl Shared {
             progress.add(content.bytes);
             return Ok(Fetched { bytes: 0, fetched: 0, is_whole: false });
         };
+        {
+            // Garbage that is being looked for is not what comes now.
+            let _kept = self.keep_packets();
+            self.lock().readers.note(*content);
+        }
         let bytes =
             |packets: &[PacketRef]| packets.iter().map(|it| u64::from(it.bytes)).sum::<u64>();
         let is_here = |packet: &&PacketRef| self.library.has_packet(packet);
@@ -169,7 +174,8 @@ impl Shared {
         stored.map_err(failed)?;
         let absent: Vec<_> = missing.iter().filter(|it| !is_here(it)).copied().collect();
         let fetched = bytes(&missing) - bytes(&absent);
-        Ok(Fetched { bytes: all, fetched, is_whole: absent.is_empty() })
+        let is_whole = absent.is_empty() && self.library.has(content);
+        Ok(Fetched { bytes: all, fetched, is_whole })
     }
 }
 

@@ -16,6 +16,19 @@ impl Volume {
         self.shared.library.manifest_here(&content)
     }
 
+    /// Tells whether a small file can be read without other nodes.
+    #[must_use]
+    pub fn is_here(&self, ino: u64) -> bool {
+        let content = {
+            let state = self.shared.lock();
+            if state.uses.backing(ino).is_some() {
+                return true;
+            }
+            state.tree.find(ino).ok().flatten().map(|node| node.content)
+        };
+        content.is_some_and(|content| self.shared.library.is_here(&content))
+    }
+
     fn content_of(&self, seen: &Attr) -> Option<Content> {
         let state = self.shared.lock();
         let node = state.tree.find(seen.ino).ok()??;

@@ -23,6 +23,8 @@ const MANIFESTS_MAX: usize = 1024;
 const DIGEST_BYTES: usize = 4 * 1024 * 1024;
 /// Most levels of lists: enough for any file that a disk holds.
 const LEVELS_MAX: u8 = 8;
+/// Most bytes of the list of a content: that of a file of some 200 GB. A larger file stays in its backing file.
+const LIST_BYTES_MAX: u64 = 128 << 20;
 
 /// Packets that are fetched together: about two megabytes, so that the time for asking does not count.
 const FETCHED_AT_ONCE: usize = 32;
@@ -105,6 +107,10 @@ impl Library {
     fn keep_list(&self, manifest: &Manifest) -> Result<PacketRef, VolumeError> {
         let mut level = 0;
         let mut list = encode(level, manifest)?;
+        if list.len() as u64 > LIST_BYTES_MAX {
+            let error = io::Error::from_raw_os_error(libc::EFBIG);
+            return Err(VolumeError::io("make a list of packets in", Path::new("packs"))(error));
+        }
         while list.len() > PACKET_BYTES_MAX && level < LEVELS_MAX {
             let pieces: Vec<_> =
                 packet::split(&list).map(|piece| (packet::reference(piece), piece)).collect();
@@ -169,6 +175,7 @@ impl Library {
             if level == 0 {
                 return Ok(manifest);
             }
+            check_list(&manifest)?;
             self.fetch_missing(&manifest.packets)?;
             bytes = Vec::new();
             for &packet in &manifest.packets {
@@ -245,6 +252,7 @@ impl Library {
             if level == 0 {
                 return Ok(());
             }
+            check_list(&manifest)?;
             bytes = Vec::new();
             for &packet in &manifest.packets {
                 let Some(part) = read(packet)? else { return Ok(()) };
@@ -464,8 +472,23 @@ fn encode(level: u8, manifest: &Manifest) -> Result<Vec<u8>, VolumeError> {
 }
 
 fn decode(list: &[u8]) -> io::Result<(u8, Manifest)> {
-    let (&level, manifest) = list.split_first().ok_or_else(damaged)?;
-    Ok((level, postcard::from_bytes(manifest).map_err(|_| damaged())?))
+    let (&level, manifest) = list.split_first().ok_or_else(malformed)?;
+    Ok((level, postcard::from_bytes(manifest).map_err(|_| malformed())?))
+}
+
+/// Refuses lists that name more than a list may have, by naming one packet again and again.
+fn check_list(manifest: &Manifest) -> io::Result<()> {
+    let bytes: u64 = manifest.packets.iter().map(|packet| u64::from(packet.bytes)).sum();
+    if bytes > LIST_BYTES_MAX { Err(malformed()) } else { Ok(()) }
+}
+
+/// Tells whether a list has the bytes that its author gave it, but is none.
+pub(super) fn is_malformed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+}
+
+fn malformed() -> io::Error {
+    io::ErrorKind::InvalidData.into()
 }
 
 fn damaged() -> io::Error {

@@ -66,7 +66,7 @@ impl Shared {
         let mut contents = HashMap::new();
         let mut add = |content: Content| {
             if let Some(packet) = content.packet {
-                contents.insert((packet.digest, packet.is_list), content);
+                contents.insert((packet.digest, packet.bytes, packet.is_list), content);
             }
         };
         for prefix in [key::NODES.to_vec(), key::past_prefix(&key::NODES)] {

@@ -94,7 +94,7 @@ impl Volume {
                 } else if let Some(packet) = node.content.packet.filter(|_| node.is_file()) {
                     let content = Below { path, written: node.written, content: node.content };
                     // Of a content that several directories have, the most count.
-                    let key = (Digest(packet.digest), packet.is_list);
+                    let key = (Digest(packet.digest), packet.bytes, packet.is_list);
                     let known = found.entry(key).or_insert((content, count));
                     known.1 = known.1.max(count);
                 }

@@ -7,6 +7,7 @@ use worknode::history::{Content, Hlc};
 use super::super::agree::Lost;
 use super::super::error::VolumeError;
 use super::super::key::{self, PIN};
+use super::super::library::is_malformed;
 use super::super::model::{Shared, State};
 use super::super::node::Node;
 use super::super::restore::Picture;
@@ -70,14 +71,15 @@ impl Shared {
                 contents.push(content);
             }
         };
+        // In this order: a present content that becomes a former one meanwhile is found at least once.
+        self.each(&key::NODES, |_, row| {
+            note(Node::decode(&row.value)?.content);
+            Ok(())
+        })?;
         self.each(&key::past_prefix(&key::NODES), |_, row| {
             if needs.has(&row) {
                 note(Node::decode(&row.value)?.content);
             }
-            Ok(())
-        })?;
-        self.each(&key::NODES, |_, row| {
-            note(Node::decode(&row.value)?.content);
             Ok(())
         })?;
         self.each(&key::ALL_LOST, |_, row| {
@@ -119,9 +121,14 @@ impl Alive {
         let digest = Digest(packet.digest);
         self.packets.insert(digest);
         if packet.is_list && self.lists.insert(digest) {
-            let all = shared.library.packets_of(content);
-            let all = all
-                .map_err(VolumeError::io("read a list of packets in", &shared.dir.join("packs")))?;
+            let all = match shared.library.packets_of(content) {
+                // Its author made it so, and nobody can read it.
+                Err(error) if is_malformed(&error) => Vec::new(),
+                all => all.map_err(VolumeError::io(
+                    "read a list of packets in",
+                    &shared.dir.join("packs"),
+                ))?,
+            };
             self.packets.extend(all);
         }
         Ok(())
