@@ -368,6 +368,15 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_with_another_length_damages_nothing() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = open(dir.path(), u64::MAX);
+        let packet = keep(&store, b"content");
+        assert_eq!(store.get(PacketRef { bytes: 6, ..packet }), None);
+        assert_eq!(store.get(packet).as_deref(), Some(b"content".as_slice()));
+    }
+
+    #[test]
     fn rebuilds_the_index_from_the_packs() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let packet = keep(&open(dir.path(), u64::MAX), b"content");
