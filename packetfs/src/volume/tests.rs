@@ -14,7 +14,6 @@ mod watched;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -279,35 +278,6 @@ fn garbage_goes_and_what_is_needed_stays() {
     let volume = open(dir.path());
     assert_eq!(volume.read(pinned, 0, 400_000), Ok(noise(21)));
     assert_eq!(volume.stat(&none).expect("the disk works").former, before.former - garbage.values);
-}
-
-#[test]
-fn what_is_removed_while_garbage_is_looked_for_stays() {
-    const FILES: u64 = 60;
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let volume = open(dir.path());
-    // Between these two there is much to look at.
-    for file in 0..FILES {
-        write(&volume, ROOT, format!("first-{file}").as_bytes(), &file.to_le_bytes().repeat(9_000));
-    }
-    for file in 0..4_000 {
-        mkdir(&volume, ROOT, format!("dir-{file}").as_bytes());
-    }
-    let removed = AtomicBool::new(false);
-    std::thread::scope(|threads| {
-        threads.spawn(|| {
-            for file in 0..FILES {
-                let name = format!("first-{file}");
-                volume.remove(ROOT, name.as_bytes(), false).expect("it is there");
-            }
-            removed.store(true, Ordering::SeqCst);
-        });
-        while !removed.load(Ordering::SeqCst) {
-            let garbage = volume.gc(&Policy::default()).expect("the disk works");
-            assert_eq!(garbage.packets, 0);
-        }
-    });
-    assert_eq!(volume.gc(&Policy::default()).expect("the disk works").packets, 0);
 }
 
 #[test]
