@@ -159,10 +159,10 @@ refuses "there was no $m/never" sh -c "sleep 0.01; oswalk restore $m/never --at 
 refuses "is not in a volume" oswalk restore $dir/file --at '1h ago'
 for what in versions log; do refuses "is not in a volume" oswalk $what /etc/passwd; done
 refuses "File exists" oswalk fs export $dir/full
-refuses "No such file" oswalk fs export $dir/out --from never
-refuses "Not a directory" oswalk fs export $dir/out --from f
-refuses "Not a directory" oswalk fs export $dir/out --from $m/f
-mkdir $dir/out.part; refuses "out.part" oswalk fs export $dir/out; rmdir $dir/out.part
+refuses "No such file" oswalk fs export $dir/tree --from never
+refuses "Not a directory" oswalk fs export $dir/tree --from f
+refuses "Not a directory" oswalk fs export $dir/tree --from $m/f
+mkdir $dir/tree.part; refuses "tree.part" oswalk fs export $dir/tree; rmdir $dir/tree.part
 # A program is at work there.
 exec 7<$m/f
 refuses "is in use" oswalk umount $m
