@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::UNIX_EPOCH;
 
 use worknode::key::Key;
 use worknode::membership::JoinLine;
@@ -138,11 +137,9 @@ fn shows(up: &Up, report: &Path, options: &[&str], count: usize) -> Command {
     command
 }
 
-/// Removes a node under a build that uses it: the build goes on, all others know at once, and nobody deals with
-/// the node any more.
+/// Removes a node under a build that uses it: the build goes on, all others come to know, and nobody deals with the
+/// node any more.
 fn removed(lab: &Lab) -> Result<(), String> {
-    /// Time until all others know that a node was removed.
-    const KNOWN_MS_MAX: u128 = 250;
     const BUILD: &str = "for i in $(seq 8); do sleep 1 & done; wait";
     let (up, _alone) = lab.alone()?;
     let origin = up.state("origin");
@@ -162,15 +159,11 @@ fn removed(lab: &Lab) -> Result<(), String> {
         return Err(format!("{gone}, {build}, executed by {:?}", report.runners()));
     }
     for node in NODES {
-        let nodes = up.cluster(&up.state(node), &["nodes"])?;
-        if nodes.out().contains("odd") {
-            return Err(format!("{node} still counts it as a member: {nodes}"));
-        }
-        let ms =
-            saved_at(&up.state(node), "records")?.saturating_sub(saved_at(&origin, "records")?);
-        if ms > KNOWN_MS_MAX {
-            return Err(format!("{node} heard of it after {ms} ms"));
-        }
+        let knows = || {
+            up.cluster(&up.state(node), &["nodes"])
+                .is_ok_and(|nodes| nodes.succeeded() && !nodes.out().contains("odd"))
+        };
+        wait_until("another node knows that it is no member", knows)?;
     }
     wait_until("it is refused", || is(up, "odd", "refused"))?;
     takes_no_walks(up)?;
@@ -186,13 +179,6 @@ fn removed(lab: &Lab) -> Result<(), String> {
     wait_until("it is told why nothing walks", told)
         .map_err(|error| format!("{error}: {:?}", status_of(up, &state)))?;
     fails(&up.cluster(&state, &["nodes"])?, &["was removed from cluster lab by origin"])
-}
-
-/// Returns when a node saved a file of what it knows of the cluster, in milliseconds.
-pub(crate) fn saved_at(state: &Path, file: &str) -> Result<u128, String> {
-    let saved = fs::metadata(state.join("cluster").join(file)).and_then(|is| is.modified());
-    let since = saved.map_err(|error| error.to_string())?.duration_since(UNIX_EPOCH);
-    Ok(since.map_err(|error| error.to_string())?.as_millis())
 }
 
 fn status_of(up: &Up, state: &Path) -> Result<String, String> {
