@@ -107,7 +107,8 @@ impl Mesh {
 
     /// Says which keys are or were members', which nodes had them, and whether these still are members.
     pub(crate) fn note_members(&self, nodes: HashMap<Key, (NodeId, bool)>) {
-        self.tell(Heard::Members(nodes.keys().copied().collect()));
+        let members = nodes.iter().map(|(key, (node, _))| (*key, node.clone()));
+        self.tell(Heard::Members(members.collect()));
         self.shared.names.set(Names::new(nodes));
     }
 

@@ -17,5 +17,6 @@ pub use hlc::{AHEAD_MS_MAX, Clock, Hlc, TooFarAhead};
 pub use merge::{Events, Summary};
 pub use register::{Register, Stamp, Version};
 pub use tree::{
-    Attribute, Binding, Change, Changed, Conflict, Dispute, Entry, File, Moments, Standing, Tree,
+    Attribute, Binding, CONFLICTS_MAX, Change, Changed, Conflict, Dispute, Entry, File, Moments,
+    Standing, Tree,
 };

@@ -41,7 +41,8 @@ pub(super) struct Exchange {
     /// Whose volumes are linked.
     met: Arc<Met>,
     volume: Option<Arc<Volume>>,
-    members: HashSet<Key>,
+    /// The nodes that are or were members, by their keys.
+    members: HashMap<Key, NodeId>,
     links: BTreeMap<u32, Linked>,
     /// How many links there are; changes are made durable at once while there are any.
     linked: Arc<AtomicUsize>,
@@ -58,6 +59,8 @@ struct Linked {
     node: NodeId,
     out_tx: UnboundedSender<Frame>,
     peer: Peer,
+    /// It is known that the volume is this node's.
+    is_met: bool,
 }
 
 impl Linked {
@@ -79,7 +82,7 @@ impl Exchange {
             liar_tx,
             met,
             volume: None,
-            members: HashSet::new(),
+            members: HashMap::new(),
             links: BTreeMap::new(),
             linked: Arc::default(),
             asked: HashMap::new(),
@@ -112,9 +115,10 @@ impl Exchange {
                 self.listen();
                 self.say_all();
             }
-            Heard::Members(keys) => self.members = keys,
+            Heard::Members(members) => self.members = members,
             Heard::Begun(number, node, out_tx) => {
-                self.links.insert(number, Linked { node, out_tx, peer: Peer::default() });
+                self.links
+                    .insert(number, Linked { node, out_tx, peer: Peer::default(), is_met: false });
                 self.count_links();
                 self.say(number);
             }
@@ -174,9 +178,7 @@ impl Exchange {
         let Some(volume) = self.volume.clone() else { return };
         let Some(link) = self.links.get_mut(&number) else { return };
         link.peer.hear(has, volume.author());
-        if let Some(author) = link.peer.author {
-            self.met.begin(number, author);
-        }
+        Self::meet(&self.met, &self.members, &volume, (number, link));
         let (has, own) = (link.peer.has.of(volume.author()), volume.summary().of(volume.author()));
         if has > own {
             self.tell_own_lost(number, has, own);
@@ -185,13 +187,29 @@ impl Exchange {
         self.ask(&volume);
     }
 
+    /// Notes whose volume a link leads to, once the node's key has said that it is its own.
+    fn meet(
+        met: &Met,
+        members: &HashMap<Key, NodeId>,
+        volume: &Volume,
+        (number, link): (u32, &mut Linked),
+    ) {
+        let Some(author) = link.peer.author.filter(|_| !link.is_met) else { return };
+        let authors = volume.authors();
+        let key = authors.iter().find(|(it, _)| *it == author).map(|(_, key)| key);
+        if key.and_then(|key| members.get(key)) == Some(&link.node) {
+            met.begin(number, author);
+            link.is_met = true;
+        }
+    }
+
     fn take_events(&mut self, number: u32, events: Events) {
         let (Some(volume), Some(link)) = (self.volume.clone(), self.links.get(&number)) else {
             return;
         };
         let Events { batch, packets } = events;
         let author = batch.author();
-        if self.members.contains(&batch.statement.node) {
+        if self.members.contains_key(&batch.statement.node) {
             if let Err(lie) = learn(&volume, &batch, &packets) {
                 tracing::error!(peer = %link.node, lie, "dropping the link: its events are not sound");
                 // The main thread may be gone.
@@ -205,6 +223,10 @@ impl Exchange {
         let known = Summary([(author, summary.of(author))].into());
         let has = Has { author: Some(volume.author()), summary: known, is_all: false };
         link.send(Kind::Has, encode(&has).into());
+        // The batch may be the first with its node's word.
+        if let Some(link) = self.links.get_mut(&number) {
+            Self::meet(&self.met, &self.members, &volume, (number, link));
+        }
         if self.asked.get(&author).is_some_and(|(link, _)| *link == number) {
             self.asked.remove(&author);
             self.ask(&volume);

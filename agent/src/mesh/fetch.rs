@@ -19,7 +19,8 @@ use crate::wire::limits::{FETCHED_MAX, FETCHES_AT_ONCE};
 use crate::wire::message::{Packets, encode};
 
 /// Time after which a node that does not answer is passed over.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration =
+    if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(5) };
 /// Time that a program waits in all. Then it gets an error.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -44,8 +45,10 @@ struct State {
 struct Holder {
     node: NodeId,
     out_tx: UnboundedSender<Frame>,
-    /// Open requests.
+    /// Requests that it has not answered.
     open: usize,
+    /// It has not answered one in time, nor any since. It is asked last, and nobody waits for another turn with it.
+    is_late: bool,
 }
 
 #[derive(Debug)]
@@ -61,7 +64,7 @@ impl Fetcher {
 
     /// Asks a node from now on.
     pub(super) fn begin(&self, link: u32, node: NodeId, out_tx: UnboundedSender<Frame>) {
-        self.lock().links.insert(link, Holder { node, out_tx, open: 0 });
+        self.lock().links.insert(link, Holder { node, out_tx, open: 0, is_late: false });
         self.changed.notify_all();
     }
 
@@ -80,6 +83,7 @@ impl Fetcher {
         let mut state = self.lock();
         if let Some(holder) = state.links.get_mut(&link) {
             holder.open = holder.open.saturating_sub(1);
+            holder.is_late = false;
         }
         if let Some(open) = state.open.get_mut(&number).filter(|open| open.link == link) {
             open.answer = Some(payload);
@@ -117,11 +121,12 @@ impl Fetcher {
         let mut state = self.lock();
         loop {
             let free = state.links.iter().filter(|(_, it)| it.open < FETCHES_AT_ONCE);
-            let mut free: Vec<_> = free.map(|(&link, it)| (it.open, link)).collect();
+            let mut free: Vec<_> = free.map(|(&link, it)| (it.is_late, it.open, link)).collect();
             free.sort_unstable();
-            let part = free.iter().find_map(|&(_, link)| Some((link, order.part_for(link)?)));
+            let part = free.iter().find_map(|&(_, _, link)| Some((link, order.part_for(link)?)));
             let Some((link, packets)) = part else {
-                return state.links.keys().any(|link| order.may_have(*link));
+                let mut in_time = state.links.iter().filter(|(_, it)| !it.is_late);
+                return in_time.any(|(link, _)| order.may_have(*link));
             };
             state.last = state.last.wrapping_add(1);
             let number = state.last;
@@ -161,7 +166,10 @@ impl Fetcher {
             let due = order.open.iter().map(|(number, (.., due))| (*due, *number)).min();
             let Some((due, number)) = due else { return };
             if due <= now {
-                state.open.remove(&number);
+                let open = state.open.remove(&number);
+                if let Some(late) = open.and_then(|open| state.links.get_mut(&open.link)) {
+                    late.is_late = true;
+                }
                 order.give_up(number);
                 return;
             }
@@ -337,6 +345,20 @@ mod tests {
         answer(&fetcher, 2, move |packet| contents.get(&packet).map(|it| Packed::plain(it)));
         assert_eq!(fetcher.fetch(&wanted).len(), 1);
         assert_eq!(liars_rx.try_recv().expect("it was told").0.to_string(), "n1");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_turn_with_a_node_that_does_not_answer() {
+        let (fetcher, _liars_rx) = fetcher();
+        let asked_rx = link(&fetcher, 1);
+        let wanted = reference(b"content");
+        // Only as many as may be open wait for an answer, each for a bounded time.
+        let begun = Instant::now();
+        (0..2 * FETCHES_AT_ONCE).for_each(|_| assert_eq!(fetcher.fetch(&[wanted]), []));
+        assert!(begun.elapsed() < WAIT_MAX, "nobody waited for all that may be");
+        assert_eq!(asked_rx.len(), FETCHES_AT_ONCE);
+        answer(&fetcher, 2, |_| Some(Packed::plain(b"content")));
+        assert_eq!(fetcher.fetch(&[wanted]).len(), 1);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the exchange is told, and how much of it waits.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ pub(super) enum Heard {
     /// The volume is open.
     Volume(Arc<Volume>),
     /// Keys whose events are taken.
-    Members(HashSet<Key>),
+    Members(HashMap<Key, NodeId>),
     /// A link has begun.
     Begun(u32, NodeId, UnboundedSender<Frame>),
     /// A link has ended.

@@ -58,20 +58,26 @@ impl VolumeHandle {
         if let VolumeRequest::Export { dir, .. } = &request {
             check_outside(&path(dir.clone()), &mounts)?;
         }
-        let _turn = self.turns.read().await;
+        let turn = Arc::clone(&self.turns).read_owned().await;
         let (keep, mesh) = (self.keep, self.mesh.clone());
-        let work = move || match request {
-            VolumeRequest::Conflicts { place } => spread::conflicts(&volume, &mesh, &place),
-            VolumeRequest::Where { place } => spread::find(&volume, &mesh, &place, &progress),
-            VolumeRequest::Prefetch { place } => spread::prefetch(&volume, &place, &progress),
-            VolumeRequest::Replicas { place, count } => copies::replicas(&volume, &place, count),
-            VolumeRequest::Stat => {
-                let stat = volume.stat(&policy(keep)).map_err(of_volume)?;
-                let mut status = status(&volume, stat, keep, mounts)?;
-                status.copies = copies::count(&volume, &mesh, &progress)?;
-                Ok(VolumeReply::Stat(Box::new(status)))
+        let work = move || {
+            // As long as the work, also if nobody waits for it any more.
+            let _turn = turn;
+            match request {
+                VolumeRequest::Conflicts { place } => spread::conflicts(&volume, &mesh, &place),
+                VolumeRequest::Where { place } => spread::find(&volume, &mesh, &place, &progress),
+                VolumeRequest::Prefetch { place } => spread::prefetch(&volume, &place, &progress),
+                VolumeRequest::Replicas { place, count } => {
+                    copies::replicas(&volume, &place, count)
+                }
+                VolumeRequest::Stat => {
+                    let stat = volume.stat(&policy(keep)).map_err(of_volume)?;
+                    let mut status = status(&volume, stat, keep, mounts)?;
+                    status.copies = copies::count(&volume, &mesh, &progress)?;
+                    Ok(VolumeReply::Stat(Box::new(status)))
+                }
+                request => work(&volume, request, &progress),
             }
-            request => work(&volume, request, &progress),
         };
         self.apart(work).await
     }
@@ -122,9 +128,10 @@ impl VolumeHandle {
     }
 
     async fn collect(&self, volume: Arc<Volume>) -> anyhow::Result<VolumeReply> {
-        let _alone = self.turns.write().await;
+        let alone = Arc::clone(&self.turns).write_owned().await;
         let policy = policy(self.keep);
         let collect = move || {
+            let _alone = alone;
             let garbage = volume.gc(&policy).map_err(of_volume)?;
             Ok(VolumeReply::Collected(garbage_of(garbage)))
         };

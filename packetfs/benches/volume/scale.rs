@@ -62,7 +62,8 @@ pub(crate) fn past(sides: &Sides, served: &mut Served, table: &mut Table) {
     served.settle();
     let (mut restored, mut mounted) = (Vec::new(), Vec::new());
     for run in 0..sides.runs {
-        let time = now();
+        // A moment is a whole second: the next one, which is over when the files are written again.
+        let time = now() + 1;
         std::thread::sleep(Duration::from_millis(1500));
         write(&tree, &format!("changed by run {run}"));
         served.settle();

@@ -53,11 +53,9 @@ impl VolumeMount {
         options.extend(is_read_only.then_some(MountOption::RO));
         let session = mount(Shown::live(volume), point, options)?;
         let notifier = session.notifier();
-        let point = point.to_owned();
-        std::thread::Builder::new().name("stale".into()).spawn(move || {
-            read_ahead(&point);
-            tell(&notifier, &stale);
-        })?;
+        // Not on a thread: a mount that somebody looks at while it is dropped stays.
+        read_ahead(point);
+        std::thread::Builder::new().name("stale".into()).spawn(move || tell(&notifier, &stale))?;
         Ok(Self { _session: session })
     }
 

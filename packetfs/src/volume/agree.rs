@@ -81,8 +81,9 @@ impl Tree {
             accessed: file.accessed(),
             modified: file.modified(),
             changed: file.changed(),
-            content: file.content().value().copied().unwrap_or_default(),
-            written: standing.written.unwrap_or(id),
+            content: file.present().map(|it| it.value).unwrap_or_default(),
+            written: standing.written.map_or(id, |written| written.dot),
+            written_at: standing.written.map_or(standing.moments.made, |written| written.hlc),
             set: standing.set.unwrap_or(id),
             has_xattrs: file.xattrs().next().is_some(),
             lost_xattrs: merged.attributes(file).any(|xattr| xattr.value.is_none()),
@@ -273,7 +274,7 @@ impl Tree {
     ) -> Result<(), VolumeError> {
         let (ino, Some(file)) = (self.ino(id), merged.file(id)) else { return Ok(()) };
         let register = file.content();
-        let siblings: BTreeSet<Dot> = register.siblings().map(|it| it.stamp.dot).collect();
+        let siblings: BTreeSet<Dot> = file.siblings().map(|it| it.stamp.dot).collect();
         let held: BTreeSet<Dot> =
             self.nodes_of(ino)?.into_iter().map(|held| held.value.written).collect();
         for it in register.heads().iter().chain(register.history()) {

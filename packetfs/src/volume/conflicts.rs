@@ -76,14 +76,26 @@ impl Volume {
             let file = state.node(version.ino)?.id;
             return self.shared.dismiss_file(&mut state, spot, file);
         }
-        // A new version of the present content replaces all that are concurrent.
+        // A new version of the present content replaces both.
         let node = state.node(entry.ino)?;
         let op = Op::Write { file: node.id, content: node.content, modified: node.modified };
-        self.shared.emit(&mut state, op, Vec::new()).map(|_| ())
+        self.shared.resolve(&mut state, op, Some(version.written))
     }
 }
 
 impl Shared {
+    /// Writes a content that ends the conflict with a version, or with all.
+    pub(super) fn resolve(
+        &self,
+        state: &mut State,
+        op: Op,
+        version: Option<Dot>,
+    ) -> Result<(), Errno> {
+        let merged = self.merged(state).map_err(|error| failed(&error))?;
+        let changes = merged.plan_resolve(op, version);
+        self.emit_all(state, changes.into_iter().map(|change| (change.op, change.parents)))
+    }
+
     /// Removes all files that lost a name.
     pub(super) fn dismiss_others(&self, state: &mut State, spot: &Spot) -> Result<(), Errno> {
         for ino in told(state.tree.others(spot))? {
@@ -145,11 +157,15 @@ impl Tree {
         versions: &mut Vec<Version>,
     ) -> Result<(), VolumeError> {
         let mut inos: Vec<u64> = versions.iter().map(|version| version.ino).collect();
+        // What had the name before is in conflict where it is now.
+        let mut here: Vec<u64> =
+            self.entry(spot.dir, &spot.name)?.map(|at| at.ino).into_iter().collect();
         for ino in self.others(spot)? {
             let (Some(node), since) = (self.find(ino)?, self.tables.since(&key::node(ino))?) else {
                 continue;
             };
             inos.push(ino);
+            here.push(ino);
             versions.retain(|it| (it.ino, it.written) != (ino, node.written));
             let mut other = version(ino, since.unwrap_or_default(), &node, false);
             other.is_conflict = true;
@@ -158,23 +174,29 @@ impl Tree {
         inos.sort_unstable();
         inos.dedup();
         for ino in inos {
-            self.add_lost(ino, versions)?;
+            self.add_lost(ino, here.contains(&ino), versions)?;
         }
         Ok(())
     }
 
-    fn add_lost(&self, ino: u64, versions: &mut Vec<Version>) -> Result<(), VolumeError> {
+    fn add_lost(
+        &self,
+        ino: u64,
+        is_here: bool,
+        versions: &mut Vec<Version>,
+    ) -> Result<(), VolumeError> {
         for lost in self.lost(ino)? {
+            let is_conflict = lost.is_sibling && is_here;
             let known = versions.iter_mut().find(|it| (it.ino, it.written) == (ino, lost.version));
             if let Some(known) = known {
-                known.is_conflict |= lost.is_sibling;
+                known.is_conflict |= is_conflict;
                 continue;
             }
             let Some(mut node) = self.latest(ino)? else { continue };
-            node.written = lost.version;
+            (node.written, node.written_at) = (lost.version, lost.written_at);
             (node.content, node.modified) = (lost.content, modified(lost.written_at));
             let mut it = version(ino, lost.written_at, &node, false);
-            (it.is_lost, it.is_conflict) = (true, lost.is_sibling);
+            (it.is_lost, it.is_conflict) = (true, is_conflict);
             versions.push(it);
         }
         Ok(())

@@ -184,6 +184,7 @@ impl Shared {
             self.orphaned(state, Some(*ino));
         }
         for ino in &touched.files {
+            self.set_time(state, *ino)?;
             if *ino == ROOT || state.uses.get(*ino).is_some() {
                 let dir = state.tree.find(*ino)?.map_or(ROOT, |node| node.parent);
                 self.mounts.file_in(dir, *ino);
@@ -212,6 +213,18 @@ impl Shared {
             return Ok(());
         }
         if state.bases.contains_key(&ino) { Ok(()) } else { state.set_base(ino, former) }
+    }
+
+    /// Gives the backing file of a file that nobody has written the time that another node has set. The next translation would
+    /// take the former one for a change.
+    fn set_time(&self, state: &State, ino: u64) -> Result<(), VolumeError> {
+        let backing = state.uses.backing(ino).filter(|it| !it.is_dirty());
+        let Some(backing) = backing.filter(|_| !state.bases.contains_key(&ino)) else {
+            return Ok(());
+        };
+        let Some(node) = state.tree.find(ino)? else { return Ok(()) };
+        let set = backing.set_modified(node.modified).and_then(|()| backing.mark_clean());
+        set.map_err(VolumeError::io("set the time of", &backing.path()))
     }
 
     /// Makes events of a change to something in dispute, as the merged tree says, and does what they say.

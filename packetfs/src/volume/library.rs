@@ -389,6 +389,14 @@ impl Library {
         missing.chunks(FETCHED_AT_ONCE).try_for_each(|part| self.fetch(part))
     }
 
+    /// Fetches what is not here of a content. Returns its packets, which are all here then.
+    pub(super) fn complete(&self, content: &Content) -> io::Result<Arc<Manifest>> {
+        let manifest = self.manifest(content)?;
+        self.fetch_missing(&manifest.packets)?;
+        let is_here = manifest.packets.iter().all(|packet| self.shelf.has(&packet.digest));
+        is_here.then_some(manifest).ok_or_else(damaged)
+    }
+
     fn fetch(&self, wanted: &[PacketRef]) -> io::Result<()> {
         let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(source) = source else { return Ok(()) };

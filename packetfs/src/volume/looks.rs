@@ -44,7 +44,7 @@ impl Shared {
                 let version = versions.into_iter().find(|version| version.name.as_bytes() == name);
                 let place = |it: Version| match it.is_lost {
                     true => Place::Lost(it.ino, it.written),
-                    false => Place::At(it.moment, it.ino),
+                    false => Place::At(it.since, it.ino),
                 };
                 version.map(place).ok_or(Errno::ENOENT)
             }

@@ -28,9 +28,14 @@ pub fn parse(text: &str) -> Option<Hlc> {
     (ms < 1 << 47).then(|| Hlc::end_of_ms(ms))
 }
 
-/// Returns the name of a version: when it was written, and by whom.
+/// Returns the name of a version: when it was written, and by whom. Of several in one millisecond, the later ones have a
+/// number, too.
 pub(super) fn version(moment: Hlc, author: Author) -> String {
-    format!("{}@{author:?}", text(moment))
+    let name = format!("{}@{author:?}", text(moment));
+    match moment.count() {
+        0 => name,
+        count => format!("{name}+{count}"),
+    }
 }
 
 #[cfg(test)]
@@ -48,5 +53,7 @@ mod tests {
             assert!(text == "2026" || parse(text).is_none(), "{text}");
         }
         assert_eq!(version(moment, Author([1; 16])), "2026-11-27T21:15:03.123Z@01010101");
+        let next = Hlc(moment.0 + 1);
+        assert_eq!(version(next, Author([1; 16])), "2026-11-27T21:15:03.123Z@01010101+1");
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Node {
     pub(super) content: Content,
     /// The event that wrote the content.
     pub(super) written: Dot,
+    /// Its moment.
+    pub(super) written_at: Hlc,
     /// The event that set the attributes last.
     pub(super) set: Dot,
     /// Whether it has extended attributes.
@@ -63,6 +65,7 @@ impl Node {
             changed: time,
             content: Content::default(),
             written: id,
+            written_at: at,
             set: id,
             has_xattrs: false,
             lost_xattrs: false,

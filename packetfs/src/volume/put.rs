@@ -12,6 +12,7 @@ use super::names::{Caller, Found, Make, Moving};
 use super::news::Item;
 use super::node::Node;
 use super::tree::parent;
+use super::versions::Conflicts;
 
 /// What a file is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Volume {
         } else if (node.content, node.modified) != (content, modified)
             || state.uses.dirty(ino).is_some()
         {
-            refill = shared.replace(&mut state, ino, content, modified)?;
+            refill = shared.replace(&mut state, ino, (content, modified), Conflicts::Stay)?;
         }
         shared.put_permissions(&mut state, ino, source.like.permissions)?;
         drop(state);

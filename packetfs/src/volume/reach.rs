@@ -30,7 +30,7 @@ impl Tree {
     pub(super) fn access_to(&self, version: &Version) -> Result<Option<Access>, VolumeError> {
         match version.is_lost {
             true => self.access_ever(version.ino),
-            false => self.access_at(version.ino, version.moment),
+            false => self.access_at(version.ino, version.since),
         }
     }
 

@@ -14,7 +14,7 @@ use super::names::replaced;
 use super::node::{Node, ROOT};
 use super::past::{components, told};
 use super::tree::parent;
-use super::versions::Refill;
+use super::versions::{Conflicts, Refill};
 pub(super) use picture::Picture;
 use picture::Place;
 use plan::Plan;
@@ -236,12 +236,9 @@ impl<'a> Work<'a> {
         }
         let is_other = then.is_file() && self.state.node(ino)?.content != then.content;
         if is_other {
-            self.refills.extend(self.shared.replace(
-                self.state,
-                ino,
-                then.content,
-                then.modified,
-            )?);
+            let content = (then.content, then.modified);
+            let replaced = self.shared.replace(self.state, ino, content, Conflicts::Stay)?;
+            self.refills.extend(replaced);
         }
         self.set_xattrs(&then, former, ino)?;
         self.set_attrs(&then, ino)?;

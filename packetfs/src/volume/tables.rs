@@ -14,8 +14,8 @@ use worknode::history::Hlc;
 use super::error::VolumeError;
 use super::key::{self, Key};
 
-/// All keys and values.
-const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
+/// All keys and values. The name says how they are encoded: those of another encoding are made again from the log.
+const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows 2");
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Rows that are looked at while others wait.
 const PAGE_ROWS: usize = 1024;

@@ -185,7 +185,7 @@ impl Tree {
                     // Not when it became packets, which a program must not notice.
                     node.changed = node.changed.max(modified);
                     node.changed_at = at;
-                    node.written = dot;
+                    (node.written, node.written_at) = (dot, at);
                     self.tables.set(key::node(ino), &node.encode()?, at, true)?;
                 }
                 Ok(None)

@@ -42,6 +42,8 @@ pub struct Version {
     /// Whether it lost against a concurrent one, and is neither chosen nor dismissed yet.
     pub is_conflict: bool,
     pub(super) ino: u64,
+    /// Since when the file had it here.
+    pub(super) since: Hlc,
     pub(super) content: Content,
     pub(super) written: Dot,
     /// Whether the file never had it here.
@@ -119,6 +121,12 @@ impl Volume {
     pub(super) fn choose_at(&self, spot: &Spot, version: &str) -> Result<(), Errno> {
         let ino = self.shared.lock().child(spot.dir, &spot.name)?.ok_or(Errno::ENOENT)?.ino;
         self.shared.catch_up(ino)?;
+        let has_backing = self.shared.lock().uses.backing(ino).is_some();
+        if has_backing {
+            // It is filled with what perhaps only other nodes have: that is fetched before anything is changed.
+            let content = self.shared.version(&self.shared.as_now()?, spot, version)?.content;
+            self.shared.library.complete(&content).map_err(|error| errno(&error))?;
+        }
         let _kept = self.shared.keep_packets();
         let content = self.shared.version(&self.shared.as_now()?, spot, version)?.content;
         let mut state = self.shared.lock();
@@ -132,7 +140,7 @@ impl Volume {
         if !is_present || !is_disputed {
             // As with every other write: the program that had the privileges is not the one that gets them.
             self.shared.strip(&mut state, ino)?;
-            refill = self.shared.replace(&mut state, ino, content, now())?;
+            refill = self.shared.replace(&mut state, ino, (content, now()), Conflicts::End)?;
         }
         if is_disputed {
             self.shared.dismiss_others(&mut state, spot)?;
@@ -140,6 +148,15 @@ impl Volume {
         drop(state);
         refill.map_or(Ok(()), |refill| self.shared.refill(&refill))
     }
+}
+
+/// What another content does to the conflicts of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Conflicts {
+    /// Versions that lost stay until they are chosen or dismissed.
+    Stay,
+    /// A user has chosen, so they are history.
+    End,
 }
 
 /// The backing file of a file that programs have open, which is to get another content.
@@ -190,14 +207,19 @@ impl Shared {
         &self,
         state: &mut State,
         ino: u64,
-        content: Content,
-        modified: Nanos,
+        (content, modified): (Content, Nanos),
+        conflicts: Conflicts,
     ) -> Result<Option<Refill>, Errno> {
         if let Some(dirty) = state.uses.dirty(ino) {
             told(self.translate_locked(state, ino, &dirty))?;
         }
         let node = state.node(ino)?;
-        self.emit(state, Op::Write { file: node.id, content, modified }, parent(node.written))?;
+        let op = Op::Write { file: node.id, content, modified };
+        if conflicts == Conflicts::End && state.is_in_conflict(ino)? {
+            self.resolve(state, op, None)?;
+        } else {
+            self.emit(state, op, parent(node.written))?;
+        }
         let it = state.uses.of(ino);
         it.has_stale_pages = true;
         let is_open = it.opens > 0;
@@ -215,7 +237,7 @@ impl Shared {
     /// they close it.
     pub(super) fn refill(&self, refill: &Refill) -> Result<(), Errno> {
         let write = || -> io::Result<()> {
-            let manifest = self.library.manifest(&refill.content)?;
+            let manifest = self.library.complete(&refill.content)?;
             refill.backing.file.set_len(0)?;
             refill.backing.fill(&manifest, refill.modified, |packet| self.library.packet(packet))
         };
@@ -266,15 +288,15 @@ fn versions(tree: &Tree, spot: &Spot) -> Result<Vec<Version>, VolumeError> {
         }
     }
     tree.add_conflicts(spot, &mut versions)?;
-    versions.sort_by_key(|version| version.moment);
+    versions.sort_by_key(|version| (version.moment, version.author));
     name(&mut versions);
     Ok(versions)
 }
 
-pub(super) fn version(ino: u64, moment: Hlc, node: &Node, is_present: bool) -> Version {
+pub(super) fn version(ino: u64, since: Hlc, node: &Node, is_present: bool) -> Version {
     Version {
         name: String::new(),
-        moment,
+        moment: node.written_at,
         author: node.written.author,
         bytes: node.content.bytes,
         modified: node.modified,
@@ -284,19 +306,17 @@ pub(super) fn version(ino: u64, moment: Hlc, node: &Node, is_present: bool) -> V
         is_conflict: false,
         is_lost: false,
         ino,
+        since,
         content: node.content,
         written: node.written,
     }
 }
 
-/// Gives each version a name, and finds those that came back.
+/// Gives each version a name, which is the same on all nodes, and finds those that came back.
 fn name(versions: &mut [Version]) {
-    let (mut names, mut contents) = (HashMap::<String, u32>::new(), HashSet::new());
+    let mut contents = HashSet::new();
     for version in versions {
-        let plain = moment::version(version.moment, version.author);
-        let same = names.entry(plain.clone()).or_default();
-        version.name = if *same == 0 { plain } else { format!("{plain}+{same}") };
-        *same += 1;
+        version.name = moment::version(version.moment, version.author);
         let packet = version.content.packet.map(|packet| packet.digest);
         version.is_chosen = !contents.insert((version.content.bytes, packet));
     }

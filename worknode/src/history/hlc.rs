@@ -33,11 +33,17 @@ impl Hlc {
     pub const fn ms(self) -> u64 {
         self.0 >> COUNTER_BITS
     }
+
+    /// Returns its number within the millisecond.
+    #[must_use]
+    pub const fn count(self) -> u64 {
+        self.0 & ((1 << COUNTER_BITS) - 1)
+    }
 }
 
 impl fmt::Debug for Hlc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.ms(), self.0 & ((1 << COUNTER_BITS) - 1))
+        write!(f, "{}.{}", self.ms(), self.count())
     }
 }
 

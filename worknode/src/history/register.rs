@@ -83,17 +83,33 @@ impl<V: Clone + PartialEq> Register<V> {
         &self.heads
     }
 
-    /// Returns the names of the heads: the parents of an event that sets the value now.
+    /// Returns the names of the heads: the parents of an event that sets the value now, and ends every conflict.
     pub fn parents(&self) -> impl Iterator<Item = Dot> {
         self.heads.iter().map(|head| head.stamp.dot)
     }
 
+    /// Returns the names of the heads with a value: the parents of an event that replaces it alone.
+    pub fn parents_with(&self, value: &V) -> impl Iterator<Item = Dot> {
+        self.heads.iter().filter(move |head| head.value == *value).map(|head| head.stamp.dot)
+    }
+
     /// Returns the versions that lost against a concurrent one, latest first. Equal values are no conflict.
     pub fn siblings(&self) -> impl Iterator<Item = &Version<V>> {
-        let differs_from_later = |&(at, head): &(usize, &Version<V>)| {
-            self.heads[at + 1..].iter().all(|later| later.value != head.value)
+        self.siblings_among(|_| true)
+    }
+
+    /// Returns the versions that lost against a concurrent one, where only some heads count.
+    pub(super) fn siblings_among(
+        &self,
+        counts: impl Fn(Stamp) -> bool + Copy,
+    ) -> impl Iterator<Item = &Version<V>> {
+        let counting = move |head: &&Version<V>| counts(head.stamp);
+        let differs_from_later = move |&(at, head): &(usize, &Version<V>)| {
+            let mut later = self.heads[at + 1..].iter().filter(counting);
+            later.all(|later| later.value != head.value)
         };
-        self.heads.iter().enumerate().rev().skip(1).filter(differs_from_later).map(|(_, head)| head)
+        let counted = self.heads.iter().enumerate().rev().filter(move |(_, head)| counting(head));
+        counted.skip(1).filter(differs_from_later).map(|(_, head)| head)
     }
 
     /// Returns the versions that were replaced, earliest first.

@@ -10,9 +10,10 @@
 //! united; of other files the latest wins, and the others stay as conflict versions of that name.
 //!
 //! **Parents.** An event that moves or removes a link names the event that put it where it is, and by that the link. An
-//! event that removes a name also names the heads of the content, and so tells what its author knew: content that no
+//! event that removes a name also names versions of the content, and so tells what its author knew: content that no
 //! remover knew brings the file back. A Move names first what it moves, then what it replaces or exchanges. An event that
-//! sets something names the versions that it replaces. [`Tree::plan`] gives an author all of these.
+//! sets something names the versions that it replaces; a Write those with the content that counted, so that what lost
+//! stays a conflict. [`Tree::plan`] gives an author all of these.
 //!
 //! **Order.** An event waits until those that it refers to are applied. What is applied is therefore the same in
 //! whatever order events come. Registers and links take late events in place; only late moves of directories undo and
@@ -33,7 +34,7 @@ mod sound;
 mod view;
 
 pub use changed::Changed;
-pub use file::{Dispute, File, Moments};
+pub use file::{CONFLICTS_MAX, Dispute, File, Moments};
 pub use model::Tree;
 pub use plan::Change;
 pub use rows::{Attribute, Binding, Standing};

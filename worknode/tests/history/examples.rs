@@ -1,8 +1,8 @@
 //! The worked examples of docs/packetfs.md, and what hostile or early events do.
 
 use worknode::history::{
-    Attrs, Author, Change, Conflict, Content, Dispute, Dot, Event, FileId, Hlc, Kind, Name, Op,
-    Tree,
+    Attrs, Author, CONFLICTS_MAX, Change, Conflict, Content, Dispute, Dot, Event, FileId, Hlc,
+    Kind, Name, Op, Tree,
 };
 
 use crate::world::{Node, ROOT, RW, write};
@@ -116,12 +116,12 @@ fn list_below(tree: &Tree, dir: FileId, prefix: &str, lines: &mut Vec<String>) {
 }
 
 fn bytes(tree: &Tree, id: FileId) -> u64 {
-    tree.file(id).expect("it is made").content().value().map_or(0, |content| content.bytes)
+    tree.file(id).expect("it is made").present().map_or(0, |version| version.value.bytes)
 }
 
 fn siblings(tree: &Tree, id: FileId) -> Vec<u64> {
-    let content = tree.file(id).expect("it is made").content();
-    content.siblings().map(|version| version.value.bytes).collect()
+    let file = tree.file(id).expect("it is made");
+    file.siblings().map(|version| version.value.bytes).collect()
 }
 
 #[test]
@@ -142,6 +142,67 @@ fn two_writes_the_later_wins_and_the_other_can_be_chosen() {
     assert_eq!(tree.conflicts(), []);
     assert_eq!(list(&tree.at(Hlc::end_of_ms(20))), "f=2");
     assert_eq!(list(&tree.at(Hlc::end_of_ms(29))), "f=3");
+}
+
+#[test]
+fn a_conflict_outlives_what_programs_write_that_have_not_seen_it() {
+    let mut two = two(|a| _ = a.write(10, "f", 1));
+    let file = two.a.write(20, "f", 2);
+    two.b.write(21, "f", 3);
+    two.meet();
+    two.a.write(30, "f", 4);
+    two.a.act(31, Op::Set { file, attrs: Attrs { modified: Some(7), ..Attrs::default() } });
+    two.a.write(32, "f", 5);
+    let tree = two.both();
+    assert_eq!((list(tree).as_str(), siblings(tree, file)), ("f=5", vec![2]));
+
+    // Another conflict is a second one. Each is dismissed alone.
+    two.a.write(40, "f", 6);
+    two.b.write(41, "f", 7);
+    let tree = two.both();
+    assert_eq!((list(tree).as_str(), siblings(tree, file)), ("f=7", vec![6, 2]));
+    let lost = tree.file(file).expect("made").siblings().last().expect("two").stamp.dot;
+    let changes = tree.plan_resolve(write(file, 7), Some(lost));
+    two.b.perform(50, changes);
+    let tree = two.both();
+    assert_eq!((list(tree).as_str(), siblings(tree, file)), ("f=7", vec![6]));
+    let changes = tree.plan_resolve(write(file, 8), None);
+    two.a.perform(60, changes);
+    let tree = two.both();
+    assert_eq!((list(tree).as_str(), siblings(tree, file)), ("f=8", vec![]));
+    assert_eq!(tree.conflicts(), []);
+}
+
+#[test]
+fn a_conflict_outlives_an_editors_save() {
+    let mut two = two(|a| _ = a.write(10, "f", 1));
+    let former = two.a.write(20, "f", 2);
+    two.b.write(21, "f", 3);
+    two.meet();
+    two.a.write(30, "f~", 4);
+    two.a.mv(31, "f~", "f");
+    let tree = two.both();
+    assert_eq!(list(tree), "f=4|2", "the file that has lost its name keeps what nobody saw");
+    assert_eq!(siblings(tree, former), Vec::<u64>::new(), "the editor has seen the other one");
+    two.b.write(40, "f~", 5);
+    two.b.mv(41, "f~", "f");
+    assert_eq!(list(two.both()), "f=5|2");
+    two.b.rm(50, "f");
+    assert_eq!(list(two.both()), "", "a removal ends it");
+}
+
+#[test]
+fn the_oldest_of_very_many_conflicts_become_history() {
+    let mut two = two(|a| _ = a.write(10, "f", 1));
+    let file = find(&two.a.tree, "f").expect("it was made");
+    for round in 0..3 * CONFLICTS_MAX as u64 {
+        two.a.write(100 + 10 * round, "f", 1000 + round);
+        two.b.write(101 + 10 * round, "f", 2000 + round);
+        two.meet();
+    }
+    let lost = siblings(two.both(), file);
+    assert!((CONFLICTS_MAX..CONFLICTS_MAX + 2).contains(&lost.len()), "{lost:?}");
+    assert_eq!(lost.first(), Some(&(1000 + 3 * CONFLICTS_MAX as u64 - 1)), "the latest stay");
 }
 
 #[test]

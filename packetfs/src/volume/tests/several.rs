@@ -21,7 +21,7 @@ use super::exchange::{give, open, settle};
 use super::model::{change, found};
 use super::picture::Picture;
 use crate::packet::{Packed, PacketRef};
-use crate::volume::{Source, Volume};
+use crate::volume::{Source, Version, Volume};
 
 const ROUNDS: u64 = 6;
 const STEPS: u64 = 120;
@@ -189,9 +189,14 @@ impl World {
         self.volumes.iter().map(|volume| volume.shared.log.last().0).collect()
     }
 
-    /// Returns whether no file shows its former content any more: a closed one does until a thread has looked at it.
+    /// Returns whether a thread has looked at all closed files: until then a file may show its former content, and become an
+    /// event. Files without a name are not looked at.
     fn have_given_way(&self) -> bool {
-        self.volumes.iter().all(|volume| volume.shared.lock().bases.is_empty())
+        self.volumes.iter().all(|volume| {
+            let state = volume.shared.lock();
+            let mut backed = state.uses.backed().filter(|(_, _, it)| !it.is_orphan);
+            backed.all(|(ino, backing, _)| !backing.is_dirty() && !state.bases.contains_key(&ino))
+        })
     }
 
     /// Lets all meet, and checks that they see the same. What was closed may become an event meanwhile: then once more.
@@ -221,17 +226,27 @@ impl World {
             .map(|volume| volume.shared.merge(&volume.shared.lock()).expect("the logs are sound"))
             .collect();
         let pictures: Vec<Picture> = self.volumes.iter().map(Picture::of_live).collect();
+        (0..self.volumes.len()).for_each(|number| self.check(number));
         for (tree, picture) in trees.iter().zip(&pictures) {
             assert_eq!(tree.root(), trees[0].root());
             assert_eq!(tree.events().summary(), trees[0].events().summary());
             assert_eq!(picture.differs(&pictures[0]), None);
         }
+        let first = conflicts(&self.volumes[0]);
         for volume in &self.volumes {
+            assert_eq!(conflicts(volume), first, "one name leads to a conflict version everywhere");
             check_versions(volume, &trees[0]);
             let state = volume.shared.lock();
             assert!(state.pending.is_empty(), "nothing waits any more");
         }
     }
+}
+
+/// Returns the names and sizes of all versions that lost. Of a file with several paths, each volume tells one.
+fn conflicts(volume: &Volume) -> BTreeSet<(String, u64)> {
+    let all = volume.conflicts(b"/").expect("the volume works").into_iter();
+    let named = |it: Version| (it.name, it.bytes);
+    all.flat_map(|it| it.versions.into_iter().map(named)).collect()
 }
 
 /// Checks that each content that was written to a file with a name can be found.

@@ -9,6 +9,9 @@ use super::super::hlc::Hlc;
 use super::super::register::{Register, Stamp, Version};
 use super::names::{Claim, Place};
 
+/// Most versions of a content that lost and stay conflicts when the next is written. Older ones become history.
+pub const CONFLICTS_MAX: usize = 10;
+
 /// A file: content, mode, owner, times and each extended attribute merge apart.
 #[derive(Debug, Clone)]
 pub struct File {
@@ -112,6 +115,31 @@ impl File {
         &self.content
     }
 
+    /// Returns the version of its content that counts. Of a file that came back after its removal it is one that nobody
+    /// knew who removed it.
+    #[must_use]
+    pub fn present(&self) -> Option<&Version<Content>> {
+        self.content.heads().iter().rev().find(|head| self.counts(head.stamp))
+    }
+
+    /// Returns the versions of its content that lost against a concurrent one, latest first.
+    pub fn siblings(&self) -> impl Iterator<Item = &Version<Content>> {
+        self.content.siblings_among(|head| self.counts(head))
+    }
+
+    fn counts(&self, head: Stamp) -> bool {
+        self.back.is_none() || !self.removed.contains(&head.dot)
+    }
+
+    /// Returns the names of the versions that a program replaces which has read the content that counts. Versions that lost
+    /// stay, for it has not seen them, up to [`CONFLICTS_MAX`].
+    pub(super) fn content_parents(&self) -> Vec<Dot> {
+        let kept: Vec<&Content> =
+            self.siblings().take(CONFLICTS_MAX).map(|version| &version.value).collect();
+        let replaced = self.content.heads().iter().filter(|head| !kept.contains(&&head.value));
+        replaced.map(|head| head.stamp.dot).collect()
+    }
+
     /// Returns its extended attributes.
     pub fn xattrs(&self) -> impl Iterator<Item = (&Name, &[u8])> {
         let set =
@@ -126,7 +154,7 @@ impl File {
     pub fn disputes(&self) -> Vec<Dispute> {
         let mut disputes = Vec::new();
         let mut add = |is_disputed: bool, what| is_disputed.then(|| disputes.push(what));
-        add(self.content.siblings().next().is_some(), Dispute::Content);
+        add(self.siblings().next().is_some(), Dispute::Content);
         add(self.mode.siblings().next().is_some(), Dispute::Mode);
         add(self.uid.siblings().next().is_some(), Dispute::Uid);
         add(self.gid.siblings().next().is_some(), Dispute::Gid);
@@ -140,9 +168,13 @@ impl File {
     pub(super) fn parents(&self, op: &Op) -> Vec<Dot> {
         let mut parents: Vec<Dot> = match op {
             Op::Set { attrs, .. } => self.parents_of_attrs(attrs),
-            Op::Write { .. } | Op::Choose { .. } => {
-                self.content.parents().chain(self.modified.parents()).collect()
+            Op::Write { .. } => {
+                let mut parents = self.content_parents();
+                let is_write = |dot: &Dot| self.content.version(*dot).is_some();
+                parents.extend(self.modified.parents().filter(|dot| !is_write(dot)));
+                parents
             }
+            Op::Choose { .. } => self.content.parents().chain(self.modified.parents()).collect(),
             Op::Xattr { name, .. } => {
                 self.xattrs.get(name).into_iter().flat_map(Register::parents).collect()
             }
@@ -170,14 +202,16 @@ impl File {
     /// Applies an event that sets something of this file, and whose author saw some of its versions.
     pub(super) fn set(&mut self, event: &Event, saw: impl Fn(Stamp) -> bool + Copy) {
         let stamp = Stamp::from(event);
+        // Who set a time after a version was written has not seen that version.
+        let replaces = |version: Stamp| event.parents.contains(&version.dot);
         match &event.op {
             Op::Set { attrs, .. } => self.set_attrs(stamp, attrs, saw),
             Op::Write { content, modified, .. } => {
-                self.content.set(stamp, *content, saw);
+                self.content.set(stamp, *content, replaces);
                 self.modified.set(stamp, *modified, saw);
             }
             Op::Choose { version, .. } => {
-                self.content.choose(stamp, *version, saw);
+                self.content.choose(stamp, *version, replaces);
                 self.modified.set(stamp, event.time, saw);
             }
             Op::Xattr { name, value, .. } => {

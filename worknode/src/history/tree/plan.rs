@@ -1,6 +1,7 @@
 //! What an author does, as the events that say it: with the parents that they must name.
 
 use super::super::event::{Dot, FileId, Name, Op};
+use super::file::File;
 use super::model::Tree;
 use super::names::Claim;
 
@@ -46,6 +47,23 @@ impl Tree {
         }
     }
 
+    /// Returns a Write that ends conflicts of its file's content: those with some versions, or with all.
+    #[must_use]
+    pub fn plan_resolve(&self, op: Op, version: Option<Dot>) -> Vec<Change> {
+        let Op::Write { file, .. } = op else { return self.plan(op) };
+        let mut changes = self.plan(op);
+        let content = self.files.get(&file).map(File::content);
+        for (change, content) in changes.iter_mut().zip(content) {
+            match version.and_then(|version| content.version(version)) {
+                Some(lost) => change.parents.extend(content.parents_with(&lost.value)),
+                None => change.parents.extend(content.parents()),
+            }
+            change.parents.sort_unstable();
+            change.parents.dedup();
+        }
+        changes
+    }
+
     /// Returns the removal of a file from the conflict versions of a name, or of its winner: what remains has the name.
     #[must_use]
     pub fn plan_dismiss(&self, dir: FileId, name: &Name, file: FileId) -> Vec<Change> {
@@ -76,15 +94,16 @@ impl Tree {
         let (sources, targets) = (self.holders(dir, name), self.holders(to, new));
         let mut claims = self.claims_at(&sources, name);
         claims.sort_unstable_by_key(|(_, claim)| *claim);
-        let mut replaced = self.parents_at(to, new);
+        let mut replaced = self.replaced_at(to, (to, new));
         let moved = claims.into_iter().map(|(dir, claim)| {
             let parents = self.put_of(claim.link).into_iter().chain(replaced.drain(..)).collect();
             let (name, new) = (name.clone(), new.clone());
             Change { op: Op::Move { dir, name, to, new, exchange: false }, parents }
         });
-        let others = targets.iter().filter(|dir| **dir != to).map(|dir| Change {
-            parents: self.parents_at(*dir, new),
-            op: Op::Unlink { dir: *dir, name: new.clone() },
+        let others = targets.iter().filter(|dir| **dir != to).filter_map(|dir| {
+            let parents = self.replaced_at(*dir, (to, new));
+            let op = Op::Unlink { dir: *dir, name: new.clone() };
+            (!parents.is_empty()).then_some(Change { parents, op })
         });
         self.keep(&sources, name).chain(moved).chain(others).collect()
     }
@@ -130,12 +149,30 @@ impl Tree {
         self.parents_of(dir, name, |_| true)
     }
 
-    /// Returns the events that put links at a name, and the heads of their content.
+    /// Returns the events that put links at a name, and all heads of their content.
     fn parents_of(&self, dir: FileId, name: &Name, of: impl Fn(FileId) -> bool) -> Vec<Dot> {
+        self.parents_with(dir, name, of, |file| file.content().parents().collect())
+    }
+
+    /// Returns what a Move replaces in a directory: what is shown at the new name, and of its content what counts. Whoever
+    /// saves a file has not seen what lost there.
+    fn replaced_at(&self, dir: FileId, (to, new): (FileId, &Name)) -> Vec<Dot> {
+        let shown = self.entry(to, new).map(|entry| entry.file);
+        let is_replaced = |file| Some(file) == shown || self.files[&file].is_dir();
+        self.parents_with(dir, new, is_replaced, File::content_parents)
+    }
+
+    fn parents_with(
+        &self,
+        dir: FileId,
+        name: &Name,
+        of: impl Fn(FileId) -> bool,
+        content: impl Fn(&File) -> Vec<Dot>,
+    ) -> Vec<Dot> {
         let mut parents = Vec::new();
         for claim in self.names.at(dir, name).iter().filter(|claim| of(claim.file)) {
             parents.extend(self.put_of(claim.link));
-            parents.extend(self.files[&claim.file].content().parents());
+            parents.extend(content(&self.files[&claim.file]));
         }
         parents.sort_unstable();
         parents.dedup();

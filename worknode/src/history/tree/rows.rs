@@ -26,7 +26,7 @@ pub struct Binding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// The event that wrote the content.
-    pub written: Option<Dot>,
+    pub written: Option<Stamp>,
     /// The last event that set attributes.
     pub set: Option<Dot>,
     /// When.
@@ -74,7 +74,7 @@ impl Tree {
             || file.xattr_registers().values().any(|register| register.heads().len() > 1);
         let is_united = file.is_dir() && self.united(id).len() > 1;
         Some(Standing {
-            written: file.content().winner().map(|winner| winner.stamp.dot),
+            written: file.present().map(|present| present.stamp),
             set,
             moments: file.moments(),
             is_disputed: has_heads || !is_linear || is_united || file.back.is_some(),
