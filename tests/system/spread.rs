@@ -83,6 +83,18 @@ fn conflicts(lab: &Lab) -> Result<(), String> {
     volume.done("origin", &format!("f=g; oswalk choose --dismiss co/g $({lost})"))?;
     volume.all("test -z \"$(oswalk fs conflicts co)\"")?;
     volume.same("cat co/f co/g")?;
+    // What programs write does not end a conflict, and its versions have one name on all nodes.
+    up.lab(&["cut", "n1"])?;
+    volume.done("origin", "echo once more here >> co/f")?;
+    volume.done("n1", "echo once more there >> co/f")?;
+    up.lab(&["heal", "n1"])?;
+    volume.all("oswalk fs conflicts co/f | grep -q ' n1 '")?;
+    volume.done("origin", "echo after >> co/f && echo saved > co/f~ && mv co/f~ co/f")?;
+    volume.all("grep -qx saved co/f && test $(oswalk fs conflicts co/f | grep -c '@') = 1")?;
+    volume.same("oswalk versions co/f | grep ' conflict' | cut -d' ' -f1")?;
+    let name = volume.done("n2", &format!("f=f; {lost}"))?;
+    volume.done("origin", &format!("oswalk choose co/f {}", name.trim()))?;
+    volume.all("test -z \"$(oswalk fs conflicts co)\" && grep -q 'once more' co/f")?;
     volume.done(
         "origin",
         "! oswalk choose --dismiss co/g $(oswalk versions co/g | tail -1 | cut -d' ' -f1)",
@@ -101,7 +113,8 @@ fn survives(lab: &Lab) -> Result<(), String> {
     volume.done_in(&state, &format!("oswalk mount {point}"))?;
     let on_odd = |script: &str| volume.done_in(&state, &format!("cd {point} && {script}"));
     volume.done("origin", "mkdir re && oswalk fs replicas re 2 | grep -q '2 nodes keep'")?;
-    let says = "oswalk fs replicas re | grep -q '2 nodes keep'";
+    // The command asks the agent, which knows of the directory shortly before programs see it.
+    let says = "oswalk fs replicas re | grep -q '2 nodes keep' && test -d re";
     wait_until("odd has heard it", || on_odd(says).is_ok())?;
     on_odd("head -c 5000000 /dev/urandom > re/f")?;
     let sum = on_odd("sha256sum re/f")?;

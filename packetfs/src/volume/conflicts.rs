@@ -71,6 +71,7 @@ impl Volume {
         if !version.is_conflict {
             return Err(Errno::EINVAL);
         }
+        told(self.shared.make_merged())?;
         let mut state = self.shared.lock();
         if version.ino != entry.ino {
             let file = state.node(version.ino)?.id;

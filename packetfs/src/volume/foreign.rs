@@ -23,6 +23,8 @@ impl Shared {
     /// Applies events of another author, which follow on those that were handed over before. Those that refer to events that
     /// are not here wait.
     ///
+    /// If the merged tree is needed, and is not there, they wait for [`Self::apply_pending`], and the state says so.
+    ///
     /// # Errors
     /// The tables or logs do not work: then the volume does not work until it is opened again.
     pub(super) fn apply_foreign(
@@ -33,7 +35,8 @@ impl Shared {
         if let Some(first) = events.first() {
             state.tree.state.others.meet(first.dot.author);
         }
-        self.apply_in_order(state, events)
+        state.wait(events);
+        self.apply_some(state)
     }
 
     /// Applies all events of the logs that the tables lack, after these were opened again.
@@ -62,20 +65,34 @@ impl Shared {
         state: &mut State,
         events: &[Event],
     ) -> Result<(), VolumeError> {
-        for event in events {
-            let applied = state.tree.applied(event.dot.author);
-            state.pending.add(event.clone(), applied);
-        }
+        state.wait(events);
         self.apply_pending(state)
     }
 
     /// Applies what can be applied of what waits.
     pub(super) fn apply_pending(&self, state: &mut State) -> Result<(), VolumeError> {
+        self.apply_some(state)?;
+        while std::mem::take(&mut state.lacks_merged) {
+            match self.merged(state) {
+                Ok(_) => self.apply_some(state)?,
+                // What is missing will come, and this is tried again then.
+                Err(VolumeError::Incomplete) => return Ok(()),
+                Err(error) => {
+                    state.is_broken = true;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies what can be applied of what waits, as far as that is possible without a merged tree that is not there.
+    fn apply_some(&self, state: &mut State) -> Result<(), VolumeError> {
         if state.is_broken || state.is_closed || state.pending.is_empty() {
             return Ok(());
         }
         self.apply_known(state)?;
-        while self.read_again(state)? {
+        while !state.lacks_merged && self.read_again(state)? {
             self.apply_known(state)?;
         }
         Ok(())
@@ -132,16 +149,10 @@ impl Shared {
                 state.apply_linear(&event, &mut touched)?;
                 continue;
             }
-            if later.is_empty()
-                && let Err(error) = self.merged(state)
-            {
+            if later.is_empty() && state.merged.is_none() {
                 state.pending.put_back(event);
-                // What is missing will come, and this is tried again then.
-                return if matches!(error, VolumeError::Incomplete) {
-                    Ok(touched)
-                } else {
-                    Err(error)
-                };
+                state.lacks_merged = true;
+                return Ok(touched);
             }
             state.tree.note_applied(&event);
             later.push(event);
@@ -264,6 +275,14 @@ impl Shared {
 }
 
 impl State {
+    /// Has events wait for those that they refer to.
+    fn wait(&mut self, events: &[Event]) {
+        for event in events {
+            let applied = self.tree.applied(event.dot.author);
+            self.pending.add(event.clone(), applied);
+        }
+    }
+
     /// Applies an event like one that was made here.
     fn apply_linear(&mut self, event: &Event, touched: &mut Touched) -> Result<(), VolumeError> {
         if let Op::Write { content, .. } = &event.op {

@@ -53,6 +53,8 @@ pub(super) struct Shared {
     pub(super) packets: RwLock<()>,
     /// Held while garbage is looked for and removed.
     pub(super) collecting: Mutex<()>,
+    /// Held while the merged tree is made without the lock.
+    pub(super) merging: Mutex<()>,
     /// Held while changes are made durable and the tables written.
     pub(super) settling: Mutex<()>,
     /// Told when the volume is closed.
@@ -66,6 +68,8 @@ pub(super) struct State {
     pub(super) pending: Pending,
     /// The tree that all events make, while it is needed.
     pub(super) merged: Option<Merged>,
+    /// What waits can be applied only with that.
+    pub(super) lacks_merged: bool,
     /// Of files that programs have changed since another node did: what they have changed.
     pub(super) bases: HashMap<u64, Base>,
     pub(super) uses: Uses,

@@ -78,6 +78,7 @@ impl Volume {
                 tree,
                 pending: super::pending::Pending::default(),
                 merged: None,
+                lacks_merged: false,
                 uses: super::uses::Uses::default(),
                 handles: super::handles::Handles::default(),
                 readers: super::readers::Readers::default(),
@@ -96,6 +97,7 @@ impl Volume {
             spares,
             packets: std::sync::RwLock::default(),
             collecting: Mutex::default(),
+            merging: Mutex::default(),
             settling: Mutex::default(),
             closing: Condvar::new(),
         });

@@ -72,6 +72,7 @@ impl Shared {
         }
         let _kept = self.keep_packets();
         let put = idly(|| self.put(&job.backing))?;
+        self.make_merged_for(job.ino)?;
         let mut state = self.lock();
         match job.former {
             Some(after) => self.note_former(&mut state, job, after, put),
@@ -90,6 +91,7 @@ impl Shared {
     ) -> Result<(), VolumeError> {
         let _kept = self.keep_packets();
         let put = self.put(backing)?;
+        self.make_merged_for(ino)?;
         self.note(&mut self.lock(), ino, backing, put)
     }
 

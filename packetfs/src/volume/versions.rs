@@ -127,6 +127,7 @@ impl Volume {
             let content = self.shared.version(&self.shared.as_now()?, spot, version)?.content;
             self.shared.library.complete(&content).map_err(|error| errno(&error))?;
         }
+        told(self.shared.make_merged_for(ino))?;
         let _kept = self.shared.keep_packets();
         let content = self.shared.version(&self.shared.as_now()?, spot, version)?.content;
         let mut state = self.shared.lock();

@@ -68,6 +68,16 @@ impl Shared {
                 part.iter().take_while(|it| state.clock.observe(it.hlc, now).is_ok()).count();
             if count > 0 {
                 self.apply_foreign(&mut state, &part[..count])?;
+                if state.lacks_merged {
+                    drop(state);
+                    match self.make_merged() {
+                        // What is missing will come.
+                        Ok(()) | Err(VolumeError::Incomplete) => {}
+                        Err(error) => return Err(error),
+                    }
+                    state = self.lock();
+                    self.apply_pending(&mut state)?;
+                }
                 // Also after a restart, own events are later than what was seen.
                 let latest = part[..count].iter().map(|event| event.hlc).max();
                 state.tree.state.hlc = latest.max(Some(state.tree.state.hlc)).unwrap_or_default();
