@@ -90,7 +90,7 @@ fn conflicts(lab: &Lab) -> Result<(), String> {
     up.lab(&["heal", "n1"])?;
     volume.all("oswalk fs conflicts co/f | grep -q ' n1 '")?;
     volume.done("origin", "echo after >> co/f && echo saved > co/f~ && mv co/f~ co/f")?;
-    volume.all("grep -qx saved co/f && test $(oswalk fs conflicts co/f | grep -c '@') = 1")?;
+    volume.all("grep -qx saved co/f && test $(oswalk fs conflicts co/f | grep -c '@') = 2")?;
     volume.same("oswalk versions co/f | grep ' conflict' | cut -d' ' -f1")?;
     let name = volume.done("n2", &format!("f=f; {lost}"))?;
     volume.done("origin", &format!("oswalk choose co/f {}", name.trim()))?;

@@ -119,6 +119,35 @@ fn changes_of_one_after_the_other_need_no_merged_tree() {
 }
 
 #[test]
+fn a_conflict_lasts_until_it_is_chosen_whatever_programs_write() {
+    let pair = Pair::new();
+    write(&pair.a, ROOT, b"f", b"first");
+    pair.meet();
+    write(&pair.a, ROOT, b"f", b"of a");
+    moment(&pair.a);
+    write(&pair.b, ROOT, b"f", b"of b");
+    pair.meet();
+    write(&pair.a, ROOT, b"f", b"of a program");
+    pair.meet();
+    write(&pair.b, ROOT, b"f~", b"of an editor");
+    pair.b.rename((ROOT, b"f~"), (ROOT, b"f"), Moving::Replace).expect("both are there");
+    pair.meet();
+    let names = [&pair.a, &pair.b].map(|volume| {
+        assert_eq!(read(volume, b"f"), b"of an editor");
+        assert_eq!(lost(volume, b"f"), [b"of a"]);
+        let versions = volume.versions(b"f").expect("it is there").into_iter();
+        versions.filter(|version| version.is_conflict).map(|version| version.name).collect()
+    });
+    let [names, others]: [Vec<String>; 2] = names;
+    assert_eq!(names, others);
+    pair.a.choose(b"f", &names[0]).expect("it is a version");
+    pair.meet();
+    for volume in [&pair.a, &pair.b] {
+        assert_eq!((read(volume, b"f"), lost(volume, b"f")), (b"of a".to_vec(), vec![]));
+    }
+}
+
+#[test]
 fn of_two_contents_the_later_is_seen_and_the_other_may_be_chosen() {
     let pair = Pair::new();
     write(&pair.a, ROOT, b"f", b"first");
