@@ -188,6 +188,12 @@ fn fuse(device: &Path) -> Finding {
             format!("create the device: rm {shown}, then mknod -m 666 {shown} c 10 229"),
         ),
         Ok(_) => match fs::File::options().read(true).write(true).open(device) {
+            Ok(_) if !geteuid().is_root() && !has_program("fusermount3") => note(
+                format!(
+                    "{shown} can be opened, but 'oswalk mount' of an ordinary user needs fusermount3"
+                ),
+                "install the package fuse3, if this user's agent is to mount a volume",
+            ),
             Ok(_) => Ok(format!("{shown} can be opened")),
             Err(error) => wrong(
                 format!("{shown} cannot be opened: {error}"),
@@ -198,6 +204,12 @@ fn fuse(device: &Path) -> Finding {
             ),
         },
     }
+}
+
+/// Tells whether a program is in a directory of `PATH`.
+fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
 fn overlayfs(filesystems: &str) -> Finding {

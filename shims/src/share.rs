@@ -42,12 +42,23 @@ pub(crate) fn share(options: &Share, places: &Places) -> Result<ExitCode, Failur
     let ask = |request| work::of_volume(places, "sharing", VolumeRequest::Share(request));
     if let Some(stop) = &options.stop {
         ask(ShareRequest::Stop { name: stop.as_os_str().as_bytes().to_vec() })?;
+        if !options.json {
+            let shown = stop.display();
+            say::out(format_args!("{shown} follows its directory no longer; what it has stays\n"))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(dir) = &options.dir {
         let (dir, name) = plan(dir, options.name.as_deref())?;
         let (dir, replicas) = (dir.into_os_string().into_vec(), options.replicas);
+        let shown = [&name, &dir].map(|bytes| escape(&String::from_utf8_lossy(bytes), usize::MAX));
         ask(ShareRequest::Start { dir, name, replicas })?;
+        if !options.json {
+            say::out(format_args!(
+                "{} in the volume follows {} from now on; 'oswalk share' lists how far it is\n",
+                shown[0], shown[1]
+            ))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let VolumeReply::Shares(shares) = ask(ShareRequest::List)? else { return Err(unexpected()) };

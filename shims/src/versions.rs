@@ -1,10 +1,10 @@
 //! `oswalk versions`, `choose` and `diff`: what the files of a mounted volume were. Everything is asked of the mount, so that the
 //! kernel checks who may see it.
 
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::{fs, io};
 
 use clap::Args;
 use rustix::fs::{XattrFlags, getxattr, setxattr};
@@ -104,6 +104,7 @@ pub(crate) fn choose_at(file: &Path, at_ms: u64) -> Result<(), Failure> {
     // The names begin with the time.
     let was = list(file)?
         .into_iter()
+        .filter(|version| !version.is_conflict)
         .find(|version| version.name.split('@').next().is_some_and(|time| time <= at.as_str()));
     let version = was.ok_or_else(|| {
         Failure::new(format!("{} had no content at {at}", file.display()))
@@ -123,7 +124,9 @@ fn set(file: &Path, attribute: &str, version: &str) -> Result<(), Failure> {
             rustix::io::Errno::NOENT if file.symlink_metadata().is_err() => {
                 "there is no such file now; 'oswalk restore FILE --at TIME' brings a removed one back"
             }
-            rustix::io::Errno::NOENT => "'oswalk versions' lists the versions of a file",
+            rustix::io::Errno::NOENT => {
+                "it has no version of that name: 'oswalk versions' lists those of a file"
+            }
             rustix::io::Errno::ROFS => "it is mounted read-only",
             _ => "only who may read the version and write the file may choose it",
         };
@@ -154,7 +157,14 @@ fn list(file: &Path) -> Result<Vec<Version>, Failure> {
         |error| Failure::new(format!("failed to list the versions of {}: {error}", file.display()));
     let marks = marks(file);
     let mut versions = Vec::new();
-    for entry in fs::read_dir(&dir).map_err(failed)? {
+    let entries = fs::read_dir(&dir).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            Failure::new(format!("the volume never had a file {}", file.display()))
+                .hint("'oswalk log' lists what was done in the volume")
+        }
+        _ => failed(error),
+    })?;
+    for entry in entries {
         let entry = entry.map_err(failed)?;
         let metadata = entry.metadata().map_err(failed)?;
         if !metadata.is_file() {
@@ -169,9 +179,15 @@ fn list(file: &Path) -> Result<Vec<Version>, Failure> {
         let (is_present, is_conflict) = (is("present"), is("conflict"));
         versions.push(Version { name, bytes: metadata.len(), is_present, is_conflict });
     }
-    // The names begin with the time.
-    versions.sort_by(|one, two| two.name.cmp(&one.name));
+    versions.sort_by(|one, two| order(&two.name).cmp(&order(&one.name)));
     Ok(versions)
+}
+
+/// Returns what orders versions by their names: the time, and the number within a millisecond.
+fn order(name: &str) -> (&str, u64, &str) {
+    let (time, author) = name.split_once('@').unwrap_or((name, ""));
+    let (author, count) = author.split_once('+').unwrap_or((author, ""));
+    (time, count.parse().unwrap_or(0), author)
 }
 
 /// Returns the names of versions, with what the volume says of each.

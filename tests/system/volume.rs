@@ -97,7 +97,7 @@ refuses "is no name for a share" oswalk share $dir/src --as .oswalk
 refuses "there is no share" oswalk share --stop team
 mkdir $m/taken
 refuses "the volume has taken already" oswalk share $dir/src --as taken
-oswalk share $dir/src --as team/src
+oswalk share $dir/src --as team/src | grep -q "^team/src in the volume follows $dir/src "
 refuses "the share team/src is there" oswalk share $dir/src --as team
 same() { diff -r --no-dereference --exclude build --exclude .ssh $dir/src $m/team/src && [ ! -e $m/team/src/build ] && [ ! -e $m/team/src/.ssh ]; }
 soon same
