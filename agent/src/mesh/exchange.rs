@@ -59,8 +59,8 @@ struct Linked {
     node: NodeId,
     out_tx: UnboundedSender<Frame>,
     peer: Peer,
-    /// It is known that the volume is this node's.
-    is_met: bool,
+    /// Whether it may say whose volume it has was looked at.
+    is_judged: bool,
 }
 
 impl Linked {
@@ -118,7 +118,7 @@ impl Exchange {
             Heard::Members(members) => self.members = members,
             Heard::Begun(number, node, out_tx) => {
                 self.links
-                    .insert(number, Linked { node, out_tx, peer: Peer::default(), is_met: false });
+                    .insert(number, Linked { node, out_tx, peer: Peer::default(), is_judged: false });
                 self.count_links();
                 self.say(number);
             }
@@ -187,19 +187,22 @@ impl Exchange {
         self.ask(&volume);
     }
 
-    /// Notes whose volume a link leads to, once the node's key has said that it is its own.
+    /// Notes whose volume a link leads to, unless the key of another node has said that it is that node's. A volume without
+    /// events is nobody's so far.
     fn meet(
         met: &Met,
         members: &HashMap<Key, NodeId>,
         volume: &Volume,
         (number, link): (u32, &mut Linked),
     ) {
-        let Some(author) = link.peer.author.filter(|_| !link.is_met) else { return };
+        let Some(author) = link.peer.author.filter(|_| !link.is_judged) else { return };
+        link.is_judged = true;
         let authors = volume.authors();
-        let key = authors.iter().find(|(it, _)| *it == author).map(|(_, key)| key);
-        if key.and_then(|key| members.get(key)) == Some(&link.node) {
+        let stated = authors.iter().find(|(it, _)| *it == author);
+        if stated.is_none_or(|(_, key)| members.get(key) == Some(&link.node)) {
             met.begin(number, author);
-            link.is_met = true;
+        } else {
+            tracing::warn!(peer = %link.node, ?author, "a node says that another node's volume is its own");
         }
     }
 
@@ -223,10 +226,6 @@ impl Exchange {
         let known = Summary([(author, summary.of(author))].into());
         let has = Has { author: Some(volume.author()), summary: known, is_all: false };
         link.send(Kind::Has, encode(&has).into());
-        // The batch may be the first with its node's word.
-        if let Some(link) = self.links.get_mut(&number) {
-            Self::meet(&self.met, &self.members, &volume, (number, link));
-        }
         if self.asked.get(&author).is_some_and(|(link, _)| *link == number) {
             self.asked.remove(&author);
             self.ask(&volume);
