@@ -167,7 +167,7 @@ fn list(file: &Path) -> Result<Vec<Version>, Failure> {
     for entry in entries {
         let entry = entry.map_err(failed)?;
         let metadata = entry.metadata().map_err(failed)?;
-        if !metadata.is_file() {
+        if metadata.is_dir() {
             return Err(Failure::new(format!(
                 "{} is a directory, which has no versions",
                 file.display()

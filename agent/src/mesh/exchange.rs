@@ -117,8 +117,10 @@ impl Exchange {
             }
             Heard::Members(members) => self.members = members,
             Heard::Begun(number, node, out_tx) => {
-                self.links
-                    .insert(number, Linked { node, out_tx, peer: Peer::default(), is_judged: false });
+                self.links.insert(
+                    number,
+                    Linked { node, out_tx, peer: Peer::default(), is_judged: false },
+                );
                 self.count_links();
                 self.say(number);
             }

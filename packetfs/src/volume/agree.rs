@@ -11,6 +11,9 @@ use super::node::{Base, Entry, Node, ROOT, Xattr};
 use super::row::Row;
 use super::tree::Tree;
 
+/// Most files that lost a name and whose versions are listed there afterwards; the latest stay.
+const LOSERS_MAX: usize = 64;
+
 /// What was changed otherwise than by a call of this node.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
@@ -261,6 +264,18 @@ impl Tree {
         let inos: Vec<u64> = others.iter().map(|id| self.ino(*id)).collect();
         let row = inos.encode()?;
         self.tables.set_plain(key, &row);
+        self.note_losers(dir, name, &inos)
+    }
+
+    /// Notes files that lost a name, so that their versions can be found there when the conflict has ended.
+    fn note_losers(&mut self, dir: u64, name: &[u8], inos: &[u64]) -> Result<(), VolumeError> {
+        let mut losers = self.losers(dir, name)?;
+        let before = losers.len();
+        losers.extend(inos.iter().filter(|ino| !losers.contains(ino)).copied().collect::<Vec<_>>());
+        if losers.len() > before {
+            losers.drain(..losers.len().saturating_sub(LOSERS_MAX));
+            self.tables.set_plain(key::losers(dir, name), &losers.encode()?);
+        }
         Ok(())
     }
 

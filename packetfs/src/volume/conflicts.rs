@@ -142,6 +142,12 @@ impl Tree {
         row.map_or(Ok(Vec::new()), |row| Row::decode(&row))
     }
 
+    /// Returns the files that ever lost a name, the latest last.
+    pub(super) fn losers(&self, dir: u64, name: &[u8]) -> Result<Vec<u64>, VolumeError> {
+        let row = self.tables.get(&key::losers(dir, name))?;
+        row.map_or(Ok(Vec::new()), |row| Row::decode(&row))
+    }
+
     /// Notes that nothing of a removed file is in conflict.
     pub(super) fn end_conflict(&mut self, ino: u64) -> Result<(), VolumeError> {
         for mut lost in self.lost(ino)? {
@@ -172,10 +178,27 @@ impl Tree {
             other.is_conflict = true;
             versions.push(other);
         }
+        for dir in spot.dirs() {
+            for ino in self.losers(dir, &spot.name)? {
+                inos.push(ino);
+                self.add_loser(ino, versions)?;
+            }
+        }
         inos.sort_unstable();
         inos.dedup();
         for ino in inos {
             self.add_lost(ino, here.contains(&ino), versions)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what a file has had that lost the name once.
+    fn add_loser(&self, ino: u64, versions: &mut Vec<Version>) -> Result<(), VolumeError> {
+        for held in self.nodes_of(ino)? {
+            let is_known = |it: &Version| (it.ino, it.written) == (ino, held.value.written);
+            if held.value.is_file() && !versions.iter().any(is_known) {
+                versions.push(version(ino, held.since, &held.value, false));
+            }
         }
         Ok(())
     }
@@ -208,7 +231,7 @@ impl Tree {
         let mut spots = Vec::new();
         for (key, _) in self.tables.all(&key::ALL_OTHERS)? {
             let dir = key::number(&key).unwrap_or(ROOT);
-            spots.push(Spot { dir, name: key::name(&key).to_vec() });
+            spots.push(Spot::new(dir, key::name(&key).to_vec()));
         }
         for (key, row) in self.tables.all(&key::ALL_LOST)? {
             if Lost::decode(&row)?.is_sibling {

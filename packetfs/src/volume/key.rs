@@ -20,6 +20,7 @@ const KEPT: u8 = b'k';
 const REMOVED: u8 = b'r';
 const OTHERS: u8 = b'c';
 const LOST: u8 = b'l';
+const LOSERS: u8 = b'f';
 const BASE: u8 = b'b';
 const PAST: u8 = b'~';
 /// Ends a name, which may contain any other byte. So the keys of one name are together.
@@ -68,6 +69,11 @@ pub(super) fn removed_xattrs(ino: u64) -> Key {
 /// The key of the files that lost a name against a concurrent one.
 pub(super) fn others(dir: u64, name: &[u8]) -> Key {
     named(numbered(OTHERS, dir), name)
+}
+
+/// The key of the files that ever lost a name against a concurrent one.
+pub(super) fn losers(dir: u64, name: &[u8]) -> Key {
+    named(numbered(LOSERS, dir), name)
 }
 
 /// The key of a content that was never a file's present one, or lost against a concurrent one.

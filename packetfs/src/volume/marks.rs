@@ -99,6 +99,11 @@ impl Volume {
     }
 
     fn named(&self, ino: u64) -> Result<Spot, Errno> {
-        told(self.shared.as_now()?.spot_of(ino))?.ok_or(Errno::ENODATA)
+        let tree = self.shared.as_now()?;
+        let plain = told(tree.spot_of(ino))?.ok_or(Errno::ENODATA)?;
+        // By its path, directories that were removed from there count, too.
+        let Some(path) = told(tree.path(ino))? else { return Ok(plain) };
+        let found = told(tree.spot(&path))?;
+        Ok(found.filter(|it| (it.dir, &it.name) == (plain.dir, &plain.name)).unwrap_or(plain))
     }
 }

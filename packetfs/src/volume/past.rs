@@ -25,16 +25,30 @@ pub(super) struct Held<T> {
     pub(super) value: T,
 }
 
+/// Most directories of one path whose files count as one.
+const FORMER_MAX: usize = 64;
+
 /// A name in a directory, whatever it leads to. That of the root is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Spot {
     pub(super) dir: u64,
     pub(super) name: Name,
+    /// Other directories that the path of the directory led to, and that have had the name: it was removed and made again.
+    former: Vec<u64>,
 }
 
 impl Spot {
+    pub(super) fn new(dir: u64, name: Name) -> Self {
+        Self { dir, name, former: Vec::new() }
+    }
+
     pub(super) fn root() -> Self {
-        Self { dir: ROOT, name: Name::new() }
+        Self::new(ROOT, Name::new())
+    }
+
+    /// Returns all directories of the path, the present one first.
+    pub(super) fn dirs(&self) -> impl Iterator<Item = u64> {
+        std::iter::once(self.dir).chain(self.former.iter().copied())
     }
 
     pub(super) fn is_root(&self) -> bool {
@@ -91,7 +105,12 @@ impl Tree {
 
     /// Returns all that a name led to, the oldest first.
     pub(super) fn bindings(&self, spot: &Spot) -> Result<Vec<Held<Entry>>, VolumeError> {
-        self.held(&key::entry(spot.dir, &spot.name), Entry::decode)
+        let mut all = Vec::new();
+        for dir in spot.dirs() {
+            all.extend(self.held(&key::entry(dir, &spot.name), Entry::decode)?);
+        }
+        all.sort_by_key(|held| held.since);
+        Ok(all)
     }
 
     fn held<T>(
@@ -132,15 +151,21 @@ impl Tree {
         }
     }
 
-    /// Returns a name below another one: in the latest of its directories that knows it.
+    /// Returns a name below another one: in the latest of its directories that knows it, and in the others.
     pub(super) fn below(&self, spot: &Spot, name: &[u8]) -> Result<Option<Spot>, VolumeError> {
+        let mut found: Option<Spot> = None;
         for dir in self.dirs_at(spot)? {
-            let below = Spot { dir, name: name.to_vec() };
-            if !self.bindings(&below)?.is_empty() {
-                return Ok(Some(below));
+            let here = Spot::new(dir, name.to_vec());
+            if self.bindings(&here)?.is_empty() {
+                continue;
+            }
+            match &mut found {
+                None => found = Some(here),
+                Some(found) if found.former.len() < FORMER_MAX => found.former.push(dir),
+                Some(_) => break,
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// Returns the name that a path leads to, or led to at last.
@@ -190,7 +215,7 @@ impl Tree {
         }
         let names = self.entries(node.parent)?;
         let found = names.into_iter().find(|(_, entry)| entry.ino == ino);
-        Ok(found.map(|(name, _)| Spot { dir: node.parent, name }))
+        Ok(found.map(|(name, _)| Spot::new(node.parent, name)))
     }
 }
 

@@ -81,7 +81,7 @@ impl Wanted {
         for name in components(path) {
             above = std::mem::take(&mut ever);
             for &dir in &above {
-                let held = tree.bindings(&Spot { dir, name: name.to_vec() })?;
+                let held = tree.bindings(&Spot::new(dir, name.to_vec()))?;
                 ever.extend(held.into_iter().map(|held| held.value.ino));
             }
         }

@@ -147,6 +147,61 @@ fn a_conflict_lasts_until_it_is_chosen_whatever_programs_write() {
     }
 }
 
+/// Returns the contents of all versions.
+fn all(volume: &Volume, path: &[u8]) -> Vec<Vec<u8>> {
+    let versions = volume.versions(path).expect("the path is known");
+    versions.iter().map(|version| content(volume, path, &version.name)).collect()
+}
+
+#[test]
+fn what_lost_a_name_is_a_version_there_also_when_the_conflict_has_ended() {
+    let pair = Pair::new();
+    for (volume, text) in [(&pair.a, b"of a"), (&pair.b, b"of b")] {
+        let dir = mkdir(volume, ROOT, b"d");
+        write(volume, dir, b"dismissed", text);
+        write(volume, dir, b"removed", text);
+        moment(volume);
+    }
+    pair.meet();
+    let name = pair.a.versions(b"d/dismissed").expect("it is there");
+    let name = &name.iter().find(|version| version.is_conflict).expect("one lost").name;
+    pair.b.dismiss(b"d/dismissed", name).expect("it is a version");
+    pair.b.remove(ino(&pair.b, b"d"), b"removed", false).expect("it is there");
+    pair.meet();
+    for volume in [&pair.a, &pair.b] {
+        for path in [&b"d/dismissed"[..], b"d/removed"] {
+            assert!(all(volume, path).contains(&b"of a".to_vec()), "{volume:?}");
+            assert!(all(volume, path).contains(&b"of b".to_vec()), "{volume:?}");
+            assert_eq!(lost(volume, path), Vec::<Vec<u8>>::new());
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_is_made_again_has_the_versions_of_the_former_one() {
+    let pair = Pair::new();
+    let (a, path) = (&pair.a, b"d/e/f");
+    for text in [&b"one"[..], b"two", b"three"] {
+        let dir = mkdir(a, ROOT, b"d");
+        let below = mkdir(a, dir, b"e");
+        write(a, below, b"f", text);
+        moment(a);
+        if text != b"three" {
+            a.remove(below, b"f", false).expect("it is there");
+            a.remove(dir, b"e", true).expect("it is empty");
+            a.remove(ROOT, b"d", true).expect("it is empty");
+        }
+    }
+    assert_eq!(all(a, path), [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
+    let versions = a.versions(path).expect("it is there");
+    assert_eq!(versions.iter().filter(|version| version.is_present).count(), 1);
+    a.choose(path, &versions[0].name).expect("it is a version");
+    assert_eq!(read(a, path), b"one");
+    let shown = Shown::live(Arc::clone(a));
+    let told = shown.xattr(ino(a, path), &[PREFIX, b"versions"].concat()).expect("it is there");
+    assert!(told.starts_with(b"4\n"), "{}", String::from_utf8_lossy(&told));
+}
+
 #[test]
 fn of_two_contents_the_later_is_seen_and_the_other_may_be_chosen() {
     let pair = Pair::new();

@@ -1,6 +1,6 @@
 //! What an author does, as the events that say it: with the parents that they must name.
 
-use super::super::event::{Dot, FileId, Name, Op};
+use super::super::event::{Dot, FileId, Kind, Name, Op};
 use super::file::File;
 use super::model::Tree;
 use super::names::Claim;
@@ -155,10 +155,10 @@ impl Tree {
     }
 
     /// Returns what a Move replaces in a directory: what is shown at the new name, and of its content what counts. Whoever
-    /// saves a file has not seen what lost there.
+    /// saves a file has not seen what lost there. Only contents can be chosen, so other kinds of files go.
     fn replaced_at(&self, dir: FileId, (to, new): (FileId, &Name)) -> Vec<Dot> {
         let shown = self.entry(to, new).map(|entry| entry.file);
-        let is_replaced = |file| Some(file) == shown || self.files[&file].is_dir();
+        let is_replaced = |file| Some(file) == shown || *self.files[&file].kind() != Kind::File;
         self.parents_with(dir, new, is_replaced, File::content_parents)
     }
 
