@@ -13,6 +13,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -23,6 +24,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use packetfs::export::Hidden;
 use packetfs::fuse::volume::VolumeMount;
+use packetfs::mounts::Mounts;
 use packetfs::volume::{Options, Statement, Volume, author_of, moment};
 use packetfs::whole;
 use serde::{Deserialize, Serialize};
@@ -229,7 +231,10 @@ impl Keeper {
                     ended = Some(done);
                     break;
                 }
-                Job::Mounts(done) => done.send(Ok((self.volume.clone(), self.status()))).is_ok(),
+                Job::Mounts(done) => {
+                    self.forget_unmounted();
+                    done.send(Ok((self.volume.clone(), self.status()))).is_ok()
+                }
             };
         }
         for point in std::mem::take(&mut self.mounts).into_keys() {
@@ -250,6 +255,7 @@ impl Keeper {
 
     fn mount(&mut self, point: &Path, wish: Wish) -> anyhow::Result<()> {
         let shown = point.display();
+        self.forget_unmounted();
         anyhow::ensure!(
             !self.mounts.contains_key(point),
             "the volume is mounted at {shown} already: 'oswalk umount {shown}' unmounts it"
@@ -353,6 +359,19 @@ impl Keeper {
             );
         }
         self.volume()
+    }
+
+    /// Forgets what somebody has unmounted by other means.
+    fn forget_unmounted(&mut self) {
+        let Ok(table) = fs::read("/proc/thread-self/mountinfo") else { return };
+        let mounts = Mounts::parse(&table);
+        let is_gone = |point: &&PathBuf| !mounts.is_point(point.as_os_str().as_bytes());
+        let gone: Vec<PathBuf> = self.mounts.keys().filter(is_gone).cloned().collect();
+        for point in gone {
+            tracing::info!(point = %point.display(), "the volume was unmounted by other means");
+            self.mounts.remove(&point);
+            self.own.unmounted(&point);
+        }
     }
 
     fn status(&self) -> Vec<VolumeMountStatus> {

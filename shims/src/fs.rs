@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -59,7 +59,7 @@ pub(crate) struct Replicas {
 /// A file or a directory with all below it.
 #[derive(Debug, Args)]
 pub(crate) struct Below {
-    /// The file or directory [default: all of the volume in which the current directory is, else of /cluster]
+    /// The file or directory [default: all of the volume in which the current directory is, or of the only one that is mounted]
     path: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
@@ -100,8 +100,7 @@ pub(crate) struct Export {
 
 impl Below {
     fn path(&self) -> PathBuf {
-        let here = || versions::volume_of(Path::new(".")).map(|(root, _)| root);
-        self.path.clone().or_else(|| here().ok()).unwrap_or_else(|| crate::mount::POINT.into())
+        self.path.clone().unwrap_or_else(crate::mount::usual)
     }
 }
 
@@ -230,9 +229,9 @@ fn pin(options: &Pin, places: &Places, pinned: bool) -> Result<ExitCode, Failure
     let reply = work::of_volume(places, "pinning", VolumeRequest::Pin { place, pinned })?;
     let VolumeReply::Done = reply else { return Err(unexpected()) };
     let path = options.path.display().to_string();
-    print(options.json, &serde_json::json!({ "path": path, "pinned": pinned }), || {
-        let kept = if pinned { "all of the past" } else { "not more of the past than of others" };
-        format!("{kept} of {path} is kept\n")
+    print(options.json, &serde_json::json!({ "path": path, "pinned": pinned }), || match pinned {
+        true => format!("the past of {path} is kept for ever\n"),
+        false => format!("the past of {path} is kept as long as that of other files\n"),
     })?;
     Ok(ExitCode::SUCCESS)
 }

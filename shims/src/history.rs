@@ -21,9 +21,9 @@ const MOMENTS: &str = ".oswalk/at";
 /// Show what was done on this node at a path in a volume and below it, the latest first; for the agent's user and root
 #[derive(Debug, Args)]
 pub(crate) struct Log {
-    /// The file or directory, which may be removed
-    #[arg(default_value = crate::mount::POINT)]
-    path: PathBuf,
+    /// The file or directory, which may be removed [default: all of the volume in which the current directory is, or of the only
+    /// one that is mounted]
+    path: Option<PathBuf>,
     /// Most lines
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1000)]
     limit: u32,
@@ -49,7 +49,8 @@ pub(crate) struct Restore {
 }
 
 pub(crate) fn log(options: &Log, places: &Places) -> Result<ExitCode, Failure> {
-    let request = VolumeRequest::Log { place: place(&options.path)?, limit: options.limit };
+    let path = options.path.clone().unwrap_or_else(crate::mount::usual);
+    let request = VolumeRequest::Log { place: place(&path)?, limit: options.limit };
     let VolumeReply::Log(records) = work::of_volume(places, "reading the log", request)? else {
         return Err(unexpected());
     };

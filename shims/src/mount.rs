@@ -11,7 +11,7 @@ use worknode::request::Request;
 use crate::cluster::orders::ask;
 use crate::error::Failure;
 use crate::places::Places;
-use crate::{moment, say, work};
+use crate::{moment, say, versions, work};
 
 /// Where the volume is mounted, unless said otherwise.
 pub(crate) const POINT: &str = "/cluster";
@@ -42,6 +42,27 @@ pub(crate) struct Umount {
     /// Print as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Returns the volume in which the current directory is, else the only one that is mounted.
+pub(crate) fn usual() -> PathBuf {
+    let here = versions::volume_of(Path::new(".")).ok().map(|(root, _)| root);
+    let mounted = || only(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+    here.or_else(mounted).unwrap_or_else(|| POINT.into())
+}
+
+/// Returns where a volume is mounted for writing, if that is one place.
+fn only(mounts: &str) -> Option<PathBuf> {
+    let point = |line: &str| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(4);
+        let (point, options) = (fields.next()?, fields.next()?);
+        let is_ours = file_system.split(' ').nth(1) == Some("packetfs");
+        // A name with a space or the like is written otherwise there.
+        (is_ours && options.starts_with("rw") && !point.contains('\\')).then(|| point.into())
+    };
+    let mut points = mounts.lines().filter_map(point);
+    points.next().filter(|_| points.next().is_none())
 }
 
 pub(crate) fn mount(options: &Mount, places: &Places) -> Result<ExitCode, Failure> {
@@ -91,4 +112,21 @@ fn resolved(point: &Path) -> Result<PathBuf, Failure> {
 
 fn bytes(path: PathBuf) -> Vec<u8> {
     path.into_os_string().into_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_mount_is_found() {
+        let line = |point: &str, options: &str, source: &str| {
+            format!("40 30 0:50 / {point} {options} shared:1 - fuse {source} rw,user_id=0\n")
+        };
+        let one = line("/a", "rw,noatime", "packetfs") + &line("/b", "rw", "sshfs");
+        assert_eq!(only(&one), Some("/a".into()));
+        assert_eq!(only(&(one.clone() + &line("/past", "ro", "packetfs"))), Some("/a".into()));
+        assert_eq!(only(&(one + &line("/c", "rw", "packetfs"))), None);
+        assert_eq!(only(""), None);
+    }
 }

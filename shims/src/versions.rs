@@ -116,6 +116,18 @@ pub(crate) fn choose_at(file: &Path, at_ms: u64) -> Result<(), Failure> {
 /// Chooses or dismisses a version, by setting the attribute for it.
 fn set(file: &Path, attribute: &str, version: &str) -> Result<(), Failure> {
     volume_of(file)?;
+    let kind = file.symlink_metadata().map(|found| found.file_type()).ok();
+    if let Some(kind) =
+        kind.filter(|kind| kind.is_symlink() || kind.is_dir() && attribute == CHOOSE)
+    {
+        let what = if kind.is_dir() { "a directory" } else { "a symbolic link" };
+        let shown = file.display();
+        return Err(Failure::new(format!("{shown} is {what}, to which no content can be given"))
+            .hint(format!(
+                "the versions of that name are in {}: copy one elsewhere, or remove {shown}, which ends its conflicts, and copy it there",
+                versions_dir(file)?.display()
+            )));
+    }
     setxattr(file, attribute, version.as_bytes(), XattrFlags::empty()).map_err(|error| {
         let hint = match error {
             rustix::io::Errno::INVAL if attribute == DISMISS => {

@@ -59,8 +59,10 @@ struct Linked {
     node: NodeId,
     out_tx: UnboundedSender<Frame>,
     peer: Peer,
-    /// Whether it may say whose volume it has was looked at.
+    /// It was looked at whether the volume may be this node's.
     is_judged: bool,
+    /// It may be.
+    is_met: bool,
 }
 
 impl Linked {
@@ -119,7 +121,7 @@ impl Exchange {
             Heard::Begun(number, node, out_tx) => {
                 self.links.insert(
                     number,
-                    Linked { node, out_tx, peer: Peer::default(), is_judged: false },
+                    Linked { node, out_tx, peer: Peer::default(), is_judged: false, is_met: false },
                 );
                 self.count_links();
                 self.say(number);
@@ -203,6 +205,7 @@ impl Exchange {
         let stated = authors.iter().find(|(it, _)| *it == author);
         if stated.is_none_or(|(_, key)| members.get(key) == Some(&link.node)) {
             met.begin(number, author);
+            link.is_met = true;
         } else {
             tracing::warn!(peer = %link.node, ?author, "a node says that another node's volume is its own");
         }
@@ -237,7 +240,8 @@ impl Exchange {
     /// Asks for events of nodes that are not linked with this one.
     fn ask(&mut self, volume: &Volume) {
         let (here, own, now) = (volume.summary(), volume.author(), Instant::now());
-        let direct: HashSet<_> = self.links.values().filter_map(|link| link.peer.author).collect();
+        let direct = self.links.values().filter(|link| link.is_met);
+        let direct: HashSet<_> = direct.filter_map(|link| link.peer.author).collect();
         let mut best: HashMap<Author, (u64, u32)> = HashMap::new();
         for (&number, link) in &self.links {
             for (&author, &last) in &link.peer.has.0 {

@@ -2,7 +2,7 @@
 
 pub(super) mod probe;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ struct Holder {
     out_tx: UnboundedSender<Frame>,
     /// Requests that it has not answered.
     open: usize,
+    /// Those of them for which nobody waits any more.
+    given_up: HashSet<u32>,
     /// It has not answered one in time, nor any since. It is asked last, and nobody waits for another turn with it.
     is_late: bool,
 }
@@ -64,7 +66,10 @@ impl Fetcher {
 
     /// Asks a node from now on.
     pub(super) fn begin(&self, link: u32, node: NodeId, out_tx: UnboundedSender<Frame>) {
-        self.lock().links.insert(link, Holder { node, out_tx, open: 0, is_late: false });
+        self.lock().links.insert(
+            link,
+            Holder { node, out_tx, open: 0, given_up: HashSet::new(), is_late: false },
+        );
         self.changed.notify_all();
     }
 
@@ -81,12 +86,18 @@ impl Fetcher {
     /// Takes an answer.
     pub(super) fn take(&self, link: u32, number: u32, payload: Bytes) {
         let mut state = self.lock();
+        let open = state.open.get_mut(&number);
+        if let Some(open) = open.filter(|it| it.link == link && it.answer.is_none()) {
+            open.answer = Some(payload);
+        } else if let Some(late) = state.links.get_mut(&link)
+            && !late.given_up.remove(&number)
+        {
+            // Nobody has asked it that.
+            return;
+        }
         if let Some(holder) = state.links.get_mut(&link) {
             holder.open = holder.open.saturating_sub(1);
             holder.is_late = false;
-        }
-        if let Some(open) = state.open.get_mut(&number).filter(|open| open.link == link) {
-            open.answer = Some(payload);
         }
         self.changed.notify_all();
     }
@@ -169,6 +180,7 @@ impl Fetcher {
                 let open = state.open.remove(&number);
                 if let Some(late) = open.and_then(|open| state.links.get_mut(&open.link)) {
                     late.is_late = true;
+                    late.given_up.insert(number);
                 }
                 order.give_up(number);
                 return;
@@ -186,7 +198,12 @@ impl Fetcher {
 
     fn abandon(&self, order: &Order) {
         let mut state = self.lock();
-        order.open.keys().for_each(|number| drop(state.open.remove(number)));
+        for number in order.open.keys() {
+            let open = state.open.remove(number).filter(|open| open.answer.is_none());
+            if let Some(holder) = open.and_then(|open| state.links.get_mut(&open.link)) {
+                holder.given_up.insert(*number);
+            }
+        }
     }
 }
 

@@ -191,7 +191,10 @@ fn work(
         VolumeRequest::Restore { place, at_ms } => restore(volume, &place, at_ms),
         VolumeRequest::Pin { place, pinned } => {
             let shown = shown(&place);
-            volume.pin(&place.path, pinned).with_context(|| format!("failed to pin {shown}"))?;
+            let what = if pinned { "pin" } else { "unpin" };
+            volume
+                .pin(&place.path, pinned)
+                .map_err(|errno| anyhow::anyhow!("failed to {what} {shown}: {}", errno.desc()))?;
             Ok(VolumeReply::Done)
         }
         VolumeRequest::Check => {

@@ -174,7 +174,7 @@ impl Tree {
         let mut node = before.clone();
         (node.links, node.entries, node.is_disputed) = (0, 0, false);
         self.put(ino, &node, at, before.protects(&node))?;
-        self.end_conflict(ino)?;
+        self.end_conflict(ino, at)?;
         self.tables.set_plain(key::orphan(ino), &[]);
         touched.files.insert(ino);
         touched.gone.insert(ino);

@@ -29,8 +29,12 @@ impl Shared {
         let none = HashMap::new();
         let mut tree = Tree::of(&self.events(&none, &applied)?);
         let mut state = self.lock();
-        if state.merged.is_none() {
-            tree.apply_all(&self.events(&applied, &self.applied(&state))?);
+        let now = self.applied(&state);
+        // Otherwise the tables were read again meanwhile, and are behind.
+        let is_behind =
+            now.iter().any(|(author, last)| applied.get(author).is_some_and(|it| it > last));
+        if state.merged.is_none() && !is_behind {
+            tree.apply_all(&self.events(&applied, &now)?);
             tree.take_changed();
             state.merged = Some(Merged { tree, used: Instant::now() });
         }

@@ -104,8 +104,8 @@ impl Tree {
 
     /// Returns the number of a file.
     pub(super) fn ino(&self, id: FileId) -> u64 {
-        // The root is event 0 of nobody.
-        if id.seq == 0 || id.author == self.author {
+        // Event 0 of nobody.
+        if id == FileId::default() || id.author == self.author {
             id.seq + ROOT
         } else {
             self.state.others.ino(id)

@@ -57,7 +57,9 @@ impl Tree {
         if former == claim {
             return;
         }
-        self.changed.is_all |= self.names.unite();
+        // What is shown below a directory depends on what that is united with.
+        let of_dir = [&former, &claim].into_iter().flatten().any(|(_, claim)| claim.is_dir);
+        let did_unite = self.names.unite();
         if let Some((place, claim)) = former {
             self.names.remove(&place, claim);
             self.renamed(place);
@@ -66,7 +68,7 @@ impl Tree {
             self.names.add(&place, claim);
             self.renamed(place);
         }
-        self.changed.is_all |= self.names.unite();
+        self.changed.is_all |= of_dir && (did_unite || self.names.unite());
     }
 
     fn renamed(&mut self, place: Place) {

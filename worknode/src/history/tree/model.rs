@@ -57,7 +57,17 @@ impl Default for Tree {
 impl Tree {
     /// Returns what has changed since the last call.
     pub fn take_changed(&mut self) -> Changed {
-        std::mem::take(&mut self.changed)
+        let mut changed = std::mem::take(&mut self.changed);
+        if self.names.unite() && !changed.is_all {
+            // A name of one directory is shown in all that it is united with.
+            for (dir, name) in changed.names.clone() {
+                for united in self.united(dir) {
+                    changed.files.insert(united);
+                    changed.names.insert((united, name.clone()));
+                }
+            }
+        }
+        changed
     }
 
     /// Returns the tree that events make.

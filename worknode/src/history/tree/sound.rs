@@ -49,6 +49,25 @@ impl Op {
     /// Returns whether a correct node may make such an event, whatever the files are.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
+        // Of the events of number 0 only the root's is one.
+        let is_one = |id: &FileId| id.seq > 0 || *id == FileId::default();
+        self.files().iter().flatten().all(|id| is_one(id)) && self.is_fit()
+    }
+
+    /// Returns the files that it names.
+    const fn files(&self) -> [Option<&FileId>; 2] {
+        match self {
+            Self::Make { dir, .. } | Self::Unlink { dir, .. } => [Some(dir), None],
+            Self::Link { dir, file, .. } => [Some(dir), Some(file)],
+            Self::Move { dir, to, .. } => [Some(dir), Some(to)],
+            Self::Set { file, .. }
+            | Self::Write { file, .. }
+            | Self::Xattr { file, .. }
+            | Self::Choose { file, .. } => [Some(file), None],
+        }
+    }
+
+    fn is_fit(&self) -> bool {
         match self {
             Self::Make { name, kind, .. } => is_name(name) && is_kind(kind),
             Self::Link { name, .. } => is_name(name),
