@@ -1,7 +1,7 @@
 //! `oswalk versions`, `choose` and `diff`: what the files of a mounted volume were. Everything is asked of the mount, so that the
 //! kernel checks who may see it.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::{fs, io};
@@ -92,10 +92,42 @@ pub(crate) fn choose(options: &Choose) -> Result<ExitCode, Failure> {
         set(file, DISMISS, version)?;
         say::out(format_args!("version {version} of {shown} is in conflict no longer\n"))?;
     } else {
-        set(file, CHOOSE, version)?;
+        match file.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bring_back(file, version)?,
+            _ => set(file, CHOOSE, version)?,
+        }
         say::out(format_args!("{shown} has the content of version {version}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a removed file again, with the content, the permissions and the time of a version.
+fn bring_back(file: &Path, version: &str) -> Result<(), Failure> {
+    let shown = file.display();
+    let failed = |error: io::Error| {
+        Failure::new(format!("failed to bring {shown} back: {error}")).hint(
+            "'oswalk versions' lists its versions; the directory in which it was must be there",
+        )
+    };
+    let former = versions_dir(file)?.join(version);
+    let mut from = fs::File::open(&former).map_err(failed)?;
+    let found = from.metadata().map_err(failed)?;
+    // Whoever makes it meanwhile keeps it.
+    let mut options = fs::File::options();
+    let mut to = options
+        .write(true)
+        .create_new(true)
+        .mode(found.mode() & 0o777)
+        .open(file)
+        .map_err(failed)?;
+    let copied = io::copy(&mut from, &mut to)
+        .and_then(|_| to.set_permissions(fs::Permissions::from_mode(found.mode() & 0o777)))
+        .and_then(|()| to.set_modified(found.modified()?));
+    copied.map_err(|error| {
+        // What is there of it is not the version.
+        let _ = fs::remove_file(file);
+        failed(error)
+    })
 }
 
 /// Chooses the version that a file had at a moment, in milliseconds since 1970.
@@ -153,10 +185,15 @@ pub(crate) fn diff(options: &Diff) -> Result<ExitCode, Failure> {
     let new = options.new.as_ref().map_or_else(|| options.file.clone(), |name| dir.join(name));
     let old = dir.join(&options.old);
     for file in [&old, &new] {
-        fs::symlink_metadata(file).map_err(|error| {
-            Failure::new(format!("failed to look at {}: {error}", file.display()))
-                .hint("'oswalk versions' lists the versions of a file")
+        let found = fs::symlink_metadata(file).map_err(|error| {
+            Failure::new(format!("failed to look at {}: {error}", file.display())).hint(
+                "'oswalk versions' lists the versions of a file; of one that is removed, name two",
+            )
         })?;
+        if found.is_symlink() {
+            return Err(Failure::new(format!("{} is a symbolic link", file.display()))
+                .hint("name two of the versions that 'oswalk versions' lists"));
+        }
     }
     let status = Command::new("diff").arg("-u").args([&old, &new]).status();
     let status = status.map_err(|error| Failure::new(format!("failed to run 'diff': {error}")))?;

@@ -65,6 +65,13 @@ oswalk diff $m/d/f $first >$dir/diff && exit 1
 grep -q '^-one' $dir/diff; grep -q '^+two' $dir/diff
 oswalk log $m/d | grep -q '/d/gone  removed'
 is "$(oswalk log -n 1 --json $m/d/gone | grep -c '"what": "removed"')" 1
+# A removed file is made again, with the content of a version.
+oswalk choose $m/d/gone $(oswalk versions $m/d/gone | tail -1 | cut -d' ' -f1); is "$(cat $m/d/gone)" old; rm $m/d/gone
+refuses "failed to bring" oswalk choose $m/d/never $first
+ln -s f $m/d/link; refuses "is a symbolic link" oswalk choose $m/d/link $first; rm $m/d/link
+# What somebody has unmounted is mounted again.
+umount $m; if oswalk fs status | grep -q "^mounted"; then exit 1; fi; oswalk mount $m
+(cd /; oswalk log -n 1 | grep -q .)
 oswalk choose $m/d/f $first; is "$(cat $m/d/f)" one; echo three >$m/d/f; soon has $m/d/f 3
 # The tree of the moment is mounted beside, and is what .oswalk shows.
 oswalk mount --at $then $dir/past
