@@ -61,6 +61,8 @@ struct Linked {
     peer: Peer,
     /// Whether it may say whose volume it has was looked at.
     is_judged: bool,
+    /// With whose volume this one agrees about locks over it.
+    locks_with: Option<Author>,
 }
 
 impl Linked {
@@ -117,16 +119,16 @@ impl Exchange {
             }
             Heard::Members(members) => self.members = members,
             Heard::Begun(number, node, out_tx) => {
-                self.links.insert(
-                    number,
-                    Linked { node, out_tx, peer: Peer::default(), is_judged: false },
-                );
+                let peer = Peer::default();
+                let linked = Linked { node, out_tx, peer, is_judged: false, locks_with: None };
+                self.links.insert(number, linked);
                 self.count_links();
                 self.say(number);
             }
             Heard::Ended(number) => {
-                self.links.remove(&number);
+                let ended = self.links.remove(&number);
                 self.met.end(number, Instant::now());
+                self.end_locks(ended);
                 self.count_links();
                 self.asked.retain(|_, (link, _)| *link != number);
             }
@@ -166,6 +168,7 @@ impl Exchange {
                 let events = postcard::from_bytes(payload).ok();
                 events.map(|events: Events| self.take_events(number, events))
             }
+            Kind::Locks => self.hear_locks(number, payload),
             Kind::Want => postcard::from_bytes(payload).ok().map(|want| self.give(number, want)),
             _ => None,
         };
@@ -203,8 +206,36 @@ impl Exchange {
         let stated = authors.iter().find(|(it, _)| *it == author);
         if stated.is_none_or(|(_, key)| members.get(key) == Some(&link.node)) {
             met.begin(number, author);
+            Self::begin_locks(volume, link, author);
         } else {
             tracing::warn!(peer = %link.node, ?author, "a node says that another node's volume is its own");
+        }
+    }
+
+    /// Agrees about locks with the volume that a link leads to.
+    fn begin_locks(volume: &Volume, link: &mut Linked, author: Author) {
+        link.locks_with = Some(author);
+        let out_tx = link.out_tx.clone();
+        let wire = move |message: Vec<u8>| {
+            // It is dropped if the link has ended.
+            let payload = message.into();
+            let _ = out_tx.send(Frame { kind: Kind::Locks, stream: 0, payload });
+        };
+        volume.begin_locks(author, Box::new(wire));
+    }
+
+    /// Takes a message about locks. Returns `None` if it is damaged.
+    fn hear_locks(&self, number: u32, payload: &[u8]) -> Option<()> {
+        let author = self.links.get(&number)?.locks_with?;
+        self.volume.as_ref()?.hear_locks(author, payload)
+    }
+
+    /// Handles the end of a link, unless there is a newer one with the same node.
+    fn end_locks(&self, ended: Option<Linked>) {
+        let ended = ended.and_then(|link| link.locks_with);
+        let Some((author, volume)) = ended.zip(self.volume.as_ref()) else { return };
+        if !self.links.values().any(|link| link.locks_with == Some(author)) {
+            volume.end_locks(author);
         }
     }
 
