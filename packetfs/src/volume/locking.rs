@@ -75,6 +75,12 @@ impl Volume {
         Ok(())
     }
 
+    /// Tells whether no other node is linked, or was not long ago.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.shared.locks.is_alone()
+    }
+
     /// A process has closed a file that it may have written. Its locks on that end.
     pub fn note_flush(&self, ino: u64, owner: u64) {
         self.shared.locks.note_closed(ino);
@@ -92,7 +98,13 @@ impl Volume {
         if locks.is_unused() {
             return;
         }
-        let asked = locks.end_handle(&mut locks.lock(), handle);
+        let mut inner = locks.lock();
+        // If its mount is gone, nobody hears the answers.
+        let waiting = inner.calls.iter().filter(|(_, call)| call.at.handle == handle);
+        let waiting: Vec<u64> = waiting.map(|(id, _)| *id).collect();
+        waiting.into_iter().for_each(|id| inner.node.cancel(id, Instant::now()));
+        let asked = locks.end_handle(&mut inner, handle);
+        self.shared.end_acts(inner);
         for (file, id) in asked {
             self.shared.unlock(file, Held::all_of(Owner { node: self.shared.author, id }));
         }

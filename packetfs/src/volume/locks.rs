@@ -147,9 +147,13 @@ impl Locks {
         self.learning.load(Ordering::SeqCst) > 0
     }
 
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone.load(Ordering::Relaxed)
+    }
+
     /// Takes note that a program has closed a file that it may have written.
     pub(super) fn note_closed(&self, ino: u64) {
-        if self.is_alone.load(Ordering::Relaxed) {
+        if self.is_alone() {
             return;
         }
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,7 +18,7 @@ use worknode::history::{Attrs, Kind};
 
 use super::apart::{DISK, LONG, Threads};
 use super::codec::{answer, answer_count, attr_of, caller, kept, nanos};
-use super::locks::{self, Wanted};
+use super::locks::{self, Locked, Wanted};
 use super::passed::Passed;
 use crate::fuse::reply::{absent, bytes, file_type};
 use crate::owners::Owners;
@@ -33,20 +33,13 @@ const GENERATION: Generation = Generation(0);
 /// Backing files are on a file system that is not stacked on another.
 const STACK_DEPTH: u32 = 1;
 
-/// The kernel tells of each descriptor that is closed, whose process loses its locks of `fcntl` then. Those of a file that is open
-/// for reading end when all its descriptors are closed, so that reading many files stays cheap.
-fn closing(flags: i32) -> FopenFlags {
-    match flags & libc::O_ACCMODE {
-        libc::O_RDONLY => FopenFlags::FOPEN_NOFLUSH,
-        _ => FopenFlags::empty(),
-    }
-}
-
 /// Answers the requests of one mount.
 #[derive(Clone)]
 pub(super) struct Handler {
     volume: Arc<Shown>,
     passed: Passed,
+    /// Open files by which locks were asked for.
+    locked: Arc<Locked>,
     /// Requests that wait for the disk or for other nodes.
     apart: Threads,
     /// Requests whose time depends on what users have made.
@@ -56,6 +49,7 @@ pub(super) struct Handler {
 impl Handler {
     pub(super) fn new(volume: Arc<Shown>) -> Self {
         Self {
+            locked: Arc::new(Locked::new(Arc::clone(&volume))),
             volume,
             passed: Passed::default(),
             apart: Threads::new(DISK),
@@ -97,6 +91,14 @@ impl Handler {
         threads.run(request.uid(), move || answer(&handler));
     }
 
+    /// The kernel tells of each descriptor that is closed, whose process loses its locks of `fcntl` then. Those of a file that is
+    /// open for reading, or was opened while no other node was linked, end when all its descriptors are closed: so files are
+    /// opened and closed as fast as without locks.
+    fn closing(&self, flags: i32) -> FopenFlags {
+        let is_told = flags & libc::O_ACCMODE != libc::O_RDONLY && !self.volume.is_alone();
+        if is_told { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH }
+    }
+
     fn answer_open(
         &self,
         ino: INodeNo,
@@ -109,10 +111,14 @@ impl Handler {
             Err(error) => return reply.error(error),
         };
         match io {
-            Io::Asks { keep } => reply.opened(FileHandle(handle), kept(keep) | closing(flags.0)),
+            Io::Asks { keep } => {
+                reply.opened(FileHandle(handle), kept(keep) | self.closing(flags.0))
+            }
             Io::Through(file) => {
                 match self.passed.pass(ino.0, &file, |file| reply.open_backing(file)) {
-                    Ok(id) => reply.opened_passthrough(FileHandle(handle), closing(flags.0), &id),
+                    Ok(id) => {
+                        reply.opened_passthrough(FileHandle(handle), self.closing(flags.0), &id)
+                    }
                     Err(error) => {
                         self.volume.close_file(handle);
                         reply.error(error.into());
@@ -145,7 +151,7 @@ impl Handler {
                 &attr,
                 GENERATION,
                 FileHandle(handle),
-                kept(keep) | closing(flags),
+                kept(keep) | self.closing(flags),
             ),
             Io::Through(file) => {
                 match self.passed.pass(found.attr.ino, &file, |file| reply.open_backing(file)) {
@@ -154,7 +160,7 @@ impl Handler {
                         &attr,
                         GENERATION,
                         FileHandle(handle),
-                        closing(flags),
+                        self.closing(flags),
                         &id,
                     ),
                     Err(error) => {
@@ -516,7 +522,7 @@ impl Filesystem for Handler {
             reply,
             self.ask(|volume| {
                 volume.close_file(handle.0);
-                volume.release_handle(handle.0);
+                self.locked.end(handle.0);
                 Ok(())
             }),
         );
@@ -552,7 +558,7 @@ impl Filesystem for Handler {
         reply: ReplyEmpty,
     ) {
         let wanted = Wanted { ino, handle: handle.0, owner, start, end, kind, pid };
-        locks::set(&self.volume, request, &wanted, sleep, reply);
+        locks::set(&self.locked, request, &wanted, sleep, reply);
     }
 
     fn fsync(

@@ -1,18 +1,53 @@
 //! The kernel's requests for locks.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::{Errno, INodeNo, LockOwner, ReplyEmpty, ReplyLock, Request};
 
 use crate::locks::table::END;
 use crate::locks::{Held, Mode, Space};
-use crate::volume::{LockCall, Volume};
+use crate::volume::{LockCall, Shown, Volume};
 
 /// Looks at a thread that is about to sleep.
 const LOOKS_MAX: u32 = 64;
 /// Numbers of `flock` and `fcntl` for programs of 32 bits, which no 64-bit program uses for a lock.
 const FLOCK_32: i64 = 143;
 const FCNTL_32: [i64; 2] = [55, 221];
+
+/// The open files of a mount by which locks were asked for. When the mount is gone, so are their locks.
+#[derive(Debug)]
+pub(super) struct Locked {
+    volume: Arc<Shown>,
+    handles: Mutex<BTreeSet<u64>>,
+}
+
+impl Locked {
+    pub(super) fn new(volume: Arc<Shown>) -> Self {
+        Self { volume, handles: Mutex::default() }
+    }
+
+    /// An open file is gone.
+    pub(super) fn end(&self, handle: u64) {
+        let had = self.handles.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        if had {
+            self.volume.release_handle(handle);
+        }
+    }
+
+    fn note(&self, handle: u64) {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).insert(handle);
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let handles =
+            std::mem::take(self.handles.get_mut().unwrap_or_else(PoisonError::into_inner));
+        handles.into_iter().for_each(|handle| self.volume.release_handle(handle));
+    }
+}
 
 /// A request for a lock.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +80,7 @@ impl Wanted {
 
 /// Takes a lock or gives it back. The answer may come later.
 pub(super) fn set(
-    volume: &Volume,
+    locked: &Locked,
     request: &Request,
     wanted: &Wanted,
     waits: bool,
@@ -57,8 +92,11 @@ pub(super) fn set(
         Err(error) => reply.error(Errno::from_i32(error as i32)),
     };
     match wanted.mode() {
-        Some(mode) => volume.take_lock(call, mode, waits, Box::new(answer)),
-        None => answer(volume.release_lock(call).map(|()| None)),
+        Some(mode) => {
+            locked.note(wanted.handle);
+            locked.volume.take_lock(call, mode, waits, Box::new(answer));
+        }
+        None => answer(locked.volume.release_lock(call).map(|()| None)),
     }
 }
 
