@@ -53,6 +53,7 @@ pub(crate) fn locks() -> Vec<(&'static str, Envelope)> {
         ("-test", Ask::Test { id, file, lock }),
         ("-unlock", Ask::Unlock { id, file, lock }),
         ("-cancel", Ask::Cancel { id, file }),
+        ("-hello", Ask::Hello),
     ];
     let answers = [
         ("-granted", Answer::Granted { id }),

@@ -226,8 +226,10 @@ impl Exchange {
 
     /// Takes a message about locks. Returns `None` if it is damaged.
     fn hear_locks(&self, number: u32, payload: &[u8]) -> Option<()> {
-        let author = self.links.get(&number)?.locks_with?;
-        self.volume.as_ref()?.hear_locks(author, payload)
+        let author = self.links.get(&number).and_then(|link| link.locks_with);
+        // What comes too early is said again.
+        let Some((author, volume)) = author.zip(self.volume.as_ref()) else { return Some(()) };
+        volume.hear_locks(author, payload)
     }
 
     /// Handles the end of a link, unless there is a newer one with the same node.

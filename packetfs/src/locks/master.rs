@@ -173,7 +173,7 @@ impl Master {
             return;
         }
         match ask {
-            Ask::Claim { .. } | Ask::Leave { .. } => {}
+            Ask::Claim { .. } | Ask::Leave { .. } | Ask::Hello => {}
             Ask::Lock { id, file, lock, waits } => {
                 let want = Want::Lock { lock: of(lock, from), waits };
                 self.arrive(file, (from, id, want), now);

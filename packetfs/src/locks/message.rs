@@ -25,6 +25,8 @@ pub enum Ask {
     Unlock { id: u64, file: FileId, lock: Held },
     /// A program does not want to wait for a lock any longer. It is told what becomes of that.
     Cancel { id: u64, file: FileId },
+    /// To any node: it is known from now on. What the other one told before may be lost.
+    Hello,
 }
 
 /// From a master.

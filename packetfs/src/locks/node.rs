@@ -93,6 +93,13 @@ impl Node {
         }
         self.peers.insert(node, None);
         self.master.begin(node, now);
+        self.say(node, None, Ask::Hello);
+        self.introduce(node, now);
+        self.act(now);
+    }
+
+    /// Tells a node what it must know.
+    fn introduce(&mut self, node: Author, now: Instant) {
         let master = self.elect();
         if master == node || master != self.client.master {
             self.restart(master, now);
@@ -101,7 +108,6 @@ impl Node {
             let linked = self.linked();
             self.say(node, None, Ask::Leave { linked });
         }
-        self.act(now);
     }
 
     /// The link to another node has ended.
@@ -119,6 +125,7 @@ impl Node {
             return;
         }
         match word {
+            Word::Ask(Ask::Hello) => self.introduce(from, now),
             Word::Ask(ask) => self.master.take(from, round, ask, now),
             Word::Answer(answer) => {
                 if (from, round) == (self.client.master, self.client.round) {

@@ -357,6 +357,22 @@ fn what_nobody_answers_fails_and_does_not_come_later() {
 }
 
 #[test]
+fn what_came_before_a_node_was_ready_is_told_again() {
+    let mut world = World::new(2, 0);
+    world.links.insert((0, 1));
+    world.nodes[1].begin(author(0), world.now);
+    world.act(1);
+    let number = world.lock(1, 5, true);
+    // The other one does not know the node yet.
+    world.deliver_all();
+    assert_eq!(world.told.get(&number), None);
+    world.nodes[0].begin(author(1), world.now);
+    world.act(0);
+    world.deliver_all();
+    assert_eq!(world.told[&number], Told::Granted { id: number.1 });
+}
+
+#[test]
 fn a_program_that_would_wait_for_itself_is_told() {
     let mut world = World::connected(2);
     let want = |at, owner, range| Want::Lock {
