@@ -23,6 +23,7 @@ pub mod mirror;
 pub mod owners;
 pub mod view;
 
+pub mod locks;
 pub mod log;
 pub mod share;
 pub mod volume;

@@ -9,6 +9,7 @@ use oswalk_agent::wire::message::{Ask, Introduction, Open, encode};
 use oswalk_agent::wire::payload::{about, split};
 use oswalk_agent::wire::squeeze::{Squeezer, Unsqueezer};
 use oswalk_agent::wire::{VERSION, lists};
+use packetfs::locks::Envelope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use worknode::door::{Settings, Signal, decode_number, decode_window, encode_window};
@@ -98,6 +99,11 @@ fn check(golden: &mut Golden, kind: Kind) {
             for (case, has) in [("", Some(vec![true, false])), ("-no-volume", None)] {
                 let probed = Probed { has };
                 frame(golden, kind, case, QUESTION, &probed, encode(&probed), Probed::decode);
+            }
+        }
+        Kind::Locks => {
+            for (case, envelope) in volumes::locks() {
+                frame(golden, kind, case, NO_WALK, &envelope, encode(&envelope), Envelope::decode);
             }
         }
         Kind::Stopped => frame(golden, kind, "", WALK, &20, number(&20), decode_number),

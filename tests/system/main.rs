@@ -21,6 +21,7 @@ mod interrupts;
 mod lab;
 mod liars;
 mod life;
+mod locks;
 mod members;
 mod mounts;
 mod nodes;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         peers::ALL,
         liars::ALL,
         life::ALL,
+        locks::ALL,
         upgrade::ALL,
         nodes::ALL,
         volumes::ALL,

@@ -33,7 +33,7 @@ impl<'a> Mounted<'a> {
         Ok(mounted)
     }
 
-    fn start(&self, node: &str, script: &str) -> Result<Started, String> {
+    pub(crate) fn start(&self, node: &str, script: &str) -> Result<Started, String> {
         self.start_in(&self.up.state(node), script)
     }
 

@@ -61,8 +61,8 @@ struct Linked {
     peer: Peer,
     /// It was looked at whether the volume may be this node's.
     is_judged: bool,
-    /// It may be.
-    is_met: bool,
+    /// Whose it is then. With that one this volume agrees about locks.
+    met: Option<Author>,
 }
 
 impl Linked {
@@ -119,16 +119,16 @@ impl Exchange {
             }
             Heard::Members(members) => self.members = members,
             Heard::Begun(number, node, out_tx) => {
-                self.links.insert(
-                    number,
-                    Linked { node, out_tx, peer: Peer::default(), is_judged: false, is_met: false },
-                );
+                let peer = Peer::default();
+                let linked = Linked { node, out_tx, peer, is_judged: false, met: None };
+                self.links.insert(number, linked);
                 self.count_links();
                 self.say(number);
             }
             Heard::Ended(number) => {
-                self.links.remove(&number);
+                let ended = self.links.remove(&number);
                 self.met.end(number, Instant::now());
+                self.end_locks(ended);
                 self.count_links();
                 self.asked.retain(|_, (link, _)| *link != number);
             }
@@ -168,6 +168,7 @@ impl Exchange {
                 let events = postcard::from_bytes(payload).ok();
                 events.map(|events: Events| self.take_events(number, events))
             }
+            Kind::Locks => self.hear_locks(number, payload),
             Kind::Want => postcard::from_bytes(payload).ok().map(|want| self.give(number, want)),
             _ => None,
         };
@@ -205,9 +206,38 @@ impl Exchange {
         let stated = authors.iter().find(|(it, _)| *it == author);
         if stated.is_none_or(|(_, key)| members.get(key) == Some(&link.node)) {
             met.begin(number, author);
-            link.is_met = true;
+            Self::begin_locks(volume, link, author);
         } else {
             tracing::warn!(peer = %link.node, ?author, "a node says that another node's volume is its own");
+        }
+    }
+
+    /// Agrees about locks with the volume that a link leads to.
+    fn begin_locks(volume: &Volume, link: &mut Linked, author: Author) {
+        link.met = Some(author);
+        let out_tx = link.out_tx.clone();
+        let wire = move |message: Vec<u8>| {
+            // It is dropped if the link has ended.
+            let payload = message.into();
+            let _ = out_tx.send(Frame { kind: Kind::Locks, stream: 0, payload });
+        };
+        volume.begin_locks(author, Box::new(wire));
+    }
+
+    /// Takes a message about locks. Returns `None` if it is damaged.
+    fn hear_locks(&self, number: u32, payload: &[u8]) -> Option<()> {
+        let author = self.links.get(&number).and_then(|link| link.met);
+        // What comes too early is said again.
+        let Some((author, volume)) = author.zip(self.volume.as_ref()) else { return Some(()) };
+        volume.hear_locks(author, payload)
+    }
+
+    /// Handles the end of a link, unless there is a newer one with the same node.
+    fn end_locks(&self, ended: Option<Linked>) {
+        let ended = ended.and_then(|link| link.met);
+        let Some((author, volume)) = ended.zip(self.volume.as_ref()) else { return };
+        if !self.links.values().any(|link| link.met == Some(author)) {
+            volume.end_locks(author);
         }
     }
 
@@ -240,8 +270,7 @@ impl Exchange {
     /// Asks for events of nodes that are not linked with this one.
     fn ask(&mut self, volume: &Volume) {
         let (here, own, now) = (volume.summary(), volume.author(), Instant::now());
-        let direct = self.links.values().filter(|link| link.is_met);
-        let direct: HashSet<_> = direct.filter_map(|link| link.peer.author).collect();
+        let direct: HashSet<_> = self.links.values().filter_map(|link| link.met).collect();
         let mut best: HashMap<Author, (u64, u32)> = HashMap::new();
         for (&number, link) in &self.links {
             for (&author, &last) in &link.peer.has.0 {

@@ -53,7 +53,8 @@ impl Receive for Dispatch {
             | Kind::Fetch
             | Kind::Fetched
             | Kind::Probe
-            | Kind::Probed => {
+            | Kind::Probed
+            | Kind::Locks => {
                 self.mesh.take(link, frame);
             }
         }

@@ -72,6 +72,8 @@ pub enum Kind {
     Probe = 27,
     /// Both: which are ([`super::feed::Probed`]).
     Probed = 28,
+    /// Both: locks on files of volumes ([`packetfs::locks::Envelope`]).
+    Locks = 29,
 }
 
 impl Kind {
@@ -87,7 +89,7 @@ impl Kind {
     }
 
     /// All kinds, by number from 1 on.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Open,
         Self::Data,
         Self::Eof,
@@ -116,6 +118,7 @@ impl Kind {
         Self::Fetched,
         Self::Probe,
         Self::Probed,
+        Self::Locks,
     ];
 
     /// Tells whether it is between volumes, not part of a walk.
@@ -130,6 +133,7 @@ impl Kind {
                 | Self::Fetched
                 | Self::Probe
                 | Self::Probed
+                | Self::Locks
         )
     }
 

@@ -7,6 +7,7 @@
 mod apart;
 mod codec;
 mod handler;
+mod locks;
 mod passed;
 
 use std::ffi::OsStr;

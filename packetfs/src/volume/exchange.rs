@@ -82,11 +82,15 @@ impl Volume {
     /// # Errors
     /// See [`Refused`].
     pub fn learn(&self, batch: &Batch) -> Result<u64, Refused> {
-        let count = self.shared.learn(batch)?;
-        if count > 0 {
+        let locks = &self.shared.locks;
+        locks.begin_learning();
+        let count = self.shared.learn(batch);
+        if count.as_ref().is_ok_and(|count| *count > 0) {
+            locks.applied.notify_all();
             self.wait_told();
         }
-        Ok(count)
+        locks.end_learning();
+        count
     }
 
     /// Makes changes durable at once from now on, so that others get them soon. `listener` is called when there is more

@@ -166,6 +166,9 @@ impl Volume {
         it.opens = it.opens.saturating_sub(1);
         it.writers = it.writers.saturating_sub(u32::from(writes));
         self.shared.unused(&mut state, ino);
+        if writes {
+            self.shared.locks.note_closed(ino);
+        }
     }
 
     /// Tells whether so much is closed and not packets yet that whoever makes files has to help first.

@@ -13,6 +13,7 @@ use super::exchange::foreign::Foreigners;
 use super::exchange::prompt::Prompt;
 use super::handles::Handles;
 use super::library::Library;
+use super::locks::Locks;
 use super::node::Base;
 use super::pending::Pending;
 use super::queue::Queue;
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub(super) merging: Mutex<()>,
     /// Held while changes are made durable and the tables written.
     pub(super) settling: Mutex<()>,
+    pub(super) locks: Locks,
     /// Told when the volume is closed.
     pub(super) closing: Condvar,
 }

@@ -99,6 +99,7 @@ impl Volume {
             collecting: Mutex::default(),
             merging: Mutex::default(),
             settling: Mutex::default(),
+            locks: super::locks::Locks::new(options.author),
             closing: Condvar::new(),
         });
         shared.replay_own()?;
@@ -111,7 +112,17 @@ impl Volume {
         volume.start("upkeep", upkeep::run)?;
         volume.start("prompt", at_once::run)?;
         volume.start("write-back", upkeep::write_back)?;
+        volume.start_locks()?;
         Ok(volume)
+    }
+
+    fn start_locks(&mut self) -> Result<(), VolumeError> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name("locks".to_owned());
+        let thread = thread.spawn(move || super::locking::run(&shared));
+        self.threads
+            .push(thread.map_err(VolumeError::io("start the threads of", &self.shared.dir))?);
+        Ok(())
     }
 
     fn start(&mut self, name: &str, run: fn(&Shared)) -> Result<(), VolumeError> {
@@ -132,6 +143,7 @@ impl Drop for Volume {
         self.shared.closing.notify_all();
         self.shared.queue.close();
         self.shared.prompt.close();
+        self.shared.locks.close();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -70,6 +70,12 @@ impl Shown {
         })
     }
 
+    /// Tells whether it shows the tree as it is.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.moment.is_none()
+    }
+
     /// Returns how long the kernel may keep attributes without being told.
     #[must_use]
     pub fn attr_lifetime(&self, found: &Found) -> Duration {

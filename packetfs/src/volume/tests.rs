@@ -5,6 +5,7 @@ mod bounds;
 mod conflicts;
 mod dice;
 mod exchange;
+mod locks;
 mod model;
 mod picture;
 mod private;

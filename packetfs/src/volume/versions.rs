@@ -246,6 +246,48 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Returns the content that a file has by events of others, if its backing file has another one; and the event.
+    pub(super) fn stale_backing(
+        &self,
+        state: &State,
+        ino: u64,
+    ) -> Result<Option<(Refill, Dot)>, Errno> {
+        let backing = state.uses.backing(ino).filter(|_| state.bases.contains_key(&ino));
+        let Some(backing) = backing.cloned() else { return Ok(None) };
+        let node = state.node(ino)?;
+        let Node { content, modified, written, .. } = node;
+        let _under_way = self.mounts.begin(Item::File(ino));
+        Ok(Some((Refill { backing, content, modified, _under_way }, written)))
+    }
+
+    /// Writes the content over the former one of a backing file, which programs may read meanwhile.
+    pub(super) fn refill_in_place(&self, refill: &Refill) -> Result<(), Errno> {
+        let write = || -> io::Result<()> {
+            let manifest = self.library.manifest(&refill.content)?;
+            let data: u64 = manifest.covering(0, u64::MAX).map(|(_, it)| u64::from(it.bytes)).sum();
+            if data < manifest.bytes() {
+                // Its holes are to be zeros.
+                refill.backing.file.set_len(0)?;
+            }
+            refill.backing.fill(&manifest, refill.modified, |packet| self.library.packet(packet))
+        };
+        write().map_err(|error| errno(&error))
+    }
+
+    /// Notes that a backing file has the content of an event, if that is still the file's.
+    pub(super) fn end_refill(&self, ino: u64, refill: &Refill, written: Dot) -> bool {
+        let mut state = self.lock();
+        let is_current = state.uses.is_backing(ino, &refill.backing)
+            && state.node(ino).is_ok_and(|node| node.written == written);
+        if is_current && let Ok(mark) = refill.backing.mark() {
+            state.end_base(ino);
+            refill.backing.set_taken(mark);
+        }
+        is_current
+    }
+}
+
 impl Read for VersionReader {
     fn read(&mut self, part: &mut [u8]) -> io::Result<usize> {
         let read = self.shared.library.read(&self.content, self.at, part.len())?;

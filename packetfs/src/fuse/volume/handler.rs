@@ -11,13 +11,14 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use worknode::history::{Attrs, Kind};
 
 use super::apart::{DISK, LONG, Threads};
 use super::codec::{answer, answer_count, attr_of, caller, kept, nanos};
+use super::locks::{self, Locked, Wanted};
 use super::passed::Passed;
 use crate::fuse::reply::{absent, bytes, file_type};
 use crate::owners::Owners;
@@ -37,6 +38,8 @@ const STACK_DEPTH: u32 = 1;
 pub(super) struct Handler {
     volume: Arc<Shown>,
     passed: Passed,
+    /// Open files by which locks were asked for.
+    locked: Arc<Locked>,
     /// Requests that wait for the disk or for other nodes.
     apart: Threads,
     /// Requests whose time depends on what users have made.
@@ -46,6 +49,7 @@ pub(super) struct Handler {
 impl Handler {
     pub(super) fn new(volume: Arc<Shown>) -> Self {
         Self {
+            locked: Arc::new(Locked::new(Arc::clone(&volume))),
             volume,
             passed: Passed::default(),
             apart: Threads::new(DISK),
@@ -87,23 +91,40 @@ impl Handler {
         threads.run(request.uid(), move || answer(&handler));
     }
 
-    fn answer_open(&self, ino: INodeNo, opened: Result<Opened, Errno>, reply: ReplyOpen) {
+    /// The kernel tells of each descriptor that is closed, whose process loses its locks of `fcntl` then. Those of a file that is
+    /// open for reading, or was opened while no other node was linked, end when all its descriptors are closed: so files are
+    /// opened and closed as fast as without locks.
+    fn closing(&self, flags: i32) -> FopenFlags {
+        let is_told = flags & libc::O_ACCMODE != libc::O_RDONLY && !self.volume.is_alone();
+        if is_told { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH }
+    }
+
+    fn answer_open(
+        &self,
+        ino: INodeNo,
+        flags: OpenFlags,
+        opened: Result<Opened, Errno>,
+        reply: ReplyOpen,
+    ) {
         let Opened { handle, io } = match opened {
             Ok(opened) => opened,
             Err(error) => return reply.error(error),
         };
         match io {
-            Io::Asks { keep } => reply.opened(FileHandle(handle), kept(keep)),
-            Io::Through(file) => match self
-                .passed
-                .pass(ino.0, &file, |file| reply.open_backing(file))
-            {
-                Ok(id) => reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &id),
-                Err(error) => {
-                    self.volume.close_file(handle);
-                    reply.error(error.into());
+            Io::Asks { keep } => {
+                reply.opened(FileHandle(handle), kept(keep) | self.closing(flags.0))
+            }
+            Io::Through(file) => {
+                match self.passed.pass(ino.0, &file, |file| reply.open_backing(file)) {
+                    Ok(id) => {
+                        reply.opened_passthrough(FileHandle(handle), self.closing(flags.0), &id)
+                    }
+                    Err(error) => {
+                        self.volume.close_file(handle);
+                        reply.error(error.into());
+                    }
                 }
-            },
+            }
         }
     }
 
@@ -130,7 +151,7 @@ impl Handler {
                 &attr,
                 GENERATION,
                 FileHandle(handle),
-                kept(keep),
+                kept(keep) | self.closing(flags),
             ),
             Io::Through(file) => {
                 match self.passed.pass(found.attr.ino, &file, |file| reply.open_backing(file)) {
@@ -139,7 +160,7 @@ impl Handler {
                         &attr,
                         GENERATION,
                         FileHandle(handle),
-                        FopenFlags::empty(),
+                        self.closing(flags),
                         &id,
                     ),
                     Err(error) => {
@@ -207,6 +228,11 @@ impl Filesystem for Handler {
         }
         if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
             let _ = config.set_max_stack_depth(STACK_DEPTH);
+        }
+        if self.volume.is_live() {
+            // The past does not change: there the kernel's own locks do.
+            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_LOCKS);
+            let _ = config.add_capabilities(InitFlags::FUSE_FLOCK_LOCKS);
         }
         let _ = config.set_max_readahead(READAHEAD_BYTES);
         let _ = config.set_max_background(BACKGROUND_MAX);
@@ -391,7 +417,7 @@ impl Filesystem for Handler {
         let caller = caller(request);
         let answer = move |handler: &Self| {
             let opened = handler.ask(|volume| volume.open_file(ino.0, flags.0, caller));
-            handler.answer_open(ino, opened, reply);
+            handler.answer_open(ino, flags, opened, reply);
         };
         if self.volume.is_past(ino.0) {
             return self.long_if(true, request, answer);
@@ -468,13 +494,17 @@ impl Filesystem for Handler {
     fn flush(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _handle: FileHandle,
-        _owner: LockOwner,
+        owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // The kernel never asks again.
-        reply.error(Errno::ENOSYS);
+        if !self.volume.is_live() {
+            // The kernel never asks again.
+            return reply.error(Errno::ENOSYS);
+        }
+        self.volume.note_flush(ino.0, owner.0);
+        reply.ok();
     }
 
     fn release(
@@ -492,9 +522,43 @@ impl Filesystem for Handler {
             reply,
             self.ask(|volume| {
                 volume.close_file(handle.0);
+                self.locked.end(handle.0);
                 Ok(())
             }),
         );
+    }
+
+    fn getlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let wanted = Wanted { ino, handle: handle.0, owner, start, end, kind, pid };
+        locks::test(&self.volume, request, wanted, reply);
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let wanted = Wanted { ino, handle: handle.0, owner, start, end, kind, pid };
+        locks::set(&self.locked, request, &wanted, sleep, reply);
     }
 
     fn fsync(

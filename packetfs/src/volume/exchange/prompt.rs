@@ -53,7 +53,7 @@ impl Prompt {
     }
 
     /// Tells all listeners that there is more to give.
-    pub(super) fn tell(&self) {
+    pub(in crate::volume) fn tell(&self) {
         let mut state = self.lock();
         state.listeners.retain(|listener| listener.0());
         self.is_wanted.store(!state.listeners.is_empty(), Ordering::Relaxed);
