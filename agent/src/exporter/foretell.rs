@@ -88,6 +88,7 @@ impl State {
             let predicted = self.predicted(reader, &upcoming.walk, files);
             self.tell((reader, &upcoming.walk), &predicted, &mut telling, out_tx);
         }
+        self.name_holders(reader, out_tx);
         if let Some(frame) = telling.frame() {
             self.outbox.put(out_tx, frame);
         }
@@ -122,6 +123,7 @@ impl State {
                 };
                 self.note(reader, &[], &told.ask);
                 if let Some(frame) = telling.add(told) {
+                    self.name_holders(reader, out_tx);
                     self.outbox.put(out_tx, frame);
                 }
             }

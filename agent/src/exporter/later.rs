@@ -131,6 +131,7 @@ impl State {
             // The file has changed: the reader must get the change before it asks again.
             self.drain();
         }
+        self.note_sent(asked.reader, &packets);
         self.send_answer(asked, &Answer::Packets(packets));
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::exporter::{Asked, ExporterHandle, Question, TRIES_MAX};
+use crate::holders::Holders;
 use crate::link::Link;
 use crate::links::Receive;
 use crate::mesh::Mesh;
@@ -21,6 +22,7 @@ pub(super) struct Dispatch {
     pub(super) mirrors: Rc<Mirrors>,
     pub(super) runner: Rc<Runner>,
     pub(super) mesh: Mesh,
+    pub(super) holders: Holders,
 }
 
 impl Receive for Dispatch {
@@ -56,15 +58,22 @@ impl Receive for Dispatch {
             | Kind::Probed => {
                 self.mesh.take(link, frame);
             }
+            Kind::Held => self.mirrors.take_held(link, &frame.payload),
+            Kind::TicketKey | Kind::Claim | Kind::Given => self.holders.take(link, frame),
         }
     }
 
     fn begin(&self, link: &Rc<Link>) {
         self.mesh.begin(link);
+        self.holders.begin(link);
+        if link.knows_holders() {
+            self.exporter.meet(link.number, link.peer.clone(), link.sender());
+        }
     }
 
     fn end(&self, link: &Rc<Link>) {
         self.mesh.end(link);
+        self.holders.end(link);
         self.exporter.forget(link.number);
         self.mirrors.end_link(link);
     }

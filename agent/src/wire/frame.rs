@@ -72,6 +72,14 @@ pub enum Kind {
     Probe = 27,
     /// Both: which are ([`super::feed::Probed`]).
     Probed = 28,
+    /// Origin: the key of the tickets for what this runner holds ([`super::holding::TicketKey`]).
+    TicketKey = 29,
+    /// Origin: packets that other runners give ([`super::holding::Held`]).
+    Held = 30,
+    /// Both: requests packets of an origin that this runner holds ([`super::holding::Claim`]).
+    Claim = 31,
+    /// Both: those of the claimed packets that are here ([`super::message::Packets`]).
+    Given = 32,
 }
 
 impl Kind {
@@ -79,15 +87,18 @@ impl Kind {
     fn bytes_max(self) -> usize {
         match self {
             Self::Exit | Self::Answer | Self::Changes => ASSEMBLED_BYTES_MAX,
-            Self::Open | Self::Told | Self::Packets | Self::Events | Self::Fetched => {
-                LONG_BYTES_MAX
-            }
+            Self::Open
+            | Self::Told
+            | Self::Packets
+            | Self::Events
+            | Self::Fetched
+            | Self::Given => LONG_BYTES_MAX,
             _ => SHORT_BYTES_MAX,
         }
     }
 
     /// All kinds, by number from 1 on.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::Open,
         Self::Data,
         Self::Eof,
@@ -116,11 +127,15 @@ impl Kind {
         Self::Fetched,
         Self::Probe,
         Self::Probed,
+        Self::TicketKey,
+        Self::Held,
+        Self::Claim,
+        Self::Given,
     ];
 
-    /// Tells whether it is between volumes, not part of a walk.
+    /// Tells whether it is between volumes, or for walks of another origin, and so no part of a walk of either side.
     #[must_use]
-    pub fn is_of_volumes(self) -> bool {
+    pub fn is_aside(self) -> bool {
         matches!(
             self,
             Self::Has
@@ -130,6 +145,8 @@ impl Kind {
                 | Self::Fetched
                 | Self::Probe
                 | Self::Probed
+                | Self::Claim
+                | Self::Given
         )
     }
 
