@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use holders::Holders;
+pub(crate) use holders::Peer;
 use long::{AT_ONCE_BYTES_MAX, DIR_AT_ONCE_BYTES_MAX, Done, Long, Reads, at_once};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,7 +38,6 @@ use reader::{CLOSED_MAX, NOBODY, Reader, users_of};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use worknode::command::Files;
-use worknode::id::NodeId;
 
 use crate::own_volume::OwnVolume;
 use crate::random;
@@ -106,7 +106,7 @@ enum Job {
     /// A reader knows of packets that other runners hold.
     Meet {
         reader: ReaderId,
-        node: NodeId,
+        peer: Peer,
         out_tx: UnboundedSender<Frame>,
     },
     Forget {
@@ -329,8 +329,8 @@ impl ExporterHandle {
     }
 
     /// Has packets given to a runner by others, and to others by it.
-    pub(crate) fn meet(&self, reader: ReaderId, node: NodeId, out_tx: UnboundedSender<Frame>) {
-        let _ = self.jobs_tx.send(Job::Meet { reader, node, out_tx });
+    pub(crate) fn meet(&self, reader: ReaderId, peer: Peer, out_tx: UnboundedSender<Frame>) {
+        let _ = self.jobs_tx.send(Job::Meet { reader, peer, out_tx });
     }
 
     /// Removes a reader whose link has ended.
@@ -413,7 +413,7 @@ impl State {
                     self.tell_changes(reader);
                     self.outbox.put_done(done_tx);
                 }
-                Job::Meet { reader, node, out_tx } => self.meet(reader, node, &out_tx),
+                Job::Meet { reader, peer, out_tx } => self.meet(reader, peer, &out_tx),
                 Job::Forget { reader } => {
                     self.readers.remove(&reader);
                     self.holders.forget(reader);
@@ -747,13 +747,13 @@ impl State {
         packets.iter().for_each(|(packet, _)| self.holders.note_sent(reader, *packet));
     }
 
-    fn meet(&mut self, reader: ReaderId, node: NodeId, out_tx: &UnboundedSender<Frame>) {
+    fn meet(&mut self, reader: ReaderId, peer: Peer, out_tx: &UnboundedSender<Frame>) {
         let mut key = [0; TICKET_BYTES];
         random::fill(&mut key);
         let key = TicketKey(key);
         let payload = message::encode(&key).into();
         self.outbox.put(out_tx, Frame { kind: Kind::TicketKey, stream: 0, payload });
-        self.holders.meet(reader, node, key, Instant::now());
+        self.holders.meet(reader, peer, key, Instant::now());
     }
 
     /// Tells a reader who holds what it is not sent with the answers that follow.

@@ -139,10 +139,12 @@ impl Mirrors {
 
     /// Claims packets that an origin does not send because other runners hold them.
     pub(crate) fn take_held(self: &Rc<Self>, link: &Link, payload: &[u8]) {
-        let is_wanted = self.fed_by(link).is_some() || self.cluster.lists(&link.peer);
-        let Some(held) = Held::decode(payload).filter(|_| is_wanted) else {
-            // The packets are requested when they are needed.
-            return tracing::warn!(peer = %link.peer, "ignored what other nodes hold: it cannot be decoded, or nothing walks here");
+        // Otherwise the packets are requested when they are needed.
+        if self.fed_by(link).is_none() && !self.cluster.lists(&link.peer) {
+            return;
+        }
+        let Some(held) = Held::decode(payload) else {
+            return tracing::warn!(peer = %link.peer, "ignored what other nodes hold: it cannot be decoded");
         };
         let (mirrors, origin) = (Rc::downgrade(self), link.peer.clone());
         self.claims.claim(&link.peer, held, move |digests| {

@@ -13,8 +13,8 @@ use worknode::id::NodeId;
 use crate::wire::holding::{Held, TicketKey};
 use crate::wire::limits::PACKETS_PER_CLAIM;
 
-/// Smallest content that is not sent twice. Naming a holder takes a tenth of it, and a round trip.
-const HELD_BYTES_MIN: u32 = 4 * 1024;
+/// Smallest content that is not sent twice: nearly all headers are smaller. Nobody has to wait for those.
+const HELD_BYTES_MIN: u32 = 16 * 1024;
 /// Most packets of which holders are known, for some twenty megabytes. Beyond this, all are forgotten, and sent again.
 const PACKETS_MAX: usize = 100_000;
 /// Most holders of a packet that are remembered.
@@ -32,14 +32,24 @@ const REST: Duration = Duration::from_secs(30);
 pub(super) struct Holders {
     runners: HashMap<ReaderId, Runner>,
     packets: HashMap<Digest, Vec<Holder>>,
+    /// Bytes of all contents for which a holder was named.
+    named_bytes: u64,
     /// What the reader that is being answered is told of next.
     named: BTreeMap<ReaderId, Vec<PacketRef>>,
+}
+
+/// The node at the other end of a link.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) node: NodeId,
+    /// Whether it is in another building. It is no holder for those that are in this one.
+    pub(crate) is_far: bool,
 }
 
 /// A runner that gives packets to others and takes them.
 #[derive(Debug)]
 struct Runner {
-    node: NodeId,
+    peer: Peer,
     key: TicketKey,
     /// Packets of which it was told who holds them.
     told: HashSet<Digest>,
@@ -58,9 +68,9 @@ struct Holder {
 
 impl Holders {
     /// Adds a runner, whose tickets are made with this key.
-    pub(super) fn meet(&mut self, reader: ReaderId, node: NodeId, key: TicketKey, now: Instant) {
+    pub(super) fn meet(&mut self, reader: ReaderId, peer: Peer, key: TicketKey, now: Instant) {
         let (told, failed, rests_until) = (HashSet::new(), (0, now), None);
-        self.runners.insert(reader, Runner { node, key, told, failed, rests_until });
+        self.runners.insert(reader, Runner { peer, key, told, failed, rests_until });
     }
 
     /// Removes a runner whose link has ended.
@@ -109,10 +119,13 @@ impl Holders {
         if runner.rests_until.is_some_and(|until| until > now) {
             return false;
         }
+        let is_far = runner.peer.is_far;
         let Some(holders) = self.packets.get_mut(&packet.digest) else { return false };
-        let linked = holders
-            .iter_mut()
-            .filter(|it| it.reader != reader && self.runners.contains_key(&it.reader));
+        let may_give = |holder: ReaderId| {
+            let of_holder = self.runners.get(&holder);
+            holder != reader && of_holder.is_some_and(|it| is_far || !it.peer.is_far)
+        };
+        let linked = holders.iter_mut().filter(|it| may_give(it.reader));
         // The first of those that were named least.
         let Some(holder) = linked.min_by_key(|it| it.told / FANOUT) else { return false };
         holder.told += 1;
@@ -123,22 +136,28 @@ impl Holders {
             }
             runner.told.insert(packet.digest);
         }
+        self.named_bytes += u64::from(packet.bytes);
         self.named.entry(named).or_default().push(packet);
         self.note_sent(reader, packet);
         true
     }
 
+    /// Returns the bytes of all contents for which a holder was named so far.
+    pub(super) fn named_bytes(&self) -> u64 {
+        self.named_bytes
+    }
+
     /// Returns the holders that were named to a reader since the last call.
     pub(super) fn take_named(&mut self, reader: ReaderId) -> Vec<Held> {
         let named = std::mem::take(&mut self.named);
-        let Some(taker) = self.runners.get(&reader).map(|runner| &runner.node) else {
+        let Some(taker) = self.runners.get(&reader).map(|it| &it.peer.node) else {
             return Vec::new();
         };
         let mut all = Vec::new();
         for (holder, packets) in named {
-            let Some(Runner { node, key, .. }) = self.runners.get(&holder) else { continue };
+            let Some(Runner { peer, key, .. }) = self.runners.get(&holder) else { continue };
             all.extend(packets.chunks(PACKETS_PER_CLAIM).map(|packets| Held {
-                holder: node.clone(),
+                holder: peer.node.clone(),
                 ticket: key.ticket(taker, packets),
                 packets: packets.to_vec(),
             }));
@@ -179,12 +198,13 @@ mod tests {
 
     fn holders(readers: u32) -> (Holders, Instant) {
         let (mut holders, now) = (Holders::default(), Instant::now());
-        (1..=readers).for_each(|it| holders.meet(it, node(it), key(it), now));
+        let peer = |it| Peer { node: node(it), is_far: false };
+        (1..=readers).for_each(|it| holders.meet(it, peer(it), key(it), now));
         (holders, now)
     }
 
     fn packet(number: u32) -> PacketRef {
-        reference(&number.to_le_bytes().repeat(4096))
+        reference(&number.to_le_bytes().repeat(5000))
     }
 
     /// Answers a reader that asks for a packet. Returns whom it is sent to instead.
@@ -260,6 +280,18 @@ mod tests {
         holders.forget(1);
         assert_eq!(ask(&mut holders, 2, packet(1), now), None);
         assert_eq!(ask(&mut holders, 3, packet(1), now).as_deref(), Some("n2"));
+    }
+
+    #[test]
+    fn a_far_holder_is_named_to_far_runners_alone() {
+        let (mut holders, now) = holders(2);
+        for far in [3, 4] {
+            holders.meet(far, Peer { node: node(far), is_far: true }, key(far), now);
+        }
+        assert_eq!(ask(&mut holders, 3, packet(1), now), None);
+        assert_eq!(ask(&mut holders, 1, packet(1), now), None);
+        assert_eq!(ask(&mut holders, 2, packet(1), now).as_deref(), Some("n1"));
+        assert_eq!(ask(&mut holders, 4, packet(1), now).as_deref(), Some("n3"));
     }
 
     #[test]

@@ -427,7 +427,7 @@ fn a_holder_is_named_to_whom_the_packet_may_be_sent_alone() {
     assert!(nix::unistd::geteuid().is_root(), "a test of several users runs as root");
     with_exporter(async |exporter, dir| {
         let make = |name: &str, mode| {
-            let (path, content) = (dir.path().join(name), name.repeat(2000));
+            let (path, content) = (dir.path().join(name), name.repeat(5000));
             std::fs::write(&path, &content).expect("writable");
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("ours");
             (tree(&path), packetfs::packet::reference(content.as_bytes()))
@@ -438,7 +438,7 @@ fn a_holder_is_named_to_whom_the_packet_may_be_sent_alone() {
         let mut keys = Vec::new();
         for runner in &mut runners {
             let node = format!("n{}", runner.number).parse().expect("a sound name");
-            exporter.meet(runner.number, node, runner.out_tx.clone());
+            exporter.meet(runner.number, Peer { node, is_far: false }, runner.out_tx.clone());
             let frame = runner.out_rx.recv().await.expect("the exporter lives");
             keys.push(TicketKey::decode(&frame.payload).expect("a key"));
         }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::exporter::{Asked, ExporterHandle, Question, TRIES_MAX};
+use crate::exporter::{Asked, ExporterHandle, Peer, Question, TRIES_MAX};
 use crate::holders::Holders;
 use crate::link::Link;
 use crate::links::Receive;
@@ -63,11 +63,12 @@ impl Receive for Dispatch {
         }
     }
 
-    fn begin(&self, link: &Rc<Link>) {
+    fn begin(&self, link: &Rc<Link>, is_far: bool) {
         self.mesh.begin(link);
         self.holders.begin(link);
         if link.knows_holders() {
-            self.exporter.meet(link.number, link.peer.clone(), link.sender());
+            let peer = Peer { node: link.peer.clone(), is_far };
+            self.exporter.meet(link.number, peer, link.sender());
         }
     }
 
