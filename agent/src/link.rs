@@ -218,6 +218,12 @@ impl Link {
         self.unanswered.get() <= QUESTIONS_MAX
     }
 
+    /// Returns the shortest round trip between the kernels, if known.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        let connection = self.connection.borrow();
+        connection.as_ref().and_then(|connection| tcp::round_trip(connection).ok())
+    }
+
     /// Tells whether compressing takes longer than sending the bytes that it saves.
     pub(crate) fn is_fast(&self) -> bool {
         self.delivery_rate() > FAST_BYTES_PER_SECOND

@@ -44,8 +44,8 @@ pub(crate) trait Receive {
     /// Handles a frame. Never blocks.
     fn take(&self, link: &Rc<Link>, frame: Frame);
 
-    /// Handles a new link, to a node that may be distant.
-    fn begin(&self, link: &Rc<Link>, is_far: bool);
+    /// Handles a new link.
+    fn begin(&self, link: &Rc<Link>);
 
     /// Handles the end of a link.
     fn end(&self, link: &Rc<Link>);
@@ -237,7 +237,7 @@ impl Links {
             tracing::info!(peer = %link.peer, "a newer link replaces the previous one");
             replaced.close();
         }
-        self.receiver.begin(&link, self.transfers.is_far(&link.peer));
+        self.receiver.begin(&link);
         link
     }
 

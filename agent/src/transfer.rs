@@ -40,11 +40,6 @@ impl Transfers {
         *shortest = round_trip.min(*shortest);
     }
 
-    /// Tells whether a node is known to be distant.
-    pub(crate) fn is_far(&self, node: &NodeId) -> bool {
-        self.distances.borrow().get(node).is_some_and(|distance| *distance >= FAR_MIN)
-    }
-
     /// Records that a node has executed a program.
     pub(crate) fn note_provided(&self, node: &NodeId, program: &[u8]) {
         let mut provided = self.provided.borrow_mut();
@@ -90,7 +85,6 @@ mod tests {
         transfers.note_distance(&near, Duration::from_micros(300));
         transfers.note_distance(&far, Duration::from_millis(90));
         transfers.note_distance(&far, Duration::from_millis(20));
-        assert!(transfers.is_far(&far) && !transfers.is_far(&near));
         assert_eq!(transfers.price(&near, rustc, || 0), Some(Duration::ZERO));
         assert_eq!(transfers.price(&far, gcc, || 0), Some(Duration::from_millis(7000)));
         assert_eq!(transfers.price(&far, rustc, || 0), Some(Duration::from_millis(29_400)));

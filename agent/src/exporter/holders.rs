@@ -21,6 +21,8 @@ const PACKETS_MAX: usize = 100_000;
 const HOLDERS_MAX: usize = 16;
 /// To how many others a holder of a packet is named before the next one is. It may not have the packet yet itself.
 const FANOUT: u32 = 3;
+/// Round trip from which on a runner counts as far: in another building.
+const FAR_MIN: Duration = Duration::from_millis(5);
 /// Packets for which a runner was told of a holder in vain within `FAILED_WITHIN`, after which it gets all from here for
 /// `REST`: it may not reach the others.
 const FAILED_MAX: u32 = 256;
@@ -42,8 +44,14 @@ pub(super) struct Holders {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) node: NodeId,
-    /// Whether it is in another building. It is no holder for those that are in this one.
-    pub(crate) is_far: bool,
+    /// The shortest round trip to it, if known.
+    pub(crate) round_trip: Option<Duration>,
+}
+
+impl Peer {
+    fn is_far(&self) -> bool {
+        self.round_trip.is_some_and(|it| it >= FAR_MIN)
+    }
 }
 
 /// A runner that gives packets to others and takes them.
@@ -119,11 +127,11 @@ impl Holders {
         if runner.rests_until.is_some_and(|until| until > now) {
             return false;
         }
-        let is_far = runner.peer.is_far;
+        let is_far = runner.peer.is_far();
         let Some(holders) = self.packets.get_mut(&packet.digest) else { return false };
         let may_give = |holder: ReaderId| {
             let of_holder = self.runners.get(&holder);
-            holder != reader && of_holder.is_some_and(|it| is_far || !it.peer.is_far)
+            holder != reader && of_holder.is_some_and(|it| is_far || !it.peer.is_far())
         };
         let linked = holders.iter_mut().filter(|it| may_give(it.reader));
         // The first of those that were named least.
@@ -198,7 +206,7 @@ mod tests {
 
     fn holders(readers: u32) -> (Holders, Instant) {
         let (mut holders, now) = (Holders::default(), Instant::now());
-        let peer = |it| Peer { node: node(it), is_far: false };
+        let peer = |it| Peer { node: node(it), round_trip: Some(FAR_MIN / 2) };
         (1..=readers).for_each(|it| holders.meet(it, peer(it), key(it), now));
         (holders, now)
     }
@@ -286,7 +294,7 @@ mod tests {
     fn a_far_holder_is_named_to_far_runners_alone() {
         let (mut holders, now) = holders(2);
         for far in [3, 4] {
-            holders.meet(far, Peer { node: node(far), is_far: true }, key(far), now);
+            holders.meet(far, Peer { node: node(far), round_trip: Some(FAR_MIN) }, key(far), now);
         }
         assert_eq!(ask(&mut holders, 3, packet(1), now), None);
         assert_eq!(ask(&mut holders, 1, packet(1), now), None);

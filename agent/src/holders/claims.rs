@@ -28,8 +28,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(1);
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// Time that claims wait for a link to their holder.
 const LINK_MAX: Duration = Duration::from_millis(500);
-/// Time for which nothing is claimed of a holder that was late, or had nothing.
-const REST: Duration = Duration::from_secs(10);
+/// Time for which nothing is claimed of a holder that was late, or had nothing. Each further time in a row doubles it, up to the
+/// second value: a busy node is not late for long.
+const REST_MIN: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_secs(30);
 /// Time after which a holder that could not be linked is called again.
 const CALL_AGAIN: Duration = Duration::from_secs(5);
 /// Most links with which others are called for this: beyond it only holders that are linked anyway are asked.
@@ -76,9 +78,10 @@ pub(crate) struct Claims {
     neighbours: RefCell<HashMap<NodeId, Neighbour>>,
     /// Notified of each new link.
     linked: Notify,
-    /// When holders were last called, and until when they rest.
+    /// When holders were last called.
     called: RefCell<HashMap<NodeId, Instant>>,
-    rests: RefCell<HashMap<NodeId, Instant>>,
+    /// Holders that were late: until when they rest, and for how long.
+    rests: RefCell<HashMap<NodeId, (Instant, Duration)>>,
     /// Open claims: over which link, and where the answer goes.
     open: RefCell<HashMap<u32, (u32, oneshot::Sender<Bytes>)>>,
     last: Cell<u32>,
@@ -199,25 +202,31 @@ impl Claims {
             None => Err(Missed::Late),
         };
         match given {
-            Err(Missed::Late | Missed::Lacks) => {
-                let until = Instant::now() + REST;
-                self.rests.borrow_mut().insert(held.holder.clone(), until);
-            }
+            Ok(()) => drop(self.rests.borrow_mut().remove(&held.holder)),
+            Err(Missed::Late | Missed::Lacks) => self.rest(&held.holder),
             Err(Missed::Lied) => {
                 let lie = format!("a packet of {origin} that it gave does not match its digest");
                 // The agent may be ending.
                 let _ = self.wishes_tx.send(Wish::Shun(held.holder.clone(), lie));
             }
-            _ => {}
+            Err(_) => {}
         }
         given
     }
 
+    fn rest(&self, holder: &NodeId) {
+        let (mut rests, now) = (self.rests.borrow_mut(), Instant::now());
+        rests.retain(|_, (until, _)| *until + REST_MAX > now);
+        let (until, rest) = rests.entry(holder.clone()).or_insert((now, Duration::ZERO));
+        // Claims that end while it rests were made before.
+        if *until <= now {
+            *rest = (2 * *rest).clamp(REST_MIN, REST_MAX);
+            *until = now + *rest;
+        }
+    }
+
     fn rests(&self, holder: &NodeId) -> bool {
-        let mut rests = self.rests.borrow_mut();
-        let now = Instant::now();
-        rests.retain(|_, until| *until > now);
-        rests.contains_key(holder)
+        self.rests.borrow().get(holder).is_some_and(|(until, _)| *until > Instant::now())
     }
 
     /// Returns a holder once it is linked, and has it called if it is not.
@@ -450,12 +459,22 @@ mod tests {
             runner.claim();
             assert!(!runner.has_come().await);
             assert!(out_rx.try_recv().is_err());
-            runner.claims.rests.borrow_mut().clear();
+            // Once it has rested.
+            let claims = Rc::clone(&runner.claims);
+            let wake = || claims.rests.borrow_mut().values_mut().for_each(|it| it.0 = begun);
+            wake();
             runner.claim();
             let frame = out_rx.recv().await.expect("it claims");
             runner.answer(&link, &frame, Vec::new());
             assert!(!runner.has_come().await);
             assert!(runner.claims.rests(&node("n1")));
+            assert_eq!(runner.claims.rests.borrow()[&node("n1")].1, 2 * REST_MIN);
+            wake();
+            let packet = runner.claim();
+            let frame = out_rx.recv().await.expect("it claims");
+            runner.answer(&link, &frame, vec![(packet, Packed::pack(CONTENT))]);
+            assert!(runner.has_come().await);
+            assert!(runner.claims.rests.borrow().is_empty());
         });
     }
 

@@ -63,11 +63,11 @@ impl Receive for Dispatch {
         }
     }
 
-    fn begin(&self, link: &Rc<Link>, is_far: bool) {
+    fn begin(&self, link: &Rc<Link>) {
         self.mesh.begin(link);
         self.holders.begin(link);
         if link.knows_holders() {
-            let peer = Peer { node: link.peer.clone(), is_far };
+            let peer = Peer { node: link.peer.clone(), round_trip: link.round_trip() };
             self.exporter.meet(link.number, peer, link.sender());
         }
     }
