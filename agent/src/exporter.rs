@@ -3,6 +3,7 @@
 
 mod attributes;
 mod foretell;
+mod holders;
 mod later;
 mod long;
 mod outbox;
@@ -19,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use holders::Holders;
+pub(crate) use holders::Peer;
 use long::{AT_ONCE_BYTES_MAX, DIR_AT_ONCE_BYTES_MAX, Done, Long, Reads, at_once};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -26,7 +29,7 @@ use outbox::Outbox;
 use packetfs::export::{self, Exporter, Hidden, read_packets};
 use packetfs::identity::Owner;
 use packetfs::mounts::{MountWatch, Mounts};
-use packetfs::packet::PacketRef;
+use packetfs::packet::{Packed, PacketRef};
 use packetfs::path::{Bytes, FileName, TreePath, join, split};
 use packetfs::tree::{Attr, Change, Entry, Kind as FileKind, Listing, Names};
 use packetfs::watch::{Drained, ReaderId, Watcher};
@@ -37,10 +40,13 @@ use tokio::sync::oneshot;
 use worknode::command::Files;
 
 use crate::own_volume::OwnVolume;
+use crate::random;
 use crate::served::Heard;
 use crate::sys::outside::Outside;
 use crate::vital::Vital;
 use crate::wire::frame::{Frame, Kind};
+use crate::wire::holding::{TICKET_BYTES, TicketKey};
+use crate::wire::limits::HELD_MAX;
 use crate::wire::lists;
 use crate::wire::message::{self, Answer, Ask};
 
@@ -96,6 +102,12 @@ enum Job {
     Drain {
         reader: ReaderId,
         done_tx: oneshot::Sender<()>,
+    },
+    /// A reader knows of packets that other runners hold.
+    Meet {
+        reader: ReaderId,
+        peer: Peer,
+        out_tx: UnboundedSender<Frame>,
     },
     Forget {
         reader: ReaderId,
@@ -316,6 +328,11 @@ impl ExporterHandle {
         let _ = self.jobs_tx.send(Job::Retell);
     }
 
+    /// Has packets given to a runner by others, and to others by it.
+    pub(crate) fn meet(&self, reader: ReaderId, peer: Peer, out_tx: UnboundedSender<Frame>) {
+        let _ = self.jobs_tx.send(Job::Meet { reader, peer, out_tx });
+    }
+
     /// Removes a reader whose link has ended.
     pub(crate) fn forget(&self, reader: ReaderId) {
         let _ = self.jobs_tx.send(Job::Forget { reader });
@@ -328,6 +345,7 @@ struct State {
     mounts: MountWatch,
     readers: HashMap<ReaderId, Reader>,
     profiles: Profiles,
+    holders: Holders,
     /// What may be looked at ahead of a question: what is asked for has answered before.
     heard: Heard,
     outbox: Outbox,
@@ -366,6 +384,7 @@ impl State {
             mounts,
             readers: HashMap::new(),
             profiles: Profiles::default(),
+            holders: Holders::default(),
             heard,
             outbox,
             unheard_tx,
@@ -394,8 +413,10 @@ impl State {
                     self.tell_changes(reader);
                     self.outbox.put_done(done_tx);
                 }
+                Job::Meet { reader, peer, out_tx } => self.meet(reader, peer, &out_tx),
                 Job::Forget { reader } => {
                     self.readers.remove(&reader);
+                    self.holders.forget(reader);
                     self.quiet.behind().remove(&reader);
                     self.watcher.remove_reader(reader);
                 }
@@ -433,6 +454,7 @@ impl State {
             let _ = self.unheard_tx.send(asked);
             return;
         }
+        self.name_holders(asked.reader, &asked.out_tx);
         match answer.unwrap_or(Answered::Now(Answer::Failed(libc::EIO))) {
             Answered::Now(answer) => self.send_answer(&asked, &answer),
             Answered::Long(long) => self.read(asked, long),
@@ -487,7 +509,7 @@ impl State {
                     listed => listed,
                 },
                 Ask::Content(path) => self.content(user, reader, path),
-                Ask::Packets(path, wanted) => self.packets(user, path, wanted, bytes_max),
+                Ask::Packets(path, wanted) => self.packets((user, reader), path, wanted, bytes_max),
             };
             if answered.is_ok() {
                 break;
@@ -617,7 +639,7 @@ impl State {
     fn content(
         &mut self,
         user: &Owner,
-        reader: ReaderId,
+        number: ReaderId,
         path: &TreePath,
     ) -> Result<Answered, Errno> {
         let mut asked = self.look_at(user, path)?;
@@ -632,13 +654,19 @@ impl State {
             },
         };
         if let (Some(reader), [packet]) =
-            (self.readers.get_mut(&reader), exported.content.manifest.packets.as_slice())
+            (self.readers.get_mut(&number), exported.content.manifest.packets.as_slice())
         {
             if reader.sent.len() >= SENT_MAX {
                 reader.sent.clear();
             }
             if !reader.sent.insert(packet.digest) {
                 exported.inline = None;
+            } else if exported.inline.is_some() {
+                if self.holders.name(number, *packet, Instant::now()) {
+                    exported.inline = None;
+                } else {
+                    self.holders.note_sent(number, *packet);
+                }
             }
         }
         Ok(Answered::Now(Answer::Content(exported.content, exported.inline)))
@@ -668,12 +696,16 @@ impl State {
 
     fn packets(
         &mut self,
-        user: &Owner,
+        (user, reader): (&Owner, ReaderId),
         path: &TreePath,
         wanted: &[(u64, PacketRef)],
         bytes_max: u64,
     ) -> Result<Answered, Errno> {
         let file = self.exporter.for_user(user, |files| files.open_file(path))?;
+        let wanted = &self.without_held((user, reader), path, wanted);
+        if wanted.is_empty() {
+            return Ok(Answered::Now(Answer::Packets(Vec::new())));
+        }
         let bytes: u64 = wanted.iter().map(|(_, packet)| u64::from(packet.bytes)).sum();
         // The volume's may have to be fetched, whatever the asker affords.
         if bytes > bytes_max || self.heard.is_own(path) {
@@ -684,7 +716,53 @@ impl State {
             // The file has changed: the reader must get the change before it asks again.
             self.drain();
         }
+        self.note_sent(reader, &packets);
         Ok(Answered::Now(Answer::Packets(packets)))
+    }
+
+    /// Names holders of packets of a file to a reader, and returns the packets for which there is none. Only of what the file
+    /// has now, and the user may read.
+    fn without_held(
+        &mut self,
+        (user, reader): (&Owner, ReaderId),
+        path: &TreePath,
+        wanted: &[(u64, PacketRef)],
+    ) -> Vec<(u64, PacketRef)> {
+        let mut here = wanted.to_vec();
+        if !self.holders.hold_any(reader, wanted.iter().map(|(_, packet)| packet)) {
+            return here;
+        }
+        let (own, is_own) = (self.heard.own_volume(), self.heard.is_own(path));
+        let own = is_own.then_some(own);
+        let known = self.exporter.for_user(user, |files| at_once(files, path, false, own));
+        let Ok(export::Asked::Known(exported)) = known else { return here };
+        let now = Instant::now();
+        for placed in exported.content.manifest.covering(0, u64::MAX) {
+            here.retain(|it| *it != placed || !self.holders.name(reader, placed.1, now));
+        }
+        here
+    }
+
+    fn note_sent(&mut self, reader: ReaderId, packets: &[(PacketRef, Packed)]) {
+        packets.iter().for_each(|(packet, _)| self.holders.note_sent(reader, *packet));
+    }
+
+    fn meet(&mut self, reader: ReaderId, peer: Peer, out_tx: &UnboundedSender<Frame>) {
+        let mut key = [0; TICKET_BYTES];
+        random::fill(&mut key);
+        let key = TicketKey(key);
+        let payload = message::encode(&key).into();
+        self.outbox.put(out_tx, Frame { kind: Kind::TicketKey, stream: 0, payload });
+        self.holders.meet(reader, peer, key, Instant::now());
+    }
+
+    /// Tells a reader who holds what it is not sent with the answers that follow.
+    fn name_holders(&mut self, reader: ReaderId, out_tx: &UnboundedSender<Frame>) {
+        let named = self.holders.take_named(reader);
+        for named in named.chunks(HELD_MAX) {
+            let payload = message::encode(&named).into();
+            self.outbox.put(out_tx, Frame { kind: Kind::Held, stream: 0, payload });
+        }
     }
 
     /// Drains changes. Pending changes go out with the next message to a reader, or after a delay, consecutive ones

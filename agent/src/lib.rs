@@ -16,6 +16,7 @@ mod config;
 mod devices;
 mod door;
 mod exporter;
+mod holders;
 mod installed;
 mod leaves;
 mod link;

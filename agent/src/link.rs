@@ -26,7 +26,9 @@ use worknode::key::Key;
 
 use crate::sys::tcp::{self, Moved};
 use crate::wire::frame::{Frame, Kind};
-use crate::wire::limits::{EXITS_MAX, QUESTIONS_MAX, TOLD_BYTES_MAX};
+use crate::wire::limits::{
+    EXITS_MAX, HOLDERS_VERSION, LOCKS_VERSION, QUESTIONS_MAX, TOLD_BYTES_MAX,
+};
 use crate::wire::lists;
 use crate::wire::message::{self, Exit, Open};
 use crate::wire::squeeze::{Damaged, Squeezer, Unsqueezer};
@@ -49,6 +51,8 @@ pub(crate) struct Link {
     /// Its key. A node that was removed and joined again has another one.
     pub(crate) key: Option<Key>,
     incarnation: u64,
+    /// The version of the protocol that both sides speak.
+    speaks: u32,
     /// Whether this side has called.
     called: bool,
     began: Instant,
@@ -80,14 +84,14 @@ pub(crate) struct Link {
     unsqueezer: RefCell<Unsqueezer>,
     changes_unsqueezer: RefCell<Unsqueezer>,
     bytes_out: Cell<u64>,
-    /// Payloads that are not between volumes.
+    /// Payloads for walks of either side.
     walk_bytes_out: Cell<u64>,
     bytes_in: Cell<u64>,
 }
 
 impl Link {
     /// Makes a link, and the receiver of its queue of frames to send.
-    fn new(
+    pub(crate) fn new(
         peer: Peer,
         number: u32,
         called: bool,
@@ -98,6 +102,7 @@ impl Link {
             peer: peer.node,
             key: peer.key,
             incarnation: peer.incarnation,
+            speaks: peer.speaks,
             called,
             began: Instant::now(),
             number,
@@ -215,6 +220,12 @@ impl Link {
         self.unanswered.get() <= QUESTIONS_MAX
     }
 
+    /// Returns the shortest round trip between the kernels, if known.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        let connection = self.connection.borrow();
+        connection.as_ref().and_then(|connection| tcp::round_trip(connection).ok())
+    }
+
     /// Tells whether compressing takes longer than sending the bytes that it saves.
     pub(crate) fn is_fast(&self) -> bool {
         self.delivery_rate() > FAST_BYTES_PER_SECOND
@@ -236,7 +247,7 @@ impl Link {
     }
 
     fn note_sent(&self, frame: &Frame) {
-        if !frame.kind.is_of_volumes() {
+        if !frame.kind.is_aside() {
             self.walk_bytes_out.set(self.walk_bytes_out.get() + frame.payload.len() as u64);
         }
         match frame.kind {
@@ -262,6 +273,16 @@ impl Link {
     pub(crate) fn acknowledged_since(&self) -> Option<Duration> {
         let connection = self.connection.borrow();
         connection.as_ref().and_then(|connection| tcp::acknowledged_since(connection).ok())
+    }
+
+    /// Tells whether the peer knows of packets that other runners hold.
+    pub(crate) fn knows_holders(&self) -> bool {
+        self.speaks >= HOLDERS_VERSION
+    }
+
+    /// Tells whether the peer knows of locks on files of volumes.
+    pub(crate) fn knows_locks(&self) -> bool {
+        self.speaks >= LOCKS_VERSION
     }
 
     /// Tells whether a walk of either side is on the link.
@@ -293,7 +314,7 @@ impl Link {
         self.streams.close_all();
     }
 
-    /// Returns the bytes sent so far that are not between volumes.
+    /// Returns the bytes sent so far for walks of either side.
     pub(crate) fn walk_bytes(&self) -> u64 {
         self.walk_bytes_out.get()
     }

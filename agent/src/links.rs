@@ -5,6 +5,7 @@ mod answer;
 mod callers;
 pub(crate) mod dial;
 mod greet;
+mod holders;
 mod keep;
 mod order;
 

@@ -135,7 +135,8 @@ impl Mesh {
     pub(crate) fn begin(&self, link: &Rc<Link>) {
         self.shared.waiting.begin(link.number);
         self.shared.fetcher.begin(link.number, link.peer.clone(), link.sender());
-        self.tell(Heard::Begun(link.number, link.peer.clone(), link.sender()));
+        let (peer, out_tx) = (link.peer.clone(), link.sender());
+        self.tell(Heard::Begun(link.number, peer, out_tx, link.knows_locks()));
     }
 
     /// Handles the end of a link.

@@ -19,9 +19,11 @@ use packetfs::tree::{Attr, Change, Time, Xattr};
 use packetfs::view::{Ask as Lack, Done, Outset, Source};
 use packetfs::xattr::has_acl;
 use tokio::sync::{mpsc, oneshot};
+use worknode::id::NodeId;
 use worknode::spec::WalkSpec;
 
 use crate::compile;
+use crate::holders::Claims;
 use crate::link::Link;
 use crate::runner::sandboxes::Sandboxes;
 use crate::sys::launcher::Launcher;
@@ -68,6 +70,9 @@ pub(crate) struct Mirror {
     mount: Mount,
     /// The packets of this origin.
     store: Shelf,
+    origin: NodeId,
+    /// What other runners are asked for.
+    claims: Rc<Claims>,
     link: RefCell<Option<Rc<Link>>>,
     /// When its last link ended; `None` while it has a link.
     alone_since: Cell<Option<Instant>>,
@@ -80,7 +85,7 @@ pub(crate) struct Mirror {
     on_their_way: Cell<usize>,
     /// Callbacks that wait for a listing or a manifest.
     waiting: RefCell<HashMap<Need, Vec<Done>>>,
-    /// Packets that were requested and have not arrived.
+    /// Packets that were requested of the origin or another runner, and have not arrived.
     coming: RefCell<HashSet<Digest>>,
     waiting_packets: RefCell<Vec<(HashSet<Digest>, Done)>>,
     /// What the origin did if it sent data that does not match its digest.
@@ -121,7 +126,7 @@ impl Mirror {
         link: &Rc<Link>,
         owners: Owners,
         mounter: Option<Mounter>,
-        store: &Arc<Store>,
+        (store, claims): (&Arc<Store>, &Rc<Claims>),
         vital: &Vital,
         sandboxes: impl FnOnce(&Path) -> Sandboxes,
     ) -> anyhow::Result<Rc<Self>> {
@@ -138,6 +143,8 @@ impl Mirror {
             with_xattrs: RefCell::default(),
             mount,
             store,
+            origin: link.peer.clone(),
+            claims: Rc::clone(claims),
             link: RefCell::new(Some(Rc::clone(link))),
             alone_since: Cell::new(None),
             next_ask: Cell::new(1),
@@ -468,7 +475,23 @@ impl Mirror {
             Answer::Failed(errno) => Err(errno),
             _ => Err(libc::EPROTO),
         };
-        let digests: HashSet<Digest> = asked.iter().map(|packet| packet.digest).collect();
+        let digests = asked.iter().map(|packet| packet.digest);
+        // What others give is still to come.
+        let is_over = |digest: &Digest| result.is_err() || !self.is_claimed(digest);
+        self.end_wait(&digests.filter(is_over).collect(), result);
+    }
+
+    /// Handles the end of a claim. What has not come is asked of the origin by whoever waits for it.
+    pub(crate) fn take_claimed(&self, digests: &HashSet<Digest>) {
+        self.end_wait(digests, Ok(()));
+    }
+
+    fn is_claimed(&self, digest: &Digest) -> bool {
+        self.claims.is_coming(&self.origin, digest)
+    }
+
+    /// Ends the wait for packets, which have come or will not.
+    fn end_wait(&self, digests: &HashSet<Digest>, result: Result<(), i32>) {
         self.coming.borrow_mut().retain(|digest| !digests.contains(digest));
         let mut ready = Vec::new();
         self.waiting_packets.borrow_mut().retain_mut(|(lacking, done)| {
@@ -549,7 +572,9 @@ impl Mirror {
         let wanted: Vec<_> = {
             let mut coming = self.coming.borrow_mut();
             let both = needed.iter().chain(ahead);
-            both.filter(|(_, packet)| coming.insert(packet.digest)).copied().collect()
+            // What others are about to give is waited for.
+            let mut is_lacking = |digest| coming.insert(digest) && !self.is_claimed(&digest);
+            both.filter(|(_, packet)| is_lacking(packet.digest)).copied().collect()
         };
         for part in wanted.chunks(PACKETS_PER_ASK) {
             let ask = Ask::Packets(path.clone(), part.to_vec());

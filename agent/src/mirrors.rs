@@ -18,6 +18,7 @@ use worknode::spec::Fault;
 
 use crate::admission::{Act, admit};
 use crate::cluster::Cluster;
+use crate::holders::Claims;
 use crate::link::Link;
 use crate::mirror::Mirror;
 use crate::numbers;
@@ -27,6 +28,7 @@ use crate::sys::launcher::Launcher;
 use crate::sys::orders::Plan;
 use crate::vital::Vital;
 use crate::wire::frame::Frame;
+use crate::wire::holding::Held;
 use crate::wire::limits::TOLD_BYTES_MAX;
 use crate::wire::{lists, message};
 
@@ -51,6 +53,7 @@ pub(crate) struct Mirrors {
     cluster: Rc<Cluster>,
     launcher: Rc<Launcher>,
     store: Arc<Store>,
+    claims: Rc<Claims>,
     vital: Vital,
     dirs: Dirs,
     memory: WalkMemory,
@@ -63,7 +66,7 @@ impl Mirrors {
     pub(crate) fn new(
         cluster: Rc<Cluster>,
         launcher: Rc<Launcher>,
-        store: Store,
+        (store, claims): (Arc<Store>, Rc<Claims>),
         vital: Vital,
         dirs: Dirs,
         memory: WalkMemory,
@@ -71,7 +74,8 @@ impl Mirrors {
         Self {
             cluster,
             launcher,
-            store: Arc::new(store),
+            store,
+            claims,
             vital,
             dirs,
             memory,
@@ -131,6 +135,22 @@ impl Mirrors {
             link.keep_told(told);
         }
         // Without a mirror (a new or unlisted origin), the answers are dropped and requested later.
+    }
+
+    /// Claims packets that an origin does not send because other runners hold them.
+    pub(crate) fn take_held(self: &Rc<Self>, link: &Link, payload: &[u8]) {
+        // Otherwise the packets are requested when they are needed.
+        if self.fed_by(link).is_none() && !self.cluster.lists(&link.peer) {
+            return;
+        }
+        let Some(held) = Held::decode(payload) else {
+            return tracing::warn!(peer = %link.peer, "ignored what other nodes hold: it cannot be decoded");
+        };
+        let (mirrors, origin) = (Rc::downgrade(self), link.peer.clone());
+        self.claims.claim(&link.peer, held, move |digests| {
+            let mirror = mirrors.upgrade().and_then(|mirrors| mirrors.get(&origin));
+            mirror.iter().for_each(|mirror| mirror.take_claimed(digests));
+        });
     }
 
     /// Handles changes of an origin's files.
@@ -229,7 +249,7 @@ impl Mirrors {
             link,
             owners,
             mounter,
-            &self.store,
+            (&self.store, &self.claims),
             &self.vital,
             sandboxes,
         )

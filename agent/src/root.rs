@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::door::shares::Shares;
 use crate::door::{self, Door, Visit};
 use crate::exporter::ExporterHandle;
+use crate::holders::Holders;
 use crate::link::handshake::Peer;
 use crate::links::Links;
 use crate::links::dial::Relayed;
@@ -53,6 +54,7 @@ use crate::sys::rights::Rights;
 use crate::sys::view::View;
 use crate::vital::Vital;
 use crate::volume::VolumeHandle;
+use crate::wire::VERSION;
 use crate::wire::joining::BrokerPlace;
 use crate::{machine, origin, own, random};
 use dispatch::Dispatch;
@@ -217,7 +219,8 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
             .upper_bytes
             .unwrap_or_else(|| room::upper_bytes(memory_bytes, info.slots)),
     };
-    let store = Store::open(&state.join("packets"), store_bytes)?;
+    let store = Arc::new(Store::open(&state.join("packets"), store_bytes)?);
+    let (holders, wishes_rx) = Holders::start(&store)?;
     let pages = PagesDir::make(state)?;
     let door = Rc::new(Door::open(pages.path(), state)?);
     let secrets = membership.as_ref().map(|membership| membership.secrets()).unwrap_or_default();
@@ -241,7 +244,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     let mirrors = Rc::new(Mirrors::new(
         Rc::clone(&cluster),
         Rc::clone(&launcher),
-        store,
+        (store, Rc::clone(&holders.claims)),
         vital.clone(),
         dirs,
         WalkMemory {
@@ -253,6 +256,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     let (mesh, mut liars_rx) = Mesh::start()?;
     let dispatch = Rc::new(Dispatch {
         mesh: mesh.clone(),
+        holders,
         exporter: exporter.clone(),
         served: served.clone(),
         mirrors: Rc::clone(&mirrors),
@@ -260,12 +264,13 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     });
     tokio::task::spawn_local(Rc::clone(&dispatch).ask_servers(unheard_rx));
     let links = Rc::new(Links::new(
-        Peer { node: node.clone(), incarnation: random::number(), key: None },
+        Peer { node: node.clone(), incarnation: random::number(), key: None, speaks: VERSION },
         membership.clone(),
         Rc::clone(&cluster),
         dispatch,
         guest,
     ));
+    tokio::task::spawn_local(Rc::clone(&links).serve_claims(wishes_rx));
     let shunning = Rc::clone(&links);
     tokio::task::spawn_local(async move {
         while let Some((node, evidence)) = liars_rx.recv().await {

@@ -13,6 +13,7 @@
 pub mod feed;
 pub mod frame;
 pub mod greeting;
+pub mod holding;
 pub mod joining;
 pub mod limits;
 pub mod lists;

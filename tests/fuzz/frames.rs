@@ -3,14 +3,15 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::bytes::{damage, damaged, noise, survives_postcard};
+use crate::bytes::{damage, damaged, noise, survives, survives_postcard};
 use crate::changes::change_sets;
 use crate::files::{contents, listings, packed, packets, tree_paths};
 use crate::memory::bounded;
 use crate::trial::holds;
-use crate::walks::outcomes;
+use crate::walks::{nodes, outcomes};
 use bytes::Bytes;
 use oswalk_agent::wire::frame::{Assembler, Frame, HEAD_BYTES, Kind};
+use oswalk_agent::wire::holding::{Claim, Held, TICKET_BYTES, Ticket};
 use oswalk_agent::wire::limits::PAYLOAD_BYTES_MAX;
 use oswalk_agent::wire::message::{Answer, Ask, Doubt, Exit, Open, Packets, Told, encode};
 use oswalk_agent::wire::squeeze::{Squeezer, Unsqueezer};
@@ -84,6 +85,16 @@ fn messages_of_walks() {
     });
     let packets = vec((packets(), packed()), 0..3).prop_map(|packets| Packets { packets });
     survives_postcard((open, exit, packets));
+}
+
+#[test]
+fn what_runners_hold() {
+    let tickets = || any::<[u8; TICKET_BYTES]>().prop_map(Ticket);
+    let named = || (nodes(), tickets(), vec(packets(), 0..5));
+    let held = named().prop_map(|(holder, ticket, packets)| Held { holder, ticket, packets });
+    survives(vec(held, 0..4), encode, Held::decode);
+    let claim = named().prop_map(|(origin, ticket, packets)| Claim { origin, ticket, packets });
+    survives(claim, encode, Claim::decode);
 }
 
 /// Messages survive squeezing. Damaged ones are refused or yield other messages.

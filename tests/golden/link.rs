@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use oswalk_agent::wire::feed::{Fetch, Has, Probe, Probed};
 use oswalk_agent::wire::frame::{Assembler, Frame, Kind};
+use oswalk_agent::wire::holding::{Claim, Held, TicketKey};
 use oswalk_agent::wire::message::{Ask, Introduction, Open, encode};
 use oswalk_agent::wire::payload::{about, split};
 use oswalk_agent::wire::squeeze::{Squeezer, Unsqueezer};
@@ -17,7 +18,7 @@ use worknode::id::Attempt;
 use worknode::spec::{Outcome, WalkSpec};
 
 use crate::file::{Golden, variant};
-use crate::{greeting, joining, messages, volumes};
+use crate::{greeting, holding, joining, messages, volumes};
 
 /// The stream of the walk in the examples: the side that called has opened it.
 const WALK: u32 = 3;
@@ -101,6 +102,19 @@ fn check(golden: &mut Golden, kind: Kind) {
                 frame(golden, kind, case, QUESTION, &probed, encode(&probed), Probed::decode);
             }
         }
+        Kind::TicketKey => {
+            let key = holding::KEY;
+            frame(golden, kind, "", NO_WALK, &key, encode(&key), TicketKey::decode);
+        }
+        Kind::Held => {
+            let held = holding::held();
+            frame(golden, kind, "", NO_WALK, &held, encode(&held), Held::decode);
+        }
+        Kind::Claim => {
+            let claim = holding::claim();
+            frame(golden, kind, "", QUESTION, &claim, encode(&claim), Claim::decode);
+        }
+        Kind::Given => postcard(golden, kind, "", QUESTION, &messages::packets()),
         Kind::Locks => {
             for (case, envelope) in volumes::locks() {
                 frame(golden, kind, case, NO_WALK, &envelope, encode(&envelope), Envelope::decode);

@@ -8,6 +8,7 @@
 mod door;
 mod file;
 mod greeting;
+mod holding;
 mod joining;
 mod link;
 mod membership;

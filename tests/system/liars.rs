@@ -44,14 +44,17 @@ const PACKETS: u8 = 9;
 const EXIT: u8 = 10;
 const TOOK: u8 = 16;
 const SETTINGS: u8 = 18;
+const GIVEN: u8 = 32;
+/// The bit of a frame that goes on in the next one.
+const MORE: u8 = 0x80;
 /// Size of a frame's header.
 const HEAD_BYTES: usize = 8;
 /// Longest payload of a frame.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
-/// A lie about the next walk that ends.
+/// A lie about the next walk that ends. Until it is told, packets that are given to other runners are damaged.
 #[derive(Clone, Default)]
-struct Lie {
+pub(crate) struct Lie {
     /// Frames sent before the walk's exit.
     ahead: Vec<(u8, Vec<u8>)>,
     /// The exit, if not the runner's own.
@@ -113,7 +116,7 @@ fn encode(message: &impl serde::Serialize) -> Vec<u8> {
 
 /// A proxy in front of the agent at [`AGENT`], reached at [`LIAR`]. It has the key of that agent's node, and
 /// those of the callers, which the agent would not let it have.
-struct Liar {
+pub(crate) struct Liar {
     shared: Arc<Shared>,
 }
 
@@ -128,7 +131,7 @@ struct Shared {
 impl Liar {
     /// Has an agent join the cluster with the only instance before it, which listens in the network of n3 until
     /// this process ends.
-    fn join<'a>(up: &'a Up, name: &str) -> Result<(&'static Self, Odd<'a>), String> {
+    pub(crate) fn join<'a>(up: &'a Up, name: &str) -> Result<(&'static Self, Odd<'a>), String> {
         static LISTENS: OnceLock<Result<Liar, String>> = OnceLock::new();
         let liar = LISTENS.get_or_init(|| Self::start(up)).as_ref().map_err(Clone::clone)?;
         let state = up.fresh(name)?;
@@ -166,7 +169,7 @@ impl Liar {
         Ok(Self { shared })
     }
 
-    fn say(&self, lie: Option<Lie>) -> Option<Lie> {
+    pub(crate) fn say(&self, lie: Option<Lie>) -> Option<Lie> {
         std::mem::replace(&mut *locked(&self.shared.next), lie)
     }
 }
@@ -265,13 +268,16 @@ fn lied(message: &[u8], next: &Mutex<Option<Lie>>) -> Vec<u8> {
         for (kind, said) in &lie.ahead {
             frame(*kind, stream, said, &mut out);
         }
-        frame(head[0], stream, lie.exit.as_deref().unwrap_or(payload), &mut out);
+        let mut said = lie.exit.as_deref().unwrap_or(payload).to_vec();
+        if head[0] & !MORE == GIVEN {
+            said.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+        }
+        frame(head[0], stream, &said, &mut out);
     }
     out
 }
 
 fn frame(kind: u8, stream: [u8; 4], payload: &[u8], out: &mut Vec<u8>) {
-    const MORE: u8 = 0x80;
     let mut rest = payload;
     loop {
         let (piece, after) = rest.split_at(rest.len().min(PAYLOAD_BYTES_MAX));

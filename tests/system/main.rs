@@ -15,6 +15,7 @@ mod coverage;
 mod faults;
 mod forged;
 mod hidden;
+mod holders;
 mod hostile;
 mod installation;
 mod interrupts;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         interrupts::ALL,
         forged::ALL,
         hidden::ALL,
+        holders::ALL,
         hostile::ALL,
         installation::ALL,
         mounts::ALL,

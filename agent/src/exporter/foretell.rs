@@ -22,6 +22,9 @@ use crate::wire::message::{self, Answer, Ask, Told};
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 const FRAME_BYTES: usize = 256 * 1024;
 
+/// Most bytes of content for which holders are named ahead of a walk: as much as that, uncompressed.
+const NAMED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// Most memory for what a reader knows, some 100,000 paths. Beyond this, all is dropped, and may be sent again.
 const KNOWN_BYTES_MAX: usize = 32 * 1024 * 1024;
 
@@ -32,6 +35,8 @@ struct Telling {
     frame_bytes: usize,
     /// Bytes in this frame and the previous ones.
     bytes: usize,
+    /// Bytes for which holders had been named before.
+    named_before: u64,
 }
 
 impl Telling {
@@ -80,7 +85,8 @@ impl State {
         upcoming: &Upcoming,
         out_tx: &UnboundedSender<Frame>,
     ) {
-        let mut telling = Telling::default();
+        let named_before = self.holders.named_bytes();
+        let mut telling = Telling { named_before, ..Telling::default() };
         if let Some(asked) = upcoming.is_first.then(|| self.profiles.of(&upcoming.walk)).flatten() {
             self.tell((reader, &upcoming.walk), &asked, &mut telling, out_tx);
         }
@@ -88,6 +94,7 @@ impl State {
             let predicted = self.predicted(reader, &upcoming.walk, files);
             self.tell((reader, &upcoming.walk), &predicted, &mut telling, out_tx);
         }
+        self.name_holders(reader, out_tx);
         if let Some(frame) = telling.frame() {
             self.outbox.put(out_tx, frame);
         }
@@ -112,7 +119,8 @@ impl State {
                 if !walk.reach.has(&ask) {
                     continue;
                 }
-                if telling.bytes > BYTES_MAX {
+                let named = self.holders.named_bytes() - telling.named_before;
+                if telling.bytes > BYTES_MAX || named > NAMED_BYTES_MAX {
                     return;
                 }
                 let told = match self.answer(reader, &ask, &[&walk.user], u64::MAX) {
@@ -122,6 +130,7 @@ impl State {
                 };
                 self.note(reader, &[], &told.ask);
                 if let Some(frame) = telling.add(told) {
+                    self.name_holders(reader, out_tx);
                     self.outbox.put(out_tx, frame);
                 }
             }

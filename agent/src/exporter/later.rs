@@ -128,9 +128,10 @@ impl State {
             return self.send_answer(asked, &Answer::Failed(libc::EACCES));
         }
         if packets.len() < wanted.len() {
-            // The file has changed: the reader must get the change before it asks again.
+            // Unless others hold the rest, the file has changed: the reader must get the change before it asks again.
             self.drain();
         }
+        self.note_sent(asked.reader, &packets);
         self.send_answer(asked, &Answer::Packets(packets));
     }
 }

@@ -415,3 +415,82 @@ fn a_file_system_that_has_not_answered_is_not_looked_at() {
         assert_eq!(second.answer().await, Answer::Failed(libc::EIO));
     });
 }
+
+/// Who may not have a packet is not told who holds it, and gets no ticket for it.
+#[test]
+fn a_holder_is_named_to_whom_the_packet_may_be_sent_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    use crate::wire::holding::Held;
+    const ROOT: u32 = 0;
+    const USER: u32 = 4711;
+    assert!(nix::unistd::geteuid().is_root(), "a test of several users runs as root");
+    with_exporter(async |exporter, dir| {
+        let make = |name: &str, mode| {
+            let (path, content) = (dir.path().join(name), name.repeat(5000));
+            std::fs::write(&path, &content).expect("writable");
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("ours");
+            (tree(&path), packetfs::packet::reference(content.as_bytes()))
+        };
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("ours");
+        let [(open, shown), (closed, secret)] = [make("open", 0o644), make("closed", 0o600)];
+        let mut runners = [1, 2, 3, 4].map(Runner::new);
+        let mut keys = Vec::new();
+        for runner in &mut runners {
+            let node = format!("n{}", runner.number).parse().expect("a sound name");
+            exporter.meet(runner.number, Peer { node, round_trip: None }, runner.out_tx.clone());
+            let frame = runner.out_rx.recv().await.expect("the exporter lives");
+            keys.push(TicketKey::decode(&frame.payload).expect("a key"));
+        }
+        let mut ask = async |runner: usize, ask: Ask, user: u32| {
+            let runner = &mut runners[runner];
+            runner.ask_as(&exporter, ask, &[user]);
+            let mut held = Vec::new();
+            loop {
+                let frame = runner.out_rx.recv().await.expect("the exporter lives");
+                match frame.kind {
+                    Kind::Held => held.extend(Held::decode(&frame.payload).expect("a list")),
+                    _ => return (held, postcard::from_bytes(&frame.payload).expect("an answer")),
+                }
+            }
+        };
+        for path in [&open, &closed] {
+            let (held, answer) = ask(0, Ask::Content(path.clone()), ROOT).await;
+            assert!(held.is_empty() && matches!(answer, Answer::Content(_, Some(_))));
+        }
+        let packets = |path: &TreePath, packet| Ask::Packets(path.clone(), vec![(0, packet)]);
+        // The file is closed, or has another content.
+        for ask_for in
+            [Ask::Content(closed.clone()), packets(&closed, secret), packets(&open, secret)]
+        {
+            let (held, answer) = ask(1, ask_for, USER).await;
+            assert_eq!(held, []);
+            assert!(!matches!(answer, Answer::Content(..)), "{answer:?}");
+            assert!(!matches!(&answer, Answer::Packets(packets) if !packets.is_empty()));
+        }
+        let takers = [
+            (1, packets(&open, shown), USER, shown),
+            (2, packets(&closed, secret), ROOT, secret),
+            (3, Ask::Content(closed.clone()), ROOT, secret),
+        ];
+        for (taker, question, user, packet) in takers {
+            let (held, answer) = ask(taker, question, user).await;
+            let [Held { holder, ticket, packets: held }] = held.as_slice() else {
+                panic!("{held:?}")
+            };
+            assert_eq!((holder.as_str(), held.as_slice()), ("n1", &[packet][..]));
+            let node = format!("n{}", taker + 1).parse().expect("a sound name");
+            assert!(keys[0].admits(&node, held, ticket));
+            assert!(matches!(answer, Answer::Packets(packets) if packets.is_empty()) || taker == 3);
+            // Whoever asks again could not get it there.
+            let path = if packet == shown { &open } else { &closed };
+            let (held, answer) = ask(taker, packets(path, packet), user).await;
+            assert_eq!(held, []);
+            assert!(matches!(answer, Answer::Packets(packets) if packets.len() == 1));
+        }
+        // What was a file's is not given once the file has another content.
+        std::fs::write(dir.path().join("open"), "changed").expect("writable");
+        let (held, _) = ask(3, packets(&open, shown), USER).await;
+        assert_eq!(held, []);
+    });
+}

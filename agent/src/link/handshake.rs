@@ -24,6 +24,8 @@ pub(crate) struct Peer {
     pub(crate) incarnation: u64,
     /// The key that TLS has proved. Absent for this agent itself.
     pub(crate) key: Option<Key>,
+    /// The version of the protocol that both sides speak.
+    pub(crate) speaks: u32,
 }
 
 /// Why two agents do not come together.
@@ -77,7 +79,7 @@ pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
         has_news = learned.map_err(|_| HandshakeError::NotTaken(theirs.node.clone()))?;
         check_member(membership, key, &theirs.node)?;
     }
-    Ok((peer(theirs.node, theirs.incarnation, key), has_news))
+    Ok((peer(theirs, key)?, has_news))
 }
 
 /// What a caller has said.
@@ -109,8 +111,8 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     send(socket, &mine).await?;
     check(membership, key, &theirs)?;
     membership.note_addresses(key, theirs.address, theirs.broker);
-    let peer = peer(theirs.node, theirs.incarnation, key);
-    Ok(Caller { peer, purpose: theirs.purpose, key, differs: mine.roll != theirs.roll, has_news })
+    let (purpose, differs) = (theirs.purpose, mine.roll != theirs.roll);
+    Ok(Caller { peer: peer(theirs, key)?, purpose, key, differs, has_news })
 }
 
 /// Brings both rolls up to date, as the side that was called. Returns whether the caller knew more.
@@ -165,8 +167,9 @@ pub(crate) async fn answer_order<S: AsyncRead + AsyncWrite + Unpin>(
     send(socket, answer).await
 }
 
-fn peer(node: NodeId, incarnation: u64, key: Key) -> Peer {
-    Peer { node, incarnation, key: Some(key) }
+fn peer(theirs: Hello, key: Key) -> Result<Peer, HandshakeError> {
+    let speaks = check_version(&theirs)?;
+    Ok(Peer { node: theirs.node, incarnation: theirs.incarnation, key: Some(key), speaks })
 }
 
 /// Who says hello to whom.
@@ -223,16 +226,13 @@ fn check_clock(theirs: u64, ours: u64) -> Result<(), HandshakeError> {
     Err(HandshakeError::Clock { ahead_s: i64::try_from(ahead_s).unwrap_or(i64::MAX) })
 }
 
-fn check_version(theirs: &Hello) -> Result<(), HandshakeError> {
-    if Spoken::OURS.with(theirs.spoken).is_some() {
-        return Ok(());
-    }
-    let ours = env!("CARGO_PKG_VERSION");
-    Err(HandshakeError::Version {
+/// Returns the version that both sides speak.
+fn check_version(theirs: &Hello) -> Result<u32, HandshakeError> {
+    Spoken::OURS.with(theirs.spoken).ok_or_else(|| HandshakeError::Version {
         node: theirs.node.clone(),
         theirs: theirs.version.clone(),
         their_protocol: theirs.spoken.newest,
-        ours,
+        ours: env!("CARGO_PKG_VERSION"),
     })
 }
 

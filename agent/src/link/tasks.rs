@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use crate::link::socket;
     use crate::tls::{Identity, Use, nameless};
-    use crate::wire::limits::EXITS_MAX;
+    use crate::wire::limits::{EXITS_MAX, VERSION};
     use crate::wire::message::Exit;
 
     #[test]
@@ -249,7 +249,8 @@ mod tests {
             let _theirs = theirs;
             let config = Some(socket::config());
             let socket = WebSocketStream::from_raw_socket(ours, Role::Server, config).await;
-            let peer = Peer { node: "n2".parse().expect("a name"), incarnation: 1, key: None };
+            let node = "n2".parse().expect("a name");
+            let peer = Peer { node, incarnation: 1, key: None, speaks: VERSION };
             let link = start(socket, peer, 1, false, |_, _| {}, |_| {});
             let exit = Exit {
                 outcome: Outcome::Fault(Fault::Busy),

@@ -67,7 +67,8 @@ impl Links {
         }
     }
 
-    async fn link_to(self: &Rc<Self>, node: &NodeId, addresses: &[SocketAddr]) -> bool {
+    /// Links this node with another one. Returns whether it did.
+    pub(super) async fn link_to(self: &Rc<Self>, node: &NodeId, addresses: &[SocketAddr]) -> bool {
         if self.cluster.members.is_quarantined(node) {
             return false;
         }

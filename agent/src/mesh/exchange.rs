@@ -59,6 +59,8 @@ struct Linked {
     node: NodeId,
     out_tx: UnboundedSender<Frame>,
     peer: Peer,
+    /// The other side knows of locks on files.
+    knows_locks: bool,
     /// It was looked at whether the volume may be this node's.
     is_judged: bool,
     /// Whose it is then. With that one this volume agrees about locks.
@@ -118,9 +120,10 @@ impl Exchange {
                 self.say_all();
             }
             Heard::Members(members) => self.members = members,
-            Heard::Begun(number, node, out_tx) => {
+            Heard::Begun(number, node, out_tx, knows_locks) => {
                 let peer = Peer::default();
-                let linked = Linked { node, out_tx, peer, is_judged: false, met: None };
+                let linked =
+                    Linked { node, out_tx, peer, knows_locks, is_judged: false, met: None };
                 self.links.insert(number, linked);
                 self.count_links();
                 self.say(number);
@@ -212,9 +215,12 @@ impl Exchange {
         }
     }
 
-    /// Agrees about locks with the volume that a link leads to.
+    /// Agrees about locks with the volume that a link leads to, if the other side knows of them.
     fn begin_locks(volume: &Volume, link: &mut Linked, author: Author) {
         link.met = Some(author);
+        if !link.knows_locks {
+            return;
+        }
         let out_tx = link.out_tx.clone();
         let wire = move |message: Vec<u8>| {
             // It is dropped if the link has ended.

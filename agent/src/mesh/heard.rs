@@ -21,8 +21,8 @@ pub(super) enum Heard {
     Volume(Arc<Volume>),
     /// Keys whose events are taken.
     Members(HashMap<Key, NodeId>),
-    /// A link has begun.
-    Begun(u32, NodeId, UnboundedSender<Frame>),
+    /// A link has begun. The last says whether the other side knows of locks.
+    Begun(u32, NodeId, UnboundedSender<Frame>, bool),
     /// A link has ended.
     Ended(u32),
     /// A frame has come over a link.

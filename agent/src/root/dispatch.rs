@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::exporter::{Asked, ExporterHandle, Question, TRIES_MAX};
+use crate::exporter::{Asked, ExporterHandle, Peer, Question, TRIES_MAX};
+use crate::holders::Holders;
 use crate::link::Link;
 use crate::links::Receive;
 use crate::mesh::Mesh;
@@ -21,6 +22,7 @@ pub(super) struct Dispatch {
     pub(super) mirrors: Rc<Mirrors>,
     pub(super) runner: Rc<Runner>,
     pub(super) mesh: Mesh,
+    pub(super) holders: Holders,
 }
 
 impl Receive for Dispatch {
@@ -57,15 +59,23 @@ impl Receive for Dispatch {
             | Kind::Locks => {
                 self.mesh.take(link, frame);
             }
+            Kind::Held => self.mirrors.take_held(link, &frame.payload),
+            Kind::TicketKey | Kind::Claim | Kind::Given => self.holders.take(link, frame),
         }
     }
 
     fn begin(&self, link: &Rc<Link>) {
         self.mesh.begin(link);
+        self.holders.begin(link);
+        if link.knows_holders() {
+            let peer = Peer { node: link.peer.clone(), round_trip: link.round_trip() };
+            self.exporter.meet(link.number, peer, link.sender());
+        }
     }
 
     fn end(&self, link: &Rc<Link>) {
         self.mesh.end(link);
+        self.holders.end(link);
         self.exporter.forget(link.number);
         self.mirrors.end_link(link);
     }

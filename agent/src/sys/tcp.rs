@@ -12,6 +12,9 @@ const INFO_BYTES: usize = 168;
 /// Offset of `tcpi_last_ack_recv`.
 const LAST_ACK_AT: usize = 56;
 
+/// Offset of `tcpi_min_rtt`.
+const ROUND_TRIP_AT: usize = 148;
+
 /// Offsets of `tcpi_unacked`, `tcpi_last_data_recv`, `tcpi_bytes_acked` and `tcpi_notsent_bytes`.
 const UNACKNOWLEDGED_AT: usize = 24;
 const LAST_DATA_AT: usize = 52;
@@ -63,6 +66,15 @@ pub(crate) fn acknowledged_since(socket: &impl AsFd) -> io::Result<Duration> {
     Ok(Duration::from_millis(since.into()))
 }
 
+/// Returns the shortest round trip so far between the kernels.
+///
+/// # Errors
+/// It is no TCP connection.
+pub(crate) fn round_trip(socket: &impl AsFd) -> io::Result<Duration> {
+    let us = u32::from_ne_bytes(*info(socket)?[ROUND_TRIP_AT..].first_chunk().expect("inside"));
+    Ok(Duration::from_micros(us.into()))
+}
+
 /// Returns the kernel's last estimate of the delivery rate in bytes per second; 0 if it has none yet.
 ///
 /// # Errors
@@ -109,6 +121,7 @@ mod tests {
         let moved = moved(&near).expect("a connection");
         assert!(moved.acknowledged >= 4 << 20 && !moved.waits);
         assert!(acknowledged_since(&near).expect("a connection") < Duration::from_secs(60));
+        assert!(round_trip(&near).expect("a connection") < Duration::from_secs(1));
         let rate = delivery_rate(&near).expect("a connection");
         assert!((1 << 20..1 << 40).contains(&rate), "{rate} bytes/s");
         let file = std::fs::File::open("/dev/null").expect("there");

@@ -72,8 +72,16 @@ pub enum Kind {
     Probe = 27,
     /// Both: which are ([`super::feed::Probed`]).
     Probed = 28,
+    /// Origin: the key of the tickets for what this runner holds ([`super::holding::TicketKey`]).
+    TicketKey = 29,
+    /// Origin: packets that other runners give ([`super::holding::Held`]).
+    Held = 30,
+    /// Both: requests packets of an origin that this runner holds ([`super::holding::Claim`]).
+    Claim = 31,
+    /// Both: those of the claimed packets that are here ([`super::message::Packets`]).
+    Given = 32,
     /// Both: locks on files of volumes ([`packetfs::locks::Envelope`]).
-    Locks = 29,
+    Locks = 33,
 }
 
 impl Kind {
@@ -81,15 +89,18 @@ impl Kind {
     fn bytes_max(self) -> usize {
         match self {
             Self::Exit | Self::Answer | Self::Changes => ASSEMBLED_BYTES_MAX,
-            Self::Open | Self::Told | Self::Packets | Self::Events | Self::Fetched => {
-                LONG_BYTES_MAX
-            }
+            Self::Open
+            | Self::Told
+            | Self::Packets
+            | Self::Events
+            | Self::Fetched
+            | Self::Given => LONG_BYTES_MAX,
             _ => SHORT_BYTES_MAX,
         }
     }
 
     /// All kinds, by number from 1 on.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 33] = [
         Self::Open,
         Self::Data,
         Self::Eof,
@@ -118,12 +129,16 @@ impl Kind {
         Self::Fetched,
         Self::Probe,
         Self::Probed,
+        Self::TicketKey,
+        Self::Held,
+        Self::Claim,
+        Self::Given,
         Self::Locks,
     ];
 
-    /// Tells whether it is between volumes, not part of a walk.
+    /// Tells whether it is between volumes, or for walks of another origin, and so no part of a walk of either side.
     #[must_use]
-    pub fn is_of_volumes(self) -> bool {
+    pub fn is_aside(self) -> bool {
         matches!(
             self,
             Self::Has
@@ -133,6 +148,8 @@ impl Kind {
                 | Self::Fetched
                 | Self::Probe
                 | Self::Probed
+                | Self::Claim
+                | Self::Given
                 | Self::Locks
         )
     }

@@ -6,9 +6,13 @@ use packetfs::tree::NAMES_MAX;
 use worknode::capability::TOKEN_BYTES_MAX;
 
 /// Version of all that is in this room; agents of other versions refuse the link by name.
-pub const VERSION: u32 = 15;
+pub const VERSION: u32 = 16;
 /// The oldest version that this side still speaks. Two agents come together if each speaks a version of the other.
 pub const OLDEST_VERSION: u32 = 15;
+/// The version from which on runners give packets of an origin to each other.
+pub const HOLDERS_VERSION: u32 = 16;
+/// The version from which on locks on files of volumes hold between nodes.
+pub const LOCKS_VERSION: u32 = 16;
 
 /// Most bytes read from a peer that is not known to be a member: TLS takes some 700 bytes, the WebSocket upgrade 250, a
 /// hello less than 800. Further bytes stay in the kernel until then.
@@ -83,6 +87,15 @@ pub const EVENTS_AT_ONCE: usize = 8;
 pub const FETCHES_AT_ONCE: usize = 8;
 /// Most open requests for packets that are accepted from a peer, with room for answers in transit.
 pub const FETCHES_MAX: usize = 4 * FETCHES_AT_ONCE;
+
+/// Most packets in one claim: files of one packet each, for some 200 KiB, or a tenth of a compiler.
+pub const PACKETS_PER_CLAIM: usize = 32;
+/// Most lists of held packets in one message, each of which is a claim.
+pub const HELD_MAX: usize = 256;
+/// Most claims that a side has open at once on a link.
+pub const CLAIMS_AT_ONCE: usize = 16;
+/// Most open claims that are accepted from a peer, with room for answers in transit.
+pub const CLAIMS_MAX: usize = 4 * CLAIMS_AT_ONCE;
 
 /// Highest compression ratio of a squeezed message, so that a peer cannot make this side allocate much by sending
 /// little. Messages with a higher ratio are sent uncompressed.

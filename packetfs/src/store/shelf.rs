@@ -1,5 +1,6 @@
 //! The store in memory: which packet is where, and the share of each origin.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -100,10 +101,24 @@ impl Shelf {
     /// Returns the packet's content, or `None` if it is absent or damaged on disk.
     #[must_use]
     pub fn get(&self, packet: PacketRef) -> Option<Vec<u8>> {
+        self.checked(packet, |_, content| content.into_owned())
+    }
+
+    /// Returns the packet as it is stored, or `None` if it is absent or damaged on disk.
+    #[must_use]
+    pub fn packed(&self, packet: PacketRef) -> Option<Packed> {
+        self.checked(packet, |packed, _| packed.clone())
+    }
+
+    fn checked<T>(
+        &self,
+        packet: PacketRef,
+        show: impl FnOnce(&Packed, Cow<'_, [u8]>) -> T,
+    ) -> Option<T> {
         let key = self.key_of(&packet.digest);
         let packed = self.store.lock().read(&key)?;
         match packed.unpack(packet) {
-            Ok(content) => return Some(content.into_owned()),
+            Ok(content) => return Some(show(&packed, content)),
             // Whoever asks for it with another length does not damage it.
             Err(_) if packed.is_sound(&packet.digest) => {}
             Err(error) => {

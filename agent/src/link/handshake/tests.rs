@@ -44,7 +44,7 @@ impl Node {
     fn peer(&self) -> Peer {
         let node = self.membership.place().node.clone();
         let incarnation = u64::MAX - node.as_str().len() as u64;
-        Peer { node, incarnation, key: None }
+        Peer { node, incarnation, key: None, speaks: VERSION }
     }
 
     /// Returns it as others know it after a greeting.
