@@ -140,6 +140,7 @@ diff -r --no-dereference $m/d/f $dir/all/d/f; diff $m/d/hole $dir/part/hole
 shows() { (cd $1; stat -c '%n %f %h %u %g %s %Y %y' f g l hole; python3 -c 'import os; print(os.getxattr("f", "user.x"))'; stat -c '%f' p .); }
 shows $m/d >$dir/1; shows $dir/all/d >$dir/2; shows $dir/part >$dir/3
 diff $dir/1 $dir/2; diff $dir/1 $dir/3
+is "$(stat -c '%a %u %g %Y' $dir/part)" "$(stat -c '%a %u %g %Y' $m/d)"
 is "$(stat -c %b $dir/all/d/hole)" 0
 oswalk down
 "#;

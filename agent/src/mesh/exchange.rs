@@ -302,6 +302,10 @@ impl Exchange {
     /// Gives events that were asked for.
     fn give(&mut self, number: u32, want: Want) {
         let Some(volume) = self.volume.clone() else { return };
+        // Whoever asks for more than it takes asks again.
+        let Some(_) = self.links.get(&number).filter(|link| link.peer.may_be_given()) else {
+            return;
+        };
         let Some((payload, _)) = message(&volume, want.author, want.after) else { return };
         let Some(link) = self.links.get_mut(&number) else { return };
         link.peer.note_given(payload.len());
@@ -377,7 +381,7 @@ fn learn(volume: &Volume, batch: &Batch, packets: &[(PacketRef, Packed)]) -> Res
     }
     match volume.learn(batch) {
         Ok(_) | Err(Refused::Unfit(Unfit::Known | Unfit::Gap | Unfit::Fork)) => {}
-        Err(Refused::Quarantined | Refused::Own) => {}
+        Err(Refused::Quarantined | Refused::Own | Refused::Crowd) => {}
         Err(error @ (Refused::Stranger | Refused::Unfit(Unfit::Forged | Unfit::Senseless))) => {
             return Err(format!("events of its volume are refused: {error}"));
         }

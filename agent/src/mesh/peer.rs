@@ -5,10 +5,13 @@ use std::collections::VecDeque;
 use worknode::history::{Author, Summary};
 
 use crate::wire::feed::Has;
-use crate::wire::limits::EVENTS_AT_ONCE;
+use crate::wire::limits::{AUTHORS_MAX, EVENTS_AT_ONCE};
 
 /// Most bytes of events that are sent before it is known whether they were taken.
 const SENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most bytes of others' events that it has asked for and not taken.
+const GIVEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The volume of another node.
 #[derive(Debug, Default)]
@@ -31,7 +34,12 @@ impl Peer {
             self.has = has.summary;
         } else {
             self.waiting.pop_front();
-            self.has.0.extend(has.summary.0);
+            let known = &mut self.has.0;
+            for (author, last) in has.summary.0 {
+                if known.len() < AUTHORS_MAX || known.contains_key(&author) {
+                    known.insert(author, last);
+                }
+            }
         }
         // What was sent and not taken, since events were missing before it, is sent again.
         if self.waiting.is_empty() {
@@ -44,6 +52,11 @@ impl Peer {
         let bytes: usize = self.waiting.iter().sum();
         let may_be = self.waiting.len() < EVENTS_AT_ONCE && bytes < SENT_BYTES_MAX;
         (self.author.is_some() && may_be).then_some(self.sent)
+    }
+
+    /// Tells whether it has taken enough of what it was sent that it may ask for more.
+    pub(super) fn may_be_given(&self) -> bool {
+        self.waiting.iter().sum::<usize>() < GIVEN_BYTES_MAX
     }
 
     /// Takes note of a message of own events up to a number.

@@ -9,7 +9,7 @@ use super::changes::failed;
 use super::error::VolumeError;
 use super::key;
 use super::model::{Shared, State, Volume};
-use super::names::kind_of;
+use super::names::{Caller, SUPERUSER, kind_of};
 use super::node::{Node, ROOT};
 use super::past::{Spot, told};
 use super::row::Row;
@@ -20,6 +20,8 @@ use crate::tree::Kind;
 /// Most directories above a file: more would be a cycle.
 const DEPTH_MAX: usize = 4096;
 const MS_NANOS: i64 = 1_000_000;
+/// The bit of a directory in which nobody removes others' files.
+const STICKY: u32 = 0o1000;
 
 /// A path with conflicts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,10 +63,15 @@ impl Volume {
     /// `ENOENT` if there is none of that name, `EINVAL` if it has not lost, or the volume does not work.
     pub fn dismiss(&self, path: &[u8], version: &str) -> Result<(), Errno> {
         let spot = self.shared.as_now()?.known_spot(path)?;
-        self.dismiss_at(&spot, version)
+        self.dismiss_at(&spot, version, SUPERUSER)
     }
 
-    pub(super) fn dismiss_at(&self, spot: &Spot, version: &str) -> Result<(), Errno> {
+    pub(super) fn dismiss_at(
+        &self,
+        spot: &Spot,
+        version: &str,
+        caller: Caller,
+    ) -> Result<(), Errno> {
         let entry = self.shared.lock().child(spot.dir, &spot.name)?.ok_or(Errno::ENOENT)?;
         self.shared.catch_up(entry.ino)?;
         let version = self.shared.version(&self.shared.as_now()?, spot, version)?;
@@ -74,7 +81,11 @@ impl Volume {
         told(self.shared.make_merged())?;
         let mut state = self.shared.lock();
         if version.ino != entry.ino {
-            let file = state.node(version.ino)?.id;
+            let other = state.node(version.ino)?;
+            if !may_remove(&state.dir(spot.dir)?, &other, caller) {
+                return Err(Errno::EPERM);
+            }
+            let file = other.id;
             return self.shared.dismiss_file(&mut state, spot, file);
         }
         // A new version of the present content replaces both.
@@ -97,10 +108,19 @@ impl Shared {
         self.emit_all(state, changes.into_iter().map(|change| (change.op, change.parents)))
     }
 
-    /// Removes all files that lost a name.
-    pub(super) fn dismiss_others(&self, state: &mut State, spot: &Spot) -> Result<(), Errno> {
+    /// Removes all files that lost a name, as far as a user may.
+    pub(super) fn dismiss_others(
+        &self,
+        state: &mut State,
+        spot: &Spot,
+        caller: Caller,
+    ) -> Result<(), Errno> {
+        let dir = state.dir(spot.dir)?;
         for ino in told(state.tree.others(spot))? {
             let Some(node) = told(state.tree.find(ino))? else { continue };
+            if !may_remove(&dir, &node, caller) {
+                continue;
+            }
             self.dismiss_file(state, spot, node.id)?;
         }
         Ok(())
@@ -256,6 +276,20 @@ impl Tree {
         let path = names.iter().rev().flat_map(|name| [b"/", name.as_slice()].concat()).collect();
         Ok(Some((path, is_below)))
     }
+}
+
+/// Tells whether a user may remove a file in a directory: who may write that, and in one with the sticky bit only owners. The
+/// user's other groups are not known.
+fn may_remove(dir: &Node, file: &Node, caller: Caller) -> bool {
+    let (mode, uid, gid) = (dir.permissions.mode, dir.permissions.uid, dir.permissions.gid);
+    let writers = match caller {
+        Caller { uid: 0, .. } => return true,
+        Caller { uid: user, .. } if user == uid => 0o200,
+        Caller { gid: group, .. } if group == gid => 0o020,
+        _ => 0o002,
+    };
+    let owns = [uid, file.permissions.uid].contains(&caller.uid);
+    mode & writers != 0 && (mode & STICKY == 0 || owns)
 }
 
 /// Returns a time of modification for a moment.

@@ -140,7 +140,7 @@ impl<'a> Work<'a> {
 
     fn run(mut self, top: Item) -> Result<Exported, VolumeError> {
         // Whoever may rename the directory cannot lead the rest astray.
-        let within = PathBuf::from(format!("/proc/self/fd/{}", self.top.as_raw_fd()));
+        let within = PathBuf::from(format!("/proc/self/fd/{}/.", self.top.as_raw_fd()));
         let mut dirs = vec![Item { to: within, ..top }];
         let mut at = 0;
         while let Some(dir) = dirs.get(at) {

@@ -52,7 +52,11 @@ impl Volume {
         if !self.may_read(&spot, version, caller)? {
             return Err(Errno::EACCES);
         }
-        if is_choice { self.choose_at(&spot, version) } else { self.dismiss_at(&spot, version) }
+        if is_choice {
+            self.choose_at(&spot, version, caller)
+        } else {
+            self.dismiss_at(&spot, version, caller)
+        }
     }
 
     fn digest(&self, ino: u64) -> Result<Vec<u8>, Errno> {

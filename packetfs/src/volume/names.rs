@@ -33,6 +33,9 @@ pub struct Caller {
     pub gid: u32,
 }
 
+/// Who may do everything.
+pub(super) const SUPERUSER: Caller = Caller { uid: 0, gid: 0 };
+
 /// A file that was found: its attributes.
 #[derive(Debug, Clone, Copy)]
 pub struct Found {

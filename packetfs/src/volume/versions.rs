@@ -13,7 +13,7 @@ use super::changes::{errno, now};
 use super::error::VolumeError;
 use super::model::{Shared, State, Volume};
 use super::moment;
-use super::names::Caller;
+use super::names::{Caller, SUPERUSER};
 use super::news::{Item, UnderWay};
 use super::node::Node;
 use super::past::{Spot, told};
@@ -103,7 +103,7 @@ impl Volume {
     /// `ENOENT` if there is none of that name, or the file was removed; the disk is full, or the volume does not work.
     pub fn choose(&self, path: &[u8], version: &str) -> Result<(), Errno> {
         let spot = self.shared.as_now()?.known_spot(path)?;
-        self.choose_at(&spot, version)
+        self.choose_at(&spot, version, SUPERUSER)
     }
 
     pub(super) fn may_read(
@@ -118,7 +118,12 @@ impl Volume {
         Ok(access.is_some_and(|access| access.lets_read(caller.uid, caller.gid)))
     }
 
-    pub(super) fn choose_at(&self, spot: &Spot, version: &str) -> Result<(), Errno> {
+    pub(super) fn choose_at(
+        &self,
+        spot: &Spot,
+        version: &str,
+        caller: Caller,
+    ) -> Result<(), Errno> {
         let ino = self.shared.lock().child(spot.dir, &spot.name)?.ok_or(Errno::ENOENT)?.ino;
         self.shared.catch_up(ino)?;
         let has_backing = self.shared.lock().uses.backing(ino).is_some();
@@ -144,7 +149,7 @@ impl Volume {
             refill = self.shared.replace(&mut state, ino, (content, now()), Conflicts::End)?;
         }
         if is_disputed {
-            self.shared.dismiss_others(&mut state, spot)?;
+            self.shared.dismiss_others(&mut state, spot, caller)?;
         }
         drop(state);
         refill.map_or(Ok(()), |refill| self.shared.refill(&refill))

@@ -28,6 +28,9 @@ pub enum Refused {
     /// Two histories of the author are known.
     #[error("its author has signed two different histories, so nothing more of it is taken")]
     Quarantined,
+    /// The node has stated that events of very many authors are its own.
+    #[error("its node has too many authors, so nothing of another one is taken")]
+    Crowd,
     /// They are this node's own.
     #[error("another node has events of this node that are not here")]
     Own,

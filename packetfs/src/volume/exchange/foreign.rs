@@ -22,6 +22,9 @@ const FORK: &str = "fork";
 /// What the name of a damaged log ends with. It is fetched again from others.
 const DAMAGED: &str = "damaged";
 
+/// Most authors whose events one node may have stated to be its own: it gets another one with a new state directory.
+const AUTHORS_OF_A_NODE_MAX: usize = 16;
+
 /// The logs of all other authors.
 #[derive(Debug)]
 pub(in crate::volume) struct Foreigners {
@@ -93,6 +96,10 @@ impl Foreigners {
         let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = logs.get(&author) {
             return Ok(Arc::clone(known));
+        }
+        let of_node = logs.values().filter(|it| it.statement.node == statement.node).count();
+        if of_node >= AUTHORS_OF_A_NODE_MAX {
+            return Err(Refused::Crowd);
         }
         let dir = self.dir.join(hex(author));
         let new = Foreign::begin(dir, self.boot, statement)?;

@@ -11,7 +11,7 @@ use super::super::node::ROOT;
 use super::exchange::{give, open, settle};
 use super::picture::Picture;
 use super::{SUPERUSER, content, mkdir, moment, write};
-use crate::volume::{Moving, Shown, Volume};
+use crate::volume::{Caller, Moving, Shown, Volume};
 
 /// Two volumes.
 struct Pair {
@@ -175,6 +175,38 @@ fn what_lost_a_name_is_a_version_there_also_when_the_conflict_has_ended() {
             assert_eq!(lost(volume, path), Vec::<Vec<u8>>::new());
         }
     }
+}
+
+#[test]
+fn nobody_dismisses_others_files_where_nobody_may_remove_them() {
+    let pair = Pair::new();
+    let dir = mkdir(&pair.a, ROOT, b"d");
+    let attrs = Attrs { mode: Some(0o1777), ..Attrs::default() };
+    pair.a.set_attr(dir, attrs, None, SUPERUSER).expect("it is there");
+    pair.meet();
+    for (volume, uid) in [(&pair.a, 1001), (&pair.b, 1002)] {
+        let file = write(volume, ino(volume, b"d"), b"f", format!("of {uid}").as_bytes());
+        let attrs = Attrs { mode: Some(0o644), uid: Some(uid), ..Attrs::default() };
+        volume.set_attr(file, attrs, None, SUPERUSER).expect("it is there");
+        moment(volume);
+    }
+    pair.meet();
+    let versions = pair.b.versions(b"d/f").expect("it is there");
+    let [own, others] = [true, false].map(|is_own| {
+        let version = versions.iter().find(|it| it.is_present == is_own && it.bytes > 0);
+        version.expect("there are both").name.clone()
+    });
+    let user = Caller { uid: 1002, gid: 1002 };
+    let mark = |name: &str| [PREFIX, name.as_bytes()].concat();
+    let file = ino(&pair.b, b"d/f");
+    let dismissed = pair.b.set_mark(file, &mark("dismiss"), others.as_bytes(), user);
+    assert_eq!(dismissed, Err(Errno::EPERM));
+    pair.b.set_mark(file, &mark("choose"), own.as_bytes(), user).expect("it is the user's own");
+    pair.meet();
+    assert_eq!(lost(&pair.a, b"d/f"), [b"of 1001"]);
+    pair.b.set_mark(file, &mark("dismiss"), others.as_bytes(), SUPERUSER).expect("root may");
+    pair.meet();
+    assert_eq!(lost(&pair.a, b"d/f"), Vec::<Vec<u8>>::new());
 }
 
 #[test]
