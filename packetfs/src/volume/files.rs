@@ -477,6 +477,20 @@ impl Shared {
         self.end_use(state, ino);
     }
 
+    /// Forgets what was written to a file that another one has replaced. If it is still there, as a version in conflict, that is
+    /// not what it is there for.
+    pub(super) fn end_replaced(&self, state: &mut State, ino: u64) {
+        let is_open = state.uses.get(ino).is_some_and(|it| it.opens > 0);
+        let is_there = state
+            .tree
+            .find(ino)
+            .is_ok_and(|node| node.is_some_and(|it| it.links > 0 && it.is_disputed));
+        if is_there && !is_open && state.uses.backing(ino).is_some() {
+            self.drop_backing(state, ino);
+            self.end_use(state, ino);
+        }
+    }
+
     /// Forgets the backing file of a file whose content is in packets.
     pub(super) fn drop_backing(&self, state: &mut State, ino: u64) {
         let Some(backing) = state.uses.of(ino).backing.take() else { return };

@@ -243,6 +243,9 @@ impl Volume {
             exchange: how == Moving::Exchange,
         };
         let gone = self.shared.emit(&mut state, op, parents)?;
+        if let Some(other) = other.filter(|_| how == Moving::Replace) {
+            self.shared.end_replaced(&mut state, other.ino);
+        }
         // For the programs that do not call fsync: the new name never leads to less than what was written.
         let exchanged = other.filter(|_| how == Moving::Exchange);
         for moved in [Some(entry), exchanged].into_iter().flatten() {

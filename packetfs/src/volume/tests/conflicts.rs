@@ -129,6 +129,8 @@ fn a_conflict_lasts_until_it_is_chosen_whatever_programs_write() {
     pair.meet();
     write(&pair.a, ROOT, b"f", b"of a program");
     pair.meet();
+    // What was closed just before is not translated later, after the file was replaced.
+    write(&pair.b, ROOT, b"f", b"just before");
     write(&pair.b, ROOT, b"f~", b"of an editor");
     pair.b.rename((ROOT, b"f~"), (ROOT, b"f"), Moving::Replace).expect("both are there");
     pair.meet();
