@@ -653,6 +653,7 @@ impl State {
                 None => return Ok(Answered::Long(Long::content(user.uid, file))),
             },
         };
+        let is_theirs = self.is_theirs(number, path);
         if let (Some(reader), [packet]) =
             (self.readers.get_mut(&number), exported.content.manifest.packets.as_slice())
         {
@@ -662,7 +663,13 @@ impl State {
             if !reader.sent.insert(packet.digest) {
                 exported.inline = None;
             } else if exported.inline.is_some() {
-                if self.holders.name(number, *packet, Instant::now()) {
+                let now = Instant::now();
+                let is_named = if is_theirs {
+                    self.holders.name_itself(number, *packet, now)
+                } else {
+                    self.holders.name(number, *packet, now)
+                };
+                if is_named {
                     exported.inline = None;
                 } else {
                     self.holders.note_sent(number, *packet);
@@ -729,7 +736,9 @@ impl State {
         wanted: &[(u64, PacketRef)],
     ) -> Vec<(u64, PacketRef)> {
         let mut here = wanted.to_vec();
-        if !self.holders.hold_any(reader, wanted.iter().map(|(_, packet)| packet)) {
+        let is_theirs = self.is_theirs(reader, path);
+        let mut packets = wanted.iter().map(|(_, packet)| packet);
+        if !is_theirs && !self.holders.hold_any(reader, &mut packets) {
             return here;
         }
         let (own, is_own) = (self.heard.own_volume(), self.heard.is_own(path));
@@ -738,9 +747,23 @@ impl State {
         let Ok(export::Asked::Known(exported)) = known else { return here };
         let now = Instant::now();
         for placed in exported.content.manifest.covering(0, u64::MAX) {
-            here.retain(|it| *it != placed || !self.holders.name(reader, placed.1, now));
+            let holders = &mut self.holders;
+            here.retain(|it| {
+                let is_named = *it == placed
+                    && if is_theirs {
+                        holders.name_itself(reader, placed.1, now)
+                    } else {
+                        holders.name(reader, placed.1, now)
+                    };
+                !is_named
+            });
         }
         here
+    }
+
+    /// Tells whether a file is in a volume that the reader has, too.
+    fn is_theirs(&self, reader: ReaderId, path: &TreePath) -> bool {
+        self.heard.is_own(path) && self.heard.own_volume().is_shared_over(reader)
     }
 
     fn note_sent(&mut self, reader: ReaderId, packets: &[(PacketRef, Packed)]) {

@@ -4,6 +4,8 @@
 //! The origin decides: its exporter answers some questions by naming a runner that holds the packets, with a ticket
 //! (exporter/holders.rs). `claims` asks that runner, and `giver` gives. What does not come in time is asked of the origin
 //! again, which then sends it.
+//!
+//! Of a file in its volume the origin names the runner itself, if that has a volume, too: the runner takes the packets from there.
 
 mod claims;
 mod giver;
@@ -11,12 +13,15 @@ mod giver;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use packetfs::packet::PacketRef;
 use packetfs::store::Store;
 use tokio::sync::mpsc::UnboundedReceiver;
+use worknode::id::NodeId;
 
 pub(crate) use claims::{Claims, Wish};
 
 use crate::link::Link;
+use crate::mesh::Mesh;
 use crate::wire::frame::{Frame, Kind};
 use giver::Giver;
 
@@ -28,8 +33,13 @@ pub(crate) struct Holders {
 
 impl Holders {
     /// Starts the thread that gives packets of a store. Returns also the receiver of what the links are to do.
-    pub(crate) fn start(store: &Arc<Store>) -> std::io::Result<(Self, UnboundedReceiver<Wish>)> {
-        let (claims, wishes_rx) = Claims::new(store);
+    pub(crate) fn start(
+        store: &Arc<Store>,
+        node: &NodeId,
+        mesh: Mesh,
+    ) -> std::io::Result<(Self, UnboundedReceiver<Wish>)> {
+        let own = Arc::new(move |packets: &[PacketRef]| mesh.obtain(packets));
+        let (claims, wishes_rx) = Claims::new(store, node, own);
         Ok((Self { claims: Rc::new(claims), giver: Giver::start(store)? }, wishes_rx))
     }
 

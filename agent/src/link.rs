@@ -27,7 +27,7 @@ use worknode::key::Key;
 use crate::sys::tcp::{self, Moved};
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::limits::{
-    EXITS_MAX, HOLDERS_VERSION, LOCKS_VERSION, QUESTIONS_MAX, TOLD_BYTES_MAX,
+    EXITS_MAX, HOLDERS_VERSION, LOCKS_VERSION, OWN_HELD_VERSION, QUESTIONS_MAX, TOLD_BYTES_MAX,
 };
 use crate::wire::lists;
 use crate::wire::message::{self, Exit, Open};
@@ -283,6 +283,11 @@ impl Link {
     /// Tells whether the peer knows of locks on files of volumes.
     pub(crate) fn knows_locks(&self) -> bool {
         self.speaks >= LOCKS_VERSION
+    }
+
+    /// Tells whether the peer takes packets from its own volume when it is told that they are there.
+    pub(crate) fn knows_own_held(&self) -> bool {
+        self.speaks >= OWN_HELD_VERSION
     }
 
     /// Tells whether a walk of either side is on the link.

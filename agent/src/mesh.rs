@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Instant;
 
-use packetfs::packet::PacketRef;
+use packetfs::packet::{Packed, PacketRef};
 use packetfs::volume::Volume;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use worknode::id::NodeId;
@@ -129,6 +129,17 @@ impl Mesh {
         except: &BTreeSet<NodeId>,
     ) -> BTreeMap<NodeId, Answer> {
         self.shared.fetcher.probe(packets, except)
+    }
+
+    /// Tells whether a link leads to a node whose volume gets the events of this one's.
+    pub(crate) fn leads_to_volume(&self, link: u32) -> bool {
+        self.shared.met.is_linked(link)
+    }
+
+    /// Returns packets of the volume, which fetches what it lacks from other nodes. Blocks for a bounded time.
+    pub(crate) fn obtain(&self, packets: &[PacketRef]) -> Vec<(PacketRef, Packed)> {
+        let volume = self.shared.volume.get();
+        volume.map(|volume| volume.obtain(packets)).unwrap_or_default()
     }
 
     /// Handles a new link.

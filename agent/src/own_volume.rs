@@ -12,12 +12,15 @@ use packetfs::packet::Manifest;
 use packetfs::tree::Attr;
 use packetfs::volume::{Feed, News, Volume};
 
+use crate::mesh::Mesh;
+
 /// The volume, once it is open, and the mounts that show it as it is.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct OwnVolume(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    mesh: Option<Mesh>,
     opened: Option<Opened>,
     /// The file systems of the mounts.
     devices: BTreeMap<PathBuf, u64>,
@@ -31,6 +34,16 @@ struct Opened {
 }
 
 impl OwnVolume {
+    /// Returns the volume of an agent with this mesh. It is not open yet.
+    pub(crate) fn new(mesh: Mesh) -> Self {
+        Self(Arc::new(Mutex::new(Inner { mesh: Some(mesh), ..Inner::default() })))
+    }
+
+    /// Tells whether a link leads to a node whose volume has what this one has, or fetches it.
+    pub(crate) fn is_shared_over(&self, link: u32) -> bool {
+        self.lock().mesh.as_ref().is_some_and(|mesh| mesh.leads_to_volume(link))
+    }
+
     /// Notes that the volume is open.
     pub(crate) fn open(&self, volume: &Arc<Volume>) {
         let (feed, volume) = (volume.feed(), Arc::downgrade(volume));

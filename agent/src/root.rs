@@ -220,7 +220,8 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
             .unwrap_or_else(|| room::upper_bytes(memory_bytes, info.slots)),
     };
     let store = Arc::new(Store::open(&state.join("packets"), store_bytes)?);
-    let (holders, wishes_rx) = Holders::start(&store)?;
+    let (mesh, mut liars_rx) = Mesh::start()?;
+    let (holders, wishes_rx) = Holders::start(&store, &node, mesh.clone())?;
     let pages = PagesDir::make(state)?;
     let door = Rc::new(Door::open(pages.path(), state)?);
     let secrets = membership.as_ref().map(|membership| membership.secrets()).unwrap_or_default();
@@ -230,7 +231,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
     look::set_root(outside.root())?;
     let (vital, mut ended) = Vital::new();
 
-    let own_volume = OwnVolume::default();
+    let own_volume = OwnVolume::new(mesh.clone());
     let heard = Heard::new(Arc::clone(&hidden), own_volume.clone());
     let served = Served::new(heard.clone());
     let (exporter, unheard_rx) =
@@ -253,7 +254,6 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         },
     ));
     let runner = Rc::new(Runner::new(Rc::clone(&mirrors), launcher, &info, membership.clone()));
-    let (mesh, mut liars_rx) = Mesh::start()?;
     let dispatch = Rc::new(Dispatch {
         mesh: mesh.clone(),
         holders,

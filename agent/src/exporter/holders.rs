@@ -46,6 +46,8 @@ pub(crate) struct Peer {
     pub(crate) node: NodeId,
     /// The shortest round trip to it, if known.
     pub(crate) round_trip: Option<Duration>,
+    /// It takes packets from its own volume when it is told that they are there.
+    pub(crate) knows_own_held: bool,
 }
 
 impl Peer {
@@ -120,11 +122,7 @@ impl Holders {
     /// Names a holder to a reader that may have the packet. Returns false if there is none, or the reader was told before.
     pub(super) fn name(&mut self, reader: ReaderId, packet: PacketRef, now: Instant) -> bool {
         let Some(runner) = self.runners.get_mut(&reader) else { return false };
-        if runner.told.contains(&packet.digest) {
-            runner.fail(now);
-            return false;
-        }
-        if runner.rests_until.is_some_and(|until| until > now) {
+        if !runner.may_be_told(packet, now) {
             return false;
         }
         let is_far = runner.peer.is_far();
@@ -139,14 +137,28 @@ impl Holders {
         holder.told += 1;
         let named = holder.reader;
         if let Some(runner) = self.runners.get_mut(&reader) {
-            if runner.told.len() >= PACKETS_MAX {
-                runner.told.clear();
-            }
-            runner.told.insert(packet.digest);
+            runner.note_told(packet);
         }
         self.named_bytes += u64::from(packet.bytes);
         self.named.entry(named).or_default().push(packet);
         self.note_sent(reader, packet);
+        true
+    }
+
+    /// Names to a reader, whose volume has or fetches the packet, itself. Returns false if it cannot be told, or was before.
+    pub(super) fn name_itself(
+        &mut self,
+        reader: ReaderId,
+        packet: PacketRef,
+        now: Instant,
+    ) -> bool {
+        let Some(runner) = self.runners.get_mut(&reader) else { return false };
+        if !runner.may_be_told(packet, now) || !runner.peer.knows_own_held {
+            return false;
+        }
+        runner.note_told(packet);
+        self.named_bytes += u64::from(packet.bytes);
+        self.named.entry(reader).or_default().push(packet);
         true
     }
 
@@ -175,6 +187,22 @@ impl Holders {
 }
 
 impl Runner {
+    /// Tells whether it may be told who holds a packet. One that asks again did not get it.
+    fn may_be_told(&mut self, packet: PacketRef, now: Instant) -> bool {
+        if self.told.contains(&packet.digest) {
+            self.fail(now);
+            return false;
+        }
+        self.rests_until.is_none_or(|until| until <= now)
+    }
+
+    fn note_told(&mut self, packet: PacketRef) {
+        if self.told.len() >= PACKETS_MAX {
+            self.told.clear();
+        }
+        self.told.insert(packet.digest);
+    }
+
     /// Counts a packet that it asked for although it was told of a holder.
     fn fail(&mut self, now: Instant) {
         let (count, since) = &mut self.failed;
@@ -206,7 +234,8 @@ mod tests {
 
     fn holders(readers: u32) -> (Holders, Instant) {
         let (mut holders, now) = (Holders::default(), Instant::now());
-        let peer = |it| Peer { node: node(it), round_trip: Some(FAR_MIN / 2) };
+        let peer =
+            |it| Peer { node: node(it), round_trip: Some(FAR_MIN / 2), knows_own_held: it != 3 };
         (1..=readers).for_each(|it| holders.meet(it, peer(it), key(it), now));
         (holders, now)
     }
@@ -241,6 +270,18 @@ mod tests {
         let named = ["n1", "n1", "n1", "n2", "n2", "n2", "n3", "n3"].map(|it| Some(it.to_owned()));
         assert_eq!(asked[0], None);
         assert_eq!(asked[1..], named);
+    }
+
+    #[test]
+    fn a_runner_with_a_volume_is_named_itself_once() {
+        let (mut holders, now) = holders(3);
+        for (reader, knows) in [(1, true), (2, true), (3, false)] {
+            assert_eq!(holders.name_itself(reader, packet(1), now), knows);
+            let named = holders.take_named(reader);
+            assert_eq!(named.len(), usize::from(knows));
+            assert!(named.iter().all(|held| held.holder == node(reader)));
+            assert!(!holders.name_itself(reader, packet(1), now), "it asks again");
+        }
     }
 
     #[test]
@@ -294,7 +335,12 @@ mod tests {
     fn a_far_holder_is_named_to_far_runners_alone() {
         let (mut holders, now) = holders(2);
         for far in [3, 4] {
-            holders.meet(far, Peer { node: node(far), round_trip: Some(FAR_MIN) }, key(far), now);
+            holders.meet(
+                far,
+                Peer { node: node(far), round_trip: Some(FAR_MIN), knows_own_held: true },
+                key(far),
+                now,
+            );
         }
         assert_eq!(ask(&mut holders, 3, packet(1), now), None);
         assert_eq!(ask(&mut holders, 1, packet(1), now), None);

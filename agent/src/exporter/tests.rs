@@ -438,7 +438,11 @@ fn a_holder_is_named_to_whom_the_packet_may_be_sent_alone() {
         let mut keys = Vec::new();
         for runner in &mut runners {
             let node = format!("n{}", runner.number).parse().expect("a sound name");
-            exporter.meet(runner.number, Peer { node, round_trip: None }, runner.out_tx.clone());
+            exporter.meet(
+                runner.number,
+                Peer { node, round_trip: None, knows_own_held: true },
+                runner.out_tx.clone(),
+            );
             let frame = runner.out_rx.recv().await.expect("the exporter lives");
             keys.push(TicketKey::decode(&frame.payload).expect("a key"));
         }

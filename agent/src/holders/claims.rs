@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use packetfs::packet::{Digest, PacketRef};
-use packetfs::store::Store;
+use packetfs::packet::{Digest, Packed, PacketRef};
+use packetfs::store::{Shelf, Store};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{timeout, timeout_at};
@@ -21,6 +21,8 @@ use crate::wire::holding::{Claim, Held};
 use crate::wire::limits::CLAIMS_AT_ONCE;
 use crate::wire::message::{Packets, encode};
 
+/// Threads that check and store packets, or take them from this node's volume.
+const THREADS: usize = 8;
 /// Time in which a holder says nothing at all, after which it is late: more than it waits for the packets itself …
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// … and time that it has to answer while it says other things, such as the answers to earlier claims. A program may wait so
@@ -64,6 +66,9 @@ enum Missed {
     Lied,
 }
 
+/// Returns packets of this node's volume. Blocks for a bounded time.
+pub(super) type Own = dyn Fn(&[PacketRef]) -> Vec<(PacketRef, Packed)> + Send + Sync;
+
 /// A node that may hold packets.
 #[derive(Clone)]
 struct Neighbour {
@@ -75,6 +80,11 @@ struct Neighbour {
 /// All claims of this node.
 pub(crate) struct Claims {
     store: Arc<Store>,
+    /// This node.
+    node: NodeId,
+    own: Arc<Own>,
+    /// Room for threads.
+    threads: Arc<Semaphore>,
     neighbours: RefCell<HashMap<NodeId, Neighbour>>,
     /// Notified of each new link.
     linked: Notify,
@@ -93,10 +103,17 @@ pub(crate) struct Claims {
 
 impl Claims {
     /// Returns also the receiver of what the links are to do.
-    pub(super) fn new(store: &Arc<Store>) -> (Self, UnboundedReceiver<Wish>) {
+    pub(super) fn new(
+        store: &Arc<Store>,
+        node: &NodeId,
+        own: Arc<Own>,
+    ) -> (Self, UnboundedReceiver<Wish>) {
         let (wishes_tx, wishes_rx) = unbounded_channel();
         let claims = Self {
             store: Arc::clone(store),
+            node: node.clone(),
+            own,
+            threads: Arc::new(Semaphore::new(THREADS)),
             neighbours: RefCell::default(),
             linked: Notify::new(),
             called: RefCell::default(),
@@ -191,6 +208,10 @@ impl Claims {
         if held.packets.iter().all(|packet| shelf.has(&packet.digest)) {
             return Ok(());
         }
+        if held.holder == self.node {
+            let taken = timeout(ANSWER_MAX, self.take_own(origin, held)).await;
+            return taken.unwrap_or(Err(Missed::Late));
+        }
         if self.rests(&held.holder) {
             return Err(Missed::Rests);
         }
@@ -198,7 +219,7 @@ impl Claims {
         let neighbour = linked.map_err(|_| Missed::Unlinked)??;
         let asked = self.ask(&neighbour, origin, held);
         let given = match timely(&neighbour.link, asked).await {
-            Some(answer) => self.keep(origin, &held.packets, &answer?),
+            Some(answer) => self.keep(origin, &held.packets, answer?).await,
             None => Err(Missed::Late),
         };
         match given {
@@ -284,24 +305,58 @@ impl Claims {
         answer_rx.await.map_err(|_| Missed::Gone)
     }
 
-    /// Stores the packets that were asked for, each if it matches its digest.
-    fn keep(&self, origin: &NodeId, asked: &[PacketRef], answer: &[u8]) -> Result<(), Missed> {
-        let Packets { packets } = postcard::from_bytes(answer).map_err(|_| Missed::Lied)?;
-        if packets.is_empty() {
-            return Err(Missed::Lacks);
-        }
-        let shelf = self.store.shelf(origin.as_str());
-        let mut kept = Ok(());
-        for (packet, packed) in packets {
-            if !asked.contains(&packet) || !packed.may_be(packet) || packed.unpack(packet).is_err()
-            {
-                kept = Err(Missed::Lied);
-            } else if let Err(error) = shelf.put(packet, &packed) {
-                tracing::error!(%error, "failed to store a packet");
-            }
-        }
-        kept
+    /// Takes packets from this node's own volume, which fetches what it lacks from any node.
+    async fn take_own(&self, origin: &NodeId, held: &Held) -> Result<(), Missed> {
+        let (own, packets) = (Arc::clone(&self.own), held.packets.clone());
+        self.apart(origin, move |shelf| keep(shelf, &packets, own(&packets))).await
     }
+
+    /// Stores the packets of an answer.
+    async fn keep(
+        &self,
+        origin: &NodeId,
+        asked: &[PacketRef],
+        answer: Bytes,
+    ) -> Result<(), Missed> {
+        let asked = asked.to_vec();
+        let work = move |shelf: &Shelf| {
+            let Packets { packets } = postcard::from_bytes(&answer).map_err(|_| Missed::Lied)?;
+            keep(shelf, &asked, packets)
+        };
+        self.apart(origin, work).await
+    }
+
+    /// Works on a thread, since packets are read, checked and written.
+    async fn apart(
+        &self,
+        origin: &NodeId,
+        work: impl FnOnce(&Shelf) -> Result<(), Missed> + Send + 'static,
+    ) -> Result<(), Missed> {
+        let turn = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| Missed::Gone)?;
+        let shelf = self.store.shelf(origin.as_str());
+        let work = move || {
+            // As long as the work, also if nobody waits for it any more.
+            let _turn = turn;
+            work(&shelf)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| Missed::Gone)?
+    }
+}
+
+/// Stores the packets that were asked for, each if it matches its digest.
+fn keep(shelf: &Shelf, asked: &[PacketRef], given: Vec<(PacketRef, Packed)>) -> Result<(), Missed> {
+    if given.is_empty() {
+        return Err(Missed::Lacks);
+    }
+    let mut kept = Ok(());
+    for (packet, packed) in given {
+        if !asked.contains(&packet) || !packed.may_be(packet) || packed.unpack(packet).is_err() {
+            kept = Err(Missed::Lied);
+        } else if let Err(error) = shelf.put(packet, &packed) {
+            tracing::error!(%error, "failed to store a packet");
+        }
+    }
+    kept
 }
 
 /// Waits for an answer. Returns `None` if it is late.
@@ -342,6 +397,7 @@ mod tests {
     use crate::wire::limits::VERSION;
 
     const CONTENT: &[u8] = b"content";
+    const OWN: &[u8] = b"in the runner's own volume";
 
     /// A runner that is told of packets at `n1`.
     struct Runner {
@@ -361,7 +417,11 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().expect("a directory");
             let store = Arc::new(Store::open(dir.path(), u64::MAX).expect("a store"));
-            let (claims, wishes_rx) = Claims::new(&store);
+            let own = |packets: &[PacketRef]| {
+                let has = |packet: &&PacketRef| **packet == reference(OWN);
+                packets.iter().filter(has).map(|it| (*it, Packed::plain(OWN))).collect()
+            };
+            let (claims, wishes_rx) = Claims::new(&store, &node("me"), Arc::new(own));
             let (ended_tx, ended_rx) = unbounded_channel();
             Self { claims: Rc::new(claims), wishes_rx, ended_tx, ended_rx, store, _dir: dir }
         }
@@ -375,9 +435,13 @@ mod tests {
         }
 
         fn claim(&self) -> PacketRef {
-            let packet = reference(CONTENT);
+            self.claim_of("n1", CONTENT)
+        }
+
+        fn claim_of(&self, holder: &str, content: &[u8]) -> PacketRef {
+            let packet = reference(content);
             let ticket = Ticket([1; TICKET_BYTES]);
-            let held = Held { holder: node("n1"), ticket, packets: vec![packet] };
+            let held = Held { holder: node(holder), ticket, packets: vec![packet] };
             let ended_tx = self.ended_tx.clone();
             self.claims.claim(&node("o"), vec![held], move |digests| {
                 ended_tx.send(digests.clone()).expect("the test waits");
@@ -407,6 +471,19 @@ mod tests {
             .build_local(tokio::runtime::LocalOptions::default())
             .expect("a runtime");
         runtime.block_on(async { test(Runner::new()).await });
+    }
+
+    #[test]
+    fn a_runner_that_is_named_itself_takes_packets_from_its_volume() {
+        with_runner(|mut runner| async move {
+            for (content, is_there) in [(OWN, true), (CONTENT, false)] {
+                let packet = runner.claim_of("me", content);
+                let ended = runner.ended_rx.recv().await.expect("the runner lives");
+                assert_eq!(ended, [packet.digest].into());
+                assert_eq!(runner.store.shelf("o").get(packet).is_some(), is_there);
+            }
+            assert!(runner.wishes_rx.try_recv().is_err(), "nobody is called");
+        });
     }
 
     #[test]

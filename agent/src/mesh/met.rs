@@ -40,6 +40,11 @@ impl Met {
         }
     }
 
+    /// Tells whether a link leads to a volume.
+    pub(super) fn is_linked(&self, link: u32) -> bool {
+        self.lock().linked.contains_key(&link)
+    }
+
     /// Returns who counts: all that are linked, and those members that were not long ago.
     pub(super) fn counted(
         &self,
@@ -70,6 +75,7 @@ mod tests {
         let met = Met::new(begun);
         met.begin(7, one);
         met.begin(8, two);
+        assert!(met.is_linked(8) && !met.is_linked(9));
         let half = begun + GONE_AFTER / 2;
         met.end(8, half);
         let counted = |members: &[Author], now| met.counted(members.iter().copied(), now);

@@ -68,7 +68,11 @@ impl Receive for Dispatch {
         self.mesh.begin(link);
         self.holders.begin(link);
         if link.knows_holders() {
-            let peer = Peer { node: link.peer.clone(), round_trip: link.round_trip() };
+            let peer = Peer {
+                node: link.peer.clone(),
+                round_trip: link.round_trip(),
+                knows_own_held: link.knows_own_held(),
+            };
             self.exporter.meet(link.number, peer, link.sender());
         }
     }

@@ -6,13 +6,15 @@ use packetfs::tree::NAMES_MAX;
 use worknode::capability::TOKEN_BYTES_MAX;
 
 /// Version of all that is in this room; agents of other versions refuse the link by name.
-pub const VERSION: u32 = 16;
+pub const VERSION: u32 = 17;
 /// The oldest version that this side still speaks. Two agents come together if each speaks a version of the other.
 pub const OLDEST_VERSION: u32 = 15;
 /// The version from which on runners give packets of an origin to each other.
 pub const HOLDERS_VERSION: u32 = 16;
 /// The version from which on locks on files of volumes hold between nodes.
 pub const LOCKS_VERSION: u32 = 16;
+/// The version from which on a runner takes packets from its own volume, if an origin says so.
+pub const OWN_HELD_VERSION: u32 = 17;
 
 /// Most bytes read from a peer that is not known to be a member: TLS takes some 700 bytes, the WebSocket upgrade 250, a
 /// hello less than 800. Further bytes stay in the kernel until then.

@@ -106,6 +106,14 @@ impl Volume {
         wanted.iter().filter_map(|packet| Some((*packet, library.packed(*packet)?))).collect()
     }
 
+    /// Returns packets that are here or that other nodes have. Blocks for a bounded time.
+    #[must_use]
+    pub fn obtain(&self, wanted: &[PacketRef]) -> Vec<(PacketRef, Packed)> {
+        // What could not be fetched or stored is missing in the answer.
+        let _ = self.shared.library.fetch_missing(wanted);
+        self.packets(wanted)
+    }
+
     /// Stores packets of others that match their digests. Returns whether all did.
     ///
     /// # Errors
