@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::volume::Volume;
@@ -35,6 +35,7 @@ use met::Met;
 use names::{Named, Names};
 use serve::Server;
 
+pub(crate) use fetch::ANSWER_MAX;
 pub(crate) use fetch::probe::Answer;
 pub(crate) use heard::Liar;
 
@@ -122,13 +123,14 @@ impl Mesh {
         self.shared.conflicts.load(Ordering::Relaxed)
     }
 
-    /// Asks all linked nodes, except some, which of a few packets they have. Blocks for a bounded time.
+    /// Asks all linked nodes, except some, which of a few packets they have. Blocks until they have answered, or for this time.
     pub(crate) fn probe(
         &self,
         packets: &[PacketRef],
         except: &BTreeSet<NodeId>,
+        patience: Duration,
     ) -> BTreeMap<NodeId, Answer> {
-        self.shared.fetcher.probe(packets, except)
+        self.shared.fetcher.probe(packets, except, patience)
     }
 
     /// Tells whether a link leads to a node whose volume gets the events of this one's.

@@ -2,17 +2,21 @@
 //!
 //! volume --`Feed`--> exporter
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use packetfs::packet::Manifest;
+use packetfs::packet::{Manifest, PacketRef};
 use packetfs::tree::Attr;
-use packetfs::volume::{Feed, News, Volume};
+use packetfs::volume::{Below, Feed, News, Volume};
+use worknode::id::NodeId;
 
-use crate::mesh::Mesh;
+use crate::mesh::{ANSWER_MAX, Answer, Mesh};
+
+/// Contents up to this size come with their events, so that all nodes have them.
+const SMALL_BYTES_MAX: u64 = 64 * 1024;
 
 /// The volume, once it is open, and the mounts that show it as it is.
 #[derive(Debug, Clone, Default)]
@@ -89,6 +93,39 @@ impl OwnVolume {
     /// Tells whether a small file of it can be read without other nodes.
     pub(crate) fn is_here(&self, seen: &Attr) -> bool {
         self.shown_at(seen.dev).is_some_and(|volume| volume.is_here(seen.ino))
+    }
+
+    /// Returns the contents of files that are packets, each once, as far as they are large.
+    pub(crate) fn contents(&self, paths: &[Vec<u8>]) -> Vec<Below> {
+        let Some(volume) = self.opened() else { return Vec::new() };
+        let is_large = |content: &Below| content.bytes() > SMALL_BYTES_MAX;
+        let found = paths.iter().filter_map(|path| volume.content_at(path)).filter(is_large);
+        let by_digest = found.filter_map(|content| Some((content.digest()?, content)));
+        by_digest.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
+    /// Returns some packets of a content, evenly spread over it, and which of them are here. None if nobody has their list.
+    pub(crate) fn packets_of(
+        &self,
+        content: &Below,
+        count_max: usize,
+    ) -> Option<(Vec<PacketRef>, Vec<bool>)> {
+        let volume = self.opened()?;
+        let all = volume.packets_of(content).ok()?;
+        let step = all.len().div_ceil(count_max).max(1);
+        let packets: Vec<_> = all.into_iter().step_by(step).collect();
+        let here = volume.has(&packets);
+        Some((packets, here))
+    }
+
+    /// Asks all linked nodes which of a few packets they have. Blocks for a bounded time.
+    pub(crate) fn probe(&self, packets: &[PacketRef]) -> BTreeMap<NodeId, Answer> {
+        let mesh = self.lock().mesh.clone();
+        mesh.map(|mesh| mesh.probe(packets, &BTreeSet::new(), ANSWER_MAX)).unwrap_or_default()
+    }
+
+    fn opened(&self) -> Option<Arc<Volume>> {
+        self.lock().opened.as_ref()?.volume.upgrade()
     }
 
     fn shown_at(&self, device: u64) -> Option<Arc<Volume>> {

@@ -307,7 +307,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         mirrors: Rc::clone(&mirrors),
         sessions: Rc::clone(&sessions),
         volume: volume.clone(),
-        own_volume,
+        own_volume: own_volume.clone(),
         share: shares.sessions,
         shutdown: Rc::clone(&shutdown),
     });
@@ -325,6 +325,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         cluster: Rc::clone(&cluster),
         links: Rc::clone(&links),
         sessions: Rc::clone(&sessions),
+        near: origin::Near::new(own_volume, node.clone()),
     });
     let upkeep = Rc::new(Upkeep {
         membership: membership.clone(),

@@ -173,6 +173,7 @@ fn walk(session: u64, number: u32) -> Submit {
         after: Attempt(0),
         only: None,
         avoid: Vec::new(),
+        near: Vec::new(),
         prefer: Vec::new(),
     }
 }

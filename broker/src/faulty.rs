@@ -252,6 +252,7 @@ mod tests {
             uid: 0,
             only: None,
             avoid: Vec::new(),
+            near: Vec::new(),
             prefer: Vec::new(),
         }
     }

@@ -169,6 +169,8 @@ pub struct Submit {
     pub only: Option<NodeId>,
     /// Nodes to avoid.
     pub avoid: Vec<NodeId>,
+    /// Nodes that have most of what the walk reads: used before all others while they have a free slot.
+    pub near: Vec<NodeId>,
     /// Nodes to prefer among equally loaded ones.
     pub prefer: Vec<NodeId>,
 }

@@ -318,7 +318,7 @@ async fn only_and_prefer_are_honoured_in_a_batch() {
     }
     let words = [
         ["submit", "1-1", "0", "7", "", "", "c,b"],
-        ["submit", "1-2", "0", "7", "", "a", "c"],
+        ["submit", "1-2", "0", "7", "", "a", "+a,c"],
         ["submit", "1-3", "0", "7", "b", "", ""],
         ["submit", "1-4", "0", "7", "b", "", ""],
         ["submit", "1-5", "0", "7", "", "a,c", ""],

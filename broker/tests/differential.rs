@@ -305,13 +305,13 @@ impl Case {
             let count = self.random.below(most);
             (0..count).map(|_| self.node()).collect::<Vec<_>>()
         };
-        let (avoid, prefer, only) = (some(3), some(3), some(2));
+        let (avoid, near, prefer, only) = (some(3), some(3), some(3), some(2));
         let only = only.into_iter().next().filter(|_| self.random.below(4) == 0);
         let after = Attempt(u32::from(self.random.below(10) == 0));
         let walk = self.walk_of(index);
         // A user each for both sessions of some agents, and for either session of the others.
         let uid = u32::from(walk.session.0 % 4 == 3);
-        Submit { after, uid, only, avoid, prefer, ..plain(walk) }
+        Submit { after, uid, only, avoid, near, prefer, ..plain(walk) }
     }
 
     fn info(&mut self, index: usize) -> NodeInfo {

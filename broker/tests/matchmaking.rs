@@ -37,6 +37,7 @@ promises! {
     grants_go_to_the_least_loaded_in_turns_and_home_last
     only_avoid_and_prefer_are_heard
     preferred_nodes_come_first_only_among_equals_that_may_be_used
+    near_nodes_come_first_while_they_have_free_slots
     a_freed_slot_goes_to_the_next_in_the_same_reply_or_is_published
     a_hog_does_not_starve_small_sessions
     a_user_with_many_sessions_has_one_share
@@ -103,6 +104,27 @@ async fn only_avoid_and_prefer_are_heard(cell: &impl Cell) {
     assert_eq!(ask(4, "b", &[], &[]).await, "Queued(1)");
     assert_eq!(ask(5, "", &["a", "c"], &[]).await, "Queued(1)");
     assert_eq!(ask(6, "", &[], &[]).await, "a");
+}
+
+async fn near_nodes_come_first_while_they_have_free_slots(cell: &impl Cell) {
+    let origin = cell.node("origin", 1).await;
+    let _a = cell.node("a", 4).await;
+    let _b = cell.node("b", 4).await;
+    let _c = cell.node("c", 4).await;
+    let ask = async |number, near: &[&str], avoid: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| node(name)).collect::<Vec<_>>();
+        let submit = Submit { near: list(near), avoid: list(avoid), ..plain(walk(1, number)) };
+        match origin.broker.submit(&submit).await.expect("submits") {
+            Submitted::Granted(grant) => grant.node.to_string(),
+            other => format!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(1, &["nobody", "c"], &[]).await, "c");
+    assert_eq!(ask(2, &["c"], &[]).await, "c", "though it has more to do than others");
+    assert_eq!(ask(3, &["c", "b"], &[]).await, "b", "the least loaded of those that are near");
+    assert_eq!(ask(4, &["c"], &["c"]).await, "a", "what is avoided is not used");
+    assert_eq!(ask(5, &["origin"], &[]).await, "origin", "home may be near");
+    assert_eq!(ask(6, &["origin"], &[]).await, "b", "it has no free slot");
 }
 
 async fn preferred_nodes_come_first_only_among_equals_that_may_be_used(cell: &impl Cell) {

@@ -67,7 +67,7 @@ fn pid(up: &Up, node: &str) -> Result<Pid, String> {
 }
 
 /// Returns the bytes that a node has sent.
-fn sent(up: &Up, node: &str) -> Result<u64, String> {
+pub(crate) fn sent(up: &Up, node: &str) -> Result<u64, String> {
     let path = format!("/proc/{}/net/dev", pid(up, node)?.as_raw_nonzero());
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     let card = text.lines().find_map(|line| line.trim().strip_prefix("eth0:"));

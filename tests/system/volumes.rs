@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::Test;
+use crate::holders::sent;
 use crate::interrupts::wait_until;
 use crate::lab::{Lab, Up};
+use crate::report::Report;
 use crate::run::{Run, Started, seconds};
 
 pub(crate) const ALL: &[Test] = &[
@@ -13,6 +15,7 @@ pub(crate) const ALL: &[Test] = &[
     ("volumes::an_agent_that_is_killed_loses_nothing", killed),
     ("volumes::walks_see_what_other_nodes_write", walks_see),
     ("volumes::a_build_below_the_volume_walks", builds),
+    ("volumes::a_program_runs_where_its_bytes_are", runs_near),
 ];
 
 pub(crate) const NODES: [&str; 3] = ["origin", "n1", "n2"];
@@ -242,4 +245,44 @@ fn builds(lab: &Lab) -> Result<(), String> {
     volume.all("test -x build/app && grep -qx made build/out && test $(build/app) = made")?;
     volume.same("cat build/*.o | sha256sum")?;
     volume.done("origin", "rm -r build").map(drop)
+}
+
+/// Bytes of a file that only one node has.
+const NEAR_BYTES: u64 = 40_000_000;
+
+fn runs_near(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let volume = Mounted::new(up, "volumes near")?;
+    volume.done("n2", &format!("mkdir near && head -c {NEAR_BYTES} /dev/urandom > near/data"))?;
+    volume.all(&format!("test $(stat -c %s near/data) = {NEAR_BYTES}"))?;
+    let sum = volume.done("n2", "sha256sum near/data")?;
+    wait_until("it is packets on n2", || {
+        volume.done("n2", "oswalk fs where near | grep -q '100 %'").is_ok()
+    })?;
+    let report = volume.point.with_extension("report");
+    let walk = |options: &str| -> Result<Vec<String>, String> {
+        let report = report.display();
+        let command = format!(
+            "oswalk exec --no-fallback {options} --walk sha256sum --report {report} -- sh -c 'sha256sum near/data; :'"
+        );
+        let read = volume.done("origin", &command)?;
+        if read != sum {
+            return Err(format!("{options}: {read}, not {sum}"));
+        }
+        Ok(Report::read(&volume.point.with_extension("report"))?.runners())
+    };
+    let before = sent(up, "origin")?;
+    for _ in 0..3 {
+        let runners = walk("")?;
+        if runners != ["n2"] {
+            return Err(format!("it ran on {runners:?}"));
+        }
+    }
+    // Another node takes it from the node that has it.
+    walk("--on n1")?;
+    let bytes = sent(up, "origin")? - before;
+    if bytes > NEAR_BYTES / 4 {
+        return Err(format!("the origin has sent {bytes} bytes"));
+    }
+    volume.done("origin", "rm -r near").map(drop)
 }

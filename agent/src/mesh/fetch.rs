@@ -19,7 +19,7 @@ use crate::wire::limits::{FETCHED_MAX, FETCHES_AT_ONCE};
 use crate::wire::message::{Packets, encode};
 
 /// Time after which a node that does not answer is passed over.
-const ANSWER_MAX: Duration =
+pub(crate) const ANSWER_MAX: Duration =
     if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(5) };
 /// Time that a program waits in all. Then it gets an error.
 const WAIT_MAX: Duration = Duration::from_secs(20);

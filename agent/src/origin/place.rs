@@ -57,15 +57,22 @@ impl Place<'_> {
         if self.session.on.as_ref().is_some_and(|on| unsuitable.contains(on)) {
             return Placed::Not(Reason::NoSlot);
         }
+        let near = if is_first && self.session.on.is_none() {
+            self.shared.near.of(self.spec).await
+        } else {
+            Vec::new()
+        };
         let suits = |node: &NodeId| {
-            self.session.on.as_ref().is_none_or(|on| on == node) && !unsuitable.contains(node)
+            self.session.on.as_ref().is_none_or(|on| on == node)
+                && !unsuitable.contains(node)
+                && (near.is_empty() || near.contains(node))
         };
         if is_first && let Some(slot) = slots.kept_slot(self.session.id, suits) {
             return Placed::Granted(slot);
         }
         let mut queued = None;
         if !(is_first && self.session.on.is_none() && slots.wait_in_line(walk, uid)) {
-            match self.ask().await {
+            match self.ask(near).await {
                 Ok(Submitted::Granted(grant)) => return Placed::Granted(slots.hold(grant)),
                 Ok(Submitted::Queued(_)) => queued = Some(slots.note_queued(uid)),
                 Ok(Submitted::Busy) => return Placed::Not(Reason::NoSlot),
@@ -84,7 +91,7 @@ impl Place<'_> {
     }
 
     /// Asks the broker for a slot, or for another one.
-    async fn ask(&self) -> Result<Submitted, BrokerError> {
+    async fn ask(&self, near: Vec<NodeId>) -> Result<Submitted, BrokerError> {
         let broker = &self.shared.cluster.broker;
         if let Some(grant) = self.failed {
             let retried = broker.retry(self.spec.walk, grant.attempt, Some(&grant.node)).await?;
@@ -92,16 +99,17 @@ impl Place<'_> {
                 return Ok(submitted);
             }
         }
-        broker.submit(&self.submit()).await
+        broker.submit(&self.submit(near)).await
     }
 
-    fn submit(&self) -> Submit {
+    fn submit(&self, near: Vec<NodeId>) -> Submit {
         Submit {
             walk: self.spec.walk,
             after: self.after(),
             uid: self.spec.principal.uid,
             only: self.session.on.clone(),
             avoid: [self.unsuitable(), self.shared.cluster.to_avoid()].concat(),
+            near,
             prefer: self.shared.links.warm_nodes(),
         }
     }
@@ -183,7 +191,7 @@ impl Place<'_> {
                     return Some(Placed::Not(Reason::NoAgent));
                 }
                 slots.leave_line(self.spec.walk);
-                match self.shared.cluster.broker.submit(&self.submit()).await {
+                match self.shared.cluster.broker.submit(&self.submit(Vec::new())).await {
                     Ok(Submitted::Granted(grant)) => Some(Placed::Granted(slots.hold(grant))),
                     Ok(Submitted::Queued(_)) => {
                         queued.get_or_insert_with(|| slots.note_queued(self.spec.principal.uid));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use packetfs::export::Hidden;
 use worknode::id::NodeId;
 
+use super::near::Near;
 use crate::budget::Budget;
 use crate::cluster::Cluster;
 use crate::commits::Commits;
@@ -36,4 +37,6 @@ pub(crate) struct Shared {
     pub(crate) cluster: Rc<Cluster>,
     pub(crate) links: Rc<Links>,
     pub(crate) sessions: Rc<Sessions>,
+    /// Knows which nodes have the bytes of walks below the volume.
+    pub(crate) near: Near,
 }

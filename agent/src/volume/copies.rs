@@ -11,7 +11,7 @@ use worknode::id::NodeId;
 use worknode::request::{VolumeCopies, VolumePlace, VolumeReplicas, VolumeReply};
 
 use super::failure::{of_volume, shown};
-use crate::mesh::{Answer, Mesh};
+use crate::mesh::{ANSWER_MAX, Answer, Mesh};
 use crate::wire::limits::PROBED_MAX;
 
 /// Longest wait for the directory of a share, which the share makes first.
@@ -146,7 +146,7 @@ impl Asked<'_> {
         };
         absent(&here).into_iter().for_each(|content| self.lack[content].here = true);
         let mut heard = BTreeSet::new();
-        for (node, answer) in self.mesh.probe(&packets, &BTreeSet::new()) {
+        for (node, answer) in self.mesh.probe(&packets, &BTreeSet::new(), ANSWER_MAX) {
             let Answer::Has(has) = answer else { continue };
             for content in absent(&has) {
                 self.lack[content].by.insert(node.clone());

@@ -13,7 +13,7 @@ use worknode::request::{
 };
 
 use super::failure::{of_volume, shown};
-use crate::mesh::{Answer, Mesh};
+use crate::mesh::{ANSWER_MAX, Answer, Mesh};
 use crate::wire::limits::PROBED_MAX;
 
 /// This node, where it belongs to no cluster.
@@ -88,7 +88,7 @@ impl Count<'_> {
         self.here += all(&self.volume.has(&packets));
         let silent = self.others.iter().filter(|(_, has)| has.is_err());
         let silent = silent.map(|(node, _)| node.clone()).collect();
-        for (node, answer) in self.mesh.probe(&packets, &silent) {
+        for (node, answer) in self.mesh.probe(&packets, &silent, ANSWER_MAX) {
             let before = self.others.get(&node).copied();
             // One that is linked only now was not asked for what is counted.
             let before = before.unwrap_or(if self.bytes == 0 { Ok(0) } else { Err(LATE) });

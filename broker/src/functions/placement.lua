@@ -1,9 +1,27 @@
 -- Placement: which node gets a walk.
 
--- Returns the first preferred node that is no more loaded than `best`, or `best`.
+-- Returns the least loaded of the near nodes that have a free slot, if there is one; their names in `prefer` begin
+-- with `+`. Otherwise the first preferred node that is no more loaded than `best`, or `best`.
 local function preferred(c, best, origin, avoid, prefer)
+  local names = split(prefer)
+  local near
+  for _, name in ipairs(names) do
+    if string.sub(name, 1, 1) == '+' then
+      local node = node_of(c, string.sub(name, 2))
+      if not contains(avoid, node.name) and has_free_slot(c, node)
+        and (not near or level_of(c, node) < level_of(c, near)) then
+        near = node
+      end
+    end
+  end
+  if near then
+    return near
+  end
+  if best.name == origin then
+    return best
+  end
   local least = level_of(c, best)
-  for _, name in ipairs(split(prefer)) do
+  for _, name in ipairs(names) do
     if name == best.name then
       return best
     elseif name ~= origin and not contains(avoid, name) then
@@ -88,7 +106,7 @@ local function place(c, origin, only, avoid, prefer)
   else
     best = first_of_all(c, origin, avoid)
   end
-  if best and prefer ~= '' and best.name ~= origin then
+  if best and prefer ~= '' then
     return preferred(c, best, origin, avoid, prefer)
   end
   return best

@@ -115,6 +115,13 @@ impl Nodes {
         };
         let by_order = |(name, node): &(&NodeId, &Node)| (**name == walk.origin, node.score);
         let (best, node) = self.iter().filter(suits).min_by_key(by_order)?;
+        let is_free = |name: &&NodeId| {
+            !walk.avoid.contains(name) && self.get(name).is_some_and(|it| it.has_free_slot(now))
+        };
+        let level = |name: &&NodeId| self.get(name).map(Node::level);
+        if let Some(near) = walk.near.iter().filter(is_free).min_by_key(level) {
+            return Some(near.clone());
+        }
         if *best == walk.origin {
             return Some(best.clone());
         }

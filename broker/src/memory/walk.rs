@@ -17,6 +17,7 @@ pub(crate) struct Walk {
     pub(crate) node: Option<NodeId>,
     pub(crate) only: Option<NodeId>,
     pub(crate) avoid: Vec<NodeId>,
+    pub(crate) near: Vec<NodeId>,
     pub(crate) prefer: Vec<NodeId>,
 }
 

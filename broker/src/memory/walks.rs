@@ -22,6 +22,7 @@ impl Call<'_> {
             node: None,
             only: submit.only.clone(),
             avoid: submit.avoid.clone(),
+            near: submit.near.clone(),
             prefer: submit.prefer.clone(),
         };
         let placed = self.state.nodes.place(&walk, self.now);

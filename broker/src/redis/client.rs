@@ -182,7 +182,7 @@ impl Matchmaker for Broker {
     async fn submit(&self, submit: &Submit) -> Result<Submitted, BrokerError> {
         let Submit { walk, after, uid, .. } = submit;
         let only = optional(submit.only.as_ref());
-        let (avoid, prefer) = (list(&submit.avoid), list(&submit.prefer));
+        let (avoid, prefer) = (list(&submit.avoid), preferred(submit));
         let (after, uid) = (after.0.to_string(), uid.to_string());
         let arguments = vec![walk.to_string(), after, uid, only, avoid, prefer];
         let answer = self.say("submit", arguments).await?;
@@ -251,6 +251,12 @@ fn not_connected(source: WireError, shown: &str) -> BrokerError {
 
 fn optional(node: Option<&NodeId>) -> String {
     node.map_or_else(String::new, NodeId::to_string)
+}
+
+/// Returns the nodes to prefer, those that are near first and marked.
+fn preferred(submit: &Submit) -> String {
+    let near = submit.near.iter().map(|node| format!("+{node}"));
+    near.chain(submit.prefer.iter().map(NodeId::to_string)).collect::<Vec<_>>().join(",")
 }
 
 fn list(nodes: &[NodeId]) -> String {

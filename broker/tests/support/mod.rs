@@ -183,7 +183,15 @@ pub fn info(name: &str, slots: u32) -> NodeInfo {
 }
 
 pub fn plain(walk: WalkId) -> Submit {
-    Submit { walk, after: Attempt(0), uid: 0, only: None, avoid: Vec::new(), prefer: Vec::new() }
+    Submit {
+        walk,
+        after: Attempt(0),
+        uid: 0,
+        only: None,
+        avoid: Vec::new(),
+        near: Vec::new(),
+        prefer: Vec::new(),
+    }
 }
 
 /// Returns the seed in the environment variable `SEED`, or a new one.

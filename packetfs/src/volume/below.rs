@@ -96,6 +96,17 @@ impl Volume {
         Ok(found)
     }
 
+    /// Returns the content of the file at a path. `None` if there is none, or it is not packets at present.
+    #[must_use]
+    pub fn content_at(&self, path: &[u8]) -> Option<Below> {
+        let state = self.shared.lock();
+        let ino = state.walk(path).ok()?;
+        let node = state.tree.find(ino).ok()??;
+        let is_packets = node.is_file() && state.uses.backing(ino).is_none();
+        let (path, written) = (absolute(path), node.written);
+        is_packets.then_some(Below { path, written, content: node.content })
+    }
+
     /// Returns the packets that the bytes of a content are in. A list of them is fetched if it is not here.
     ///
     /// # Errors

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use packetfs::packet::PacketRef;
 use worknode::id::NodeId;
 
-use super::{ANSWER_MAX, Fetcher, Open};
+use super::{Fetcher, Open};
 use crate::wire::feed::{Probe, Probed};
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::limits::{FETCHES_AT_ONCE, PROBED_MAX};
@@ -31,10 +31,11 @@ impl Fetcher {
         &self,
         packets: &[PacketRef],
         except: &BTreeSet<NodeId>,
+        patience: Duration,
     ) -> BTreeMap<NodeId, Answer> {
         let packets = &packets[..packets.len().min(PROBED_MAX)];
         let payload: Bytes = encode(&Probe { packets: packets.to_vec() }).into();
-        let until = Instant::now() + ANSWER_MAX;
+        let until = Instant::now() + patience;
         // The question to each link; none until it has room for one.
         let mut asked: HashMap<u32, (NodeId, Option<u32>)> = HashMap::new();
         let mut answers = BTreeMap::new();
@@ -95,6 +96,7 @@ mod tests {
     use packetfs::packet::reference;
     use tokio::sync::mpsc::unbounded_channel;
 
+    use super::super::ANSWER_MAX;
     use super::*;
 
     #[test]
@@ -120,7 +122,7 @@ mod tests {
                 fetcher.take(number, frame.stream, encode(&Probed { has }).into());
             }));
         }
-        let answers = fetcher.probe(&packets, &[node(4)].into());
+        let answers = fetcher.probe(&packets, &[node(4)].into(), ANSWER_MAX);
         let expected = [
             (node(1), Answer::Has(vec![true, false])),
             (node(2), Answer::NoVolume),
