@@ -62,10 +62,11 @@ impl Holders {
             Kind::TicketKey => self.giver.take_key(link.number, &link.peer, &frame.payload),
             Kind::Given => self.claims.take_given(link.number, frame.stream, frame.payload),
             _ => {
-                if !self.giver.take(link.number, &link.peer, link.sender(), frame) {
+                if !link.note_claim() {
                     tracing::error!(peer = %link.peer, "dropping the link: it has too many open claims of packets");
-                    link.close();
+                    return link.close();
                 }
+                self.giver.take(&link.peer, link.sender(), frame);
             }
         }
     }

@@ -27,7 +27,8 @@ use worknode::key::Key;
 use crate::sys::tcp::{self, Moved};
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::limits::{
-    EXITS_MAX, HOLDERS_VERSION, LOCKS_VERSION, OWN_HELD_VERSION, QUESTIONS_MAX, TOLD_BYTES_MAX,
+    CLAIMS_MAX, EXITS_MAX, FETCHES_MAX, HOLDERS_VERSION, LOCKS_VERSION, OWN_HELD_VERSION,
+    QUESTIONS_MAX, TOLD_BYTES_MAX,
 };
 use crate::wire::lists;
 use crate::wire::message::{self, Exit, Open};
@@ -67,6 +68,9 @@ pub(crate) struct Link {
     streams: Streams,
     /// The peer's questions whose answers have not been sent.
     unanswered: Cell<usize>,
+    /// Likewise its requests for packets of the volume, and its claims of packets of an origin.
+    unfetched: Cell<usize>,
+    ungiven: Cell<usize>,
     /// Exits that have not been sent.
     exits: Cell<usize>,
     /// Answers that the peer sent ahead of its first walk.
@@ -110,6 +114,8 @@ impl Link {
             connection: RefCell::new(connection),
             streams: Streams::new(called),
             unanswered: Cell::new(0),
+            unfetched: Cell::new(0),
+            ungiven: Cell::new(0),
             exits: Cell::new(0),
             told: RefCell::default(),
             pong_waits: Cell::new(false),
@@ -220,6 +226,18 @@ impl Link {
         self.unanswered.get() <= QUESTIONS_MAX
     }
 
+    /// Counts a request for packets of the volume until its answer has been sent. Returns false if there are too many.
+    pub(crate) fn note_fetch(&self) -> bool {
+        self.unfetched.set(self.unfetched.get() + 1);
+        self.unfetched.get() <= FETCHES_MAX
+    }
+
+    /// Counts a claim of packets until its answer has been sent. Returns false if there are too many.
+    pub(crate) fn note_claim(&self) -> bool {
+        self.ungiven.set(self.ungiven.get() + 1);
+        self.ungiven.get() <= CLAIMS_MAX
+    }
+
     /// Returns the shortest round trip between the kernels, if known.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         let connection = self.connection.borrow();
@@ -253,6 +271,10 @@ impl Link {
         match frame.kind {
             Kind::Exit => self.exits.set(self.exits.get().saturating_sub(1)),
             Kind::Answer => self.unanswered.set(self.unanswered.get().saturating_sub(1)),
+            Kind::Fetched | Kind::Probed => {
+                self.unfetched.set(self.unfetched.get().saturating_sub(1));
+            }
+            Kind::Given => self.ungiven.set(self.ungiven.get().saturating_sub(1)),
             Kind::Pong => self.pong_waits.set(false),
             _ => {}
         }

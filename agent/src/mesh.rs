@@ -4,6 +4,7 @@
 //! waits for a disk; what it decides is in `peer`. `fetch` gets packets from other nodes when a program reads them, and
 //! `serve` gives them.
 
+mod asking;
 mod exchange;
 mod fetch;
 mod heard;
@@ -163,10 +164,11 @@ impl Mesh {
     pub(crate) fn take(&self, link: &Rc<Link>, frame: Frame) {
         match frame.kind {
             Kind::Fetch | Kind::Probe => {
-                if !self.shared.server.take(link.number, link.sender(), frame) {
+                if !link.note_fetch() {
                     tracing::error!(peer = %link.peer, "dropping the link: it has too many open requests for packets");
-                    link.close();
+                    return link.close();
                 }
+                self.shared.server.take(link.sender(), frame);
             }
             Kind::Fetched | Kind::Probed => {
                 self.shared.fetcher.take(link.number, frame.stream, frame.payload);

@@ -510,17 +510,14 @@ impl Mirror {
 
     /// Stores a packet if it matches its digest; otherwise it counts as missing.
     fn keep(&self, packet: PacketRef, packed: &packetfs::packet::Packed) {
-        match packed.unpack(packet) {
-            Ok(_) => {
-                if let Err(error) = self.store.put(packet, packed) {
-                    tracing::error!(%error, "failed to store a packet");
-                }
+        // Others would refuse a packet that is larger than it need be, and take this node for a liar.
+        if packed.may_be(packet) && packed.unpack(packet).is_ok() {
+            if let Err(error) = self.store.put(packet, packed) {
+                tracing::error!(%error, "failed to store a packet");
             }
-            Err(_) => {
-                let what =
-                    format!("packet {} of its files does not match its digest", packet.digest);
-                self.evidence.replace(Some(what));
-            }
+        } else {
+            let what = format!("packet {} of its files does not match its digest", packet.digest);
+            self.evidence.replace(Some(what));
         }
     }
 

@@ -269,7 +269,8 @@ fn runs_near(lab: &Lab) -> Result<(), String> {
         if read != sum {
             return Err(format!("{options}: {read}, not {sum}"));
         }
-        Ok(Report::read(&volume.point.with_extension("report"))?.runners())
+        let report = Report::read(&volume.point.with_extension("report"))?;
+        Ok(report.runners().into_iter().map(str::to_owned).collect())
     };
     let before = sent(up, "origin")?;
     for _ in 0..3 {

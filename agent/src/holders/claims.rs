@@ -168,7 +168,9 @@ impl Claims {
     ) {
         for held in held {
             let digests: HashSet<_> = held.packets.iter().map(|packet| packet.digest).collect();
-            if !self.expect(origin, &digests) {
+            // What comes already is not claimed again: each claim that waits is for some packet of its own.
+            let comes = digests.iter().all(|digest| self.is_coming(origin, digest));
+            if comes || !self.expect(origin, &digests) {
                 continue;
             }
             let (claims, origin, done) = (Rc::clone(self), origin.clone(), done.clone());
@@ -343,20 +345,23 @@ impl Claims {
     }
 }
 
-/// Stores the packets that were asked for, each if it matches its digest.
+/// Stores the packets that were asked for, up to the first one that does not match its digest.
 fn keep(shelf: &Shelf, asked: &[PacketRef], given: Vec<(PacketRef, Packed)>) -> Result<(), Missed> {
     if given.is_empty() {
         return Err(Missed::Lacks);
     }
-    let mut kept = Ok(());
+    let mut left = asked.to_vec();
     for (packet, packed) in given {
-        if !asked.contains(&packet) || !packed.may_be(packet) || packed.unpack(packet).is_err() {
-            kept = Err(Missed::Lied);
-        } else if let Err(error) = shelf.put(packet, &packed) {
+        let at = left.iter().position(|it| *it == packet).ok_or(Missed::Lied)?;
+        left.swap_remove(at);
+        if !packed.may_be(packet) || packed.unpack(packet).is_err() {
+            return Err(Missed::Lied);
+        }
+        if let Err(error) = shelf.put(packet, &packed) {
             tracing::error!(%error, "failed to store a packet");
         }
     }
-    kept
+    Ok(())
 }
 
 /// Waits for an answer. Returns `None` if it is late.

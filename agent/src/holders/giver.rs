@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use packetfs::packet::PacketRef;
+use packetfs::packet::{Packed, PacketRef};
 use packetfs::store::{Shelf, Store};
 use tokio::sync::mpsc::UnboundedSender;
 use worknode::id::NodeId;
 
 use crate::wire::frame::{Frame, Kind};
 use crate::wire::holding::{Claim, TicketKey};
-use crate::wire::limits::CLAIMS_MAX;
 use crate::wire::message::{Packets, encode};
 
 /// Time for which a claim waits for packets that the origin has not sent yet: it names a holder as soon as it has begun to
@@ -23,7 +21,6 @@ const LOOK: Duration = Duration::from_millis(4);
 
 /// A claim as it came, and where its answer goes.
 struct Asked {
-    link: u32,
     taker: NodeId,
     out_tx: UnboundedSender<Frame>,
     frame: Frame,
@@ -40,7 +37,7 @@ struct Waiting {
 /// The thread.
 #[derive(Debug)]
 pub(super) struct Giver {
-    /// main thread --claims--> thread. Bounded by the open claims of each link.
+    /// main thread --claims--> thread. Bounded by the open claims of each link, until their answers are sent.
     asked_tx: mpsc::Sender<Asked>,
     shared: Arc<Shared>,
 }
@@ -50,15 +47,12 @@ struct Shared {
     store: Arc<Store>,
     /// The keys of the origins that are linked, and over which link each came.
     keys: Mutex<HashMap<NodeId, (u32, TicketKey)>>,
-    /// Open claims of each link.
-    open: Mutex<HashMap<u32, usize>>,
 }
 
 impl Giver {
     pub(super) fn start(store: &Arc<Store>) -> std::io::Result<Self> {
         let (asked_tx, asked_rx) = mpsc::channel();
-        let (keys, open) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { store: Arc::clone(store), keys, open });
+        let shared = Arc::new(Shared { store: Arc::clone(store), keys: Mutex::default() });
         let giving = Arc::clone(&shared);
         std::thread::Builder::new().name("giver".into()).spawn(move || giving.run(&asked_rx))?;
         Ok(Self { asked_tx, shared })
@@ -76,24 +70,10 @@ impl Giver {
         locked(&self.shared.keys).retain(|_, (of, _)| *of != link);
     }
 
-    /// Takes a claim. Returns false if the link has too many.
-    pub(super) fn take(
-        &self,
-        link: u32,
-        taker: &NodeId,
-        out_tx: UnboundedSender<Frame>,
-        frame: Frame,
-    ) -> bool {
-        let mut open = locked(&self.shared.open);
-        let count = open.entry(link).or_default();
-        if *count >= CLAIMS_MAX {
-            return false;
-        }
-        *count += 1;
-        drop(open);
+    /// Takes a claim.
+    pub(super) fn take(&self, taker: &NodeId, out_tx: UnboundedSender<Frame>, frame: Frame) {
         // The thread lives as long as the agent.
-        let _ = self.asked_tx.send(Asked { link, taker: taker.clone(), out_tx, frame });
-        true
+        let _ = self.asked_tx.send(Asked { taker: taker.clone(), out_tx, frame });
     }
 }
 
@@ -116,7 +96,7 @@ impl Shared {
             for Waiting { asked, shelf, packets, .. } in ready {
                 let packed = |packet: PacketRef| Some((packet, shelf.packed(packet)?));
                 let packets = packets.into_iter().filter_map(packed).collect();
-                self.answer(&asked, encode(&Packets { packets }).into());
+                asked.answer(packets);
             }
         }
     }
@@ -130,24 +110,19 @@ impl Shared {
         });
         let Some(Claim { origin, packets, .. }) = sound else {
             tracing::debug!(taker = %asked.taker, "a claim of packets has no ticket for them");
-            self.answer(&asked, encode(&Packets { packets: Vec::new() }).into());
+            asked.answer(Vec::new());
             return None;
         };
         let shelf = self.store.shelf(origin.as_str());
         Some(Waiting { asked, shelf, packets, due: Instant::now() + ARRIVAL_MAX })
     }
+}
 
-    fn answer(&self, asked: &Asked, payload: Bytes) {
-        let stream = asked.frame.stream;
+impl Asked {
+    fn answer(&self, packets: Vec<(PacketRef, Packed)>) {
+        let (stream, payload) = (self.frame.stream, encode(&Packets { packets }).into());
         // The link may have ended.
-        let _ = asked.out_tx.send(Frame { kind: Kind::Given, stream, payload });
-        let mut open = locked(&self.open);
-        if let Some(count) = open.get_mut(&asked.link) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&asked.link);
-            }
-        }
+        let _ = self.out_tx.send(Frame { kind: Kind::Given, stream, payload });
     }
 }
 
@@ -164,7 +139,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use packetfs::packet::{Packed, reference};
+    use packetfs::packet::reference;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
     use super::*;
@@ -195,7 +170,7 @@ mod tests {
     fn claim(giver: &Giver, taker: &str, claim: &Claim) -> UnboundedReceiver<Frame> {
         let (out_tx, out_rx) = unbounded_channel();
         let frame = Frame { kind: Kind::Claim, stream: 5, payload: encode(claim).into() };
-        assert!(giver.take(2, &node(taker), out_tx, frame));
+        giver.take(&node(taker), out_tx, frame);
         out_rx
     }
 
@@ -235,22 +210,5 @@ mod tests {
         keep(&shelf, b"coming");
         assert_eq!(given(out_rx), [coming]);
         assert!(begun.elapsed() >= ARRIVAL_MAX);
-    }
-
-    #[test]
-    fn open_claims_are_bounded() {
-        let (_dir, giver, _shelf) = giver();
-        let packets = vec![reference(b"never")];
-        let ticket = KEY.ticket(&node("n2"), &packets);
-        let payload: Bytes = encode(&Claim { origin: node("o"), ticket, packets }).into();
-        let (out_tx, mut out_rx) = unbounded_channel();
-        let take = || {
-            let frame = Frame { kind: Kind::Claim, stream: 1, payload: payload.clone() };
-            giver.take(2, &node("n2"), out_tx.clone(), frame)
-        };
-        assert!((0..CLAIMS_MAX).all(|_| take()));
-        assert!(!take());
-        (0..CLAIMS_MAX).for_each(|_| drop(out_rx.blocking_recv().expect("it answers")));
-        assert!(take());
     }
 }

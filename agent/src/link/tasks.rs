@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use crate::link::socket;
     use crate::tls::{Identity, Use, nameless};
-    use crate::wire::limits::{EXITS_MAX, VERSION};
+    use crate::wire::limits::{CLAIMS_MAX, EXITS_MAX, FETCHES_MAX, VERSION};
     use crate::wire::message::Exit;
 
     #[test]
@@ -223,6 +223,19 @@ mod tests {
         assert_eq!(ticks(true, &[moved(7, false, true); 9]), [(); 9].map(|()| Ask));
         assert_eq!(ticks(false, &[still; 6]), [Wait, Wait, Wait, Wait, Ask, Wait]);
         assert_eq!(ticks(false, &[still; 20]).last(), Some(&Dead));
+    }
+
+    #[test]
+    fn requests_for_packets_count_until_their_answers_are_sent() {
+        let node = "n2".parse().expect("a name");
+        let peer = Peer { node, incarnation: 1, key: None, speaks: VERSION };
+        let (link, _out_rx) = Link::new(peer, 1, false, None);
+        let sent = |kind| link.note_sent(&Frame { kind, stream: 1, payload: Bytes::new() });
+        assert!((0..FETCHES_MAX).all(|_| link.note_fetch()));
+        assert!((0..CLAIMS_MAX).all(|_| link.note_claim()));
+        assert!(!link.note_fetch() && !link.note_claim());
+        [Kind::Fetched, Kind::Probed, Kind::Given, Kind::Given].into_iter().for_each(sent);
+        assert!(link.note_fetch() && link.note_claim());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use worknode::history::{Author, Summary};
 use worknode::id::NodeId;
 use worknode::key::Key;
 
+use super::asking::Asking;
 use super::heard::{Heard, Liar, Waiting};
 use super::met::Met;
 use super::peer::Peer;
@@ -30,9 +31,6 @@ use crate::wire::message::encode;
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks after which all is said again, even if nothing has changed.
 const REPEATED_AFTER: u32 = 5;
-/// Time after which events that were asked for are asked of another node.
-const ANSWER_MAX: Duration = Duration::from_secs(3);
-
 /// The state of the exchange.
 pub(super) struct Exchange {
     heard_tx: mpsc::Sender<Heard>,
@@ -46,8 +44,7 @@ pub(super) struct Exchange {
     links: BTreeMap<u32, Linked>,
     /// How many links there are; changes are made durable at once while there are any.
     linked: Arc<AtomicUsize>,
-    /// What was asked for, of whom, and when.
-    asked: HashMap<Author, (u32, Instant)>,
+    asking: Asking,
     /// What was last said to all.
     said: Summary,
     ticks: u32,
@@ -89,7 +86,7 @@ impl Exchange {
             members: HashMap::new(),
             links: BTreeMap::new(),
             linked: Arc::default(),
-            asked: HashMap::new(),
+            asking: Asking::default(),
             said: Summary::default(),
             ticks: 0,
             is_own_lost: false,
@@ -133,7 +130,7 @@ impl Exchange {
                 self.met.end(number, Instant::now());
                 self.end_locks(ended);
                 self.count_links();
-                self.asked.retain(|_, (link, _)| *link != number);
+                self.asking.end(number);
             }
             Heard::Frame(number, kind, payload) => {
                 self.waiting.taken(number, payload.len());
@@ -267,34 +264,22 @@ impl Exchange {
         let known = Summary([(author, summary.of(author))].into());
         let has = Has { author: Some(volume.author()), summary: known, is_all: false };
         link.send(Kind::Has, encode(&has).into());
-        if self.asked.get(&author).is_some_and(|(link, _)| *link == number) {
-            self.asked.remove(&author);
+        if self.asking.note_answer(number, author) {
             self.ask(&volume);
         }
     }
 
     /// Asks for events of nodes that are not linked with this one.
     fn ask(&mut self, volume: &Volume) {
-        let (here, own, now) = (volume.summary(), volume.author(), Instant::now());
         let direct: HashSet<_> = self.links.values().filter_map(|link| link.met).collect();
-        let mut best: HashMap<Author, (u64, u32)> = HashMap::new();
-        for (&number, link) in &self.links {
-            for (&author, &last) in &link.peer.has.0 {
-                let is_missing =
-                    author != own && !direct.contains(&author) && last > here.of(author);
-                if is_missing && best.get(&author).is_none_or(|(most, _)| last > *most) {
-                    best.insert(author, (last, number));
-                }
-            }
-        }
-        for (author, (_, number)) in best {
-            if self.asked.get(&author).is_some_and(|(_, at)| now - *at < ANSWER_MAX) {
-                continue;
-            }
-            let want = Want { author, after: here.of(author) };
+        let own = volume.author();
+        let claims = self.links.iter().flat_map(|(&number, link)| {
+            link.peer.has.0.iter().map(move |(&author, &last)| (number, author, last))
+        });
+        let claims = claims.filter(|(_, author, _)| *author != own && !direct.contains(author));
+        for (number, author, after) in self.asking.next(claims, &volume.summary(), Instant::now()) {
             if let Some(link) = self.links.get(&number) {
-                link.send(Kind::Want, encode(&want).into());
-                self.asked.insert(author, (number, now));
+                link.send(Kind::Want, encode(&Want { author, after }).into());
             }
         }
     }

@@ -21,6 +21,9 @@ use crate::wire::message::{Packets, encode};
 /// Time after which a node that does not answer is passed over.
 pub(crate) const ANSWER_MAX: Duration =
     if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(5) };
+/// Time after which what a node has been asked for is asked of others, too.
+const PATIENCE: Duration =
+    if cfg!(test) { Duration::from_millis(5) } else { Duration::from_millis(500) };
 /// Time that a program waits in all. Then it gets an error.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -142,7 +145,8 @@ impl Fetcher {
             state.last = state.last.wrapping_add(1);
             let number = state.last;
             state.open.insert(number, Open { link, answer: None });
-            order.open.insert(number, (link, packets.clone(), Instant::now() + ANSWER_MAX));
+            let due = Instant::now() + ANSWER_MAX;
+            order.open.insert(number, Part { link, packets: packets.clone(), due, is_slow: false });
             let payload = encode(&Fetch { packets }).into();
             let Some(holder) = state.links.get_mut(&link) else { return false };
             holder.open += 1;
@@ -151,7 +155,7 @@ impl Fetcher {
         }
     }
 
-    /// Waits until a request is answered or given up.
+    /// Waits until a request is answered or given up, or others may be asked.
     fn await_answer(&self, order: &mut Order) {
         let mut state = self.lock();
         loop {
@@ -161,7 +165,7 @@ impl Fetcher {
                 .find(|number| state.open.get(number).is_some_and(|open| open.answer.is_some()));
             if let Some(&number) = answered {
                 let answer = state.open.remove(&number).and_then(|open| open.answer);
-                let node = order.open.get(&number).and_then(|(link, ..)| state.links.get(link));
+                let node = order.open.get(&number).and_then(|part| state.links.get(&part.link));
                 let node = node.map(|holder| holder.node.clone());
                 drop(state);
                 if !order.take(number, &answer.unwrap_or_default())
@@ -174,8 +178,11 @@ impl Fetcher {
                 return;
             }
             let now = Instant::now();
-            let due = order.open.iter().map(|(number, (.., due))| (*due, *number)).min();
+            let due = order.open.iter().map(|(number, part)| (part.next(), *number)).min();
             let Some((due, number)) = due else { return };
+            if due <= now && order.ask_others(number, now) {
+                return;
+            }
             if due <= now {
                 let open = state.open.remove(&number);
                 if let Some(late) = open.and_then(|open| state.links.get_mut(&open.link)) {
@@ -187,6 +194,10 @@ impl Fetcher {
             }
             let waited = self.changed.wait_timeout(state, due - now);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let is_free = |(_, it): &(&u32, &Holder)| it.open < FETCHES_AT_ONCE;
+            if state.links.iter().filter(is_free).any(|(link, _)| order.may_have(*link)) {
+                return;
+            }
         }
     }
 
@@ -207,12 +218,28 @@ impl Fetcher {
     }
 }
 
+/// A request.
+struct Part {
+    link: u32,
+    packets: Vec<PacketRef>,
+    /// When it is given up.
+    due: Instant,
+    /// Others are asked for its packets, too.
+    is_slow: bool,
+}
+
+impl Part {
+    /// Returns when something is to be done about it.
+    fn next(&self) -> Instant {
+        if self.is_slow { self.due } else { self.due - (ANSWER_MAX - PATIENCE) }
+    }
+}
+
 /// What one program waits for.
 struct Order {
     /// Packets that are to be asked for, with the links over which that was done in vain.
     missing: Vec<(PacketRef, Vec<u32>)>,
-    /// Requests: over which link, for what, and until when.
-    open: HashMap<u32, (u32, Vec<PacketRef>, Instant)>,
+    open: HashMap<u32, Part>,
     tried: HashMap<Digest, Vec<u32>>,
     found: Vec<(PacketRef, Packed)>,
 }
@@ -228,7 +255,17 @@ impl Order {
     }
 
     fn is_done(&self) -> bool {
-        self.missing.is_empty() && self.open.is_empty()
+        self.missing.is_empty() && self.open.values().all(|part| part.packets.is_empty())
+    }
+
+    /// Has the packets of a slow request asked of others. Returns false if that was done.
+    fn ask_others(&mut self, number: u32, now: Instant) -> bool {
+        let part = self.open.get_mut(&number).filter(|part| !part.is_slow && part.due > now);
+        let Some(part) = part else { return false };
+        part.is_slow = true;
+        let packets = part.packets.clone();
+        self.miss(&packets);
+        true
     }
 
     /// Tells whether a node was not asked for all that is missing.
@@ -253,37 +290,62 @@ impl Order {
 
     /// Takes an answer. Returns false if it has something else than was asked for.
     fn take(&mut self, number: u32, answer: &[u8]) -> bool {
-        let Some((_, asked, _)) = self.open.remove(&number) else { return true };
+        let Some(Part { packets: asked, is_slow, .. }) = self.open.remove(&number) else {
+            return true;
+        };
         let packets = if answer.is_empty() {
             Ok(Packets { packets: Vec::new() })
         } else {
             postcard::from_bytes(answer)
         };
         let Ok(Packets { packets }) = packets else {
-            self.miss(&asked);
+            if !is_slow {
+                self.miss(&asked);
+            }
             return false;
         };
-        let is_sound = |(packet, packed): &(PacketRef, Packed)| {
-            asked.contains(packet) && packed.may_be(*packet) && packed.unpack(*packet).is_ok()
-        };
-        let is_honest = packets.iter().all(is_sound);
-        let sound = packets.into_iter().filter(is_sound);
-        let before = self.found.len();
-        self.found.extend(sound);
-        let found: Vec<_> = self.found[before..].iter().map(|(packet, _)| *packet).collect();
-        let rest: Vec<_> = asked.into_iter().filter(|packet| !found.contains(packet)).collect();
-        self.miss(&rest);
+        let mut rest = asked;
+        let mut is_honest = true;
+        for (packet, packed) in packets {
+            let at = rest.iter().position(|it| *it == packet);
+            // Another node may have given it meanwhile.
+            let Some(at) = at else {
+                is_honest &= is_slow;
+                continue;
+            };
+            rest.swap_remove(at);
+            if packed.may_be(packet) && packed.unpack(packet).is_ok() {
+                self.come(packet, packed);
+            } else {
+                is_honest = false;
+                self.miss(&[packet]);
+            }
+        }
+        if !is_slow {
+            self.miss(&rest);
+        }
         is_honest
     }
 
+    /// Notes a packet, for which nobody else is asked any more.
+    fn come(&mut self, packet: PacketRef, packed: Packed) {
+        self.missing.retain(|(it, _)| *it != packet);
+        self.open.values_mut().for_each(|part| part.packets.retain(|it| *it != packet));
+        self.found.push((packet, packed));
+    }
+
     fn give_up(&mut self, number: u32) {
-        if let Some((_, asked, _)) = self.open.remove(&number) {
-            self.miss(&asked);
+        if let Some(part) = self.open.remove(&number).filter(|part| !part.is_slow) {
+            self.miss(&part.packets);
         }
     }
 
     fn miss(&mut self, packets: &[PacketRef]) {
         for packet in packets {
+            let is_missing = self.missing.iter().any(|(it, _)| it == packet);
+            if is_missing {
+                continue;
+            }
             let tried = self.tried.get(&packet.digest).cloned().unwrap_or_default();
             self.missing.push((*packet, tried));
         }
@@ -376,6 +438,25 @@ mod tests {
         assert_eq!(asked_rx.len(), FETCHES_AT_ONCE);
         answer(&fetcher, 2, |_| Some(Packed::plain(b"content")));
         assert_eq!(fetcher.fetch(&[wanted]).len(), 1);
+    }
+
+    #[test]
+    fn others_are_asked_soon_if_a_node_is_slow_and_the_first_answer_counts() {
+        let (fetcher, mut liars_rx) = fetcher();
+        let mut asked_rx = link(&fetcher, 1);
+        let wanted = reference(b"content");
+        let asking = std::sync::Arc::clone(&fetcher);
+        let slow = std::thread::spawn(move || {
+            let frame = asked_rx.blocking_recv().expect("it is asked");
+            answer(&asking, 2, |_| Some(Packed::plain(b"content")));
+            frame.stream
+        });
+        assert_eq!(fetcher.fetch(&[wanted]).len(), 1, "the other has given it");
+        let stream = slow.join().expect("no panic");
+        let late = Packets { packets: vec![(wanted, Packed::plain(b"content"))] };
+        fetcher.take(1, stream, encode(&late).into());
+        assert!(liars_rx.try_recv().is_err());
+        assert!(fetcher.lock().open.is_empty());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Gives packets to other nodes, and tells them which are here, on threads of its own.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 
 use packetfs::volume::Volume;
@@ -8,7 +7,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::wire::feed::{Fetch, Probe, Probed};
 use crate::wire::frame::{Frame, Kind};
-use crate::wire::limits::FETCHES_MAX;
 use crate::wire::message::{Packets, encode};
 
 /// Threads that read packets: one waits for the disk while the other packs.
@@ -16,7 +14,6 @@ const THREADS: usize = 2;
 
 /// A request, and where its answer goes.
 struct Asked {
-    link: u32,
     out_tx: UnboundedSender<Frame>,
     frame: Frame,
 }
@@ -24,7 +21,7 @@ struct Asked {
 /// The threads.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// main thread --requests--> threads. Bounded by the open requests of each link.
+    /// main thread --requests--> threads. Bounded by the open requests of each link, until their answers are sent.
     asked_tx: mpsc::Sender<Asked>,
     shared: Arc<Shared>,
 }
@@ -32,8 +29,6 @@ pub(super) struct Server {
 #[derive(Debug, Default)]
 struct Shared {
     volume: OnceLock<Arc<Volume>>,
-    /// Open requests of each link.
-    open: Mutex<HashMap<u32, usize>>,
 }
 
 impl Server {
@@ -59,18 +54,10 @@ impl Server {
         let _ = self.shared.volume.set(Arc::clone(volume));
     }
 
-    /// Takes a request. Returns false if the link has too many.
-    pub(super) fn take(&self, link: u32, out_tx: UnboundedSender<Frame>, frame: Frame) -> bool {
-        let mut open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(link).or_default();
-        if *count >= FETCHES_MAX {
-            return false;
-        }
-        *count += 1;
-        drop(open);
+    /// Takes a request.
+    pub(super) fn take(&self, out_tx: UnboundedSender<Frame>, frame: Frame) {
         // The threads live as long as the agent.
-        let _ = self.asked_tx.send(Asked { link, out_tx, frame });
-        true
+        let _ = self.asked_tx.send(Asked { out_tx, frame });
     }
 }
 
@@ -87,13 +74,6 @@ impl Shared {
         let stream = asked.frame.stream;
         // The link may have ended.
         let _ = asked.out_tx.send(Frame { kind, stream, payload: payload.into() });
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&asked.link) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&asked.link);
-            }
-        }
     }
 
     fn fetched(&self, payload: &[u8]) -> Vec<u8> {
