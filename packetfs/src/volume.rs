@@ -51,6 +51,7 @@ pub mod moment;
 mod names;
 mod news;
 mod node;
+mod noted;
 mod open;
 mod others;
 mod past;

@@ -15,7 +15,7 @@ pub use event::{
 };
 pub use hlc::{AHEAD_MS_MAX, Clock, Hlc, TooFarAhead};
 pub use merge::{Events, Summary};
-pub use register::{Register, Stamp, Version};
+pub use register::{Register, SET_AGAIN_MAX, Stamp, Version};
 pub use tree::{
     Attribute, Binding, CONFLICTS_MAX, Change, Changed, Conflict, Dispute, Entry, File, Moments,
     Standing, Tree,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use worknode::history::{Changed, Content, Dot, FileId, Hlc, Name, Tree as Merged};
+use worknode::history::{Changed, Content, Dot, FileId, Hlc, Name, Tree as Merged, Version};
 
 use super::error::VolumeError;
 use super::key;
@@ -290,14 +290,22 @@ impl Tree {
         let (ino, Some(file)) = (self.ino(id), merged.file(id)) else { return Ok(()) };
         let register = file.content();
         let siblings: BTreeSet<Dot> = file.siblings().map(|it| it.stamp.dot).collect();
+        let mut noted = self.noted.take(ino);
+        let all = register.heads().iter().chain(register.history());
+        let is_new = |it: &&Version<Content>| {
+            let is_sibling = siblings.contains(&it.stamp.dot);
+            noted.get(&it.stamp.dot) != Some(&is_sibling)
+        };
+        let new: Vec<_> = all.filter(is_new).collect();
         let held: BTreeSet<Dot> =
             self.nodes_of(ino)?.into_iter().map(|held| held.value.written).collect();
-        for it in register.heads().iter().chain(register.history()) {
+        for it in new {
             let version = it.stamp.dot;
             let key = key::lost(ino, version);
             let is_sibling = siblings.contains(&version);
             let before = self.tables.get(&key)?.map(|row| Lost::decode(&row)).transpose()?;
             let is_known = version == node.written || held.contains(&version);
+            noted.insert(version, is_sibling);
             if before.is_none() && is_known && !is_sibling {
                 continue;
             }
@@ -312,6 +320,7 @@ impl Tree {
                 self.tables.set_plain(key, &lost.encode()?);
             }
         }
+        self.noted.put(ino, noted);
         Ok(())
     }
 }

@@ -170,6 +170,7 @@ impl Tree {
 
     /// Notes that nothing of a removed file is in conflict.
     pub(super) fn end_conflict(&mut self, ino: u64, at: Hlc) -> Result<(), VolumeError> {
+        self.noted.forget(ino);
         for mut lost in self.lost(ino)?.into_iter().filter(|lost| lost.is_sibling) {
             // It is kept from now on as long as the rest of the past.
             (lost.is_sibling, lost.until) = (false, at);

@@ -8,6 +8,7 @@ use worknode::history::{Attrs, Author, Dot, Event, FileId, Hlc, Kind, Nanos, Op,
 use super::error::VolumeError;
 use super::key::{self, Key};
 use super::node::{Entry, Node, ROOT, Xattr};
+use super::noted::Noted;
 use super::others::Others;
 use super::row::Row;
 use super::tables::Tables;
@@ -48,6 +49,8 @@ pub(super) struct Tree {
     pub(super) tables: Tables,
     pub(super) state: State,
     author: Author,
+    /// Which contents of files in conflict have rows.
+    pub(super) noted: Noted,
     /// Attributes that lasted less than this are not kept.
     pub(super) brief_ms: u64,
 }
@@ -64,7 +67,7 @@ impl Tree {
             None => State::default(),
         };
         tables.begin_after(state.hlc);
-        let mut tree = Self { tables, state, author, brief_ms: BRIEF_MS };
+        let mut tree = Self { tables, state, author, noted: Noted::default(), brief_ms: BRIEF_MS };
         if tree.find(ROOT)?.is_none() {
             let permissions = Permissions { mode: ROOT_MODE, uid: 0, gid: 0 };
             let mut root = Node::new(FileId::default(), Kind::Dir, permissions, 0, Hlc(0));
@@ -77,7 +80,7 @@ impl Tree {
     /// Returns the tree as it is now, for reading without a lock.
     pub(super) fn as_now(&mut self) -> Result<Self, VolumeError> {
         let (state, author, brief_ms) = (self.state.clone(), self.author, self.brief_ms);
-        Ok(Self { tables: self.tables.as_now()?, state, author, brief_ms })
+        Ok(Self { tables: self.tables.as_now()?, state, author, noted: Noted::default(), brief_ms })
     }
 
     /// Notes the state in the tables, for their next write.

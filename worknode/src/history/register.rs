@@ -3,10 +3,16 @@
 //! A version replaces those that its author saw. One that no other has replaced is a head. One head is the usual case;
 //! more than one were set concurrently, and the latest of them wins. What was replaced is history.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 
-use super::event::{Dot, Event};
+use super::event::{Author, Dot, Event};
 use super::hlc::Hlc;
+
+/// A version is history, whoever has seen it, once its author has set the value so many times later. It bounds what an author
+/// can keep in conflict: one that follows the protocol replaces its own versions, and has a few heads at most.
+pub const SET_AGAIN_MAX: usize = 1024;
 
 /// The place of an event in the total order of all events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
@@ -39,11 +45,13 @@ pub struct Register<V> {
     heads: Vec<Version<V>>,
     /// In the order in which they were replaced.
     replaced: Vec<Version<V>>,
+    /// The latest [`SET_AGAIN_MAX`] versions of each author, once there are more versions than that.
+    latest: Option<Box<BTreeMap<Author, BTreeSet<Stamp>>>>,
 }
 
 impl<V> Default for Register<V> {
     fn default() -> Self {
-        Self { heads: Vec::new(), replaced: Vec::new() }
+        Self { heads: Vec::new(), replaced: Vec::new(), latest: None }
     }
 }
 
@@ -53,6 +61,30 @@ impl<V: Clone + PartialEq> Register<V> {
         self.replaced.extend(self.heads.extract_if(.., |head| saw(head.stamp)));
         let at = self.heads.partition_point(|head| head.stamp < stamp);
         self.heads.insert(at, Version { stamp, value });
+        if self.heads.len() + self.replaced.len() > SET_AGAIN_MAX {
+            self.bound(stamp);
+        }
+    }
+
+    /// Makes the version history that is too old now, since its author has set another one. It depends only on which versions
+    /// there are, not on the order in which they came.
+    fn bound(&mut self, added: Stamp) {
+        let is_new = self.latest.is_none();
+        let latest = self.latest.get_or_insert_default();
+        let before: &[Version<V>] = if is_new { &self.replaced } else { &[] };
+        let heads: &[Version<V>] = if is_new { &self.heads } else { &[] };
+        let stamps = before.iter().chain(heads).map(|version| version.stamp);
+        for stamp in stamps.chain([added]).collect::<Vec<_>>() {
+            let of_author = latest.entry(stamp.dot.author).or_default();
+            of_author.insert(stamp);
+            if of_author.len() <= SET_AGAIN_MAX {
+                continue;
+            }
+            let Some(old) = of_author.pop_first() else { continue };
+            if let Ok(at) = self.heads.binary_search_by_key(&old, |head| head.stamp) {
+                self.replaced.push(self.heads.remove(at));
+            }
+        }
     }
 
     /// Adds a version whose value is that of another, because a user chose it.
@@ -134,6 +166,26 @@ mod tests {
 
     fn stamp(ms: u64, author: u8) -> Stamp {
         Stamp { hlc: Hlc::at_ms(ms), dot: Dot { author: Author([author; 16]), seq: ms } }
+    }
+
+    #[test]
+    fn an_author_keeps_a_bounded_number_of_versions_in_conflict_in_whatever_order_they_come() {
+        let many = SET_AGAIN_MAX as u64 + 100;
+        let of_others = [stamp(1, 2), stamp(many / 2, 3)];
+        let all: Vec<_> = (1..=many).map(|ms| stamp(ms, 1)).chain(of_others).collect();
+        let mut orders = vec![all.clone(), all.iter().rev().copied().collect()];
+        // Every third first.
+        orders.push((0..3).flat_map(|at| all.iter().skip(at).step_by(3).copied()).collect());
+        let heads = |order: &[Stamp]| {
+            let mut register = Register::default();
+            order.iter().for_each(|stamp| register.set(*stamp, 'x', |_| false));
+            assert_eq!(register.heads().len() + register.history().len(), all.len());
+            register.heads().iter().map(|head| head.stamp).collect::<Vec<_>>()
+        };
+        let first = heads(&orders[0]);
+        assert_eq!(first.len(), SET_AGAIN_MAX + of_others.len());
+        assert!(of_others.iter().all(|other| first.contains(other)), "others have set one each");
+        assert!(orders.iter().all(|order| heads(order) == first));
     }
 
     fn values(versions: &[&Version<char>]) -> String {
