@@ -209,12 +209,12 @@ impl Log {
     }
 
     /// Returns the events after a number, for another node: about `bytes_max`, or more where the author has signed no
-    /// part of them. `None` if there are none to send.
+    /// part of them, and none after `up_to`. `None` if there are none to send.
     ///
     /// # Errors
     /// The log is damaged, or cannot be read.
-    pub fn feed(&self, after: u64, bytes_max: usize) -> Result<Option<Feed>, LogError> {
-        let shared = self.shared();
+    pub fn feed(&self, after: u64, up_to: u64, bytes_max: usize) -> Result<Option<Feed>, LogError> {
+        let shared = self.shared().min(up_to);
         let extent = self.tail().extent(shared);
         send::read(&self.segments, &self.known, extent, after, bytes_max)
     }

@@ -32,6 +32,7 @@ mod garbage;
 mod given;
 mod handles;
 mod heal;
+mod holds;
 mod interrupted;
 mod keepers;
 mod key;

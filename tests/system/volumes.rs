@@ -11,6 +11,7 @@ use crate::run::{Run, Started, seconds};
 
 pub(crate) const ALL: &[Test] = &[
     ("volumes::all_nodes_see_what_one_writes", all_see),
+    ("volumes::what_is_made_after_a_close_is_seen_after_it", in_order),
     ("volumes::both_sides_of_a_cut_keep_what_they_wrote", cut),
     ("volumes::an_agent_that_is_killed_loses_nothing", killed),
     ("volumes::walks_see_what_other_nodes_write", walks_see),
@@ -117,6 +118,28 @@ fn all_see(lab: &Lab) -> Result<(), String> {
     volume.same("sha256sum all/large")?;
     volume.done("n1", "rm -r all")?;
     volume.all("test ! -e all")
+}
+
+fn in_order(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let volume = Mounted::new(up, "volumes in order")?;
+    volume.done("n1", "mkdir order && head -c 12000000 /dev/urandom > order/of")?;
+    volume.all("test $(stat -c %s order/of) = 12000000")?;
+    let sum = volume.done("n1", "sha256sum < order/of")?;
+    for round in 0..6 {
+        let reader = volume.start(
+            "n2",
+            &format!(
+                "while ! test -e order/done{round}; do :; done; sha256sum < order/data{round}"
+            ),
+        )?;
+        volume.done("n1", &format!("cp order/of order/data{round}; touch order/done{round}"))?;
+        let read = reader.wait(seconds(60))?.out();
+        if read != sum {
+            return Err(format!("round {round}: {read}, not {sum}"));
+        }
+    }
+    volume.done("origin", "rm -r order").map(drop)
 }
 
 fn cut(lab: &Lab) -> Result<(), String> {

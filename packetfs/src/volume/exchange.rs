@@ -11,6 +11,7 @@ pub(super) mod prompt;
 pub(super) mod statement;
 
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use worknode::history::{Author, Op, Packet, Summary};
 use worknode::key::Key;
@@ -55,7 +56,8 @@ impl Volume {
         stated.map(|statement| (statement.author(), statement.node)).collect()
     }
 
-    /// Returns an author's events after a number: about `bytes_max`, or up to the first signature. `None` if there are none.
+    /// Returns an author's events after a number: about `bytes_max`, or up to the first signature. `None` if there are none, or
+    /// if they are kept back until a file that was closed before them is packets.
     ///
     /// # Errors
     /// The log is damaged, or cannot be read.
@@ -68,10 +70,11 @@ impl Volume {
         let foreign = &self.shared.foreign;
         let (statement, feed) = if author == self.shared.author {
             let own = foreign.own.read().unwrap_or_else(PoisonError::into_inner).clone();
-            (own, self.shared.log.feed(after, bytes_max)?)
+            let limit = self.shared.holds.limit(Instant::now());
+            (own, self.shared.log.feed(after, limit, bytes_max)?)
         } else {
             let Some(known) = foreign.get(author) else { return Ok(None) };
-            (Some(known.statement.clone()), known.log.feed(after, bytes_max)?)
+            (Some(known.statement.clone()), known.log.feed(after, u64::MAX, bytes_max)?)
         };
         Ok(statement.zip(feed).map(|(statement, feed)| Batch { statement, feed }))
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use rustix::fs::{FallocateFlags, StatVfs};
@@ -156,6 +157,22 @@ impl Volume {
             _ => Io::Asks { keep: !std::mem::take(&mut it.has_stale_pages) },
         };
         Opened { handle: state.handles.add(Handle::File { ino, writes, uid: caller.uid }), io }
+    }
+
+    /// A program closes a file, which others may still have open. What programs do from now on other nodes see after what was
+    /// written to it.
+    pub fn note_closing(&self, ino: u64) {
+        if !self.shared.prompt.is_wanted() {
+            return;
+        }
+        let is_written = {
+            let state = self.shared.lock();
+            let it = state.uses.get(ino).filter(|it| it.writers > 0);
+            it.and_then(|it| it.backing.as_ref()).is_some_and(|backing| backing.is_dirty())
+        };
+        if is_written {
+            self.shared.holds.note_flush(ino, self.shared.log.last().0, Instant::now());
+        }
     }
 
     /// Closes a file. What was written becomes packets soon.
@@ -465,8 +482,11 @@ impl Shared {
             && !it.is_orphan
             && let Some(backing) = &it.backing
         {
-            if backing.is_dirty() {
-                self.queue.push(ino, Arc::clone(backing), self.prompt.is_wanted());
+            if backing.is_dirty() && self.prompt.is_wanted() {
+                self.holds.begin(ino, self.log.last().0, Instant::now());
+                self.queue.push_holding(ino, Arc::clone(backing));
+            } else if backing.is_dirty() {
+                self.queue.push(ino, Arc::clone(backing), false);
             } else if it.opens == 0 && backing.is_alone() {
                 self.drop_backing(state, ino);
             } else if it.opens == 0 {

@@ -12,6 +12,7 @@ use super::bounds::Bounds;
 use super::exchange::foreign::Foreigners;
 use super::exchange::prompt::Prompt;
 use super::handles::Handles;
+use super::holds::Holds;
 use super::library::Library;
 use super::locks::Locks;
 use super::node::Base;
@@ -46,6 +47,7 @@ pub(super) struct Shared {
     pub(super) prompt: Prompt,
     pub(super) state: Mutex<State>,
     pub(super) queue: Queue,
+    pub(super) holds: Holds,
     pub(super) bounds: Bounds,
     pub(super) mounts: Mounts,
     pub(super) spares: Spares,

@@ -92,6 +92,7 @@ impl Volume {
                 skew: 0,
             }),
             queue: super::queue::Queue::default(),
+            holds: super::holds::Holds::default(),
             bounds: super::bounds::Bounds::of_process(),
             mounts: super::told::Mounts::default(),
             spares,

@@ -27,6 +27,8 @@ pub(super) struct Job {
     pub(super) backing: Arc<Backing>,
     /// For a content that was replaced as a whole: the event before it.
     pub(super) former: Option<Dot>,
+    /// It keeps events back.
+    pub(super) holds: bool,
     /// How often it was tried.
     tries: u32,
 }
@@ -51,19 +53,24 @@ impl Queue {
     /// `is_awaited` says that other nodes wait for it.
     pub(super) fn push(&self, ino: u64, backing: Arc<Backing>, is_awaited: bool) {
         let delay = if is_awaited { Duration::ZERO } else { DELAY };
-        self.add(delay, Job { ino, backing, former: None, tries: 0 });
+        self.add(delay, Job { ino, backing, former: None, holds: false, tries: 0 });
+    }
+
+    /// Adds a file that was closed, for which other nodes wait, and which keeps events back.
+    pub(super) fn push_holding(&self, ino: u64, backing: Arc<Backing>) {
+        self.add(Duration::ZERO, Job { ino, backing, former: None, holds: true, tries: 0 });
     }
 
     /// Adds a content that was replaced, which was written after an event.
     pub(super) fn push_former(&self, ino: u64, backing: Arc<Backing>, after: Dot) {
-        self.add(Duration::ZERO, Job { ino, backing, former: Some(after), tries: 0 });
+        self.add(Duration::ZERO, Job { ino, backing, former: Some(after), holds: false, tries: 0 });
     }
 
     /// Has a file tried again later, unless it is to be tried again anyway.
     pub(super) fn again(&self, job: Job) {
         if !job.backing.set_retried(true) {
             let wait = DELAY * 2_u32.pow(job.tries.min(DOUBLINGS_MAX));
-            self.add(wait, Job { tries: job.tries.saturating_add(1), ..job });
+            self.add(wait, Job { tries: job.tries.saturating_add(1), holds: false, ..job });
         }
     }
 

@@ -55,6 +55,15 @@ impl Shared {
 
     /// Translates a file, or has it tried again later.
     pub(super) fn work(&self, job: Job) {
+        let (ino, holds) = (job.ino, job.holds);
+        self.try_to_translate(job);
+        if holds {
+            self.holds.end(ino);
+            self.prompt.note();
+        }
+    }
+
+    fn try_to_translate(&self, job: Job) {
         match self.translate(&job) {
             Ok(Outcome::Done) => {}
             Ok(Outcome::Later) => self.queue.again(job),

@@ -503,6 +503,7 @@ impl Filesystem for Handler {
             // The kernel never asks again.
             return reply.error(Errno::ENOSYS);
         }
+        self.volume.note_closing(ino.0);
         self.volume.note_flush(ino.0, owner.0);
         reply.ok();
     }

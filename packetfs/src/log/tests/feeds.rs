@@ -18,7 +18,7 @@ fn foreign(dir: &Path, boot: crate::log::BootId, known: u64) -> Log {
 }
 
 fn feed(log: &Log, after: u64, bytes: usize) -> Option<Feed> {
-    log.feed(after, bytes).expect("a sound log")
+    log.feed(after, u64::MAX, bytes).expect("a sound log")
 }
 
 fn extend(log: &Log, feed: &Feed, key: &Key) -> Result<u64, Unfit> {

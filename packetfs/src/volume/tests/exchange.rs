@@ -121,10 +121,40 @@ fn a_moved_file_has_its_content_at_once_on_other_nodes() {
         one.close_file(opened.handle);
         one.rename((ROOT, b"new"), (ROOT, b"name"), Moving::Replace).expect("it is there");
         settle(&one);
-        give(&one, &two);
+        // They are kept back until it is known that the file is packets.
+        while two.summary().of(one.author()) < one.summary().of(one.author()) {
+            give(&one, &two);
+        }
         two.keep(&one.packets(&all_packets(&one, &two))).expect("the disk has room");
         let seen = two.lookup(ROOT, b"name").expect("it is there").attr.ino;
         assert_eq!(two.read(seen, 0, 100).expect("its packets are here"), content.as_bytes());
+    }
+}
+
+#[test]
+fn what_is_made_after_a_close_is_seen_after_what_was_closed() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let [one, two] = [0_u8, 1].map(|number| open(dirs[usize::from(number)].path(), number));
+    let (grown_tx, grown) = std::sync::mpsc::channel();
+    one.grown(move || grown_tx.send(()).is_ok());
+    for round in 0..5_u8 {
+        let [data, done] = ["data", "done"].map(|name| format!("{name}{round}").into_bytes());
+        let made = one.create((ROOT, &data), (0o644, 0), libc::O_WRONLY, SUPERUSER);
+        let (found, opened) = made.expect("the name is free");
+        let part: Vec<u8> = (0..1 << 20).map(|at: u32| (at * 31 / 7) as u8 ^ round).collect();
+        for at in 0..6 {
+            one.write(found.attr.ino, at << 20, &part, false).expect("the disk has room");
+        }
+        one.note_closing(found.attr.ino);
+        // The kernel says later that it was the last one.
+        write(&one, ROOT, &done, b"content");
+        one.close_file(opened.handle);
+        while two.lookup(ROOT, &done).is_err() {
+            grown.recv_timeout(Duration::from_secs(20)).expect("told in time");
+            give(&one, &two);
+        }
+        let seen = two.lookup(ROOT, &data).expect("it was made first").attr;
+        assert_eq!(seen.bytes, 6 << 20, "round {round}");
     }
 }
 
