@@ -163,7 +163,7 @@ fn set(file: &Path, attribute: &str, version: &str) -> Result<(), Failure> {
     setxattr(file, attribute, version.as_bytes(), XattrFlags::empty()).map_err(|error| {
         let hint = match error {
             rustix::io::Errno::INVAL if attribute == DISMISS => {
-                "only a version in conflict that is not the present content can be dismissed: 'oswalk choose' another one first"
+                "only a version that is still in conflict, and not the present content, can be dismissed: 'oswalk fs conflicts' lists them"
             }
             rustix::io::Errno::NOENT if file.symlink_metadata().is_err() => {
                 "there is no such file now; 'oswalk restore FILE --at TIME' brings a removed one back"

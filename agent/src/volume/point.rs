@@ -35,7 +35,7 @@ pub(super) fn prepare(point: &Path) -> anyhow::Result<()> {
     };
     anyhow::ensure!(
         entries.next().is_none(),
-        "{shown} is not empty, and its files would be hidden: choose an empty directory"
+        "{shown} is not empty, and its files would be hidden: move them away, or choose an empty directory"
     );
     Ok(())
 }

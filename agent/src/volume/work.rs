@@ -238,7 +238,7 @@ fn restore(volume: &Volume, place: &VolumePlace, at_ms: u64) -> anyhow::Result<V
         let (shown, when) = (shown(place), moment::text(moment));
         match errno {
             nix::errno::Errno::ENOENT => anyhow::anyhow!(
-                "there was no {shown} at {when}: 'oswalk log {shown}' says what was done with it"
+                "there was no {shown} at {when}: 'oswalk versions {shown}' says when it was there"
             ),
             errno => anyhow::anyhow!("failed to restore {shown}: {}", errno.desc()),
         }
