@@ -3,11 +3,14 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use packetfs::tree::Names;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::long::DIR_AT_ONCE_BYTES_MAX;
 use super::reach::Reach;
 use super::*;
+use crate::wire::lists;
 use crate::wire::squeeze::Unsqueezer;
 
 /// A runner, as the exporter sees it.
