@@ -13,6 +13,7 @@ use super::exchange::foreign::Foreigners;
 use super::exchange::prompt::Prompt;
 use super::handles::Handles;
 use super::library::Library;
+use super::listener::Listeners;
 use super::locks::Locks;
 use super::node::Base;
 use super::pending::Pending;
@@ -77,6 +78,8 @@ pub(super) struct State {
     pub(super) uses: Uses,
     pub(super) handles: Handles,
     pub(super) readers: Readers,
+    /// Who hears of changes.
+    pub(super) listeners: Listeners,
     pub(super) clock: Clock,
     /// The next generation of a backing file.
     pub(super) generation: u64,
