@@ -67,8 +67,8 @@ enum Job {
     Unmount(PathBuf, oneshot::Sender<anyhow::Result<()>>),
     /// The volume; if a place is given, only if it is mounted there.
     Volume(Option<PathBuf>, oneshot::Sender<anyhow::Result<Arc<Volume>>>),
-    /// Starts a share: its directory and its name.
-    Share(Vec<u8>, Vec<u8>, oneshot::Sender<anyhow::Result<()>>),
+    /// Starts a share.
+    Share(shares::Wish, oneshot::Sender<anyhow::Result<()>>),
     /// Ends the share of a name.
     Unshare(Vec<u8>, oneshot::Sender<anyhow::Result<()>>),
     Shares(oneshot::Sender<anyhow::Result<Vec<VolumeShare>>>),
@@ -224,7 +224,7 @@ impl Keeper {
                     done.send(self.unmount(&point).and_then(|()| self.note())).is_ok()
                 }
                 Job::Volume(point, done) => done.send(self.volume_at(point.as_deref())).is_ok(),
-                Job::Share(dir, name, done) => done.send(self.share(dir, name)).is_ok(),
+                Job::Share(wish, done) => done.send(self.share(wish)).is_ok(),
                 Job::Unshare(name, done) => done.send(self.shares.stop(&name)).is_ok(),
                 Job::Shares(done) => done.send(Ok(self.shares.list())).is_ok(),
                 Job::End(done) => {
@@ -285,10 +285,10 @@ impl Keeper {
         Ok(())
     }
 
-    fn share(&mut self, dir: Vec<u8>, name: Vec<u8>) -> anyhow::Result<()> {
+    fn share(&mut self, wish: shares::Wish) -> anyhow::Result<()> {
         self.share_with_cluster()?;
         let volume = self.volume()?;
-        self.shares.start(&volume, dir, name)
+        self.shares.start(&volume, wish)
     }
 
     fn volume(&mut self) -> anyhow::Result<Arc<Volume>> {

@@ -5,15 +5,27 @@
 //! say, all is compared again.
 //!
 //! A share never removes from the volume what others have put there, and what it replaces is a version.
+//!
+//! A share may also write its directory: [`decide`] is what it does with each name, [`seens`] is what the volume had, and [`returns`] what is to
+//! be compared with it; [`both`]
+//! takes over what has changed in the directory, and then [`back`] writes what has changed in the volume, by [`target`].
 
+mod back;
+mod both;
+mod decide;
 mod follower;
 mod known;
+mod left;
+mod returns;
 mod round;
 mod rules;
+mod seens;
 mod source;
+mod target;
 
 #[cfg(test)]
 mod tests;
 
 pub use follower::{Plan, Share, ShareError};
+pub use left::Left;
 pub use round::Round;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use worknode::request::{
     VolumeChecked, VolumeExported, VolumeGarbage, VolumeReply, VolumeRequest, VolumeStatus,
 };
+use worknode::said::escape;
 
 use crate::cluster::orders::unexpected;
 use crate::error::Failure;
@@ -141,6 +142,11 @@ fn status_text(status: &VolumeStatus) -> String {
         let how = if mount.read_only { ", read-only" } else { "" };
         let _ = writeln!(text, "mounted   {}{at}{how}", mount.point);
     }
+    for share in &status.shares {
+        let (name, dir) = (escape(&share.name, usize::MAX), escape(&share.dir, usize::MAX));
+        let how = if share.writes { "both ways with" } else { "follows" };
+        let _ = writeln!(text, "shared    {name}, {how} {dir}");
+    }
     let since = status.since.as_deref().unwrap_or("nothing was written yet");
     let garbage = &status.garbage;
     let _ = write!(
@@ -201,7 +207,7 @@ fn checked_text(checked: &VolumeChecked) -> String {
     let mut text = String::new();
     let lines = checked.mended.iter().map(|it| ("mended", it));
     for (kind, line) in lines.chain(checked.findings.iter().map(|it| ("fault", it))) {
-        let _ = writeln!(text, "{kind}: {}", worknode::said::escape(line, usize::MAX));
+        let _ = writeln!(text, "{kind}: {}", escape(line, usize::MAX));
     }
     if checked.healed > 0 {
         let _ = writeln!(text, "healed: {} damaged packets, from other nodes", checked.healed);

@@ -17,8 +17,10 @@ use crate::{say, work};
 
 /// Have the volume follow an ordinary directory, or list what it follows; for the agent's user and root
 ///
-/// The files are copied into the volume and kept the same there from now on. Secrets, and what .oswalkignore files name in the
-/// syntax of .gitignore, are left out; so are pipes, sockets, devices and other file systems below the directory.
+/// The files are copied into the volume and kept the same there from now on. With --write, what others change there is written to
+/// the directory, too, so that several machines have the same directory; each of them says the same name. Secrets, and what
+/// .oswalkignore files name in the syntax of .gitignore, are left out; so are pipes, sockets, devices and other file systems below
+/// the directory.
 #[derive(Debug, Args)]
 pub(crate) struct Share {
     /// The directory; without one, all shares are listed
@@ -27,6 +29,9 @@ pub(crate) struct Share {
     /// Its path in the volume [default: the directory's name]
     #[arg(long = "as", value_name = "NAME", requires = "dir")]
     name: Option<PathBuf>,
+    /// Write what changes in the volume to the directory, too: members of the cluster can change its files
+    #[arg(long, requires = "dir")]
+    write: bool,
     /// On how many nodes each content is kept, this one among them
     #[arg(long, value_name = "N", requires = "dir")]
     replicas: Option<u32>,
@@ -52,10 +57,14 @@ pub(crate) fn share(options: &Share, places: &Places) -> Result<ExitCode, Failur
         let (dir, name) = plan(dir, options.name.as_deref())?;
         let (dir, replicas) = (dir.into_os_string().into_vec(), options.replicas);
         let shown = [&name, &dir].map(|bytes| escape(&String::from_utf8_lossy(bytes), usize::MAX));
-        ask(ShareRequest::Start { dir, name, replicas })?;
+        ask(ShareRequest::Start { dir, name, replicas, writes: options.write })?;
         if !options.json {
+            let how = match options.write {
+                true => "in the volume is kept the same as",
+                false => "in the volume follows",
+            };
             say::out(format_args!(
-                "{} in the volume follows {} from now on; 'oswalk share' lists how far it is\n",
+                "{} {how} {} from now on; 'oswalk share' lists how far it is\n",
                 shown[0], shown[1]
             ))?;
         }
@@ -93,7 +102,14 @@ fn lines(shares: &[VolumeShare]) -> String {
         };
         let (name, dir) = (escape(&share.name, usize::MAX), escape(&share.dir, usize::MAX));
         let (taken, bytes) = (share.taken, HumanBytes(share.bytes));
-        let _ = writeln!(text, "{name}  {dir}  {state}; {taken} files taken over, {bytes}");
+        let _ = match share.writes {
+            true => writeln!(
+                text,
+                "{name}  {dir}  both ways, {state}; {taken} files taken over, {} written back, {bytes}",
+                share.written
+            ),
+            false => writeln!(text, "{name}  {dir}  {state}; {taken} files taken over, {bytes}"),
+        };
         for left in &share.left {
             let _ = writeln!(text, "  left out: {}", escape(left, usize::MAX));
         }

@@ -1,4 +1,4 @@
-//! Shares: ordinary directories that a volume follows. Each has a thread of its own with the lowest priority, and starts again
+//! Shares: ordinary directories that a volume follows, and that follow it if they are written. Each has a thread of its own with the lowest priority, and starts again
 //! with the agent.
 
 use std::collections::BTreeMap;
@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use packetfs::export::Hidden;
 use packetfs::share::{Plan, Round, Share, ShareError};
+use packetfs::tree::Kind;
 use packetfs::volume::Volume;
 use packetfs::whole;
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,13 @@ const AGAIN: Duration = Duration::from_secs(10);
 const UNSURE: Duration = Duration::from_millis(50);
 /// Time between two notes of what was taken over.
 const NOTE_PERIOD: Duration = Duration::from_secs(60);
+/// The same for a share that is written and has few files: what changes on both sides after a crash is a conflict only because
+/// of what was not noted.
+const SHORT_NOTE_PERIOD: Duration = Duration::from_secs(2);
+/// Such a note has no more bytes.
+const SHORT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What could not be written is tried again after this time.
+const LATER: Duration = Duration::from_secs(3);
 /// The lowest priority of a thread.
 const NICE: i32 = 19;
 /// Files that are named if they could not be taken over.
@@ -42,9 +51,12 @@ const NAMED_MAX: usize = 10;
 
 /// A share as it is noted for the next start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Wish {
-    dir: Vec<u8>,
-    name: Vec<u8>,
+pub(super) struct Wish {
+    pub(super) dir: Vec<u8>,
+    pub(super) name: Vec<u8>,
+    /// Whether what others change in the volume is written to the directory. Earlier versions have not noted it.
+    #[serde(default)]
+    pub(super) writes: bool,
 }
 
 /// All shares of a volume.
@@ -58,6 +70,8 @@ struct Running {
     wish: Wish,
     told: Arc<Mutex<VolumeShare>>,
     stop: Arc<EventFd>,
+    /// Ends a round that takes long.
+    cancel: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -81,31 +95,50 @@ impl Shares {
     }
 
     /// Starts a share.
-    pub(super) fn start(
-        &mut self,
-        volume: &Arc<Volume>,
-        dir: Vec<u8>,
-        name: Vec<u8>,
-    ) -> anyhow::Result<()> {
-        let shown = String::from_utf8_lossy(&name).into_owned();
+    pub(super) fn start(&mut self, volume: &Arc<Volume>, wish: Wish) -> anyhow::Result<()> {
+        let Wish { dir, name, writes } = &wish;
+        let shown = String::from_utf8_lossy(name).into_owned();
         anyhow::ensure!(
-            is_name(&name),
+            is_name(name),
             "'{shown}' is no name for a share: use names with / between them, such as team/src"
         );
-        let meets = |other: &Vec<u8>| is_at_or_below(other, &name) || is_at_or_below(&name, other);
+        let meets = |other: &Vec<u8>| is_at_or_below(other, name) || is_at_or_below(name, other);
         if let Some(other) = self.running.keys().find(|other| meets(other)) {
             anyhow::bail!(
                 "the share {} is there: choose another name with --as, or end it with 'oswalk share --stop {0}'",
                 String::from_utf8_lossy(other)
             );
         }
+        let kind = kind(volume, name)?;
         anyhow::ensure!(
-            self.known(&name).exists() || !exists(volume, &name)?,
-            "the volume has {shown} already: choose another name with --as"
+            *writes || self.known(name).exists() || kind.is_none(),
+            "the volume has {shown} already: choose another name with --as, or keep both the same with --write"
         );
-        check_dir(&path(&dir), &self.dir)?;
-        self.run(volume, Wish { dir, name }, true)?;
+        anyhow::ensure!(
+            kind.is_none_or(|kind| kind == Kind::Dir),
+            "{shown} in the volume is not a directory: choose another name with --as"
+        );
+        check_dir(&path(dir), &self.dir)?;
+        self.check_apart(&wish)?;
+        self.run(volume, wish, true)?;
         self.note()
+    }
+
+    /// Refuses a directory that another share has, if either is written: each would take the other's changes for programs'.
+    fn check_apart(&self, wish: &Wish) -> anyhow::Result<()> {
+        let dir = path(&wish.dir);
+        let meets = |other: &&Wish| {
+            let at = path(&other.dir);
+            (wish.writes || other.writes) && (at.starts_with(&dir) || dir.starts_with(&at))
+        };
+        let other = self.running.values().map(|running| &running.wish).find(meets);
+        other.map_or(Ok(()), |other| {
+            anyhow::bail!(
+                "{} is in the share {}: end that with 'oswalk share --stop {1}' first",
+                dir.display(),
+                String::from_utf8_lossy(&other.name)
+            )
+        })
     }
 
     /// Ends a share. What it has taken over stays.
@@ -130,7 +163,12 @@ impl Shares {
 
     /// Starts the thread of a share. `is_asked` says that the user has asked for it, and not the last run.
     fn run(&mut self, volume: &Arc<Volume>, wish: Wish, is_asked: bool) -> anyhow::Result<()> {
-        let plan = Plan { dir: path(&wish.dir), owner: None, name: wish.name.clone() };
+        let plan = Plan {
+            dir: path(&wish.dir),
+            owner: None,
+            name: wish.name.clone(),
+            writes: wish.writes,
+        };
         let known = self.known(&wish.name);
         let mut share = Share::new(
             plan,
@@ -144,10 +182,13 @@ impl Shares {
         let told = Arc::new(Mutex::new(VolumeShare {
             name: String::from_utf8_lossy(&wish.name).into_owned(),
             dir: String::from_utf8_lossy(&wish.dir).into_owned(),
+            writes: wish.writes,
             ..VolumeShare::default()
         }));
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let cancel = share.cancel();
         let follower = Follower {
+            writes: wish.writes,
             share,
             volume: Arc::clone(volume),
             known,
@@ -156,7 +197,7 @@ impl Shares {
         };
         let thread = std::thread::Builder::new().name("share".into());
         let thread = thread.spawn(move || follower.follow())?;
-        self.running.insert(wish.name.clone(), Running { wish, told, stop, thread });
+        self.running.insert(wish.name.clone(), Running { wish, told, stop, cancel, thread });
         Ok(())
     }
 
@@ -186,6 +227,7 @@ impl Shares {
 }
 
 fn end(running: Running) {
+    running.cancel.store(true, Ordering::Relaxed);
     // It fails only if the counter is full, and then the thread knows.
     let _ = running.stop.write(1);
     let _ = running.thread.join();
@@ -194,6 +236,7 @@ fn end(running: Running) {
 /// The thread of a share.
 struct Follower {
     share: Share,
+    writes: bool,
     volume: Arc<Volume>,
     known: PathBuf,
     told: Arc<Mutex<VolumeShare>>,
@@ -206,22 +249,29 @@ impl Follower {
         let _ = rustix::process::nice(NICE);
         let mut is_behind = true;
         let mut noted = Instant::now();
-        let mut is_noted = true;
+        let (mut is_noted, mut period) = (true, NOTE_PERIOD);
+        if self.writes {
+            // Which directory it is must be known when its disk is not mounted.
+            (is_noted, period) = (false, Duration::ZERO);
+        }
         loop {
             let round = if is_behind { self.share.all() } else { self.share.changed() };
             is_behind = round.is_err();
-            is_noted &= round.as_ref().is_ok_and(|round| round.taken + round.removed == 0);
+            let changes = |round: &Round| round.taken + round.removed + round.written;
+            is_noted &= round.as_ref().is_ok_and(|round| changes(round) == 0);
             self.tell(&round);
-            if !is_noted && noted.elapsed() >= NOTE_PERIOD {
-                self.note();
+            if !is_noted && noted.elapsed() >= period {
+                period = self.note();
                 (noted, is_noted) = (Instant::now(), true);
             }
             let wait = match (is_behind, self.share.is_unsure(), is_noted) {
                 (true, ..) => Some(AGAIN),
                 (_, true, _) => Some(UNSURE),
-                (_, _, false) => Some(NOTE_PERIOD),
+                (_, _, false) => Some(period.saturating_sub(noted.elapsed())),
                 _ => None,
             };
+            let later = self.share.has_later().then_some(LATER);
+            let wait = wait.into_iter().chain(later).min();
             if self.wait(wait, is_behind).is_break() {
                 break;
             }
@@ -233,22 +283,22 @@ impl Follower {
     fn wait(&self, time: Option<Duration>, is_behind: bool) -> std::ops::ControlFlow<()> {
         use std::ops::ControlFlow::{Break, Continue};
         let Ok(changes) = self.share.changes() else { return Break(()) };
-        let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
         let timeout = |time: Option<Duration>| {
             time.map_or(PollTimeout::NONE, |time| {
                 PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
             })
         };
-        let mut both = [stop, PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
-        let watched = if is_behind { &mut both[..1] } else { &mut both[..] };
+        let queues = std::iter::once(self.stop.as_fd()).chain(changes.iter().map(AsFd::as_fd));
+        let mut all: Vec<_> = queues.map(|queue| PollFd::new(queue, PollFlags::POLLIN)).collect();
+        let watched = if is_behind { &mut all[..1] } else { &mut all[..] };
         let _ = poll(watched, timeout(time));
-        if both[0].any() == Some(true) {
+        if all[0].any() == Some(true) {
             return Break(());
         }
-        if both[1].any() == Some(true) {
-            let _ = poll(&mut both[..1], timeout(Some(PAUSE)));
+        if all[1..].iter().any(|queue| queue.any() == Some(true)) {
+            let _ = poll(&mut all[..1], timeout(Some(PAUSE)));
         }
-        if both[0].any() == Some(true) { Break(()) } else { Continue(()) }
+        if all[0].any() == Some(true) { Break(()) } else { Continue(()) }
     }
 
     fn tell(&self, round: &Result<Round, ShareError>) {
@@ -258,11 +308,14 @@ impl Follower {
                 told.taken += round.taken;
                 told.bytes += round.bytes;
                 told.removed += round.removed;
+                told.written += round.written;
                 told.is_up_to_date = true;
                 told.trouble = None;
-                let left = round.left.iter().take(NAMED_MAX).map(|(path, error)| {
-                    format!("{}: {}", String::from_utf8_lossy(path), error.desc())
-                });
+                let left = round
+                    .left
+                    .iter()
+                    .take(NAMED_MAX)
+                    .map(|(path, left)| format!("{}: {left}", String::from_utf8_lossy(path)));
                 told.left = left.collect();
             }
             Err(error) => {
@@ -276,11 +329,13 @@ impl Follower {
         }
     }
 
-    /// Notes what was taken over, once the volume has made it durable.
-    fn note(&self) {
+    /// Notes what was taken over, once volume and directory have made it durable. Returns the time until it is noted again.
+    fn note(&mut self) -> Duration {
+        let known = self.share.known();
+        let is_short = self.writes && known.len() <= SHORT_BYTES_MAX;
         let noted = self.volume.sync().map_err(|error| error.to_string()).and_then(|()| {
-            whole::write(&self.known, &self.share.known())
-                .map_err(|error: io::Error| error.to_string())
+            let noted = self.share.sync().and_then(|()| whole::write(&self.known, &known));
+            noted.map_err(|error: io::Error| error.to_string())
         });
         if let Err(error) = noted {
             tracing::warn!(
@@ -288,6 +343,7 @@ impl Follower {
                 "failed to note what a share has taken over: its next start compares all files"
             );
         }
+        if is_short { SHORT_NOTE_PERIOD } else { NOTE_PERIOD }
     }
 }
 
@@ -335,15 +391,19 @@ fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
     path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
-fn exists(volume: &Volume, name: &[u8]) -> anyhow::Result<bool> {
-    let mut ino = packetfs::volume::ROOT;
+/// Returns what has a name in the volume.
+fn kind(volume: &Volume, name: &[u8]) -> anyhow::Result<Option<Kind>> {
+    let (mut ino, mut kind) = (packetfs::volume::ROOT, Kind::Dir);
     for part in name.split(|byte| *byte == b'/') {
+        if kind != Kind::Dir {
+            return Ok(Some(kind));
+        }
         match volume.peek(ino, part).context("failed to look into the volume")? {
-            Some(found) => ino = found.attr.ino,
-            None => return Ok(false),
+            Some(found) => (ino, kind) = (found.attr.ino, found.attr.kind),
+            None => return Ok(None),
         }
     }
-    Ok(true)
+    Ok(Some(kind))
 }
 
 fn path(bytes: &[u8]) -> PathBuf {

@@ -19,6 +19,7 @@ use worknode::request::{
 };
 
 use super::failure::{of_volume, shown};
+use super::shares::Wish;
 use super::{Job, VolumeHandle, copies, spread};
 
 /// Time between removals of garbage: what is kept for hours need not go sooner.
@@ -55,6 +56,7 @@ impl VolumeHandle {
             return self.collect(volume).await;
         }
         let (_, mounts) = self.ask(Job::Mounts).await?;
+        let shares = self.ask(Job::Shares).await?;
         if let VolumeRequest::Export { dir, .. } = &request {
             check_outside(&path(dir.clone()), &mounts)?;
         }
@@ -74,6 +76,7 @@ impl VolumeHandle {
                     let stat = volume.stat(&policy(keep)).map_err(of_volume)?;
                     let mut status = status(&volume, stat, keep, mounts)?;
                     status.copies = copies::count(&volume, &mesh, &progress)?;
+                    status.shares = shares;
                     Ok(VolumeReply::Stat(Box::new(status)))
                 }
                 request => work(&volume, request, &progress),
@@ -84,9 +87,9 @@ impl VolumeHandle {
 
     async fn of_share(&self, request: ShareRequest) -> anyhow::Result<VolumeReply> {
         match request {
-            ShareRequest::Start { dir, name, replicas } => {
+            ShareRequest::Start { dir, name, replicas, writes } => {
                 replicas.map_or(Ok(()), copies::check)?;
-                self.ask(|done| Job::Share(dir, name.clone(), done)).await?;
+                self.ask(|done| Job::Share(Wish { dir, name: name.clone(), writes }, done)).await?;
                 let Some(count) = replicas else { return Ok(VolumeReply::Done) };
                 let volume = self.ask(|done| Job::Volume(None, done)).await?;
                 self.apart(move || copies::of_share(&volume, &name, count)).await
@@ -270,6 +273,7 @@ fn status(
         log_bytes: stat.log_bytes,
         garbage: garbage_of(stat.garbage),
         copies: VolumeCopies::default(),
+        shares: Vec::new(),
         conflicts: volume.conflicts(b"").map_err(anyhow::Error::from)?.len() as u64,
     })
 }

@@ -1,13 +1,16 @@
 //! A share between two comparisons.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use nix::errno::Errno;
 
 use super::known::Known;
+use super::returns::Returns;
 use super::rules::Rules;
 use super::source::Source;
 use crate::export::Hidden;
@@ -45,6 +48,26 @@ pub enum ShareError {
         /// The directory.
         path: Bytes,
     },
+    /// The directory cannot be written.
+    #[error(
+        "failed to write to {}, and what has changed in the volume waits: {source}",
+        String::from_utf8_lossy(path)
+    )]
+    Target {
+        /// The directory.
+        path: Bytes,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Others have removed all of it from the volume.
+    #[error(
+        "{0} was removed from the volume, and nothing is removed from the directory: bring it back with 'oswalk restore', or share it again after 'oswalk share --stop {0}'",
+        String::from_utf8_lossy(name)
+    )]
+    Removed {
+        /// Its path in the volume.
+        name: Bytes,
+    },
     /// The volume does not work.
     #[error("failed to change the volume: {0}")]
     Volume(Errno),
@@ -62,6 +85,8 @@ pub struct Plan {
     pub owner: Option<Owner>,
     /// Its path in the volume: names, without a slash at the start.
     pub name: Bytes,
+    /// Whether what others change in the volume is written to the directory.
+    pub writes: bool,
 }
 
 /// A shared directory.
@@ -75,7 +100,9 @@ pub struct Share {
     pub(super) known: Known,
     pub(super) watcher: Watcher,
     /// Directories with files that changed when they were read.
-    pub(super) unsure: Vec<Bytes>,
+    pub(super) unsure: BTreeSet<Bytes>,
+    /// What a share that writes its directory knows of the volume.
+    pub(super) returns: Option<Returns>,
 }
 
 impl Share {
@@ -89,22 +116,36 @@ impl Share {
         hidden: Arc<Hidden>,
         known: Option<&[u8]>,
     ) -> Result<Self, ShareError> {
+        let mut known = known.and_then(Known::decode).unwrap_or_default();
+        let returns = if plan.writes {
+            known.keep_common();
+            let listener = volume.listen().map_err(|error| {
+                ShareError::Watch(error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))
+            })?;
+            Some(Returns::new(listener, Arc::default()))
+        } else {
+            known.forget_seens();
+            None
+        };
         Ok(Self {
             rules: Rules::new(&plan.dir),
             source: Source::new(&plan.dir, plan.owner),
             name: plan.name,
             volume,
             hidden,
-            known: known.and_then(Known::decode).unwrap_or_default(),
+            known,
             watcher: Watcher::new().map_err(ShareError::Watch)?,
-            unsure: Vec::new(),
+            unsure: BTreeSet::new(),
+            returns,
         })
     }
 
-    /// Forgets what was taken over if the directory is another one now or is empty. The user has shared it again, and what is
-    /// in the volume stays.
+    /// Forgets what was taken over if the directory is another one now or is empty, or if its name is gone from the volume. The
+    /// user has shared it again, and what is on either side stays.
     pub fn accept_top(&mut self) {
-        if self.check_top().is_err() || self.source.list(b"").is_ok_and(|(_, all)| all.is_empty()) {
+        let is_empty = || self.source.list(b"").is_ok_and(|(_, all)| all.is_empty());
+        let is_gone = || self.find_dir(b"").is_ok_and(|found| found.is_none());
+        if is_empty() || is_gone() || self.check_top().is_err() {
             self.known = Known::default();
         }
     }
@@ -115,12 +156,41 @@ impl Share {
         self.known.encode()
     }
 
-    /// Returns a descriptor that is readable when something has changed.
+    /// Makes what was written to the directory durable. After a power cut, what is noted as known would otherwise be a change.
+    ///
+    /// # Errors
+    /// The disk does not work.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if let Some(returns) = &mut self.returns
+            && returns.is_unsynced
+        {
+            self.source.sync()?;
+            returns.is_unsynced = false;
+        }
+        Ok(())
+    }
+
+    /// Returns descriptors that are readable when something has changed: in the directory, and in the volume if the directory is
+    /// written.
     ///
     /// # Errors
     /// There are too many descriptors.
-    pub fn changes(&self) -> io::Result<OwnedFd> {
-        self.watcher.queue()
+    pub fn changes(&self) -> io::Result<Vec<OwnedFd>> {
+        let queue = self.returns.as_ref().map(|returns| returns.listener.queue());
+        let queues = std::iter::once(self.watcher.queue()).chain(queue);
+        queues.collect()
+    }
+
+    /// Returns what ends a round before its time when it is set.
+    #[must_use]
+    pub fn cancel(&self) -> Arc<AtomicBool> {
+        self.returns.as_ref().map(|returns| Arc::clone(&returns.cancel)).unwrap_or_default()
+    }
+
+    /// Returns whether something could not be written that must be tried again after a while.
+    #[must_use]
+    pub fn has_later(&self) -> bool {
+        self.returns.as_ref().is_some_and(|returns| !returns.later.is_empty())
     }
 
     /// Returns whether files changed while they were read, so that they must be looked at again soon.

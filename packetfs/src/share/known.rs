@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
+use super::seens::{Dirs, Seens};
 use crate::path::{Bytes, is_within, join};
+use crate::volume::Seen;
 
 /// What tells that a file has not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,25 +29,29 @@ pub(super) struct Known {
     places: HashMap<(u64, u64), (Bytes, Bytes)>,
     /// Device and number of the top directory at the first comparison.
     pub(super) top: Option<(u64, u64)>,
+    /// What the volume had, if the directory is written, too.
+    seens: Seens,
 }
 
 impl Known {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (dirs, rest): (HashMap<Bytes, BTreeMap<Bytes, Stamp>>, _) =
             postcard::take_from_bytes(bytes).ok()?;
-        // Earlier versions have not noted it.
-        let top = postcard::from_bytes(rest).ok().flatten();
+        // Earlier versions have not noted the top, nor what the volume had.
+        let (top, rest) = postcard::take_from_bytes(rest).unwrap_or((None, &[]));
+        let seens = Seens::new(postcard::from_bytes::<Dirs>(rest).unwrap_or_default());
         let mut places = HashMap::new();
         for (dir, names) in &dirs {
             for (name, stamp) in names {
                 places.insert((stamp.dev, stamp.ino), (dir.clone(), name.clone()));
             }
         }
-        Some(Self { dirs, places, top })
+        Some(Self { dirs, places, top, seens })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(&(&self.dirs, self.top), Vec::new()).unwrap_or_default()
+        postcard::to_extend(&(&self.dirs, self.top, &self.seens.dirs), Vec::new())
+            .unwrap_or_default()
     }
 
     /// Returns where a file was seen last, if that is still known.
@@ -58,8 +64,12 @@ impl Known {
     /// Notes that a file has another place, with all that is below it.
     pub(super) fn rename(&mut self, from: &(Bytes, Bytes), to: (&[u8], &[u8])) {
         let Some(stamp) = self.stamp(&from.0, &from.1).copied() else { return };
+        let seen = self.seens.remove(&from.0, &from.1);
         self.remove(&from.0, &from.1);
         self.set(to.0, to.1, stamp);
+        if let Some(seen) = seen {
+            self.seens.set(to.0, to.1, seen);
+        }
         let (before, after) = (child(&from.0, &from.1), child(to.0, to.1));
         let below: Vec<Bytes> =
             self.dirs.keys().filter(|dir| is_within(dir, &before)).cloned().collect();
@@ -71,6 +81,48 @@ impl Known {
             }
             self.dirs.insert(dir, names);
         }
+        self.seens.rename_dir(&before, &after);
+    }
+
+    /// Forgets everything except which directory it is, unless it is known what the volume had.
+    pub(super) fn keep_common(&mut self) {
+        if self.seens.dirs.is_empty() {
+            *self = Self { top: self.top, ..Self::default() };
+        }
+    }
+
+    /// Forgets what the volume had.
+    pub(super) fn forget_seens(&mut self) {
+        self.seens = Seens::default();
+    }
+
+    /// Returns what both sides had.
+    pub(super) fn common(&self, dir: &[u8], name: &[u8]) -> Option<(&Stamp, &Seen)> {
+        Some((self.stamp(dir, name)?, self.seens.get(dir, name)?))
+    }
+
+    pub(super) fn seen(&self, dir: &[u8], name: &[u8]) -> Option<&Seen> {
+        self.seens.get(dir, name)
+    }
+
+    pub(super) fn set_seen(&mut self, dir: &[u8], name: &[u8], seen: Seen) {
+        self.seens.set(dir, name, seen);
+    }
+
+    /// Returns the names that a file of the volume has.
+    pub(super) fn places_in_volume(&self, ino: u64) -> impl Iterator<Item = &(Bytes, Bytes)> {
+        self.seens.places(ino)
+    }
+
+    /// Forgets a name, and all below it.
+    pub(super) fn forget(&mut self, dir: &[u8], name: &[u8]) {
+        let path = child(dir, name);
+        for (above, below) in self.below(&path) {
+            self.remove(&above, &below);
+            self.remove_dir(&child(&above, &below));
+        }
+        self.remove(dir, name);
+        self.remove_dir(&path);
     }
 
     pub(super) fn stamp(&self, dir: &[u8], name: &[u8]) -> Option<&Stamp> {
@@ -103,6 +155,7 @@ impl Known {
     }
 
     pub(super) fn remove(&mut self, dir: &[u8], name: &[u8]) {
+        self.seens.remove(dir, name);
         let Some(stamp) = self.dirs.get_mut(dir).and_then(|names| names.remove(name)) else {
             return;
         };
@@ -114,6 +167,7 @@ impl Known {
 
     /// Forgets a directory.
     pub(super) fn remove_dir(&mut self, dir: &[u8]) {
+        self.seens.remove_dir(dir);
         self.dirs.remove(dir);
     }
 
@@ -174,5 +228,19 @@ mod tests {
         assert!(known.below(b"a").is_empty());
         known.remove(b"ab/x/b", b"c");
         assert_eq!(known.place(&stamp(3)), None);
+    }
+    #[test]
+    fn what_earlier_versions_noted_is_read() {
+        let mut known = Known::default();
+        known.set(b"", b"a", Stamp { ino: 1, ..Stamp::default() });
+        known.top = Some((1, 2));
+        let former = postcard::to_extend(&(&known.dirs, known.top), Vec::new()).expect("memory");
+        let oldest = postcard::to_extend(&known.dirs, Vec::new()).expect("memory");
+        for (noted, top) in [(&former, Some((1, 2))), (&oldest, None), (&known.encode(), known.top)]
+        {
+            let read = Known::decode(noted).expect("it was encoded");
+            assert_eq!((read.top, read.stamp(b"", b"a")), (top, known.stamp(b"", b"a")));
+            assert!(read.seens.dirs.is_empty());
+        }
     }
 }

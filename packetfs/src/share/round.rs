@@ -8,11 +8,13 @@ use worknode::history::{Kind, Permissions};
 
 use super::follower::{Share, ShareError};
 use super::known::{Stamp, child};
-use super::rules;
-use super::source::Item;
+use super::left::Left;
+use super::source::{Item, failure};
+use super::{rules, target};
 
 use crate::path::{Bytes, is_within, join};
-use crate::volume::{Like, Ordinary, ROOT};
+use crate::tree;
+use crate::volume::{Like, Moving, Ordinary, ROOT};
 use crate::watch::ReaderId;
 
 /// The only reader of the watch.
@@ -20,12 +22,12 @@ const READER: ReaderId = 0;
 /// A file that changed so shortly before it was read may change once more without another time.
 const TICK: Duration = Duration::from_millis(20);
 /// Directories above a share in the volume.
-const DIR_MODE: u32 = 0o755;
+pub(super) const DIR_MODE: u32 = 0o755;
 /// Most files that are named in a report.
 const NAMED_MAX: usize = 100;
 
 /// A file that was taken over: its directory and name.
-type Gone = (Bytes, Bytes);
+pub(super) type Gone = (Bytes, Bytes);
 
 /// What a comparison has done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,8 +40,10 @@ pub struct Round {
     pub bytes: u64,
     /// Names that were removed.
     pub removed: u64,
-    /// Files that could not be read, or whose name another node has given to something else, with the cause.
-    pub left: Vec<(Bytes, Errno)>,
+    /// Files that were written to the directory, and names that were removed there.
+    pub written: u64,
+    /// Files that are left as they are, with the cause.
+    pub left: Vec<(Bytes, Left)>,
 }
 
 impl Share {
@@ -49,9 +53,14 @@ impl Share {
     /// The directory is gone or the volume does not work.
     pub fn all(&mut self) -> Result<Round, ShareError> {
         self.check_top()?;
+        if self.returns.is_some() {
+            self.top_in_volume()?;
+        }
+        self.look_at_all();
         let mut round = Round::default();
         let gone = self.tree(Vec::new(), true, &mut round)?;
         self.remove_gone(gone, &mut round)?;
+        self.write_back(&mut round)?;
         Ok(round)
     }
 
@@ -70,11 +79,15 @@ impl Share {
         let changed = drained.names.keys().chain(drained.forgotten.keys());
         let mut dirs: BTreeSet<Bytes> = changed.filter_map(|dir| below(&top, dir)).collect();
         dirs.extend(std::mem::take(&mut self.unsure));
+        if self.returns.is_some() && !dirs.is_empty() {
+            self.top_in_volume()?;
+        }
         let mut gone = Vec::new();
         for dir in dirs {
             gone.extend(self.tree(dir, false, &mut round)?);
         }
         self.remove_gone(gone, &mut round)?;
+        self.write_back(&mut round)?;
         Ok(round)
     }
 
@@ -86,6 +99,7 @@ impl Share {
             Err(source) => return Err(ShareError::Source { path, source }),
         };
         if *self.known.top.get_or_insert(top) == top {
+            self.source.expect(Some(top));
             Ok(())
         } else {
             Err(ShareError::Other { path })
@@ -125,14 +139,22 @@ impl Share {
         watched.map_err(failed)?.map_err(|error| failed(error.into()))?;
         let (own, mut items) = self.source.list(dir).map_err(failed)?;
         if dir.is_empty() && items.is_empty() && self.known.names(dir).next().is_some() {
-            return Err(ShareError::Empty { path });
+            // What the volume has not either was removed by the share itself.
+            if self.returns.is_none() || self.is_suddenly_empty()? {
+                return Err(ShareError::Empty { path });
+            }
         }
         let has_rules = items.iter().any(|item| item.name == rules::FILE);
         let text = has_rules.then(|| self.source.text(&child(dir, rules::FILE))).flatten();
         // Other rules hold for everything below.
-        let is_deep = self.rules.set(dir, text.as_deref()) || is_deep;
-        items.retain(|item| !self.is_left_out(dir, item));
-        let ino = self.ino(dir, &own)?;
+        let has_other_rules = self.rules.set(dir, text.as_deref());
+        let is_deep = has_other_rules || is_deep;
+        if has_other_rules {
+            self.look_at_all();
+        }
+        self.sort_out(dir, &mut items)?;
+        // Of a share that is written, a directory that others have removed comes back only for what is new in it.
+        let ino = if self.returns.is_some() { None } else { Some(self.ino(dir, &own)?) };
         self.known.add_dir(dir);
         gone.extend(self.gone(dir, &items));
         let mut more = Vec::new();
@@ -141,8 +163,12 @@ impl Share {
             // Its directories are watched under their former paths.
             let is_deep = self.follow(dir, ino, &item)? || is_deep;
             let is_known = self.known.stamp(dir, &item.name) == Some(&item.stamp);
-            if !is_known {
-                self.take_over(dir, ino, &item, round)?;
+            match ino {
+                Some(ino) if !is_known => self.take_over(dir, ino, &item, round)?,
+                None if !is_known || self.known.seen(dir, &item.name).is_none() => {
+                    self.take_beside(dir, &item, round)?;
+                }
+                _ => {}
             }
             let path = child(dir, &item.name);
             if item.kind == Kind::Dir && (is_deep || !self.known.has_dir(&path)) {
@@ -150,6 +176,25 @@ impl Share {
             }
         }
         Ok(more)
+    }
+
+    /// Leaves out what is not shared.
+    fn sort_out(&mut self, dir: &[u8], items: &mut Vec<Item>) -> Result<(), ShareError> {
+        let mut kept = Vec::with_capacity(items.len());
+        for item in std::mem::take(items) {
+            if target::is_hidden(&item.name) {
+                if self.returns.is_some() && item.kind != Kind::Dir {
+                    self.clear(dir, &item)?;
+                }
+            } else if !self.is_left_out(dir, &item) {
+                kept.push(item);
+            } else if self.returns.is_some() {
+                // What others have stays.
+                self.known.forget(dir, &item.name);
+            }
+        }
+        *items = kept;
+        Ok(())
     }
 
     fn is_left_out(&self, dir: &[u8], item: &Item) -> bool {
@@ -209,34 +254,45 @@ impl Share {
         };
         match taken {
             Ok(stamp) => {
-                if stamp.is_none() && !self.unsure.iter().any(|known| known == dir) {
-                    self.unsure.push(dir.to_vec());
+                if stamp.is_none() {
+                    self.unsure.insert(dir.to_vec());
                 }
                 self.known.set(dir, &item.name, stamp.unwrap_or_default());
                 round.taken += 1;
                 round.bytes += if item.kind == Kind::File { item.stamp.bytes } else { 0 };
                 Ok(())
             }
-            Err(error @ (Errno::EIO | Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS)) => {
-                Err(ShareError::Volume(error))
+            Err(error) => self.leave(path, error, round),
+        }
+    }
+
+    /// Notes that a file could not be taken over.
+    pub(super) fn leave(
+        &mut self,
+        path: Bytes,
+        error: Errno,
+        round: &mut Round,
+    ) -> Result<(), ShareError> {
+        match error {
+            Errno::EIO | Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS => {
+                return Err(ShareError::Volume(error));
             }
-            Err(Errno::ENOENT) => Ok(()),
-            Err(error) => {
-                if round.left.len() < NAMED_MAX {
-                    round.left.push((path, error));
+            Errno::ENOENT => {}
+            error => {
+                if let Some(returns) = &mut self.returns {
+                    returns.unread.insert(path.clone());
                 }
-                Ok(())
+                if round.left.len() < NAMED_MAX {
+                    round.left.push((path, Left::Errno(error)));
+                }
             }
         }
+        Ok(())
     }
 
     /// Takes a regular file over. Returns what tells that it has not changed since, if anything does.
     fn take_file(&self, path: &[u8], dir: u64, item: &Item) -> Result<Option<Stamp>, Errno> {
-        let opened = self.source.open(path).map_err(|error| {
-            let errno = error.raw_os_error().map_or(Errno::ENOENT, Errno::from_raw);
-            // An error of the ordinary disk is not one of the volume.
-            if errno == Errno::EIO { Errno::EREMOTEIO } else { errno }
-        })?;
+        let opened = self.source.open(path).map_err(failure)?;
         let source = Ordinary {
             file: &opened.file,
             bytes: opened.stamp.bytes,
@@ -262,7 +318,13 @@ impl Share {
             if self.known.stamp(&dir, &name).is_none() {
                 continue;
             }
+            let is_dir = self.known.seen(&dir, &name).is_some_and(|it| it.kind == Kind::Dir);
+            if self.returns.is_some() && self.rules.leave_out(&dir, &name, is_dir) {
+                self.known.forget(&dir, &name);
+                continue;
+            }
             match self.find_dir(&dir)? {
+                _ if self.returns.is_some() => self.remove_beside(&dir, &name, round)?,
                 Some(ino) => self.remove(&dir, ino, &name, round)?,
                 None => self.known.remove(&dir, &name),
             }
@@ -271,7 +333,7 @@ impl Share {
     }
 
     /// Gives a file its new name in the volume, if it is one that was taken over under another name, which is gone.
-    fn follow(&mut self, dir: &[u8], ino: u64, item: &Item) -> Result<bool, ShareError> {
+    fn follow(&mut self, dir: &[u8], ino: Option<u64>, item: &Item) -> Result<bool, ShareError> {
         // Most names are known, so this comes first.
         if self.known.stamp(dir, &item.name).is_some() {
             return Ok(false);
@@ -280,8 +342,10 @@ impl Share {
         if self.source.is_at(&from, &item.stamp) {
             return Ok(false);
         }
+        let Some(ino) = ino else { return self.follow_beside(dir, item, &from) };
         let Some(former) = self.find_dir(&from.0)? else { return Ok(false) };
-        match self.volume.carry((former, &from.1), (ino, &item.name)) {
+        let (from_name, to_name) = ((former, &*from.1), (ino, &*item.name));
+        match self.volume.carry(from_name, to_name, Moving::Replace) {
             Ok(()) => self.known.rename(&from, (dir, &item.name)),
             Err(error @ (Errno::EIO | Errno::ENOSPC)) => return Err(ShareError::Volume(error)),
             Err(_) => return Ok(false),
@@ -290,7 +354,7 @@ impl Share {
     }
 
     /// Returns the number of a directory in the volume.
-    fn find_dir(&self, dir: &[u8]) -> Result<Option<u64>, ShareError> {
+    pub(super) fn find_dir(&self, dir: &[u8]) -> Result<Option<u64>, ShareError> {
         self.find(ROOT, &[&self.name, b"/".as_slice(), dir].concat())
     }
 
@@ -329,8 +393,8 @@ impl Share {
     fn find(&self, mut ino: u64, path: &[u8]) -> Result<Option<u64>, ShareError> {
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             match self.volume.peek(ino, name) {
-                Ok(Some(found)) => ino = found.attr.ino,
-                Ok(None) | Err(Errno::ENOTDIR) => return Ok(None),
+                Ok(Some(found)) if found.attr.kind == tree::Kind::Dir => ino = found.attr.ino,
+                Ok(_) | Err(Errno::ENOTDIR) => return Ok(None),
                 Err(error) => return Err(ShareError::Volume(error)),
             }
         }
@@ -344,7 +408,7 @@ fn below(top: &[u8], dir: &[u8]) -> Option<Bytes> {
     Some(below.strip_prefix(b"/").unwrap_or(below).to_vec())
 }
 
-fn is_fresh(stamp: &Stamp) -> bool {
+pub(super) fn is_fresh(stamp: &Stamp) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let changed = Duration::from_nanos(u64::try_from(stamp.changed).unwrap_or(0));
     now.saturating_sub(changed) < TICK

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use worknode::history::{Kind, Nanos, Permissions};
 
@@ -37,11 +38,23 @@ pub(super) struct Opened {
 pub(super) struct Source {
     top: PathBuf,
     owner: Option<Owner>,
+    /// Device and number that the top must have.
+    expected: Option<(u64, u64)>,
 }
 
 impl Source {
     pub(super) fn new(top: &Path, owner: Option<Owner>) -> Self {
-        Self { top: top.to_owned(), owner }
+        Self { top: top.to_owned(), owner, expected: None }
+    }
+
+    /// Has everything fail from now on if another directory has the path.
+    pub(super) fn expect(&mut self, top: Option<(u64, u64)>) {
+        self.expected = top;
+    }
+
+    /// Tells whether files are made with the rights of the superuser.
+    pub(super) fn is_root(&self) -> bool {
+        self.owner.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |it| it.uid) == 0
     }
 
     /// Returns the path of a directory below the top.
@@ -53,9 +66,10 @@ impl Source {
 
     /// Returns device and number of the top directory.
     pub(super) fn top(&self) -> io::Result<(u64, u64)> {
-        let stat =
-            self.as_user(|| Ok(rustix::fs::fstat(self.open_at(b"", OFlags::DIRECTORY)?)?))?;
-        Ok((stat.st_dev, stat.st_ino))
+        self.as_user(|| {
+            let stat = rustix::fs::fstat(self.open_top()?)?;
+            Ok((stat.st_dev, stat.st_ino))
+        })
     }
 
     /// Does something with the rights of the user.
@@ -119,16 +133,24 @@ impl Source {
         Some(String::from_utf8_lossy(&text).into_owned())
     }
 
-    fn open_at(&self, path: &[u8], flags: OFlags) -> io::Result<rustix::fd::OwnedFd> {
-        let top = rustix::fs::open(
-            &self.top,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+    /// Opens a file below the top, without following links and without leaving its file system.
+    pub(super) fn open_at(&self, path: &[u8], flags: OFlags) -> io::Result<rustix::fd::OwnedFd> {
+        let top = self.open_top()?;
+        if let Some(expected) = self.expected {
+            let stat = rustix::fs::fstat(&top)?;
+            if (stat.st_dev, stat.st_ino) != expected {
+                return Err(io::Error::from_raw_os_error(libc::ESTALE));
+            }
+        }
         let below = if path.is_empty() { b"." } else { path };
         let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
         let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         Ok(rustix::fs::openat2(top, below, flags, Mode::empty(), how)?)
+    }
+
+    fn open_top(&self) -> io::Result<rustix::fd::OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&self.top, flags, Mode::empty())?)
     }
 }
 
@@ -137,6 +159,12 @@ impl Opened {
     pub(super) fn is_same(&self) -> bool {
         rustix::fs::fstat(&self.file).is_ok_and(|stat| stamp(&stat) == self.stamp)
     }
+}
+
+/// Returns the error of a file that cannot be read. One of the ordinary disk is not one of the volume.
+pub(super) fn failure(error: io::Error) -> Errno {
+    let errno = error.raw_os_error().map_or(Errno::ENOENT, Errno::from_raw);
+    if errno == Errno::EIO { Errno::EREMOTEIO } else { errno }
 }
 
 /// Returns what a file is. Pipes, sockets and devices belong to a machine and are not shared.
@@ -152,7 +180,7 @@ fn kind(dir: &rustix::fd::OwnedFd, name: &[u8], stat: &Stat) -> Option<Kind> {
     }
 }
 
-fn stamp(stat: &Stat) -> Stamp {
+pub(super) fn stamp(stat: &Stat) -> Stamp {
     Stamp {
         dev: stat.st_dev,
         ino: stat.st_ino,

@@ -1,5 +1,9 @@
 //! A share against the directory that it is of.
 
+mod both;
+mod nodes;
+mod random;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -24,7 +28,7 @@ fn volume(dir: &Path) -> Arc<Volume> {
 }
 
 fn share(dir: &Path, volume: &Arc<Volume>, known: Option<&[u8]>) -> Share {
-    let plan = Plan { dir: dir.to_owned(), owner: None, name: b"team/src".to_vec() };
+    let plan = Plan { dir: dir.to_owned(), owner: None, name: b"team/src".to_vec(), writes: false };
     Share::new(plan, Arc::clone(volume), Arc::new(Hidden::default()), known).expect("a share")
 }
 

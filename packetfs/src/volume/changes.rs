@@ -29,10 +29,12 @@ impl Shared {
         }
         let event = self.log_event(state, op, parents)?;
         state.note_merged(&event);
-        state.tree.apply(&event).map_err(|error| {
+        let applied = state.tree.apply(&event).map_err(|error| {
             state.is_broken = true;
             failed(&error)
-        })
+        });
+        state.tell_listeners(&event.op);
+        applied
     }
 
     /// Makes an event, whose effect is still to come.

@@ -183,6 +183,7 @@ impl Shared {
 
     /// Has programs and the kernel see what was changed.
     pub(super) fn pass_on(&self, state: &mut State, touched: Touched) -> Result<(), VolumeError> {
+        state.listeners.tell(&touched.names, &touched.files);
         for ino in &touched.back {
             state.uses.revive(*ino);
             // What was closed meanwhile was not translated: nothing was to be found by a name.

@@ -33,6 +33,21 @@ pub(super) fn is_alone(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Tells whether somebody has a file open for writing, which must be open for reading only. An error says that this cannot be
+/// known: the file is another user's, or its file system has no leases.
+pub(crate) fn has_writer(file: &File) -> io::Result<bool> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    set(file, F_SETSIG, SIGNAL)?;
+    match set(file, libc::F_SETLEASE, libc::F_RDLCK) {
+        Ok(()) => {
+            set(file, libc::F_SETLEASE, libc::F_UNLCK)?;
+            Ok(false)
+        }
+        Err(Errno::EAGAIN) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Tells whether the file system of a file, which nobody else has open, knows leases.
 pub(super) fn is_known(file: &File) -> bool {
     is_alone(file).unwrap_or(false)

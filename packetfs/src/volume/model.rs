@@ -14,6 +14,7 @@ use super::exchange::prompt::Prompt;
 use super::handles::Handles;
 use super::holds::Holds;
 use super::library::Library;
+use super::listener::Listeners;
 use super::locks::Locks;
 use super::node::Base;
 use super::pending::Pending;
@@ -79,6 +80,8 @@ pub(super) struct State {
     pub(super) uses: Uses,
     pub(super) handles: Handles,
     pub(super) readers: Readers,
+    /// Who hears of changes.
+    pub(super) listeners: Listeners,
     pub(super) clock: Clock,
     /// The next generation of a backing file.
     pub(super) generation: u64,

@@ -177,20 +177,7 @@ impl Volume {
     /// # Errors
     /// `ENOENT`, `EISDIR`, `ENOTDIR`, `ENOTEMPTY`, or the volume does not work.
     pub fn remove(&self, dir: u64, name: &[u8], is_dir: bool) -> Result<(), Errno> {
-        let mut state = self.shared.lock();
-        let parent_dir = state.dir(dir)?;
-        let entry = state.child(dir, name)?.ok_or(Errno::ENOENT)?;
-        let node = state.node(entry.ino)?;
-        match (is_dir, node.is_dir()) {
-            (true, false) => return Err(Errno::ENOTDIR),
-            (false, true) => return Err(Errno::EISDIR),
-            (true, true) if node.entries > 0 => return Err(Errno::ENOTEMPTY),
-            _ => {}
-        }
-        let op = Op::Unlink { dir: parent_dir.id, name: name.to_vec() };
-        let gone = self.shared.emit(&mut state, op, replaced(&entry, &node))?;
-        self.shared.orphaned(&mut state, gone);
-        Ok(())
+        self.shared.remove(&mut self.shared.lock(), dir, name, is_dir)
     }
 
     /// Moves a name.
@@ -394,6 +381,29 @@ impl Shared {
         Ok(ino)
     }
 
+    /// Removes a name: see [`Volume::remove`].
+    pub(super) fn remove(
+        &self,
+        state: &mut State,
+        dir: u64,
+        name: &[u8],
+        is_dir: bool,
+    ) -> Result<(), Errno> {
+        let parent_dir = state.dir(dir)?;
+        let entry = state.child(dir, name)?.ok_or(Errno::ENOENT)?;
+        let node = state.node(entry.ino)?;
+        match (is_dir, node.is_dir()) {
+            (true, false) => return Err(Errno::ENOTDIR),
+            (false, true) => return Err(Errno::EISDIR),
+            (true, true) if node.entries > 0 => return Err(Errno::ENOTEMPTY),
+            _ => {}
+        }
+        let op = Op::Unlink { dir: parent_dir.id, name: name.to_vec() };
+        let gone = self.emit(state, op, replaced(&entry, &node))?;
+        self.orphaned(state, gone);
+        Ok(())
+    }
+
     /// Gives a new file the access control lists that its directory says it has, and then its mode: nobody has more access
     /// meanwhile.
     fn bequeath(
@@ -521,7 +531,7 @@ impl State {
     }
 
     /// Tells whether a directory is another one or below it.
-    fn is_within(&self, mut dir: u64, other: u64) -> Result<bool, Errno> {
+    pub(super) fn is_within(&self, mut dir: u64, other: u64) -> Result<bool, Errno> {
         while dir != other {
             if dir == ROOT {
                 return Ok(false);

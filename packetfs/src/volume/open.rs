@@ -82,6 +82,7 @@ impl Volume {
                 uses: super::uses::Uses::default(),
                 handles: super::handles::Handles::default(),
                 readers: super::readers::Readers::default(),
+                listeners: super::listener::Listeners::default(),
                 clock,
                 generation: 0,
                 doomed: Vec::new(),

@@ -99,15 +99,15 @@ impl Volume {
         Ok(entry.ino)
     }
 
-    /// Moves a name, in place of what has the new one. The kernel forgets both.
+    /// Moves a name. The kernel forgets both.
     ///
     /// # Errors
     /// See [`Volume::rename`].
-    pub fn carry(&self, from: (u64, &[u8]), to: (u64, &[u8])) -> Result<(), Errno> {
+    pub fn carry(&self, from: (u64, &[u8]), to: (u64, &[u8]), how: Moving) -> Result<(), Errno> {
         let begin =
             |(dir, name): (u64, &[u8])| self.shared.mounts.begin(Item::Name(dir, name.to_vec()));
         let _under_way = [from, to].map(begin);
-        self.rename(from, to, Moving::Replace)?;
+        self.rename(from, to, how)?;
         for (dir, name) in [from, to] {
             self.shared.mounts.name(dir, name);
             self.shared.mounts.file(dir);
@@ -141,7 +141,7 @@ impl Volume {
 }
 
 impl Shared {
-    fn put_new(
+    pub(super) fn put_new(
         &self,
         state: &mut State,
         dir: u64,
@@ -157,7 +157,7 @@ impl Shared {
         Ok(ino)
     }
 
-    fn put_permissions(
+    pub(super) fn put_permissions(
         &self,
         state: &mut State,
         ino: u64,

@@ -79,8 +79,7 @@ impl Volume {
         let _kept = self.shared.keep_packets();
         let tree = self.shared.as_now()?;
         let content = self.shared.version(&tree, &tree.known_spot(path)?, version)?.content;
-        let id = self.shared.lock().readers.add(content);
-        Ok(VersionReader { shared: Arc::clone(&self.shared), id, content, at: 0 })
+        Ok(VersionReader::of(&self.shared, content))
     }
 
     /// Tells whether a user may read a version: who could reach it then, and can reach the file now if it is still there.
@@ -163,6 +162,8 @@ pub(super) enum Conflicts {
     Stay,
     /// A user has chosen, so they are history.
     End,
+    /// The content replaces only the version that this event wrote: what others have written since is concurrent.
+    Beside(Dot),
 }
 
 /// The backing file of a file that programs have open, which is to get another content.
@@ -221,10 +222,12 @@ impl Shared {
         }
         let node = state.node(ino)?;
         let op = Op::Write { file: node.id, content, modified };
-        if conflicts == Conflicts::End && state.is_in_conflict(ino)? {
-            self.resolve(state, op, None)?;
-        } else {
-            self.emit(state, op, parent(node.written))?;
+        match conflicts {
+            Conflicts::End if state.is_in_conflict(ino)? => self.resolve(state, op, None)?,
+            Conflicts::Beside(base) if base != node.written => {
+                self.emit_all(state, std::iter::once((op, parent(base))))?;
+            }
+            _ => drop(self.emit(state, op, parent(node.written))?),
         }
         let it = state.uses.of(ino);
         it.has_stale_pages = true;
@@ -290,6 +293,14 @@ impl Shared {
             refill.backing.set_taken(mark);
         }
         is_current
+    }
+}
+
+impl VersionReader {
+    /// Opens a content, whose packets are here or are fetched when they are read.
+    pub(super) fn of(shared: &Arc<Shared>, content: Content) -> Self {
+        let id = shared.lock().readers.add(content);
+        Self { shared: Arc::clone(shared), id, content, at: 0 }
     }
 }
 

@@ -1,10 +1,14 @@
-//! Says what whoever watches a mount must look at again, by directories and names.
+//! Says what whoever watches a mount must look at again, by directories and names; and has listeners hear of all changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
+
+use worknode::history::Op;
 
 use super::error::VolumeError;
 use super::key;
+use super::listener::Listener;
 use super::model::{State, Volume};
 use super::news::{Feed, News};
 use super::node::{Entry, ROOT};
@@ -34,9 +38,41 @@ impl Volume {
         }
         news
     }
+
+    /// Returns a listener of all changes from now on.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn listen(&self) -> io::Result<Arc<Listener>> {
+        self.shared.lock().listeners.add()
+    }
 }
 
 impl State {
+    /// Has listeners hear of an event of this node.
+    pub(super) fn tell_listeners(&mut self, op: &Op) {
+        if self.listeners.is_empty() {
+            return;
+        }
+        let (mut names, mut files) = (BTreeSet::new(), BTreeSet::new());
+        match op {
+            Op::Make { dir, name, .. } | Op::Link { dir, name, .. } | Op::Unlink { dir, name } => {
+                names.insert((self.tree.ino(*dir), name.clone()));
+            }
+            Op::Move { dir, name, to, new, .. } => {
+                names.insert((self.tree.ino(*dir), name.clone()));
+                names.insert((self.tree.ino(*to), new.clone()));
+            }
+            Op::Write { file, .. }
+            | Op::Set { file, .. }
+            | Op::Xattr { file, .. }
+            | Op::Choose { file, .. } => {
+                files.insert(self.tree.ino(*file));
+            }
+        }
+        self.listeners.tell(&names, &files);
+    }
+
     /// Adds the names of the changed files. A file with several has watches of its own.
     fn name_files(&self, news: &mut News) -> Result<(), VolumeError> {
         let mut dirs: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();

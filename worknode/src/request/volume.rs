@@ -85,6 +85,8 @@ pub enum ShareRequest {
         name: Vec<u8>,
         /// How many nodes are to keep each content; as the directory above says if there is none.
         replicas: Option<u32>,
+        /// Whether what others change in the volume is written to the directory.
+        writes: bool,
     },
     /// End one. What it has taken over stays in the volume.
     Stop {
@@ -152,6 +154,10 @@ pub struct VolumeShare {
     pub left: Vec<String>,
     /// Why nothing is taken over.
     pub trouble: Option<String>,
+    /// Whether what others change in the volume is written to the directory.
+    pub writes: bool,
+    /// Files that were written to the directory, and names that were removed there, since the agent started.
+    pub written: u64,
 }
 
 /// How far long work has come.
@@ -224,6 +230,8 @@ pub struct VolumeStatus {
     pub conflicts: u64,
     /// Contents that several nodes are to keep.
     pub copies: VolumeCopies,
+    /// The shares.
+    pub shares: Vec<VolumeShare>,
 }
 
 /// A mount of the volume.

@@ -1,0 +1,38 @@
+//! Why a file of a share is left as it is.
+
+use std::fmt;
+
+use nix::errno::Errno;
+
+/// The cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// The kernel or the volume refuses.
+    Errno(Errno),
+    /// Its name is one of secrets.
+    Secret,
+    /// A file `.oswalkignore` names it.
+    Ignored,
+    /// A program has it open for writing.
+    Open,
+    /// Its content is on nodes that are not linked.
+    Away,
+    /// It is a pipe, a socket or a device, or the disk has one of its name.
+    Special,
+    /// Its directory has files that are left out.
+    Full,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Errno(errno) => errno.desc(),
+            Self::Secret => "secrets are not shared",
+            Self::Ignored => "an .oswalkignore file leaves it out",
+            Self::Open => "a program has it open for writing; it is tried again",
+            Self::Away => "no linked node has its content; it is tried again",
+            Self::Special => "pipes, sockets and devices are not shared",
+            Self::Full => "removed in the volume, but there are files in it that are left out",
+        })
+    }
+}

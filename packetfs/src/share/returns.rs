@@ -1,0 +1,50 @@
+//! What a share that writes its directory has to compare with the volume.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::left::Left;
+use crate::path::Bytes;
+use crate::volume::Listener;
+
+/// What a share that writes its directory knows of the volume.
+#[derive(Debug)]
+pub(super) struct Returns {
+    pub(super) listener: Arc<Listener>,
+    /// Names that are to be compared with the volume.
+    pub(super) looks: BTreeSet<(Bytes, Bytes)>,
+    /// All is to be compared.
+    pub(super) is_all: bool,
+    /// Names that are to be tried again.
+    pub(super) later: BTreeSet<(Bytes, Bytes)>,
+    /// Files that are left as they are.
+    pub(super) refused: BTreeMap<Bytes, Left>,
+    /// The number of the top when it was compared last.
+    pub(super) top: Option<u64>,
+    /// Whether anything was written since the disk made all durable.
+    pub(super) is_unsynced: bool,
+    /// Whether a content could not be fetched in this round: others are not waited for.
+    pub(super) is_away: bool,
+    /// Files of the disk that could not be read.
+    pub(super) unread: BTreeSet<Bytes>,
+    pub(super) cancel: Arc<AtomicBool>,
+}
+
+impl Returns {
+    pub(super) fn new(listener: Arc<Listener>, cancel: Arc<AtomicBool>) -> Self {
+        let (looks, later, refused, unread) = Default::default();
+        Self {
+            listener,
+            looks,
+            is_all: true,
+            later,
+            refused,
+            top: None,
+            is_unsynced: false,
+            is_away: false,
+            unread,
+            cancel,
+        }
+    }
+}

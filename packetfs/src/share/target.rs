@@ -1,0 +1,445 @@
+//! Writes the ordinary directory of a share, with the rights of its user: by descriptors, without following symbolic links.
+//!
+//! A file is complete before it gets its name. What had the name is exchanged for it and looked at: if it is not what it was, a
+//! program has changed it, and gets it back. What is under a hidden name after a crash is removed or given a name: see
+//! [`Source::clear`].
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, fchmod, fchown,
+    fstat, futimens, linkat, mkdirat, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
+};
+use rustix::io::Errno;
+use worknode::history::{Nanos, Permissions};
+
+use super::known::Stamp;
+use super::source::{Source, stamp};
+use crate::path::Bytes;
+use crate::volume::has_writer;
+
+/// What is being written has this at the beginning of its name, …
+const NEW: &[u8] = b".oswalk-share-new-";
+/// … and what was replaced or is being removed this.
+const OLD: &[u8] = b".oswalk-share-old-";
+/// What both begin with.
+const HIDDEN: &[u8] = b".oswalk-share-";
+/// Read and written at once.
+const PART_BYTES: usize = 1024 * 1024;
+/// Longest name of the usual file systems.
+const NAME_BYTES_MAX: usize = 255;
+/// Other names that are tried for a file whose name another one has.
+const ASIDE_MAX: u32 = 1000;
+/// Times that a file is exchanged again because a program has replaced it meanwhile.
+const EXCHANGES_MAX: u32 = 8;
+
+/// Why the disk stays what it is.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// A program has changed what is there.
+    Changed,
+    /// A program has it open for writing.
+    Open,
+    /// A directory is not empty.
+    Full,
+    /// Its content cannot be read from the volume.
+    Content(io::Error),
+    /// The share is to end.
+    Cancelled,
+    /// The disk refuses.
+    Disk(io::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl From<Errno> for Failed {
+    fn from(error: Errno) -> Self {
+        Self::Disk(error.into())
+    }
+}
+
+/// A file to be written.
+pub(super) enum New<'a> {
+    /// A regular file with so many bytes.
+    File(&'a mut dyn Read, u64, Nanos),
+    /// A symbolic link with its target.
+    Link(&'a [u8]),
+}
+
+/// Tells whether a name is one under which files are written.
+pub(super) fn is_hidden(name: &[u8]) -> bool {
+    name.starts_with(HIDDEN)
+}
+
+impl Source {
+    /// Writes a file. `former` is what has the name, if anything has.
+    pub(super) fn write(
+        &self,
+        (dir, name): (&[u8], &[u8]),
+        new: New<'_>,
+        permissions: Permissions,
+        former: Option<&Stamp>,
+        cancel: &AtomicBool,
+    ) -> Result<Stamp, Failed> {
+        self.act(|| {
+            let at = self.open_at(dir, OFlags::DIRECTORY)?;
+            let (part, temp) = (hidden(NEW), hidden(OLD));
+            let made = self.make(&at, &part, new, permissions, cancel).and_then(|()| {
+                rename_new(&at, &part, &temp)?;
+                Ok(())
+            });
+            if let Err(failed) = made {
+                let _ = unlinkat(&at, os(&part), AtFlags::empty());
+                return Err(failed);
+            }
+            let own = look(&at, &temp)?;
+            match former {
+                None => place(&at, &temp, name)?,
+                Some(former) => match exchange(&at, &temp, name, former, &own) {
+                    // Not every file system can exchange names.
+                    Err(Failed::Disk(error)) if error.raw_os_error() == Some(libc::EINVAL) => {
+                        take_out(&at, name, former).inspect_err(|_| drop_name(&at, &temp))?;
+                        place(&at, &temp, name)?;
+                    }
+                    exchanged => exchanged?,
+                },
+            }
+            // A program may have changed it already.
+            let now = look(&at, name).ok().filter(|now| is_same(now, &own));
+            Ok(now.unwrap_or(own))
+        })
+    }
+
+    /// Removes a file that is no directory.
+    pub(super) fn remove(&self, (dir, name): (&[u8], &[u8]), former: &Stamp) -> Result<(), Failed> {
+        self.act(|| take_out(&self.open_at(dir, OFlags::DIRECTORY)?, name, former))
+    }
+
+    /// Makes a directory.
+    pub(super) fn make_dir(
+        &self,
+        (dir, name): (&[u8], &[u8]),
+        permissions: Permissions,
+    ) -> Result<Stamp, Failed> {
+        self.act(|| {
+            let at = self.open_at(dir, OFlags::DIRECTORY)?;
+            match mkdirat(&at, os(name), Mode::RWXU) {
+                Err(Errno::EXIST) => return Err(Failed::Changed),
+                made => made?,
+            }
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = openat(&at, os(name), flags, Mode::empty())?;
+            self.dress(&made, permissions)?;
+            fchmod(&made, dir_mode(permissions))?;
+            Ok(stamp(&fstat(&made)?))
+        })
+    }
+
+    /// Gives a directory another mode.
+    pub(super) fn set_dir(&self, dir: &[u8], permissions: Permissions) -> Result<Stamp, Failed> {
+        self.act(|| {
+            let opened = self.open_at(dir, OFlags::DIRECTORY)?;
+            self.dress(&opened, permissions)?;
+            fchmod(&opened, dir_mode(permissions))?;
+            Ok(stamp(&fstat(&opened)?))
+        })
+    }
+
+    /// Removes an empty directory.
+    pub(super) fn remove_dir(&self, (dir, name): (&[u8], &[u8])) -> Result<(), Failed> {
+        self.act(|| {
+            let at = self.open_at(dir, OFlags::DIRECTORY)?;
+            match unlinkat(&at, os(name), AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(Errno::NOTEMPTY | Errno::EXIST) => Err(Failed::Full),
+                Err(Errno::NOTDIR) => Err(Failed::Changed),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    /// Gives a file another name that is free.
+    pub(super) fn set_aside(&self, (dir, name): (&[u8], &[u8])) -> Result<Bytes, Failed> {
+        self.act(|| Ok(set_aside(&self.open_at(dir, OFlags::DIRECTORY)?, name, name)?))
+    }
+
+    /// Tells what a name is, if it is neither a file, a directory nor a link.
+    pub(super) fn is_special(&self, (dir, name): (&[u8], &[u8])) -> bool {
+        let found = self.as_user(|| {
+            let at = self.open_at(dir, OFlags::DIRECTORY)?;
+            Ok(statat(&at, os(name), AtFlags::SYMLINK_NOFOLLOW)?)
+        });
+        found.is_ok_and(|stat| {
+            let known = [FileType::RegularFile, FileType::Directory, FileType::Symlink];
+            !known.contains(&FileType::from_raw_mode(stat.st_mode))
+        })
+    }
+
+    /// Ends what a crash has left under a hidden name: half of a file is removed, likewise what the volume has; else it is a
+    /// change of a program, and gets a name that is seen.
+    pub(super) fn clear(
+        &self,
+        (dir, name): (&[u8], &[u8]),
+        is_in_volume: impl FnOnce(&Stamp) -> bool,
+    ) -> Result<(), Failed> {
+        let at = self.act(|| Ok(self.open_at(dir, OFlags::DIRECTORY)?))?;
+        let found = self.act(|| look(&at, name))?;
+        let is_superfluous = name.starts_with(NEW) || is_in_volume(&found);
+        self.act(|| {
+            if is_superfluous {
+                unlinkat(&at, os(name), AtFlags::empty())?;
+            } else {
+                set_aside(&at, name, b"saved")?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes all that was written durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.as_user(|| Ok(rustix::fs::syncfs(self.open_at(b"", OFlags::DIRECTORY)?)?))
+    }
+
+    fn act<T>(&self, act: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
+        self.as_user(|| Ok(act()))?
+    }
+
+    fn make(
+        &self,
+        at: &OwnedFd,
+        part: &[u8],
+        new: New<'_>,
+        permissions: Permissions,
+        cancel: &AtomicBool,
+    ) -> Result<(), Failed> {
+        let (content, bytes, modified) = match new {
+            New::Link(target) => return Ok(symlinkat(os(target), at, os(part))?),
+            New::File(content, bytes, modified) => (content, bytes, modified),
+        };
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(at, os(part), flags, Mode::RUSR | Mode::WUSR)?);
+        fill(&file, content, bytes, cancel)?;
+        self.dress(&file, permissions)?;
+        // What could act for its owner is never given by others.
+        fchmod(&file, Mode::from_raw_mode(permissions.mode & 0o777))?;
+        let time = timespec(modified);
+        futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
+        // After a power cut it would be a change if it had less.
+        Ok(file.sync_data()?)
+    }
+
+    /// Gives a new file its owner, as far as this process may: in a directory of the superuser the one of the volume, and in
+    /// another one its owner.
+    fn dress(&self, file: impl std::os::fd::AsFd, permissions: Permissions) -> io::Result<()> {
+        if !self.is_root() {
+            return Ok(());
+        }
+        let top = fstat(self.open_at(b"", OFlags::DIRECTORY)?)?;
+        let (uid, gid) = match top.st_uid {
+            0 => (permissions.uid, permissions.gid),
+            uid => (uid, top.st_gid),
+        };
+        let is_id = |id: u32| id != u32::MAX;
+        if is_id(uid) && is_id(gid) {
+            fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        Ok(())
+    }
+}
+
+fn fill(
+    file: &File,
+    content: &mut dyn Read,
+    bytes: u64,
+    cancel: &AtomicBool,
+) -> Result<(), Failed> {
+    let (mut at, mut part) = (0, vec![0; PART_BYTES]);
+    loop {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Failed::Cancelled);
+        }
+        let count = content.read(&mut part).map_err(Failed::Content)?;
+        if count == 0 {
+            break;
+        }
+        // What is zero stays a hole.
+        if part[..count].iter().any(|&byte| byte != 0) {
+            file.write_all_at(&part[..count], at)?;
+        }
+        at += count as u64;
+    }
+    if at != bytes {
+        return Err(Failed::Content(io::ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(file.set_len(bytes)?)
+}
+
+/// Gives a file a name that is free. Otherwise the file is removed.
+fn place(at: &OwnedFd, temp: &[u8], name: &[u8]) -> Result<(), Failed> {
+    match rename_new(at, temp, name) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            drop_name(at, temp);
+            Err(if error == Errno::EXIST { Failed::Changed } else { error.into() })
+        }
+    }
+}
+
+/// Puts a file in the place of another one if that is the former one. Otherwise the new file is removed.
+fn exchange(
+    at: &OwnedFd,
+    temp: &[u8],
+    name: &[u8],
+    former: &Stamp,
+    own: &Stamp,
+) -> Result<(), Failed> {
+    let swap = || renameat_with(at, os(temp), at, os(name), RenameFlags::EXCHANGE);
+    let swapped = check(at, name, former).and_then(|()| match swap() {
+        Err(Errno::NOENT) => Err(Failed::Changed),
+        swapped => Ok(swapped?),
+    });
+    if let Err(failed) = swapped {
+        if !matches!(&failed, Failed::Disk(error) if error.raw_os_error() == Some(libc::EINVAL)) {
+            drop_name(at, temp);
+        }
+        return Err(failed);
+    }
+    let Err(failed) = check_out(at, temp, former) else {
+        drop_name(at, temp);
+        return Ok(());
+    };
+    // A program was faster. What it has made gets its name back.
+    for _ in 0..EXCHANGES_MAX {
+        if swap().is_err() {
+            break;
+        }
+        if look(at, temp).is_ok_and(|out| (out.dev, out.ino) == (own.dev, own.ino)) {
+            drop_name(at, temp);
+            return Err(failed);
+        }
+    }
+    set_aside(at, temp, name)?;
+    Err(failed)
+}
+
+/// Removes a file if it is the former one.
+fn take_out(at: &OwnedFd, name: &[u8], former: &Stamp) -> Result<(), Failed> {
+    match check(at, name, former) {
+        Err(Failed::Disk(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        checked => checked?,
+    }
+    let temp = hidden(OLD);
+    match rename_new(at, name, &temp) {
+        Err(Errno::NOENT) => return Ok(()),
+        renamed => renamed?,
+    }
+    let Err(failed) = check_out(at, &temp, former) else {
+        return Ok(unlinkat(at, os(&temp), AtFlags::empty())?);
+    };
+    if rename_new(at, &temp, name).is_err() {
+        set_aside(at, &temp, name)?;
+    }
+    Err(failed)
+}
+
+/// Makes sure that a file is the former one, and that no program has it open for writing.
+fn check(at: &OwnedFd, name: &[u8], former: &Stamp) -> Result<(), Failed> {
+    if look(at, name)? != *former {
+        return Err(Failed::Changed);
+    }
+    check_open(at, name)
+}
+
+/// Does the same for a file that was renamed since.
+fn check_out(at: &OwnedFd, name: &[u8], former: &Stamp) -> Result<(), Failed> {
+    if !is_same(&look(at, name)?, former) {
+        return Err(Failed::Changed);
+    }
+    check_open(at, name)
+}
+
+fn check_open(at: &OwnedFd, name: &[u8]) -> Result<(), Failed> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // A link has no content, and of what may not be read or has no leases nothing is known.
+    let Ok(file) = openat(at, os(name), flags, Mode::empty()) else { return Ok(()) };
+    match has_writer(&File::from(file)) {
+        Ok(true) => Err(Failed::Open),
+        _ => Ok(()),
+    }
+}
+
+/// Tells whether a file has not changed, except for its name.
+fn is_same(one: &Stamp, other: &Stamp) -> bool {
+    Stamp { changed: other.changed, ..*one } == *other
+}
+
+fn look(at: &OwnedFd, name: &[u8]) -> Result<Stamp, Failed> {
+    Ok(stamp(&statat(at, os(name), AtFlags::SYMLINK_NOFOLLOW)?))
+}
+
+/// Renames a file to a name that is free.
+fn rename_new(at: &OwnedFd, from: &[u8], to: &[u8]) -> Result<(), Errno> {
+    match renameat_with(at, os(from), at, os(to), RenameFlags::NOREPLACE) {
+        // Not every file system can say so.
+        Err(Errno::INVAL | Errno::NOSYS) if is_hidden(to) => renameat(at, os(from), at, os(to)),
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            linkat(at, os(from), at, os(to), AtFlags::empty())?;
+            unlinkat(at, os(from), AtFlags::empty())
+        }
+        renamed => renamed,
+    }
+}
+
+/// Gives a file a name that is free and is like another one.
+fn set_aside(at: &OwnedFd, from: &[u8], like: &[u8]) -> Result<Bytes, Errno> {
+    for number in 1..=ASIDE_MAX {
+        let end = format!(".conflict-{number}");
+        let like = &like[..like.len().min(NAME_BYTES_MAX - end.len())];
+        let name = [like, end.as_bytes()].concat();
+        match rename_new(at, from, &name) {
+            Ok(()) => return Ok(name),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+fn drop_name(at: &OwnedFd, name: &[u8]) {
+    // What stays is removed with the next comparison.
+    let _ = unlinkat(at, os(name), AtFlags::empty());
+}
+
+/// Returns a hidden name that no other file has.
+fn hidden(begin: &[u8]) -> Bytes {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let (process, number) = (std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
+    [begin, format!("{now:x}-{process:x}-{number:x}").as_bytes()].concat()
+}
+
+/// Returns the mode of a directory: its owner can always work in it.
+fn dir_mode(permissions: Permissions) -> Mode {
+    Mode::from_raw_mode(permissions.mode & 0o1777 | 0o700)
+}
+
+fn timespec(nanos: Nanos) -> Timespec {
+    const SECOND: i64 = 1_000_000_000;
+    Timespec { tv_sec: nanos.div_euclid(SECOND), tv_nsec: nanos.rem_euclid(SECOND) }
+}
+
+fn os(name: &[u8]) -> &OsStr {
+    OsStr::from_bytes(name)
+}
