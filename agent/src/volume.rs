@@ -5,6 +5,7 @@
 
 mod copies;
 mod failure;
+pub(crate) mod lend;
 mod point;
 mod shares;
 mod spread;
@@ -13,6 +14,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -37,6 +39,7 @@ use crate::mesh::Mesh;
 use crate::own_volume::OwnVolume;
 use crate::random;
 use crate::sys::outside::Outside;
+use lend::Lent;
 use shares::Shares;
 
 /// The files of the volume's directory that are not the volume's own.
@@ -76,6 +79,8 @@ enum Job {
     End(oneshot::Sender<anyhow::Result<()>>),
     /// The volume if it is open, and its mounts.
     Mounts(oneshot::Sender<anyhow::Result<Mounted>>),
+    /// The root of the mount at a path, for a user.
+    Lend(PathBuf, u32, oneshot::Sender<anyhow::Result<OwnedFd>>),
 }
 
 /// The volume if it is open, and where it is mounted.
@@ -184,6 +189,7 @@ struct Keeper {
     volume: Option<Arc<Volume>>,
     mounts: BTreeMap<PathBuf, (Wish, VolumeMount)>,
     shares: Shares,
+    lent: Lent,
     /// Keeper --open, mounted--> exporter
     own: OwnVolume,
 }
@@ -191,7 +197,8 @@ struct Keeper {
 impl Keeper {
     fn new(dir: PathBuf, hidden: Arc<Hidden>, node: Node, own: OwnVolume) -> Self {
         let shares = Shares::new(&dir, hidden);
-        Self { dir, node, volume: None, mounts: BTreeMap::new(), shares, own }
+        let lent = Lent::default();
+        Self { dir, node, volume: None, mounts: BTreeMap::new(), shares, lent, own }
     }
 
     fn serve(mut self, jobs: &mpsc::Receiver<Job>) {
@@ -235,6 +242,7 @@ impl Keeper {
                     self.forget_unmounted();
                     done.send(Ok((self.volume.clone(), self.status()))).is_ok()
                 }
+                Job::Lend(point, uid, done) => self.lend(&point, uid, done),
             };
         }
         for point in std::mem::take(&mut self.mounts).into_keys() {
@@ -370,6 +378,7 @@ impl Keeper {
         for point in gone {
             tracing::info!(point = %point.display(), "the volume was unmounted by other means");
             self.mounts.remove(&point);
+            self.lent.forget(&point);
             self.own.unmounted(&point);
         }
     }
@@ -398,6 +407,7 @@ impl Keeper {
             Err(error) => anyhow::bail!("failed to unmount {shown}: {error}"),
         }
         self.mounts.remove(point);
+        self.lent.forget(point);
         self.own.unmounted(point);
         tracing::info!(point = %shown, "the volume is unmounted");
         Ok(())
