@@ -16,6 +16,7 @@
 #![cfg_attr(test, allow(dead_code, reason = "the hooks are not exported in unit tests"))]
 
 mod call;
+mod cluster;
 mod environment;
 mod find;
 mod hide;
