@@ -28,7 +28,7 @@ pub(crate) use root::name;
 
 use crate::find::PathBuffer;
 use crate::next;
-use crate::session;
+use crate::session::volume_point;
 use crate::sys;
 
 /// No volume was mounted when the session was opened, or there is no session.
@@ -40,8 +40,6 @@ const UNKNOWN: u32 = 2;
 /// The mount is not visible.
 const HIDDEN: u32 = 3;
 
-/// The type of FUSE file systems in `statfs`.
-const FUSE: u64 = 0x6573_5546;
 /// Most links that are followed in a path, as for the kernel.
 const LINKS_MAX: usize = 40;
 const ENOENT: c_int = 2;
@@ -97,7 +95,7 @@ impl<T> Outcome for *mut T {
 
 /// Begins to consider the volume, if the session has one.
 pub(crate) fn begin() {
-    let Some(point) = point() else { return };
+    let Some(point) = volume_point() else { return };
     let names = point.split(|&byte| byte == b'/').filter_map(<[u8]>::first);
     let first = names.chain(b"./").fold(0, |bits, &byte| bits | bit(byte));
     FIRST.store(first, Ordering::Relaxed);
@@ -106,11 +104,6 @@ pub(crate) fn begin() {
 
 fn bit(byte: u8) -> u64 {
     1 << (byte & 63)
-}
-
-/// Returns the mount point.
-fn point() -> Option<&'static [u8]> {
-    session::current()?.page.volume_point()
 }
 
 /// Tells whether a path may lead to the volume, if a name in it begins with this byte.
@@ -123,7 +116,7 @@ fn may_begin(byte: u8) -> bool {
 pub(crate) fn is_hidden() -> bool {
     match STATE.load(Ordering::Relaxed) {
         UNKNOWN => {
-            let state = if point().is_some_and(is_visible) { VISIBLE } else { HIDDEN };
+            let state = if volume_point().is_some_and(is_visible) { VISIBLE } else { HIDDEN };
             STATE.store(state, Ordering::Relaxed);
             state == HIDDEN
         }
@@ -131,20 +124,13 @@ pub(crate) fn is_hidden() -> bool {
     }
 }
 
-/// Tells whether a FUSE file system is mounted at the mount point, also one that does not answer.
+/// Tells whether something is mounted at the mount point: the volume, or what somebody wants to be there instead.
 fn is_visible(point: &[u8]) -> bool {
-    let (mut buffer, mut above) = (PathBuffer::new(), PathBuffer::new());
-    let (Some(path), Some(above)) = (buffer.join(&[point]), above.join(&[point, b"/.."])) else {
-        return true;
-    };
-    match sys::file_system(path) {
-        // A container's own files may be on FUSE too.
-        Ok(FUSE) => match (sys::stat(path), sys::stat(above)) {
-            (Ok(at), Ok(above)) => at.dev != above.dev,
-            _ => true,
-        },
-        Ok(_) | Err(ENOENT | ENOTDIR) => false,
-        Err(_) => true,
+    let mut buffer = PathBuffer::new();
+    let Some(path) = buffer.join(&[point]) else { return true };
+    match sys::identity(sys::AT_FDCWD, path) {
+        Ok(found) => found.is_mount,
+        Err(error) => !matches!(error, ENOENT | ENOTDIR),
     }
 }
 
@@ -154,7 +140,7 @@ fn is_visible(point: &[u8]) -> bool {
 /// If `call` tells that it has failed, it may be called again with the path to which an absolute link leads.
 #[inline(never)]
 fn at(from: c_int, path: &CStr, call: Call<'_>) -> bool {
-    let Some(point) = point() else { return false };
+    let Some(point) = volume_point() else { return false };
     match place::of(path, point) {
         Place::Elsewhere => false,
         _ if !is_hidden() => false,
@@ -169,9 +155,8 @@ fn is_directory(from: c_int, path: Option<&[u8]>) -> bool {
     let Some(path) = path else { return true };
     let mut buffer = PathBuffer::new();
     let slash: &[u8] = if path.is_empty() { b"/" } else { b"" };
-    let wanted = buffer.join(&[path, slash]).and_then(|path| sys::stat(path).ok());
-    let found = if from == sys::AT_FDCWD { sys::stat(c".") } else { sys::fstat(from) };
-    wanted.zip(found.ok()).is_some_and(|(one, other)| (one.dev, one.ino) == (other.dev, other.ino))
+    let wanted = buffer.join(&[path, slash]).and_then(|it| sys::identity(sys::AT_FDCWD, it).ok());
+    wanted.is_some() && wanted == sys::identity(from, c"").ok()
 }
 
 /// Calls with a path relative to the mount's root.
@@ -223,9 +208,14 @@ fn resolved(root: c_int, path: &CStr, point: &[u8], call: Call<'_>) -> bool {
 
 /// Calls with a path that stays in the volume, and again if an absolute link has led to where the volume is not mounted.
 fn within(root: c_int, rest: &CStr, point: &[u8], call: Call<'_>) {
-    if call(root, rest) {
-        follow(root, rest, point, call);
-        root::check_failure();
+    if !call(root, rest) {
+        return;
+    }
+    match root::another() {
+        Some(another) => {
+            call(another, rest);
+        }
+        None => follow(root, rest, point, call),
     }
 }
 

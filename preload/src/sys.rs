@@ -44,7 +44,11 @@ const FACCESSAT2: usize = 439;
 const FACCESSAT: usize = 269;
 const EXECVEAT: usize = 322;
 const READLINKAT: usize = 267;
-const STATFS: usize = 137;
+const STATX: usize = 332;
+const STATX_INO: usize = 0x100;
+const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+const AT_NO_AUTOMOUNT: c_int = 0x800;
+const AT_STATX_DONT_SYNC: c_int = 0x4000;
 const GETCWD: usize = 79;
 const FCHDIR: usize = 81;
 const FCNTL: usize = 72;
@@ -204,14 +208,25 @@ pub(crate) fn has_capabilities(path: &CStr) -> bool {
     unsafe { call(GETXATTR, arguments) }.is_ok_and(|length| length > 0)
 }
 
-/// Returns the type of the file system at a path.
-pub(crate) fn file_system(path: &CStr) -> Result<u64, c_int> {
-    // The kernel's `struct statfs`, whose first word is the type.
-    let mut found = [0_u64; 15];
-    let arguments = [text(path), found.as_mut_ptr().addr(), 0, 0, 0, 0];
+/// What a file is, as the kernel knows it without asking who serves its file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    /// Whether something is mounted there.
+    pub(crate) is_mount: bool,
+}
+
+/// Identifies the file at a path relative to a directory, following links; of an empty path, the directory.
+pub(crate) fn identity(directory: c_int, path: &CStr) -> Result<Identity, c_int> {
+    // The kernel's `struct statx`: attributes at 8, inode at 32, the device's numbers at 136 and 140.
+    let mut found = [0_u64; 32];
+    let flags = word(AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC);
+    let arguments = [word(directory), text(path), flags, STATX_INO, found.as_mut_ptr().addr(), 0];
     // SAFETY: path and buffer are live, and the buffer has the kernel's size.
-    unsafe { call(STATFS, arguments) }?;
-    Ok(found[0])
+    unsafe { call(STATX, arguments) }?;
+    let is_mount = found[1] & STATX_ATTR_MOUNT_ROOT != 0;
+    Ok(Identity { device: found[17], inode: found[4], is_mount })
 }
 
 /// Writes the working directory and a NUL; returns it.

@@ -2,8 +2,9 @@
 
 use core::ffi::{CStr, c_int};
 
-use super::{is_hidden, point, root};
+use super::{is_hidden, root};
 use crate::find::{self, PathBuffer};
+use crate::session::volume_point;
 use crate::sys;
 
 /// What the kernel writes before a path whose mount is in another namespace.
@@ -17,11 +18,10 @@ pub(super) fn inside(directory: c_int, room: &mut PathBuffer) -> Option<&[u8]> {
             return None;
         }
         root::get().ok()?;
-        return sys::stat(c".").is_ok_and(|found| root::is_on(&found)).then_some(inside);
+        return root::has(directory, c"").then_some(inside);
     }
     root::get().ok()?;
-    let is_on = sys::fstat(directory).is_ok_and(|found| root::is_on(&found));
-    if is_on { find::read_descriptor(directory, room) } else { None }
+    if root::has(directory, c"") { find::read_descriptor(directory, room) } else { None }
 }
 
 /// Writes the path of the working directory. Returns `None` where the next function knows it better.
@@ -40,14 +40,13 @@ pub(super) fn real<'b>(
     buffer: &'b mut PathBuffer,
 ) -> Result<Option<&'b CStr>, c_int> {
     let fd = sys::open_at(directory, path, sys::O_PATH)?;
-    let is_on = sys::fstat(fd).is_ok_and(|found| root::is_on(&found));
     let mut room = PathBuffer::new();
-    let found = if is_on { find::read_descriptor(fd, &mut room) } else { None };
+    let found = if root::has(fd, c"") { find::read_descriptor(fd, &mut room) } else { None };
     sys::close(fd);
     Ok(found.and_then(|inside| joined(inside, buffer)))
 }
 
 fn joined<'b>(inside: &[u8], buffer: &'b mut PathBuffer) -> Option<&'b CStr> {
     let inside = if inside == b"/" { b"" } else { inside };
-    buffer.join(&[point()?, inside])
+    buffer.join(&[volume_point()?, inside])
 }

@@ -35,14 +35,15 @@ pub(super) fn get() -> Result<c_int, Lack> {
     ask()
 }
 
-/// Tells whether a file lies in the volume, by its device.
-pub(super) fn is_on(stat: &sys::Stat) -> bool {
-    stat.dev == DEVICE.load(Ordering::Relaxed)
+/// Tells whether a directory's file lies in the volume, by its device; of an empty path, the directory itself.
+pub(super) fn has(directory: c_int, path: &CStr) -> bool {
+    let found = sys::identity(directory, path);
+    found.is_ok_and(|found| found.device == DEVICE.load(Ordering::Relaxed))
 }
 
 fn is_root(fd: c_int) -> bool {
     let root = (DEVICE.load(Ordering::Relaxed), INODE.load(Ordering::Relaxed));
-    sys::fstat(fd).is_ok_and(|found| (found.dev, found.ino) == root)
+    sys::identity(fd, c"").is_ok_and(|found| (found.device, found.inode) == root)
 }
 
 fn ask() -> Result<c_int, Lack> {
@@ -66,19 +67,22 @@ fn lent() -> Result<c_int, Lack> {
     let higher = NUMBERS.into_iter().find_map(|least| sys::duplicate(fd, least));
     sys::close(fd);
     let root = higher.ok_or(Lack::Unreachable)?;
-    let found = sys::fstat(root).map_err(|_| Lack::Unreachable)?;
-    DEVICE.store(found.dev, Ordering::Relaxed);
-    INODE.store(found.ino, Ordering::Relaxed);
+    let found = sys::identity(root, c"").map_err(|_| Lack::Unreachable)?;
+    DEVICE.store(found.device, Ordering::Relaxed);
+    INODE.store(found.inode, Ordering::Relaxed);
     // Of two threads that ask at once, one keeps a descriptor that nobody uses again: closing it could close one in use.
     DESCRIPTOR.store(root, Ordering::Relaxed);
     Ok(root)
 }
 
-/// Forgets the root if the call that has just failed has found that its agent is gone: another may have mounted the volume.
-pub(super) fn check_failure() {
-    if next::errno() == ENOTCONN {
-        DESCRIPTOR.store(NONE, Ordering::Relaxed);
+/// Returns another root if the call that has just failed has found that the agent of the known one is gone: the next agent may
+/// have mounted the volume.
+pub(super) fn another() -> Option<c_int> {
+    if next::errno() != ENOTCONN {
+        return None;
     }
+    DESCRIPTOR.store(NONE, Ordering::Relaxed);
+    get().ok()
 }
 
 /// Writes a path by which `rest` is found below a directory, for which `/proc` is needed. Where there is none, it is empty.
