@@ -53,7 +53,7 @@ use crate::sys::realm;
 use crate::sys::rights::Rights;
 use crate::sys::view::View;
 use crate::vital::Vital;
-use crate::volume::{VolumeHandle, lend};
+use crate::volume::{VolumeHandle, answer};
 use crate::wire::VERSION;
 use crate::wire::joining::BrokerPlace;
 use crate::{machine, origin, own, random};
@@ -342,7 +342,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
             match visit {
                 Visit::Hello(visitor, hello) => origin::walk(walks, visitor, hello).await,
                 Visit::Request(visitor, first) => api.talk(visitor, first).await,
-                Visit::Root(visitor, point) => lend::answer(&lender, visitor, point).await,
+                Visit::Root(visitor, point) => answer::lend(&lender, visitor, point).await,
             }
         }
     };

@@ -3,9 +3,10 @@
 //! A thread of its own does so, because opening a volume and mounting wait for disks and the kernel. [`work`] does what takes
 //! long, on other threads; [`point`] checks where the volume is to be mounted.
 
+pub(crate) mod answer;
 mod copies;
 mod failure;
-pub(crate) mod lend;
+mod lend;
 mod point;
 mod shares;
 mod spread;
@@ -170,6 +171,11 @@ impl VolumeHandle {
         self.mesh.conflicts()
     }
 
+    /// Returns the root of the volume mounted at a point, for a user.
+    async fn lend(&self, point: PathBuf, uid: u32) -> anyhow::Result<OwnedFd> {
+        self.ask(|done| Job::Lend(point, uid, done)).await
+    }
+
     async fn ask<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<anyhow::Result<T>>) -> Job,
@@ -242,7 +248,9 @@ impl Keeper {
                     self.forget_unmounted();
                     done.send(Ok((self.volume.clone(), self.status()))).is_ok()
                 }
-                Job::Lend(point, uid, done) => self.lend(&point, uid, done),
+                Job::Lend(point, uid, done) => {
+                    done.is_closed() || done.send(self.lend(&point, uid)).is_ok()
+                }
             };
         }
         for point in std::mem::take(&mut self.mounts).into_keys() {
@@ -291,6 +299,16 @@ impl Keeper {
         self.mounts.insert(point.to_owned(), (wish, mount));
         tracing::info!(point = %shown, "the volume is mounted");
         Ok(())
+    }
+
+    fn lend(&mut self, point: &Path, uid: u32) -> anyhow::Result<OwnedFd> {
+        self.forget_unmounted();
+        anyhow::ensure!(
+            self.mounts.contains_key(point),
+            "the volume is not mounted at {}: mount it with 'oswalk mount'",
+            point.display()
+        );
+        self.lent.root(point, uid)
     }
 
     fn share(&mut self, dir: Vec<u8>, name: Vec<u8>) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::Test;
 use crate::interrupts::wait_until;
 use crate::lab::Lab;
+use crate::nodes;
 use crate::run::{Run, seconds};
 use crate::volumes::Mounted;
 
@@ -110,7 +111,7 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn new(volume: Mounted<'a>) -> Result<Self, String> {
         let dir = volume.point().join("t");
-        volume.done("origin", "mkdir t")?;
+        volume.done("origin", "rm -rf t secret inside; mkdir t")?;
         Ok(Self { volume, dir })
     }
 
@@ -145,7 +146,7 @@ impl<'a> Place<'a> {
             }
             let run = if is_mounted { self.natively(script) } else { self.unmounted(script) }?;
             let tree = self.volume.done("origin", &format!("cd t; {TREE}"))?;
-            seen.push((run.to_string(), tree));
+            seen.push((run.status, run.out(), run.err(), tree));
         }
         let differs = seen[0] != seen[1];
         Ok(differs.then(|| format!("on the mount: {:#?}\nwithout it: {:#?}", seen[0], seen[1])))
@@ -197,16 +198,23 @@ fn restarted(lab: &Lab) -> Result<(), String> {
     let place = Place::new(Mounted::new(up, "unmounted restarted")?)?;
     let signs = up.fresh("unmounted restarted signs")?;
     let shown = signs.display();
+    // The session's page ends with the agent: what the shell executes afterwards does not reach the volume.
     let script = format!(
-        "echo before > $P/f; > {shown}/ready; until [ -e {shown}/go ]; do sleep 0.05; done; \
-         until echo after >> $P/f; do sleep 0.05; done 2> {shown}/errors; cd $P && cat f"
+        "echo before > $P/f; > {shown}/ready; until [ -e {shown}/go ]; do sleep 0.05; done; echo after >> $P/f; cd $P; \
+         mapfile -t < f; echo ${{MAPFILE[@]}} in ${{PWD##*/}}"
     );
     let started = place.volume.start("origin", &place.hiding(&script))?;
     wait_until("the shell writes", || signs.join("ready").exists())?;
-    up.restart("origin")?;
+    // Only the agent: the lab would kill the shell too.
+    let pid = fs::read_to_string(up.state("origin").join("pid")).map_err(|it| it.to_string())?;
+    let mut kill = up.command("kill");
+    kill.arg("-KILL").arg(pid.trim());
+    Run::of(kill, seconds(5))?;
+    up.lab(&["heal", "origin"])?;
+    nodes::all_join(up, &["origin"])?;
     fs::write(signs.join("go"), "").map_err(|error| error.to_string())?;
     let run = started.wait(seconds(60))?;
-    if run.out() == "before\nafter\n" { Ok(()) } else { Err(run.to_string()) }
+    if run.out() == "before after in t\n" { Ok(()) } else { Err(run.to_string()) }
 }
 
 fn chroot(lab: &Lab) -> Result<(), String> {

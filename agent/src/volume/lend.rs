@@ -4,24 +4,15 @@
 //! the program does below the mount point relative to it: the kernel then checks the program's own rights.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::oneshot;
-use worknode::door::Kind;
 
-use super::{Job, Keeper, VolumeHandle};
-use crate::door::Visitor;
 use crate::sys::lent;
 
-/// Longest wait for the thread that mounts, which may be busy: below the preload library's own.
-const LEND_MAX: Duration = Duration::from_millis(1500);
 /// Lets others search a directory.
 const OTHERS_SEARCH: u32 = 0o001;
 /// May search every directory.
@@ -36,7 +27,18 @@ const COPIES_MAX: usize = 64;
 pub(super) struct Lent(BTreeMap<(PathBuf, u32), OwnedFd>);
 
 impl Lent {
-    fn root(&mut self, point: &Path, uid: u32) -> io::Result<OwnedFd> {
+    /// Returns the root of what is mounted at a point, for a user who could reach it by its path.
+    pub(super) fn root(&mut self, point: &Path, uid: u32) -> anyhow::Result<OwnedFd> {
+        check_way(point, uid)?;
+        self.copy(point, uid).with_context(|| {
+            format!(
+                "failed to copy the mount {}: only an agent that runs as root on Linux 5.12 or newer can lend it",
+                point.display()
+            )
+        })
+    }
+
+    fn copy(&mut self, point: &Path, uid: u32) -> io::Result<OwnedFd> {
         let key = (point.to_owned(), uid);
         if let Some(known) = self.0.get(&key).filter(|known| lent::check_is_top(known).is_ok()) {
             return known.try_clone();
@@ -50,53 +52,6 @@ impl Lent {
     /// Forgets what is not mounted any more.
     pub(super) fn forget(&mut self, point: &Path) {
         self.0.retain(|(at, _), _| at != point);
-    }
-}
-
-/// Answers a process that asks for the root of the volume mounted at a path.
-pub(crate) async fn answer(volume: &VolumeHandle, mut visitor: Visitor, point: Vec<u8>) {
-    let point = PathBuf::from(OsString::from_vec(point));
-    let lent = volume.ask(|done| Job::Lend(point, visitor.who.uid, done));
-    let Ok(lent) = tokio::time::timeout(LEND_MAX, lent).await else {
-        // Without an answer the asker tries again.
-        tracing::warn!("the volume was not lent in time: the thread that mounts is busy");
-        return;
-    };
-    // The asker may be gone.
-    let _ = match lent {
-        Ok(root) => visitor.writer.send_descriptor(Kind::Root, &root),
-        Err(error) => {
-            tracing::debug!("the volume is not lent: {error:#}");
-            visitor.writer.send(Kind::Failed, 0, format!("{error:#}").as_bytes()).await
-        }
-    };
-}
-
-impl Keeper {
-    /// Does a [`Job::Lend`] for somebody who may have gone.
-    pub(super) fn lend(
-        &mut self,
-        point: &Path,
-        uid: u32,
-        done: oneshot::Sender<anyhow::Result<OwnedFd>>,
-    ) -> bool {
-        done.is_closed() || done.send(self.root(point, uid)).is_ok()
-    }
-
-    fn root(&mut self, point: &Path, uid: u32) -> anyhow::Result<OwnedFd> {
-        self.forget_unmounted();
-        anyhow::ensure!(
-            self.mounts.contains_key(point),
-            "the volume is not mounted at {}: mount it with 'oswalk mount'",
-            point.display()
-        );
-        check_way(point, uid)?;
-        self.lent.root(point, uid).with_context(|| {
-            format!(
-                "failed to copy the mount {}: only an agent that runs as root on Linux 5.12 or newer can lend it",
-                point.display()
-            )
-        })
     }
 }
 
