@@ -11,8 +11,9 @@ use worknode::reason::Reason;
 
 use crate::cluster::{self, Script};
 use crate::environment::{self, Need, Replacement};
-use crate::find::{self, Behind, PathBuffer};
+use crate::find::{self, Behind};
 use crate::next::{self, Spawn};
+use crate::path::PathBuffer;
 use crate::response::{self, Files};
 use crate::scratch;
 use crate::session::{self, Session};

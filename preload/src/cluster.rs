@@ -23,11 +23,11 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ask::Lack;
 use place::Place;
-pub(crate) use program::{Script, script};
+pub(crate) use program::Script;
 pub(crate) use root::name;
 
-use crate::find::PathBuffer;
 use crate::next;
+use crate::path::PathBuffer;
 use crate::session::volume_point;
 use crate::sys;
 
@@ -260,4 +260,15 @@ pub(crate) fn is_inside(path: &CStr) -> bool {
     STATE.load(Ordering::Relaxed) > VISIBLE
         && find(sys::AT_FDCWD, path, |directory, _| Some(directory != sys::AT_FDCWD)).flatten()
             == Some(true)
+}
+
+/// Returns the interpreter of the file at a path, if it is a script that may be executed.
+pub(crate) fn script(path: &CStr) -> Option<Script> {
+    if !look(path, sys::may_execute_at) {
+        return None;
+    }
+    let fd = look(path, |directory, path| sys::open_at(directory, path, sys::O_RDONLY)).ok()?;
+    let script = program::read_from(fd);
+    sys::close(fd);
+    script
 }

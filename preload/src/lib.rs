@@ -22,6 +22,7 @@ mod find;
 mod hide;
 mod hooks;
 mod next;
+mod path;
 mod response;
 mod scratch;
 mod session;

@@ -2,8 +2,8 @@
 
 use core::ffi::{CStr, c_int};
 
-use super::{is_hidden, root};
-use crate::find::{self, PathBuffer};
+use super::root;
+use crate::path::{self, PathBuffer};
 use crate::session::volume_point;
 use crate::sys;
 
@@ -14,14 +14,11 @@ const ELSEWHERE: &[u8] = b"(unreachable)";
 pub(super) fn inside(directory: c_int, room: &mut PathBuffer) -> Option<&[u8]> {
     if directory == sys::AT_FDCWD {
         let inside = sys::working_directory(room.room()).ok()?.strip_prefix(ELSEWHERE)?;
-        if !is_hidden() {
-            return None;
-        }
         root::get().ok()?;
         return root::has(directory, c"").then_some(inside);
     }
     root::get().ok()?;
-    if root::has(directory, c"") { find::read_descriptor(directory, room) } else { None }
+    if root::has(directory, c"") { path::read_descriptor(directory, room) } else { None }
 }
 
 /// Writes the path of the working directory. Returns `None` where the next function knows it better.
@@ -41,7 +38,7 @@ pub(super) fn real<'b>(
 ) -> Result<Option<&'b CStr>, c_int> {
     let fd = sys::open_at(directory, path, sys::O_PATH)?;
     let mut room = PathBuffer::new();
-    let found = if root::has(fd, c"") { find::read_descriptor(fd, &mut room) } else { None };
+    let found = if root::has(fd, c"") { path::read_descriptor(fd, &mut room) } else { None };
     sys::close(fd);
     Ok(found.and_then(|inside| joined(inside, buffer)))
 }

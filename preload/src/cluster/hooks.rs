@@ -12,8 +12,8 @@ use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::sync::atomic::Ordering;
 
 use super::{Outcome, STATE, VISIBLE, find, root};
-use crate::find::PathBuffer;
 use crate::next::{self, Function};
+use crate::path::PathBuffer;
 use crate::strings::text;
 use crate::sys;
 

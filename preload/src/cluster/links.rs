@@ -3,7 +3,7 @@
 use core::ffi::{CStr, c_int};
 
 use super::place::{self, Place};
-use crate::find::PathBuffer;
+use crate::path::PathBuffer;
 use crate::sys;
 
 /// Replaces the first link in a path, relative to the mount's root, whose target lies below the mount point, by that target.

@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use crate::find::PathBuffer;
+use crate::path::PathBuffer;
 
 /// Where a path leads, as far as its text says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

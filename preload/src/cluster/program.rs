@@ -1,9 +1,8 @@
 //! Scripts in the volume. Their interpreters would be given a name of this process's descriptor, which is closed by then:
 //! the interpreter is executed instead, with the script's path.
 
-use core::ffi::CStr;
+use core::ffi::{CStr, c_int};
 
-use super::look;
 use crate::sys;
 
 /// Bytes of a script's first line that count, as for the kernel.
@@ -32,15 +31,10 @@ impl Script {
     }
 }
 
-/// Returns the interpreter of the file at a path, if it is a script that may be executed.
-pub(crate) fn script(path: &CStr) -> Option<Script> {
-    if !look(path, sys::may_execute_at) {
-        return None;
-    }
-    let fd = look(path, |directory, path| sys::open_at(directory, path, sys::O_RDONLY)).ok()?;
+/// Returns the interpreter of the file behind a descriptor, if it is a script.
+pub(super) fn read_from(fd: c_int) -> Option<Script> {
     let mut line = [0; LINE_BYTES + 1];
     let length = sys::read_at(fd, &mut line[..LINE_BYTES], 0);
-    sys::close(fd);
     read(line, length.ok()?)
 }
 

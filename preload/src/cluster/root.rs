@@ -5,8 +5,8 @@ use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use super::ask::{self, Lack};
-use crate::find::PathBuffer;
 use crate::next;
+use crate::path::PathBuffer;
 use crate::session;
 use crate::sys;
 
@@ -94,7 +94,7 @@ fn written<'b>(root: c_int, rest: &CStr, buffer: &'b mut PathBuffer) -> Option<&
     if root == sys::AT_FDCWD {
         return buffer.join(&[rest.to_bytes()]);
     }
-    let name = crate::find::name_of_descriptor(root)?;
+    let name = crate::path::name_of_descriptor(root)?;
     let name = CStr::from_bytes_until_nul(&name).ok()?;
     buffer.join(&[name.to_bytes(), b"/", rest.to_bytes()])
 }
