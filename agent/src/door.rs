@@ -1,4 +1,4 @@
-//! The door: the unix socket to which stubs and `oswalk` connect.
+//! The door: the unix socket to which stubs, `oswalk` and programs that cannot see a mounted volume connect.
 
 mod connection;
 mod guests;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::io::unix::AsyncFd;
-use worknode::door::{self, HELLO_BYTES_MAX, Kind};
+use worknode::door::{self, HELLO_BYTES_MAX, Kind, ROOT_BYTES_MAX};
 use worknode::id::NodeId;
 use worknode::principal::Principal;
 
@@ -44,6 +44,8 @@ pub(crate) enum Visit {
     Hello(Visitor, Vec<u8>),
     /// `oswalk` with its request.
     Request(Visitor, Vec<u8>),
+    /// A program that cannot see the mount at a path.
+    Root(Visitor, Vec<u8>),
 }
 
 /// The door's socket, and a link in the state directory that leads to it.
@@ -137,6 +139,9 @@ where
         }
         Kind::Request => {
             receive(Visit::Request(Visitor { pid, who, reader, writer, guest }, payload)).await;
+        }
+        Kind::Root if payload.len() <= ROOT_BYTES_MAX => {
+            receive(Visit::Root(Visitor { pid, who, reader, writer, guest }, payload)).await;
         }
         _ => {
             writer.send(Kind::Failed, 0, b"the first frame must be a hello or a request").await;

@@ -53,7 +53,7 @@ use crate::sys::realm;
 use crate::sys::rights::Rights;
 use crate::sys::view::View;
 use crate::vital::Vital;
-use crate::volume::VolumeHandle;
+use crate::volume::{VolumeHandle, answer};
 use crate::wire::VERSION;
 use crate::wire::joining::BrokerPlace;
 use crate::{machine, origin, own, random};
@@ -336,12 +336,14 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         reached_at,
         state: state.to_owned(),
     });
+    let lender = volume.clone();
     let receive = move |visit| {
-        let (api, walks) = (Rc::clone(&api), Rc::clone(&walks));
+        let (api, walks, lender) = (Rc::clone(&api), Rc::clone(&walks), lender.clone());
         async move {
             match visit {
                 Visit::Hello(visitor, hello) => origin::walk(walks, visitor, hello).await,
                 Visit::Request(visitor, first) => api.talk(visitor, first).await,
+                Visit::Root(visitor, point) => answer::lend(&lender, visitor, point).await,
             }
         }
     };

@@ -6,6 +6,7 @@ pub(crate) mod fds;
 mod filter;
 mod groups;
 pub(crate) mod launcher;
+pub(crate) mod lent;
 pub(crate) mod orders;
 pub(crate) mod outside;
 pub(crate) mod peer;

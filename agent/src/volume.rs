@@ -3,8 +3,10 @@
 //! A thread of its own does so, because opening a volume and mounting wait for disks and the kernel. [`work`] does what takes
 //! long, on other threads; [`point`] checks where the volume is to be mounted.
 
+pub(crate) mod answer;
 mod copies;
 mod failure;
+mod lend;
 mod point;
 mod shares;
 mod spread;
@@ -13,6 +15,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -37,6 +40,7 @@ use crate::mesh::Mesh;
 use crate::own_volume::OwnVolume;
 use crate::random;
 use crate::sys::outside::Outside;
+use lend::Lent;
 use shares::Shares;
 
 /// The files of the volume's directory that are not the volume's own.
@@ -76,6 +80,8 @@ enum Job {
     End(oneshot::Sender<anyhow::Result<()>>),
     /// The volume if it is open, and its mounts.
     Mounts(oneshot::Sender<anyhow::Result<Mounted>>),
+    /// The root of the mount at a path, for a user.
+    Lend(PathBuf, u32, oneshot::Sender<anyhow::Result<OwnedFd>>),
 }
 
 /// The volume if it is open, and where it is mounted.
@@ -165,6 +171,11 @@ impl VolumeHandle {
         self.mesh.conflicts()
     }
 
+    /// Returns the root of the volume mounted at a point, for a user.
+    async fn lend(&self, point: PathBuf, uid: u32) -> anyhow::Result<OwnedFd> {
+        self.ask(|done| Job::Lend(point, uid, done)).await
+    }
+
     async fn ask<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<anyhow::Result<T>>) -> Job,
@@ -184,6 +195,7 @@ struct Keeper {
     volume: Option<Arc<Volume>>,
     mounts: BTreeMap<PathBuf, (Wish, VolumeMount)>,
     shares: Shares,
+    lent: Lent,
     /// Keeper --open, mounted--> exporter
     own: OwnVolume,
 }
@@ -191,7 +203,8 @@ struct Keeper {
 impl Keeper {
     fn new(dir: PathBuf, hidden: Arc<Hidden>, node: Node, own: OwnVolume) -> Self {
         let shares = Shares::new(&dir, hidden);
-        Self { dir, node, volume: None, mounts: BTreeMap::new(), shares, own }
+        let lent = Lent::default();
+        Self { dir, node, volume: None, mounts: BTreeMap::new(), shares, lent, own }
     }
 
     fn serve(mut self, jobs: &mpsc::Receiver<Job>) {
@@ -234,6 +247,9 @@ impl Keeper {
                 Job::Mounts(done) => {
                     self.forget_unmounted();
                     done.send(Ok((self.volume.clone(), self.status()))).is_ok()
+                }
+                Job::Lend(point, uid, done) => {
+                    done.is_closed() || done.send(self.lend(&point, uid)).is_ok()
                 }
             };
         }
@@ -283,6 +299,16 @@ impl Keeper {
         self.mounts.insert(point.to_owned(), (wish, mount));
         tracing::info!(point = %shown, "the volume is mounted");
         Ok(())
+    }
+
+    fn lend(&mut self, point: &Path, uid: u32) -> anyhow::Result<OwnedFd> {
+        self.forget_unmounted();
+        anyhow::ensure!(
+            self.mounts.contains_key(point),
+            "the volume is not mounted at {}: mount it with 'oswalk mount'",
+            point.display()
+        );
+        self.lent.root(point, uid)
     }
 
     fn share(&mut self, wish: shares::Wish) -> anyhow::Result<()> {
@@ -370,6 +396,7 @@ impl Keeper {
         for point in gone {
             tracing::info!(point = %point.display(), "the volume was unmounted by other means");
             self.mounts.remove(&point);
+            self.lent.forget(&point);
             self.own.unmounted(&point);
         }
     }
@@ -398,6 +425,7 @@ impl Keeper {
             Err(error) => anyhow::bail!("failed to unmount {shown}: {error}"),
         }
         self.mounts.remove(point);
+        self.lent.forget(point);
         self.own.unmounted(point);
         tracing::info!(point = %shown, "the volume is unmounted");
         Ok(())

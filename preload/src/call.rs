@@ -3,16 +3,19 @@
 //! The only unsafe operations pass the caller's pointers to the next function.
 #![expect(unsafe_code, reason = "makes the real calls")]
 
-use core::ffi::{CStr, c_int};
+use core::ffi::{CStr, c_char, c_int};
 
 use worknode::page::Page;
 use worknode::policy::{self, Verdict};
 use worknode::reason::Reason;
 
+use crate::cluster::{self, Script};
 use crate::environment::{self, Need, Replacement};
-use crate::find::{self, Behind, PathBuffer};
+use crate::find::{self, Behind};
 use crate::next::{self, Spawn};
+use crate::path::PathBuffer;
 use crate::response::{self, Files};
+use crate::scratch;
 use crate::session::{self, Session};
 use crate::strings::Strings;
 use crate::sys;
@@ -74,6 +77,7 @@ impl Call<'_> {
 
     fn act(&self, session: &Session, behind: Behind<'_>) -> c_int {
         match behind {
+            Behind::Path(path) if cluster::is_inside(path) => self.in_cluster(session, path),
             Behind::Path(path) => match decide(&session.page, path, self.argv, self.envp) {
                 Decision::Leave => self.original(None),
                 Decision::Stay(reason) => self.stay(session, path.to_bytes(), reason),
@@ -85,6 +89,50 @@ impl Call<'_> {
             }
             Behind::Error => self.original(None),
         }
+    }
+
+    /// Executes a program of the cluster's file system, which is not mounted here: it stays, since the stub would not find it.
+    /// Not inlined, because of its buffers.
+    #[inline(never)]
+    fn in_cluster(&self, session: &Session, path: &CStr) -> c_int {
+        let how = match self.how {
+            How::Spawn { spawn, .. } => {
+                How::Spawn { spawn: Spawn { search: false, ..spawn }, path }
+            }
+            _ => How::Execve { path },
+        };
+        let call = Call { how, argv: self.argv, envp: self.envp };
+        if let Some(script) = cluster::script(path)
+            && !cluster::script(script.interpreter())
+                .is_some_and(|_| cluster::is_inside(script.interpreter()))
+        {
+            return call.interpret(&script, path).unwrap_or_else(|| next::fail(sys::E2BIG));
+        }
+        match decide(&session.page, path, self.argv, self.envp) {
+            Decision::Leave => call.original(None),
+            Decision::Stay(reason) => call.stay(session, path.to_bytes(), reason),
+            Decision::Walk => call.stay(session, path.to_bytes(), Reason::NotExported),
+        }
+    }
+
+    /// Executes the interpreter of a script, as the kernel would. Returns `None` if there are too many arguments.
+    fn interpret(&self, script: &Script, path: &CStr) -> Option<c_int> {
+        let interpreter = script.interpreter();
+        let words = [Some(interpreter), script.argument(), Some(path)];
+        let rest = self.argv.iter().skip(1);
+        let count = words.iter().flatten().count() + self.argv.count() + 1;
+        scratch::with(count, 0, |scratch| {
+            let all = words.into_iter().flatten().chain(rest);
+            scratch.pointers.iter_mut().zip(all).for_each(|(slot, word)| *slot = word.as_ptr());
+            // SAFETY: the array ends with a null, and its strings live as long as this call.
+            let argv = unsafe { Strings::new(scratch.pointers.as_ptr()) };
+            let how = match self.how {
+                How::Spawn { spawn, .. } => How::Spawn { spawn, path: interpreter },
+                _ => How::Execve { path: interpreter },
+            };
+            // SAFETY: the interpreter's path, and arguments derived from the caller's (see `make`).
+            unsafe { Call { how, argv, envp: self.envp }.make() }
+        })
     }
 
     /// Finds a path that executes the same file from the same working directory.
@@ -127,8 +175,9 @@ impl Call<'_> {
     fn execute_here(&self, session: &Session, path: &[u8], reason: Reason) -> c_int {
         // A foreign loader would print a warning about the library. A program that executes nothing
         // does not need it, and loading it is the largest cost of a stay.
-        let usable =
-            reason != Reason::Foreign && !policy::executes_nothing(path) && session.is_reachable();
+        let usable = reason != Reason::Foreign
+            && (!policy::executes_nothing(path) || cluster::is_hidden())
+            && session.is_reachable();
         let need = if usable { Need::Preload } else { Need::NoPreload };
         let original = |environment| self.original(environment);
         match environment::with(session, self.envp, need, &original) {
@@ -159,6 +208,9 @@ impl Call<'_> {
     fn original(&self, environment: Replacement) -> c_int {
         let argv = self.argv.as_ptr();
         let envp = environment.unwrap_or(self.envp.as_ptr());
+        if let Some(result) = self.original_in_cluster(envp) {
+            return result;
+        }
         // SAFETY: the caller's arguments, or an environment derived from them (see `make`).
         unsafe {
             match self.how {
@@ -177,6 +229,27 @@ impl Call<'_> {
                 How::Spawn { spawn, path } => next::spawn(spawn, path.as_ptr(), argv, envp),
             }
         }
+    }
+
+    /// Makes the original call if its path leads to the cluster's file system, which is not mounted here.
+    fn original_in_cluster(&self, envp: *const *const c_char) -> Option<c_int> {
+        let (How::Execve { path } | How::Execv { path } | How::Spawn { path, .. }) = self.how
+        else {
+            return None;
+        };
+        let argv = self.argv.as_ptr();
+        cluster::find(sys::AT_FDCWD, path, |directory, rest| {
+            match self.how {
+                How::Spawn { spawn, .. } => {
+                    let mut buffer = PathBuffer::new();
+                    let name = cluster::name(directory, rest, &mut buffer);
+                    // SAFETY: the caller's arguments (see `make`).
+                    unsafe { next::spawn(spawn, name.as_ptr(), argv, envp) }
+                }
+                // SAFETY: the caller's arguments (see `make`).
+                _ => unsafe { next::execveat(directory, rest.as_ptr(), argv, envp, 0) },
+            }
+        })
     }
 
     /// Executes another program with the caller's arguments.

@@ -3,45 +3,14 @@
 
 use core::ffi::{CStr, c_int};
 
+use crate::cluster;
+use crate::path::{PathBuffer, read_descriptor};
 use crate::sys;
 
-/// Longest path, with its NUL, that the kernel accepts (`PATH_MAX`).
-const PATH_BYTES_MAX: usize = 4096;
 /// Where libc searches when there is no `PATH` (`confstr(_CS_PATH)`).
 const DEFAULT_SEARCH: &[u8] = b"/bin:/usr/bin";
-const DESCRIPTORS: &[u8] = b"/proc/self/fd/";
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
-
-/// Room for a path, on the stack.
-#[derive(Debug)]
-pub(crate) struct PathBuffer {
-    bytes: [u8; PATH_BYTES_MAX],
-    length: usize,
-}
-
-impl PathBuffer {
-    pub(crate) fn new() -> Self {
-        Self { bytes: [0; PATH_BYTES_MAX], length: 0 }
-    }
-
-    /// Writes the parts one after the other; returns the path, or `None` if it is too long.
-    pub(crate) fn join(&mut self, parts: &[&[u8]]) -> Option<&CStr> {
-        self.length = 0;
-        for part in parts {
-            let end = self.length + part.len();
-            self.bytes.get_mut(self.length..end)?.copy_from_slice(part);
-            self.length = end;
-        }
-        *self.bytes.get_mut(self.length)? = 0;
-        self.path()
-    }
-
-    /// Returns the path written last.
-    pub(crate) fn path(&self) -> Option<&CStr> {
-        CStr::from_bytes_with_nul(self.bytes.get(..=self.length)?).ok()
-    }
-}
 
 /// Searches for `file` as `execvp` does, and leaves the path in the buffer. Returns `None` if the
 /// search fails; the real call then reports the error.
@@ -70,7 +39,9 @@ pub(crate) fn along_path<'b>(
 
 /// Tells whether `execve` would pass its permission checks.
 pub(crate) fn is_executable_file(path: &CStr) -> bool {
-    sys::stat(path).is_ok_and(|stat| stat.mode & S_IFMT == S_IFREG) && sys::may_execute(path)
+    let is_regular = |stat: sys::Stat| stat.mode & S_IFMT == S_IFREG;
+    cluster::look(path, sys::stat_at).is_ok_and(is_regular)
+        && cluster::look(path, sys::may_execute_at)
 }
 
 /// What a descriptor is open on.
@@ -125,27 +96,6 @@ pub(crate) fn real<'b>(path: &CStr, buffer: &'b mut PathBuffer) -> Option<&'b [u
     real
 }
 
-fn read_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Option<&[u8]> {
-    let mut digits = [0; 10];
-    let number = decimal(u32::try_from(fd).ok()?, &mut digits);
-    let mut name = [0; 32];
-    let parts = DESCRIPTORS.iter().chain(number);
-    name.iter_mut().zip(parts).for_each(|(slot, &byte)| *slot = byte);
-    sys::read_link(CStr::from_bytes_until_nul(&name).ok()?, &mut buffer.bytes)
-}
-
-fn decimal(mut value: u32, digits: &mut [u8; 10]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(value % 10).unwrap_or(0);
-        value /= 10;
-        if value == 0 || at == 0 {
-            return &digits[at..];
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,12 +112,5 @@ mod tests {
         assert_eq!(find(c"", Some("/bin")), None);
         assert_eq!(find(c"sh", Some("")), None);
         assert_eq!(find(c"apt", Some("/etc:/nowhere")), None);
-    }
-
-    #[test]
-    fn numbers() {
-        for (value, expected) in [(0, "0"), (7, "7"), (120, "120"), (u32::MAX, "4294967295")] {
-            assert_eq!(decimal(value, &mut [0; 10]), expected.as_bytes());
-        }
     }
 }

@@ -8,6 +8,7 @@ use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_long, c_void};
 
 use crate::call::{Call, How};
+use crate::cluster;
 use crate::hide;
 use crate::next::{self, SYSCALL, Spawn};
 use crate::session;
@@ -24,6 +25,7 @@ static CONSTRUCTOR: extern "C" fn() = construct;
 extern "C" fn construct() {
     next::resolve_all();
     hide::hide_what_was_added();
+    cluster::begin();
 }
 
 /// # Safety

@@ -16,11 +16,13 @@
 #![cfg_attr(test, allow(dead_code, reason = "the hooks are not exported in unit tests"))]
 
 mod call;
+mod cluster;
 mod environment;
 mod find;
 mod hide;
 mod hooks;
 mod next;
+mod path;
 mod response;
 mod scratch;
 mod session;

@@ -6,7 +6,7 @@
 
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::session;
 use crate::sys;
@@ -22,18 +22,24 @@ type SpawnFn =
 
 unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    fn dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void;
     fn __errno_location() -> *mut c_int;
 }
+/// The version of libc's first functions for this processor.
+const OLD_VERSION: &CStr = c"GLIBC_2.2.5";
 /// `RTLD_NEXT`: the next object after this one.
 const NEXT: *mut c_void = core::ptr::without_provenance_mut(usize::MAX);
 
-struct Function {
+/// A function behind a hook.
+pub(crate) struct Function {
     name: &'static CStr,
     address: AtomicPtr<c_void>,
 }
 
+static RESOLVING: AtomicBool = AtomicBool::new(false);
+
 impl Function {
-    const fn new(name: &'static CStr) -> Self {
+    pub(crate) const fn new(name: &'static CStr) -> Self {
         Self { name, address: AtomicPtr::new(core::ptr::null_mut()) }
     }
 
@@ -41,10 +47,28 @@ impl Function {
         Some(self.address.load(Ordering::Relaxed)).filter(|address| !address.is_null())
     }
 
-    fn resolve(&self) -> Option<*mut c_void> {
+    /// Returns the function's address, unless one is being looked for: libraries that provide `malloc` call functions with
+    /// system calls while `dlsym` needs memory.
+    pub(crate) fn resolve_outside(&self) -> Option<*mut c_void> {
+        self.known().or_else(|| {
+            if RESOLVING.swap(true, Ordering::Relaxed) {
+                return None;
+            }
+            let address = self.resolve();
+            RESOLVING.store(false, Ordering::Relaxed);
+            address
+        })
+    }
+
+    /// Returns the function's address, which `dlsym` finds at the first call.
+    pub(crate) fn resolve(&self) -> Option<*mut c_void> {
         self.known().or_else(|| {
             // SAFETY: the name is a C string.
-            let address = unsafe { dlsym(NEXT, self.name.as_ptr()) };
+            let mut address = unsafe { dlsym(NEXT, self.name.as_ptr()) };
+            if address.is_null() {
+                // SAFETY: both are C strings. Newer libraries keep old functions under their old version alone.
+                address = unsafe { dlvsym(NEXT, self.name.as_ptr(), OLD_VERSION.as_ptr()) };
+            }
             self.address.store(address, Ordering::Relaxed);
             self.known()
         })

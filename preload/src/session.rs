@@ -22,6 +22,9 @@ const OPEN: u32 = 3;
 static STATE: AtomicU32 = AtomicU32::new(UNKNOWN);
 static PAGE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Where a volume was mounted when the session was opened, in the page.
+static POINT: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+static POINT_BYTES: AtomicUsize = AtomicUsize::new(0);
 static TALLY: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static TALLY_WORDS: AtomicUsize = AtomicUsize::new(0);
 
@@ -79,6 +82,16 @@ pub(crate) fn current() -> Option<Session> {
     if STATE.load(Ordering::Acquire) == OPEN { mapped() } else { None }
 }
 
+/// Returns where a volume was mounted when the session was opened, once it has been joined.
+pub(crate) fn volume_point() -> Option<&'static [u8]> {
+    let bytes = POINT_BYTES.load(Ordering::Acquire);
+    if bytes == 0 {
+        return None;
+    }
+    // SAFETY: `map` has noted a part of the page, which is never unmapped.
+    Some(unsafe { core::slice::from_raw_parts(POINT.load(Ordering::Relaxed), bytes) })
+}
+
 /// Returns the program's environment.
 pub(crate) fn environment<'a>() -> Strings<'a> {
     unsafe extern "C" {
@@ -116,6 +129,10 @@ fn map(fd: core::ffi::c_int) -> Option<()> {
     if tally_bytes >= size_of::<AtomicU64>() {
         TALLY.store(sys::map(fd, page_bytes, tally_bytes, true)?, Ordering::Relaxed);
         TALLY_WORDS.store(tally_bytes / size_of::<AtomicU64>(), Ordering::Relaxed);
+    }
+    if let Some(point) = page.volume_point() {
+        POINT.store(point.as_ptr().cast_mut(), Ordering::Relaxed);
+        POINT_BYTES.store(point.len(), Ordering::Release);
     }
     PAGE_BYTES.store(page_bytes, Ordering::Relaxed);
     PAGE.store(first, Ordering::Relaxed);

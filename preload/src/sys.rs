@@ -2,6 +2,8 @@
 //! positive error numbers.
 #![expect(unsafe_code, reason = "system calls")]
 
+pub(crate) mod socket;
+
 use core::arch::asm;
 use core::ffi::{CStr, c_char, c_int};
 use core::mem::MaybeUninit;
@@ -14,6 +16,7 @@ pub(crate) const AT_EMPTY_PATH: c_int = 0x1000;
 pub(crate) const O_RDONLY: usize = 0;
 pub(crate) const O_RDWR: usize = 2;
 pub(crate) const O_PATH: usize = 0o10_000_000;
+pub(crate) const O_DIRECTORY: usize = 0o200_000;
 pub(crate) const O_NOCTTY: usize = 0o400;
 pub(crate) const O_NONBLOCK: usize = 0o4_000;
 const O_CLOEXEC: usize = 0o2_000_000;
@@ -40,6 +43,19 @@ const NEWFSTATAT: usize = 262;
 const FACCESSAT2: usize = 439;
 const FACCESSAT: usize = 269;
 const EXECVEAT: usize = 322;
+const READLINKAT: usize = 267;
+const STATX: usize = 332;
+const STATX_INO: usize = 0x100;
+const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+const AT_NO_AUTOMOUNT: c_int = 0x800;
+const AT_STATX_DONT_SYNC: c_int = 0x4000;
+const GETCWD: usize = 79;
+const FCHDIR: usize = 81;
+const FCNTL: usize = 72;
+const F_DUPFD_CLOEXEC: usize = 1030;
+const CLOCK_GETTIME: usize = 228;
+const MONOTONIC_COARSE: usize = 6;
+const GETRANDOM: usize = 318;
 const AT_EACCESS: usize = 0x200;
 
 /// The kernel's `struct stat`.
@@ -62,7 +78,7 @@ pub(crate) struct Stat {
 ///
 /// # Safety
 /// With these arguments the kernel touches only memory that the caller may lend to it.
-unsafe fn call(number: usize, arguments: [usize; 6]) -> Result<usize, c_int> {
+pub(crate) unsafe fn call(number: usize, arguments: [usize; 6]) -> Result<usize, c_int> {
     let [a, b, c, d, e, f] = arguments;
     let result: isize;
     // SAFETY: the kernel clobbers only rcx and r11; the caller vouches for the memory.
@@ -83,7 +99,7 @@ fn text(text: &CStr) -> usize {
 }
 
 /// Returns a descriptor as an argument of a system call.
-fn word(fd: c_int) -> usize {
+pub(crate) fn word(fd: c_int) -> usize {
     isize::try_from(fd).unwrap_or(-1).cast_unsigned()
 }
 
@@ -93,7 +109,12 @@ fn descriptor(result: usize) -> c_int {
 
 /// Opens a file with `O_CLOEXEC`.
 pub(crate) fn open(path: &CStr, flags: usize) -> Result<c_int, c_int> {
-    let arguments = [word(AT_FDCWD), text(path), flags | O_CLOEXEC, 0, 0, 0];
+    open_at(AT_FDCWD, path, flags)
+}
+
+/// Opens a file relative to a directory, with `O_CLOEXEC`.
+pub(crate) fn open_at(directory: c_int, path: &CStr, flags: usize) -> Result<c_int, c_int> {
+    let arguments = [word(directory), text(path), flags | O_CLOEXEC, 0, 0, 0];
     // SAFETY: the path is a live C string.
     unsafe { call(OPENAT, arguments) }.map(descriptor)
 }
@@ -113,8 +134,13 @@ pub(crate) fn read_at(fd: c_int, bytes: &mut [u8], offset: usize) -> Result<usiz
 
 /// Returns the metadata of the file at a path, following links.
 pub(crate) fn stat(path: &CStr) -> Result<Stat, c_int> {
+    stat_at(AT_FDCWD, path)
+}
+
+/// Returns the metadata of the file at a path relative to a directory, following links.
+pub(crate) fn stat_at(directory: c_int, path: &CStr) -> Result<Stat, c_int> {
     let mut stat = MaybeUninit::<Stat>::uninit();
-    let arguments = [word(AT_FDCWD), text(path), stat.as_mut_ptr().addr(), 0, 0, 0];
+    let arguments = [word(directory), text(path), stat.as_mut_ptr().addr(), 0, 0, 0];
     // SAFETY: path and buffer are live, and the buffer has the kernel's layout.
     unsafe { call(NEWFSTATAT, arguments) }?;
     // SAFETY: the call succeeded, so the kernel has filled the structure.
@@ -132,7 +158,12 @@ pub(crate) fn fstat(fd: c_int) -> Result<Stat, c_int> {
 
 /// Tells whether this process may execute the file, by its effective ids, as `execve` checks.
 pub(crate) fn may_execute(path: &CStr) -> bool {
-    let arguments = [word(AT_FDCWD), text(path), X_OK, AT_EACCESS, 0, 0];
+    may_execute_at(AT_FDCWD, path)
+}
+
+/// Tells whether this process may execute the file at a path relative to a directory.
+pub(crate) fn may_execute_at(directory: c_int, path: &CStr) -> bool {
+    let arguments = [word(directory), text(path), X_OK, AT_EACCESS, 0, 0];
     // SAFETY: the path is a live C string.
     match unsafe { call(FACCESSAT2, arguments) } {
         // SAFETY: as above; kernels before 5.8 have only this call.
@@ -158,11 +189,79 @@ pub(crate) fn read_link<'a>(path: &CStr, bytes: &'a mut [u8]) -> Option<&'a [u8]
     bytes.get(..length).filter(|link| link.len() < bytes.len())
 }
 
+/// Reads a symbolic link relative to a directory; returns its target.
+pub(crate) fn read_link_at<'a>(
+    directory: c_int,
+    path: &CStr,
+    bytes: &'a mut [u8],
+) -> Option<&'a [u8]> {
+    let arguments = [word(directory), text(path), bytes.as_mut_ptr().addr(), bytes.len(), 0, 0];
+    // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
+    let length = unsafe { call(READLINKAT, arguments) }.ok()?;
+    bytes.get(..length).filter(|link| link.len() < bytes.len())
+}
+
 /// Tells whether the file has capabilities of its own.
 pub(crate) fn has_capabilities(path: &CStr) -> bool {
     let arguments = [text(path), text(c"security.capability"), 0, 0, 0, 0];
     // SAFETY: both are live C strings; a size of 0 asks for the length alone.
     unsafe { call(GETXATTR, arguments) }.is_ok_and(|length| length > 0)
+}
+
+/// What a file is, as the kernel knows it without asking who serves its file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    /// Whether something is mounted there.
+    pub(crate) is_mount: bool,
+}
+
+/// Identifies the file at a path relative to a directory, following links; of an empty path, the directory.
+pub(crate) fn identity(directory: c_int, path: &CStr) -> Result<Identity, c_int> {
+    // The kernel's `struct statx`: attributes at 8, inode at 32, the device's numbers at 136 and 140.
+    let mut found = [0_u64; 32];
+    let flags = word(AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC);
+    let arguments = [word(directory), text(path), flags, STATX_INO, found.as_mut_ptr().addr(), 0];
+    // SAFETY: path and buffer are live, and the buffer has the kernel's size.
+    unsafe { call(STATX, arguments) }?;
+    let is_mount = found[1] & STATX_ATTR_MOUNT_ROOT != 0;
+    Ok(Identity { device: found[17], inode: found[4], is_mount })
+}
+
+/// Writes the working directory and a NUL; returns it.
+pub(crate) fn working_directory(bytes: &mut [u8]) -> Result<&[u8], c_int> {
+    let arguments = [bytes.as_mut_ptr().addr(), bytes.len(), 0, 0, 0, 0];
+    // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
+    let length = unsafe { call(GETCWD, arguments) }?;
+    Ok(bytes.get(..length.saturating_sub(1)).unwrap_or_default())
+}
+
+/// Changes the working directory.
+pub(crate) fn enter(fd: c_int) -> Result<(), c_int> {
+    // SAFETY: the call touches no memory.
+    unsafe { call(FCHDIR, [word(fd), 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Duplicates a descriptor to a number that is not below another, with `O_CLOEXEC`.
+pub(crate) fn duplicate(fd: c_int, least: usize) -> Option<c_int> {
+    // SAFETY: the call touches no memory.
+    unsafe { call(FCNTL, [word(fd), F_DUPFD_CLOEXEC, least, 0, 0, 0]) }.ok().map(descriptor)
+}
+
+/// Returns seconds of a clock that only goes forward.
+pub(crate) fn seconds() -> u64 {
+    let mut time = [0_u64; 2];
+    // SAFETY: the kernel writes a `struct timespec`.
+    let _ =
+        unsafe { call(CLOCK_GETTIME, [MONOTONIC_COARSE, time.as_mut_ptr().addr(), 0, 0, 0, 0]) };
+    time[0]
+}
+
+/// Fills bytes at random.
+pub(crate) fn random(bytes: &mut [u8]) -> Result<usize, c_int> {
+    // SAFETY: the kernel writes at most `bytes.len()` bytes into the slice.
+    unsafe { call(GETRANDOM, [bytes.as_mut_ptr().addr(), bytes.len(), 0, 0, 0, 0]) }
 }
 
 /// Returns the effective user.

@@ -2,6 +2,7 @@
 
 use core::ffi::{CStr, c_int};
 
+use crate::cluster;
 use crate::sys::{self, Stat};
 
 const S_IFMT: u32 = 0o170_000;
@@ -37,14 +38,16 @@ pub(crate) enum Target {
 
 /// Returns the kind of the file at `path`, or `None` if the real call will fail.
 pub(crate) fn look(path: &CStr) -> Option<Target> {
-    let stat = sys::stat(path).ok().filter(is_regular)?;
-    if !sys::may_execute(path) {
+    let stat = cluster::look(path, sys::stat_at).ok().filter(is_regular)?;
+    if !cluster::look(path, sys::may_execute_at) {
         return None;
     }
     if is_privileged(path, &stat) {
         return Some(Target::Privileged);
     }
-    let Ok(fd) = sys::open(path, sys::O_RDONLY) else { return Some(Target::Unreadable) };
+    let opened =
+        cluster::look(path, |directory, path| sys::open_at(directory, path, sys::O_RDONLY));
+    let Ok(fd) = opened else { return Some(Target::Unreadable) };
     let target = format(fd);
     sys::close(fd);
     Some(target)
@@ -85,7 +88,7 @@ fn has_interpreter(line: &[u8]) -> bool {
     let mut path = [0; 256];
     let Some(room) = path[..255].get_mut(..name.len()) else { return false };
     room.copy_from_slice(name);
-    CStr::from_bytes_until_nul(&path).is_ok_and(sys::may_execute)
+    CStr::from_bytes_until_nul(&path).is_ok_and(|path| cluster::look(path, sys::may_execute_at))
 }
 
 fn elf(fd: c_int, head: &[u8]) -> Target {

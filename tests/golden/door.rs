@@ -41,6 +41,7 @@ fn check(golden: &mut Golden, kind: Kind) {
         Kind::Data => text(golden, kind, FD, "hello\n"),
         Kind::Eof | Kind::Broken | Kind::Close | Kind::Ready => empty(golden, kind, FD),
         Kind::Rewind => empty(golden, kind, NO_FD),
+        Kind::Root => text(golden, kind, NO_FD, "/cluster"),
         Kind::Written | Kind::Want | Kind::Took => number(golden, kind, FD, 65_536),
         Kind::Stopped => number(golden, kind, NO_FD, 20),
         Kind::Signal => {

@@ -38,6 +38,7 @@ mod slots;
 mod spread;
 mod terminals;
 mod tokens;
+mod unmounted;
 mod upgrade;
 mod users;
 mod volume;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         conflicts::ALL,
         coverage::ALL,
         faults::ALL,
+        unmounted::ALL,
     ]
     .concat();
     let trial = |(name, test): Test| {

@@ -37,6 +37,11 @@ impl<'a> Mounted<'a> {
         Ok(mounted)
     }
 
+    /// Returns where it is mounted.
+    pub(crate) fn point(&self) -> &Path {
+        &self.point
+    }
+
     pub(crate) fn start(&self, node: &str, script: &str) -> Result<Started, String> {
         self.start_in(&self.up.state(node), script)
     }

@@ -10,7 +10,7 @@ mod limits;
 mod payload;
 
 pub use hello::{FD_ENTRY_BYTES, FdEntry, HELLO_HEAD_BYTES, HelloHead, RLIMITS};
-pub use limits::{DATA_BYTES_MAX, HELLO_BYTES_MAX, VERSION, WINDOW_BYTES};
+pub use limits::{DATA_BYTES_MAX, HELLO_BYTES_MAX, ROOT_BYTES_MAX, VERSION, WINDOW_BYTES};
 pub use payload::{
     Here, Settings, Signal, TERMIOS_BYTES, Termios, Window, decode_number, decode_offset,
     decode_status, decode_window, encode_window,
@@ -73,11 +73,14 @@ pub enum Kind {
     Stopped = 19,
     /// Agent: the walk starts over, so forget all [`Kind::Want`]s. The stub answers with the same frame.
     Rewind = 20,
+    /// Preload library: asks for the root of the volume that is mounted at the path in the payload. The agent answers with the
+    /// same frame, empty, and the descriptor as ancillary data, or with [`Kind::Failed`].
+    Root = 21,
 }
 
 impl Kind {
     /// All kinds, by number from 1 on.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Hello,
         Self::Data,
         Self::Eof,
@@ -98,6 +101,7 @@ impl Kind {
         Self::Settings,
         Self::Stopped,
         Self::Rewind,
+        Self::Root,
     ];
 
     /// Returns the kind with this number.
@@ -144,11 +148,11 @@ mod tests {
 
     #[test]
     fn kinds_are_dense() {
-        for value in 1..=20 {
+        for value in 1..=21 {
             assert_eq!(Kind::from_u8(value).map(|kind| kind as u8), Some(value));
         }
         assert_eq!(Kind::from_u8(0), None);
-        assert_eq!(Kind::from_u8(21), None);
+        assert_eq!(Kind::from_u8(22), None);
     }
 
     #[test]

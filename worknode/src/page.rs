@@ -100,6 +100,15 @@ impl<'a> Page<'a> {
         last.is_some_and(|rule| rule.verdict == Verdict::Volume)
     }
 
+    /// Returns where a volume was mounted when the session was opened, if its path can be told from its rule.
+    #[must_use]
+    pub fn volume_point(&self) -> Option<&'a [u8]> {
+        let last = self.rule(self.rule_count()?.checked_sub(1)?)?;
+        let point = last.pattern.strip_suffix(b"/*").filter(|_| last.verdict == Verdict::Volume);
+        // A bracket stands for a character that means more in patterns.
+        point.filter(|point| point.len() > 1 && !point.contains(&b'['))
+    }
+
     /// Decides whether a program that no rule names, and that is no script, walks because its file, `real` with all links
     /// resolved, lies below a mounted volume. `None` if it does not.
     pub fn decide_in_volume(&self, path: &[u8], real: &[u8]) -> Option<Result<(), Reason>> {
@@ -330,11 +339,13 @@ mod tests {
     fn programs_below_a_mounted_volume_walk_unless_a_rule_names_them() {
         let mut contents = contents();
         assert!(!Page::parse(&contents.encode()).expect("a page").has_volumes());
+        assert_eq!(Page::parse(&contents.encode()).expect("a page").volume_point(), None);
         contents.rules.push((crate::policy::below(b"/cluster"), Verdict::Volume));
         let decide = |contents: &PageContents<'_>, path: &str, real: &str| {
             let bytes = contents.encode();
             let page = Page::parse(&bytes).expect("the page was just encoded");
             assert!(page.has_volumes());
+            assert_eq!(page.volume_point(), Some(b"/cluster".as_slice()));
             page.decide_in_volume(path.as_bytes(), real.as_bytes())
         };
         assert_eq!(decide(&contents, "./app", "/cluster/src/app"), Some(Ok(())));

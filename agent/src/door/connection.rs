@@ -1,13 +1,13 @@
 //! A connection of the door: reads and writes frames.
 
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use tokio::io::unix::AsyncFd;
 use worknode::door::{HEADER_BYTES, Header, Kind};
 
@@ -126,6 +126,16 @@ impl Writer {
     pub(crate) async fn send(&mut self, kind: Kind, fd: u16, payload: &[u8]) -> bool {
         let header = header(kind, fd, payload);
         self.write(&mut [IoSlice::new(&header), IoSlice::new(payload)]).await.is_ok()
+    }
+
+    /// Sends an empty frame with a descriptor. Nothing else may be on its way. Returns whether the peer is still connected.
+    pub(crate) fn send_descriptor(&mut self, kind: Kind, descriptor: &impl AsFd) -> bool {
+        let header = header(kind, 0, b"");
+        let (flags, rights) =
+            (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL, [descriptor.as_fd().as_raw_fd()]);
+        let (parts, rights) = ([IoSlice::new(&header)], [ControlMessage::ScmRights(&rights)]);
+        // An empty socket has room for it.
+        sendmsg(self.socket.as_raw_fd(), &parts, &rights, flags, None::<&()>) == Ok(HEADER_BYTES)
     }
 
     /// Sends frames in one write, so that the peer is woken only once.

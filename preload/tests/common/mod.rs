@@ -83,6 +83,8 @@ pub(crate) fn programs() -> &'static Programs {
             ("record.c", "static-walker", &["-DWHO=\"native\"", "-static"]),
             ("record.c", "musl-walker", &["-DWHO=\"native\"", &musl]),
             ("spawner.c", "spawner", &[]),
+            ("opener.c", "opener", &[]),
+            ("paths.c", "paths", &[]),
             ("nothing.c", "nothing", &["-static", "-nostdlib"]),
             ("nothing.c", "nothing-walker", &["-static", "-nostdlib"]),
             ("quiet.c", "stayer-quiet", &[]),
@@ -119,6 +121,8 @@ pub(crate) struct Recipe {
     pub(crate) gate: u32,
     pub(crate) stub: PathBuf,
     pub(crate) preload: PathBuf,
+    /// Where a volume was mounted when it was opened.
+    pub(crate) volume: Option<&'static str>,
 }
 
 impl Default for Recipe {
@@ -128,6 +132,7 @@ impl Default for Recipe {
             gate: GATE_OPEN,
             stub: programs().path("stub"),
             preload: shims().preload.clone(),
+            volume: None,
         }
     }
 }
@@ -148,7 +153,7 @@ impl Session {
             door_path: &door_path,
             stub_path: &stub,
             preload_path: &preload,
-            rules: rules(),
+            rules: rules(recipe.volume),
             tally_bytes: u32::try_from(TALLY_BYTES).expect("a small tally"),
         }
         .encode();
@@ -195,10 +200,12 @@ impl Session {
 }
 
 /// Returns the built-in rules, so that a decision takes as long as in production, and those of the tests.
-fn rules() -> Vec<(Vec<u8>, Verdict)> {
+fn rules(volume: Option<&str>) -> Vec<(Vec<u8>, Verdict)> {
     let tests = [("*walker", Verdict::Walk), ("driver", Verdict::Stay(Reason::Driver))];
+    let volume = volume.map(|point| (policy::below(point.as_bytes()), Verdict::Volume));
     let rules = policy::BUILT_IN.iter().chain(&tests);
-    rules.map(|&(pattern, verdict)| (pattern.as_bytes().to_vec(), verdict)).collect()
+    let rules = rules.map(|&(pattern, verdict)| (pattern.as_bytes().to_vec(), verdict));
+    rules.chain(volume).collect()
 }
 
 /// The output of a program that prints what it was given.

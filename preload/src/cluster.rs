@@ -1,0 +1,274 @@
+//! The cluster's file system for a process whose mount namespace does not have it, such as one in a container.
+//!
+//! The agent passes a descriptor of the mount's root. A hook makes a call below the mount point relative to it: the kernel
+//! checks the process's own rights, and what is opened is the real file. Where the mount is visible, and in sessions without
+//! a volume, every call is the next function's.
+//!
+//! ```text
+//! hooks ──▶ the first bytes ──▶ place: below the mount point? ──▶ root: its descriptor, asked of the agent ──▶ the call
+//! ```
+
+mod ask;
+mod directory;
+mod hooks;
+mod links;
+mod mode;
+mod place;
+mod program;
+mod root;
+mod temporary;
+
+use core::ffi::{CStr, c_int};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use ask::Lack;
+use place::Place;
+pub(crate) use program::Script;
+pub(crate) use root::name;
+
+use crate::next;
+use crate::path::PathBuffer;
+use crate::session::volume_point;
+use crate::sys;
+
+/// No volume was mounted when the session was opened, or there is no session.
+const OFF: u32 = 0;
+/// The mount is visible, or something else takes its place.
+const VISIBLE: u32 = 1;
+/// Nobody has looked yet.
+const UNKNOWN: u32 = 2;
+/// The mount is not visible.
+const HIDDEN: u32 = 3;
+
+/// Most links that are followed in a path, as for the kernel.
+const LINKS_MAX: usize = 40;
+const ENOENT: c_int = 2;
+const ENOTDIR: c_int = 20;
+
+static STATE: AtomicU32 = AtomicU32::new(OFF);
+/// A bit for each byte that a name of the mount point begins with, of the byte's lowest six bits, and for dots and slashes.
+static FIRST: AtomicU64 = AtomicU64::new(0);
+
+/// A call with a directory and a path relative to it; returns whether it has failed.
+pub(crate) type Call<'c> = &'c mut dyn FnMut(c_int, &CStr) -> bool;
+
+/// What a call returns.
+pub(crate) trait Outcome {
+    fn has_failed(&self) -> bool;
+}
+
+impl<T, E> Outcome for Result<T, E> {
+    fn has_failed(&self) -> bool {
+        self.is_err()
+    }
+}
+
+impl<T> Outcome for Option<T> {
+    fn has_failed(&self) -> bool {
+        self.is_none()
+    }
+}
+
+impl Outcome for bool {
+    fn has_failed(&self) -> bool {
+        !self
+    }
+}
+
+impl Outcome for c_int {
+    fn has_failed(&self) -> bool {
+        *self < 0
+    }
+}
+
+impl Outcome for isize {
+    fn has_failed(&self) -> bool {
+        *self < 0
+    }
+}
+
+impl<T> Outcome for *mut T {
+    fn has_failed(&self) -> bool {
+        self.is_null()
+    }
+}
+
+/// Begins to consider the volume, if the session has one.
+pub(crate) fn begin() {
+    let Some(point) = volume_point() else { return };
+    let names = point.split(|&byte| byte == b'/').filter_map(<[u8]>::first);
+    let first = names.chain(b"./").fold(0, |bits, &byte| bits | bit(byte));
+    FIRST.store(first, Ordering::Relaxed);
+    STATE.store(UNKNOWN, Ordering::Relaxed);
+}
+
+fn bit(byte: u8) -> u64 {
+    1 << (byte & 63)
+}
+
+/// Tells whether a path may lead to the volume, if a name in it begins with this byte.
+#[inline]
+fn may_begin(byte: u8) -> bool {
+    FIRST.load(Ordering::Relaxed) & bit(byte) != 0
+}
+
+/// Tells whether this process cannot see the mount. Decided once.
+pub(crate) fn is_hidden() -> bool {
+    match STATE.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            let state = if volume_point().is_some_and(is_visible) { VISIBLE } else { HIDDEN };
+            STATE.store(state, Ordering::Relaxed);
+            state == HIDDEN
+        }
+        state => state == HIDDEN,
+    }
+}
+
+/// Tells whether something is mounted at the mount point: the volume, or what somebody wants to be there instead.
+fn is_visible(point: &[u8]) -> bool {
+    let mut buffer = PathBuffer::new();
+    let Some(path) = buffer.join(&[point]) else { return true };
+    match sys::identity(sys::AT_FDCWD, path) {
+        Ok(found) => found.is_mount,
+        Err(error) => !matches!(error, ENOENT | ENOTDIR),
+    }
+}
+
+/// Calls `call` with a directory and a path relative to it, if `path` leads to the volume, from the directory `from`, and the
+/// volume is not visible here. Returns false without calling it otherwise: the path is then the next function's.
+///
+/// If `call` tells that it has failed, it may be called again with the path to which an absolute link leads.
+#[inline(never)]
+fn at(from: c_int, path: &CStr, call: Call<'_>) -> bool {
+    let Some(point) = volume_point() else { return false };
+    match place::of(path, point) {
+        Place::Elsewhere => false,
+        _ if !is_hidden() => false,
+        Place::Upwards => upwards(from, path, point, call),
+        Place::Below { above, .. } if !is_directory(from, above) => false,
+        Place::Below { rest, .. } => below(rest, point, call),
+    }
+}
+
+/// Tells whether a path is relative to the directory of an absolute one; all are to the root.
+fn is_directory(from: c_int, path: Option<&[u8]>) -> bool {
+    let Some(path) = path else { return true };
+    let mut buffer = PathBuffer::new();
+    let slash: &[u8] = if path.is_empty() { b"/" } else { b"" };
+    let wanted = buffer.join(&[path, slash]).and_then(|it| sys::identity(sys::AT_FDCWD, it).ok());
+    wanted.is_some() && wanted == sys::identity(from, c"").ok()
+}
+
+/// Calls with a path relative to the mount's root.
+fn below(rest: &CStr, point: &[u8], call: Call<'_>) -> bool {
+    let root = match root::get() {
+        Ok(root) => root,
+        // It is unmounted: programs see what is below, as everywhere.
+        Err(Lack::Refused) => return false,
+        // What they write must not end in a directory that is there by chance.
+        Err(Lack::Unreachable) => {
+            call(root::GONE, rest);
+            next::fail(root::ENOTCONN);
+            return true;
+        }
+    };
+    if place::leaves(rest.to_bytes()) {
+        let mut buffer = PathBuffer::new();
+        let path = place::resolve(&[point, rest.to_bytes()], &mut buffer);
+        return path.is_some_and(|path| resolved(root, path, point, call));
+    }
+    within(root, if rest.is_empty() { c"." } else { rest }, point, call);
+    true
+}
+
+/// Calls with a relative path that begins with `..`. The root of the mount has no parent here, so one that leads out is made
+/// absolute.
+fn upwards(from: c_int, path: &CStr, point: &[u8], call: Call<'_>) -> bool {
+    let (mut room, mut buffer) = (PathBuffer::new(), PathBuffer::new());
+    let Some(inside) = directory::inside(from, &mut room) else { return false };
+    let (Ok(root), true) = (root::get(), place::leaves_from(inside, path.to_bytes())) else {
+        return false;
+    };
+    let path = place::resolve(&[point, inside, path.to_bytes()], &mut buffer);
+    path.is_some_and(|path| resolved(root, path, point, call))
+}
+
+/// Calls with an absolute path without `..`.
+fn resolved(root: c_int, path: &CStr, point: &[u8], call: Call<'_>) -> bool {
+    match place::of(path, point) {
+        Place::Below { rest, .. } => {
+            within(root, if rest.is_empty() { c"." } else { rest }, point, call);
+        }
+        _ => {
+            call(sys::AT_FDCWD, path);
+        }
+    }
+    true
+}
+
+/// Calls with a path that stays in the volume, and again if an absolute link has led to where the volume is not mounted.
+fn within(root: c_int, rest: &CStr, point: &[u8], call: Call<'_>) {
+    if !call(root, rest) {
+        return;
+    }
+    match root::another() {
+        Some(another) => {
+            call(another, rest);
+        }
+        None => follow(root, rest, point, call),
+    }
+}
+
+#[inline(never)]
+fn follow(root: c_int, rest: &CStr, point: &[u8], call: Call<'_>) {
+    let mut path = PathBuffer::new();
+    let mut followed = path.join(&[rest.to_bytes()]).is_some();
+    for count in 0..LINKS_MAX {
+        followed = followed && links::follow_first(root, &mut path, point);
+        if !followed {
+            if let Some(path) = path.path().filter(|_| count > 0) {
+                call(root, path);
+            }
+            return;
+        }
+    }
+}
+
+/// Returns what `look` finds at a path, in the volume or elsewhere.
+pub(crate) fn look<R: Outcome>(path: &CStr, mut look: impl FnMut(c_int, &CStr) -> R) -> R {
+    let found = if STATE.load(Ordering::Relaxed) > VISIBLE {
+        find(sys::AT_FDCWD, path, &mut look)
+    } else {
+        None
+    };
+    found.unwrap_or_else(|| look(sys::AT_FDCWD, path))
+}
+
+/// Returns what `call` returns, or `None` if it is not called (see [`at`]).
+pub(crate) fn find<R: Outcome>(
+    from: c_int,
+    path: &CStr,
+    mut call: impl FnMut(c_int, &CStr) -> R,
+) -> Option<R> {
+    let mut result = None;
+    at(from, path, &mut |directory, path| result.insert(call(directory, path)).has_failed());
+    result
+}
+
+/// Tells whether a path leads into the volume, which is not visible here.
+pub(crate) fn is_inside(path: &CStr) -> bool {
+    STATE.load(Ordering::Relaxed) > VISIBLE
+        && find(sys::AT_FDCWD, path, |directory, _| Some(directory != sys::AT_FDCWD)).flatten()
+            == Some(true)
+}
+
+/// Returns the interpreter of the file at a path, if it is a script that may be executed.
+pub(crate) fn script(path: &CStr) -> Option<Script> {
+    if !look(path, sys::may_execute_at) {
+        return None;
+    }
+    let fd = look(path, |directory, path| sys::open_at(directory, path, sys::O_RDONLY)).ok()?;
+    let script = program::read_from(fd);
+    sys::close(fd);
+    script
+}

@@ -1,0 +1,49 @@
+//! The names of directories in the volume: the kernel knows them relative to the mount's root.
+
+use core::ffi::{CStr, c_int};
+
+use super::root;
+use crate::path::{self, PathBuffer};
+use crate::session::volume_point;
+use crate::sys;
+
+/// What the kernel writes before a path whose mount is in another namespace.
+const ELSEWHERE: &[u8] = b"(unreachable)";
+
+/// Returns where a directory lies below the mount's root, if it lies there.
+pub(super) fn inside(directory: c_int, room: &mut PathBuffer) -> Option<&[u8]> {
+    if directory == sys::AT_FDCWD {
+        let inside = sys::working_directory(room.room()).ok()?.strip_prefix(ELSEWHERE)?;
+        root::get().ok()?;
+        return root::has(directory, c"").then_some(inside);
+    }
+    root::get().ok()?;
+    if root::has(directory, c"") { path::read_descriptor(directory, room) } else { None }
+}
+
+/// Writes the path of the working directory. Returns `None` where the next function knows it better.
+pub(crate) fn name(buffer: &mut PathBuffer) -> Option<&CStr> {
+    let mut room = PathBuffer::new();
+    joined(inside(sys::AT_FDCWD, &mut room)?, buffer)
+}
+
+/// Writes the path of what a path leads to, with all links resolved, if that lies in the volume.
+///
+/// # Errors
+/// There is nothing.
+pub(super) fn real<'b>(
+    directory: c_int,
+    path: &CStr,
+    buffer: &'b mut PathBuffer,
+) -> Result<Option<&'b CStr>, c_int> {
+    let fd = sys::open_at(directory, path, sys::O_PATH)?;
+    let mut room = PathBuffer::new();
+    let found = if root::has(fd, c"") { path::read_descriptor(fd, &mut room) } else { None };
+    sys::close(fd);
+    Ok(found.and_then(|inside| joined(inside, buffer)))
+}
+
+fn joined<'b>(inside: &[u8], buffer: &'b mut PathBuffer) -> Option<&'b CStr> {
+    let inside = if inside == b"/" { b"" } else { inside };
+    buffer.join(&[volume_point()?, inside])
+}
