@@ -42,6 +42,7 @@ mod upgrade;
 mod users;
 mod volume;
 mod volumes;
+mod worlds;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         conflicts::ALL,
         coverage::ALL,
         faults::ALL,
+        worlds::ALL,
     ]
     .concat();
     let trial = |(name, test): Test| {
