@@ -43,6 +43,7 @@ mod upgrade;
 mod users;
 mod volume;
 mod volumes;
+mod worlds;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         coverage::ALL,
         faults::ALL,
         unmounted::ALL,
+        worlds::ALL,
     ]
     .concat();
     let trial = |(name, test): Test| {

@@ -110,7 +110,7 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn new(volume: Mounted<'a>) -> Result<Self, String> {
-        let dir = volume.point().join("t");
+        let dir = volume.point("origin").join("t");
         volume.done("origin", "rm -rf t secret inside; mkdir t")?;
         Ok(Self { volume, dir })
     }
@@ -128,7 +128,7 @@ impl<'a> Place<'a> {
     }
 
     fn hiding(&self, script: &str) -> String {
-        let (dir, point) = (self.dir.display(), self.volume.point().display());
+        let (dir, point) = (self.dir.display(), self.volume.point("origin").display());
         format!(
             "P={dir} exec oswalk exec unshare -m sh -c 'cd /; umount -l {point}; ! grep -q \" {point} \" /proc/self/mountinfo || exit 9; \
              exec bash -c \"cd {dir} && eval \\\"\\$1\\\"\" bash \"$1\"' sh '{}'",

@@ -31,26 +31,34 @@ impl<'a> Mounted<'a> {
     pub(crate) fn new(up: &'a Up, name: &str) -> Result<Self, String> {
         let mounted = Self { up, point: up.fresh(name)?.join("cluster") };
         for node in NODES {
-            let point = mounted.point.display();
-            mounted.done(node, &format!("oswalk mount {point}"))?;
+            let point = mounted.point(node);
+            mounted.done(node, &format!("oswalk mount {}", point.display()))?;
         }
         Ok(mounted)
     }
 
-    /// Returns where it is mounted.
-    pub(crate) fn point(&self) -> &Path {
-        &self.point
+    /// Returns the path of a node's mount as this process sees it, until its agent ends.
+    pub(crate) fn seen(&self, node: &str) -> Result<PathBuf, String> {
+        let namespace = self.up.namespace(node)?;
+        let task = namespace.strip_suffix("ns/mnt").expect("it is that of a task");
+        let point = self.point(node);
+        Ok(Path::new(task).join("root").join(point.strip_prefix("/").expect("it is absolute")))
+    }
+
+    /// Returns where a node has its mount. Those of the origin's come to all nodes, so the others use other directories.
+    pub(crate) fn point(&self, node: &str) -> PathBuf {
+        if node == "origin" { self.point.clone() } else { self.point.with_file_name(node) }
     }
 
     pub(crate) fn start(&self, node: &str, script: &str) -> Result<Started, String> {
-        self.start_in(&self.up.state(node), script)
+        self.start_in(&self.up.state(node), &self.point(node), script)
     }
 
     /// Starts a script in the mount of the agent with a state directory.
-    fn start_in(&self, state: &Path, script: &str) -> Result<Started, String> {
+    fn start_in(&self, state: &Path, point: &Path, script: &str) -> Result<Started, String> {
         let namespace = self.up.namespace_of(state)?;
         let mut command = self.up.command("nsenter");
-        let script = format!("cd {} 2>/dev/null; {script}", self.point.display());
+        let script = format!("cd {} 2>/dev/null; {script}", point.display());
         command.arg(format!("--mount={namespace}")).args(["sh", "-c", &script]);
         command.env("OSWALK_STATE", state);
         Run::start(command, None)
@@ -63,7 +71,7 @@ impl<'a> Mounted<'a> {
 
     /// Runs a script in the mount of another agent, which must succeed. Returns what it prints.
     pub(crate) fn done_in(&self, state: &Path, script: &str) -> Result<String, String> {
-        let run = self.start_in(state, script)?.wait(seconds(60))?;
+        let run = self.start_in(state, &self.point, script)?.wait(seconds(60))?;
         if run.succeeded() { Ok(run.out()) } else { Err(format!("{script}: {run}")) }
     }
 
@@ -97,7 +105,8 @@ impl<'a> Mounted<'a> {
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         for node in NODES {
-            let _ = self.script(node, &format!("cd /; oswalk umount {}", self.point.display()));
+            let _ =
+                self.script(node, &format!("cd /; oswalk umount {}", self.point(node).display()));
         }
     }
 }

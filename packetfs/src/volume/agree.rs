@@ -21,6 +21,8 @@ pub(super) struct Touched {
     pub(super) names: BTreeSet<(u64, Name)>,
     /// Files that lost their last name.
     pub(super) gone: BTreeSet<u64>,
+    /// Those of them that other nodes have removed.
+    pub(super) taken: BTreeSet<u64>,
     /// Files that had lost their last name, and have one again.
     pub(super) back: BTreeSet<u64>,
     /// Files that got another content, and the former one.

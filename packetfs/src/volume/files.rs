@@ -517,6 +517,9 @@ impl Shared {
         if Self::finish(state, &backing) {
             state.uses.of(ino).is_mapped = false;
             if state.end_base(ino) {
+                // Others have removed it, and nothing of it was news to them.
+                let is_gone = |node: Option<Node>| node.is_some_and(|node| node.links == 0);
+                state.uses.of(ino).is_orphan |= state.tree.find(ino).is_ok_and(is_gone);
                 // The tables have another content.
                 state.uses.of(ino).has_stale_pages = true;
                 self.mounts.file(ino);

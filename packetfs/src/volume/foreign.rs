@@ -145,8 +145,15 @@ impl Shared {
         let mut touched = Touched::default();
         let mut later = Vec::new();
         while let Some(event) = state.pending.next(&state.tree) {
+            let is_own = event.dot.author == self.author;
+            let is_other = |it: &Event| (it.dot.author == self.author) != is_own;
+            let is_removed = removes(&event.op) && later.iter().any(|it: &Event| writes(&it.op));
+            if is_removed || later.last().is_some_and(is_other) {
+                // What is written and removed in between would be in no row, and so no version.
+                touched.add(self.apply_merged(state, &std::mem::take(&mut later))?);
+            }
             if later.is_empty() && state.tree.is_linear(&event)? {
-                state.apply_linear(&event, &mut touched)?;
+                state.apply_linear(&event, is_own, &mut touched)?;
                 continue;
             }
             if later.is_empty() && state.merged.is_none() {
@@ -178,7 +185,11 @@ impl Shared {
         let moved = moves.map(|event| event.hlc).max().unwrap_or_default();
         tree.state.moved = tree.state.moved.max(moved);
         let merged = merged.as_ref().expect("it was just used");
-        tree.agree(&merged.tree, &changed, at)
+        let mut touched = tree.agree(&merged.tree, &changed, at)?;
+        if events.iter().all(|event| event.dot.author != self.author) {
+            touched.taken.clone_from(&touched.gone);
+        }
+        Ok(touched)
     }
 
     /// Has programs and the kernel see what was changed.
@@ -193,7 +204,9 @@ impl Shared {
             self.rewritten(state, *ino, *former)?;
         }
         for ino in &touched.gone {
-            self.orphaned(state, Some(*ino));
+            if !touched.taken.contains(ino) || !self.outlives(state, *ino)? {
+                self.orphaned(state, Some(*ino));
+            }
         }
         for ino in &touched.files {
             self.set_time(state, *ino)?;
@@ -211,6 +224,24 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether a file that others have removed has a content that they did not know. It comes back when that is an event.
+    fn outlives(&self, state: &mut State, ino: u64) -> Result<bool, VolumeError> {
+        let has_news = match state.uses.get(ino) {
+            Some(it) => {
+                let backing = it.backing.as_ref().filter(|_| !it.is_orphan);
+                backing.is_some_and(|backing| backing.is_dirty() || it.writers > 0)
+            }
+            None => state.unclaimed.contains(&ino),
+        };
+        let node = state.tree.find(ino)?.filter(|node| has_news && node.is_file());
+        let Some(node) = node else { return Ok(false) };
+        if !state.bases.contains_key(&ino) {
+            state.set_base(ino, Base { version: node.written, content: node.content })?;
+        }
+        self.unused(state, ino);
+        Ok(true)
     }
 
     /// Has programs see another content of a file. What programs have written stays, as a concurrent change of the former.
@@ -275,6 +306,15 @@ impl Shared {
     }
 }
 
+const fn writes(op: &Op) -> bool {
+    matches!(op, Op::Write { .. } | Op::Choose { .. })
+}
+
+/// Tells whether a file may lose its last name by it.
+const fn removes(op: &Op) -> bool {
+    matches!(op, Op::Unlink { .. } | Op::Move { .. })
+}
+
 impl State {
     /// Has events wait for those that they refer to.
     fn wait(&mut self, events: &[Event]) {
@@ -285,13 +325,19 @@ impl State {
     }
 
     /// Applies an event like one that was made here.
-    fn apply_linear(&mut self, event: &Event, touched: &mut Touched) -> Result<(), VolumeError> {
+    fn apply_linear(
+        &mut self,
+        event: &Event,
+        is_own: bool,
+        touched: &mut Touched,
+    ) -> Result<(), VolumeError> {
         if let Op::Write { content, .. } = &event.op {
             self.readers.note(*content);
         }
         touched.note(&self.tree, &event.op)?;
         self.tree.tables.begin(event.hlc);
         let gone = self.tree.apply(event)?;
+        touched.taken.extend(gone.filter(|_| !is_own));
         touched.gone.extend(gone);
         self.note_merged(event);
         Ok(())
@@ -360,6 +406,7 @@ impl Touched {
         self.files.extend(other.files);
         self.names.extend(other.names);
         self.gone.extend(other.gone.iter().copied());
+        self.taken.extend(other.taken);
         self.gone.retain(|ino| !other.back.contains(ino) || other.gone.contains(ino));
         self.back.extend(other.back);
         self.rewritten.extend(other.rewritten);

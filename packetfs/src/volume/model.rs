@@ -1,6 +1,6 @@
 //! An open volume, and what its threads share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
@@ -85,6 +85,8 @@ pub(super) struct State {
     pub(super) clock: Clock,
     /// The next generation of a backing file.
     pub(super) generation: u64,
+    /// Files with backing files of an earlier run, until these are taken over.
+    pub(super) unclaimed: BTreeSet<u64>,
     /// Backing files to be removed after the next barrier.
     pub(super) doomed: Vec<PathBuf>,
     /// Removed files of which rows are left.

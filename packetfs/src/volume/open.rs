@@ -1,7 +1,7 @@
 //! Opens a volume, and brings it back after a crash.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
 use worknode::history::{Author, Clock};
@@ -85,6 +85,7 @@ impl Volume {
                 listeners: super::listener::Listeners::default(),
                 clock,
                 generation: 0,
+                unclaimed: BTreeSet::new(),
                 doomed: Vec::new(),
                 unburied: Vec::new(),
                 is_broken: false,
@@ -104,9 +105,11 @@ impl Volume {
             locks: super::locks::Locks::new(options.author),
             closing: Condvar::new(),
         });
+        let left = shared.left(recovered.has_rebooted)?;
+        shared.lock().unclaimed = left.iter().map(|(name, _)| name.ino).collect();
         shared.replay_own()?;
         shared.hand_over_rest()?;
-        shared.take_over(recovered.has_rebooted)?;
+        shared.take_over(left)?;
         // What others were given before the agent was killed counts as durable again.
         shared.settle_log()?;
         let mut volume = Self { shared, threads: Vec::new() };
@@ -183,8 +186,8 @@ impl Shared {
         self.apply_in_order(&mut state, &events)
     }
 
-    /// Finds the backing files of an earlier run, and removes what is not needed any more.
-    fn take_over(&self, was_booted: bool) -> Result<(), VolumeError> {
+    /// Finds the backing files of an earlier run that count, the earliest first, and removes the others.
+    fn left(&self, was_booted: bool) -> Result<Vec<(Name, PathBuf)>, VolumeError> {
         let dir = self.open_dir();
         let failed = |source| VolumeError::io("list", &dir)(source);
         let applied = self.log.last().0;
@@ -203,6 +206,11 @@ impl Shared {
             }
         }
         names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Takes over the backing files of an earlier run, and removes those that nothing needs.
+    fn take_over(&self, names: Vec<(Name, PathBuf)>) -> Result<(), VolumeError> {
         let mut state = self.lock();
         self.bury_orphans(&mut state)?;
         for (name, path) in names {
@@ -220,6 +228,7 @@ impl Shared {
             }
             self.queue.push(name.ino, backing, false);
         }
+        state.unclaimed.clear();
         state.end_bases_without_backing();
         Ok(())
     }
@@ -228,7 +237,10 @@ impl Shared {
     pub(super) fn bury_orphans(&self, state: &mut State) -> Result<(), VolumeError> {
         let at = state.tree.state.hlc;
         for (row, _) in state.tree.tables.all(&key::ORPHANS)? {
-            let ino = key::number(&row).filter(|&ino| state.uses.get(ino).is_none());
+            // What others have removed, and was news to them, comes back.
+            let is_over =
+                |ino: &u64| state.uses.get(*ino).is_none() && !state.bases.contains_key(ino);
+            let ino = key::number(&row).filter(is_over);
             if let Some(ino) = ino {
                 let rest = state.tree.bury(ino, at, &Rest::default())?;
                 state.unburied.extend(rest.map(|rest| (ino, rest)));

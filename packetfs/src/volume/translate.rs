@@ -133,7 +133,7 @@ impl Shared {
     ) -> Result<(), VolumeError> {
         let is_current = state.uses.is_backing(ino, backing);
         // What has no name any more would come back with a new content.
-        let node = state.tree.find(ino)?.filter(|node| is_current && node.links > 0);
+        let node = state.tree.find(ino)?.filter(|node| is_current && state.is_to_be(ino, node));
         let Some(node) = node else { return Ok(()) };
         // What another node has set since is not set back.
         let is_same = match state.bases.get(&ino) {
@@ -184,7 +184,7 @@ impl Shared {
         let base = former
             .or_else(|| state.bases.get(&ino).map(|base| base.version))
             .unwrap_or(node.written);
-        if base == node.written {
+        if base == node.written && node.links > 0 {
             self.emit(state, op, parent(base))?;
         } else {
             self.emit_all(state, std::iter::once((op, parent(base))))?;
@@ -207,7 +207,8 @@ impl Shared {
         after: Dot,
         put: Put,
     ) -> Result<Outcome, VolumeError> {
-        let Some(node) = state.tree.find(job.ino)?.filter(|node| node.links > 0) else {
+        let node = state.tree.find(job.ino)?.filter(|node| state.is_to_be(job.ino, node));
+        let Some(node) = node else {
             state.doomed.push(job.backing.doom());
             return Ok(Outcome::Done);
         };
@@ -259,6 +260,14 @@ impl Shared {
             self.mounts.file(job.ino);
         }
         Outcome::Later
+    }
+}
+
+impl State {
+    /// Tells whether a file has a name, or gets it back with what others who removed it did not know.
+    fn is_to_be(&self, ino: u64, node: &Node) -> bool {
+        let is_orphan = self.uses.get(ino).is_some_and(|it| it.is_orphan);
+        node.links > 0 || self.bases.contains_key(&ino) && !is_orphan
     }
 }
 

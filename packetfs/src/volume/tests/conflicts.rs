@@ -180,6 +180,59 @@ fn what_lost_a_name_is_a_version_there_also_when_the_conflict_has_ended() {
 }
 
 #[test]
+fn what_was_closed_before_another_node_removed_the_file_brings_it_back() {
+    let pair = Pair::new();
+    for name in [&b"removed"[..], b"replaced", b"read", b"here"] {
+        write(&pair.a, ROOT, name, b"known");
+    }
+    pair.meet();
+    for volume in [&pair.b] {
+        write(volume, ROOT, b"new", b"of b");
+        volume.remove(ROOT, b"removed", false).expect("it is there");
+        volume.remove(ROOT, b"read", false).expect("it is there");
+        volume
+            .rename((ROOT, b"new"), (ROOT, b"replaced"), Moving::Replace)
+            .expect("both are there");
+        volume.shared.catch_up_all().expect("the disk has room");
+        settle(volume);
+    }
+    // It is closed, and becomes packets only after the removal has come.
+    write(&pair.a, ROOT, b"removed", b"news");
+    write(&pair.a, ROOT, b"replaced", b"news");
+    write(&pair.a, ROOT, b"here", b"news");
+    pair.a.remove(ROOT, b"here", false).expect("it is there");
+    give(&pair.b, &pair.a);
+    pair.meet();
+    pair.meet();
+    for volume in [&pair.a, &pair.b] {
+        assert_eq!(read(volume, b"removed"), b"news");
+        assert!(all(volume, b"replaced").contains(&b"news".to_vec()), "{volume:?}");
+        assert!(all(volume, b"replaced").contains(&b"of b".to_vec()), "{volume:?}");
+        let is_gone = |name: &[u8]| volume.shared.lock().walk(name) == Err(Errno::ENOENT);
+        assert!(is_gone(b"read") && is_gone(b"here"), "{volume:?}");
+    }
+}
+
+#[test]
+fn what_was_written_and_removed_while_apart_is_a_version_of_its_path() {
+    let pair = Pair::new();
+    // Directories of one name need the merged tree, and so does all that comes after them.
+    mkdir(&pair.a, ROOT, b"d");
+    let dir = mkdir(&pair.b, ROOT, b"d");
+    for (name, text) in [(&b"removed"[..], b"1"), (b"replaced", b"2"), (b"new", b"3")] {
+        write(&pair.b, dir, name, text);
+    }
+    pair.b.shared.catch_up_all().expect("the disk has room");
+    pair.b.remove(dir, b"removed", false).expect("it is there");
+    pair.b.rename((dir, b"new"), (dir, b"replaced"), Moving::Replace).expect("both are there");
+    pair.meet();
+    for volume in [&pair.a, &pair.b] {
+        assert!(all(volume, b"d/removed").contains(&b"1".to_vec()), "{volume:?}");
+        assert!(all(volume, b"d/replaced").contains(&b"2".to_vec()), "{volume:?}");
+    }
+}
+
+#[test]
 fn nobody_dismisses_others_files_where_nobody_may_remove_them() {
     let pair = Pair::new();
     let dir = mkdir(&pair.a, ROOT, b"d");
