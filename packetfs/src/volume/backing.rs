@@ -279,6 +279,11 @@ impl Backing {
         self.lock().taken == Some(mark)
     }
 
+    /// Tells whether it still has a mark: then it has not changed, as far as its times say.
+    pub(super) fn is_at(&self, mark: Mark) -> bool {
+        self.mark().is_ok_and(|now| now == mark)
+    }
+
     /// Tells whether nobody else can read or write it: no program has it open or mapped, also not through a former mount.
     pub(super) fn is_alone(&self) -> bool {
         match lease::is_alone(&self.file) {

@@ -71,10 +71,15 @@ impl Volume {
                 self.shared.may_write(&state, caller)?;
             }
         }
-        if writes || truncates {
-            self.shared.back(ino, truncates)?;
-        }
+        let is_held = (writes || truncates)
+            .then(|| self.shared.back_for(ino, truncates, writes))
+            .transpose()?
+            .is_some_and(|(_, is_held)| is_held);
         let mut state = self.shared.lock();
+        if is_held {
+            // From here on the handle does that. Nothing has the lock in between.
+            state.uses.release(ino);
+        }
         state.file(ino)?;
         if truncates && caller.uid != 0 {
             self.shared.strip(&mut state, ino)?;
@@ -384,15 +389,26 @@ impl Shared {
 
     /// Returns the backing file of a file, with its content, or empty if it is to be truncated.
     pub(super) fn back(&self, ino: u64, truncates: bool) -> Result<Arc<Backing>, Errno> {
+        self.back_for(ino, truncates, false).map(|(backing, _)| backing)
+    }
+
+    /// Does so for a program that opens the file. Tells whether the file is held: while it is about to be written, what is left
+    /// of it by the truncation becomes no content.
+    fn back_for(
+        &self,
+        ino: u64,
+        truncates: bool,
+        is_opening: bool,
+    ) -> Result<(Arc<Backing>, bool), Errno> {
         loop {
             let (content, written, generation, modified) = {
                 let mut state = self.lock();
                 let node = state.file(ino)?;
                 if let Some(backing) = state.uses.backing(ino).cloned() {
                     return if truncates {
-                        self.truncate(state, ino, &node, backing)
+                        self.truncate(state, ino, &node, backing, is_opening)
                     } else {
-                        Ok(backing)
+                        Ok((backing, false))
                     };
                 }
                 if truncates || node.content.packet.is_none() {
@@ -402,7 +418,7 @@ impl Shared {
                         backing.hole(&node).map_err(|error| errno(&error))?;
                     }
                     state.uses.of(ino).backing = Some(Arc::clone(&backing));
-                    return Ok(backing);
+                    return Ok((backing, false));
                 }
                 state.generation += 1;
                 (node.content, node.written, state.generation, node.modified)
@@ -417,7 +433,7 @@ impl Shared {
                 backing.place().map_err(|error| errno(&error))?;
                 let backing = Arc::new(backing);
                 state.uses.of(ino).backing = Some(Arc::clone(&backing));
-                return Ok(backing);
+                return Ok((backing, false));
             }
             backing.discard();
         }
@@ -429,7 +445,8 @@ impl Shared {
         ino: u64,
         node: &Node,
         backing: Arc<Backing>,
-    ) -> Result<Arc<Backing>, Errno> {
+        is_opening: bool,
+    ) -> Result<(Arc<Backing>, bool), Errno> {
         let is_open = state.uses.get(ino).is_some_and(|it| it.opens > 0);
         let is_used = is_open || !backing.is_alone();
         if is_used || !backing.is_dirty() {
@@ -437,17 +454,20 @@ impl Shared {
             state.uses.hold(ino);
             drop(state);
             let emptied = backing.file.set_len(0);
+            if is_opening && emptied.is_ok() {
+                return Ok((backing, true));
+            }
             let mut state = self.lock();
             if state.uses.release(ino) && backing.is_dirty() {
                 self.queue.push(ino, Arc::clone(&backing), self.prompt.is_wanted());
             }
-            return emptied.map(|()| backing).map_err(|error| errno(&error));
+            return emptied.map(|()| (backing, false)).map_err(|error| errno(&error));
         }
         // The former content was closed: it becomes a version.
         let new = self.new_backing(&mut state, ino).map_err(|error| errno(&error))?;
         state.uses.of(ino).backing = Some(Arc::clone(&new));
         self.queue.push_former(ino, backing, node.written);
-        Ok(new)
+        Ok((new, false))
     }
 
     pub(super) fn new_backing(&self, state: &mut State, ino: u64) -> io::Result<Arc<Backing>> {

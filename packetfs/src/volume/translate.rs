@@ -85,6 +85,8 @@ impl Shared {
         let mut state = self.lock();
         match job.former {
             Some(after) => self.note_former(&mut state, job, after, put),
+            // Programs write it again, and what was read may be a part. Who closes it has it looked at.
+            None if state.is_written(job.ino) && !job.backing.is_at(put.mark) => Ok(Outcome::Done),
             None => {
                 self.note(&mut state, job.ino, &job.backing, put)?;
                 Ok(self.outcome(&mut state, job))
@@ -150,7 +152,7 @@ impl Shared {
                 return Ok(());
             };
         }
-        if backing.mark().is_ok_and(|now| now == put.mark) {
+        if backing.is_at(put.mark) {
             if put.was_alone {
                 backing.set_clean(put.mark);
                 self.give_way(state, ino);
@@ -264,6 +266,10 @@ impl Shared {
 }
 
 impl State {
+    fn is_written(&self, ino: u64) -> bool {
+        self.uses.get(ino).is_some_and(|it| it.writers > 0)
+    }
+
     /// Tells whether a file has a name, or gets it back with what others who removed it did not know.
     fn is_to_be(&self, ino: u64, node: &Node) -> bool {
         let is_orphan = self.uses.get(ino).is_some_and(|it| it.is_orphan);
