@@ -128,7 +128,8 @@ impl<'a> Place<'a> {
     }
 
     fn hiding(&self, script: &str) -> String {
-        let (dir, point) = (self.dir.display(), self.volume.point("origin").display());
+        let point = self.volume.point("origin");
+        let (dir, point) = (self.dir.display(), point.display());
         format!(
             "P={dir} exec oswalk exec unshare -m sh -c 'cd /; umount -l {point}; ! grep -q \" {point} \" /proc/self/mountinfo || exit 9; \
              exec bash -c \"cd {dir} && eval \\\"\\$1\\\"\" bash \"$1\"' sh '{}'",

@@ -44,6 +44,11 @@ impl Holds {
         hold.until = hold.until.max(until);
     }
 
+    /// Tells whether a file was closed a moment ago, perhaps not for the last time.
+    pub(super) fn has(&self, ino: u64, now: Instant) -> bool {
+        self.lock().get(&ino).is_some_and(|hold| hold.until > now)
+    }
+
     /// Notes that a file is packets, or does not become any soon.
     pub(super) fn end(&self, ino: u64) {
         let mut holds = self.lock();
@@ -92,7 +97,9 @@ mod tests {
     fn a_close_that_was_not_the_last_one_keeps_back_for_a_moment() {
         let (holds, now) = (Holds::default(), Instant::now());
         holds.note_flush(1, 5, now);
+        assert!(holds.has(1, now) && !holds.has(2, now));
         assert_eq!(holds.limit(now), 5);
+        assert!(!holds.has(1, now + RELEASE_MAX));
         assert_eq!(holds.limit(now + RELEASE_MAX), u64::MAX);
     }
 }
