@@ -100,6 +100,7 @@ impl Volume {
             merging: Mutex::default(),
             settling: Mutex::default(),
             locks: super::locks::Locks::new(options.author),
+            giving: super::giving::Giving::default(),
             closing: Condvar::new(),
         });
         shared.replay_own()?;
@@ -144,6 +145,7 @@ impl Drop for Volume {
         self.shared.queue.close();
         self.shared.prompt.close();
         self.shared.locks.close();
+        self.shared.giving.close();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -14,6 +14,7 @@ use super::{SUPERUSER, write};
 use crate::locks::table::END;
 use crate::locks::{Held, Mode, Space};
 
+const USER: u32 = 1000;
 const LONG: Duration = Duration::from_secs(20);
 /// Time in which what must not happen would.
 const SHORT: Duration = Duration::from_millis(300);
@@ -34,7 +35,7 @@ fn wire(from: &Arc<Volume>, to: &Arc<Volume>) -> JoinHandle<()> {
 fn call(volume: &Volume, name: &[u8], owner: u64) -> LockCall {
     let ino = volume.lookup(ROOT, name).expect("the file is there").attr.ino;
     let space = Space::Flock;
-    LockCall { ino, handle: owner, owner, space, start: 0, end: END, pid: 1, thread: 0 }
+    LockCall { ino, handle: owner, owner, space, start: 0, end: END, pid: 1, thread: 0, user: USER }
 }
 
 fn lock(volume: &Volume, name: &[u8], owner: u64, waits: bool) -> Told {
@@ -84,7 +85,7 @@ fn whoever_gets_a_lock_has_first_what_its_former_holder_closed() {
         assert!(is_granted(&waits));
         let size = other.lookup(ROOT, b"data").expect("the file is there").attr.bytes;
         assert_eq!(size, content.len() as u64);
-        other.release_lock(call(other, b"lock", 2)).expect("the volume works");
+        other.release_lock(call(other, b"lock", 2), Box::new(|end| assert_eq!(end, Ok(None))));
         // Nothing was written under it.
         assert!(is_granted(&lock(one, b"lock", 3, true)));
         one.release_handle(3);
