@@ -95,6 +95,8 @@ struct Pending {
     user: u32,
     until: Option<Instant>,
     stage: Stage,
+    /// A master knows of it, and has perhaps given to others what it gives back.
+    was_asked: bool,
     is_cancelled: bool,
     /// Its program goes on, or there is none.
     is_told: bool,
@@ -218,8 +220,8 @@ impl Client {
             Want::Lock { waits: true, .. } | Want::Unlock { .. } => None,
             _ => Some(now + ANSWER_MAX),
         };
-        let stage = Stage::Behind;
-        let it = Pending { file, want, user, until, stage, is_cancelled: false, is_told };
+        let (stage, was_asked, is_cancelled) = (Stage::Behind, false, false);
+        let it = Pending { file, want, user, until, stage, was_asked, is_cancelled, is_told };
         self.shares.begin(user, want.is_unlock());
         let owner = want.lock().owner;
         self.queues.insert((file, owner, id));
@@ -287,13 +289,27 @@ impl Client {
             return;
         }
         if stage != Stage::Asked {
-            self.remove(id);
-            self.told.push(Told::Refused { id, refusal: Refusal::Cancelled });
+            self.drop_request(id, Told::Refused { id, refusal: Refusal::Cancelled });
             return self.go_on(file, want.lock().owner, now);
         }
         it.until = Some(it.until.map_or(now + ANSWER_MAX, |until| until.min(now + ANSWER_MAX)));
         if !want.is_unlock() {
             self.say(file, Ask::Cancel { id, file });
+        }
+    }
+
+    /// Ends a request that no master has answered. What one has perhaps given to others for it is theirs.
+    fn drop_request(&mut self, id: u64, told: Told) {
+        let Some(Pending { file, want, was_asked, .. }) = self.remove(id) else { return };
+        self.told.push(told);
+        match want {
+            Want::Lock { lock, .. } if was_asked && lock.space == Space::Flock => {
+                self.change(file, &lock, |it| it.clear(&lock));
+            }
+            Want::Lock { lock, .. } if was_asked && lock.mode == Mode::Shared => {
+                self.change(file, &lock, |it| it.share(&lock));
+            }
+            _ => {}
         }
     }
 
@@ -367,12 +383,12 @@ impl Client {
                 }
                 continue;
             }
-            self.remove(id);
             let refusal = Refusal::Cancelled;
-            self.told.push(match it.is_cancelled {
+            let told = match it.is_cancelled {
                 true => Told::Refused { id, refusal },
                 false => Told::Late { id },
-            });
+            };
+            self.drop_request(id, told);
             self.go_on(it.file, it.want.lock().owner, now);
         }
         is_unknown
@@ -390,8 +406,7 @@ impl Client {
         let asked: Vec<(u64, Pending)> = asked.map(|(id, it)| (*id, *it)).collect();
         for (id, it) in &asked {
             if it.is_cancelled && !it.want.is_unlock() {
-                self.remove(*id);
-                self.told.push(Told::Refused { id: *id, refusal: Refusal::Cancelled });
+                self.drop_request(*id, Told::Refused { id: *id, refusal: Refusal::Cancelled });
             } else {
                 self.set_stage(*id, Stage::Behind);
             }
@@ -428,7 +443,7 @@ impl Client {
             let mut table = table.clone();
             // What the former master has perhaps given to others by now is not claimed.
             for id in self.queues.range((file, Owner::FIRST, 0)..=(file, Owner::LAST, u64::MAX)) {
-                let it = self.pending.get(&id.2).filter(|it| it.stage == Stage::Asked);
+                let it = self.pending.get(&id.2).filter(|it| it.was_asked);
                 match it.map(|it| it.want) {
                     Some(Want::Unlock { lock }) => table.clear(&lock),
                     Some(Want::Lock { lock, .. }) if lock.space == Space::Flock => {
@@ -455,7 +470,7 @@ impl Client {
 
     fn ask(&mut self, id: u64, now: Instant) {
         let Some(it) = self.pending.get_mut(&id) else { return };
-        it.stage = Stage::Asked;
+        (it.stage, it.was_asked) = (Stage::Asked, true);
         let Pending { file, want, .. } = *it;
         let ask = match want {
             Want::Lock { lock, waits } => Ask::Lock { id, file, lock, waits },

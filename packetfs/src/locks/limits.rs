@@ -31,8 +31,8 @@ pub const ANSWER_MAX: Duration = Duration::from_secs(10);
 pub const GONE_AFTER: Duration = Duration::from_secs(3);
 /// Longest wait of a master for what others have, before it gives anything.
 pub const CLAIMS_WAIT: Duration = Duration::from_secs(3);
-/// Time in which a master waits only once for the claims of a node: one whose link comes and goes does not stop all others.
-pub const AWAITED_EVERY: Duration = Duration::from_secs(15);
+/// Time in which a master waits that long for each node altogether: one whose link comes and goes does not stop all others.
+pub const AWAITED_EVERY: Duration = Duration::from_secs(30);
 /// Time for which a lock that is not waited for may wait all the same, if a program of the same node has it: the kernel tells of
 /// the end of a descriptor a little after the program has closed it.
 pub const TRY_MAX: Duration = Duration::from_millis(20);

@@ -1,7 +1,7 @@
 //! What a master decides: who has which locks, and who waits.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use worknode::history::{Author, FileId};
 
@@ -32,6 +32,15 @@ struct Share {
     files: BTreeMap<FileId, usize>,
     locks: usize,
     waiters: usize,
+}
+
+/// How long all others have waited for a node's claims.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    since: Instant,
+    spent: Duration,
+    /// Since when they wait now.
+    begun: Option<Instant>,
 }
 
 /// A request that waits.
@@ -99,8 +108,8 @@ pub(super) struct Master {
     leads: bool,
     /// Whose claims are waited for, each until when.
     settling: Option<BTreeMap<Author, Instant>>,
-    /// Since when the claims of nodes were waited for.
-    awaited: BTreeMap<Author, Instant>,
+    /// How long nodes were waited for lately.
+    patience: BTreeMap<Author, Patience>,
     /// When it went to another master.
     moved: Option<Instant>,
     /// To whom, and of which round.
@@ -123,7 +132,7 @@ impl Master {
             last: 0,
             leads: true,
             settling: None,
-            awaited: BTreeMap::new(),
+            patience: BTreeMap::new(),
             moved: None,
             answers: Vec::new(),
             gives: Vec::new(),
@@ -148,19 +157,16 @@ impl Master {
         }
     }
 
-    /// Waits for the claims of a node, unless that was done not long ago.
+    /// Waits for the claims of a node, in some time not longer than once: one whose link comes and goes does not stop all others.
     fn await_claim(&mut self, node: Author, now: Instant) {
-        let settling = self.settling.get_or_insert_default();
-        if settling.contains_key(&node) {
+        let new = Patience { since: now, spent: Duration::ZERO, begun: None };
+        let it = self.patience.entry(node).or_insert(new);
+        let left = CLAIMS_WAIT.saturating_sub(it.spent);
+        if left.is_zero() || it.begun.is_some() {
             return;
         }
-        let is_often = |since: &Instant| now < *since + AWAITED_EVERY;
-        if !self.awaited.get(&node).is_some_and(is_often) {
-            self.awaited.insert(node, now);
-            settling.insert(node, now + CLAIMS_WAIT);
-        } else if settling.is_empty() {
-            self.settling = None;
-        }
+        it.begun = Some(now);
+        self.settling.get_or_insert_default().insert(node, now + left);
     }
 
     /// The link to a node has ended, or it has another master.
@@ -181,7 +187,7 @@ impl Master {
         self.settling = None;
         if leads {
             // Now it may be because of another node.
-            self.awaited.clear();
+            self.patience.clear();
             let is_silent =
                 |node: &Author| self.askers.get(node).is_none_or(|it| it.claimed.is_none());
             let silent: Vec<Author> = linked.iter().copied().filter(is_silent).collect();
@@ -202,13 +208,11 @@ impl Master {
             self.askers.remove(&node);
             self.take_back(node);
         }
-        self.awaited.retain(|_, since| now < *since + AWAITED_EVERY);
-        if let Some(settling) = &mut self.settling {
-            settling.retain(|_, until| now < *until);
-            if settling.is_empty() {
-                self.settling = None;
-            }
-        }
+        self.patience.retain(|_, it| it.begun.is_some() || now < it.since + AWAITED_EVERY);
+        let settling = self.settling.iter().flatten();
+        let late: Vec<Author> =
+            settling.filter(|(_, until)| now >= **until).map(|(node, _)| *node).collect();
+        late.into_iter().for_each(|node| self.claims_come(node, now));
         self.decide_all(now);
     }
 
@@ -391,6 +395,11 @@ impl Master {
 
     /// The claims of a node are here, or will not come.
     fn claims_come(&mut self, node: Author, now: Instant) {
+        if let Some(it) = self.patience.get_mut(&node)
+            && let Some(begun) = it.begun.take()
+        {
+            it.spent += now.saturating_duration_since(begun);
+        }
         let Some(settling) = &mut self.settling else { return };
         settling.remove(&node);
         if settling.is_empty() {

@@ -48,6 +48,8 @@ struct Work {
     is_all: bool,
     /// Files that are being given, and who has closed them.
     in_work: BTreeMap<u64, BTreeSet<u32>>,
+    /// Those that others have waited for in vain: they do not wait again.
+    slow: BTreeSet<u64>,
     /// Who has given back locks on a file that other nodes have not got since.
     releasers: BTreeMap<FileId, BTreeSet<u32>>,
     tasks: VecDeque<(u32, Task)>,
@@ -81,7 +83,8 @@ impl Work {
         let is_meant = |user: &u32| users.contains(user) == are_meant;
         let closed = self.closed.iter().filter(|(user, _)| is_meant(user)).flat_map(|(_, it)| it);
         let in_work = self.in_work.iter().filter(|(_, users)| users.iter().any(is_meant));
-        closed.chain(in_work.map(|(ino, _)| ino)).copied().collect()
+        let files = closed.chain(in_work.map(|(ino, _)| ino)).copied();
+        files.filter(|ino| are_meant || !self.slow.contains(ino)).collect()
     }
 
     fn is_left(&self, ino: u64) -> bool {
@@ -165,10 +168,7 @@ impl Shared {
         }
         let user = match ticket {
             Ticket::Release { user, .. } => user,
-            Ticket::Grant(_) => {
-                let work = self.giving.lock();
-                work.releasers.get(&file).and_then(|it| it.first().copied()).unwrap_or(ALL)
-            }
+            Ticket::Grant(_) => self.releaser(file),
         };
         self.give(user, Task::Lock(ticket, file));
         false
@@ -177,6 +177,16 @@ impl Shared {
     /// Has given what a node's claims to a master wait for.
     pub(super) fn give_for_claim(self: &Arc<Self>, master: Author) {
         self.give(ALL, Task::Claim(master));
+    }
+
+    /// Returns who has given back a lock on a file, or else its owner.
+    fn releaser(&self, file: FileId) -> u32 {
+        let releasers = self.giving.lock().releasers.get(&file).cloned().unwrap_or_default();
+        releasers.first().copied().unwrap_or_else(|| {
+            let state = self.lock();
+            let node = state.tree.find(state.tree.ino(file)).ok().flatten();
+            node.map_or(ALL, |node| node.permissions.uid)
+        })
     }
 
     fn has_nothing_to_give(&self, file: FileId) -> bool {
@@ -305,6 +315,8 @@ impl Shared {
                 tracing::info!(
                     "a lock goes to another node before what other users have closed is there"
                 );
+                let left: Vec<u64> = others.into_iter().filter(|ino| work.is_left(*ino)).collect();
+                work.slow.extend(left);
                 break;
             }
             work = self.giving.wait(work, left);
@@ -326,6 +338,7 @@ impl Shared {
         let given = self.catch_up(ino);
         let mut work = self.giving.lock();
         work.in_work.remove(&ino);
+        work.slow.remove(&ino);
         if let Err(error) = given {
             tracing::warn!(%error, ino, "failed to make packets of what was written under a lock: others do not see it yet");
             users.into_iter().for_each(|user| {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use worknode::history::{Author, FileId};
 
-use super::super::limits::{ANSWER_MAX, CLAIMS_WAIT, GONE_AFTER, TRY_MAX};
+use super::super::limits::{ANSWER_MAX, CLAIMS_WAIT, GONE_AFTER, ROUND_EVERY, TRY_MAX};
 use super::super::table::{Held, Mode, Owner, Space, Table};
 use super::super::{Action, Node, Refusal, Ticket, Told, Want, Word};
 use super::{Dice, seed};
@@ -268,6 +268,9 @@ impl World {
 
     /// All programs give back what they have, until nobody waits any more.
     fn release_all(&mut self, waits: &[Number]) {
+        // What came too late is told again by then.
+        self.pass(ROUND_EVERY);
+        self.deliver_all();
         for _ in 0..waits.len() + 2 {
             for at in 0..self.nodes.len() {
                 for (seq, id) in FILES.iter().flat_map(|seq| (0..OWNERS).map(move |id| (*seq, id)))
