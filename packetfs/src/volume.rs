@@ -30,6 +30,7 @@ mod files;
 mod foreign;
 mod garbage;
 mod given;
+mod givers;
 mod giving;
 mod handles;
 mod heal;

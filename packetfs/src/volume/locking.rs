@@ -1,6 +1,6 @@
 //! Locks of programs on files of the volume: what programs ask for, and what nodes say to each other.
 //!
-//! Before another node gets a lock, what was written here becomes durable events ([`super::giving`]). A message about a lock says
+//! Before another node gets a lock, what was written here becomes durable events ([`super::givers`]). A message about a lock says
 //! up to which events its holder must have seen all: they may take another way than the message. Before a program here gets a
 //! lock, it sees them ([`super::showing`]). The thread of this file waits for neither: it sends, and looks at what is due.
 

@@ -137,7 +137,12 @@ pub(super) struct Inner {
 pub(super) type Asked = (FileId, u64, u32);
 
 impl Inner {
-    /// Returns the next message that may be sent. `give` is called once for each that waits for what was written here.
+    /// Tells whether an open file is still there by which locks were asked for.
+    pub(super) fn has_handle(&self, handle: u64) -> bool {
+        self.handles.contains_key(&handle)
+    }
+
+    /// Returns what is to be done next about messages. Claims wait until then for what was written here.
     pub(super) fn next_out(&mut self, now: Instant, wait_until: Instant) -> Next {
         for (to, it) in &mut self.outboxes {
             let Some(first) = it.outs.front() else { continue };

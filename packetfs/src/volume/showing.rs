@@ -84,6 +84,8 @@ impl Shared {
         }
         let Call { at, file, mode, before, done, .. } = call;
         let (now, lock) = (Instant::now(), at.held(self.author, mode));
+        // What was open is perhaps closed by now.
+        let before = if inner.has_handle(at.handle) { before } else { Vec::new() };
         let (kept, freed) = parts(&lock, before);
         for lock in kept {
             inner.node.request(file, Want::Lock { lock, waits: false }, at.user, now);
