@@ -13,7 +13,7 @@ use worknode::history::{Author, FileId};
 
 use super::changes::failed;
 use super::interrupted::is_interrupted;
-use super::locks::{Call, Done, End, Inner, LockCall, Next, Out, Unsound, Wire};
+use super::locks::{Call, Done, End, Ended, Inner, LockCall, Next, Out, Unsound, Wire};
 use super::model::{Shared, Volume};
 use crate::locks::{Envelope, Held, Mode, Owner, Ticket, Want};
 
@@ -242,7 +242,7 @@ impl Shared {
     }
 
     /// Answers calls. Whoever gets a lock first sees what the former holders wrote.
-    fn end_calls(self: &Arc<Self>, ended: Vec<(u64, Call, End)>, is_alone: bool) {
+    fn end_calls(self: &Arc<Self>, ended: Vec<Ended>, is_alone: bool) {
         for (id, call, end) in ended {
             match end {
                 End::Test(held) => (call.done)(Ok(held)),

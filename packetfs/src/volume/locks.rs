@@ -73,6 +73,9 @@ pub enum Unsound {
     Untrue,
 }
 
+/// A call that has ended, with its number.
+pub(super) type Ended = (u64, Call, End);
+
 /// How a call ends.
 pub(super) enum End {
     Granted,
@@ -257,7 +260,7 @@ impl Locks {
     }
 
     /// Has sent what is to be sent, and returns the calls that have ended, and what is to be given.
-    pub(super) fn act(&self, inner: &mut Inner) -> (Vec<(u64, Call, End)>, Vec<(Ticket, FileId)>) {
+    pub(super) fn act(&self, inner: &mut Inner) -> (Vec<Ended>, Vec<(Ticket, FileId)>) {
         let (mut ended, mut gives) = (Vec::new(), Vec::new());
         for action in inner.node.actions() {
             let told = match action {
