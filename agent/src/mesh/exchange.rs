@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use packetfs::log::Unfit;
 use packetfs::packet::{Packed, PacketRef};
-use packetfs::volume::{Batch, Refused, Volume, small_packets};
+use packetfs::volume::{Batch, Refused, Unsound, Volume, small_packets};
 use tokio::sync::mpsc::UnboundedSender;
 use worknode::history::{Author, Summary};
 use worknode::id::NodeId;
@@ -182,8 +182,12 @@ impl Exchange {
     fn take_has(&mut self, number: u32, has: Has) {
         let Some(volume) = self.volume.clone() else { return };
         let Some(link) = self.links.get_mut(&number) else { return };
+        let is_all = has.is_all;
         link.peer.hear(has, volume.author());
         Self::meet(&self.met, &self.members, &volume, (number, link));
+        if let Some(author) = link.met.filter(|_| is_all) {
+            volume.note_has(author, link.peer.has.of(author));
+        }
         let (has, own) = (link.peer.has.of(volume.author()), volume.summary().of(volume.author()));
         if has > own {
             self.tell_own_lost(number, has, own);
@@ -232,7 +236,17 @@ impl Exchange {
         let author = self.links.get(&number).and_then(|link| link.met);
         // What comes too early is said again.
         let Some((author, volume)) = author.zip(self.volume.as_ref()) else { return Some(()) };
-        volume.hear_locks(author, payload)
+        match volume.hear_locks(author, payload) {
+            Ok(()) => Some(()),
+            Err(Unsound::Damaged) => None,
+            Err(lie @ Unsound::Untrue) => {
+                let link = self.links.get(&number)?;
+                tracing::error!(peer = %link.node, %lie, "dropping the link: what it says of locks is not sound");
+                // The main thread may be gone.
+                let _ = self.liar_tx.send((link.node.clone(), format!("locks: {lie}")));
+                Some(())
+            }
+        }
     }
 
     /// Handles the end of a link, unless there is a newer one with the same node.

@@ -3,12 +3,8 @@
 use serde::{Deserialize, Serialize};
 use worknode::history::{Author, FileId};
 
+use super::limits::{AUTHORS_MAX, CLAIMS_MAX};
 use super::table::Held;
-
-/// Most locks in one message.
-pub const CLAIMS_MAX: usize = 4096;
-/// Most authors in one message.
-pub const AUTHORS_MAX: usize = 4096;
 
 /// From a node to its master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,9 +79,17 @@ impl Envelope {
         let it: Self = postcard::from_bytes(bytes).ok()?;
         let fits = match &it.word {
             Word::Ask(Ask::Claim { locks, linked, .. }) => {
-                locks.len() <= CLAIMS_MAX && linked.len() <= AUTHORS_MAX
+                locks.len() <= CLAIMS_MAX
+                    && linked.len() <= AUTHORS_MAX
+                    && locks.iter().all(|(_, lock)| lock.is_sound())
             }
             Word::Ask(Ask::Leave { linked }) => linked.len() <= AUTHORS_MAX,
+            Word::Ask(
+                Ask::Lock { lock, .. } | Ask::Test { lock, .. } | Ask::Unlock { lock, .. },
+            )
+            | Word::Answer(
+                Answer::Lost { lock, .. } | Answer::Refused { refusal: Refusal::Held(lock), .. },
+            ) => lock.is_sound(),
             _ => true,
         };
         (fits && it.seen.len() <= AUTHORS_MAX).then_some(it)

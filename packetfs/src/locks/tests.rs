@@ -1,5 +1,6 @@
 //! Tests of locks: the table against the kernel's own, and nodes that agree over links that are cut.
 
+mod bounds;
 mod kernel;
 mod nodes;
 

@@ -183,13 +183,13 @@ impl Volume {
     /// Closes a file. What was written becomes packets soon.
     pub fn close_file(&self, handle: u64) {
         let mut state = self.shared.lock();
-        let Some(Handle::File { ino, writes, .. }) = state.handles.remove(handle) else { return };
+        let Some(Handle::File { ino, writes, uid }) = state.handles.remove(handle) else { return };
         let it = state.uses.of(ino);
         it.opens = it.opens.saturating_sub(1);
         it.writers = it.writers.saturating_sub(u32::from(writes));
         self.shared.unused(&mut state, ino);
         if writes {
-            self.shared.locks.note_closed(ino);
+            self.shared.note_closed(ino, uid);
         }
     }
 

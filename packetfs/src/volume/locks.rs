@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use worknode::history::{Author, FileId};
 
-use crate::locks::{Action, Held, Mode, Node, Owner, Refusal, Space, Told, Word};
-
-/// Most files of which it is remembered that programs have closed them. Beyond that all files are looked at.
-const CLOSED_MAX: usize = 4096;
+use crate::locks::{
+    Action, Ask, Held, Mode, Node, Owner, Refusal, Seen, Space, Ticket, Told, Word,
+};
 
 /// What a program asks for.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,8 @@ pub struct LockCall {
     /// The process, and the thread that waits.
     pub pid: u32,
     pub thread: u32,
+    /// Whose program it is.
+    pub user: u32,
 }
 
 impl LockCall {
@@ -47,23 +49,62 @@ pub(super) struct Call {
     pub(super) file: FileId,
     pub(super) mode: Mode,
     pub(super) is_test: bool,
+    /// What its owner had in its range.
+    pub(super) before: Vec<Held>,
     pub(super) done: Done,
 }
+
+/// A call whose program has its lock, but does not know of it before it sees what the former holders wrote.
+pub(super) struct Showing {
+    /// Until it was told otherwise.
+    pub(super) call: Option<Call>,
+    pub(super) user: u32,
+    pub(super) until: Instant,
+}
+
+/// What is wrong with a message about locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unsound {
+    /// It does not decode.
+    #[error("it does not decode")]
+    Damaged,
+    /// It answers what was not asked.
+    #[error("it answers what was not asked")]
+    Untrue,
+}
+
+/// A call that has ended, with its number.
+pub(super) type Ended = (u64, Call, End);
 
 /// How a call ends.
 pub(super) enum End {
     Granted,
     Test(Option<Held>),
+    Released,
     Failed(Errno),
 }
 
 /// What is to be said to another node.
 pub(super) struct Out {
     pub(super) to: Author,
-    /// What programs have written to this file, and to those that they have closed, becomes events first.
-    pub(super) first: Option<FileId>,
     pub(super) round: u64,
     pub(super) word: Word,
+}
+
+impl Out {
+    fn begins_round(&self) -> bool {
+        matches!(self.word, Word::Ask(Ask::Claim { is_first: true, .. }))
+    }
+}
+
+/// What is to be said to one node, in order.
+#[derive(Default)]
+pub(super) struct Outbox {
+    outs: VecDeque<Out>,
+    /// Until when its first message waits for what was written here.
+    pub(super) until: Option<Instant>,
+    /// Whether that was given.
+    is_given: bool,
 }
 
 /// The locks of a volume.
@@ -78,27 +119,64 @@ pub(super) struct Locks {
     /// Open files by which locks were asked for.
     handles: AtomicUsize,
     is_alone: AtomicBool,
-    closed: Mutex<Closed>,
-}
-
-/// What programs have closed since others were given all.
-#[derive(Debug, Default)]
-pub(super) struct Closed {
-    pub(super) files: BTreeSet<u64>,
-    /// There are more.
-    pub(super) is_all: bool,
 }
 
 pub(super) struct Inner {
     pub(super) node: Node,
-    pub(super) calls: HashMap<u64, Call>,
-    /// Who has asked for locks on which file by an open file.
-    handles: HashMap<u64, BTreeSet<(FileId, u64)>>,
+    pub(super) calls: BTreeMap<u64, Call>,
+    pub(super) showing: BTreeMap<u64, Showing>,
+    /// Who has asked for locks on which file by an open file, and whose program that was.
+    handles: HashMap<u64, BTreeSet<Asked>>,
     pub(super) wires: BTreeMap<Author, Wire>,
-    pub(super) outbox: VecDeque<Out>,
+    pub(super) outboxes: BTreeMap<Author, Outbox>,
     /// What holders of locks must see.
-    pub(super) seen: BTreeMap<Author, u64>,
+    pub(super) seen: Seen,
+    /// The last call that was looked at for signals.
+    pub(super) looked_at: u64,
     pub(super) is_closed: bool,
+}
+
+/// The file, the kernel's number of who asks, and the user.
+pub(super) type Asked = (FileId, u64, u32);
+
+impl Inner {
+    /// Tells whether an open file is still there by which locks were asked for.
+    pub(super) fn has_handle(&self, handle: u64) -> bool {
+        self.handles.contains_key(&handle)
+    }
+
+    /// Returns what is to be done next about messages. Claims wait until then for what was written here.
+    pub(super) fn next_out(&mut self, now: Instant, wait_until: Instant) -> Next {
+        for (to, it) in &mut self.outboxes {
+            let Some(first) = it.outs.front() else { continue };
+            if !first.begins_round() || it.is_given || it.until.is_some_and(|until| now >= until) {
+                (it.until, it.is_given) = (None, false);
+                let Some(out) = it.outs.pop_front() else { continue };
+                return Next::Send(out);
+            }
+            if it.until.is_none() {
+                it.until = Some(wait_until);
+                return Next::Give(*to);
+            }
+        }
+        self.outboxes.retain(|_, it| !it.outs.is_empty());
+        Next::Nothing
+    }
+
+    /// What the first message to a node waited for is given.
+    pub(super) fn note_given(&mut self, to: Author) {
+        if let Some(it) = self.outboxes.get_mut(&to).filter(|it| it.until.is_some()) {
+            it.is_given = true;
+        }
+    }
+}
+
+/// What is to be done about messages.
+pub(super) enum Next {
+    Send(Out),
+    /// What was written here is to be given before a message to this node.
+    Give(Author),
+    Nothing,
 }
 
 impl std::fmt::Debug for Inner {
@@ -111,11 +189,13 @@ impl Locks {
     pub(super) fn new(author: Author) -> Self {
         let inner = Inner {
             node: Node::new(author),
-            calls: HashMap::new(),
+            calls: BTreeMap::new(),
+            showing: BTreeMap::new(),
             handles: HashMap::new(),
             wires: BTreeMap::new(),
-            outbox: VecDeque::new(),
-            seen: BTreeMap::new(),
+            outboxes: BTreeMap::new(),
+            seen: Seen::default(),
+            looked_at: 0,
             is_closed: false,
         };
         Self {
@@ -125,7 +205,6 @@ impl Locks {
             learning: AtomicUsize::new(0),
             handles: AtomicUsize::new(0),
             is_alone: AtomicBool::new(true),
-            closed: Mutex::default(),
         }
     }
 
@@ -151,28 +230,9 @@ impl Locks {
         self.is_alone.load(Ordering::Relaxed)
     }
 
-    /// Takes note that a program has closed a file that it may have written.
-    pub(super) fn note_closed(&self, ino: u64) {
-        if self.is_alone() {
-            return;
-        }
-        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        closed.is_all |= closed.files.len() >= CLOSED_MAX;
-        if !closed.is_all {
-            closed.files.insert(ino);
-        }
-    }
-
-    /// Returns what programs have closed since this was asked last.
-    pub(super) fn take_closed(&self) -> Closed {
-        std::mem::take(&mut *self.closed.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Takes note whether another node is linked. What was closed before is to be given all.
-    pub(super) fn set_alone(&self, is_alone: bool) {
-        if self.is_alone.swap(is_alone, Ordering::Relaxed) && !is_alone {
-            self.closed.lock().unwrap_or_else(PoisonError::into_inner).is_all = true;
-        }
+    /// Takes note whether another node is linked. Returns whether that is so since now.
+    pub(super) fn set_alone(&self, is_alone: bool) -> bool {
+        self.is_alone.swap(is_alone, Ordering::Relaxed) && !is_alone
     }
 
     /// Tells whether no program has asked for locks by what is still open.
@@ -182,12 +242,12 @@ impl Locks {
 
     /// Takes note of who asks for a lock by an open file.
     pub(super) fn note_handle(&self, inner: &mut Inner, at: &LockCall, file: FileId) {
-        inner.handles.entry(at.handle).or_default().insert((file, at.owner));
+        inner.handles.entry(at.handle).or_default().insert((file, at.owner, at.user));
         self.handles.store(inner.handles.len(), Ordering::Relaxed);
     }
 
     /// Returns who has asked for locks by an open file that is gone.
-    pub(super) fn end_handle(&self, inner: &mut Inner, handle: u64) -> BTreeSet<(FileId, u64)> {
+    pub(super) fn end_handle(&self, inner: &mut Inner, handle: u64) -> BTreeSet<Asked> {
         let asked = inner.handles.remove(&handle).unwrap_or_default();
         self.handles.store(inner.handles.len(), Ordering::Relaxed);
         asked
@@ -199,14 +259,19 @@ impl Locks {
         self.due.notify_all();
     }
 
-    /// Has sent what is to be sent, and returns the calls that have ended.
-    pub(super) fn act(&self, inner: &mut Inner) -> Vec<(Call, End)> {
-        let mut ended = Vec::new();
+    /// Has sent what is to be sent, and returns the calls that have ended, and what is to be given.
+    pub(super) fn act(&self, inner: &mut Inner) -> (Vec<Ended>, Vec<(Ticket, FileId)>) {
+        let (mut ended, mut gives) = (Vec::new(), Vec::new());
         for action in inner.node.actions() {
             let told = match action {
                 Action::Tell(told) => told,
-                Action::Send { to, first, round, word } => {
-                    inner.outbox.push_back(Out { to, first, round, word });
+                Action::Give { ticket, file } => {
+                    gives.push((ticket, file));
+                    continue;
+                }
+                Action::Send { to, round, word } => {
+                    let outs = &mut inner.outboxes.entry(to).or_default().outs;
+                    outs.push_back(Out { to, round, word });
                     self.due.notify_one();
                     continue;
                 }
@@ -214,6 +279,7 @@ impl Locks {
             let (id, end) = match told {
                 Told::Granted { id } => (id, End::Granted),
                 Told::Free { id } => (id, End::Test(None)),
+                Told::Released { id } => (id, End::Released),
                 Told::Late { id } => (id, End::Failed(Errno::ENOLCK)),
                 Told::Refused { id, refusal: Refusal::Held(held) } => {
                     let is_test = inner.calls.get(&id).is_some_and(|call| call.is_test);
@@ -237,9 +303,9 @@ impl Locks {
                 }
             };
             if let Some(call) = inner.calls.remove(&id) {
-                ended.push((call, end));
+                ended.push((id, call, end));
             }
         }
-        ended
+        (ended, gives)
     }
 }

@@ -11,6 +11,7 @@ use worknode::history::{self, Author, Clock};
 use super::bounds::Bounds;
 use super::exchange::foreign::Foreigners;
 use super::exchange::prompt::Prompt;
+use super::giving::Giving;
 use super::handles::Handles;
 use super::holds::Holds;
 use super::library::Library;
@@ -62,6 +63,7 @@ pub(super) struct Shared {
     /// Held while changes are made durable and the tables written.
     pub(super) settling: Mutex<()>,
     pub(super) locks: Locks,
+    pub(super) giving: Giving,
     /// Told when the volume is closed.
     pub(super) closing: Condvar,
 }

@@ -103,6 +103,7 @@ impl Volume {
             merging: Mutex::default(),
             settling: Mutex::default(),
             locks: super::locks::Locks::new(options.author),
+            giving: super::giving::Giving::default(),
             closing: Condvar::new(),
         });
         let left = shared.left(recovered.has_rebooted)?;
@@ -149,6 +150,7 @@ impl Drop for Volume {
         self.shared.queue.close();
         self.shared.prompt.close();
         self.shared.locks.close();
+        self.shared.giving.close();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -493,7 +493,7 @@ impl Filesystem for Handler {
 
     fn flush(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         owner: LockOwner,
@@ -504,7 +504,7 @@ impl Filesystem for Handler {
             return reply.error(Errno::ENOSYS);
         }
         self.volume.note_closing(ino.0);
-        self.volume.note_flush(ino.0, owner.0);
+        self.volume.note_flush(ino.0, owner.0, request.uid());
         reply.ok();
     }
 

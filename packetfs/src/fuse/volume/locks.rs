@@ -62,11 +62,12 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    fn call(&self, thread: u32) -> LockCall {
+    fn call(&self, request: &Request) -> LockCall {
+        let (thread, user) = (request.pid(), request.uid());
         let Self { ino, handle, owner, start, end, pid, .. } = *self;
         let end = end.min(END);
         let space = if (start, end) == (0, END) { space(thread) } else { Space::Range };
-        LockCall { ino: ino.0, handle, owner: owner.0, space, start, end, pid, thread }
+        LockCall { ino: ino.0, handle, owner: owner.0, space, start, end, pid, thread, user }
     }
 
     fn mode(&self) -> Option<Mode> {
@@ -86,7 +87,7 @@ pub(super) fn set(
     waits: bool,
     reply: ReplyEmpty,
 ) {
-    let call = wanted.call(request.pid());
+    let call = wanted.call(request);
     let answer = move |taken: Result<Option<Held>, nix::errno::Errno>| match taken {
         Ok(_) => reply.ok(),
         Err(error) => reply.error(Errno::from_i32(error as i32)),
@@ -96,7 +97,7 @@ pub(super) fn set(
             locked.note(wanted.handle);
             locked.volume.take_lock(call, mode, waits, Box::new(answer));
         }
-        None => answer(locked.volume.release_lock(call).map(|()| None)),
+        None => locked.volume.release_lock(call, Box::new(answer)),
     }
 }
 
@@ -117,7 +118,7 @@ pub(super) fn test(volume: &Volume, request: &Request, wanted: Wanted, reply: Re
         }
         Err(error) => reply.error(Errno::from_i32(error as i32)),
     };
-    volume.test_lock(wanted.call(request.pid()), mode, Box::new(answer));
+    volume.test_lock(wanted.call(request), mode, Box::new(answer));
 }
 
 /// Tells by which call a thread asks for a lock on a whole file. The kernel says so in a field that fuser does not pass on.

@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::{FlockOperation, flock};
 use worknode::history::{Author, FileId};
 
-use super::super::master::TRY_MAX;
+use super::super::limits::TRY_MAX;
 use super::super::table::{END, Held, Mode, Owner, Space, Table};
 use super::super::{Action, Node, Told, Want};
 use super::{Dice, seed};
@@ -100,14 +100,15 @@ fn flock_is_taken_converted_and_lost_as_the_kernel_does() {
         let (mode, operation) = match dice.below(3) {
             0 => {
                 flock(at, FlockOperation::Unlock).unwrap();
-                node.unlock(file, lock, now);
+                node.unlock(file, lock, 0, now);
                 continue;
             }
             1 => (Mode::Shared, FlockOperation::NonBlockingLockShared),
             _ => (Mode::Exclusive, FlockOperation::NonBlockingLockExclusive),
         };
         let is_granted = flock(at, operation).is_ok();
-        let id = node.request(file, Want::Lock { lock: Held { mode, ..lock }, waits: false }, now);
+        let id =
+            node.request(file, Want::Lock { lock: Held { mode, ..lock }, waits: false }, 0, now);
         now += TRY_MAX;
         node.tick(now);
         let told = Action::Tell(Told::Granted { id });

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use worknode::history::{Author, FileId};
 
-use super::super::client::ANSWER_MAX;
-use super::super::master::{CLAIMS_WAIT, GONE_AFTER, TRY_MAX};
+use super::super::limits::{ANSWER_MAX, CLAIMS_WAIT, GONE_AFTER, ROUND_EVERY, TRY_MAX};
 use super::super::table::{Held, Mode, Owner, Space, Table};
-use super::super::{Action, Node, Refusal, Told, Want, Word};
+use super::super::{Action, Node, Refusal, Ticket, Told, Want, Word};
 use super::{Dice, seed};
 
 const COUNT: usize = 4;
@@ -16,46 +15,50 @@ const STEPS: u64 = 300;
 const HISTORIES: u64 = 100;
 const FILES: [u64; 2] = [1, 2];
 const OWNERS: u64 = 3;
+pub(super) const USER: u32 = 1000;
 
-fn author(at: usize) -> Author {
+pub(super) fn author(at: usize) -> Author {
     Author([u8::try_from(at + 1).unwrap(); 16])
 }
 
-fn file(seq: u64) -> FileId {
+pub(super) fn file(seq: u64) -> FileId {
     FileId { author: Author([9; 16]), seq }
 }
 
-fn lock(node: usize, id: u64, mode: Mode, (start, end): (u64, u64)) -> Held {
+pub(super) fn lock(node: usize, id: u64, mode: Mode, (start, end): (u64, u64)) -> Held {
     let owner = Owner { node: author(node), id };
     Held { owner, space: Space::Range, mode, start, end, pid: 0 }
 }
 
 /// The request of a program.
-type Number = (usize, u64);
+pub(super) type Number = (usize, u64);
 
 /// Some nodes, and the messages between them.
-struct World {
-    nodes: Vec<Node>,
+pub(super) struct World {
+    pub(super) nodes: Vec<Node>,
     links: BTreeSet<(usize, usize)>,
-    waiting: BTreeMap<(usize, usize), VecDeque<(u64, Word)>>,
-    now: Instant,
+    pub(super) waiting: BTreeMap<(usize, usize), VecDeque<(u64, Word)>>,
+    /// What is to be given to others first, of each node.
+    pub(super) gives: Vec<(usize, Ticket)>,
+    pub(super) now: Instant,
     wants: BTreeMap<Number, (FileId, Want)>,
-    told: BTreeMap<Number, Told>,
+    pub(super) told: BTreeMap<Number, Told>,
     /// What the programs of each node believe to have.
     held: BTreeMap<(usize, FileId), Table>,
     /// What they have given back, and the number of their last request before.
     released: Vec<((usize, FileId), u64, Held)>,
     lost: Vec<Held>,
-    sent: u64,
+    pub(super) sent: u64,
     seed: u64,
 }
 
 impl World {
-    fn new(count: usize, seed: u64) -> Self {
+    pub(super) fn new(count: usize, seed: u64) -> Self {
         Self {
             nodes: (0..count).map(|at| Node::new(author(at))).collect(),
             links: BTreeSet::new(),
             waiting: BTreeMap::new(),
+            gives: Vec::new(),
             now: Instant::now(),
             wants: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -67,14 +70,14 @@ impl World {
         }
     }
 
-    fn connected(count: usize) -> Self {
+    pub(super) fn connected(count: usize) -> Self {
         let mut world = Self::new(count, 0);
         world.connect_all();
         world.deliver_all();
         world
     }
 
-    fn connect(&mut self, a: usize, b: usize) {
+    pub(super) fn connect(&mut self, a: usize, b: usize) {
         if a != b && self.links.insert((a.min(b), a.max(b))) {
             for (from, to) in [(a, b), (b, a)] {
                 self.nodes[to].begin(author(from), self.now);
@@ -89,7 +92,7 @@ impl World {
         }
     }
 
-    fn cut(&mut self, a: usize, b: usize) {
+    pub(super) fn cut(&mut self, a: usize, b: usize) {
         if self.links.remove(&(a.min(b), a.max(b))) {
             for (from, to) in [(a, b), (b, a)] {
                 self.waiting.remove(&(from, to));
@@ -99,11 +102,12 @@ impl World {
         }
     }
 
-    fn act(&mut self, at: usize) {
+    pub(super) fn act(&mut self, at: usize) {
         for action in self.nodes[at].actions() {
             match action {
                 Action::Tell(told) => self.tell(at, told),
-                Action::Send { to, round, word, .. } => {
+                Action::Give { ticket, .. } => self.gives.push((at, ticket)),
+                Action::Send { to, round, word } => {
                     self.sent += 1;
                     let to = usize::from(to.0[0]) - 1;
                     if self.links.contains(&(at.min(to), at.max(to))) {
@@ -129,28 +133,47 @@ impl World {
                 self.held.entry((at, file)).or_default().clear(&lock);
                 return self.lost.push(lock);
             }
-            Told::Free { id } | Told::Refused { id, .. } | Told::Late { id } => id,
+            Told::Free { id }
+            | Told::Released { id }
+            | Told::Refused { id, .. }
+            | Told::Late { id } => id,
         };
         let before = self.told.insert((at, id), told);
         assert_eq!(before, None, "OSWALK_SEED={}: {id} was answered twice: {told:?}", self.seed);
     }
 
-    fn deliver(&mut self, (from, to): (usize, usize)) {
+    pub(super) fn deliver(&mut self, (from, to): (usize, usize)) {
         let Some((round, word)) = self.waiting.get_mut(&(from, to)).and_then(VecDeque::pop_front)
         else {
             return;
         };
-        self.nodes[to].hear(author(from), round, word, self.now);
+        let seed = self.seed;
+        let is_fit = self.nodes[to].hear(author(from), round, word, self.now);
+        assert!(is_fit, "OSWALK_SEED={seed}: node {to} does not believe {from}");
         self.act(to);
     }
 
-    fn deliver_all(&mut self) {
-        while let Some((link, _)) = self.waiting.iter().find(|(_, queue)| !queue.is_empty()) {
-            self.deliver(*link);
+    /// What a node's programs have written is given to others.
+    pub(super) fn give(&mut self, at: usize) {
+        let (node, ticket) = self.gives.swap_remove(at);
+        self.nodes[node].given(ticket, self.now);
+        self.act(node);
+    }
+
+    /// Everything arrives, and everything is given.
+    pub(super) fn deliver_all(&mut self) {
+        loop {
+            if let Some((link, _)) = self.waiting.iter().find(|(_, queue)| !queue.is_empty()) {
+                self.deliver(*link);
+            } else if self.gives.is_empty() {
+                break;
+            } else {
+                self.give(0);
+            }
         }
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         for at in 0..self.nodes.len() {
             self.nodes[at].tick(self.now);
@@ -158,25 +181,25 @@ impl World {
         }
     }
 
-    fn request(&mut self, at: usize, file: FileId, want: Want) -> Number {
+    pub(super) fn request(&mut self, at: usize, file: FileId, want: Want) -> Number {
         if let Want::Lock { lock: lock @ Held { mode: Mode::Shared, .. }, .. } = want {
             // From now on others may get it, too.
             self.note_released(at, file, lock);
         }
-        let id = self.nodes[at].request(file, want, self.now);
+        let id = self.nodes[at].request(file, want, USER, self.now);
         self.wants.insert((at, id), (file, want));
         self.act(at);
         (at, id)
     }
 
-    fn lock(&mut self, at: usize, owner: u64, waits: bool) -> Number {
+    pub(super) fn lock(&mut self, at: usize, owner: u64, waits: bool) -> Number {
         let lock = lock(at, owner, Mode::Exclusive, (0, 9));
         self.request(at, file(1), Want::Lock { lock, waits })
     }
 
-    fn release(&mut self, at: usize, file: FileId, lock: Held) {
+    pub(super) fn release(&mut self, at: usize, file: FileId, lock: Held) {
         self.note_released(at, file, lock);
-        self.nodes[at].unlock(file, lock, self.now);
+        self.nodes[at].unlock(file, lock, USER, self.now);
         self.act(at);
     }
 
@@ -186,17 +209,17 @@ impl World {
         self.released.push(((at, file), asked.map_or(0, |((_, id), _)| *id), lock));
     }
 
-    fn unlock(&mut self, at: usize, owner: u64) {
+    pub(super) fn unlock(&mut self, at: usize, owner: u64) {
         self.release(at, file(1), lock(at, owner, Mode::Exclusive, (0, 9)));
     }
 
-    fn cancel(&mut self, (at, id): Number) {
+    pub(super) fn cancel(&mut self, (at, id): Number) {
         self.nodes[at].cancel(id, self.now);
         self.act(at);
     }
 
     /// Two nodes never have what excludes each other.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         for seq in FILES {
             let tables = self.held.iter().filter(|((_, of), _)| *of == file(seq));
             let all: Vec<Held> = tables.flat_map(|(_, it)| it.all()).copied().collect();
@@ -238,12 +261,16 @@ impl World {
                     self.cancel(number);
                 }
             }
+            10 if !self.gives.is_empty() => self.give(dice.pick(self.gives.len())),
             _ => self.deliver((at, other)),
         }
     }
 
     /// All programs give back what they have, until nobody waits any more.
     fn release_all(&mut self, waits: &[Number]) {
+        // What came too late is told again by then.
+        self.pass(ROUND_EVERY);
+        self.deliver_all();
         for _ in 0..waits.len() + 2 {
             for at in 0..self.nodes.len() {
                 for (seq, id) in FILES.iter().flat_map(|seq| (0..OWNERS).map(move |id| (*seq, id)))
@@ -416,6 +443,7 @@ fn whoever_does_not_want_to_wait_any_longer_is_told_whether_it_has_the_lock() {
     world.deliver_all();
     assert_eq!(world.told[&first], Told::Refused { id: first.1, refusal: Refusal::Cancelled });
     world.unlock(0, 5);
+    world.give(0);
     world.cancel(second);
     world.deliver_all();
     assert_eq!(world.told[&second], Told::Granted { id: second.1 });

@@ -8,12 +8,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::super::node::ROOT;
-use super::super::{LockCall, Volume};
+use super::super::{Caller, LockCall, Volume};
 use super::exchange::{give, open, settle};
 use super::{SUPERUSER, write};
 use crate::locks::table::END;
 use crate::locks::{Held, Mode, Space};
 
+const USER: u32 = 1000;
 const LONG: Duration = Duration::from_secs(20);
 /// Time in which what must not happen would.
 const SHORT: Duration = Duration::from_millis(300);
@@ -34,7 +35,7 @@ fn wire(from: &Arc<Volume>, to: &Arc<Volume>) -> JoinHandle<()> {
 fn call(volume: &Volume, name: &[u8], owner: u64) -> LockCall {
     let ino = volume.lookup(ROOT, name).expect("the file is there").attr.ino;
     let space = Space::Flock;
-    LockCall { ino, handle: owner, owner, space, start: 0, end: END, pid: 1, thread: 0 }
+    LockCall { ino, handle: owner, owner, space, start: 0, end: END, pid: 1, thread: 0, user: USER }
 }
 
 fn lock(volume: &Volume, name: &[u8], owner: u64, waits: bool) -> Told {
@@ -84,7 +85,7 @@ fn whoever_gets_a_lock_has_first_what_its_former_holder_closed() {
         assert!(is_granted(&waits));
         let size = other.lookup(ROOT, b"data").expect("the file is there").attr.bytes;
         assert_eq!(size, content.len() as u64);
-        other.release_lock(call(other, b"lock", 2)).expect("the volume works");
+        other.release_lock(call(other, b"lock", 2), Box::new(|end| assert_eq!(end, Ok(None))));
         // Nothing was written under it.
         assert!(is_granted(&lock(one, b"lock", 3, true)));
         one.release_handle(3);
@@ -114,6 +115,70 @@ fn what_only_a_lost_node_has_is_not_waited_for_long() {
     other.end_locks(one.author());
     assert!(is_granted(&waits));
     assert!(is_granted(&lock(other, b"lock", 2, true)));
+    for thread in threads {
+        thread.join().expect("sound messages");
+    }
+}
+
+fn write_as(volume: &Volume, name: &[u8], content: &[u8], uid: u32) {
+    let ino = volume.lookup(ROOT, name).expect("the file is there").attr.ino;
+    let caller = Caller { uid, ..SUPERUSER };
+    let opened = volume.open_file(ino, libc::O_WRONLY | libc::O_TRUNC, caller).expect("a file");
+    volume.write(ino, 0, content, false).expect("the disk has room");
+    volume.close_file(opened.handle);
+}
+
+/// While packets of one user's files are made, which is never done here, others lock, and programs that wait can be told so.
+#[test]
+fn who_writes_much_keeps_the_own_locks_and_not_those_of_others() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let volumes = [0_u8, 1].map(|number| open(dirs[usize::from(number)].path(), number));
+    for name in [b"huge".as_slice(), b"lock"] {
+        write(&volumes[0], ROOT, name, b"");
+    }
+    settle(&volumes[0]);
+    give(&volumes[0], &volumes[1]);
+    let threads = [wire(&volumes[0], &volumes[1]), wire(&volumes[1], &volumes[0])];
+    // Either is the master once.
+    for [one, other] in [[0, 1], [1, 0]] {
+        let (one, other) = (&volumes[one], &volumes[other]);
+        let at = |name, owner, user| LockCall { user, ..call(one, name, owner) };
+        let take = |call| {
+            let (told_tx, told) = channel();
+            one.take_lock(
+                call,
+                Mode::Exclusive,
+                true,
+                Box::new(move |end| told_tx.send(end).unwrap_or(())),
+            );
+            told
+        };
+        assert!(is_granted(&take(at(b"huge", 1, USER))));
+        assert!(is_granted(&take(at(b"lock", 2, USER + 1))));
+        let making = one.shared.packets.write().expect("nothing has failed");
+        write_as(one, b"huge", b"content", USER);
+        let waits = lock(other, b"huge", 3, true);
+        one.release_handle(1);
+        one.release_handle(2);
+        assert!(
+            is_granted(&lock(other, b"lock", 4, true)),
+            "what another user closed delays it only"
+        );
+        assert_eq!(waits.recv_timeout(SHORT).err(), Some(RecvTimeoutError::Timeout));
+        // Its program is gone.
+        other.release_handle(3);
+        assert_eq!(waits.recv_timeout(LONG).expect("an answer"), Err(Errno::EINTR));
+        drop(making);
+        let waits = lock(other, b"huge", 5, true);
+        // It is closed, so its events are there soon.
+        while waits.recv_timeout(SHORT).is_err() {
+            give(one, other);
+        }
+        other.release_handle(4);
+        other.release_handle(5);
+    }
+    volumes[0].end_locks(volumes[1].author());
+    volumes[1].end_locks(volumes[0].author());
     for thread in threads {
         thread.join().expect("sound messages");
     }
