@@ -346,11 +346,8 @@ impl Exporter {
     /// Tells whether a small file is secret by its content, whatever its name: a private key, or a file with one
     /// of the agent's secret words that is not world-readable.
     fn is_secret(&self, path: &[u8], attr: &Attr, content: &[u8]) -> bool {
-        let first_line = content.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let is_key = first_line.starts_with(b"-----BEGIN ")
-            && first_line.trim_ascii_end().ends_with(b"PRIVATE KEY-----")
-            && !names::is_public_path(path);
-        is_key || (attr.mode & 0o004 == 0 && self.hidden.has_own_word(content))
+        is_private_key(path, content)
+            || (attr.mode & 0o004 == 0 && self.hidden.has_own_word(content))
     }
 
     /// Returns the rules for hiding.
@@ -358,6 +355,14 @@ impl Exporter {
     pub fn hidden(&self) -> &Arc<Hidden> {
         &self.hidden
     }
+}
+
+/// Tells whether a file is a private key by the first line of its content, and not one of those that are published with software.
+pub(crate) fn is_private_key(path: &[u8], content: &[u8]) -> bool {
+    let first_line = content.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    first_line.starts_with(b"-----BEGIN ")
+        && first_line.trim_ascii_end().ends_with(b"PRIVATE KEY-----")
+        && !names::is_public_path(path)
 }
 
 /// Returns the home directories in this machine's `/etc/passwd`.

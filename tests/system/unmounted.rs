@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use crate::Test;
 use crate::interrupts::wait_until;
 use crate::lab::Lab;
-use crate::nodes;
 use crate::run::{Run, seconds};
 use crate::volumes::Mounted;
 
@@ -201,7 +200,7 @@ fn restarted(lab: &Lab) -> Result<(), String> {
     let shown = signs.display();
     // The session's page ends with the agent: what the shell executes afterwards does not reach the volume.
     let script = format!(
-        "echo before > $P/f; > {shown}/ready; until [ -e {shown}/go ]; do sleep 0.05; done; echo after >> $P/f; cd $P; \
+        "echo before > $P/f; > {shown}/ready; for i in $(seq 1200); do [ ! -e {shown}/go ] || break; sleep 0.05; done; echo after >> $P/f; cd $P; \
          mapfile -t < f; echo ${{MAPFILE[@]}} in ${{PWD##*/}}"
     );
     let started = place.volume.start("origin", &place.hiding(&script))?;
@@ -212,7 +211,9 @@ fn restarted(lab: &Lab) -> Result<(), String> {
     kill.arg("-KILL").arg(pid.trim());
     Run::of(kill, seconds(5))?;
     up.lab(&["heal", "origin"])?;
-    nodes::all_join(up, &["origin"])?;
+    wait_until("the volume is back", || {
+        place.volume.script("origin", "test -e t/f").is_ok_and(|run| run.succeeded())
+    })?;
     fs::write(signs.join("go"), "").map_err(|error| error.to_string())?;
     let run = started.wait(seconds(60))?;
     if run.out() == "before after in t\n" { Ok(()) } else { Err(run.to_string()) }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use packetfs::export::Hidden;
+use packetfs::export::{Hidden, is_kernels};
 use packetfs::share::{Plan, Round, Share, ShareError};
 use packetfs::tree::Kind;
 use packetfs::volume::Volume;
@@ -118,7 +118,7 @@ impl Shares {
             kind.is_none_or(|kind| kind == Kind::Dir),
             "{shown} in the volume is not a directory: choose another name with --as"
         );
-        check_dir(&path(dir), &self.dir)?;
+        check_dir(&path(dir), &self.dir, &self.hidden)?;
         self.check_apart(&wish)?;
         self.run(volume, wish, true)?;
         self.note()
@@ -348,8 +348,13 @@ impl Follower {
 }
 
 /// Refuses a directory that is in a volume, or that has the volume of this agent in it: a share of it would have no end.
-fn check_dir(dir: &Path, state: &Path) -> anyhow::Result<()> {
+fn check_dir(dir: &Path, state: &Path, hidden: &Hidden) -> anyhow::Result<()> {
     let shown = dir.display();
+    let path = dir.as_os_str().as_bytes();
+    anyhow::ensure!(
+        !is_kernels(path) && !hidden.hides(path),
+        "{shown} is never shown to other nodes: it is the kernel's, or has secrets"
+    );
     let mounts = fs::read_to_string(MOUNTS).context("failed to read the mounts")?;
     anyhow::ensure!(
         !is_in_volume(&mounts, dir),
@@ -427,10 +432,18 @@ mod tests {
             assert_eq!(is_in_volume(mounts, Path::new(path)), expected, "{path}");
         }
         let state = Path::new("/var/lib/oswalk/volume");
-        for (dir, expected) in
-            [("/var/lib", false), ("/var/lib/oswalk/volume/x", false), ("/srv", true)]
-        {
-            assert_eq!(check_dir(Path::new(dir), state).is_ok(), expected, "{dir}");
+        for (dir, expected) in [
+            ("/var/lib", false),
+            ("/var/lib/oswalk/volume/x", false),
+            ("/srv", true),
+            ("/proc", false),
+            ("/sys/class/net", false),
+        ] {
+            assert_eq!(
+                check_dir(Path::new(dir), state, &Hidden::default()).is_ok(),
+                expected,
+                "{dir}"
+            );
         }
     }
 

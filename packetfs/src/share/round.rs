@@ -9,7 +9,7 @@ use worknode::history::{Kind, Permissions};
 use super::follower::{Share, ShareError};
 use super::known::{Stamp, child};
 use super::left::Left;
-use super::source::{Item, failure};
+use super::source::{Item, SECRET, failure};
 use super::{rules, target};
 
 use crate::path::{Bytes, is_within, join};
@@ -283,7 +283,9 @@ impl Share {
                     returns.unread.insert(path.clone());
                 }
                 if round.left.len() < NAMED_MAX {
-                    round.left.push((path, Left::Errno(error)));
+                    let is_secret = error == SECRET;
+                    let left = if is_secret { Left::Secret } else { Left::Errno(error) };
+                    round.left.push((path, left));
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -13,9 +14,15 @@ use worknode::history::{Kind, Nanos, Permissions};
 
 use super::known::Stamp;
 use super::rules::BYTES_MAX;
+use crate::export::is_private_key;
 use crate::identity::{Identity, Owner};
 use crate::path::Bytes;
 use crate::volume::Like;
+
+/// The error for a file that is secret.
+pub(super) const SECRET: Errno = Errno::EKEYREJECTED;
+/// Longest first line of a private key.
+const KEY_LINE_BYTES_MAX: usize = 64;
 
 /// A file of a directory.
 #[derive(Debug)]
@@ -111,7 +118,7 @@ impl Source {
         found.is_ok_and(|found| (found.dev, found.ino) == (file.dev, file.ino))
     }
 
-    /// Opens a regular file.
+    /// Opens a regular file, unless it is secret by its content ([`SECRET`]).
     pub(super) fn open(&self, path: &[u8]) -> io::Result<Opened> {
         self.as_user(|| {
             // It may have become a pipe meanwhile.
@@ -119,6 +126,11 @@ impl Source {
             let stat = rustix::fs::fstat(&file)?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 return Err(io::ErrorKind::NotFound.into());
+            }
+            let mut start = [0; KEY_LINE_BYTES_MAX];
+            let count = file.read_at(&mut start, 0)?;
+            if is_private_key(&self.path(path), &start[..count]) {
+                return Err(io::Error::from_raw_os_error(SECRET as i32));
             }
             let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
             Ok(Opened { stamp: stamp(&stat), blocks, file })

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use worknode::history::Author;
 
-use super::{Plan, Round, Share, ShareError};
+use super::{Left, Plan, Round, Share, ShareError};
 use crate::export::Hidden;
 use crate::tree::Kind;
 use crate::volume::{Options, Volume};
@@ -169,9 +169,12 @@ fn secrets_and_what_rules_leave_out_are_not_shared() {
         fs::write(dir.join(name), name).expect("there is room");
     }
     fs::write(dir.join(".oswalkignore"), "*.o\nbuild/\n").expect("there is room");
+    let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl";
+    fs::write(dir.join("notes.txt"), key).expect("there is room");
     let volume = volume(&state);
     let mut share = share(&dir, &volume, None);
-    share.all().expect("the directory is there");
+    let round = share.all().expect("the directory is there");
+    assert_eq!(round.left, [(b"notes.txt".to_vec(), Left::Secret)]);
     settle(&mut share);
     let names = || {
         let list = volume.list(at(&volume, &["team", "src"])).expect("a directory");
