@@ -14,6 +14,7 @@ pub(crate) const ALL: &[Test] = &[
     ("spread::contents_are_found_fetched_and_mended", found),
     ("spread::conflicts_are_listed_until_they_are_decided", conflicts),
     ("spread::a_content_survives_the_node_that_wrote_it", survives),
+    ("spread::two_nodes_share_a_directory", both_ways),
 ];
 
 /// Flips a bit of a file's content in the packs of a node.
@@ -133,4 +134,70 @@ fn survives(lab: &Lab) -> Result<(), String> {
     wait_longer(seconds(60), "two other nodes have it", || volume.done("origin", healthy).is_ok())?;
     volume.all(&format!("test \"$(sha256sum re/f)\" = '{}'", sum.trim()))?;
     volume.done("origin", "rm -r re").map(drop)
+}
+
+fn both_ways(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let volume = Mounted::new(up, "spread both ways")?;
+    let top = up.fresh("spread directories")?;
+    let [one, two] = ["origin", "n1"].map(|node| top.join(node).display().to_string());
+    volume.done("origin", &format!("mkdir -p {one}/d {two} && echo one > {one}/d/f && echo 1 > {one}/g && chmod 750 {one}/g"))?;
+    volume.done(
+        "origin",
+        &format!("oswalk share {one} --as both/ways --write | grep -q 'kept the same'"),
+    )?;
+    volume.all("test -e both/ways/g")?;
+    volume.done(
+        "n1",
+        &format!(
+            "! oswalk share {two} --as both/ways 2> {two}.err; grep -q 'with --write' {two}.err"
+        ),
+    )?;
+    volume.done(
+        "n1",
+        &format!("echo two > {two}/only && oswalk share {two} --as both/ways --write"),
+    )?;
+    let same = || {
+        wait_until("the directories are the same", || {
+            let script = format!(
+                "diff -r {one} {two} && test -z \"$(find {one} {two} -name '.oswalk-share-*')\""
+            );
+            volume.done("n2", &script).is_ok()
+        })
+    };
+    same()?;
+    // As editors save, and as programs on a mount of a third node write.
+    volume.done(
+        "n1",
+        &format!(
+            "echo saved > {two}/d/f~ && mv {two}/d/f~ {two}/d/f && mv {two}/only {two}/d/moved"
+        ),
+    )?;
+    volume.done("n2", "echo mounted > both/ways/new && rm both/ways/g")?;
+    wait_until("the changes are everywhere", || {
+        let script = format!(
+            "grep -qx saved {one}/d/f && grep -qx two {one}/d/moved && grep -qx mounted {one}/new && test ! -e {one}/g"
+        );
+        volume.done("n2", &script).is_ok()
+    })?;
+    same()?;
+    up.lab(&["cut", "n1"])?;
+    volume.done("origin", &format!("echo here > {one}/d/f"))?;
+    volume.done("n1", &format!("echo there > {two}/d/f"))?;
+    for (node, text) in [("origin", "here"), ("n1", "there")] {
+        wait_until("the volume has it", || {
+            volume.done(node, &format!("grep -qx {text} both/ways/d/f")).is_ok()
+        })?;
+    }
+    up.lab(&["heal", "n1"])?;
+    volume.all("oswalk fs conflicts both | grep -q 'both/ways/d/f$'")?;
+    same()?;
+    volume.done("origin", "oswalk fs status | grep -q '^shared    both/ways, both ways with '")?;
+    for (node, dir) in [("origin", &one), ("n1", &two)] {
+        volume.done(node, &format!("oswalk share | grep -q '^both/ways  {dir}  both ways'"))?;
+        volume.done(node, "oswalk share --stop both/ways")?;
+    }
+    volume
+        .done("origin", &format!("rm -r both && test -e {one}/new && test -e {two}/new"))
+        .map(drop)
 }

@@ -34,8 +34,11 @@ const KNOWN_MAX: usize = 1024;
 pub(crate) struct Near {
     volume: OwnVolume,
     node: NodeId,
-    known: Arc<Mutex<HashMap<[u8; 32], (Instant, Held)>>>,
+    known: Arc<Mutex<Known>>,
 }
+
+/// Who has which content, and when that was asked.
+type Known = HashMap<[u8; 32], (Instant, Held)>;
 
 /// The bytes of contents, and how many of them each node has. Who is not named has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

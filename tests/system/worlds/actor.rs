@@ -240,7 +240,7 @@ impl Actor {
                 let mode = [0o755, 0o700, 0o711][self.random.below(3)];
                 fs::set_permissions(&path, Permissions::from_mode(mode))
             }
-            "xattr" if chance % 2 == 0 => {
+            "xattr" if chance.is_multiple_of(2) => {
                 Ok(lsetxattr(&path, "user.word", step.to_string().as_bytes(), XattrFlags::empty())?)
             }
             "xattr" => Ok(lremovexattr(&path, "user.word")?),

@@ -46,7 +46,7 @@ pub struct Register<V> {
     /// In the order in which they were replaced.
     replaced: Vec<Version<V>>,
     /// The latest [`SET_AGAIN_MAX`] versions of each author, once there are more versions than that.
-    latest: Option<Box<BTreeMap<Author, BTreeSet<Stamp>>>>,
+    latest: Option<BTreeMap<Author, BTreeSet<Stamp>>>,
 }
 
 impl<V> Default for Register<V> {

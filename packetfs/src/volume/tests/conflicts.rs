@@ -186,16 +186,13 @@ fn what_was_closed_before_another_node_removed_the_file_brings_it_back() {
         write(&pair.a, ROOT, name, b"known");
     }
     pair.meet();
-    for volume in [&pair.b] {
-        write(volume, ROOT, b"new", b"of b");
-        volume.remove(ROOT, b"removed", false).expect("it is there");
-        volume.remove(ROOT, b"read", false).expect("it is there");
-        volume
-            .rename((ROOT, b"new"), (ROOT, b"replaced"), Moving::Replace)
-            .expect("both are there");
-        volume.shared.catch_up_all().expect("the disk has room");
-        settle(volume);
-    }
+    write(&pair.b, ROOT, b"new", b"of b");
+    pair.b.remove(ROOT, b"removed", false).expect("it is there");
+    pair.b.remove(ROOT, b"read", false).expect("it is there");
+    let renamed = pair.b.rename((ROOT, b"new"), (ROOT, b"replaced"), Moving::Replace);
+    renamed.expect("both are there");
+    pair.b.shared.catch_up_all().expect("the disk has room");
+    settle(&pair.b);
     // It is closed, and becomes packets only after the removal has come.
     write(&pair.a, ROOT, b"removed", b"news");
     write(&pair.a, ROOT, b"replaced", b"news");

@@ -141,7 +141,8 @@ fn what_is_made_after_a_close_is_seen_after_what_was_closed() {
         let [data, done] = ["data", "done"].map(|name| format!("{name}{round}").into_bytes());
         let made = one.create((ROOT, &data), (0o644, 0), libc::O_WRONLY, SUPERUSER);
         let (found, opened) = made.expect("the name is free");
-        let part: Vec<u8> = (0..1 << 20).map(|at: u32| (at * 31 / 7) as u8 ^ round).collect();
+        let part: Vec<u8> =
+            (0..1_u32 << 18).flat_map(u32::to_le_bytes).map(|it| it ^ round).collect();
         for at in 0..6 {
             one.write(found.attr.ino, at << 20, &part, false).expect("the disk has room");
         }
