@@ -7,13 +7,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use packetfs::packet::{Manifest, PacketRef};
 use packetfs::tree::Attr;
 use packetfs::volume::{Below, Feed, News, Volume};
 use worknode::id::NodeId;
 
-use crate::mesh::{ANSWER_MAX, Answer, Mesh};
+use crate::mesh::{Answer, Mesh};
 
 /// Contents up to this size come with their events, so that all nodes have them.
 const SMALL_BYTES_MAX: u64 = 64 * 1024;
@@ -119,9 +120,13 @@ impl OwnVolume {
     }
 
     /// Asks all linked nodes which of a few packets they have. Blocks for a bounded time.
-    pub(crate) fn probe(&self, packets: &[PacketRef]) -> BTreeMap<NodeId, Answer> {
+    pub(crate) fn probe(
+        &self,
+        packets: &[PacketRef],
+        patience: Duration,
+    ) -> BTreeMap<NodeId, Answer> {
         let mesh = self.lock().mesh.clone();
-        mesh.map(|mesh| mesh.probe(packets, &BTreeSet::new(), ANSWER_MAX)).unwrap_or_default()
+        mesh.map(|mesh| mesh.probe(packets, &BTreeSet::new(), patience)).unwrap_or_default()
     }
 
     fn opened(&self) -> Option<Arc<Volume>> {

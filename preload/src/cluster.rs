@@ -49,47 +49,48 @@ static STATE: AtomicU32 = AtomicU32::new(OFF);
 /// A bit for each byte that a name of the mount point begins with, of the byte's lowest six bits, and for dots and slashes.
 static FIRST: AtomicU64 = AtomicU64::new(0);
 
-/// A call with a directory and a path relative to it; returns whether it has failed.
-pub(crate) type Call<'c> = &'c mut dyn FnMut(c_int, &CStr) -> bool;
+/// A call with a directory and a path relative to it; returns the error number, 0 if there is none.
+pub(crate) type Call<'c> = &'c mut dyn FnMut(c_int, &CStr) -> c_int;
 
 /// What a call returns.
 pub(crate) trait Outcome {
-    fn has_failed(&self) -> bool;
+    /// Returns the error number, 0 if there is none.
+    fn error(&self) -> c_int;
 }
 
-impl<T, E> Outcome for Result<T, E> {
-    fn has_failed(&self) -> bool {
-        self.is_err()
+impl<T> Outcome for Result<T, c_int> {
+    fn error(&self) -> c_int {
+        self.as_ref().map_or_else(|error| *error, |_| 0)
     }
 }
 
 impl<T> Outcome for Option<T> {
-    fn has_failed(&self) -> bool {
-        self.is_none()
+    fn error(&self) -> c_int {
+        if self.is_some() { 0 } else { ENOENT }
     }
 }
 
 impl Outcome for bool {
-    fn has_failed(&self) -> bool {
-        !self
+    fn error(&self) -> c_int {
+        if *self { 0 } else { ENOENT }
     }
 }
 
 impl Outcome for c_int {
-    fn has_failed(&self) -> bool {
-        *self < 0
+    fn error(&self) -> c_int {
+        if *self < 0 { next::errno() } else { 0 }
     }
 }
 
 impl Outcome for isize {
-    fn has_failed(&self) -> bool {
-        *self < 0
+    fn error(&self) -> c_int {
+        if *self < 0 { next::errno() } else { 0 }
     }
 }
 
 impl<T> Outcome for *mut T {
-    fn has_failed(&self) -> bool {
-        self.is_null()
+    fn error(&self) -> c_int {
+        if self.is_null() { next::errno() } else { 0 }
     }
 }
 
@@ -137,7 +138,7 @@ fn is_visible(point: &[u8]) -> bool {
 /// Calls `call` with a directory and a path relative to it, if `path` leads to the volume, from the directory `from`, and the
 /// volume is not visible here. Returns false without calling it otherwise: the path is then the next function's.
 ///
-/// If `call` tells that it has failed, it may be called again with the path to which an absolute link leads.
+/// If `call` has found nothing, it may be called again with the path to which an absolute link leads.
 #[inline(never)]
 fn at(from: c_int, path: &CStr, call: Call<'_>) -> bool {
     let Some(point) = volume_point() else { return false };
@@ -206,16 +207,18 @@ fn resolved(root: c_int, path: &CStr, point: &[u8], call: Call<'_>) -> bool {
     true
 }
 
-/// Calls with a path that stays in the volume, and again if an absolute link has led to where the volume is not mounted.
+/// Calls with a path that stays in the volume, and again if an absolute link has led to where the volume is not mounted: the
+/// kernel has then found nothing. After any other error, a call that does not follow the last name must not do so.
 fn within(root: c_int, rest: &CStr, point: &[u8], call: Call<'_>) {
-    if !call(root, rest) {
-        return;
-    }
-    match root::another() {
-        Some(another) => {
-            call(another, rest);
+    match call(root, rest) {
+        // The agent is gone.
+        root::ENOTCONN => {
+            if let Some(another) = root::another() {
+                call(another, rest);
+            }
         }
-        None => follow(root, rest, point, call),
+        ENOENT | ENOTDIR => follow(root, rest, point, call),
+        _ => {}
     }
 }
 
@@ -251,7 +254,7 @@ pub(crate) fn find<R: Outcome>(
     mut call: impl FnMut(c_int, &CStr) -> R,
 ) -> Option<R> {
     let mut result = None;
-    at(from, path, &mut |directory, path| result.insert(call(directory, path)).has_failed());
+    at(from, path, &mut |directory, path| result.insert(call(directory, path)).error());
     result
 }
 

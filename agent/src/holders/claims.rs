@@ -21,8 +21,8 @@ use crate::wire::holding::{Claim, Held};
 use crate::wire::limits::CLAIMS_AT_ONCE;
 use crate::wire::message::{Packets, encode};
 
-/// Threads that check and store packets, or take them from this node's volume.
-const THREADS: usize = 8;
+/// Threads that check and store packets, and as many that take them from this node's volume, which may wait for other nodes.
+const THREADS: usize = 4;
 /// Time in which a holder says nothing at all, after which it is late: more than it waits for the packets itself …
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// … and time that it has to answer while it says other things, such as the answers to earlier claims. A program may wait so
@@ -83,8 +83,9 @@ pub(crate) struct Claims {
     /// This node.
     node: NodeId,
     own: Arc<Own>,
-    /// Room for threads.
-    threads: Arc<Semaphore>,
+    /// Room for threads that store what has come, and for those that take from the volume.
+    keeping: Arc<Semaphore>,
+    taking: Arc<Semaphore>,
     neighbours: RefCell<HashMap<NodeId, Neighbour>>,
     /// Notified of each new link.
     linked: Notify,
@@ -113,7 +114,8 @@ impl Claims {
             store: Arc::clone(store),
             node: node.clone(),
             own,
-            threads: Arc::new(Semaphore::new(THREADS)),
+            keeping: Arc::new(Semaphore::new(THREADS)),
+            taking: Arc::new(Semaphore::new(THREADS)),
             neighbours: RefCell::default(),
             linked: Notify::new(),
             called: RefCell::default(),
@@ -310,7 +312,8 @@ impl Claims {
     /// Takes packets from this node's own volume, which fetches what it lacks from any node.
     async fn take_own(&self, origin: &NodeId, held: &Held) -> Result<(), Missed> {
         let (own, packets) = (Arc::clone(&self.own), held.packets.clone());
-        self.apart(origin, move |shelf| keep(shelf, &packets, own(&packets))).await
+        let work = move |shelf: &Shelf| keep(shelf, &packets, own(&packets));
+        self.apart(&self.taking, origin, work).await
     }
 
     /// Stores the packets of an answer.
@@ -325,16 +328,17 @@ impl Claims {
             let Packets { packets } = postcard::from_bytes(&answer).map_err(|_| Missed::Lied)?;
             keep(shelf, &asked, packets)
         };
-        self.apart(origin, work).await
+        self.apart(&self.keeping, origin, work).await
     }
 
     /// Works on a thread, since packets are read, checked and written.
     async fn apart(
         &self,
+        threads: &Arc<Semaphore>,
         origin: &NodeId,
         work: impl FnOnce(&Shelf) -> Result<(), Missed> + Send + 'static,
     ) -> Result<(), Missed> {
-        let turn = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| Missed::Gone)?;
+        let turn = Arc::clone(threads).acquire_owned().await.map_err(|_| Missed::Gone)?;
         let shelf = self.store.shelf(origin.as_str());
         let work = move || {
             // As long as the work, also if nobody waits for it any more.

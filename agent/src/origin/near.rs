@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use packetfs::packet::PacketRef;
 use packetfs::path::{Bytes, is_within, normal};
 use packetfs::volume::Below;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use worknode::id::NodeId;
 use worknode::spec::{FdKind, WalkSpec};
 
-use crate::mesh::Answer;
+use crate::mesh::{ANSWER_MAX, Answer};
 use crate::own_volume::OwnVolume;
 use crate::wire::limits::PROBED_MAX;
 
@@ -24,6 +25,8 @@ const BYTES_MIN: u64 = 1024 * 1024;
 const FETCHED_MAX: u64 = 16 * 1024 * 1024;
 /// Time that a walk waits to learn who is near.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Most walks at once that learn it.
+const THREADS: usize = 8;
 /// Time for which it is known who has a content.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 /// Most contents of which it is known.
@@ -35,6 +38,8 @@ pub(crate) struct Near {
     volume: OwnVolume,
     node: NodeId,
     known: Arc<Mutex<Known>>,
+    /// Room for threads.
+    threads: Arc<Semaphore>,
 }
 
 /// Who has which content, and when that was asked.
@@ -49,7 +54,8 @@ struct Held {
 
 impl Near {
     pub(crate) fn new(volume: OwnVolume, node: NodeId) -> Self {
-        Self { volume, node, known: Arc::default() }
+        let threads = Arc::new(Semaphore::new(THREADS));
+        Self { volume, node, known: Arc::default(), threads }
     }
 
     /// Returns the nodes that are near a walk, the nearest first. None if it does not matter, or is not known in time.
@@ -62,18 +68,24 @@ impl Near {
         if paths.is_empty() {
             return Vec::new();
         }
+        // With so many walks at once, all nodes have something to do.
+        let Ok(turn) = Arc::clone(&self.threads).try_acquire_owned() else { return Vec::new() };
         let near = self.clone();
         // Goes on if it is late: the next walk finds it known.
-        let look = tokio::task::spawn_blocking(move || near.look(&paths));
+        let look = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            near.look(&paths)
+        });
         let held = timeout(PATIENCE, look).await.ok().and_then(Result::ok).unwrap_or_default();
         held.nearest()
     }
 
     fn look(&self, paths: &[Bytes]) -> Held {
         let mut all = Held::default();
+        let until = Instant::now() + ANSWER_MAX;
         for content in self.volume.contents(paths) {
             let Some(digest) = content.digest() else { continue };
-            let held = self.known(&digest).unwrap_or_else(|| self.ask(digest, &content));
+            let held = self.known(&digest).unwrap_or_else(|| self.ask(digest, &content, until));
             all.add(&held);
         }
         all
@@ -85,12 +97,14 @@ impl Near {
     }
 
     /// Asks all nodes which packets of a content they have.
-    fn ask(&self, digest: [u8; 32], content: &Below) -> Held {
+    fn ask(&self, digest: [u8; 32], content: &Below, until: Instant) -> Held {
         let mut held = Held { bytes: content.bytes(), by_node: BTreeMap::new() };
         if let Some((packets, here)) = self.volume.packets_of(content, PROBED_MAX) {
             let part = |has: &[bool]| share(&packets, has, held.bytes);
             held.by_node.insert(self.node.clone(), part(&here));
-            for (node, answer) in self.volume.probe(&packets) {
+            for (node, answer) in
+                self.volume.probe(&packets, until.saturating_duration_since(Instant::now()))
+            {
                 if let Answer::Has(has) = answer {
                     held.by_node.insert(node, share(&packets, &has, held.bytes));
                 }

@@ -18,30 +18,35 @@ pub(super) struct Holds(Mutex<HashMap<u64, Hold>>);
 struct Hold {
     /// The last own event before the file was closed.
     after: u64,
+    begun: Instant,
     until: Instant,
     /// How often it waits to become packets.
     jobs: u32,
 }
 
 impl Holds {
-    /// Notes that a program closes a file which it may have written.
+    /// Notes that a program closes a file which it may have written. Others may have it open and close it all the time, so that
+    /// does not make it longer.
     pub(super) fn note_flush(&self, ino: u64, after: u64, now: Instant) {
-        self.note(ino, after, now + RELEASE_MAX);
+        Self::current(&mut self.lock(), ino, after, now);
     }
 
     /// Notes that the last program has closed a file, which waits to become packets.
     pub(super) fn begin(&self, ino: u64, after: u64, now: Instant) {
-        self.note(ino, after, now + HELD_MAX);
-        if let Some(hold) = self.lock().get_mut(&ino) {
-            hold.jobs += 1;
-        }
+        let mut holds = self.lock();
+        let hold = Self::current(&mut holds, ino, after, now);
+        hold.until = hold.begun + HELD_MAX;
+        hold.jobs += 1;
     }
 
-    fn note(&self, ino: u64, after: u64, until: Instant) {
-        let mut holds = self.lock();
-        let hold = holds.entry(ino).or_insert(Hold { after, until, jobs: 0 });
-        hold.after = hold.after.min(after);
-        hold.until = hold.until.max(until);
+    /// Returns the hold of a file; a new one if there is none or its time is over.
+    fn current(holds: &mut HashMap<u64, Hold>, ino: u64, after: u64, now: Instant) -> &mut Hold {
+        let new = |jobs| Hold { after, begun: now, until: now + RELEASE_MAX, jobs };
+        let hold = holds.entry(ino).or_insert_with(|| new(0));
+        if hold.until <= now {
+            *hold = new(hold.jobs);
+        }
+        hold
     }
 
     /// Tells whether a file was closed a moment ago, perhaps not for the last time.
@@ -91,6 +96,25 @@ mod tests {
         assert_eq!(holds.limit(now), 9);
         assert_eq!(holds.limit(now + HELD_MAX), u64::MAX);
         holds.end(2);
+    }
+
+    #[test]
+    fn a_file_that_is_closed_all_the_time_does_not_keep_back_for_ever() {
+        let (holds, mut now) = (Holds::default(), Instant::now());
+        for after in 0..1000 {
+            holds.note_flush(1, after, now);
+            // Ten closes in the time of one hold.
+            assert!(holds.limit(now) + 10 >= after);
+            now += RELEASE_MAX / 10;
+        }
+        let begun = now;
+        while now < begun + 2 * HELD_MAX {
+            let after = u64::try_from((now - begun).as_millis()).expect("a small number");
+            holds.begin(2, after, now);
+            let held_ms = u64::try_from(HELD_MAX.as_millis()).expect("a small number");
+            assert!(holds.limit(now) + held_ms >= after);
+            now += RELEASE_MAX;
+        }
     }
 
     #[test]

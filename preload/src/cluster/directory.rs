@@ -17,8 +17,12 @@ pub(super) fn inside(directory: c_int, room: &mut PathBuffer) -> Option<&[u8]> {
         root::get().ok()?;
         return root::has(directory, c"").then_some(inside);
     }
-    root::get().ok()?;
-    if root::has(directory, c"") { path::read_descriptor(directory, room) } else { None }
+    // A program that has not met the volume has opened nothing there, and asks nobody.
+    if root::is_known() && root::has(directory, c"") {
+        path::read_descriptor(directory, room)
+    } else {
+        None
+    }
 }
 
 /// Writes the path of the working directory. Returns `None` where the next function knows it better.

@@ -5,7 +5,6 @@ use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use super::ask::{self, Lack};
-use crate::next;
 use crate::path::PathBuffer;
 use crate::session;
 use crate::sys;
@@ -13,7 +12,7 @@ use crate::sys;
 /// Numbers that programs seldom use, from the best one on. The limit of descriptors may be lower than a number.
 const NUMBERS: [usize; 3] = [1000, 500, 200];
 /// The agent is asked again so many seconds after it did not lend the root.
-const PAUSE_S: u64 = 1;
+const PAUSE_S: u64 = 5;
 pub(super) const ENOTCONN: c_int = 107;
 /// In place of a directory, for a call that has to fail.
 pub(super) const GONE: c_int = -2;
@@ -33,6 +32,12 @@ pub(super) fn get() -> Result<c_int, Lack> {
         return Ok(known);
     }
     ask()
+}
+
+/// Tells whether there is a root, without asking the agent for one.
+pub(super) fn is_known() -> bool {
+    let known = DESCRIPTOR.load(Ordering::Relaxed);
+    known != NONE && is_root(known)
 }
 
 /// Tells whether a directory's file lies in the volume, by its device; of an empty path, the directory itself.
@@ -55,7 +60,8 @@ fn ask() -> Result<c_int, Lack> {
     let root = lent();
     if let Err(lack) = root {
         WAS_REFUSED.store(lack == Lack::Refused, Ordering::Relaxed);
-        ASK_AFTER.store(now + PAUSE_S, Ordering::Relaxed);
+        // It may have taken as long as is waited.
+        ASK_AFTER.store(sys::seconds() + PAUSE_S, Ordering::Relaxed);
     }
     root
 }
@@ -75,12 +81,8 @@ fn lent() -> Result<c_int, Lack> {
     Ok(root)
 }
 
-/// Returns another root if the call that has just failed has found that the agent of the known one is gone: the next agent may
-/// have mounted the volume.
+/// Returns another root if the agent of the known one is gone: the next agent may have mounted the volume.
 pub(super) fn another() -> Option<c_int> {
-    if next::errno() != ENOTCONN {
-        return None;
-    }
     DESCRIPTOR.store(NONE, Ordering::Relaxed);
     get().ok()
 }

@@ -50,6 +50,10 @@ int main(int argc, char **argv) {
     SAY(access(at("f"), R_OK)); SAY(access(at("none"), F_OK)); SAY(eaccess(at("f"), W_OK)); SAY(faccessat(AT_FDCWD, at("f"), R_OK, 0));
     SAY(symlink("f", at("l"))); SAY(symlinkat("none", AT_FDCWD, at("l2"))); SAY(symlink("f", at("l")));
     SAY(readlink(at("l"), room, sizeof room)); printf("%s\n", room); SAY(readlinkat(AT_FDCWD, at("l2"), room, 2)); SAY(readlink(at("f"), room, 9));
+    /* An absolute link below the directory: only calls that follow the last name reach its target. */
+    SAY(symlink(at("target"), at("a"))); SAY(open(at("a"), O_RDONLY | O_NOFOLLOW)); SAY(open(at("a"), O_CREAT | O_EXCL | O_WRONLY, 0600)); SAY(mkdir(at("a"), 0700));
+    SAY(access(at("target"), F_OK)); SAY(creat(at("target"), 0600) < 0); SAY(open(at("a"), O_RDONLY) < 0);
+    SAY(unlink(at("a"))); SAY(access(at("target"), F_OK)); SAY(access(at("a"), F_OK));
     SAY(mkdir(at("d"), 0750)); SAY(mkdirat(AT_FDCWD, at("d"), 0750)); SAY(mkdir(at("none/d"), 0700));
     SAY(mkfifo(at("p"), 0600)); SAY(mknod(at("r"), S_IFREG | 0600, 0));
     SAY(link("/none", at("x"))); SAY(link(at("f"), at("h"))); SAY(linkat(AT_FDCWD, at("f"), AT_FDCWD, at("d/h"), 0));

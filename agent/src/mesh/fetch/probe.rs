@@ -76,8 +76,14 @@ impl Fetcher {
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        for (_, number) in asked.into_values() {
-            number.map(|number| state.open.remove(&number));
+        for (link, (_, number)) in asked {
+            let Some(number) = number else { continue };
+            state.open.remove(&number);
+            // Its answer, which may still come, makes room for others.
+            if let Some(late) = state.links.get_mut(&link) {
+                late.is_late = true;
+                late.given_up.insert(number);
+            }
         }
         answers
     }
@@ -98,6 +104,22 @@ mod tests {
 
     use super::super::ANSWER_MAX;
     use super::*;
+
+    #[test]
+    fn late_answers_make_room_again() {
+        let (liar_tx, _liar_rx) = unbounded_channel();
+        let fetcher = Fetcher::new(liar_tx);
+        let (out_tx, mut out_rx) = unbounded_channel();
+        fetcher.begin(1, "n1".parse().expect("a sound name"), out_tx);
+        let packets = [reference(b"one")];
+        for _ in 0..2 * FETCHES_AT_ONCE {
+            let answers = fetcher.probe(&packets, &BTreeSet::new(), Duration::ZERO);
+            assert!(answers.values().all(|it| *it == Answer::Silent));
+            let asked = out_rx.try_recv().expect("there is room");
+            let late = encode(&Probed { has: Some(vec![true]) }).into();
+            fetcher.take(1, asked.stream, late);
+        }
+    }
 
     #[test]
     fn every_node_is_asked_at_once_and_the_end_of_a_link_is_an_answer() {
