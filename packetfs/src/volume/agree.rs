@@ -307,10 +307,11 @@ impl Tree {
             let is_sibling = siblings.contains(&version);
             let before = self.tables.get(&key)?.map(|row| Lost::decode(&row)).transpose()?;
             let is_known = version == node.written || held.contains(&version);
-            noted.insert(version, is_sibling);
             if before.is_none() && is_known && !is_sibling {
+                // It has a row of its own only as long as that holds.
                 continue;
             }
+            noted.insert(version, is_sibling);
             let lost = Lost {
                 version,
                 written_at: it.stamp.hlc,

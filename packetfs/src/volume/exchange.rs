@@ -70,7 +70,8 @@ impl Volume {
         let foreign = &self.shared.foreign;
         let (statement, feed) = if author == self.shared.author {
             let own = foreign.own.read().unwrap_or_else(PoisonError::into_inner).clone();
-            let limit = self.shared.holds.limit(Instant::now());
+            let durable = self.shared.log.shared();
+            let limit = self.shared.holds.limit(durable, Instant::now());
             (own, self.shared.log.feed(after, limit, bytes_max)?)
         } else {
             let Some(known) = foreign.get(author) else { return Ok(None) };

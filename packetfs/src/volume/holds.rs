@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Longest time for which a file keeps events back: those of other programs wait, too. Some gigabytes take longer.
 const HELD_MAX: Duration = Duration::from_secs(5);
 /// Time from a program's `close` until the kernel says whether it was the last one.
-const RELEASE_MAX: Duration = Duration::from_millis(100);
+const RELEASE_MAX: Duration = Duration::from_millis(300);
 
 /// Files that are about to become packets.
 #[derive(Debug, Default)]
@@ -22,13 +22,19 @@ struct Hold {
     until: Instant,
     /// How often it waits to become packets.
     jobs: u32,
+    /// The last own event when it had become packets: others get all that is held together with that.
+    done: Option<u64>,
 }
 
 impl Holds {
     /// Notes that a program closes a file which it may have written. Others may have it open and close it all the time, so that
     /// does not make it longer.
     pub(super) fn note_flush(&self, ino: u64, after: u64, now: Instant) {
-        Self::current(&mut self.lock(), ino, after, now);
+        let mut holds = self.lock();
+        let hold = Self::current(&mut holds, ino, after, now);
+        if hold.done.take().is_some() {
+            hold.until = now + RELEASE_MAX;
+        }
     }
 
     /// Notes that the last program has closed a file, which waits to become packets.
@@ -37,11 +43,12 @@ impl Holds {
         let hold = Self::current(&mut holds, ino, after, now);
         hold.until = hold.begun + HELD_MAX;
         hold.jobs += 1;
+        hold.done = None;
     }
 
     /// Returns the hold of a file; a new one if there is none or its time is over.
     fn current(holds: &mut HashMap<u64, Hold>, ino: u64, after: u64, now: Instant) -> &mut Hold {
-        let new = |jobs| Hold { after, begun: now, until: now + RELEASE_MAX, jobs };
+        let new = |jobs| Hold { after, begun: now, until: now + RELEASE_MAX, jobs, done: None };
         let hold = holds.entry(ino).or_insert_with(|| new(0));
         if hold.until <= now {
             *hold = new(hold.jobs);
@@ -54,22 +61,22 @@ impl Holds {
         self.lock().get(&ino).is_some_and(|hold| hold.until > now)
     }
 
-    /// Notes that a file is packets, or does not become any soon.
-    pub(super) fn end(&self, ino: u64) {
-        let mut holds = self.lock();
-        if let Some(hold) = holds.get_mut(&ino) {
+    /// Notes that a file is packets, or does not become any soon, with the last own event so far.
+    pub(super) fn end(&self, ino: u64, last: u64) {
+        if let Some(hold) = self.lock().get_mut(&ino) {
             hold.jobs = hold.jobs.saturating_sub(1);
             if hold.jobs == 0 {
-                holds.remove(&ino);
+                hold.done = Some(last);
             }
         }
     }
 
-    /// Returns up to which own event others may have all.
-    pub(super) fn limit(&self, now: Instant) -> u64 {
+    /// Returns up to which own event others may have all, of those up to `durable`.
+    pub(super) fn limit(&self, durable: u64, now: Instant) -> u64 {
         let mut holds = self.lock();
-        holds.retain(|_, hold| hold.until > now);
-        holds.values().map(|hold| hold.after).min().unwrap_or(u64::MAX)
+        let is_over = |hold: &Hold| hold.until <= now || hold.done.is_some_and(|it| it <= durable);
+        holds.retain(|_, hold| !is_over(hold));
+        holds.values().map(|hold| hold.after).min().unwrap_or(u64::MAX).min(durable)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Hold>> {
@@ -84,18 +91,19 @@ mod tests {
     #[test]
     fn the_first_file_that_is_not_packets_yet_is_the_limit() {
         let (holds, now) = (Holds::default(), Instant::now());
-        assert_eq!(holds.limit(now), u64::MAX);
+        assert_eq!(holds.limit(20, now), 20);
         holds.note_flush(1, 5, now);
         holds.begin(1, 7, now);
         holds.begin(2, 9, now);
-        assert_eq!(holds.limit(now), 5, "from the close on");
+        assert_eq!(holds.limit(20, now), 5, "from the close on");
         holds.begin(1, 11, now);
-        holds.end(1);
-        assert_eq!(holds.limit(now), 5, "it was closed again");
-        holds.end(1);
-        assert_eq!(holds.limit(now), 9);
-        assert_eq!(holds.limit(now + HELD_MAX), u64::MAX);
-        holds.end(2);
+        holds.end(1, 21);
+        assert_eq!(holds.limit(20, now), 5, "it was closed again");
+        holds.end(1, 22);
+        assert_eq!(holds.limit(21, now), 5, "what it became is not durable yet");
+        assert_eq!(holds.limit(22, now), 9);
+        assert_eq!(holds.limit(22, now + HELD_MAX), 22);
+        holds.end(2, 23);
     }
 
     #[test]
@@ -104,7 +112,7 @@ mod tests {
         for after in 0..1000 {
             holds.note_flush(1, after, now);
             // Ten closes in the time of one hold.
-            assert!(holds.limit(now) + 10 >= after);
+            assert!(holds.limit(u64::MAX, now) + 10 >= after);
             now += RELEASE_MAX / 10;
         }
         let begun = now;
@@ -112,7 +120,7 @@ mod tests {
             let after = u64::try_from((now - begun).as_millis()).expect("a small number");
             holds.begin(2, after, now);
             let held_ms = u64::try_from(HELD_MAX.as_millis()).expect("a small number");
-            assert!(holds.limit(now) + held_ms >= after);
+            assert!(holds.limit(u64::MAX, now) + held_ms >= after);
             now += RELEASE_MAX;
         }
     }
@@ -122,8 +130,8 @@ mod tests {
         let (holds, now) = (Holds::default(), Instant::now());
         holds.note_flush(1, 5, now);
         assert!(holds.has(1, now) && !holds.has(2, now));
-        assert_eq!(holds.limit(now), 5);
+        assert_eq!(holds.limit(9, now), 5);
         assert!(!holds.has(1, now + RELEASE_MAX));
-        assert_eq!(holds.limit(now + RELEASE_MAX), u64::MAX);
+        assert_eq!(holds.limit(9, now + RELEASE_MAX), 9);
     }
 }

@@ -58,7 +58,7 @@ impl Shared {
         let (ino, holds) = (job.ino, job.holds);
         self.try_to_translate(job);
         if holds {
-            self.holds.end(ino);
+            self.holds.end(ino, self.log.last().0);
             self.prompt.note();
         }
     }
