@@ -44,15 +44,17 @@ impl Asking {
         let mut questions = Vec::new();
         for (author, mut claims) in missing {
             let after = here.of(author);
-            let mut in_vain = match self.0.remove(&author) {
-                Some(asked) if !asked.is_answered && now - asked.at < ANSWER_MAX => {
-                    self.0.insert(author, asked);
-                    continue;
-                }
-                Some(asked) if asked.after == after => asked.in_vain,
-                _ => BTreeSet::new(),
-            };
-            if claims.iter().all(|(_, link)| in_vain.contains(link)) {
+            let asked = self.0.get(&author);
+            let is_same = |asked: &&Asked| asked.after == after;
+            let mut in_vain =
+                asked.filter(is_same).map(|asked| asked.in_vain.clone()).unwrap_or_default();
+            let is_vain = claims.iter().all(|(_, link)| in_vain.contains(link));
+            // Also if all have answered: none has given anything, and that will not change at once.
+            let waits = |asked: &Asked| is_vain || !asked.is_answered;
+            if asked.is_some_and(|asked| waits(asked) && now - asked.at < ANSWER_MAX) {
+                continue;
+            }
+            if is_vain {
                 in_vain.clear();
             }
             claims.retain(|(_, link)| !in_vain.contains(link));
@@ -110,6 +112,8 @@ mod tests {
         assert_eq!(asking.next(claims, &here(8), now), [(1, AUTHOR, 8)]);
         assert!(asking.note_answer(1, AUTHOR));
         assert_eq!(asking.next(claims, &here(8), now), [(2, AUTHOR, 8)], "it gave nothing");
+        assert!(asking.note_answer(2, AUTHOR));
+        assert_eq!(asking.next(claims, &here(8), now), [], "nobody gives anything now");
         asking.end(2);
         assert_eq!(asking.next([claims[0]], &here(8), now), [(1, AUTHOR, 8)]);
         assert_eq!(asking.next(claims, &here(20), now), []);

@@ -2,6 +2,8 @@
 //! name, where these are in the agent's own volume. What is small is everywhere, since it comes with its event.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,7 +66,8 @@ impl Near {
         if spec.compiles {
             return Vec::new();
         }
-        let paths = named(spec, &self.volume.points());
+        let points = self.volume.points();
+        let paths = if points.is_empty() { Vec::new() } else { named(spec, &points) };
         if paths.is_empty() {
             return Vec::new();
         }
@@ -99,12 +102,13 @@ impl Near {
     /// Asks all nodes which packets of a content they have.
     fn ask(&self, digest: [u8; 32], content: &Below, until: Instant) -> Held {
         let mut held = Held { bytes: content.bytes(), by_node: BTreeMap::new() };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return held;
+        }
         if let Some((packets, here)) = self.volume.packets_of(content, PROBED_MAX) {
-            let part = |has: &[bool]| share(&packets, has, held.bytes);
-            held.by_node.insert(self.node.clone(), part(&here));
-            for (node, answer) in
-                self.volume.probe(&packets, until.saturating_duration_since(Instant::now()))
-            {
+            held.by_node.insert(self.node.clone(), share(&packets, &here, held.bytes));
+            for (node, answer) in self.volume.probe(&packets, left) {
                 if let Answer::Has(has) = answer {
                     held.by_node.insert(node, share(&packets, &has, held.bytes));
                 }
@@ -151,8 +155,7 @@ fn share(packets: &[PacketRef], has: &[bool], bytes: u64) -> u64 {
 }
 
 /// Returns the files below one of the points that a walk names, as paths in the volume.
-fn named(spec: &WalkSpec, points: &[std::path::PathBuf]) -> Vec<Bytes> {
-    use std::os::unix::ffi::OsStrExt;
+fn named(spec: &WalkSpec, points: &[PathBuf]) -> Vec<Bytes> {
     let of_fd = |kind: &FdKind| match kind {
         FdKind::File { path, .. } => Some(path.clone()),
         _ => None,
@@ -166,12 +169,12 @@ fn named(spec: &WalkSpec, points: &[std::path::PathBuf]) -> Vec<Bytes> {
     let all = std::iter::once(spec.path.to_vec()).chain(fds).chain(arguments);
     let below = |path: Bytes| {
         let path = normal(&spec.cwd, &path);
-        let point = points.iter().map(|point| point.as_os_str().as_bytes());
-        let point = point.into_iter().find(|point| is_within(&path, point))?;
+        let mut points = points.iter().map(|point| point.as_os_str().as_bytes());
+        let point = points.find(|point| is_within(&path, point))?;
         let below = path.get(point.len()..)?.to_vec();
         (!below.is_empty()).then_some(below)
     };
-    if points.is_empty() { Vec::new() } else { all.filter_map(below).take(FILES_MAX).collect() }
+    all.filter_map(below).take(FILES_MAX).collect()
 }
 
 #[cfg(test)]

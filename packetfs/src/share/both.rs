@@ -9,7 +9,7 @@ use super::known::{Stamp, child};
 use super::round::{DIR_MODE, Gone, Round, is_fresh};
 use super::source::{Item, failure};
 use crate::path::{Bytes, split};
-use crate::volume::{Beside, Like, Moving, Ordinary, ROOT};
+use crate::volume::{Beside, Like, Moving, ROOT};
 
 impl Share {
     /// Returns the number of the top in the volume, which is made at first.
@@ -125,12 +125,7 @@ impl Share {
         let before = common.map(|(stamp, seen)| Beside { seen, permissions: was(stamp) });
         let put = match &item.kind {
             Kind::File => self.source.open(&path).map_err(failure).and_then(|opened| {
-                let source = Ordinary {
-                    file: &opened.file,
-                    bytes: opened.stamp.bytes,
-                    blocks: opened.blocks,
-                    like: opened.stamp.like(),
-                };
+                let source = opened.ordinary();
                 let seen = self.volume.put_file_beside(at, &item.name, &source, before)?;
                 let is_sure = opened.is_same() && !is_fresh(&opened.stamp);
                 Ok((seen, is_sure.then_some(opened.stamp)))
@@ -237,13 +232,7 @@ impl Share {
             let Ok(all) = self.volume.all_seen(at) else { return is_known(found) };
             let has_like = match &item.kind {
                 Kind::File => self.source.open(&path).is_ok_and(|opened| {
-                    let source = Ordinary {
-                        file: &opened.file,
-                        bytes: opened.stamp.bytes,
-                        blocks: opened.blocks,
-                        like: opened.stamp.like(),
-                    };
-                    self.volume.has_content(at, &source).unwrap_or(false)
+                    self.volume.has_content(at, &opened.ordinary()).unwrap_or(false)
                 }),
                 kind => all.iter().any(|(_, seen)| seen.kind == *kind),
             };

@@ -14,7 +14,7 @@ use super::{rules, target};
 
 use crate::path::{Bytes, is_within, join};
 use crate::tree;
-use crate::volume::{Like, Moving, Ordinary, ROOT};
+use crate::volume::{Like, Moving, ROOT};
 use crate::watch::ReaderId;
 
 /// The only reader of the watch.
@@ -295,13 +295,7 @@ impl Share {
     /// Takes a regular file over. Returns what tells that it has not changed since, if anything does.
     fn take_file(&self, path: &[u8], dir: u64, item: &Item) -> Result<Option<Stamp>, Errno> {
         let opened = self.source.open(path).map_err(failure)?;
-        let source = Ordinary {
-            file: &opened.file,
-            bytes: opened.stamp.bytes,
-            blocks: opened.blocks,
-            like: opened.stamp.like(),
-        };
-        self.volume.put_file(dir, &item.name, &source)?;
+        self.volume.put_file(dir, &item.name, &opened.ordinary())?;
         Ok((opened.is_same() && !is_fresh(&opened.stamp)).then_some(opened.stamp))
     }
 

@@ -17,7 +17,7 @@ use super::rules::BYTES_MAX;
 use crate::export::is_private_key;
 use crate::identity::{Identity, Owner};
 use crate::path::Bytes;
-use crate::volume::Like;
+use crate::volume::{Like, Ordinary};
 
 /// The error for a file that is secret.
 pub(super) const SECRET: Errno = Errno::EKEYREJECTED;
@@ -170,6 +170,12 @@ impl Opened {
     /// Returns whether it is still what it was when it was opened.
     pub(super) fn is_same(&self) -> bool {
         rustix::fs::fstat(&self.file).is_ok_and(|stat| stamp(&stat) == self.stamp)
+    }
+
+    /// Returns it as the volume takes it over.
+    pub(super) fn ordinary(&self) -> Ordinary<'_> {
+        let (bytes, like) = (self.stamp.bytes, self.stamp.like());
+        Ordinary { file: &self.file, bytes, blocks: self.blocks, like }
     }
 }
 
