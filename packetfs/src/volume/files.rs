@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use rustix::fs::{FallocateFlags, StatVfs};
@@ -24,14 +24,18 @@ const COPY_BYTES: usize = 1024 * 1024;
 const SLOW_BYTES: u64 = 1024 * 1024;
 /// Largest file, as ext4 has it with blocks of 4 KiB.
 const BYTES_MAX: u64 = 16 << 40;
+/// For so long after another node has given a file a content, it may soon give it another one.
+const RESTLESS: Duration = Duration::from_secs(2);
 
 /// How the kernel reads and writes an open file.
 #[derive(Debug, Clone)]
 pub enum Io {
-    /// It asks the volume. What it has cached is still right, if `keep` says so.
+    /// It asks the volume.
     Asks {
-        /// Whether cached pages are right.
+        /// What it has cached is still right.
         keep: bool,
+        /// It caches what it reads.
+        caches: bool,
     },
     /// It uses this file directly.
     Through(BackingFile),
@@ -159,7 +163,11 @@ impl Volume {
                 it.has_stale_pages = true;
                 Io::Through(BackingFile(Arc::clone(backing)))
             }
-            _ => Io::Asks { keep: !std::mem::take(&mut it.has_stale_pages) },
+            _ => Io::Asks {
+                keep: !std::mem::take(&mut it.has_stale_pages),
+                // The kernel fills up what it caches with zeros, to a size that another answer may have set meanwhile.
+                caches: writes || it.rewritten.is_none_or(|at| at.elapsed() >= RESTLESS),
+            },
         };
         Opened { handle: state.handles.add(Handle::File { ino, writes, uid: caller.uid }), io }
     }

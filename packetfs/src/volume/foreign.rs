@@ -3,6 +3,8 @@
 //! An event that follows on what the tables have is applied like one that was made here. Otherwise the merged tree says what
 //! the events mean, and the tables are made to agree with it.
 
+use std::time::Instant;
+
 use nix::errno::Errno;
 use worknode::history::{Dot, Event, Op};
 
@@ -248,6 +250,7 @@ impl Shared {
     fn rewritten(&self, state: &mut State, ino: u64, former: Base) -> Result<(), VolumeError> {
         let Some(it) = state.uses.get_mut(ino) else { return Ok(()) };
         it.has_stale_pages = true;
+        it.rewritten = Some(Instant::now());
         let Some(backing) = &it.backing else { return Ok(()) };
         let is_open = it.writers > 0 || it.opens > 0 && it.is_through;
         let is_used = backing.has_news() || is_open || !backing.is_alone();

@@ -304,7 +304,7 @@ impl Shown {
             self.shared.lock().readers.remove(reader);
             return Err(Errno::ENFILE);
         };
-        Ok(Opened { handle: special::handle(id), io: Io::Asks { keep: true } })
+        Ok(Opened { handle: special::handle(id), io: Io::Asks { keep: true, caches: true } })
     }
 
     /// See [`Volume::close_file`].

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::backing::Backing;
 
@@ -27,6 +27,8 @@ pub(super) struct Use {
     pub(super) is_mapped: bool,
     /// The kernel's cached pages may be older than the content.
     pub(super) has_stale_pages: bool,
+    /// When another node last gave it another content.
+    pub(super) rewritten: Option<Instant>,
 }
 
 impl Use {

@@ -22,8 +22,10 @@ pub(super) fn answer_count(reply: ReplyWrite, count: Result<u64, Errno>) {
     }
 }
 
-pub(super) fn kept(keep: bool) -> FopenFlags {
-    if keep { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+/// Says whether what the kernel has cached of a file stays, and whether it caches what it reads.
+pub(super) fn cached(keep: bool, caches: bool) -> FopenFlags {
+    let kept = if keep { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
+    kept | if caches { FopenFlags::empty() } else { FopenFlags::FOPEN_DIRECT_IO }
 }
 
 pub(super) fn attr_of(found: &Found) -> FileAttr {

@@ -17,7 +17,7 @@ use fuser::{
 use worknode::history::{Attrs, Kind};
 
 use super::apart::{DISK, LONG, Threads};
-use super::codec::{answer, answer_count, attr_of, caller, kept, nanos};
+use super::codec::{answer, answer_count, attr_of, cached, caller, nanos};
 use super::locks::{self, Locked, Wanted};
 use super::passed::Passed;
 use crate::fuse::reply::{absent, bytes, file_type};
@@ -44,6 +44,8 @@ pub(super) struct Handler {
     apart: Threads,
     /// Requests whose time depends on what users have made.
     long: Threads,
+    /// Programs can map files that the kernel does not cache.
+    may_bypass_cache: bool,
 }
 
 impl Handler {
@@ -54,6 +56,7 @@ impl Handler {
             passed: Passed::default(),
             apart: Threads::new(DISK),
             long: Threads::new(LONG),
+            may_bypass_cache: false,
         }
     }
 
@@ -111,8 +114,9 @@ impl Handler {
             Err(error) => return reply.error(error),
         };
         match io {
-            Io::Asks { keep } => {
-                reply.opened(FileHandle(handle), kept(keep) | self.closing(flags.0))
+            Io::Asks { keep, caches } => {
+                let caching = cached(keep, caches || !self.may_bypass_cache);
+                reply.opened(FileHandle(handle), caching | self.closing(flags.0))
             }
             Io::Through(file) => {
                 match self.passed.pass(ino.0, &file, |file| reply.open_backing(file)) {
@@ -146,12 +150,12 @@ impl Handler {
         };
         let attr = attr_of(&found);
         match io {
-            Io::Asks { keep } => reply.created(
+            Io::Asks { keep, .. } => reply.created(
                 &self.volume.attr_lifetime(&found),
                 &attr,
                 GENERATION,
                 FileHandle(handle),
-                kept(keep) | self.closing(flags),
+                cached(keep, true) | self.closing(flags),
             ),
             Io::Through(file) => {
                 match self.passed.pass(found.attr.ino, &file, |file| reply.open_backing(file)) {
@@ -229,6 +233,8 @@ impl Filesystem for Handler {
         if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
             let _ = config.set_max_stack_depth(STACK_DEPTH);
         }
+        self.may_bypass_cache =
+            config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         if self.volume.is_live() {
             // The past does not change: there the kernel's own locks do.
             let _ = config.add_capabilities(InitFlags::FUSE_POSIX_LOCKS);

@@ -8,7 +8,9 @@ use worknode::history::Summary;
 use worknode::key::SecretKey;
 
 use super::super::node::ROOT;
-use super::super::{Batch, Moving, Options, Refused, Statement, Volume, author_of, small_packets};
+use super::super::{
+    Batch, Io, Moving, Options, Refused, Statement, Volume, author_of, small_packets,
+};
 use super::{SUPERUSER, write};
 use crate::log::Unfit;
 
@@ -157,6 +159,28 @@ fn what_is_made_after_a_close_is_seen_after_what_was_closed() {
         let seen = two.lookup(ROOT, &data).expect("it was made first").attr;
         assert_eq!(seen.bytes, 6 << 20, "round {round}");
     }
+}
+
+#[test]
+fn what_another_node_is_writing_is_not_cached() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let [one, two] = [0_u8, 1].map(|number| open(dirs[usize::from(number)].path(), number));
+    let caches = |ino| match two.open_file(ino, libc::O_RDONLY, SUPERUSER).map(|it| it.io) {
+        Ok(Io::Asks { caches, .. }) => caches,
+        other => panic!("{other:?}"),
+    };
+    for content in [b"content".as_slice(), b"cut", b"grown again"] {
+        write(&one, ROOT, b"name", content);
+        settle(&one);
+        while two.summary().of(one.author()) < one.summary().of(one.author()) {
+            give(&one, &two);
+        }
+        let ino = two.lookup(ROOT, b"name").expect("it is there").attr.ino;
+        assert_eq!(caches(ino), content == b"content");
+    }
+    write(&two, ROOT, b"own", b"content");
+    write(&two, ROOT, b"own", b"cut");
+    assert!(caches(two.lookup(ROOT, b"own").expect("it is there").attr.ino));
 }
 
 /// Returns the small contents of all events of a volume that another one has.
