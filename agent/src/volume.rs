@@ -40,7 +40,7 @@ use crate::mesh::Mesh;
 use crate::own_volume::OwnVolume;
 use crate::random;
 use crate::sys::outside::Outside;
-use lend::Lent;
+use lend::{Borrower, Lent};
 use shares::Shares;
 
 /// The files of the volume's directory that are not the volume's own.
@@ -81,7 +81,7 @@ enum Job {
     /// The volume if it is open, and its mounts.
     Mounts(oneshot::Sender<anyhow::Result<Mounted>>),
     /// The root of the mount at a path, for a user.
-    Lend(PathBuf, u32, oneshot::Sender<anyhow::Result<OwnedFd>>),
+    Lend(PathBuf, Borrower, oneshot::Sender<anyhow::Result<OwnedFd>>),
 }
 
 /// The volume if it is open, and where it is mounted.
@@ -171,9 +171,9 @@ impl VolumeHandle {
         self.mesh.conflicts()
     }
 
-    /// Returns the root of the volume mounted at a point, for a user.
-    async fn lend(&self, point: PathBuf, uid: u32) -> anyhow::Result<OwnedFd> {
-        self.ask(|done| Job::Lend(point, uid, done)).await
+    /// Returns the root of the volume mounted at a point.
+    async fn lend(&self, point: PathBuf, to: Borrower) -> anyhow::Result<OwnedFd> {
+        self.ask(|done| Job::Lend(point, to, done)).await
     }
 
     async fn ask<T>(
@@ -248,8 +248,8 @@ impl Keeper {
                     self.forget_unmounted();
                     done.send(Ok((self.volume.clone(), self.status()))).is_ok()
                 }
-                Job::Lend(point, uid, done) => {
-                    done.is_closed() || done.send(self.lend(&point, uid)).is_ok()
+                Job::Lend(point, to, done) => {
+                    done.is_closed() || done.send(self.lend(&point, to)).is_ok()
                 }
             };
         }
@@ -301,14 +301,14 @@ impl Keeper {
         Ok(())
     }
 
-    fn lend(&mut self, point: &Path, uid: u32) -> anyhow::Result<OwnedFd> {
+    fn lend(&mut self, point: &Path, to: Borrower) -> anyhow::Result<OwnedFd> {
         self.forget_unmounted();
         anyhow::ensure!(
             self.mounts.contains_key(point),
             "the volume is not mounted at {}: mount it with 'oswalk mount'",
             point.display()
         );
-        self.lent.root(point, uid)
+        self.lent.root(point, to)
     }
 
     fn share(&mut self, wish: shares::Wish) -> anyhow::Result<()> {

@@ -88,6 +88,16 @@ impl DoorError {
         self.hint_for(geteuid().is_root())
     }
 
+    /// Tells whether the agent has ended while it was asked.
+    pub(crate) fn is_end(&self) -> bool {
+        let ends = [
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::UnexpectedEof,
+        ];
+        matches!(self, Self::Broken { source, .. } if ends.contains(&source.kind()))
+    }
+
     pub(crate) fn hint_for(&self, is_root: bool) -> String {
         match self {
             Self::NoAgent { .. } if is_root => NO_AGENT_OF_ROOT.to_owned(),

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -62,10 +63,8 @@ pub(crate) struct AgentOptions {
 }
 
 pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failure> {
-    match Door::open(&places.own_door()).and_then(|mut door| door.status()) {
-        Ok(status) => return options.compare(&status),
-        Err(DoorError::NoAgent { .. }) => {}
-        Err(error) => return Err(Failure::from_error(&error).hint(error.hint())),
+    if let Some(status) = running(places)? {
+        return options.compare(&status);
     }
     check_rights()?;
     let agent = places::agent()?;
@@ -84,6 +83,19 @@ pub(crate) fn run(options: &Options, places: &Places) -> Result<ExitCode, Failur
         );
     }
     Ok(started)
+}
+
+/// Returns the status of the agent that runs, if one does. One that is about to end is waited for.
+fn running(places: &Places) -> Result<Option<Status>, Failure> {
+    let deadline = Instant::now() + UP_MAX;
+    loop {
+        match Door::open(&places.own_door()).and_then(|mut door| door.status()) {
+            Ok(status) => return Ok(Some(status)),
+            Err(DoorError::NoAgent { .. }) => return Ok(None),
+            Err(error) if error.is_end() && Instant::now() < deadline => thread::sleep(POLL),
+            Err(error) => return Err(Failure::from_error(&error).hint(error.hint())),
+        }
+    }
 }
 
 /// Starts the agent of a node that belongs to a cluster, as it was when it joined.
@@ -204,7 +216,7 @@ fn start_with(agent: &Path, mut command: Command, places: &Places) -> Result<Exi
             let said = said.unwrap_or_else(|| format!("it printed nothing ({ended})"));
             return Err(ended_at_once(&said, &log_path));
         }
-        std::thread::sleep(POLL);
+        thread::sleep(POLL);
     }
     Err(silent(&log_path))
 }

@@ -12,7 +12,8 @@ use tokio::io::unix::AsyncFd;
 use worknode::door::{HEADER_BYTES, Header, Kind};
 
 use super::guests::Room;
-use crate::sys::{peer, process, watch};
+use crate::sys::process::{self, Namespace};
+use crate::sys::{peer, watch};
 
 /// Initial read size, which exceeds most hellos …
 const READ_BYTES: usize = 8 * 1024;
@@ -37,6 +38,12 @@ impl Caller {
     /// Tells whether a pid is its still, and whether it acts for the same user, so that what was read of that pid holds of it.
     pub(crate) fn is_still(&self, pid: u32, uid: u32) -> bool {
         peer::lives(self.0.get_ref()) && process::user(pid) == Some(uid)
+    }
+
+    /// Returns its mount namespace; none if it cannot be told.
+    pub(crate) fn mount_namespace(&self, pid: u32) -> Option<Namespace> {
+        let namespace = process::mount_namespace(pid)?;
+        peer::lives(self.0.get_ref()).then_some(namespace)
     }
 }
 

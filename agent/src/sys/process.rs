@@ -236,6 +236,15 @@ pub(crate) fn user(pid: u32) -> Option<u32> {
     Some(std::fs::metadata(format!("/proc/{pid}")).ok()?.uid())
 }
 
+/// A namespace: the device and the number of its file in `/proc`.
+pub(crate) type Namespace = (u64, u64);
+
+/// Returns the mount namespace of a process, if it can be told.
+pub(crate) fn mount_namespace(pid: u32) -> Option<Namespace> {
+    let namespace = std::fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?;
+    Some((namespace.dev(), namespace.ino()))
+}
+
 /// Tells whether a process is above another one, a few steps at most.
 pub(crate) fn is_above(above: u32, pid: u32) -> bool {
     let parent = |pid: &u32| Status::open(*pid).ok()?.parent();

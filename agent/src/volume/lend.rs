@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::sys::lent;
+use crate::sys::process::Namespace;
 
 /// Lets others search a directory.
 const OTHERS_SEARCH: u32 = 0o001;
@@ -21,16 +22,24 @@ const ROOT: u32 = 0;
 /// Most copies of mounts that are kept.
 const COPIES_MAX: usize = 64;
 
-/// Copies of mounts, by mount point and user. A user's processes get the same copy: the kernel neither links nor renames from one
-/// copy to another. Different users get different ones, since a user could move it to a namespace of their own.
+/// Copies of mounts. A user's processes in one namespace get the same copy: the kernel neither links nor renames from one copy to
+/// another. Others get other ones, since who has a copy could move it to a namespace of their own.
 #[derive(Debug, Default)]
-pub(super) struct Lent(BTreeMap<(PathBuf, u32), OwnedFd>);
+pub(super) struct Lent(BTreeMap<(PathBuf, Borrower), OwnedFd>);
+
+/// Who borrows a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Borrower {
+    pub(super) uid: u32,
+    /// Their mount namespace. Where it cannot be told, each process gets a copy of its own.
+    pub(super) namespace: Option<Namespace>,
+}
 
 impl Lent {
     /// Returns the root of what is mounted at a point, for a user who could reach it by its path.
-    pub(super) fn root(&mut self, point: &Path, uid: u32) -> anyhow::Result<OwnedFd> {
-        check_way(point, uid)?;
-        self.copy(point, uid).with_context(|| {
+    pub(super) fn root(&mut self, point: &Path, to: Borrower) -> anyhow::Result<OwnedFd> {
+        check_way(point, to.uid)?;
+        self.copy(point, to).with_context(|| {
             format!(
                 "failed to copy the mount {}: only an agent that runs as root on Linux 5.12 or newer can lend it",
                 point.display()
@@ -38,8 +47,11 @@ impl Lent {
         })
     }
 
-    fn copy(&mut self, point: &Path, uid: u32) -> io::Result<OwnedFd> {
-        let key = (point.to_owned(), uid);
+    fn copy(&mut self, point: &Path, to: Borrower) -> io::Result<OwnedFd> {
+        if to.namespace.is_none() {
+            return lent::root_of(point);
+        }
+        let key = (point.to_owned(), to);
         if let Some(known) = self.0.get(&key).filter(|known| lent::check_is_top(known).is_ok()) {
             return known.try_clone();
         }

@@ -188,6 +188,13 @@ impl Volume {
         }
     }
 
+    /// Closes a file when the kernel says so. It may have to wait for others, who may not take this for a file that stays open.
+    pub fn release(&self, ino: u64, handle: u64) {
+        self.shared.holds.note_release(ino);
+        self.close_file(handle);
+        self.shared.holds.end_release(ino);
+    }
+
     /// Closes a file. What was written becomes packets soon.
     pub fn close_file(&self, handle: u64) {
         let mut state = self.shared.lock();

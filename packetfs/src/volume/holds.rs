@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Longest time for which a file keeps events back: those of other programs wait, too. Some gigabytes take longer.
-const HELD_MAX: Duration = Duration::from_secs(5);
-/// Time from a program's `close` until the kernel says whether it was the last one.
+/// Longest time for which a file keeps events back: those of other programs wait, too. Some gigabytes take longer, and so does a
+/// disk that is busy for so long.
+const HELD_MAX: Duration = Duration::from_secs(20);
+/// Time from a program's `close` until the kernel says whether it was the last one, and until that is looked at.
 const RELEASE_MAX: Duration = Duration::from_millis(300);
 
 /// Files that are about to become packets.
@@ -22,8 +23,18 @@ struct Hold {
     until: Instant,
     /// How often it waits to become packets.
     jobs: u32,
+    /// How often it is being found out whether a close was the last one.
+    releases: u32,
     /// The last own event when it had become packets: others get all that is held together with that.
     done: Option<u64>,
+}
+
+impl Hold {
+    /// Tells whether its time is over.
+    fn is_over(&self, now: Instant) -> bool {
+        let until = if self.releases == 0 { self.until } else { self.begun + HELD_MAX };
+        until <= now
+    }
 }
 
 impl Holds {
@@ -34,6 +45,20 @@ impl Holds {
         let hold = Self::current(&mut holds, ino, after, now);
         if hold.done.take().is_some() {
             hold.until = now + RELEASE_MAX;
+        }
+    }
+
+    /// Notes that a handle of a file is being closed for the last time. Whether a program has another one is found out next.
+    pub(super) fn note_release(&self, ino: u64) {
+        if let Some(hold) = self.lock().get_mut(&ino) {
+            hold.releases += 1;
+        }
+    }
+
+    /// Notes that this was looked at.
+    pub(super) fn end_release(&self, ino: u64) {
+        if let Some(hold) = self.lock().get_mut(&ino) {
+            hold.releases = hold.releases.saturating_sub(1);
         }
     }
 
@@ -48,17 +73,18 @@ impl Holds {
 
     /// Returns the hold of a file; a new one if there is none or its time is over.
     fn current(holds: &mut HashMap<u64, Hold>, ino: u64, after: u64, now: Instant) -> &mut Hold {
-        let new = |jobs| Hold { after, begun: now, until: now + RELEASE_MAX, jobs, done: None };
-        let hold = holds.entry(ino).or_insert_with(|| new(0));
-        if hold.until <= now {
-            *hold = new(hold.jobs);
+        let until = now + RELEASE_MAX;
+        let new = |jobs, releases| Hold { after, begun: now, until, jobs, releases, done: None };
+        let hold = holds.entry(ino).or_insert_with(|| new(0, 0));
+        if hold.is_over(now) {
+            *hold = new(hold.jobs, hold.releases);
         }
         hold
     }
 
     /// Tells whether a file was closed a moment ago, perhaps not for the last time.
     pub(super) fn has(&self, ino: u64, now: Instant) -> bool {
-        self.lock().get(&ino).is_some_and(|hold| hold.until > now)
+        self.lock().get(&ino).is_some_and(|hold| !hold.is_over(now))
     }
 
     /// Notes that a file is packets, or does not become any soon, with the last own event so far.
@@ -74,8 +100,8 @@ impl Holds {
     /// Returns up to which own event others may have all, of those up to `durable`.
     pub(super) fn limit(&self, durable: u64, now: Instant) -> u64 {
         let mut holds = self.lock();
-        let is_over = |hold: &Hold| hold.until <= now || hold.done.is_some_and(|it| it <= durable);
-        holds.retain(|_, hold| !is_over(hold));
+        let is_done = |hold: &Hold| hold.done.is_some_and(|it| it <= durable);
+        holds.retain(|_, hold| !hold.is_over(now) && !is_done(hold));
         holds.values().map(|hold| hold.after).min().unwrap_or(u64::MAX).min(durable)
     }
 
@@ -123,6 +149,19 @@ mod tests {
             assert!(holds.limit(u64::MAX, now) + held_ms >= after);
             now += RELEASE_MAX;
         }
+    }
+
+    #[test]
+    fn a_close_that_is_being_looked_at_keeps_back_until_that_is_done() {
+        let (holds, now) = (Holds::default(), Instant::now());
+        holds.note_flush(1, 5, now);
+        holds.note_release(1);
+        assert_eq!(holds.limit(9, now + RELEASE_MAX), 5);
+        holds.end_release(1);
+        assert_eq!(holds.limit(9, now + RELEASE_MAX), 9);
+        holds.note_flush(2, 5, now);
+        holds.note_release(2);
+        assert_eq!(holds.limit(9, now + HELD_MAX), 9);
     }
 
     #[test]

@@ -307,6 +307,14 @@ impl Shown {
         Ok(Opened { handle: special::handle(id), io: Io::Asks { keep: true, caches: true } })
     }
 
+    /// See [`Volume::release`].
+    pub fn release(&self, ino: u64, handle: u64) {
+        match is_special(handle) {
+            true => self.close_file(handle),
+            false => self.volume.release(ino, handle),
+        }
+    }
+
     /// See [`Volume::close_file`].
     pub fn close_file(&self, handle: u64) {
         if !is_special(handle) {

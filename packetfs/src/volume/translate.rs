@@ -80,7 +80,9 @@ impl Shared {
             return Ok(self.outcome(&mut self.lock(), job));
         }
         let _kept = self.keep_packets();
-        let put = idly(|| self.put(&job.backing))?;
+        // Other nodes may wait for what holds events back.
+        let put = || self.put(&job.backing);
+        let put = if job.holds { put() } else { idly(put) }?;
         self.make_merged_for(job.ino)?;
         let mut state = self.lock();
         match job.former {

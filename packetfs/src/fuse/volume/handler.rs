@@ -528,7 +528,7 @@ impl Filesystem for Handler {
         answer(
             reply,
             self.ask(|volume| {
-                volume.close_file(handle.0);
+                volume.release(ino.0, handle.0);
                 self.locked.end(handle.0);
                 Ok(())
             }),
