@@ -9,6 +9,7 @@ mod life;
 mod near;
 mod outgoing;
 mod output;
+mod pipes;
 mod place;
 mod price;
 mod shared;

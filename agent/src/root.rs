@@ -326,6 +326,7 @@ async fn serve(config: &Config, ground: Ground) -> anyhow::Result<()> {
         links: Rc::clone(&links),
         sessions: Rc::clone(&sessions),
         near: origin::Near::new(own_volume, node.clone()),
+        pipes: Rc::default(),
     });
     let upkeep = Rc::new(Upkeep {
         membership: membership.clone(),

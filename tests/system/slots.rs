@@ -13,6 +13,7 @@ pub(crate) const ALL: &[Test] = &[
     ("slots::go_from_walk_to_walk", go_on),
     ("slots::go_to_others_who_wait", go_to_others),
     ("slots::pipelines_do_not_wait_for_each_other", pipelines_go_on),
+    ("slots::readers_do_not_wait_for_writers_that_have_no_slot", readers_go_on),
 ];
 
 /// Programs at once: twice the number of slots in the lab.
@@ -59,15 +60,23 @@ fn go_on(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// Twice as many pipelines as there are slots, each of which writes more than a pipe holds.
+/// The readers begin when all writers hold a slot, or wait for one.
 fn pipelines_go_on(lab: &Lab) -> Result<(), String> {
+    all_end(lab, "seq 1 400000 | { sleep 1; wc -l; } &")
+}
+
+/// The other way round.
+fn readers_go_on(lab: &Lab) -> Result<(), String> {
+    all_end(lab, "{ sleep 1; seq 1 400000; } | wc -l &")
+}
+
+/// Starts twice as many pipelines as there are slots, each of which writes more than a pipe holds.
+fn all_end(lab: &Lab, each: &str) -> Result<(), String> {
     const PIPELINES: usize = 12;
     let (up, _alone) = lab.alone()?;
     let dir = up.fresh("slots pipelines")?;
     let report = dir.join("report.json");
     let mut command = up.exec(&report);
-    // The readers begin when all writers hold a slot, or wait for one.
-    let each = "seq 1 400000 | { sleep 1; wc -l; } &";
     let all = format!("{}wait", format!("{each} ").repeat(PIPELINES));
     command.args(["--walk", "seq", "--walk", "wc", "--", "sh", "-c", &all]).current_dir(&dir);
     let run = Run::of(command, seconds(60))?;

@@ -163,8 +163,10 @@ impl Errand<'_> {
         let slot = self.slot.take().expect("a walk runs with a slot");
         let (slots, waited) = (&shared.cluster.slots, self.arrived.elapsed());
         slots.adopt(&slot, spec.walk);
+        let reading = shared.pipes.read(stub.pid, spec);
         let attempted =
             attempt::run(shared, session, stub, self.outgoing, &slot, &mut self.turns).await;
+        drop(reading);
         slots.disown(&slot, spec.walk);
         stub.stops.resume(matches!(attempted, Attempted::Ended(_)));
         match attempted {

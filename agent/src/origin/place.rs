@@ -1,23 +1,24 @@
 //! Finds a slot for a walk: one that this origin holds, or one that the broker grants, at once or after a wait.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use broker::{BrokerError, Grant, Matchmaker, Retried, Submit, Submitted};
 use tokio::sync::mpsc;
 use worknode::door::Kind;
 use worknode::id::{Attempt, NodeId};
 use worknode::reason::Reason;
-use worknode::spec::{FdKind, WalkSpec};
+use worknode::spec::WalkSpec;
 
+use super::pipes::{self, reads_a_stream};
 use super::shared::Shared;
 use super::stub::{Said, Stub, is_deadly, signal};
 use crate::cluster::{Queued, Slot, Turn};
 use crate::session::Session;
 
-/// Longest wait for a slot of a program whose standard input is a pipe. Whoever writes into the pipe may hold a slot, and
-/// cannot end before the program reads: if all slots were held by such writers, everybody would wait for ever. A walk that
-/// is repeated waits as long as it takes, because it may have shown output and then cannot run here.
-const READER_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for a slot of a program whose standard input is a pipe, or whose output another walk reads that has a slot. Whoever
+/// is at the other end cannot go on before this program does: if all slots were held by such walks, everybody would wait for ever.
+/// A walk that is repeated waits as long as it takes, because it may have shown output and then cannot run here.
+const PIPE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The result of the search.
 pub(super) enum Placed {
@@ -36,11 +37,6 @@ pub(super) struct Place<'a> {
     pub(super) failed_nodes: &'a [NodeId],
     /// The last failed attempt, if the broker should replace it.
     pub(super) failed: Option<&'a Grant>,
-}
-
-/// Tells whether a walk's standard input is a stream.
-fn reads_a_stream(spec: &WalkSpec) -> bool {
-    spec.fds.iter().any(|fd| fd.fd == 0 && fd.kind == FdKind::Input)
 }
 
 impl Place<'_> {
@@ -142,9 +138,10 @@ impl Place<'_> {
     ) -> Placed {
         let cluster = &self.shared.cluster;
         let mut changes = cluster.changes();
-        let may_give_up = self.failed_nodes.is_empty() && reads_a_stream(self.spec);
-        let waited = tokio::time::sleep(READER_PATIENCE);
-        tokio::pin!(waited);
+        let may_give_up = self.failed_nodes.is_empty();
+        let (reads, writes) = (reads_a_stream(self.spec), pipes::written(stub.pid, self.spec));
+        let mut patience = tokio::time::interval(PIPE_PATIENCE);
+        patience.reset();
         loop {
             if !cluster.has_runner_for(self.session.on.as_ref(), &self.unsuitable()) {
                 cluster.slots.cancel(self.spec.walk);
@@ -162,9 +159,12 @@ impl Place<'_> {
                     }
                 }
                 _ = changes.changed() => {}
-                () = &mut waited, if may_give_up => {
-                    cluster.slots.cancel(self.spec.walk);
-                    return Placed::Not(Reason::NoSlot);
+                _ = patience.tick(), if may_give_up => {
+                    let now = Instant::now();
+                    if reads || self.shared.pipes.leaves(&writes, now, PIPE_PATIENCE) {
+                        cluster.slots.cancel(self.spec.walk);
+                        return Placed::Not(Reason::NoSlot);
+                    }
                 }
             }
         }

@@ -7,6 +7,7 @@ use packetfs::export::Hidden;
 use worknode::id::NodeId;
 
 use super::near::Near;
+use super::pipes::Pipes;
 use crate::budget::Budget;
 use crate::cluster::Cluster;
 use crate::commits::Commits;
@@ -39,4 +40,6 @@ pub(crate) struct Shared {
     pub(crate) sessions: Rc<Sessions>,
     /// Knows which nodes have the bytes of walks below the volume.
     pub(crate) near: Near,
+    /// Knows which walks others wait for.
+    pub(crate) pipes: Rc<Pipes>,
 }
