@@ -30,8 +30,8 @@ const READERS: usize = 2;
 const REST: Duration = Duration::from_millis(5);
 /// Time between the rounds of readers, so that the agents have time for what they see.
 const READ_REST: Duration = Duration::from_millis(20);
-/// Times that a file is opened until a part of it counts as all of it.
-const TRIES: usize = 100;
+/// A file that has no number for so long has lost it; a writer that waits for a processor takes less.
+const PART_MAX: Duration = Duration::from_secs(1);
 /// After this, a file that is to be there is missing.
 const THERE_MAX: Duration = Duration::from_secs(20);
 
@@ -208,7 +208,11 @@ impl World<'_> {
 
     /// Checks that a file without a number has one soon, and that it is not one that was written before it got its name.
     fn check_whole(&self, path: &Path, by_rename: bool) -> io::Result<()> {
-        let is_whole = (0..TRIES).any(|_| matches!(read(path), Ok(Some(_))));
+        let begun = Instant::now();
+        let mut is_whole = false;
+        while !is_whole && begun.elapsed() < PART_MAX {
+            is_whole = matches!(read(path), Ok(Some(_)));
+        }
         if by_rename || !is_whole {
             self.stale.fetch_add(1, SeqCst);
             eprintln!("{} has no number: {:?}", path.display(), fs::read(path)?);
