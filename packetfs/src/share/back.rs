@@ -264,7 +264,8 @@ impl Share {
     }
 
     fn set_dir_on_disk(&mut self, dir: &[u8], name: &[u8], now: &Seen) -> Result<(), Failed> {
-        let stamp = self.source.set_dir(&child(dir, name), now.permissions)?;
+        let former = self.known.stamp(dir, name).ok_or(Failed::Changed)?;
+        let stamp = self.source.set_dir(&child(dir, name), now.permissions, former)?;
         self.known.set(dir, name, stamp);
         self.known.set_seen(dir, name, now.clone());
         Ok(())
@@ -290,7 +291,7 @@ impl Share {
     fn remove_one(&mut self, dir: &[u8], name: &[u8], round: &mut Round) -> Result<(), Failed> {
         let Some((stamp, seen)) = self.known.common(dir, name) else { return Ok(()) };
         if seen.kind == Kind::Dir {
-            self.source.remove_dir((dir, name))?;
+            self.source.remove_dir((dir, name), stamp)?;
         } else {
             self.source.remove((dir, name), stamp)?;
         }

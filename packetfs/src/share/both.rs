@@ -221,6 +221,11 @@ impl Share {
 
     /// Ends what a crash has left under a hidden name.
     pub(super) fn clear(&mut self, dir: &[u8], item: &Item) -> Result<(), ShareError> {
+        if item.kind == Kind::Dir {
+            let cleared = self.source.clear_dir((dir, &item.name));
+            self.is_unsure_of(dir);
+            return cleared.or_else(|failed| self.refuse_failed(dir, &item.name, failed));
+        }
         let path = child(dir, &item.name);
         let is_known = |found: &Stamp| {
             let place = self.known.place(found);

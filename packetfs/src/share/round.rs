@@ -183,7 +183,7 @@ impl Share {
         let mut kept = Vec::with_capacity(items.len());
         for item in std::mem::take(items) {
             if target::is_hidden(&item.name) {
-                if self.returns.is_some() && item.kind != Kind::Dir {
+                if self.returns.is_some() {
                     self.clear(dir, &item)?;
                 }
             } else if !self.is_left_out(dir, &item) {

@@ -59,9 +59,14 @@ impl Source {
         self.expected = top;
     }
 
+    /// Returns whose files are made.
+    pub(super) fn uid(&self) -> u32 {
+        self.owner.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |it| it.uid)
+    }
+
     /// Tells whether files are made with the rights of the superuser.
     pub(super) fn is_root(&self) -> bool {
-        self.owner.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |it| it.uid) == 0
+        self.uid() == 0
     }
 
     /// Returns the path of a directory below the top.

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, fchmod, fchown,
-    fstat, futimens, linkat, mkdirat, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
+    fstat, futimens, linkat, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use worknode::history::{Nanos, Permissions};
@@ -26,7 +26,7 @@ use crate::path::Bytes;
 use crate::volume::has_writer;
 
 /// What is being written has this at the beginning of its name, …
-const NEW: &[u8] = b".oswalk-share-new-";
+pub(super) const NEW: &[u8] = b".oswalk-share-new-";
 /// … and what was replaced or is being removed this.
 const OLD: &[u8] = b".oswalk-share-old-";
 /// What both begin with.
@@ -94,16 +94,18 @@ impl Source {
     ) -> Result<Stamp, Failed> {
         self.act(|| {
             let at = self.open_at(dir, OFlags::DIRECTORY)?;
-            let (part, temp) = (hidden(NEW), hidden(OLD));
-            let made = self.make(&at, &part, new, permissions, cancel).and_then(|()| {
-                rename_new(&at, &part, &temp)?;
-                Ok(())
-            });
-            if let Err(failed) = made {
-                let _ = unlinkat(&at, os(&part), AtFlags::empty());
-                return Err(failed);
+            // What is in vain is found before a long content is written.
+            match former {
+                None if is_taken(&at, name)? => return Err(Failed::Changed),
+                None => {}
+                Some(former) => check(&at, name, former)?,
             }
-            let own = look(&at, &temp)?;
+            let (part, temp) = (hidden(NEW), hidden(OLD));
+            let made = self.make(&at, &part, new, permissions, cancel).and_then(|own| {
+                rename_new(&at, &part, &temp)?;
+                Ok(own)
+            });
+            let own = made.inspect_err(|_| drop_name(&at, &part))?;
             match former {
                 None => place(&at, &temp, name)?,
                 Some(former) => match exchange(&at, &temp, name, former, &own) {
@@ -126,40 +128,43 @@ impl Source {
         self.act(|| take_out(&self.open_at(dir, OFlags::DIRECTORY)?, name, former))
     }
 
-    /// Makes a directory.
-    pub(super) fn make_dir(
+    /// Gives a directory another mode, if it is still what it was.
+    pub(super) fn set_dir(
         &self,
-        (dir, name): (&[u8], &[u8]),
+        dir: &[u8],
         permissions: Permissions,
+        former: &Stamp,
     ) -> Result<Stamp, Failed> {
         self.act(|| {
-            let at = self.open_at(dir, OFlags::DIRECTORY)?;
-            match mkdirat(&at, os(name), Mode::RWXU) {
-                Err(Errno::EXIST) => return Err(Failed::Changed),
-                made => made?,
-            }
-            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = openat(&at, os(name), flags, Mode::empty())?;
-            self.dress(&made, permissions)?;
-            fchmod(&made, dir_mode(permissions))?;
-            Ok(stamp(&fstat(&made)?))
-        })
-    }
-
-    /// Gives a directory another mode.
-    pub(super) fn set_dir(&self, dir: &[u8], permissions: Permissions) -> Result<Stamp, Failed> {
-        self.act(|| {
             let opened = self.open_at(dir, OFlags::DIRECTORY)?;
-            self.dress(&opened, permissions)?;
+            let now = stamp(&fstat(&opened)?);
+            let rights = |stamp: &Stamp| (stamp.mode, stamp.uid, stamp.gid);
+            if !is_one(&now, former) || rights(&now) != rights(former) {
+                return Err(Failed::Changed);
+            }
+            // In the directory of another user, a directory keeps whose it is.
+            if fstat(self.open_at(b"", OFlags::DIRECTORY)?)?.st_uid == 0 {
+                self.dress(&opened, permissions)?;
+            }
             fchmod(&opened, dir_mode(permissions))?;
             Ok(stamp(&fstat(&opened)?))
         })
     }
 
-    /// Removes an empty directory.
-    pub(super) fn remove_dir(&self, (dir, name): (&[u8], &[u8])) -> Result<(), Failed> {
+    /// Removes an empty directory, if it is still the same one.
+    pub(super) fn remove_dir(
+        &self,
+        (dir, name): (&[u8], &[u8]),
+        former: &Stamp,
+    ) -> Result<(), Failed> {
         self.act(|| {
             let at = self.open_at(dir, OFlags::DIRECTORY)?;
+            match statat(&at, os(name), AtFlags::SYMLINK_NOFOLLOW).map(|now| stamp(&now)) {
+                Ok(now) if !is_one(&now, former) => return Err(Failed::Changed),
+                Ok(_) => {}
+                Err(Errno::NOENT) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
             match unlinkat(&at, os(name), AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => Ok(()),
                 Err(Errno::NOTEMPTY | Errno::EXIST) => Err(Failed::Full),
@@ -211,7 +216,7 @@ impl Source {
         self.as_user(|| Ok(rustix::fs::syncfs(self.open_at(b"", OFlags::DIRECTORY)?)?))
     }
 
-    fn act<T>(&self, act: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
+    pub(super) fn act<T>(&self, act: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
         self.as_user(|| Ok(act()))?
     }
 
@@ -222,9 +227,12 @@ impl Source {
         new: New<'_>,
         permissions: Permissions,
         cancel: &AtomicBool,
-    ) -> Result<(), Failed> {
+    ) -> Result<Stamp, Failed> {
         let (content, bytes, modified) = match new {
-            New::Link(target) => return Ok(symlinkat(os(target), at, os(part))?),
+            New::Link(target) => {
+                symlinkat(os(target), at, os(part))?;
+                return look(at, part);
+            }
             New::File(content, bytes, modified) => (content, bytes, modified),
         };
         let flags =
@@ -237,12 +245,18 @@ impl Source {
         let time = timespec(modified);
         futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
         // After a power cut it would be a change if it had less.
-        Ok(file.sync_data()?)
+        file.sync_data()?;
+        // Others may exchange the name, but not what is open.
+        Ok(stamp(&fstat(&file)?))
     }
 
     /// Gives a new file its owner, as far as this process may: in a directory of the superuser the one of the volume, and in
     /// another one its owner.
-    fn dress(&self, file: impl std::os::fd::AsFd, permissions: Permissions) -> io::Result<()> {
+    pub(super) fn dress(
+        &self,
+        file: impl std::os::fd::AsFd,
+        permissions: Permissions,
+    ) -> io::Result<()> {
         if !self.is_root() {
             return Ok(());
         }
@@ -380,30 +394,61 @@ fn check_open(at: &OwnedFd, name: &[u8]) -> Result<(), Failed> {
     }
 }
 
+/// Tells whether it is the same file, whatever has become of it.
+fn is_one(one: &Stamp, other: &Stamp) -> bool {
+    (one.dev, one.ino) == (other.dev, other.ino)
+}
+
 /// Tells whether a file has not changed, except for its name.
 fn is_same(one: &Stamp, other: &Stamp) -> bool {
     Stamp { changed: other.changed, ..*one } == *other
 }
 
-fn look(at: &OwnedFd, name: &[u8]) -> Result<Stamp, Failed> {
+pub(super) fn look(at: &OwnedFd, name: &[u8]) -> Result<Stamp, Failed> {
     Ok(stamp(&statat(at, os(name), AtFlags::SYMLINK_NOFOLLOW)?))
 }
 
 /// Renames a file to a name that is free.
 fn rename_new(at: &OwnedFd, from: &[u8], to: &[u8]) -> Result<(), Errno> {
-    match renameat_with(at, os(from), at, os(to), RenameFlags::NOREPLACE) {
+    move_new((at, from), (at, to))
+}
+
+/// Moves a file to a name that is free.
+pub(super) fn move_new(from: (&OwnedFd, &[u8]), to: (&OwnedFd, &[u8])) -> Result<(), Errno> {
+    let ((from_at, from), (to_at, to)) = (from, to);
+    match renameat_with(from_at, os(from), to_at, os(to), RenameFlags::NOREPLACE) {
         // Not every file system can say so.
-        Err(Errno::INVAL | Errno::NOSYS) if is_hidden(to) => renameat(at, os(from), at, os(to)),
+        Err(Errno::INVAL | Errno::NOSYS) if is_hidden(to) => {
+            renameat(from_at, os(from), to_at, os(to))
+        }
         Err(Errno::INVAL | Errno::NOSYS) => {
-            linkat(at, os(from), at, os(to), AtFlags::empty())?;
-            unlinkat(at, os(from), AtFlags::empty())
+            let stat = statat(from_at, os(from), AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                // A directory has no second name. Nothing but an empty one is replaced.
+                return if is_taken(to_at, to)? {
+                    Err(Errno::EXIST)
+                } else {
+                    renameat(from_at, os(from), to_at, os(to))
+                };
+            }
+            linkat(from_at, os(from), to_at, os(to), AtFlags::empty())?;
+            unlinkat(from_at, os(from), AtFlags::empty())
         }
         renamed => renamed,
     }
 }
 
+/// Tells whether something has a name.
+pub(super) fn is_taken(at: &OwnedFd, name: &[u8]) -> Result<bool, Errno> {
+    match statat(at, os(name), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Gives a file a name that is free and is like another one.
-fn set_aside(at: &OwnedFd, from: &[u8], like: &[u8]) -> Result<Bytes, Errno> {
+pub(super) fn set_aside(at: &OwnedFd, from: &[u8], like: &[u8]) -> Result<Bytes, Errno> {
     for number in 1..=ASIDE_MAX {
         let end = format!(".conflict-{number}");
         let like = &like[..like.len().min(NAME_BYTES_MAX - end.len())];
@@ -423,7 +468,7 @@ fn drop_name(at: &OwnedFd, name: &[u8]) {
 }
 
 /// Returns a hidden name that no other file has.
-fn hidden(begin: &[u8]) -> Bytes {
+pub(super) fn hidden(begin: &[u8]) -> Bytes {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let (process, number) = (std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
@@ -431,7 +476,7 @@ fn hidden(begin: &[u8]) -> Bytes {
 }
 
 /// Returns the mode of a directory: its owner can always work in it.
-fn dir_mode(permissions: Permissions) -> Mode {
+pub(super) fn dir_mode(permissions: Permissions) -> Mode {
     Mode::from_raw_mode(permissions.mode & 0o1777 | 0o700)
 }
 
@@ -440,6 +485,6 @@ fn timespec(nanos: Nanos) -> Timespec {
     Timespec { tv_sec: nanos.div_euclid(SECOND), tv_nsec: nanos.rem_euclid(SECOND) }
 }
 
-fn os(name: &[u8]) -> &OsStr {
+pub(super) fn os(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
 }
