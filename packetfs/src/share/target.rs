@@ -37,8 +37,6 @@ const PART_BYTES: usize = 1024 * 1024;
 const NAME_BYTES_MAX: usize = 255;
 /// Other names that are tried for a file whose name another one has.
 const ASIDE_MAX: u32 = 1000;
-/// Times that a file is exchanged again because a program has replaced it meanwhile.
-const EXCHANGES_MAX: u32 = 8;
 
 /// Why the disk stays what it is.
 #[derive(Debug)]
@@ -319,8 +317,7 @@ fn exchange(
     former: &Stamp,
     own: &Stamp,
 ) -> Result<(), Failed> {
-    let swap = || renameat_with(at, os(temp), at, os(name), RenameFlags::EXCHANGE);
-    let swapped = check(at, name, former).and_then(|()| match swap() {
+    let swapped = check(at, name, former).and_then(|()| match swap(at, temp, name) {
         Err(Errno::NOENT) => Err(Failed::Changed),
         swapped => Ok(swapped?),
     });
@@ -330,22 +327,51 @@ fn exchange(
         }
         return Err(failed);
     }
+    settle(at, temp, name, former, own)
+}
+
+/// Ends an exchange: removes what came out if it is the former file. Otherwise a program was faster, and what it has made gets its
+/// name back. What a program has put under the name since keeps that, and what it has replaced gets another one.
+pub(super) fn settle(
+    at: &OwnedFd,
+    temp: &[u8],
+    name: &[u8],
+    former: &Stamp,
+    own: &Stamp,
+) -> Result<(), Failed> {
     let Err(failed) = check_out(at, temp, former) else {
         drop_name(at, temp);
         return Ok(());
     };
-    // A program was faster. What it has made gets its name back.
-    for _ in 0..EXCHANGES_MAX {
-        if swap().is_err() {
-            break;
-        }
-        if look(at, temp).is_ok_and(|out| (out.dev, out.ino) == (own.dev, own.ino)) {
-            drop_name(at, temp);
-            return Err(failed);
-        }
+    let is_back = swap(at, temp, name).is_ok();
+    if is_back && !is_untouched(at, temp, own) {
+        // If it fails, what is under the hidden name is a program's, too.
+        let _ = swap(at, temp, name);
     }
-    set_aside(at, temp, name)?;
+    if is_back && is_untouched(at, temp, own) {
+        drop_name(at, temp);
+    } else {
+        set_aside(at, temp, name)?;
+    }
     Err(failed)
+}
+
+pub(super) fn swap(at: &OwnedFd, one: &[u8], other: &[u8]) -> Result<(), Errno> {
+    renameat_with(at, os(one), at, os(other), RenameFlags::EXCHANGE)
+}
+
+/// Tells whether a file is the one that was made here, no program has changed it, and none can.
+fn is_untouched(at: &OwnedFd, name: &[u8], own: &Stamp) -> bool {
+    let Ok(stat) = statat(at, os(name), AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    if !is_same(&stamp(&stat), own) {
+        return false;
+    }
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        return true;
+    }
+    // What was written before the descriptor tells it was seen, so it is looked at in this order.
+    let has_no_writer = open_file(at, name).is_ok_and(|it| has_writer(&it).is_ok_and(|has| !has));
+    has_no_writer && look(at, name).is_ok_and(|now| is_same(&now, own))
 }
 
 /// Removes a file if it is the former one.
@@ -385,13 +411,17 @@ fn check_out(at: &OwnedFd, name: &[u8], former: &Stamp) -> Result<(), Failed> {
 }
 
 fn check_open(at: &OwnedFd, name: &[u8]) -> Result<(), Failed> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     // A link has no content, and of what may not be read or has no leases nothing is known.
-    let Ok(file) = openat(at, os(name), flags, Mode::empty()) else { return Ok(()) };
-    match has_writer(&File::from(file)) {
+    let Ok(file) = open_file(at, name) else { return Ok(()) };
+    match has_writer(&file) {
         Ok(true) => Err(Failed::Open),
         _ => Ok(()),
     }
+}
+
+fn open_file(at: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    openat(at, os(name), flags, Mode::empty()).map(File::from)
 }
 
 /// Tells whether it is the same file, whatever has become of it.

@@ -10,7 +10,7 @@ use worknode::history::Permissions;
 
 use super::super::known::Stamp;
 use super::super::source::Source;
-use super::super::target::{Failed, NEW};
+use super::super::target::{Failed, NEW, settle, swap};
 
 const PERMISSIONS: Permissions = Permissions { mode: 0o755, uid: 1000, gid: 1000 };
 const SOMEBODY: u32 = 2000;
@@ -147,4 +147,70 @@ fn what_a_crash_has_left_of_a_directory_is_removed_and_a_programs_is_kept() {
     assert!(dir.join("saved.conflict-1/a program's").exists());
     assert!(dir.join("saved.conflict-2/x").exists());
     assert_eq!(fs::read_dir(dir).expect("it is there").count(), 2);
+}
+
+/// Plays an exchange of `f` in which programs do something before and after. Returns all files.
+fn exchange(
+    before: impl FnOnce(&Path),
+    after: impl FnOnce(&Path),
+) -> (Result<(), Failed>, Vec<(String, String)>) {
+    const TEMP: &str = ".oswalk-share-old-1";
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let (dir, source) = (temporary.path(), Source::new(temporary.path(), None));
+    fs::write(dir.join("f"), "former").expect("there is room");
+    fs::write(dir.join(TEMP), "ours").expect("there is room");
+    let (former, own) = (stamp(&source, b"", "f"), stamp(&source, b"", TEMP));
+    before(&dir.join("f"));
+    let at = source.open_at(b"", OFlags::DIRECTORY).expect("it is there");
+    swap(&at, TEMP.as_bytes(), b"f").expect("both are there");
+    after(&dir.join("f"));
+    let settled = settle(&at, TEMP.as_bytes(), b"f", &former, &own);
+    let each = fs::read_dir(dir).expect("a directory").map(|entry| {
+        let entry = entry.expect("an entry");
+        let content = fs::read_to_string(entry.path()).expect("text");
+        (entry.file_name().into_string().expect("UTF-8"), content)
+    });
+    let mut files: Vec<_> = each.collect();
+    files.sort();
+    (settled, files)
+}
+
+fn files(all: &[(&str, &str)]) -> Vec<(String, String)> {
+    all.iter().map(|&(name, content)| (name.to_owned(), content.to_owned())).collect()
+}
+
+#[test]
+fn what_programs_write_during_an_exchange_is_kept() {
+    let put = |content: &'static str| move |path: &Path| fs::write(path, content).expect("room");
+    let save = |content: &'static str| {
+        move |path: &Path| {
+            let temp = path.with_extension("~");
+            fs::write(&temp, content).expect("there is room");
+            fs::rename(&temp, path).expect("it is there");
+        }
+    };
+    let (done, all) = exchange(|_| (), |_| ());
+    assert!(done.is_ok());
+    assert_eq!(all, files(&[("f", "ours")]));
+    // A program was faster, and nobody has used what was there in between.
+    let (done, all) = exchange(put("program"), |_| ());
+    assert!(matches!(done, Err(Failed::Changed)));
+    assert_eq!(all, files(&[("f", "program")]));
+    // Another one has replaced that, or written into it, or removed it.
+    let expected = files(&[("f", "later"), ("f.conflict-1", "program")]);
+    assert_eq!(exchange(put("program"), save("later")).1, expected);
+    assert_eq!(exchange(save("program"), put("later")).1, expected);
+    let removed = exchange(put("program"), |path| fs::remove_file(path).expect("it is there"));
+    assert_eq!(removed.1, files(&[("f.conflict-1", "program")]));
+    // It has it open, and writes later.
+    let mut writer = None;
+    let open = |path: &Path| writer = fs::File::options().append(true).open(path).ok();
+    let (_, all) = exchange(put("program"), open);
+    assert_eq!(all, files(&[("f", "ours"), ("f.conflict-1", "program")]));
+    // The former file is open.
+    let mut former = None;
+    let open = |path: &Path| former = fs::File::options().append(true).open(path).ok();
+    let (done, all) = exchange(open, put("later"));
+    assert!(matches!(done, Err(Failed::Open)));
+    assert_eq!(all, files(&[("f", "later"), ("f.conflict-1", "former")]));
 }
