@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -261,8 +260,8 @@ impl Follower {
             is_noted &= round.as_ref().is_ok_and(|round| changes(round) == 0);
             self.tell(&round);
             if !is_noted && noted.elapsed() >= period {
-                period = self.note();
-                (noted, is_noted) = (Instant::now(), true);
+                (period, is_noted) = self.note();
+                noted = Instant::now();
             }
             let wait = match (is_behind, self.share.is_unsure(), is_noted) {
                 (true, ..) => Some(AGAIN),
@@ -329,21 +328,26 @@ impl Follower {
         }
     }
 
-    /// Notes what was taken over, once volume and directory have made it durable. Returns the time until it is noted again.
-    fn note(&mut self) -> Duration {
+    /// Notes what was taken over, once volume and directory have made it durable. Returns the time until it is noted again, and
+    /// whether that is due only after changes.
+    fn note(&mut self) -> (Duration, bool) {
         let known = self.share.known();
         let is_short = self.writes && known.len() <= SHORT_BYTES_MAX;
-        let noted = self.volume.sync().map_err(|error| error.to_string()).and_then(|()| {
-            let noted = self.share.sync().and_then(|()| whole::write(&self.known, &known));
-            noted.map_err(|error: io::Error| error.to_string())
-        });
+        let synced = self.volume.sync().map_err(|error| error.to_string());
+        let synced = synced.and_then(|()| self.share.sync().map_err(|error| error.to_string()));
+        let noted = match synced {
+            // The disk has much to do.
+            Ok(false) => return (SHORT_NOTE_PERIOD, false),
+            Ok(true) => whole::write(&self.known, &known).map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
         if let Err(error) = noted {
             tracing::warn!(
                 error,
                 "failed to note what a share has taken over: its next start compares all files"
             );
         }
-        if is_short { SHORT_NOTE_PERIOD } else { NOTE_PERIOD }
+        (if is_short { SHORT_NOTE_PERIOD } else { NOTE_PERIOD }, true)
     }
 }
 

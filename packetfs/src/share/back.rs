@@ -251,7 +251,7 @@ impl Share {
                 return Ok(());
             }
         };
-        returns.is_unsynced = true;
+        returns.unsynced.insert(dir.to_vec());
         if now.kind == Kind::Dir {
             // It is to be watched.
             self.is_unsure_of(&child(dir, name));
@@ -265,7 +265,11 @@ impl Share {
 
     fn set_dir_on_disk(&mut self, dir: &[u8], name: &[u8], now: &Seen) -> Result<(), Failed> {
         let former = self.known.stamp(dir, name).ok_or(Failed::Changed)?;
-        let stamp = self.source.set_dir(&child(dir, name), now.permissions, former)?;
+        let path = child(dir, name);
+        let stamp = self.source.set_dir(&path, now.permissions, former)?;
+        if let Some(returns) = &mut self.returns {
+            returns.unsynced.insert(path);
+        }
         self.known.set(dir, name, stamp);
         self.known.set_seen(dir, name, now.clone());
         Ok(())
@@ -298,7 +302,7 @@ impl Share {
         self.known.remove(dir, name);
         self.known.remove_dir(&child(dir, name));
         if let Some(returns) = &mut self.returns {
-            returns.is_unsynced = true;
+            returns.unsynced.insert(dir.to_vec());
         }
         round.written += 1;
         Ok(())

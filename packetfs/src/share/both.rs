@@ -202,7 +202,12 @@ impl Share {
         }
         let at = self.dir_in_volume(dir)?;
         match self.volume.carry((former, &from.1), (at, &item.name), Moving::New) {
-            Ok(()) => self.known.rename(from, (dir, &item.name)),
+            Ok(()) => {
+                self.known.rename(from, (dir, &item.name));
+                if let Some(returns) = &mut self.returns {
+                    returns.rename_dir(&child(&from.0, &from.1), &child(dir, &item.name));
+                }
+            }
             Err(error @ (Errno::EIO | Errno::ENOSPC)) => return Err(ShareError::Volume(error)),
             Err(_) => return Ok(false),
         }

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -18,6 +19,9 @@ use crate::identity::Owner;
 use crate::path::Bytes;
 use crate::volume::Volume;
 use crate::watch::Watcher;
+
+/// Directories are made durable for no longer at once.
+const SYNC_MAX: Duration = Duration::from_secs(1);
 
 /// Why a share does not work.
 #[derive(Debug, thiserror::Error)]
@@ -156,18 +160,23 @@ impl Share {
         self.known.encode()
     }
 
-    /// Makes what was written to the directory durable. After a power cut, what is noted as known would otherwise be a change.
+    /// Makes what was written to the directory durable, as far as that takes no long time: other programs use the disk, too. Returns
+    /// whether all is durable. After a power cut, what is noted as known would otherwise be a change.
     ///
     /// # Errors
     /// The disk does not work.
-    pub fn sync(&mut self) -> io::Result<()> {
-        if let Some(returns) = &mut self.returns
-            && returns.is_unsynced
-        {
-            self.source.sync()?;
-            returns.is_unsynced = false;
+    pub fn sync(&mut self) -> io::Result<bool> {
+        let Some(returns) = &mut self.returns else { return Ok(true) };
+        let begin = Instant::now();
+        // Contents are durable before they get their names.
+        while let Some(dir) = returns.unsynced.first() {
+            self.source.sync_dir(dir)?;
+            returns.unsynced.pop_first();
+            if begin.elapsed() > SYNC_MAX {
+                break;
+            }
         }
-        Ok(())
+        Ok(returns.unsynced.is_empty())
     }
 
     /// Returns descriptors that are readable when something has changed: in the directory, and in the volume if the directory is

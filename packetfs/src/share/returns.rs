@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::left::Left;
-use crate::path::Bytes;
+use crate::path::{Bytes, is_within};
 use crate::volume::Listener;
 
 /// What a share that writes its directory knows of the volume.
@@ -22,8 +22,8 @@ pub(super) struct Returns {
     pub(super) refused: BTreeMap<Bytes, Left>,
     /// The number of the top when it was compared last.
     pub(super) top: Option<u64>,
-    /// Whether anything was written since the disk made all durable.
-    pub(super) is_unsynced: bool,
+    /// Directories that were written and are not durable yet.
+    pub(super) unsynced: BTreeSet<Bytes>,
     /// Whether a content could not be fetched in this round: others are not waited for.
     pub(super) is_away: bool,
     /// Files of the disk that could not be read.
@@ -33,7 +33,7 @@ pub(super) struct Returns {
 
 impl Returns {
     pub(super) fn new(listener: Arc<Listener>, cancel: Arc<AtomicBool>) -> Self {
-        let (looks, later, refused, unread) = Default::default();
+        let (looks, later, refused, unread, unsynced) = Default::default();
         Self {
             listener,
             looks,
@@ -41,10 +41,20 @@ impl Returns {
             later,
             refused,
             top: None,
-            is_unsynced: false,
+            unsynced,
             is_away: false,
             unread,
             cancel,
+        }
+    }
+
+    /// Notes that what is below a directory is below another one now.
+    pub(super) fn rename_dir(&mut self, before: &[u8], after: &[u8]) {
+        let moved: Vec<_> =
+            self.unsynced.iter().filter(|dir| is_within(dir, before)).cloned().collect();
+        for dir in moved {
+            self.unsynced.remove(&dir);
+            self.unsynced.insert([after, &dir[before.len()..]].concat());
         }
     }
 }

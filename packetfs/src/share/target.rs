@@ -209,9 +209,13 @@ impl Source {
         })
     }
 
-    /// Makes all that was written durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.as_user(|| Ok(rustix::fs::syncfs(self.open_at(b"", OFlags::DIRECTORY)?)?))
+    /// Makes the names in a directory durable, and its mode. One that is gone has none.
+    pub(super) fn sync_dir(&self, dir: &[u8]) -> io::Result<()> {
+        let synced = self.as_user(|| Ok(rustix::fs::fsync(self.open_at(dir, OFlags::DIRECTORY)?)?));
+        synced.or_else(|error| match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EXDEV) => Ok(()),
+            _ => Err(error),
+        })
     }
 
     pub(super) fn act<T>(&self, act: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
@@ -243,7 +247,7 @@ impl Source {
         let time = timespec(modified);
         futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
         // After a power cut it would be a change if it had less.
-        file.sync_data()?;
+        file.sync_all()?;
         // Others may exchange the name, but not what is open.
         Ok(stamp(&fstat(&file)?))
     }

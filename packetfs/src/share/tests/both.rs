@@ -495,3 +495,38 @@ fn what_was_known_of_one_direction_is_compared_again() {
     assert_eq!(get(&dir.join("f")), "f");
     assert_same(&dir, &volume);
 }
+
+#[test]
+fn only_directories_that_were_written_are_made_durable() {
+    let mut nodes = Nodes::sharing(2);
+    let [one, two] = [0, 1].map(|number| nodes.dir(number).to_owned());
+    for dir in ["a/b", "c", "d"] {
+        fs::create_dir_all(one.join(dir)).expect("it is free");
+        put(&one.join(dir).join("f"), "f");
+    }
+    nodes.settle();
+    let unsynced = |nodes: &Nodes| {
+        let share = nodes.nodes[1].share.as_ref().expect("it is shared");
+        let unsynced = share.returns.as_ref().expect("it is written").unsynced.iter();
+        unsynced.map(|dir| String::from_utf8_lossy(dir).into_owned()).collect::<Vec<_>>()
+    };
+    let sync = |nodes: &mut Nodes| {
+        let share = nodes.nodes[1].share.as_mut().expect("it is shared");
+        while !share.sync().expect("the disk works") {}
+    };
+    assert_eq!(unsynced(&nodes), ["", "a", "a/b", "c", "d"]);
+    sync(&mut nodes);
+    assert!(unsynced(&nodes).is_empty());
+    put(&one.join("a/b/f"), "changed");
+    fs::remove_file(one.join("d/f")).expect("it is there");
+    fs::set_permissions(one.join("c"), fs::Permissions::from_mode(0o700)).expect("ours");
+    nodes.settle();
+    assert_eq!(unsynced(&nodes), ["a/b", "c", "d"]);
+    // A program has moved one meanwhile, and removed one.
+    fs::rename(two.join("a"), two.join("e")).expect("it is free");
+    fs::remove_dir(two.join("d")).expect("it is empty");
+    nodes.settle();
+    assert_eq!(unsynced(&nodes), ["c", "d", "e/b"]);
+    sync(&mut nodes);
+    assert!(unsynced(&nodes).is_empty());
+}
