@@ -1,7 +1,6 @@
 //! Writes to the directory of a share what has changed in the volume.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use worknode::history::Kind;
@@ -95,7 +94,8 @@ impl Share {
     /// Makes sure that the directory is the right one, and has files if it had some.
     fn check_writable(&mut self) -> Result<(), ShareError> {
         self.check_top()?;
-        let (_, items) = self.source.list(b"").map_err(|source| self.unreadable(b"", source))?;
+        let (_, items) =
+            self.source.list(b"", &self.cancel).map_err(|source| self.unreadable(b"", source))?;
         if items.is_empty() && self.is_suddenly_empty()? {
             return Err(ShareError::Empty { path: self.source.path(b"") });
         }
@@ -162,11 +162,9 @@ impl Share {
         is_deep: bool,
         round: &mut Round,
     ) -> Result<Option<(Bytes, u64)>, ShareError> {
+        self.go_on()?;
         let path = child(dir, name);
         if let Some(returns) = &mut self.returns {
-            if returns.cancel.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
             returns.refused.remove(&path);
         }
         let is_dir = now.as_ref().is_some_and(|now| now.kind == Kind::Dir);
@@ -234,8 +232,7 @@ impl Share {
             Kind::Dir => self.source.make_dir(place, now.permissions)?,
             Kind::Symlink(target) => {
                 let new = New::Link(target);
-                let cancel = &returns.cancel;
-                self.source.write(place, new, now.permissions, former.as_ref(), cancel)?
+                self.source.write(place, new, now.permissions, former.as_ref(), &self.cancel)?
             }
             Kind::File => {
                 if returns.is_away && !self.volume.has_seen(now) {
@@ -243,8 +240,7 @@ impl Share {
                 }
                 let mut content = self.volume.read_seen(now);
                 let new = New::File(&mut content, now.bytes(), now.modified);
-                let cancel = &returns.cancel;
-                self.source.write(place, new, now.permissions, former.as_ref(), cancel)?
+                self.source.write(place, new, now.permissions, former.as_ref(), &self.cancel)?
             }
             _ => {
                 self.refuse(child(dir, name), Left::Special);
@@ -317,7 +313,7 @@ impl Share {
     ) -> Result<(), ShareError> {
         let path = child(dir, name);
         match failed {
-            Failed::Cancelled => {}
+            Failed::Cancelled => return Err(ShareError::Cancelled),
             Failed::Changed if self.source.is_special((dir, name)) => {
                 self.refuse(path, Left::Special);
             }

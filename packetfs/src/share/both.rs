@@ -8,6 +8,7 @@ use super::follower::{Share, ShareError};
 use super::known::{Stamp, child};
 use super::round::{DIR_MODE, Gone, Round, is_fresh};
 use super::source::{Item, failure};
+use super::target::Failed;
 use crate::path::{Bytes, split};
 use crate::volume::{Beside, Like, Moving, ROOT};
 
@@ -31,7 +32,8 @@ impl Share {
         let permissions = Permissions { mode: DIR_MODE, uid: 0, gid: 0 };
         let mut like = Like { permissions, modified: 0 };
         let Some((above, name)) = parts(dir) else {
-            let own = self.source.list(b"").map_err(|source| self.unreadable(b"", source))?.0;
+            let own = self.source.list(b"", &self.cancel);
+            let own = own.map_err(|source| self.unreadable(b"", source))?.0;
             return self.make_top(&own);
         };
         let at = self.dir_in_volume(above)?;
@@ -125,7 +127,7 @@ impl Share {
         let before = common.map(|(stamp, seen)| Beside { seen, permissions: was(stamp) });
         let put = match &item.kind {
             Kind::File => self.source.open(&path).map_err(failure).and_then(|opened| {
-                let source = opened.ordinary();
+                let source = opened.ordinary(&self.cancel);
                 let seen = self.volume.put_file_beside(at, &item.name, &source, before)?;
                 let is_sure = opened.is_same() && !is_fresh(&opened.stamp);
                 Ok((seen, is_sure.then_some(opened.stamp)))
@@ -238,15 +240,17 @@ impl Share {
             stamp.is_some_and(|stamp| Stamp { changed: stamp.changed, ..*found } == stamp)
         };
         let is_in_volume = |found: &Stamp| {
-            let Ok(Some(at)) = self.find_dir(dir) else { return is_known(found) };
-            let Ok(all) = self.volume.all_seen(at) else { return is_known(found) };
+            let Ok(Some(at)) = self.find_dir(dir) else { return Ok(is_known(found)) };
+            let Ok(all) = self.volume.all_seen(at) else { return Ok(is_known(found)) };
             let has_like = match &item.kind {
                 Kind::File => self.source.open(&path).is_ok_and(|opened| {
-                    self.volume.has_content(at, &opened.ordinary()).unwrap_or(false)
+                    self.volume.has_content(at, &opened.ordinary(&self.cancel)).unwrap_or(false)
                 }),
                 kind => all.iter().any(|(_, seen)| seen.kind == *kind),
             };
-            has_like || is_known(found)
+            // It has not looked to the end.
+            self.go_on().map_err(|_| Failed::Cancelled)?;
+            Ok(has_like || is_known(found))
         };
         let cleared = self.source.clear((dir, &item.name), is_in_volume);
         self.is_unsure_of(dir);
@@ -271,7 +275,10 @@ impl Share {
     }
 
     pub(super) fn unreadable(&self, dir: &[u8], source: std::io::Error) -> ShareError {
-        ShareError::Source { path: self.source.path(dir), source }
+        match source.raw_os_error() {
+            Some(libc::ECANCELED) => ShareError::Cancelled,
+            _ => ShareError::Source { path: self.source.path(dir), source },
+        }
     }
 }
 

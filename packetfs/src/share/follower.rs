@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -72,6 +72,9 @@ pub enum ShareError {
         /// Its path in the volume.
         name: Bytes,
     },
+    /// It is to end before its time.
+    #[error("it is to end")]
+    Cancelled,
     /// The volume does not work.
     #[error("failed to change the volume: {0}")]
     Volume(Errno),
@@ -107,6 +110,7 @@ pub struct Share {
     pub(super) unsure: BTreeSet<Bytes>,
     /// What a share that writes its directory knows of the volume.
     pub(super) returns: Option<Returns>,
+    pub(super) cancel: Arc<AtomicBool>,
 }
 
 impl Share {
@@ -126,7 +130,7 @@ impl Share {
             let listener = volume.listen().map_err(|error| {
                 ShareError::Watch(error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))
             })?;
-            Some(Returns::new(listener, Arc::default()))
+            Some(Returns::new(listener))
         } else {
             known.forget_seens();
             None
@@ -141,13 +145,14 @@ impl Share {
             watcher: Watcher::new().map_err(ShareError::Watch)?,
             unsure: BTreeSet::new(),
             returns,
+            cancel: Arc::default(),
         })
     }
 
     /// Forgets what was taken over if the directory is another one now or is empty, or if its name is gone from the volume. The
     /// user has shared it again, and what is on either side stays.
     pub fn accept_top(&mut self) {
-        let is_empty = || self.source.list(b"").is_ok_and(|(_, all)| all.is_empty());
+        let is_empty = || self.source.list(b"", &self.cancel).is_ok_and(|(_, all)| all.is_empty());
         let is_gone = || self.find_dir(b"").is_ok_and(|found| found.is_none());
         if is_empty() || is_gone() || self.check_top().is_err() {
             self.known = Known::default();
@@ -190,10 +195,15 @@ impl Share {
         queues.collect()
     }
 
-    /// Returns what ends a round before its time when it is set.
+    /// Returns what ends a round before its time when it is set. The share is of no use then.
     #[must_use]
     pub fn cancel(&self) -> Arc<AtomicBool> {
-        self.returns.as_ref().map(|returns| Arc::clone(&returns.cancel)).unwrap_or_default()
+        Arc::clone(&self.cancel)
+    }
+
+    /// Fails if the share is to end.
+    pub(super) fn go_on(&self) -> Result<(), ShareError> {
+        if self.cancel.load(Ordering::Relaxed) { Err(ShareError::Cancelled) } else { Ok(()) }
     }
 
     /// Returns whether something could not be written that must be tried again after a while.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::left::Left;
 use crate::path::{Bytes, is_within};
@@ -28,11 +27,10 @@ pub(super) struct Returns {
     pub(super) is_away: bool,
     /// Files of the disk that could not be read.
     pub(super) unread: BTreeSet<Bytes>,
-    pub(super) cancel: Arc<AtomicBool>,
 }
 
 impl Returns {
-    pub(super) fn new(listener: Arc<Listener>, cancel: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(listener: Arc<Listener>) -> Self {
         let (looks, later, refused, unread, unsynced) = Default::default();
         Self {
             listener,
@@ -44,7 +42,6 @@ impl Returns {
             unsynced,
             is_away: false,
             unread,
-            cancel,
         }
     }
 

@@ -115,6 +115,7 @@ impl Share {
     ) -> Result<Vec<Gone>, ShareError> {
         let (mut dirs, mut gone) = (vec![(dir, is_deep)], Vec::new());
         while let Some((dir, is_deep)) = dirs.pop() {
+            self.go_on()?;
             // A directory that is gone is told by the one above it.
             match self.dir(&dir, is_deep, &mut gone, round) {
                 Ok(more) => dirs.extend(more),
@@ -137,7 +138,8 @@ impl Share {
         let watched = self.source.as_user(|| Ok(self.watcher.watch_dir(&path, READER)));
         let failed = |source| ShareError::Source { path: path.clone(), source };
         watched.map_err(failed)?.map_err(|error| failed(error.into()))?;
-        let (own, mut items) = self.source.list(dir).map_err(failed)?;
+        let (own, mut items) =
+            self.source.list(dir, &self.cancel).map_err(|source| self.unreadable(dir, source))?;
         if dir.is_empty() && items.is_empty() && self.known.names(dir).next().is_some() {
             // What the volume has not either was removed by the share itself.
             if self.returns.is_none() || self.is_suddenly_empty()? {
@@ -159,6 +161,7 @@ impl Share {
         gone.extend(self.gone(dir, &items));
         let mut more = Vec::new();
         for item in items {
+            self.go_on()?;
             round.files += 1;
             // Its directories are watched under their former paths.
             let is_deep = self.follow(dir, ino, &item)? || is_deep;
@@ -274,6 +277,7 @@ impl Share {
         round: &mut Round,
     ) -> Result<(), ShareError> {
         match error {
+            Errno::ECANCELED => return self.go_on(),
             Errno::EIO | Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS => {
                 return Err(ShareError::Volume(error));
             }
@@ -295,7 +299,7 @@ impl Share {
     /// Takes a regular file over. Returns what tells that it has not changed since, if anything does.
     fn take_file(&self, path: &[u8], dir: u64, item: &Item) -> Result<Option<Stamp>, Errno> {
         let opened = self.source.open(path).map_err(failure)?;
-        self.volume.put_file(dir, &item.name, &opened.ordinary())?;
+        self.volume.put_file(dir, &item.name, &opened.ordinary(&self.cancel))?;
         Ok((opened.is_same() && !is_fresh(&opened.stamp)).then_some(opened.stamp))
     }
 
@@ -311,6 +315,7 @@ impl Share {
         // It may have become another directory while it was compared.
         self.check_top()?;
         for (dir, name) in gone {
+            self.go_on()?;
             if self.known.stamp(&dir, &name).is_none() {
                 continue;
             }

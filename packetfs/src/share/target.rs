@@ -194,11 +194,11 @@ impl Source {
     pub(super) fn clear(
         &self,
         (dir, name): (&[u8], &[u8]),
-        is_in_volume: impl FnOnce(&Stamp) -> bool,
+        is_in_volume: impl FnOnce(&Stamp) -> Result<bool, Failed>,
     ) -> Result<(), Failed> {
         let at = self.act(|| Ok(self.open_at(dir, OFlags::DIRECTORY)?))?;
         let found = self.act(|| look(&at, name))?;
-        let is_superfluous = name.starts_with(NEW) || is_in_volume(&found);
+        let is_superfluous = name.starts_with(NEW) || is_in_volume(&found)?;
         self.act(|| {
             if is_superfluous {
                 unlinkat(&at, os(name), AtFlags::empty())?;

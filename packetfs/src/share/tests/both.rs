@@ -1,9 +1,10 @@
 //! Shares that also write their directory.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use worknode::history::{Attrs, Kind, Permissions};
@@ -11,8 +12,8 @@ use worknode::history::{Attrs, Kind, Permissions};
 use super::super::target::is_hidden;
 use super::super::{Left, ShareError};
 use super::nodes::Nodes;
-use super::{Picture, assert_same, at, outside};
-use crate::volume::{Caller, Like};
+use super::{Picture, Round, assert_same, at, outside};
+use crate::volume::{Caller, Like, Ordinary};
 
 const SUPERUSER: Caller = Caller { uid: 0, gid: 0 };
 
@@ -329,7 +330,7 @@ fn a_swapped_link_leads_nowhere() {
     symlink(&elsewhere, two.join("d")).expect("it is free");
     // Without the look at the directory that would find the link.
     let share = nodes.nodes[1].share.as_mut().expect("it is shared");
-    let mut round = super::Round::default();
+    let mut round = Round::default();
     share.write_back(&mut round).expect("the share works");
     assert_eq!(get(&elsewhere.join("f")), "f");
     assert_eq!(fs::read_dir(&elsewhere).expect("it is there").count(), 1);
@@ -378,7 +379,7 @@ fn a_change_during_the_write_is_not_lost() {
     }
     // Without the look at the directory, as if that had been just before.
     let share = nodes.nodes[1].share.as_mut().expect("it is shared");
-    share.write_back(&mut super::Round::default()).expect("the share works");
+    share.write_back(&mut Round::default()).expect("the share works");
     for name in ["f", "g", "new"] {
         assert_eq!(get(&two.join(name)), "of two");
     }
@@ -529,4 +530,48 @@ fn only_directories_that_were_written_are_made_durable() {
     assert_eq!(unsynced(&nodes), ["c", "d", "e/b"]);
     sync(&mut nodes);
     assert!(unsynced(&nodes).is_empty());
+}
+
+#[test]
+fn a_share_that_is_to_end_neither_reads_nor_writes_on() {
+    let mut nodes = Nodes::sharing(2);
+    let [one, two] = [0, 1].map(|number| nodes.dir(number).to_owned());
+    put(&one.join("f"), "f");
+    put(&one.join("large"), &"large ".repeat(1 << 20));
+    nodes.settle();
+    put(&one.join("large"), &"larger ".repeat(1 << 20));
+    put(&one.join("new"), "new");
+    nodes.changed(0).expect("the share works");
+    nodes.meet();
+    fs::remove_file(two.join("f")).expect("it is there");
+    let (events, known) = (nodes.events(), nodes.known(1));
+    let share = nodes.nodes[1].share.as_mut().expect("it is shared");
+    share.cancel().store(true, Ordering::Relaxed);
+    assert!(matches!(share.changed(), Err(ShareError::Cancelled)));
+    assert!(matches!(share.write_back(&mut Round::default()), Err(ShareError::Cancelled)));
+    assert!(matches!(share.all(), Err(ShareError::Cancelled)));
+    assert_eq!(fs::read_dir(&two).expect("it is there").count(), 1);
+    assert_eq!(get(&two.join("large")), "large ".repeat(1 << 20));
+    assert_eq!(nodes.events(), events, "a list that has no end removes nothing");
+    nodes.crash(1, &known);
+    nodes.settle();
+    assert_equal(&nodes);
+    assert!(!one.join("f").exists());
+    assert_eq!(get(&two.join("new")), "new");
+}
+
+#[test]
+fn a_long_file_is_not_read_to_its_end_when_the_share_is_to_end() {
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let volume = super::volume(&temporary.path().join("state"));
+    let path = temporary.path().join("large");
+    put(&path, &"large ".repeat(4 << 20));
+    let (mut file, cancel) = (fs::File::open(&path).expect("it is there"), AtomicBool::new(true));
+    let like = Like { permissions: Permissions { mode: 0o644, uid: 0, gid: 0 }, modified: 0 };
+    let bytes = file.metadata().expect("it is there").len();
+    let source = Ordinary { file: &file, bytes, blocks: bytes / 512, like, cancel: &cancel };
+    let put = volume.put_file_beside(crate::volume::ROOT, b"large", &source, None);
+    assert_eq!(put.expect_err("it was cancelled"), nix::errno::Errno::ECANCELED);
+    assert!(file.stream_position().expect("a file") < bytes / 4);
+    assert!(volume.seen(crate::volume::ROOT, b"large").expect("the volume works").is_none());
 }

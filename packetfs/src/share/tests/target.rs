@@ -16,7 +16,7 @@ const PERMISSIONS: Permissions = Permissions { mode: 0o755, uid: 1000, gid: 1000
 const SOMEBODY: u32 = 2000;
 
 fn stamp(source: &Source, dir: &[u8], name: &str) -> Stamp {
-    let (_, items) = source.list(dir).expect("a directory");
+    let (_, items) = source.list(dir, &AtomicBool::new(false)).expect("a directory");
     items.into_iter().find(|item| item.name == name.as_bytes()).expect("it is there").stamp
 }
 
