@@ -42,8 +42,6 @@ const NOTE_PERIOD: Duration = Duration::from_secs(60);
 const SHORT_NOTE_PERIOD: Duration = Duration::from_secs(2);
 /// Such a note has no more bytes.
 const SHORT_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What could not be written is tried again after this time.
-const LATER: Duration = Duration::from_secs(3);
 /// Longest wait for the end of all shares with the agent.
 const ENDING_MAX: Duration = Duration::from_secs(3);
 /// The lowest priority of a thread.
@@ -311,8 +309,7 @@ impl Follower {
                 (_, _, false) => Some(period.saturating_sub(noted.elapsed())),
                 _ => None,
             };
-            let later = self.share.has_later().then_some(LATER);
-            let wait = wait.into_iter().chain(later).min();
+            let wait = wait.into_iter().chain(self.share.next_try()).min();
             if self.wait(wait, is_behind).is_break() {
                 break;
             }

@@ -140,9 +140,7 @@ impl Share {
         };
         match put {
             Ok((seen, stamp)) => {
-                if stamp.is_none() {
-                    self.is_unsure_of(dir);
-                }
+                self.settle(dir, &item.name, stamp.is_some());
                 self.known.set(dir, &item.name, stamp.unwrap_or_default());
                 self.known.set_seen(dir, &item.name, seen);
                 if let Some(returns) = &mut self.returns {
@@ -156,7 +154,7 @@ impl Share {
             }
             Err(Errno::EEXIST) => {
                 // Somebody was faster.
-                self.is_unsure_of(dir);
+                self.settle(dir, &item.name, false);
                 Ok(())
             }
             Err(error) => self.leave(path, error, round),
@@ -220,18 +218,17 @@ impl Share {
     /// Gives a file another name on the disk, since the volume has a directory of its name. It is a new file then.
     fn set_aside(&mut self, dir: &[u8], name: &[u8]) -> Result<(), ShareError> {
         self.known.forget(dir, name);
-        let aside = self.source.set_aside((dir, name));
-        self.is_unsure_of(dir);
-        self.look_again(dir, name);
-        aside.map(drop).or_else(|failed| self.refuse_failed(dir, name, failed))
+        match self.source.set_aside((dir, name)) {
+            Ok(_) => self.refuse_failed(dir, name, Failed::Changed),
+            Err(failed) => self.refuse_failed(dir, name, failed),
+        }
     }
 
     /// Ends what a crash has left under a hidden name.
     pub(super) fn clear(&mut self, dir: &[u8], item: &Item) -> Result<(), ShareError> {
         if item.kind == Kind::Dir {
             let cleared = self.source.clear_dir((dir, &item.name));
-            self.is_unsure_of(dir);
-            return cleared.or_else(|failed| self.refuse_failed(dir, &item.name, failed));
+            return self.cleared(dir, &item.name, cleared);
         }
         let path = child(dir, &item.name);
         let is_known = |found: &Stamp| {
@@ -253,8 +250,22 @@ impl Share {
             Ok(has_like || is_known(found))
         };
         let cleared = self.source.clear((dir, &item.name), is_in_volume);
-        self.is_unsure_of(dir);
-        cleared.or_else(|failed| self.refuse_failed(dir, &item.name, failed))
+        self.cleared(dir, &item.name, cleared)
+    }
+
+    fn cleared(
+        &mut self,
+        dir: &[u8],
+        name: &[u8],
+        cleared: Result<(), Failed>,
+    ) -> Result<(), ShareError> {
+        match cleared {
+            Ok(()) => {
+                self.is_unsure_of(dir);
+                Ok(())
+            }
+            Err(failed) => self.refuse_failed(dir, name, failed),
+        }
     }
 
     /// Tells whether the directory is empty though the volume has what was in it.

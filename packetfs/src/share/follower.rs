@@ -14,6 +14,7 @@ use super::known::Known;
 use super::returns::Returns;
 use super::rules::Rules;
 use super::source::Source;
+use super::tries::Tries;
 use crate::export::Hidden;
 use crate::identity::Owner;
 use crate::path::Bytes;
@@ -108,6 +109,8 @@ pub struct Share {
     pub(super) watcher: Watcher,
     /// Directories with files that changed when they were read.
     pub(super) unsure: BTreeSet<Bytes>,
+    /// Files that it could not get on with.
+    pub(super) tries: Tries,
     /// What a share that writes its directory knows of the volume.
     pub(super) returns: Option<Returns>,
     pub(super) cancel: Arc<AtomicBool>,
@@ -144,6 +147,7 @@ impl Share {
             known,
             watcher: Watcher::new().map_err(ShareError::Watch)?,
             unsure: BTreeSet::new(),
+            tries: Tries::default(),
             returns,
             cancel: Arc::default(),
         })
@@ -206,10 +210,10 @@ impl Share {
         if self.cancel.load(Ordering::Relaxed) { Err(ShareError::Cancelled) } else { Ok(()) }
     }
 
-    /// Returns whether something could not be written that must be tried again after a while.
+    /// Returns the time until something is tried again that was in vain, if anything is.
     #[must_use]
-    pub fn has_later(&self) -> bool {
-        self.returns.as_ref().is_some_and(|returns| !returns.later.is_empty())
+    pub fn next_try(&self) -> Option<Duration> {
+        self.tries.next(Instant::now())
     }
 
     /// Returns whether files changed while they were read, so that they must be looked at again soon.

@@ -15,8 +15,6 @@ pub(super) struct Returns {
     pub(super) looks: BTreeSet<(Bytes, Bytes)>,
     /// All is to be compared.
     pub(super) is_all: bool,
-    /// Names that are to be tried again.
-    pub(super) later: BTreeSet<(Bytes, Bytes)>,
     /// Files that are left as they are.
     pub(super) refused: BTreeMap<Bytes, Left>,
     /// The number of the top when it was compared last.
@@ -31,18 +29,8 @@ pub(super) struct Returns {
 
 impl Returns {
     pub(super) fn new(listener: Arc<Listener>) -> Self {
-        let (looks, later, refused, unread, unsynced) = Default::default();
-        Self {
-            listener,
-            looks,
-            is_all: true,
-            later,
-            refused,
-            top: None,
-            unsynced,
-            is_away: false,
-            unread,
-        }
+        let (looks, refused, unread, unsynced) = Default::default();
+        Self { listener, looks, is_all: true, refused, top: None, unsynced, is_away: false, unread }
     }
 
     /// Notes that what is below a directory is below another one now.

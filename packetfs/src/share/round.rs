@@ -1,7 +1,7 @@
 //! Compares the ordinary directory with what was taken over, and takes over what differs.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use worknode::history::{Kind, Permissions};
@@ -59,9 +59,7 @@ impl Share {
         self.look_at_all();
         let mut round = Round::default();
         let gone = self.tree(Vec::new(), true, &mut round)?;
-        self.remove_gone(gone, &mut round)?;
-        self.write_back(&mut round)?;
-        Ok(round)
+        self.finish(gone, round)
     }
 
     /// Compares what has changed since the last time.
@@ -70,7 +68,8 @@ impl Share {
     /// See [`Share::all`].
     pub fn changed(&mut self) -> Result<Round, ShareError> {
         let drained = self.watcher.drain(&BTreeSet::new());
-        if drained.overflow {
+        let (due, is_all_due) = self.tries.take_due(Instant::now());
+        if drained.overflow || is_all_due {
             return self.all();
         }
         self.check_top()?;
@@ -78,6 +77,14 @@ impl Share {
         let top = self.source.path(b"");
         let changed = drained.names.keys().chain(drained.forgotten.keys());
         let mut dirs: BTreeSet<Bytes> = changed.filter_map(|dir| below(&top, dir)).collect();
+        for (dir, name) in dirs.iter().flat_map(|dir| self.tries.wake_dir(dir)).collect::<Vec<_>>()
+        {
+            self.look_again(&dir, &name);
+        }
+        for (dir, name) in due {
+            self.look_again(&dir, &name);
+            dirs.insert(dir);
+        }
         dirs.extend(std::mem::take(&mut self.unsure));
         if self.returns.is_some() && !dirs.is_empty() {
             self.top_in_volume()?;
@@ -86,8 +93,16 @@ impl Share {
         for dir in dirs {
             gone.extend(self.tree(dir, false, &mut round)?);
         }
+        self.finish(gone, round)
+    }
+
+    fn finish(&mut self, gone: Vec<Gone>, mut round: Round) -> Result<Round, ShareError> {
         self.remove_gone(gone, &mut round)?;
         self.write_back(&mut round)?;
+        let resting = self.tries.resting().map(|((dir, name), why)| (child(dir, name), why));
+        round.left.extend(resting.take(NAMED_MAX));
+        round.left.sort_by(|one, other| one.0.cmp(&other.0));
+        round.left.dedup_by(|one, other| one.0 == other.0);
         Ok(round)
     }
 
@@ -167,6 +182,7 @@ impl Share {
             let is_deep = self.follow(dir, ino, &item)? || is_deep;
             let is_known = self.known.stamp(dir, &item.name) == Some(&item.stamp);
             match ino {
+                _ if self.tries.why(dir, &item.name) == Some(Left::Busy) => {}
                 Some(ino) if !is_known => self.take_over(dir, ino, &item, round)?,
                 None if !is_known || self.known.seen(dir, &item.name).is_none() => {
                     self.take_beside(dir, &item, round)?;
@@ -179,6 +195,15 @@ impl Share {
             }
         }
         Ok(more)
+    }
+
+    /// Notes whether a file that was taken over is known for sure. If not, it is looked at again, but not for ever.
+    pub(super) fn settle(&mut self, dir: &[u8], name: &[u8], is_sure: bool) {
+        if is_sure {
+            self.tries.done(dir, name);
+        } else if self.tries.again((dir.to_vec(), name.to_vec()), Left::Busy, Instant::now()) {
+            self.is_unsure_of(dir);
+        }
     }
 
     /// Leaves out what is not shared.
@@ -257,9 +282,7 @@ impl Share {
         };
         match taken {
             Ok(stamp) => {
-                if stamp.is_none() {
-                    self.unsure.insert(dir.to_vec());
-                }
+                self.settle(dir, &item.name, stamp.is_some());
                 self.known.set(dir, &item.name, stamp.unwrap_or_default());
                 round.taken += 1;
                 round.bytes += if item.kind == Kind::File { item.stamp.bytes } else { 0 };
@@ -316,6 +339,7 @@ impl Share {
         self.check_top()?;
         for (dir, name) in gone {
             self.go_on()?;
+            self.tries.done(&dir, &name);
             if self.known.stamp(&dir, &name).is_none() {
                 continue;
             }
@@ -409,8 +433,27 @@ fn below(top: &[u8], dir: &[u8]) -> Option<Bytes> {
     Some(below.strip_prefix(b"/").unwrap_or(below).to_vec())
 }
 
+/// Tells whether a file may change once more without another time.
 pub(super) fn is_fresh(stamp: &Stamp) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let changed = Duration::from_nanos(u64::try_from(stamp.changed).unwrap_or(0));
-    now.saturating_sub(changed) < TICK
+    is_near(changed, now)
+}
+
+/// Tells whether a time is that of a change just now. One that is to come has been set by another clock, or before the clock was set
+/// back: the next change has another one.
+fn is_near(changed: Duration, now: Duration) -> bool {
+    changed.abs_diff(now) < TICK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_come_is_not_just_now() {
+        let now = Duration::from_secs(1_000_000);
+        assert!(is_near(now, now) && is_near(now - TICK / 2, now) && is_near(now + TICK / 2, now));
+        assert!(!is_near(now - TICK, now) && !is_near(now + Duration::from_secs(9), now));
+    }
 }

@@ -177,6 +177,12 @@ impl Source {
         self.act(|| Ok(set_aside(&self.open_at(dir, OFlags::DIRECTORY)?, name, name)?))
     }
 
+    /// Tells whether anything has a name.
+    pub(super) fn has(&self, (dir, name): (&[u8], &[u8])) -> bool {
+        let has = || Ok(is_taken(&self.open_at(dir, OFlags::DIRECTORY)?, name)?);
+        self.as_user(has).unwrap_or(false)
+    }
+
     /// Tells what a name is, if it is neither a file, a directory nor a link.
     pub(super) fn is_special(&self, (dir, name): (&[u8], &[u8])) -> bool {
         let found = self.as_user(|| {

@@ -5,7 +5,7 @@ use std::io::{Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use worknode::history::{Attrs, Kind, Permissions};
 
@@ -351,7 +351,7 @@ fn a_file_that_a_program_writes_is_left_alone() {
     nodes.meet();
     let round = nodes.changed(1).expect("the share works");
     assert_eq!(round.left, [(b"f".to_vec(), Left::Open)]);
-    assert!(nodes.nodes[1].share.as_ref().expect("it is shared").has_later());
+    assert!(nodes.nodes[1].share.as_ref().expect("it is shared").next_try().is_some());
     assert_eq!(get(&two.join("f")), "before");
     writer.write_all(b" and more").expect("there is room");
     drop(writer);
@@ -574,4 +574,72 @@ fn a_long_file_is_not_read_to_its_end_when_the_share_is_to_end() {
     assert_eq!(put.expect_err("it was cancelled"), nix::errno::Errno::ECANCELED);
     assert!(file.stream_position().expect("a file") < bytes / 4);
     assert!(volume.seen(crate::volume::ROOT, b"large").expect("the volume works").is_none());
+}
+
+#[test]
+fn what_has_no_place_on_the_disk_costs_nothing() {
+    let mut nodes = Nodes::sharing(2);
+    let [one, two] = [0, 1].map(|number| nodes.dir(number).to_owned());
+    put(&two.join(".oswalkignore"), "*\n!*/\n");
+    put(&two.join("x"), "not shared");
+    nodes.settle();
+    // The other node has no such rules, since they leave out themselves.
+    fs::create_dir(one.join("x")).expect("it is free");
+    put(&one.join("x/f"), "f");
+    nodes.settle();
+    let left = |nodes: &mut Nodes| nodes.changed(1).expect("the share works").left;
+    let taken = [(b"x".to_vec(), Left::Taken)];
+    assert_eq!(left(&mut nodes), taken);
+    let idle = |nodes: &Nodes| {
+        let share = nodes.nodes[1].share.as_ref().expect("it is shared");
+        !share.is_unsure() && share.next_try().is_none()
+    };
+    assert!(idle(&nodes), "nothing begins a round");
+    // Something else in the directory changes.
+    put(&two.join("y"), "y");
+    assert_eq!(left(&mut nodes), taken);
+    assert!(idle(&nodes));
+    assert_eq!(get(&two.join("x")), "not shared");
+    // Room is made for it.
+    fs::rename(two.join("x"), two.join("z")).expect("it is free");
+    nodes.settle();
+    assert!(two.join("x").is_dir() && idle(&nodes));
+    assert_eq!(left(&mut nodes), [(b"x/f".to_vec(), Left::Ignored)]);
+}
+
+#[test]
+fn a_file_that_always_changes_is_read_now_and_then() {
+    let mut nodes = Nodes::sharing(1);
+    let one = nodes.dir(0).to_owned();
+    let share = nodes.nodes[0].share.as_mut().expect("it is shared");
+    let (begin, mut number) = (Instant::now(), 0_u64);
+    let mut write = || {
+        number += 1;
+        put(&one.join("log"), &number.to_string());
+    };
+    loop {
+        write();
+        let round = share.changed().expect("the share works");
+        if !round.left.is_empty() {
+            assert_eq!(round.left, [(b"log".to_vec(), Left::Busy)]);
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "it is always read");
+    }
+    assert!(!share.is_unsure() && share.next_try().is_some());
+    // Its changes do not wake it.
+    write();
+    let round = share.changed().expect("the share works");
+    assert_eq!((round.taken, share.is_unsure()), (0, false));
+    put(&one.join("other"), "is taken over meanwhile");
+    assert_eq!(share.changed().expect("the share works").taken, 1);
+    // It has come to rest.
+    while share.is_unsure() {
+        share.changed().expect("the share works");
+    }
+    let wait = share.next_try().expect("it is tried again");
+    share.tries.hurry(wait);
+    nodes.settle();
+    assert_same(&one, &nodes.nodes[0].volume);
+    assert_eq!(nodes.nodes[0].share.as_ref().expect("it is shared").next_try(), None);
 }
