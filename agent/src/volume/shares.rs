@@ -31,8 +31,10 @@ const SHARES: &str = "shares.json";
 const KNOWN: &str = "known";
 /// Changes of a moment are taken over together.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Time until a share that failed is tried again.
+/// Time until a share that failed is tried again, which compares all. It is twice as long each time, …
 const AGAIN: Duration = Duration::from_secs(10);
+/// … but no longer than this.
+const AGAIN_MAX: Duration = Duration::from_secs(40);
 /// A file that changed while it was read is looked at again after this time.
 const UNSURE: Duration = Duration::from_millis(50);
 /// Time between two notes of what was taken over.
@@ -284,6 +286,7 @@ impl Follower {
             self.share.accept_top();
         }
         let mut is_behind = true;
+        let mut again = AGAIN;
         let mut noted = Instant::now();
         let (mut is_noted, mut period) = (true, NOTE_PERIOD);
         if self.writes {
@@ -304,12 +307,14 @@ impl Follower {
                 noted = Instant::now();
             }
             let wait = match (is_behind, self.share.is_unsure(), is_noted) {
-                (true, ..) => Some(AGAIN),
+                (true, ..) => Some(again),
                 (_, true, _) => Some(UNSURE),
                 (_, _, false) => Some(period.saturating_sub(noted.elapsed())),
                 _ => None,
             };
-            let wait = wait.into_iter().chain(self.share.next_try()).min();
+            let next_try = self.share.next_try().filter(|_| !is_behind);
+            let wait = wait.into_iter().chain(next_try).min();
+            again = if is_behind { (again * 2).min(AGAIN_MAX) } else { AGAIN };
             if self.wait(wait, is_behind).is_break() {
                 break;
             }

@@ -52,6 +52,8 @@ impl Share {
     /// # Errors
     /// The directory is gone or the volume does not work.
     pub fn all(&mut self) -> Result<Round, ShareError> {
+        // What is due is compared with everything else, now or when the share works again.
+        self.tries.take_due(Instant::now());
         self.check_top()?;
         if self.returns.is_some() {
             self.top_in_volume()?;

@@ -641,5 +641,12 @@ fn a_file_that_always_changes_is_read_now_and_then() {
     share.tries.hurry(wait);
     nodes.settle();
     assert_same(&one, &nodes.nodes[0].volume);
-    assert_eq!(nodes.nodes[0].share.as_ref().expect("it is shared").next_try(), None);
+    let share = nodes.nodes[0].share.as_mut().expect("it is shared");
+    assert_eq!(share.next_try(), None);
+    // A share that does not work has nothing that is due all the time.
+    share.tries.rest((Vec::new(), b"log".to_vec()), Left::Busy, Instant::now());
+    share.tries.hurry(share.next_try().expect("it rests"));
+    fs::rename(&one, one.with_extension("away")).expect("it is free");
+    share.all().expect_err("the directory is gone");
+    assert_eq!(share.next_try(), None);
 }
