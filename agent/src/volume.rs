@@ -5,6 +5,7 @@
 
 pub(crate) mod answer;
 mod copies;
+mod ended;
 mod failure;
 mod lend;
 mod point;
@@ -74,7 +75,7 @@ enum Job {
     /// Starts a share.
     Share(shares::Wish, oneshot::Sender<anyhow::Result<()>>),
     /// Ends the share of a name.
-    Unshare(Vec<u8>, oneshot::Sender<anyhow::Result<()>>),
+    Unshare(Vec<u8>, oneshot::Sender<anyhow::Result<Arc<ended::Ended>>>),
     Shares(oneshot::Sender<anyhow::Result<Vec<VolumeShare>>>),
     /// Unmounts and closes everything.
     End(oneshot::Sender<anyhow::Result<()>>),

@@ -126,6 +126,22 @@ pub fn split_file(
     blocks: u64,
     mut piece: impl FnMut(PacketRef, &[u8]),
 ) -> io::Result<Manifest> {
+    try_split_file(file, bytes, blocks, |packet, content| {
+        piece(packet, content);
+        Ok(())
+    })
+}
+
+/// Does the same until the callback fails.
+///
+/// # Errors
+/// The file cannot be read, or the callback's.
+pub fn try_split_file(
+    file: &File,
+    bytes: u64,
+    blocks: u64,
+    mut piece: impl FnMut(PacketRef, &[u8]) -> io::Result<()>,
+) -> io::Result<Manifest> {
     let parts = holes::data(file, bytes, blocks)?;
     let mut manifest = Manifest { packets: Vec::new(), holes: holes::between(&parts, bytes) };
     for (start, end) in parts {
@@ -134,18 +150,21 @@ pub fn split_file(
         split_part(part.take(end - start), end - start, |content| {
             let packet = reference(content);
             manifest.packets.push(packet);
-            piece(packet, content);
+            piece(packet, content)
         })?;
     }
     Ok(manifest)
 }
 
-fn split_part(mut part: impl Read, bytes: u64, mut piece: impl FnMut(&[u8])) -> io::Result<()> {
+fn split_part(
+    mut part: impl Read,
+    bytes: u64,
+    mut piece: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     if bytes <= WHOLE_READ_BYTES {
         let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
         part.read_to_end(&mut content)?;
-        split(&content).for_each(piece);
-        return Ok(());
+        return split(&content).try_for_each(piece);
     }
     let chunks = fastcdc::v2020::StreamCDC::new(
         part,
@@ -154,7 +173,7 @@ fn split_part(mut part: impl Read, bytes: u64, mut piece: impl FnMut(&[u8])) -> 
         PACKET_BYTES_MAX,
     );
     for chunk in chunks {
-        piece(&chunk.map_err(io::Error::from)?.data);
+        piece(&chunk.map_err(io::Error::from)?.data)?;
     }
     Ok(())
 }

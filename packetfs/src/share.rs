@@ -8,7 +8,8 @@
 //!
 //! A share may also write its directory: [`decide`] is what it does with each name, [`seens`] is what the volume had, and [`returns`] what is to
 //! be compared with it; [`both`]
-//! takes over what has changed in the directory, and then [`back`] writes what has changed in the volume, by [`target`].
+//! takes over what has changed in the directory, and then [`back`] writes what has changed in the volume, by [`target`] and [`stage`]. What is in vain is tried
+//! again by [`tries`].
 
 mod back;
 mod both;
@@ -21,7 +22,9 @@ mod round;
 mod rules;
 mod seens;
 mod source;
+mod stage;
 mod target;
+mod tries;
 
 #[cfg(test)]
 mod tests;

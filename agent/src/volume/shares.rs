@@ -3,13 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -23,6 +21,8 @@ use packetfs::whole;
 use serde::{Deserialize, Serialize};
 use worknode::request::VolumeShare;
 
+use super::ended::{Ended, Ending};
+
 /// The mounts that this thread sees.
 const MOUNTS: &str = "/proc/thread-self/mountinfo";
 /// The file with all shares, in the volume's directory.
@@ -31,8 +31,10 @@ const SHARES: &str = "shares.json";
 const KNOWN: &str = "known";
 /// Changes of a moment are taken over together.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Time until a share that failed is tried again.
+/// Time until a share that failed is tried again, which compares all. It is twice as long each time, …
 const AGAIN: Duration = Duration::from_secs(10);
+/// … but no longer than this.
+const AGAIN_MAX: Duration = Duration::from_secs(40);
 /// A file that changed while it was read is looked at again after this time.
 const UNSURE: Duration = Duration::from_millis(50);
 /// Time between two notes of what was taken over.
@@ -42,8 +44,8 @@ const NOTE_PERIOD: Duration = Duration::from_secs(60);
 const SHORT_NOTE_PERIOD: Duration = Duration::from_secs(2);
 /// Such a note has no more bytes.
 const SHORT_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What could not be written is tried again after this time.
-const LATER: Duration = Duration::from_secs(3);
+/// Longest wait for the end of all shares with the agent.
+const ENDING_MAX: Duration = Duration::from_secs(3);
 /// The lowest priority of a thread.
 const NICE: i32 = 19;
 /// Files that are named if they could not be taken over.
@@ -64,6 +66,8 @@ pub(super) struct Shares {
     dir: PathBuf,
     hidden: Arc<Hidden>,
     running: BTreeMap<Vec<u8>, Running>,
+    /// Shares that were stopped and may still read or write.
+    ending: Vec<(Wish, Arc<Ended>)>,
 }
 
 struct Running {
@@ -72,12 +76,12 @@ struct Running {
     stop: Arc<EventFd>,
     /// Ends a round that takes long.
     cancel: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    ended: Arc<Ended>,
 }
 
 impl Shares {
     pub(super) fn new(dir: &Path, hidden: Arc<Hidden>) -> Self {
-        Self { dir: dir.to_owned(), hidden, running: BTreeMap::new() }
+        Self { dir: dir.to_owned(), hidden, running: BTreeMap::new(), ending: Vec::new() }
     }
 
     /// Returns whether there were shares when the agent ended.
@@ -109,6 +113,7 @@ impl Shares {
                 String::from_utf8_lossy(other)
             );
         }
+        self.check_ended(&wish)?;
         let kind = kind(volume, name)?;
         anyhow::ensure!(
             *writes || self.known(name).exists() || kind.is_none(),
@@ -141,24 +146,47 @@ impl Shares {
         })
     }
 
-    /// Ends a share. What it has taken over stays.
-    pub(super) fn stop(&mut self, name: &[u8]) -> anyhow::Result<()> {
+    /// Refuses what a share still has that was stopped.
+    fn check_ended(&mut self, wish: &Wish) -> anyhow::Result<()> {
+        self.ending.retain(|(_, ended)| !ended.is());
+        let meets =
+            |one: &[u8], other: &[u8]| is_at_or_below(one, other) || is_at_or_below(other, one);
+        let other = self
+            .ending
+            .iter()
+            .map(|(other, _)| other)
+            .find(|other| meets(&other.name, &wish.name) || meets(&other.dir, &wish.dir));
+        other.map_or(Ok(()), |other| {
+            let shown = String::from_utf8_lossy(&other.name);
+            anyhow::bail!("the share {shown} has not ended yet: try again in a moment")
+        })
+    }
+
+    /// Ends a share, and returns what tells when it has ended. What it has taken over stays.
+    pub(super) fn stop(&mut self, name: &[u8]) -> anyhow::Result<Arc<Ended>> {
         let running = self.running.remove(name).with_context(|| {
             let shown = String::from_utf8_lossy(name);
             format!("there is no share {shown}: 'oswalk share' lists all")
         })?;
+        running.cancel();
+        self.ending.retain(|(_, ended)| !ended.is());
+        self.ending.push((running.wish, Arc::clone(&running.ended)));
         self.note()?;
-        end(running);
-        Ok(())
+        Ok(running.ended)
     }
 
     pub(super) fn list(&self) -> Vec<VolumeShare> {
         self.running.values().map(|running| locked(&running.told).clone()).collect()
     }
 
-    /// Ends all threads; the shares start again with the agent.
+    /// Ends all threads, and waits for that, but not long; the shares start again with the agent.
     pub(super) fn end(&mut self) {
-        std::mem::take(&mut self.running).into_values().for_each(end);
+        self.running.values().for_each(Running::cancel);
+        let running = std::mem::take(&mut self.running).into_values().map(|it| it.ended);
+        let deadline = Instant::now() + ENDING_MAX;
+        for ended in running.chain(std::mem::take(&mut self.ending).into_iter().map(|it| it.1)) {
+            ended.wait(deadline.saturating_duration_since(Instant::now()));
+        }
     }
 
     /// Starts the thread of a share. `is_asked` says that the user has asked for it, and not the last run.
@@ -170,15 +198,12 @@ impl Shares {
             writes: wish.writes,
         };
         let known = self.known(&wish.name);
-        let mut share = Share::new(
+        let share = Share::new(
             plan,
             Arc::clone(volume),
             Arc::clone(&self.hidden),
             fs::read(&known).ok().as_deref(),
         )?;
-        if is_asked {
-            share.accept_top();
-        }
         let told = Arc::new(Mutex::new(VolumeShare {
             name: String::from_utf8_lossy(&wish.name).into_owned(),
             dir: String::from_utf8_lossy(&wish.dir).into_owned(),
@@ -186,18 +211,21 @@ impl Shares {
             ..VolumeShare::default()
         }));
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
-        let cancel = share.cancel();
+        let (cancel, ended) = (share.cancel(), Arc::<Ended>::default());
         let follower = Follower {
             writes: wish.writes,
+            is_asked,
             share,
+            cancel: Arc::clone(&cancel),
             volume: Arc::clone(volume),
             known,
             told: Arc::clone(&told),
             stop: Arc::clone(&stop),
+            _ending: Ending(Arc::clone(&ended)),
         };
         let thread = std::thread::Builder::new().name("share".into());
-        let thread = thread.spawn(move || follower.follow())?;
-        self.running.insert(wish.name.clone(), Running { wish, told, stop, cancel, thread });
+        thread.spawn(move || follower.follow())?;
+        self.running.insert(wish.name.clone(), Running { wish, told, stop, cancel, ended });
         Ok(())
     }
 
@@ -226,28 +254,39 @@ impl Shares {
     }
 }
 
-fn end(running: Running) {
-    running.cancel.store(true, Ordering::Relaxed);
-    // It fails only if the counter is full, and then the thread knows.
-    let _ = running.stop.write(1);
-    let _ = running.thread.join();
+impl Running {
+    /// Has the thread end.
+    fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+        // It fails only if the counter is full, and then the thread knows.
+        let _ = self.stop.write(1);
+    }
 }
 
 /// The thread of a share.
 struct Follower {
     share: Share,
+    cancel: Arc<AtomicBool>,
     writes: bool,
+    /// Whether the user has just asked for it.
+    is_asked: bool,
     volume: Arc<Volume>,
     known: PathBuf,
     told: Arc<Mutex<VolumeShare>>,
     stop: Arc<EventFd>,
+    /// Dropped after all others.
+    _ending: Ending,
 }
 
 impl Follower {
     fn follow(mut self) {
         // It never takes a processor from what the user waits for. Without the right to change it, the priority stays.
         let _ = rustix::process::nice(NICE);
+        if self.is_asked {
+            self.share.accept_top();
+        }
         let mut is_behind = true;
+        let mut again = AGAIN;
         let mut noted = Instant::now();
         let (mut is_noted, mut period) = (true, NOTE_PERIOD);
         if self.writes {
@@ -256,22 +295,26 @@ impl Follower {
         }
         loop {
             let round = if is_behind { self.share.all() } else { self.share.changed() };
+            if self.cancel.load(Ordering::Relaxed) {
+                break;
+            }
             is_behind = round.is_err();
             let changes = |round: &Round| round.taken + round.removed + round.written;
             is_noted &= round.as_ref().is_ok_and(|round| changes(round) == 0);
             self.tell(&round);
             if !is_noted && noted.elapsed() >= period {
-                period = self.note();
-                (noted, is_noted) = (Instant::now(), true);
+                (period, is_noted) = self.note();
+                noted = Instant::now();
             }
             let wait = match (is_behind, self.share.is_unsure(), is_noted) {
-                (true, ..) => Some(AGAIN),
+                (true, ..) => Some(again),
                 (_, true, _) => Some(UNSURE),
                 (_, _, false) => Some(period.saturating_sub(noted.elapsed())),
                 _ => None,
             };
-            let later = self.share.has_later().then_some(LATER);
-            let wait = wait.into_iter().chain(later).min();
+            let next_try = self.share.next_try().filter(|_| !is_behind);
+            let wait = wait.into_iter().chain(next_try).min();
+            again = if is_behind { (again * 2).min(AGAIN_MAX) } else { AGAIN };
             if self.wait(wait, is_behind).is_break() {
                 break;
             }
@@ -329,21 +372,26 @@ impl Follower {
         }
     }
 
-    /// Notes what was taken over, once volume and directory have made it durable. Returns the time until it is noted again.
-    fn note(&mut self) -> Duration {
+    /// Notes what was taken over, once volume and directory have made it durable. Returns the time until it is noted again, and
+    /// whether that is due only after changes.
+    fn note(&mut self) -> (Duration, bool) {
         let known = self.share.known();
         let is_short = self.writes && known.len() <= SHORT_BYTES_MAX;
-        let noted = self.volume.sync().map_err(|error| error.to_string()).and_then(|()| {
-            let noted = self.share.sync().and_then(|()| whole::write(&self.known, &known));
-            noted.map_err(|error: io::Error| error.to_string())
-        });
+        let synced = self.volume.sync().map_err(|error| error.to_string());
+        let synced = synced.and_then(|()| self.share.sync().map_err(|error| error.to_string()));
+        let noted = match synced {
+            // The disk has much to do.
+            Ok(false) => return (SHORT_NOTE_PERIOD, false),
+            Ok(true) => whole::write(&self.known, &known).map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
         if let Err(error) = noted {
             tracing::warn!(
                 error,
                 "failed to note what a share has taken over: its next start compares all files"
             );
         }
-        if is_short { SHORT_NOTE_PERIOD } else { NOTE_PERIOD }
+        (if is_short { SHORT_NOTE_PERIOD } else { NOTE_PERIOD }, true)
     }
 }
 
@@ -454,5 +502,67 @@ mod tests {
         assert!(!bad.iter().any(|name| is_name(name.as_bytes())));
         assert!(is_at_or_below(b"a/b", b"a") && is_at_or_below(b"a", b"a"));
         assert!(!is_at_or_below(b"ab", b"a") && !is_at_or_below(b"a", b"a/b"));
+    }
+
+    fn wish(dir: &Path, name: &str) -> Wish {
+        let (dir, name) = (dir.as_os_str().as_bytes().to_vec(), name.as_bytes().to_vec());
+        Wish { dir, name, writes: true }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_share_that_is_stopped() {
+        let temporary = tempfile::tempdir().expect("a temporary directory");
+        let mut shares = Shares::new(temporary.path(), Arc::default());
+        // It is busy and does not end.
+        let running = Running {
+            wish: wish(Path::new("/srv/src"), "team/src"),
+            told: Arc::default(),
+            stop: Arc::new(EventFd::new().expect("a descriptor")),
+            cancel: Arc::default(),
+            ended: Arc::default(),
+        };
+        let cancel = Arc::clone(&running.cancel);
+        shares.running.insert(b"team/src".to_vec(), running);
+        let ended = shares.stop(b"team/src").expect("it is there");
+        assert!(cancel.load(Ordering::Relaxed) && !ended.is());
+        assert!(shares.list().is_empty() && shares.wishes().is_empty());
+        for (dir, name) in [("/srv/src/x", "other"), ("/elsewhere", "team"), ("/srv", "other")] {
+            let refused = shares.check_ended(&wish(Path::new(dir), name));
+            assert!(refused.expect_err("it still has that").to_string().contains("team/src"));
+        }
+        shares.check_ended(&wish(Path::new("/elsewhere"), "other")).expect("it has nothing of it");
+        drop(Ending(ended));
+        shares.check_ended(&wish(Path::new("/srv/src"), "team/src")).expect("it has ended");
+    }
+
+    #[test]
+    fn a_share_can_be_stopped_at_any_time_and_begun_again() {
+        let temporary = tempfile::tempdir().expect("a temporary directory");
+        let [dir, state] = ["src", "state"].map(|name| temporary.path().join(name));
+        fs::create_dir(&dir).expect("it is free");
+        for number in 0..500 {
+            fs::write(dir.join(number.to_string()), number.to_string()).expect("there is room");
+        }
+        let author = worknode::history::Author([1; 16]);
+        let options =
+            packetfs::volume::Options { author, signer: None, may_pass: false, boot: None };
+        let volume = Arc::new(Volume::open(&state, &options).expect("a volume"));
+        let mut shares = Shares::new(&state, Arc::default());
+        for pause in [0, 1, 10, 100] {
+            shares.run(&volume, wish(&dir, "src"), true).expect("the kernel watches");
+            std::thread::sleep(Duration::from_millis(pause));
+            let ended = shares.stop(b"src").expect("it is there");
+            assert!(ended.wait(Duration::from_secs(60)), "it ends");
+        }
+        shares.run(&volume, wish(&dir, "src"), true).expect("the kernel watches");
+        let begin = Instant::now();
+        while !shares.list()[0].is_up_to_date {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", shares.list());
+            std::thread::yield_now();
+        }
+        shares.end();
+        let top = volume.peek(packetfs::volume::ROOT, b"src").expect("it works").expect("there");
+        let list = volume.list(top.attr.ino).expect("a directory");
+        assert_eq!(list.len(), 502, "with . and ..");
     }
 }

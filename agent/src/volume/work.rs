@@ -26,6 +26,8 @@ use super::{Job, VolumeHandle, copies, spread};
 const COLLECT_PERIOD: Duration = Duration::from_secs(3600);
 /// Time from the agent's start to the first one, so that a start is not slowed down.
 const COLLECT_FIRST: Duration = Duration::from_secs(600);
+/// Longest wait for the end of a share that was stopped.
+const UNSHARE_MAX: Duration = Duration::from_secs(5);
 
 /// Ends the work when nobody waits for it any more.
 struct Waiting(Arc<Progress>);
@@ -95,8 +97,16 @@ impl VolumeHandle {
                 self.apart(move || copies::of_share(&volume, &name, count)).await
             }
             ShareRequest::Stop { name } => {
-                self.ask(|done| Job::Unshare(name, done)).await?;
-                Ok(VolumeReply::Done)
+                let shown = String::from_utf8_lossy(&name).into_owned();
+                let ended = self.ask(|done| Job::Unshare(name, done)).await?;
+                let wait = move || {
+                    anyhow::ensure!(
+                        ended.wait(UNSHARE_MAX),
+                        "the share {shown} ends as soon as the disk answers: nothing begins any more"
+                    );
+                    Ok(VolumeReply::Done)
+                };
+                self.apart(wait).await
             }
             ShareRequest::List => Ok(VolumeReply::Shares(self.ask(Job::Shares).await?)),
         }

@@ -1,7 +1,7 @@
 //! Writes to the directory of a share what has changed in the volume.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use worknode::history::Kind;
@@ -21,8 +21,6 @@ use crate::volume::{Heard, Seen};
 const PATH_BYTES_MAX: usize = 3072;
 /// Most files that are named because they are left as they are.
 const REFUSED_MAX: usize = 100;
-/// Most names that are tried again one by one. Beyond this number, all is compared.
-const LATER_MAX: usize = 10_000;
 
 impl Share {
     /// Has a name compared with the volume.
@@ -37,6 +35,7 @@ impl Share {
         if let Some(returns) = &mut self.returns {
             returns.is_all = true;
             returns.refused.clear();
+            self.tries.wake_all();
         }
     }
 
@@ -45,7 +44,6 @@ impl Share {
         let Some(returns) = &mut self.returns else { return Ok(()) };
         let heard = returns.listener.take();
         let mut looks = std::mem::take(&mut returns.looks);
-        looks.append(&mut returns.later);
         returns.is_away = false;
         let is_quiet = looks.is_empty() && heard == Heard::default() && !returns.is_all;
         if !is_quiet {
@@ -59,10 +57,16 @@ impl Share {
                 if dirs.is_empty() {
                     unknown.insert(ino);
                 }
-                looks.extend(dirs.into_iter().map(|dir| (dir, name.clone())));
+                for dir in dirs {
+                    self.tries.wake(&dir, &name);
+                    looks.insert((dir, name.clone()));
+                }
             }
             for ino in heard.files {
-                looks.extend(self.known.places_in_volume(ino).cloned());
+                for (dir, name) in self.known.places_in_volume(ino) {
+                    self.tries.wake(dir, name);
+                    looks.insert((dir.clone(), name.clone()));
+                }
             }
             if !self.is_all_due() {
                 for (dir, name) in looks {
@@ -95,7 +99,8 @@ impl Share {
     /// Makes sure that the directory is the right one, and has files if it had some.
     fn check_writable(&mut self) -> Result<(), ShareError> {
         self.check_top()?;
-        let (_, items) = self.source.list(b"").map_err(|source| self.unreadable(b"", source))?;
+        let (_, items) =
+            self.source.list(b"", &self.cancel).map_err(|source| self.unreadable(b"", source))?;
         if items.is_empty() && self.is_suddenly_empty()? {
             return Err(ShareError::Empty { path: self.source.path(b"") });
         }
@@ -162,11 +167,12 @@ impl Share {
         is_deep: bool,
         round: &mut Round,
     ) -> Result<Option<(Bytes, u64)>, ShareError> {
+        self.go_on()?;
+        if self.tries.why(dir, name).is_some() {
+            return Ok(None);
+        }
         let path = child(dir, name);
         if let Some(returns) = &mut self.returns {
-            if returns.cancel.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
             returns.refused.remove(&path);
         }
         let is_dir = now.as_ref().is_some_and(|now| now.kind == Kind::Dir);
@@ -197,7 +203,14 @@ impl Share {
             }),
             (Back::Nothing, Some(_)) => Ok(()),
         };
-        done.or_else(|failed| self.refuse_failed(dir, name, failed))?;
+        match done {
+            // What is not known for sure is looked at again.
+            Ok(()) if self.known.stamp(dir, name).is_none_or(|stamp| stamp.ino != 0) => {
+                self.tries.done(dir, name);
+            }
+            Ok(()) => {}
+            Err(failed) => self.refuse_failed(dir, name, failed)?,
+        }
         let is_there = self.known.seen(dir, name).is_some_and(|seen| seen.kind == Kind::Dir);
         let is_other =
             before.is_none_or(|before| now.as_ref().is_some_and(|it| it.ino != before.ino));
@@ -234,8 +247,7 @@ impl Share {
             Kind::Dir => self.source.make_dir(place, now.permissions)?,
             Kind::Symlink(target) => {
                 let new = New::Link(target);
-                let cancel = &returns.cancel;
-                self.source.write(place, new, now.permissions, former.as_ref(), cancel)?
+                self.source.write(place, new, now.permissions, former.as_ref(), &self.cancel)?
             }
             Kind::File => {
                 if returns.is_away && !self.volume.has_seen(now) {
@@ -243,15 +255,14 @@ impl Share {
                 }
                 let mut content = self.volume.read_seen(now);
                 let new = New::File(&mut content, now.bytes(), now.modified);
-                let cancel = &returns.cancel;
-                self.source.write(place, new, now.permissions, former.as_ref(), cancel)?
+                self.source.write(place, new, now.permissions, former.as_ref(), &self.cancel)?
             }
             _ => {
                 self.refuse(child(dir, name), Left::Special);
                 return Ok(());
             }
         };
-        returns.is_unsynced = true;
+        returns.unsynced.insert(dir.to_vec());
         if now.kind == Kind::Dir {
             // It is to be watched.
             self.is_unsure_of(&child(dir, name));
@@ -264,7 +275,12 @@ impl Share {
     }
 
     fn set_dir_on_disk(&mut self, dir: &[u8], name: &[u8], now: &Seen) -> Result<(), Failed> {
-        let stamp = self.source.set_dir(&child(dir, name), now.permissions)?;
+        let former = self.known.stamp(dir, name).ok_or(Failed::Changed)?;
+        let path = child(dir, name);
+        let stamp = self.source.set_dir(&path, now.permissions, former)?;
+        if let Some(returns) = &mut self.returns {
+            returns.unsynced.insert(path);
+        }
         self.known.set(dir, name, stamp);
         self.known.set_seen(dir, name, now.clone());
         Ok(())
@@ -277,8 +293,9 @@ impl Share {
                 Ok(()) => {}
                 Err(failed @ (Failed::Disk(_) | Failed::Cancelled)) => return Err(failed),
                 Err(Failed::Open) => {
-                    self.refuse(child(&above, &below), Left::Open);
-                    self.try_later(dir, name);
+                    let now = Instant::now();
+                    self.tries.rest((above, below), Left::Open, now);
+                    self.tries.rest((dir.to_vec(), name.to_vec()), Left::Full, now);
                 }
                 // It is compared again.
                 Err(_) => self.is_unsure_of(&above),
@@ -290,14 +307,14 @@ impl Share {
     fn remove_one(&mut self, dir: &[u8], name: &[u8], round: &mut Round) -> Result<(), Failed> {
         let Some((stamp, seen)) = self.known.common(dir, name) else { return Ok(()) };
         if seen.kind == Kind::Dir {
-            self.source.remove_dir((dir, name))?;
+            self.source.remove_dir((dir, name), stamp)?;
         } else {
             self.source.remove((dir, name), stamp)?;
         }
         self.known.remove(dir, name);
         self.known.remove_dir(&child(dir, name));
         if let Some(returns) = &mut self.returns {
-            returns.is_unsynced = true;
+            returns.unsynced.insert(dir.to_vec());
         }
         round.written += 1;
         Ok(())
@@ -310,23 +327,17 @@ impl Share {
         name: &[u8],
         failed: Failed,
     ) -> Result<(), ShareError> {
-        let path = child(dir, name);
+        let (path, now) = (child(dir, name), Instant::now());
         match failed {
-            Failed::Cancelled => {}
+            Failed::Cancelled => return Err(ShareError::Cancelled),
             Failed::Changed if self.source.is_special((dir, name)) => {
                 self.refuse(path, Left::Special);
             }
             Failed::Changed if self.is_unread(&path) => {
                 self.refuse(path, Left::Errno(Errno::EACCES));
             }
-            Failed::Changed => {
-                self.is_unsure_of(dir);
-                self.look_again(dir, name);
-            }
-            Failed::Open => {
-                self.refuse(path, Left::Open);
-                self.try_later(dir, name);
-            }
+            Failed::Changed => self.try_again(dir, name, &[dir.to_vec()]),
+            Failed::Open => self.tries.rest((dir.to_vec(), name.to_vec()), Left::Open, now),
             Failed::Full => self.refuse(path, Left::Full),
             Failed::Content(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS)) => {
@@ -336,8 +347,7 @@ impl Share {
                     if let Some(returns) = &mut self.returns {
                         returns.is_away = true;
                     }
-                    self.refuse(path, Left::Away);
-                    self.try_later(dir, name);
+                    self.tries.rest((dir.to_vec(), name.to_vec()), Left::Away, now);
                 }
             },
             Failed::Disk(source) => return self.refuse_error(dir, name, source),
@@ -356,7 +366,7 @@ impl Share {
             // It may be another directory now.
             Errno::ESTALE => {
                 self.check_top()?;
-                self.is_unsure_of(b"");
+                self.try_again(dir, name, &[Bytes::new()]);
             }
             Errno::ENOSPC
             | Errno::EDQUOT
@@ -368,8 +378,7 @@ impl Share {
             }
             // Something else has the name of a directory above it.
             Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => {
-                above(dir).iter().for_each(|dir| self.is_unsure_of(dir));
-                self.look_again(dir, name);
+                self.try_again(dir, name, &above(dir));
             }
             errno => self.refuse(child(dir, name), Left::Errno(errno)),
         }
@@ -387,12 +396,13 @@ impl Share {
         }
     }
 
-    fn try_later(&mut self, dir: &[u8], name: &[u8]) {
-        let Some(returns) = &mut self.returns else { return };
-        if returns.later.len() < LATER_MAX {
-            returns.later.insert((dir.to_vec(), name.to_vec()));
-        } else {
-            returns.is_all = true;
+    /// Has a name compared again after directories that may have changed, but not for ever.
+    fn try_again(&mut self, dir: &[u8], name: &[u8], changed: &[Bytes]) {
+        let is_unknown = self.known.stamp(dir, name).is_none();
+        let why = if is_unknown && self.source.has((dir, name)) { Left::Taken } else { Left::Busy };
+        if self.tries.again((dir.to_vec(), name.to_vec()), why, Instant::now()) {
+            changed.iter().for_each(|dir| self.is_unsure_of(dir));
+            self.look_again(dir, name);
         }
     }
 }

@@ -8,6 +8,7 @@ use super::follower::{Share, ShareError};
 use super::known::{Stamp, child};
 use super::round::{DIR_MODE, Gone, Round, is_fresh};
 use super::source::{Item, failure};
+use super::target::Failed;
 use crate::path::{Bytes, split};
 use crate::volume::{Beside, Like, Moving, ROOT};
 
@@ -31,7 +32,8 @@ impl Share {
         let permissions = Permissions { mode: DIR_MODE, uid: 0, gid: 0 };
         let mut like = Like { permissions, modified: 0 };
         let Some((above, name)) = parts(dir) else {
-            let own = self.source.list(b"").map_err(|source| self.unreadable(b"", source))?.0;
+            let own = self.source.list(b"", &self.cancel);
+            let own = own.map_err(|source| self.unreadable(b"", source))?.0;
             return self.make_top(&own);
         };
         let at = self.dir_in_volume(above)?;
@@ -125,7 +127,7 @@ impl Share {
         let before = common.map(|(stamp, seen)| Beside { seen, permissions: was(stamp) });
         let put = match &item.kind {
             Kind::File => self.source.open(&path).map_err(failure).and_then(|opened| {
-                let source = opened.ordinary();
+                let source = opened.ordinary(&self.cancel);
                 let seen = self.volume.put_file_beside(at, &item.name, &source, before)?;
                 let is_sure = opened.is_same() && !is_fresh(&opened.stamp);
                 Ok((seen, is_sure.then_some(opened.stamp)))
@@ -138,9 +140,7 @@ impl Share {
         };
         match put {
             Ok((seen, stamp)) => {
-                if stamp.is_none() {
-                    self.is_unsure_of(dir);
-                }
+                self.settle(dir, &item.name, stamp.is_some());
                 self.known.set(dir, &item.name, stamp.unwrap_or_default());
                 self.known.set_seen(dir, &item.name, seen);
                 if let Some(returns) = &mut self.returns {
@@ -154,7 +154,7 @@ impl Share {
             }
             Err(Errno::EEXIST) => {
                 // Somebody was faster.
-                self.is_unsure_of(dir);
+                self.settle(dir, &item.name, false);
                 Ok(())
             }
             Err(error) => self.leave(path, error, round),
@@ -202,7 +202,12 @@ impl Share {
         }
         let at = self.dir_in_volume(dir)?;
         match self.volume.carry((former, &from.1), (at, &item.name), Moving::New) {
-            Ok(()) => self.known.rename(from, (dir, &item.name)),
+            Ok(()) => {
+                self.known.rename(from, (dir, &item.name));
+                if let Some(returns) = &mut self.returns {
+                    returns.rename_dir(&child(&from.0, &from.1), &child(dir, &item.name));
+                }
+            }
             Err(error @ (Errno::EIO | Errno::ENOSPC)) => return Err(ShareError::Volume(error)),
             Err(_) => return Ok(false),
         }
@@ -213,14 +218,18 @@ impl Share {
     /// Gives a file another name on the disk, since the volume has a directory of its name. It is a new file then.
     fn set_aside(&mut self, dir: &[u8], name: &[u8]) -> Result<(), ShareError> {
         self.known.forget(dir, name);
-        let aside = self.source.set_aside((dir, name));
-        self.is_unsure_of(dir);
-        self.look_again(dir, name);
-        aside.map(drop).or_else(|failed| self.refuse_failed(dir, name, failed))
+        match self.source.set_aside((dir, name)) {
+            Ok(_) => self.refuse_failed(dir, name, Failed::Changed),
+            Err(failed) => self.refuse_failed(dir, name, failed),
+        }
     }
 
     /// Ends what a crash has left under a hidden name.
     pub(super) fn clear(&mut self, dir: &[u8], item: &Item) -> Result<(), ShareError> {
+        if item.kind == Kind::Dir {
+            let cleared = self.source.clear_dir((dir, &item.name));
+            return self.cleared(dir, &item.name, cleared);
+        }
         let path = child(dir, &item.name);
         let is_known = |found: &Stamp| {
             let place = self.known.place(found);
@@ -228,19 +237,35 @@ impl Share {
             stamp.is_some_and(|stamp| Stamp { changed: stamp.changed, ..*found } == stamp)
         };
         let is_in_volume = |found: &Stamp| {
-            let Ok(Some(at)) = self.find_dir(dir) else { return is_known(found) };
-            let Ok(all) = self.volume.all_seen(at) else { return is_known(found) };
+            let Ok(Some(at)) = self.find_dir(dir) else { return Ok(is_known(found)) };
+            let Ok(all) = self.volume.all_seen(at) else { return Ok(is_known(found)) };
             let has_like = match &item.kind {
                 Kind::File => self.source.open(&path).is_ok_and(|opened| {
-                    self.volume.has_content(at, &opened.ordinary()).unwrap_or(false)
+                    self.volume.has_content(at, &opened.ordinary(&self.cancel)).unwrap_or(false)
                 }),
                 kind => all.iter().any(|(_, seen)| seen.kind == *kind),
             };
-            has_like || is_known(found)
+            // It has not looked to the end.
+            self.go_on().map_err(|_| Failed::Cancelled)?;
+            Ok(has_like || is_known(found))
         };
         let cleared = self.source.clear((dir, &item.name), is_in_volume);
-        self.is_unsure_of(dir);
-        cleared.or_else(|failed| self.refuse_failed(dir, &item.name, failed))
+        self.cleared(dir, &item.name, cleared)
+    }
+
+    fn cleared(
+        &mut self,
+        dir: &[u8],
+        name: &[u8],
+        cleared: Result<(), Failed>,
+    ) -> Result<(), ShareError> {
+        match cleared {
+            Ok(()) => {
+                self.is_unsure_of(dir);
+                Ok(())
+            }
+            Err(failed) => self.refuse_failed(dir, name, failed),
+        }
     }
 
     /// Tells whether the directory is empty though the volume has what was in it.
@@ -261,7 +286,10 @@ impl Share {
     }
 
     pub(super) fn unreadable(&self, dir: &[u8], source: std::io::Error) -> ShareError {
-        ShareError::Source { path: self.source.path(dir), source }
+        match source.raw_os_error() {
+            Some(libc::ECANCELED) => ShareError::Cancelled,
+            _ => ShareError::Source { path: self.source.path(dir), source },
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -13,11 +14,15 @@ use super::known::Known;
 use super::returns::Returns;
 use super::rules::Rules;
 use super::source::Source;
+use super::tries::Tries;
 use crate::export::Hidden;
 use crate::identity::Owner;
 use crate::path::Bytes;
 use crate::volume::Volume;
 use crate::watch::Watcher;
+
+/// Directories are made durable for no longer at once.
+const SYNC_MAX: Duration = Duration::from_secs(1);
 
 /// Why a share does not work.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,9 @@ pub enum ShareError {
         /// Its path in the volume.
         name: Bytes,
     },
+    /// It is to end before its time.
+    #[error("it is to end")]
+    Cancelled,
     /// The volume does not work.
     #[error("failed to change the volume: {0}")]
     Volume(Errno),
@@ -101,8 +109,11 @@ pub struct Share {
     pub(super) watcher: Watcher,
     /// Directories with files that changed when they were read.
     pub(super) unsure: BTreeSet<Bytes>,
+    /// Files that it could not get on with.
+    pub(super) tries: Tries,
     /// What a share that writes its directory knows of the volume.
     pub(super) returns: Option<Returns>,
+    pub(super) cancel: Arc<AtomicBool>,
 }
 
 impl Share {
@@ -122,7 +133,7 @@ impl Share {
             let listener = volume.listen().map_err(|error| {
                 ShareError::Watch(error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))
             })?;
-            Some(Returns::new(listener, Arc::default()))
+            Some(Returns::new(listener))
         } else {
             known.forget_seens();
             None
@@ -136,14 +147,16 @@ impl Share {
             known,
             watcher: Watcher::new().map_err(ShareError::Watch)?,
             unsure: BTreeSet::new(),
+            tries: Tries::default(),
             returns,
+            cancel: Arc::default(),
         })
     }
 
     /// Forgets what was taken over if the directory is another one now or is empty, or if its name is gone from the volume. The
     /// user has shared it again, and what is on either side stays.
     pub fn accept_top(&mut self) {
-        let is_empty = || self.source.list(b"").is_ok_and(|(_, all)| all.is_empty());
+        let is_empty = || self.source.list(b"", &self.cancel).is_ok_and(|(_, all)| all.is_empty());
         let is_gone = || self.find_dir(b"").is_ok_and(|found| found.is_none());
         if is_empty() || is_gone() || self.check_top().is_err() {
             self.known = Known::default();
@@ -156,18 +169,23 @@ impl Share {
         self.known.encode()
     }
 
-    /// Makes what was written to the directory durable. After a power cut, what is noted as known would otherwise be a change.
+    /// Makes what was written to the directory durable, as far as that takes no long time: other programs use the disk, too. Returns
+    /// whether all is durable. After a power cut, what is noted as known would otherwise be a change.
     ///
     /// # Errors
     /// The disk does not work.
-    pub fn sync(&mut self) -> io::Result<()> {
-        if let Some(returns) = &mut self.returns
-            && returns.is_unsynced
-        {
-            self.source.sync()?;
-            returns.is_unsynced = false;
+    pub fn sync(&mut self) -> io::Result<bool> {
+        let Some(returns) = &mut self.returns else { return Ok(true) };
+        let begin = Instant::now();
+        // Contents are durable before they get their names.
+        while let Some(dir) = returns.unsynced.first() {
+            self.source.sync_dir(dir)?;
+            returns.unsynced.pop_first();
+            if begin.elapsed() > SYNC_MAX {
+                break;
+            }
         }
-        Ok(())
+        Ok(returns.unsynced.is_empty())
     }
 
     /// Returns descriptors that are readable when something has changed: in the directory, and in the volume if the directory is
@@ -181,16 +199,21 @@ impl Share {
         queues.collect()
     }
 
-    /// Returns what ends a round before its time when it is set.
+    /// Returns what ends a round before its time when it is set. The share is of no use then.
     #[must_use]
     pub fn cancel(&self) -> Arc<AtomicBool> {
-        self.returns.as_ref().map(|returns| Arc::clone(&returns.cancel)).unwrap_or_default()
+        Arc::clone(&self.cancel)
     }
 
-    /// Returns whether something could not be written that must be tried again after a while.
+    /// Fails if the share is to end.
+    pub(super) fn go_on(&self) -> Result<(), ShareError> {
+        if self.cancel.load(Ordering::Relaxed) { Err(ShareError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Returns the time until something is tried again that was in vain, if anything is.
     #[must_use]
-    pub fn has_later(&self) -> bool {
-        self.returns.as_ref().is_some_and(|returns| !returns.later.is_empty())
+    pub fn next_try(&self) -> Option<Duration> {
+        self.tries.next(Instant::now())
     }
 
     /// Returns whether files changed while they were read, so that they must be looked at again soon.

@@ -21,6 +21,10 @@ pub enum Left {
     Special,
     /// Its directory has files that are left out.
     Full,
+    /// Something on the disk has its name that is not shared, or is not another name there.
+    Taken,
+    /// It changes whenever it is read or written.
+    Busy,
 }
 
 impl fmt::Display for Left {
@@ -32,6 +36,10 @@ impl fmt::Display for Left {
             Self::Open => "a program has it open for writing; it is tried again",
             Self::Away => "no linked node has its content; it is tried again",
             Self::Special => "pipes, sockets and devices are not shared",
+            Self::Taken => {
+                "the disk has another file of this name, which is left out, or whose name differs in case only"
+            }
+            Self::Busy => "it changes all the time; it is tried again after a while",
             Self::Full => "removed in the volume, but there are files in it that are left out",
         })
     }

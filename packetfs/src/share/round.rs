@@ -1,7 +1,7 @@
 //! Compares the ordinary directory with what was taken over, and takes over what differs.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use worknode::history::{Kind, Permissions};
@@ -52,6 +52,8 @@ impl Share {
     /// # Errors
     /// The directory is gone or the volume does not work.
     pub fn all(&mut self) -> Result<Round, ShareError> {
+        // What is due is compared with everything else, now or when the share works again.
+        self.tries.take_due(Instant::now());
         self.check_top()?;
         if self.returns.is_some() {
             self.top_in_volume()?;
@@ -59,9 +61,7 @@ impl Share {
         self.look_at_all();
         let mut round = Round::default();
         let gone = self.tree(Vec::new(), true, &mut round)?;
-        self.remove_gone(gone, &mut round)?;
-        self.write_back(&mut round)?;
-        Ok(round)
+        self.finish(gone, round)
     }
 
     /// Compares what has changed since the last time.
@@ -70,7 +70,8 @@ impl Share {
     /// See [`Share::all`].
     pub fn changed(&mut self) -> Result<Round, ShareError> {
         let drained = self.watcher.drain(&BTreeSet::new());
-        if drained.overflow {
+        let (due, is_all_due) = self.tries.take_due(Instant::now());
+        if drained.overflow || is_all_due {
             return self.all();
         }
         self.check_top()?;
@@ -78,6 +79,14 @@ impl Share {
         let top = self.source.path(b"");
         let changed = drained.names.keys().chain(drained.forgotten.keys());
         let mut dirs: BTreeSet<Bytes> = changed.filter_map(|dir| below(&top, dir)).collect();
+        for (dir, name) in dirs.iter().flat_map(|dir| self.tries.wake_dir(dir)).collect::<Vec<_>>()
+        {
+            self.look_again(&dir, &name);
+        }
+        for (dir, name) in due {
+            self.look_again(&dir, &name);
+            dirs.insert(dir);
+        }
         dirs.extend(std::mem::take(&mut self.unsure));
         if self.returns.is_some() && !dirs.is_empty() {
             self.top_in_volume()?;
@@ -86,8 +95,16 @@ impl Share {
         for dir in dirs {
             gone.extend(self.tree(dir, false, &mut round)?);
         }
+        self.finish(gone, round)
+    }
+
+    fn finish(&mut self, gone: Vec<Gone>, mut round: Round) -> Result<Round, ShareError> {
         self.remove_gone(gone, &mut round)?;
         self.write_back(&mut round)?;
+        let resting = self.tries.resting().map(|((dir, name), why)| (child(dir, name), why));
+        round.left.extend(resting.take(NAMED_MAX));
+        round.left.sort_by(|one, other| one.0.cmp(&other.0));
+        round.left.dedup_by(|one, other| one.0 == other.0);
         Ok(round)
     }
 
@@ -115,6 +132,7 @@ impl Share {
     ) -> Result<Vec<Gone>, ShareError> {
         let (mut dirs, mut gone) = (vec![(dir, is_deep)], Vec::new());
         while let Some((dir, is_deep)) = dirs.pop() {
+            self.go_on()?;
             // A directory that is gone is told by the one above it.
             match self.dir(&dir, is_deep, &mut gone, round) {
                 Ok(more) => dirs.extend(more),
@@ -137,7 +155,8 @@ impl Share {
         let watched = self.source.as_user(|| Ok(self.watcher.watch_dir(&path, READER)));
         let failed = |source| ShareError::Source { path: path.clone(), source };
         watched.map_err(failed)?.map_err(|error| failed(error.into()))?;
-        let (own, mut items) = self.source.list(dir).map_err(failed)?;
+        let (own, mut items) =
+            self.source.list(dir, &self.cancel).map_err(|source| self.unreadable(dir, source))?;
         if dir.is_empty() && items.is_empty() && self.known.names(dir).next().is_some() {
             // What the volume has not either was removed by the share itself.
             if self.returns.is_none() || self.is_suddenly_empty()? {
@@ -159,11 +178,13 @@ impl Share {
         gone.extend(self.gone(dir, &items));
         let mut more = Vec::new();
         for item in items {
+            self.go_on()?;
             round.files += 1;
             // Its directories are watched under their former paths.
             let is_deep = self.follow(dir, ino, &item)? || is_deep;
             let is_known = self.known.stamp(dir, &item.name) == Some(&item.stamp);
             match ino {
+                _ if self.tries.why(dir, &item.name) == Some(Left::Busy) => {}
                 Some(ino) if !is_known => self.take_over(dir, ino, &item, round)?,
                 None if !is_known || self.known.seen(dir, &item.name).is_none() => {
                     self.take_beside(dir, &item, round)?;
@@ -178,12 +199,21 @@ impl Share {
         Ok(more)
     }
 
+    /// Notes whether a file that was taken over is known for sure. If not, it is looked at again, but not for ever.
+    pub(super) fn settle(&mut self, dir: &[u8], name: &[u8], is_sure: bool) {
+        if is_sure {
+            self.tries.done(dir, name);
+        } else if self.tries.again((dir.to_vec(), name.to_vec()), Left::Busy, Instant::now()) {
+            self.is_unsure_of(dir);
+        }
+    }
+
     /// Leaves out what is not shared.
     fn sort_out(&mut self, dir: &[u8], items: &mut Vec<Item>) -> Result<(), ShareError> {
         let mut kept = Vec::with_capacity(items.len());
         for item in std::mem::take(items) {
             if target::is_hidden(&item.name) {
-                if self.returns.is_some() && item.kind != Kind::Dir {
+                if self.returns.is_some() {
                     self.clear(dir, &item)?;
                 }
             } else if !self.is_left_out(dir, &item) {
@@ -254,9 +284,7 @@ impl Share {
         };
         match taken {
             Ok(stamp) => {
-                if stamp.is_none() {
-                    self.unsure.insert(dir.to_vec());
-                }
+                self.settle(dir, &item.name, stamp.is_some());
                 self.known.set(dir, &item.name, stamp.unwrap_or_default());
                 round.taken += 1;
                 round.bytes += if item.kind == Kind::File { item.stamp.bytes } else { 0 };
@@ -274,6 +302,7 @@ impl Share {
         round: &mut Round,
     ) -> Result<(), ShareError> {
         match error {
+            Errno::ECANCELED => return self.go_on(),
             Errno::EIO | Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS => {
                 return Err(ShareError::Volume(error));
             }
@@ -295,7 +324,7 @@ impl Share {
     /// Takes a regular file over. Returns what tells that it has not changed since, if anything does.
     fn take_file(&self, path: &[u8], dir: u64, item: &Item) -> Result<Option<Stamp>, Errno> {
         let opened = self.source.open(path).map_err(failure)?;
-        self.volume.put_file(dir, &item.name, &opened.ordinary())?;
+        self.volume.put_file(dir, &item.name, &opened.ordinary(&self.cancel))?;
         Ok((opened.is_same() && !is_fresh(&opened.stamp)).then_some(opened.stamp))
     }
 
@@ -311,6 +340,8 @@ impl Share {
         // It may have become another directory while it was compared.
         self.check_top()?;
         for (dir, name) in gone {
+            self.go_on()?;
+            self.tries.done(&dir, &name);
             if self.known.stamp(&dir, &name).is_none() {
                 continue;
             }
@@ -404,8 +435,27 @@ fn below(top: &[u8], dir: &[u8]) -> Option<Bytes> {
     Some(below.strip_prefix(b"/").unwrap_or(below).to_vec())
 }
 
+/// Tells whether a file may change once more without another time.
 pub(super) fn is_fresh(stamp: &Stamp) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let changed = Duration::from_nanos(u64::try_from(stamp.changed).unwrap_or(0));
-    now.saturating_sub(changed) < TICK
+    is_near(changed, now)
+}
+
+/// Tells whether a time is that of a change just now. One that is to come has been set by another clock, or before the clock was set
+/// back: the next change has another one.
+fn is_near(changed: Duration, now: Duration) -> bool {
+    changed.abs_diff(now) < TICK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_come_is_not_just_now() {
+        let now = Duration::from_secs(1_000_000);
+        assert!(is_near(now, now) && is_near(now - TICK / 2, now) && is_near(now + TICK / 2, now));
+        assert!(!is_near(now - TICK, now) && !is_near(now + Duration::from_secs(9), now));
+    }
 }

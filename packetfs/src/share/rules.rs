@@ -19,7 +19,8 @@ pub(super) const BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Rules {
     top: PathBuf,
-    dirs: HashMap<Bytes, Gitignore>,
+    /// Their text, and what it means.
+    dirs: HashMap<Bytes, (String, Gitignore)>,
 }
 
 impl Rules {
@@ -30,13 +31,16 @@ impl Rules {
     /// Sets the rules of a directory. Returns whether others hold from now on.
     pub(super) fn set(&mut self, dir: &[u8], text: Option<&str>) -> bool {
         let Some(text) = text else { return self.dirs.remove(dir).is_some() };
+        if self.dirs.get(dir).is_some_and(|(former, _)| former == text) {
+            return false;
+        }
         let mut builder = GitignoreBuilder::new(self.path(dir));
         for line in text.lines() {
             // A line that makes no sense leaves nothing out, as in git.
             let _ = builder.add_line(None, line);
         }
         let Ok(rules) = builder.build() else { return false };
-        self.dirs.insert(dir.to_vec(), rules);
+        self.dirs.insert(dir.to_vec(), (text.to_owned(), rules));
         true
     }
 
@@ -48,7 +52,7 @@ impl Rules {
         let path = self.path(&if dir.is_empty() { name.to_vec() } else { join(dir, name) });
         let mut at = Some(dir);
         while let Some(dir) = at {
-            match self.dirs.get(dir).map(|rules| rules.matched(&path, is_dir)) {
+            match self.dirs.get(dir).map(|(_, rules)| rules.matched(&path, is_dir)) {
                 Some(Match::Ignore(_)) => return true,
                 Some(Match::Whitelist(_)) => return false,
                 Some(Match::None) | None => {}
@@ -84,6 +88,7 @@ mod tests {
             out(b"", b"build", true) && !out(b"", b"build", false) && !out(b"x", b"build", true)
         );
         let mut rules = rules;
+        assert!(!rules.set(b"keep", Some("!*.o")), "they are the same");
         assert!(rules.set(b"", None) && !rules.set(b"", None));
         assert!(!rules.leave_out(b"", b"a.o", false));
     }

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -59,9 +60,14 @@ impl Source {
         self.expected = top;
     }
 
+    /// Returns whose files are made.
+    pub(super) fn uid(&self) -> u32 {
+        self.owner.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |it| it.uid)
+    }
+
     /// Tells whether files are made with the rights of the superuser.
     pub(super) fn is_root(&self) -> bool {
-        self.owner.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |it| it.uid) == 0
+        self.uid() == 0
     }
 
     /// Returns the path of a directory below the top.
@@ -86,13 +92,16 @@ impl Source {
     }
 
     /// Returns a directory's attributes, and its files.
-    pub(super) fn list(&self, dir: &[u8]) -> io::Result<(Stamp, Vec<Item>)> {
+    pub(super) fn list(&self, dir: &[u8], cancel: &AtomicBool) -> io::Result<(Stamp, Vec<Item>)> {
         self.as_user(|| {
             let opened = self.open_at(dir, OFlags::DIRECTORY)?;
             let own = stamp(&rustix::fs::fstat(&opened)?);
             let mut items = Vec::new();
             for entry in rustix::fs::Dir::read_from(&opened)? {
                 let entry = entry?;
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(io::Error::from_raw_os_error(libc::ECANCELED));
+                }
                 let name = entry.file_name().to_bytes();
                 if name == b"." || name == b".." {
                     continue;
@@ -173,9 +182,9 @@ impl Opened {
     }
 
     /// Returns it as the volume takes it over.
-    pub(super) fn ordinary(&self) -> Ordinary<'_> {
+    pub(super) fn ordinary<'a>(&'a self, cancel: &'a AtomicBool) -> Ordinary<'a> {
         let (bytes, like) = (self.stamp.bytes, self.stamp.like());
-        Ordinary { file: &self.file, bytes, blocks: self.blocks, like }
+        Ordinary { file: &self.file, bytes, blocks: self.blocks, like, cancel }
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, fchmod, fchown,
-    fstat, futimens, linkat, mkdirat, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
+    fstat, futimens, linkat, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use worknode::history::{Nanos, Permissions};
@@ -26,7 +26,7 @@ use crate::path::Bytes;
 use crate::volume::has_writer;
 
 /// What is being written has this at the beginning of its name, …
-const NEW: &[u8] = b".oswalk-share-new-";
+pub(super) const NEW: &[u8] = b".oswalk-share-new-";
 /// … and what was replaced or is being removed this.
 const OLD: &[u8] = b".oswalk-share-old-";
 /// What both begin with.
@@ -37,8 +37,6 @@ const PART_BYTES: usize = 1024 * 1024;
 const NAME_BYTES_MAX: usize = 255;
 /// Other names that are tried for a file whose name another one has.
 const ASIDE_MAX: u32 = 1000;
-/// Times that a file is exchanged again because a program has replaced it meanwhile.
-const EXCHANGES_MAX: u32 = 8;
 
 /// Why the disk stays what it is.
 #[derive(Debug)]
@@ -94,16 +92,18 @@ impl Source {
     ) -> Result<Stamp, Failed> {
         self.act(|| {
             let at = self.open_at(dir, OFlags::DIRECTORY)?;
-            let (part, temp) = (hidden(NEW), hidden(OLD));
-            let made = self.make(&at, &part, new, permissions, cancel).and_then(|()| {
-                rename_new(&at, &part, &temp)?;
-                Ok(())
-            });
-            if let Err(failed) = made {
-                let _ = unlinkat(&at, os(&part), AtFlags::empty());
-                return Err(failed);
+            // What is in vain is found before a long content is written.
+            match former {
+                None if is_taken(&at, name)? => return Err(Failed::Changed),
+                None => {}
+                Some(former) => check(&at, name, former)?,
             }
-            let own = look(&at, &temp)?;
+            let (part, temp) = (hidden(NEW), hidden(OLD));
+            let made = self.make(&at, &part, new, permissions, cancel).and_then(|own| {
+                rename_new(&at, &part, &temp)?;
+                Ok(own)
+            });
+            let own = made.inspect_err(|_| drop_name(&at, &part))?;
             match former {
                 None => place(&at, &temp, name)?,
                 Some(former) => match exchange(&at, &temp, name, former, &own) {
@@ -126,40 +126,43 @@ impl Source {
         self.act(|| take_out(&self.open_at(dir, OFlags::DIRECTORY)?, name, former))
     }
 
-    /// Makes a directory.
-    pub(super) fn make_dir(
+    /// Gives a directory another mode, if it is still what it was.
+    pub(super) fn set_dir(
         &self,
-        (dir, name): (&[u8], &[u8]),
+        dir: &[u8],
         permissions: Permissions,
+        former: &Stamp,
     ) -> Result<Stamp, Failed> {
         self.act(|| {
-            let at = self.open_at(dir, OFlags::DIRECTORY)?;
-            match mkdirat(&at, os(name), Mode::RWXU) {
-                Err(Errno::EXIST) => return Err(Failed::Changed),
-                made => made?,
-            }
-            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = openat(&at, os(name), flags, Mode::empty())?;
-            self.dress(&made, permissions)?;
-            fchmod(&made, dir_mode(permissions))?;
-            Ok(stamp(&fstat(&made)?))
-        })
-    }
-
-    /// Gives a directory another mode.
-    pub(super) fn set_dir(&self, dir: &[u8], permissions: Permissions) -> Result<Stamp, Failed> {
-        self.act(|| {
             let opened = self.open_at(dir, OFlags::DIRECTORY)?;
-            self.dress(&opened, permissions)?;
+            let now = stamp(&fstat(&opened)?);
+            let rights = |stamp: &Stamp| (stamp.mode, stamp.uid, stamp.gid);
+            if !is_one(&now, former) || rights(&now) != rights(former) {
+                return Err(Failed::Changed);
+            }
+            // In the directory of another user, a directory keeps whose it is.
+            if fstat(self.open_at(b"", OFlags::DIRECTORY)?)?.st_uid == 0 {
+                self.dress(&opened, permissions)?;
+            }
             fchmod(&opened, dir_mode(permissions))?;
             Ok(stamp(&fstat(&opened)?))
         })
     }
 
-    /// Removes an empty directory.
-    pub(super) fn remove_dir(&self, (dir, name): (&[u8], &[u8])) -> Result<(), Failed> {
+    /// Removes an empty directory, if it is still the same one.
+    pub(super) fn remove_dir(
+        &self,
+        (dir, name): (&[u8], &[u8]),
+        former: &Stamp,
+    ) -> Result<(), Failed> {
         self.act(|| {
             let at = self.open_at(dir, OFlags::DIRECTORY)?;
+            match statat(&at, os(name), AtFlags::SYMLINK_NOFOLLOW).map(|now| stamp(&now)) {
+                Ok(now) if !is_one(&now, former) => return Err(Failed::Changed),
+                Ok(_) => {}
+                Err(Errno::NOENT) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
             match unlinkat(&at, os(name), AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => Ok(()),
                 Err(Errno::NOTEMPTY | Errno::EXIST) => Err(Failed::Full),
@@ -172,6 +175,12 @@ impl Source {
     /// Gives a file another name that is free.
     pub(super) fn set_aside(&self, (dir, name): (&[u8], &[u8])) -> Result<Bytes, Failed> {
         self.act(|| Ok(set_aside(&self.open_at(dir, OFlags::DIRECTORY)?, name, name)?))
+    }
+
+    /// Tells whether anything has a name.
+    pub(super) fn has(&self, (dir, name): (&[u8], &[u8])) -> bool {
+        let has = || Ok(is_taken(&self.open_at(dir, OFlags::DIRECTORY)?, name)?);
+        self.as_user(has).unwrap_or(false)
     }
 
     /// Tells what a name is, if it is neither a file, a directory nor a link.
@@ -191,11 +200,11 @@ impl Source {
     pub(super) fn clear(
         &self,
         (dir, name): (&[u8], &[u8]),
-        is_in_volume: impl FnOnce(&Stamp) -> bool,
+        is_in_volume: impl FnOnce(&Stamp) -> Result<bool, Failed>,
     ) -> Result<(), Failed> {
         let at = self.act(|| Ok(self.open_at(dir, OFlags::DIRECTORY)?))?;
         let found = self.act(|| look(&at, name))?;
-        let is_superfluous = name.starts_with(NEW) || is_in_volume(&found);
+        let is_superfluous = name.starts_with(NEW) || is_in_volume(&found)?;
         self.act(|| {
             if is_superfluous {
                 unlinkat(&at, os(name), AtFlags::empty())?;
@@ -206,12 +215,16 @@ impl Source {
         })
     }
 
-    /// Makes all that was written durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.as_user(|| Ok(rustix::fs::syncfs(self.open_at(b"", OFlags::DIRECTORY)?)?))
+    /// Makes the names in a directory durable, and its mode. One that is gone has none.
+    pub(super) fn sync_dir(&self, dir: &[u8]) -> io::Result<()> {
+        let synced = self.as_user(|| Ok(rustix::fs::fsync(self.open_at(dir, OFlags::DIRECTORY)?)?));
+        synced.or_else(|error| match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EXDEV) => Ok(()),
+            _ => Err(error),
+        })
     }
 
-    fn act<T>(&self, act: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
+    pub(super) fn act<T>(&self, act: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
         self.as_user(|| Ok(act()))?
     }
 
@@ -222,9 +235,12 @@ impl Source {
         new: New<'_>,
         permissions: Permissions,
         cancel: &AtomicBool,
-    ) -> Result<(), Failed> {
+    ) -> Result<Stamp, Failed> {
         let (content, bytes, modified) = match new {
-            New::Link(target) => return Ok(symlinkat(os(target), at, os(part))?),
+            New::Link(target) => {
+                symlinkat(os(target), at, os(part))?;
+                return look(at, part);
+            }
             New::File(content, bytes, modified) => (content, bytes, modified),
         };
         let flags =
@@ -237,12 +253,18 @@ impl Source {
         let time = timespec(modified);
         futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
         // After a power cut it would be a change if it had less.
-        Ok(file.sync_data()?)
+        file.sync_all()?;
+        // Others may exchange the name, but not what is open.
+        Ok(stamp(&fstat(&file)?))
     }
 
     /// Gives a new file its owner, as far as this process may: in a directory of the superuser the one of the volume, and in
     /// another one its owner.
-    fn dress(&self, file: impl std::os::fd::AsFd, permissions: Permissions) -> io::Result<()> {
+    pub(super) fn dress(
+        &self,
+        file: impl std::os::fd::AsFd,
+        permissions: Permissions,
+    ) -> io::Result<()> {
         if !self.is_root() {
             return Ok(());
         }
@@ -305,8 +327,7 @@ fn exchange(
     former: &Stamp,
     own: &Stamp,
 ) -> Result<(), Failed> {
-    let swap = || renameat_with(at, os(temp), at, os(name), RenameFlags::EXCHANGE);
-    let swapped = check(at, name, former).and_then(|()| match swap() {
+    let swapped = check(at, name, former).and_then(|()| match swap(at, temp, name) {
         Err(Errno::NOENT) => Err(Failed::Changed),
         swapped => Ok(swapped?),
     });
@@ -316,22 +337,51 @@ fn exchange(
         }
         return Err(failed);
     }
+    settle(at, temp, name, former, own)
+}
+
+/// Ends an exchange: removes what came out if it is the former file. Otherwise a program was faster, and what it has made gets its
+/// name back. What a program has put under the name since keeps that, and what it has replaced gets another one.
+pub(super) fn settle(
+    at: &OwnedFd,
+    temp: &[u8],
+    name: &[u8],
+    former: &Stamp,
+    own: &Stamp,
+) -> Result<(), Failed> {
     let Err(failed) = check_out(at, temp, former) else {
         drop_name(at, temp);
         return Ok(());
     };
-    // A program was faster. What it has made gets its name back.
-    for _ in 0..EXCHANGES_MAX {
-        if swap().is_err() {
-            break;
-        }
-        if look(at, temp).is_ok_and(|out| (out.dev, out.ino) == (own.dev, own.ino)) {
-            drop_name(at, temp);
-            return Err(failed);
-        }
+    let is_back = swap(at, temp, name).is_ok();
+    if is_back && !is_untouched(at, temp, own) {
+        // If it fails, what is under the hidden name is a program's, too.
+        let _ = swap(at, temp, name);
     }
-    set_aside(at, temp, name)?;
+    if is_back && is_untouched(at, temp, own) {
+        drop_name(at, temp);
+    } else {
+        set_aside(at, temp, name)?;
+    }
     Err(failed)
+}
+
+pub(super) fn swap(at: &OwnedFd, one: &[u8], other: &[u8]) -> Result<(), Errno> {
+    renameat_with(at, os(one), at, os(other), RenameFlags::EXCHANGE)
+}
+
+/// Tells whether a file is the one that was made here, no program has changed it, and none can.
+fn is_untouched(at: &OwnedFd, name: &[u8], own: &Stamp) -> bool {
+    let Ok(stat) = statat(at, os(name), AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    if !is_same(&stamp(&stat), own) {
+        return false;
+    }
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        return true;
+    }
+    // What was written before the descriptor tells it was seen, so it is looked at in this order.
+    let has_no_writer = open_file(at, name).is_ok_and(|it| has_writer(&it).is_ok_and(|has| !has));
+    has_no_writer && look(at, name).is_ok_and(|now| is_same(&now, own))
 }
 
 /// Removes a file if it is the former one.
@@ -371,13 +421,22 @@ fn check_out(at: &OwnedFd, name: &[u8], former: &Stamp) -> Result<(), Failed> {
 }
 
 fn check_open(at: &OwnedFd, name: &[u8]) -> Result<(), Failed> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     // A link has no content, and of what may not be read or has no leases nothing is known.
-    let Ok(file) = openat(at, os(name), flags, Mode::empty()) else { return Ok(()) };
-    match has_writer(&File::from(file)) {
+    let Ok(file) = open_file(at, name) else { return Ok(()) };
+    match has_writer(&file) {
         Ok(true) => Err(Failed::Open),
         _ => Ok(()),
     }
+}
+
+fn open_file(at: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    openat(at, os(name), flags, Mode::empty()).map(File::from)
+}
+
+/// Tells whether it is the same file, whatever has become of it.
+fn is_one(one: &Stamp, other: &Stamp) -> bool {
+    (one.dev, one.ino) == (other.dev, other.ino)
 }
 
 /// Tells whether a file has not changed, except for its name.
@@ -385,25 +444,51 @@ fn is_same(one: &Stamp, other: &Stamp) -> bool {
     Stamp { changed: other.changed, ..*one } == *other
 }
 
-fn look(at: &OwnedFd, name: &[u8]) -> Result<Stamp, Failed> {
+pub(super) fn look(at: &OwnedFd, name: &[u8]) -> Result<Stamp, Failed> {
     Ok(stamp(&statat(at, os(name), AtFlags::SYMLINK_NOFOLLOW)?))
 }
 
 /// Renames a file to a name that is free.
 fn rename_new(at: &OwnedFd, from: &[u8], to: &[u8]) -> Result<(), Errno> {
-    match renameat_with(at, os(from), at, os(to), RenameFlags::NOREPLACE) {
+    move_new((at, from), (at, to))
+}
+
+/// Moves a file to a name that is free.
+pub(super) fn move_new(from: (&OwnedFd, &[u8]), to: (&OwnedFd, &[u8])) -> Result<(), Errno> {
+    let ((from_at, from), (to_at, to)) = (from, to);
+    match renameat_with(from_at, os(from), to_at, os(to), RenameFlags::NOREPLACE) {
         // Not every file system can say so.
-        Err(Errno::INVAL | Errno::NOSYS) if is_hidden(to) => renameat(at, os(from), at, os(to)),
+        Err(Errno::INVAL | Errno::NOSYS) if is_hidden(to) => {
+            renameat(from_at, os(from), to_at, os(to))
+        }
         Err(Errno::INVAL | Errno::NOSYS) => {
-            linkat(at, os(from), at, os(to), AtFlags::empty())?;
-            unlinkat(at, os(from), AtFlags::empty())
+            let stat = statat(from_at, os(from), AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                // A directory has no second name. Nothing but an empty one is replaced.
+                return if is_taken(to_at, to)? {
+                    Err(Errno::EXIST)
+                } else {
+                    renameat(from_at, os(from), to_at, os(to))
+                };
+            }
+            linkat(from_at, os(from), to_at, os(to), AtFlags::empty())?;
+            unlinkat(from_at, os(from), AtFlags::empty())
         }
         renamed => renamed,
     }
 }
 
+/// Tells whether something has a name.
+pub(super) fn is_taken(at: &OwnedFd, name: &[u8]) -> Result<bool, Errno> {
+    match statat(at, os(name), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Gives a file a name that is free and is like another one.
-fn set_aside(at: &OwnedFd, from: &[u8], like: &[u8]) -> Result<Bytes, Errno> {
+pub(super) fn set_aside(at: &OwnedFd, from: &[u8], like: &[u8]) -> Result<Bytes, Errno> {
     for number in 1..=ASIDE_MAX {
         let end = format!(".conflict-{number}");
         let like = &like[..like.len().min(NAME_BYTES_MAX - end.len())];
@@ -423,7 +508,7 @@ fn drop_name(at: &OwnedFd, name: &[u8]) {
 }
 
 /// Returns a hidden name that no other file has.
-fn hidden(begin: &[u8]) -> Bytes {
+pub(super) fn hidden(begin: &[u8]) -> Bytes {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let (process, number) = (std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
@@ -431,7 +516,7 @@ fn hidden(begin: &[u8]) -> Bytes {
 }
 
 /// Returns the mode of a directory: its owner can always work in it.
-fn dir_mode(permissions: Permissions) -> Mode {
+pub(super) fn dir_mode(permissions: Permissions) -> Mode {
     Mode::from_raw_mode(permissions.mode & 0o1777 | 0o700)
 }
 
@@ -440,6 +525,6 @@ fn timespec(nanos: Nanos) -> Timespec {
     Timespec { tv_sec: nanos.div_euclid(SECOND), tv_nsec: nanos.rem_euclid(SECOND) }
 }
 
-fn os(name: &[u8]) -> &OsStr {
+pub(super) fn os(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
 }

@@ -3,6 +3,7 @@
 mod both;
 mod nodes;
 mod random;
+mod target;
 
 use std::collections::BTreeMap;
 use std::fs;

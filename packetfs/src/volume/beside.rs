@@ -5,7 +5,6 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use worknode::history::{Content, Dot, Kind, Nanos, Op, Permissions};
 
-use super::changes::failed;
 use super::model::{Shared, State, Volume};
 use super::news::Item;
 use super::past::told;
@@ -76,8 +75,7 @@ impl Volume {
     ) -> Result<Seen, Errno> {
         let shared = &self.shared;
         let _kept = shared.keep_packets();
-        let content = shared.library.put_file(source.file, source.bytes, source.blocks);
-        let content = content.map_err(|error| failed(&error))?;
+        let content = shared.take_content(source)?;
         if let Some(found) = self.peek(dir, name)? {
             told(shared.make_merged_for(found.attr.ino))?;
         }
@@ -137,8 +135,7 @@ impl Volume {
     /// The file cannot be read, the disk is full, or the volume does not work.
     pub fn has_content(&self, dir: u64, source: &Ordinary<'_>) -> Result<bool, Errno> {
         let _kept = self.shared.keep_packets();
-        let content = self.shared.library.put_file(source.file, source.bytes, source.blocks);
-        let content = content.map_err(|error| failed(&error))?;
+        let content = self.shared.take_content(source)?;
         let has = |seen: &Seen| seen.kind == Kind::File && seen.content == content;
         Ok(self.all_seen(dir)?.iter().any(|(_, seen)| has(seen)))
     }

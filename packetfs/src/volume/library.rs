@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use worknode::history::{Content, Packet};
@@ -55,36 +56,42 @@ impl Library {
         let bytes = u64::try_from(stat.st_size).unwrap_or(0);
         let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
         let file = backing.reopen().map_err(io)?;
-        self.put_parts(&file, bytes, blocks, io)
+        self.put_parts(&file, (bytes, blocks), &AtomicBool::new(false), io)
     }
 
-    /// Stores the content of an open file.
+    /// Stores the content of an open file. Fails as soon as that is cancelled.
     pub(super) fn put_file(
         &self,
         file: &File,
-        bytes: u64,
-        blocks: u64,
+        (bytes, blocks): (u64, u64),
+        cancel: &AtomicBool,
     ) -> Result<Content, VolumeError> {
-        self.put_parts(file, bytes, blocks, VolumeError::io("read", Path::new("a file")))
+        let io = VolumeError::io("read", Path::new("a file"));
+        self.put_parts(file, (bytes, blocks), cancel, io)
     }
 
     fn put_parts(
         &self,
         file: &File,
-        bytes: u64,
-        blocks: u64,
+        (bytes, blocks): (u64, u64),
+        cancel: &AtomicBool,
         io: impl FnOnce(io::Error) -> VolumeError,
     ) -> Result<Content, VolumeError> {
         let mut failure = None;
-        let manifest = packet::split_file(file, bytes, blocks, |packet, content| {
-            if failure.is_none() {
-                failure = self.keep(packet, content).err();
+        let manifest = packet::try_split_file(file, bytes, blocks, |packet, content| {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(io::Error::from_raw_os_error(libc::ECANCELED));
             }
+            self.keep(packet, content).map_err(|error| {
+                let errno = io::Error::from_raw_os_error(error.errno());
+                failure = Some(error);
+                errno
+            })
         });
-        let manifest = manifest.map_err(io)?;
-        match failure {
-            Some(error) => Err(error),
-            None => self.content_of(&manifest),
+        match (failure, manifest) {
+            (Some(error), _) => Err(error),
+            (None, Ok(manifest)) => self.content_of(&manifest),
+            (None, Err(error)) => Err(io(error)),
         }
     }
 

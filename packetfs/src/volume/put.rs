@@ -1,9 +1,10 @@
 //! Takes ordinary files into the volume, without a copy in between.
 
 use std::fs::File;
+use std::sync::atomic::AtomicBool;
 
 use nix::errno::Errno;
-use worknode::history::{Attrs, Kind, Nanos, Op, Permissions};
+use worknode::history::{Attrs, Content, Kind, Nanos, Op, Permissions};
 
 use super::changes::failed;
 use super::error::VolumeError;
@@ -34,6 +35,8 @@ pub struct Ordinary<'a> {
     pub blocks: u64,
     /// Its attributes.
     pub like: Like,
+    /// What ends its reading when it is set.
+    pub cancel: &'a AtomicBool,
 }
 
 impl Volume {
@@ -56,8 +59,7 @@ impl Volume {
     pub fn put_file(&self, dir: u64, name: &[u8], source: &Ordinary<'_>) -> Result<u64, Errno> {
         let shared = &self.shared;
         let _kept = shared.keep_packets();
-        let content = shared.library.put_file(source.file, source.bytes, source.blocks);
-        let content = content.map_err(|error| failed(&error))?;
+        let content = shared.take_content(source)?;
         let mut state = shared.lock();
         let (ino, is_new) = match state.child(dir, name)? {
             Some(entry) => (entry.ino, false),
@@ -141,6 +143,16 @@ impl Volume {
 }
 
 impl Shared {
+    /// Stores the content of an ordinary file.
+    pub(super) fn take_content(&self, source: &Ordinary<'_>) -> Result<Content, Errno> {
+        let shape = (source.bytes, source.blocks);
+        let content = self.library.put_file(source.file, shape, source.cancel);
+        content.map_err(|error| match error.errno() {
+            libc::ECANCELED => Errno::ECANCELED,
+            _ => failed(&error),
+        })
+    }
+
     pub(super) fn put_new(
         &self,
         state: &mut State,

@@ -1,18 +1,19 @@
 //! Shares that also write their directory.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use worknode::history::{Attrs, Kind, Permissions};
 
 use super::super::target::is_hidden;
 use super::super::{Left, ShareError};
 use super::nodes::Nodes;
-use super::{Picture, assert_same, at, outside};
-use crate::volume::{Caller, Like};
+use super::{Picture, Round, assert_same, at, outside};
+use crate::volume::{Caller, Like, Ordinary};
 
 const SUPERUSER: Caller = Caller { uid: 0, gid: 0 };
 
@@ -329,7 +330,7 @@ fn a_swapped_link_leads_nowhere() {
     symlink(&elsewhere, two.join("d")).expect("it is free");
     // Without the look at the directory that would find the link.
     let share = nodes.nodes[1].share.as_mut().expect("it is shared");
-    let mut round = super::Round::default();
+    let mut round = Round::default();
     share.write_back(&mut round).expect("the share works");
     assert_eq!(get(&elsewhere.join("f")), "f");
     assert_eq!(fs::read_dir(&elsewhere).expect("it is there").count(), 1);
@@ -350,7 +351,7 @@ fn a_file_that_a_program_writes_is_left_alone() {
     nodes.meet();
     let round = nodes.changed(1).expect("the share works");
     assert_eq!(round.left, [(b"f".to_vec(), Left::Open)]);
-    assert!(nodes.nodes[1].share.as_ref().expect("it is shared").has_later());
+    assert!(nodes.nodes[1].share.as_ref().expect("it is shared").next_try().is_some());
     assert_eq!(get(&two.join("f")), "before");
     writer.write_all(b" and more").expect("there is room");
     drop(writer);
@@ -378,7 +379,7 @@ fn a_change_during_the_write_is_not_lost() {
     }
     // Without the look at the directory, as if that had been just before.
     let share = nodes.nodes[1].share.as_mut().expect("it is shared");
-    share.write_back(&mut super::Round::default()).expect("the share works");
+    share.write_back(&mut Round::default()).expect("the share works");
     for name in ["f", "g", "new"] {
         assert_eq!(get(&two.join(name)), "of two");
     }
@@ -494,4 +495,158 @@ fn what_was_known_of_one_direction_is_compared_again() {
     super::settle(&mut both);
     assert_eq!(get(&dir.join("f")), "f");
     assert_same(&dir, &volume);
+}
+
+#[test]
+fn only_directories_that_were_written_are_made_durable() {
+    let mut nodes = Nodes::sharing(2);
+    let [one, two] = [0, 1].map(|number| nodes.dir(number).to_owned());
+    for dir in ["a/b", "c", "d"] {
+        fs::create_dir_all(one.join(dir)).expect("it is free");
+        put(&one.join(dir).join("f"), "f");
+    }
+    nodes.settle();
+    let unsynced = |nodes: &Nodes| {
+        let share = nodes.nodes[1].share.as_ref().expect("it is shared");
+        let unsynced = share.returns.as_ref().expect("it is written").unsynced.iter();
+        unsynced.map(|dir| String::from_utf8_lossy(dir).into_owned()).collect::<Vec<_>>()
+    };
+    let sync = |nodes: &mut Nodes| {
+        let share = nodes.nodes[1].share.as_mut().expect("it is shared");
+        while !share.sync().expect("the disk works") {}
+    };
+    assert_eq!(unsynced(&nodes), ["", "a", "a/b", "c", "d"]);
+    sync(&mut nodes);
+    assert!(unsynced(&nodes).is_empty());
+    put(&one.join("a/b/f"), "changed");
+    fs::remove_file(one.join("d/f")).expect("it is there");
+    fs::set_permissions(one.join("c"), fs::Permissions::from_mode(0o700)).expect("ours");
+    nodes.settle();
+    assert_eq!(unsynced(&nodes), ["a/b", "c", "d"]);
+    // A program has moved one meanwhile, and removed one.
+    fs::rename(two.join("a"), two.join("e")).expect("it is free");
+    fs::remove_dir(two.join("d")).expect("it is empty");
+    nodes.settle();
+    assert_eq!(unsynced(&nodes), ["c", "d", "e/b"]);
+    sync(&mut nodes);
+    assert!(unsynced(&nodes).is_empty());
+}
+
+#[test]
+fn a_share_that_is_to_end_neither_reads_nor_writes_on() {
+    let mut nodes = Nodes::sharing(2);
+    let [one, two] = [0, 1].map(|number| nodes.dir(number).to_owned());
+    put(&one.join("f"), "f");
+    put(&one.join("large"), &"large ".repeat(1 << 20));
+    nodes.settle();
+    put(&one.join("large"), &"larger ".repeat(1 << 20));
+    put(&one.join("new"), "new");
+    nodes.changed(0).expect("the share works");
+    nodes.meet();
+    fs::remove_file(two.join("f")).expect("it is there");
+    let (events, known) = (nodes.events(), nodes.known(1));
+    let share = nodes.nodes[1].share.as_mut().expect("it is shared");
+    share.cancel().store(true, Ordering::Relaxed);
+    assert!(matches!(share.changed(), Err(ShareError::Cancelled)));
+    assert!(matches!(share.write_back(&mut Round::default()), Err(ShareError::Cancelled)));
+    assert!(matches!(share.all(), Err(ShareError::Cancelled)));
+    assert_eq!(fs::read_dir(&two).expect("it is there").count(), 1);
+    assert_eq!(get(&two.join("large")), "large ".repeat(1 << 20));
+    assert_eq!(nodes.events(), events, "a list that has no end removes nothing");
+    nodes.crash(1, &known);
+    nodes.settle();
+    assert_equal(&nodes);
+    assert!(!one.join("f").exists());
+    assert_eq!(get(&two.join("new")), "new");
+}
+
+#[test]
+fn a_long_file_is_not_read_to_its_end_when_the_share_is_to_end() {
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let volume = super::volume(&temporary.path().join("state"));
+    let path = temporary.path().join("large");
+    put(&path, &"large ".repeat(4 << 20));
+    let (mut file, cancel) = (fs::File::open(&path).expect("it is there"), AtomicBool::new(true));
+    let like = Like { permissions: Permissions { mode: 0o644, uid: 0, gid: 0 }, modified: 0 };
+    let bytes = file.metadata().expect("it is there").len();
+    let source = Ordinary { file: &file, bytes, blocks: bytes / 512, like, cancel: &cancel };
+    let put = volume.put_file_beside(crate::volume::ROOT, b"large", &source, None);
+    assert_eq!(put.expect_err("it was cancelled"), nix::errno::Errno::ECANCELED);
+    assert!(file.stream_position().expect("a file") < bytes / 4);
+    assert!(volume.seen(crate::volume::ROOT, b"large").expect("the volume works").is_none());
+}
+
+#[test]
+fn what_has_no_place_on_the_disk_costs_nothing() {
+    let mut nodes = Nodes::sharing(2);
+    let [one, two] = [0, 1].map(|number| nodes.dir(number).to_owned());
+    put(&two.join(".oswalkignore"), "*\n!*/\n");
+    put(&two.join("x"), "not shared");
+    nodes.settle();
+    // The other node has no such rules, since they leave out themselves.
+    fs::create_dir(one.join("x")).expect("it is free");
+    put(&one.join("x/f"), "f");
+    nodes.settle();
+    let left = |nodes: &mut Nodes| nodes.changed(1).expect("the share works").left;
+    let taken = [(b"x".to_vec(), Left::Taken)];
+    assert_eq!(left(&mut nodes), taken);
+    let idle = |nodes: &Nodes| {
+        let share = nodes.nodes[1].share.as_ref().expect("it is shared");
+        !share.is_unsure() && share.next_try().is_none()
+    };
+    assert!(idle(&nodes), "nothing begins a round");
+    // Something else in the directory changes.
+    put(&two.join("y"), "y");
+    assert_eq!(left(&mut nodes), taken);
+    assert!(idle(&nodes));
+    assert_eq!(get(&two.join("x")), "not shared");
+    // Room is made for it.
+    fs::rename(two.join("x"), two.join("z")).expect("it is free");
+    nodes.settle();
+    assert!(two.join("x").is_dir() && idle(&nodes));
+    assert_eq!(left(&mut nodes), [(b"x/f".to_vec(), Left::Ignored)]);
+}
+
+#[test]
+fn a_file_that_always_changes_is_read_now_and_then() {
+    let mut nodes = Nodes::sharing(1);
+    let one = nodes.dir(0).to_owned();
+    let share = nodes.nodes[0].share.as_mut().expect("it is shared");
+    let (begin, mut number) = (Instant::now(), 0_u64);
+    let mut write = || {
+        number += 1;
+        put(&one.join("log"), &number.to_string());
+    };
+    loop {
+        write();
+        let round = share.changed().expect("the share works");
+        if !round.left.is_empty() {
+            assert_eq!(round.left, [(b"log".to_vec(), Left::Busy)]);
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "it is always read");
+    }
+    assert!(!share.is_unsure() && share.next_try().is_some());
+    // Its changes do not wake it.
+    write();
+    let round = share.changed().expect("the share works");
+    assert_eq!((round.taken, share.is_unsure()), (0, false));
+    put(&one.join("other"), "is taken over meanwhile");
+    assert_eq!(share.changed().expect("the share works").taken, 1);
+    // It has come to rest.
+    while share.is_unsure() {
+        share.changed().expect("the share works");
+    }
+    let wait = share.next_try().expect("it is tried again");
+    share.tries.hurry(wait);
+    nodes.settle();
+    assert_same(&one, &nodes.nodes[0].volume);
+    let share = nodes.nodes[0].share.as_mut().expect("it is shared");
+    assert_eq!(share.next_try(), None);
+    // A share that does not work has nothing that is due all the time.
+    share.tries.rest((Vec::new(), b"log".to_vec()), Left::Busy, Instant::now());
+    share.tries.hurry(share.next_try().expect("it rests"));
+    fs::rename(&one, one.with_extension("away")).expect("it is free");
+    share.all().expect_err("the directory is gone");
+    assert_eq!(share.next_try(), None);
 }
