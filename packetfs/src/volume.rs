@@ -27,6 +27,7 @@ mod dirs;
 mod error;
 mod exchange;
 mod export;
+mod fetching;
 mod files;
 mod foreign;
 mod garbage;

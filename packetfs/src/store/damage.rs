@@ -16,7 +16,7 @@ pub struct Damaged {
     pub from: u64,
     /// The byte after the last one.
     pub(super) to: u64,
-    /// The key of the packet that was there, if it can still be read.
+    /// The key of the packet that was there, if it can still be read. It may be damaged, too.
     pub(super) key: Option<Digest>,
 }
 
@@ -37,8 +37,7 @@ impl<'a> Damages<'a> {
                 keyed.entry(key).or_default().push(place);
             }
         }
-        // The others may be in the index.
-        let others = damaged.iter().filter(|it| it.key.is_none());
-        Self { keyed, placed: others.map(|it| ((it.pack, it.from), it)).collect() }
+        // The key may be what is damaged. The index has the one that was there.
+        Self { keyed, placed: damaged.iter().map(|it| ((it.pack, it.from), it)).collect() }
     }
 }

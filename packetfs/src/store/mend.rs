@@ -13,8 +13,10 @@ impl Shelf {
         let mut places = damages.keyed.get(&key).cloned().unwrap_or_default();
         if !damages.placed.is_empty()
             && let Some(at) = self.store.lock().place(&key)
+            && let Some(&placed) = damages.placed.get(&(at.pack, at.offset))
+            && !places.contains(&placed)
         {
-            places.extend(damages.placed.get(&(at.pack, at.offset)));
+            places.push(placed);
         }
         places
     }

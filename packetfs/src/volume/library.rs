@@ -9,11 +9,13 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use worknode::history::{Content, Packet};
 
 use super::backing::Backing;
 use super::error::VolumeError;
+use super::fetching::Fetching;
 use crate::packet::{self, Digest, Manifest, PACKET_BYTES_MAX, Packed, PacketRef};
 use crate::progress::Progress;
 use crate::store::{Checked, Damaged, Damages, Dead, Shelf, Survey};
@@ -29,6 +31,8 @@ const LIST_BYTES_MAX: u64 = 128 << 20;
 
 /// Packets that are fetched together: about two megabytes, so that the time for asking does not count.
 const FETCHED_AT_ONCE: usize = 32;
+/// Longest time that a program waits for what another one fetches: as long as it would fetch itself.
+const OTHERS_FETCH_MAX: Duration = Duration::from_secs(20);
 
 /// Where packets come from that are not here.
 pub trait Source: Send + Sync + std::fmt::Debug {
@@ -42,11 +46,17 @@ pub(super) struct Library {
     shelf: Shelf,
     source: RwLock<Option<Arc<dyn Source>>>,
     manifests: Mutex<HashMap<Digest, Arc<Manifest>>>,
+    fetching: Fetching,
 }
 
 impl Library {
     pub(super) fn new(shelf: Shelf) -> Self {
-        Self { shelf, source: RwLock::default(), manifests: Mutex::default() }
+        Self {
+            shelf,
+            source: RwLock::default(),
+            manifests: Mutex::default(),
+            fetching: Fetching::default(),
+        }
     }
 
     /// Stores the content of a backing file.
@@ -412,14 +422,19 @@ impl Library {
         Ok(())
     }
 
-    /// Returns a packet of a file, which is at an offset. If it is not here it is fetched with some that follow.
+    /// Returns a packet of a file, which is at an offset. If it is not here it is fetched with some that follow. While another
+    /// program fetches it, only those are.
     fn packet_ahead(&self, manifest: &Manifest, at: u64, packet: PacketRef) -> io::Result<Vec<u8>> {
         if let Some(content) = self.shelf.get(packet) {
             return Ok(content);
         }
+        let until = Instant::now() + OTHERS_FETCH_MAX;
         let following = manifest.covering(at, u64::MAX).map(|(_, packet)| packet);
         let missing = following.filter(|it| *it == packet || !self.shelf.has(&it.digest));
-        self.fetch(&missing.take(FETCHED_AT_ONCE).collect::<Vec<_>>())?;
+        let claim = self.fetching.claim(missing, FETCHED_AT_ONCE);
+        self.fetch(&claim.packets)?;
+        drop(claim);
+        self.fetching.wait(&packet.digest, until);
         self.shelf.get(packet).ok_or_else(damaged)
     }
 

@@ -115,6 +115,9 @@ fn damaged_packets_are_mended_from_another_node() {
     let healed = scrub(&one);
     assert_eq!((healed.healed, healed.findings), (found.findings.len() as u64, Vec::new()));
     assert_eq!((scrub(&one).healed, scrub(&one).findings.len()), (0, 0));
+    // The digest of the first one.
+    flip(dirs[0].path(), 5, u64::MAX);
+    assert_eq!((scrub(&one).healed, scrub(&one).findings.len()), (1, 0));
     // A program has met the damage before, so that the packet is in two places.
     flip(dirs[0].path(), first, 600_000);
     one.set_source(Arc::new(Neighbour(Weak::new())));
