@@ -194,6 +194,8 @@ struct Keeper {
     /// Open from the first mount on, also after restarts.
     volume: Option<Arc<Volume>>,
     mounts: BTreeMap<PathBuf, (Wish, VolumeMount)>,
+    /// Mounts of the last time that failed, and why. They are tried again when the agent starts.
+    failed: BTreeMap<PathBuf, (Wish, String)>,
     shares: Shares,
     lent: Lent,
     /// Keeper --open, mounted--> exporter
@@ -204,7 +206,8 @@ impl Keeper {
     fn new(dir: PathBuf, hidden: Arc<Hidden>, node: Node, own: OwnVolume) -> Self {
         let shares = Shares::new(&dir, hidden);
         let lent = Lent::default();
-        Self { dir, node, volume: None, mounts: BTreeMap::new(), shares, lent, own }
+        let (mounts, failed) = (BTreeMap::new(), BTreeMap::new());
+        Self { dir, node, volume: None, mounts, failed, shares, lent, own }
     }
 
     fn serve(mut self, jobs: &mpsc::Receiver<Job>) {
@@ -217,6 +220,7 @@ impl Keeper {
         for (point, wish) in self.wishes() {
             if let Err(error) = self.mount(&point, wish) {
                 tracing::error!(point = %point.display(), "failed to mount the volume again: {error:#}");
+                self.failed.insert(point, (wish, format!("{error:#}")));
             }
         }
         if self.shares.are_wished() {
@@ -296,6 +300,7 @@ impl Keeper {
             let data = data.with_context(|| format!("failed to look at the mount {shown}"))?;
             self.own.mounted(point, data.dev());
         }
+        self.failed.remove(point);
         self.mounts.insert(point.to_owned(), (wish, mount));
         tracing::info!(point = %shown, "the volume is mounted");
         Ok(())
@@ -402,16 +407,27 @@ impl Keeper {
     }
 
     fn status(&self) -> Vec<VolumeMountStatus> {
-        let status = |(point, (wish, _)): (&PathBuf, &(Wish, VolumeMount))| VolumeMountStatus {
+        let at = |wish: &Wish| wish.at_ms.map(|ms| moment::text(Hlc::at_ms(ms)));
+        let mounted = |(point, (wish, _)): (&PathBuf, &(Wish, VolumeMount))| VolumeMountStatus {
             point: point.display().to_string(),
             read_only: wish.is_read_only || wish.at_ms.is_some(),
-            at: wish.at_ms.map(|ms| moment::text(Hlc::at_ms(ms))),
+            at: at(wish),
+            failed: None,
         };
-        self.mounts.iter().map(status).collect()
+        let failed = |(point, (wish, why)): (&PathBuf, &(Wish, String))| VolumeMountStatus {
+            point: point.display().to_string(),
+            read_only: wish.is_read_only || wish.at_ms.is_some(),
+            at: at(wish),
+            failed: Some(why.clone()),
+        };
+        self.mounts.iter().map(mounted).chain(self.failed.iter().map(failed)).collect()
     }
 
     fn unmount(&mut self, point: &Path) -> anyhow::Result<()> {
         let shown = point.display();
+        if self.failed.remove(point).is_some() {
+            return Ok(());
+        }
         anyhow::ensure!(
             self.mounts.contains_key(point),
             "nothing is mounted at {shown} by this agent: 'oswalk fs status' lists what is"
@@ -433,7 +449,9 @@ impl Keeper {
 
     /// Notes what is mounted, for the next start.
     fn note(&self) -> anyhow::Result<()> {
-        let wishes: Vec<_> = self.mounts.iter().map(|(point, (wish, _))| (point, wish)).collect();
+        let mounted = self.mounts.iter().map(|(point, (wish, _))| (point, wish));
+        let failed = self.failed.iter().map(|(point, (wish, _))| (point, wish));
+        let wishes: Vec<_> = mounted.chain(failed).collect();
         let path = self.dir.join(MOUNTS);
         whole::write(&path, &serde_json::to_vec(&wishes)?)
             .with_context(|| format!("failed to write {}", path.display()))

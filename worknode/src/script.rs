@@ -59,7 +59,7 @@ pub fn program<'a>(interpreter: &'a [u8], argument: Option<&'a [u8]>) -> Option<
     let means_more = |byte: &u8| matches!(byte, b'$' | b'\\' | b'\'' | b'"' | b'#');
     let mut words = words.split(|&byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
     let word = words.find(|word| !word.contains(&b'=') && *word != b"-i")?;
-    (!word.starts_with(b"-") && !word.iter().any(|byte| means_more(byte))).then_some(word)
+    (!word.starts_with(b"-") && !word.iter().any(means_more)).then_some(word)
 }
 
 fn is_blank(byte: u8) -> bool {

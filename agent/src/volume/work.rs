@@ -227,7 +227,8 @@ fn work(
 /// Refuses a directory in the volume itself: the export would be part of what it exports.
 fn check_outside(dir: &Path, mounts: &[VolumeMountStatus]) -> anyhow::Result<()> {
     let shown = dir.display();
-    let within = mounts.iter().find(|mount| dir.starts_with(&mount.point));
+    let mut mounts = mounts.iter().filter(|mount| mount.failed.is_none());
+    let within = mounts.find(|mount| dir.starts_with(&mount.point));
     anyhow::ensure!(
         within.is_none(),
         "{shown} is in the volume itself: choose a directory outside"
@@ -263,7 +264,10 @@ fn status(
         since: volume.first_moment().map_err(of_volume)?.map(moment::text),
         keep,
         files: stat.files,
+        directories: stat.directories,
         bytes: stat.bytes,
+        pinned_files: stat.pinned_files,
+        pinned_bytes: stat.pinned_bytes,
         unpacked: stat.unpacked,
         former: stat.former,
         packets: stat.packets,

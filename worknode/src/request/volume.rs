@@ -200,16 +200,22 @@ pub struct VolumeRestored {
 pub struct VolumeStatus {
     /// Where it is on disk.
     pub dir: String,
-    /// Where it is mounted.
+    /// Where it is mounted, or should be.
     pub mounts: Vec<VolumeMountStatus>,
     /// When its first event was, as RFC 3339.
     pub since: Option<String>,
     /// What is kept.
     pub keep: Retention,
-    /// Files.
+    /// Files, directories not included.
     pub files: u64,
-    /// Bytes of their contents.
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Bytes of the files' contents.
     pub bytes: u64,
+    /// Files of which all of the past is kept.
+    pub pinned_files: u64,
+    /// Bytes of their present contents.
+    pub pinned_bytes: u64,
     /// Files whose content is not in packets yet.
     pub unpacked: u64,
     /// Former values: names, attributes, contents.
@@ -243,6 +249,8 @@ pub struct VolumeMountStatus {
     pub read_only: bool,
     /// The moment that it shows, as RFC 3339; none if it shows the present.
     pub at: Option<String>,
+    /// Why the volume is not mounted there, and what helps; none if it is.
+    pub failed: Option<String>,
 }
 
 /// What a check has found.
