@@ -174,8 +174,10 @@ pub struct WorkProgress {
 pub struct VolumeRecord {
     /// When, as RFC 3339 in UTC.
     pub time: String,
-    /// Who did it.
+    /// Who did it: as versions are named.
     pub author: String,
+    /// The node whose author that is, if it is known.
+    pub node: Option<String>,
     /// Its number among all that the author did.
     pub seq: u64,
     /// The path then, below where the volume is mounted.

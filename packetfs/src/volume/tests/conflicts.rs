@@ -262,6 +262,34 @@ fn nobody_dismisses_others_files_where_nobody_may_remove_them() {
 }
 
 #[test]
+fn the_log_tells_dismissals_from_removals() {
+    let pair = Pair::new();
+    write(&pair.a, ROOT, b"content", b"first");
+    pair.meet();
+    for (volume, text) in [(&pair.a, b"of a"), (&pair.b, b"of b")] {
+        write(volume, ROOT, b"content", text);
+        write(volume, ROOT, b"name", text);
+        moment(volume);
+    }
+    pair.meet();
+    for path in [&b"content"[..], b"name"] {
+        let versions = pair.a.versions(path).expect("it is there");
+        let lost = versions.iter().find(|it| it.is_conflict).expect("one lost");
+        pair.a.dismiss(path, &lost.name).expect("it is a version");
+    }
+    pair.meet();
+    pair.a.remove(ROOT, b"name", false).expect("it is there");
+    write(&pair.a, ROOT, b"content", b"of b");
+    pair.a.shared.catch_up_all().expect("the disk has room");
+    let log = |path: &[u8]| -> Vec<String> {
+        let records = pair.a.log(path, 2).expect("it was there");
+        records.into_iter().map(|record| record.what).collect()
+    };
+    assert_eq!(log(b"name"), ["removed", "dismissed a file that had lost the name"]);
+    assert_eq!(log(b"content"), ["wrote 4 bytes", "dismissed a version"]);
+}
+
+#[test]
 fn a_directory_that_is_made_again_has_the_versions_of_the_former_one() {
     let pair = Pair::new();
     let (a, path) = (&pair.a, b"d/e/f");
