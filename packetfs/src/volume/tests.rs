@@ -187,7 +187,7 @@ fn a_user_reads_no_version_that_was_or_is_private() {
     for (name, errno) in [(b"nothing".as_slice(), Errno::ENOENT), (b"", Errno::ENOENT)] {
         assert_eq!(shown.lookup(file, name, 0).map(|_| ()), Err(errno));
     }
-    assert_eq!(shown.remove(ROOT, b".oswalk", true), Err(Errno::EROFS));
+    assert_eq!(shown.remove(ROOT, b".oswalk", true, SUPERUSER), Err(Errno::EROFS));
     assert_eq!(
         shown.open_file(version.attr.ino, libc::O_RDWR, SUPERUSER).map(|_| ()),
         Err(Errno::EROFS)
