@@ -61,6 +61,18 @@ remove_pages() {
     [ ! -s "$1/pages" ] || rm -rf --one-file-system "$(<"$1/pages")"
 }
 
+# unseal STATE: lets the directories be written again on which an agent that is gone has mounted its volume.
+unseal() {
+    local point
+    [ -f "$1/volume/mounts.json" ] || return 0
+    grep -o '"/[^"]*"' "$1/volume/mounts.json" | tr -d '"' | while read -r point; do
+        if [ -d "$point" ]; then
+            chattr -i "$point" 2>/dev/null || true
+            chmod 755 "$point" || true
+        fi
+    done
+}
+
 # --- Time ------------------------------------------------------------------------------------
 
 now_ms() { date +%s%3N; }

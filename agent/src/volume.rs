@@ -8,13 +8,14 @@ mod copies;
 mod failure;
 mod lend;
 mod point;
+mod seal;
 mod shares;
 mod spread;
 mod work;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -41,6 +42,7 @@ use crate::own_volume::OwnVolume;
 use crate::random;
 use crate::sys::outside::Outside;
 use lend::Lent;
+use seal::Below;
 use shares::Shares;
 
 /// The files of the volume's directory that are not the volume's own.
@@ -56,6 +58,9 @@ const BACK_MAX: Duration = Duration::from_secs(4);
 /// Longest wait for the end of mounts and shares.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
+/// Why a mount is not there that the agent has made.
+const UNMOUNTED: &str = "somebody has unmounted it by other means than 'oswalk umount'";
+
 /// A mount that the user has asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Wish {
@@ -63,6 +68,9 @@ struct Wish {
     /// The moment that is shown, in milliseconds; the present if there is none.
     #[serde(default)]
     at_ms: Option<u64>,
+    /// The mode of the directory below, before nobody could write there any more.
+    #[serde(default)]
+    mode: Option<u32>,
 }
 
 /// What the thread is asked for, and where it answers.
@@ -143,7 +151,7 @@ impl VolumeHandle {
         is_read_only: bool,
         at_ms: Option<u64>,
     ) -> anyhow::Result<()> {
-        self.ask(|done| Job::Mount(point, Wish { is_read_only, at_ms }, done)).await
+        self.ask(|done| Job::Mount(point, Wish { is_read_only, at_ms, mode: None }, done)).await
     }
 
     /// Unmounts it there.
@@ -273,7 +281,7 @@ impl Keeper {
         }
     }
 
-    fn mount(&mut self, point: &Path, wish: Wish) -> anyhow::Result<()> {
+    fn mount(&mut self, point: &Path, mut wish: Wish) -> anyhow::Result<()> {
         let shown = point.display();
         self.forget_unmounted();
         anyhow::ensure!(
@@ -287,6 +295,9 @@ impl Keeper {
         );
         point::prepare(point)?;
         let volume = self.volume()?;
+        // One that failed before is known by its former mode.
+        wish.mode = wish.mode.or(self.failed.get(point).and_then(|(former, _)| former.mode));
+        let below = self.below(point, &mut wish)?;
         let mount = match wish.at_ms {
             Some(ms) => {
                 let moment = volume.known_moment(Hlc::end_of_ms(ms))?;
@@ -300,10 +311,37 @@ impl Keeper {
             let data = data.with_context(|| format!("failed to look at the mount {shown}"))?;
             self.own.mounted(point, data.dev());
         }
+        below.seal();
         self.failed.remove(point);
         self.mounts.insert(point.to_owned(), (wish, mount));
         tracing::info!(point = %shown, "the volume is mounted");
         Ok(())
+    }
+
+    /// Opens the directory that is to be mounted on, and notes its mode.
+    fn below(&self, point: &Path, wish: &mut Wish) -> anyhow::Result<Below> {
+        let mut look = || -> io::Result<Below> {
+            let below = Below::open(point)?;
+            match wish.mode {
+                None => wish.mode = Some(below.mode()?),
+                // To mount there, an ordinary user has to be able to write there.
+                Some(mode) if !nix::unistd::geteuid().is_root() => below.open_again(mode)?,
+                Some(_) => {}
+            }
+            Ok(below)
+        };
+        look().with_context(|| format!("failed to look at the directory {}", point.display()))
+    }
+
+    /// Lets the directory below a former mount be written again.
+    fn give_up(&self, point: &Path, wish: &Wish) {
+        let Some(mode) = wish.mode else { return };
+        // What somebody else has mounted there is left alone.
+        let is_mount = mounts_here().is_none_or(|it| it.is_point(point.as_os_str().as_bytes()));
+        let opened = || Below::open(point).and_then(|below| below.open_again(mode));
+        if !is_mount && let Err(error) = opened() {
+            tracing::warn!(point = %point.display(), %error, "failed to let the directory below a mount be written again");
+        }
     }
 
     fn lend(&mut self, point: &Path, uid: u32) -> anyhow::Result<OwnedFd> {
@@ -394,15 +432,16 @@ impl Keeper {
 
     /// Forgets what somebody has unmounted by other means.
     fn forget_unmounted(&mut self) {
-        let Ok(table) = fs::read("/proc/thread-self/mountinfo") else { return };
-        let mounts = Mounts::parse(&table);
+        let Some(mounts) = mounts_here() else { return };
         let is_gone = |point: &&PathBuf| !mounts.is_point(point.as_os_str().as_bytes());
         let gone: Vec<PathBuf> = self.mounts.keys().filter(is_gone).cloned().collect();
         for point in gone {
             tracing::info!(point = %point.display(), "the volume was unmounted by other means");
-            self.mounts.remove(&point);
             self.lent.forget(&point);
             self.own.unmounted(&point);
+            if let Some((wish, _)) = self.mounts.remove(&point) {
+                self.failed.insert(point, (wish, UNMOUNTED.to_owned()));
+            }
         }
     }
 
@@ -425,7 +464,8 @@ impl Keeper {
 
     fn unmount(&mut self, point: &Path) -> anyhow::Result<()> {
         let shown = point.display();
-        if self.failed.remove(point).is_some() {
+        if let Some((wish, _)) = self.failed.remove(point) {
+            self.give_up(point, &wish);
             return Ok(());
         }
         anyhow::ensure!(
@@ -440,9 +480,12 @@ impl Keeper {
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(error) => anyhow::bail!("failed to unmount {shown}: {error}"),
         }
-        self.mounts.remove(point);
+        let removed = self.mounts.remove(point);
         self.lent.forget(point);
         self.own.unmounted(point);
+        if let Some((wish, _)) = removed {
+            self.give_up(point, &wish);
+        }
         tracing::info!(point = %shown, "the volume is unmounted");
         Ok(())
     }
@@ -469,6 +512,11 @@ impl Keeper {
             Err(_) => Vec::new(),
         }
     }
+}
+
+/// Returns the mounts of the calling thread's namespace, if they can be read.
+fn mounts_here() -> Option<Mounts> {
+    Some(Mounts::parse(&fs::read("/proc/thread-self/mountinfo").ok()?))
 }
 
 fn open(dir: &Path, node: Option<&SecretKey>) -> anyhow::Result<Volume> {
