@@ -9,13 +9,14 @@ mod ended;
 mod failure;
 mod lend;
 mod point;
+mod seal;
 mod shares;
 mod spread;
 mod work;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -42,6 +43,7 @@ use crate::own_volume::OwnVolume;
 use crate::random;
 use crate::sys::outside::Outside;
 use lend::{Borrower, Lent};
+use seal::{Below, Former};
 use shares::Shares;
 
 /// The files of the volume's directory that are not the volume's own.
@@ -57,6 +59,9 @@ const BACK_MAX: Duration = Duration::from_secs(4);
 /// Longest wait for the end of mounts and shares.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
+/// Why a mount is not there that the agent has made.
+const UNMOUNTED: &str = "somebody has unmounted it by other means than 'oswalk umount'";
+
 /// A mount that the user has asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Wish {
@@ -64,6 +69,9 @@ struct Wish {
     /// The moment that is shown, in milliseconds; the present if there is none.
     #[serde(default)]
     at_ms: Option<u64>,
+    /// The directory below, before nobody could write there any more.
+    #[serde(default)]
+    former: Option<Former>,
 }
 
 /// What the thread is asked for, and where it answers.
@@ -144,7 +152,7 @@ impl VolumeHandle {
         is_read_only: bool,
         at_ms: Option<u64>,
     ) -> anyhow::Result<()> {
-        self.ask(|done| Job::Mount(point, Wish { is_read_only, at_ms }, done)).await
+        self.ask(|done| Job::Mount(point, Wish { is_read_only, at_ms, former: None }, done)).await
     }
 
     /// Unmounts it there.
@@ -195,6 +203,8 @@ struct Keeper {
     /// Open from the first mount on, also after restarts.
     volume: Option<Arc<Volume>>,
     mounts: BTreeMap<PathBuf, (Wish, VolumeMount)>,
+    /// Mounts of the last time that failed, and why. They are tried again when the agent starts.
+    failed: BTreeMap<PathBuf, (Wish, String)>,
     shares: Shares,
     lent: Lent,
     /// Keeper --open, mounted--> exporter
@@ -205,7 +215,8 @@ impl Keeper {
     fn new(dir: PathBuf, hidden: Arc<Hidden>, node: Node, own: OwnVolume) -> Self {
         let shares = Shares::new(&dir, hidden);
         let lent = Lent::default();
-        Self { dir, node, volume: None, mounts: BTreeMap::new(), shares, lent, own }
+        let (mounts, failed) = (BTreeMap::new(), BTreeMap::new());
+        Self { dir, node, volume: None, mounts, failed, shares, lent, own }
     }
 
     fn serve(mut self, jobs: &mpsc::Receiver<Job>) {
@@ -218,6 +229,7 @@ impl Keeper {
         for (point, wish) in self.wishes() {
             if let Err(error) = self.mount(&point, wish) {
                 tracing::error!(point = %point.display(), "failed to mount the volume again: {error:#}");
+                self.failed.insert(point, (wish, format!("{error:#}")));
             }
         }
         if self.shares.are_wished() {
@@ -270,7 +282,7 @@ impl Keeper {
         }
     }
 
-    fn mount(&mut self, point: &Path, wish: Wish) -> anyhow::Result<()> {
+    fn mount(&mut self, point: &Path, mut wish: Wish) -> anyhow::Result<()> {
         let shown = point.display();
         self.forget_unmounted();
         anyhow::ensure!(
@@ -284,6 +296,9 @@ impl Keeper {
         );
         point::prepare(point)?;
         let volume = self.volume()?;
+        // One that failed before is known.
+        wish.former = wish.former.or(self.failed.get(point).and_then(|(wish, _)| wish.former));
+        let below = self.below(point, &mut wish)?;
         let mount = match wish.at_ms {
             Some(ms) => {
                 let moment = volume.known_moment(Hlc::end_of_ms(ms))?;
@@ -297,9 +312,38 @@ impl Keeper {
             let data = data.with_context(|| format!("failed to look at the mount {shown}"))?;
             self.own.mounted(point, data.dev());
         }
+        below.seal();
+        self.failed.remove(point);
         self.mounts.insert(point.to_owned(), (wish, mount));
         tracing::info!(point = %shown, "the volume is mounted");
         Ok(())
+    }
+
+    /// Opens the directory that is to be mounted on, and notes what it is.
+    fn below(&self, point: &Path, wish: &mut Wish) -> anyhow::Result<Below> {
+        let mut look = || -> io::Result<Below> {
+            let below = Below::open(point)?;
+            let former = wish.former.filter(|former| below.was(*former));
+            match former {
+                None => wish.former = Some(below.former()?),
+                // To mount there, an ordinary user has to be able to write there.
+                Some(former) if !nix::unistd::geteuid().is_root() => below.open_again(former)?,
+                Some(_) => {}
+            }
+            Ok(below)
+        };
+        look().with_context(|| format!("failed to look at the directory {}", point.display()))
+    }
+
+    /// Lets the directory below a former mount be written again.
+    fn give_up(&self, point: &Path, wish: &Wish) {
+        let Some(former) = wish.former else { return };
+        // What somebody else has mounted there is left alone.
+        let is_mount = mounts_here().is_none_or(|it| it.is_point(point.as_os_str().as_bytes()));
+        let opened = || Below::open(point).and_then(|below| below.open_again(former));
+        if !is_mount && let Err(error) = opened() {
+            tracing::warn!(point = %point.display(), %error, "failed to let the directory below a mount be written again");
+        }
     }
 
     fn lend(&mut self, point: &Path, to: Borrower) -> anyhow::Result<OwnedFd> {
@@ -390,29 +434,42 @@ impl Keeper {
 
     /// Forgets what somebody has unmounted by other means.
     fn forget_unmounted(&mut self) {
-        let Ok(table) = fs::read("/proc/thread-self/mountinfo") else { return };
-        let mounts = Mounts::parse(&table);
+        let Some(mounts) = mounts_here() else { return };
         let is_gone = |point: &&PathBuf| !mounts.is_point(point.as_os_str().as_bytes());
         let gone: Vec<PathBuf> = self.mounts.keys().filter(is_gone).cloned().collect();
         for point in gone {
             tracing::info!(point = %point.display(), "the volume was unmounted by other means");
-            self.mounts.remove(&point);
             self.lent.forget(&point);
             self.own.unmounted(&point);
+            if let Some((wish, _)) = self.mounts.remove(&point) {
+                self.failed.insert(point, (wish, UNMOUNTED.to_owned()));
+            }
         }
     }
 
     fn status(&self) -> Vec<VolumeMountStatus> {
-        let status = |(point, (wish, _)): (&PathBuf, &(Wish, VolumeMount))| VolumeMountStatus {
+        let at = |wish: &Wish| wish.at_ms.map(|ms| moment::text(Hlc::at_ms(ms)));
+        let mounted = |(point, (wish, _)): (&PathBuf, &(Wish, VolumeMount))| VolumeMountStatus {
             point: point.display().to_string(),
             read_only: wish.is_read_only || wish.at_ms.is_some(),
-            at: wish.at_ms.map(|ms| moment::text(Hlc::at_ms(ms))),
+            at: at(wish),
+            failed: None,
         };
-        self.mounts.iter().map(status).collect()
+        let failed = |(point, (wish, why)): (&PathBuf, &(Wish, String))| VolumeMountStatus {
+            point: point.display().to_string(),
+            read_only: wish.is_read_only || wish.at_ms.is_some(),
+            at: at(wish),
+            failed: Some(why.clone()),
+        };
+        self.mounts.iter().map(mounted).chain(self.failed.iter().map(failed)).collect()
     }
 
     fn unmount(&mut self, point: &Path) -> anyhow::Result<()> {
         let shown = point.display();
+        if let Some((wish, _)) = self.failed.remove(point) {
+            self.give_up(point, &wish);
+            return Ok(());
+        }
         anyhow::ensure!(
             self.mounts.contains_key(point),
             "nothing is mounted at {shown} by this agent: 'oswalk fs status' lists what is"
@@ -425,16 +482,21 @@ impl Keeper {
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(error) => anyhow::bail!("failed to unmount {shown}: {error}"),
         }
-        self.mounts.remove(point);
+        let removed = self.mounts.remove(point);
         self.lent.forget(point);
         self.own.unmounted(point);
+        if let Some((wish, _)) = removed {
+            self.give_up(point, &wish);
+        }
         tracing::info!(point = %shown, "the volume is unmounted");
         Ok(())
     }
 
     /// Notes what is mounted, for the next start.
     fn note(&self) -> anyhow::Result<()> {
-        let wishes: Vec<_> = self.mounts.iter().map(|(point, (wish, _))| (point, wish)).collect();
+        let mounted = self.mounts.iter().map(|(point, (wish, _))| (point, wish));
+        let failed = self.failed.iter().map(|(point, (wish, _))| (point, wish));
+        let wishes: Vec<_> = mounted.chain(failed).collect();
         let path = self.dir.join(MOUNTS);
         whole::write(&path, &serde_json::to_vec(&wishes)?)
             .with_context(|| format!("failed to write {}", path.display()))
@@ -452,6 +514,11 @@ impl Keeper {
             Err(_) => Vec::new(),
         }
     }
+}
+
+/// Returns the mounts of the calling thread's namespace, if they can be read.
+fn mounts_here() -> Option<Mounts> {
+    Some(Mounts::parse(&fs::read("/proc/thread-self/mountinfo").ok()?))
 }
 
 fn open(dir: &Path, node: Option<&SecretKey>) -> anyhow::Result<Volume> {

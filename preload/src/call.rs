@@ -8,6 +8,7 @@ use core::ffi::{CStr, c_char, c_int};
 use worknode::page::Page;
 use worknode::policy::{self, Verdict};
 use worknode::reason::Reason;
+use worknode::script::{self, DEPTH_MAX};
 
 use crate::cluster::{self, Script};
 use crate::environment::{self, Need, Replacement};
@@ -280,8 +281,8 @@ fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) ->
     }
     let target = target::look(path);
     let by_rule = match (by_rule, target) {
-        (Err(_), Some(Target::Native)) if page.has_volumes() => {
-            in_volume(page, path).unwrap_or(by_rule)
+        (Err(_), Some(target @ (Target::Native | Target::Script))) if page.has_volumes() => {
+            in_volume(page, path, target).unwrap_or(by_rule)
         }
         _ => by_rule,
     };
@@ -301,9 +302,42 @@ fn decide(page: &Page<'_>, path: &CStr, argv: Strings<'_>, envp: Strings<'_>) ->
 
 /// Decides whether a program walks because its file lies below a mounted volume. Not inlined for the same reason as below.
 #[inline(never)]
-fn in_volume(page: &Page<'_>, path: &CStr) -> Option<Result<(), Reason>> {
+fn in_volume(page: &Page<'_>, path: &CStr, target: Target) -> Option<Result<(), Reason>> {
     let mut buffer = PathBuffer::new();
-    page.decide_in_volume(path.to_bytes(), find::real(path, &mut buffer)?)
+    match page.decide_in_volume(path.to_bytes(), find::real(path, &mut buffer)?)? {
+        Ok(()) if target == Target::Script => interpreted(page, cluster::script(path)?, buffer),
+        decision => Some(decision),
+    }
+}
+
+/// Decides whether a script in a volume walks, by all that interpret it. `None` if one of them cannot be executed.
+fn interpreted(
+    page: &Page<'_>,
+    mut script: Script,
+    mut buffer: PathBuffer,
+) -> Option<Result<(), Reason>> {
+    for _ in 0..DEPTH_MAX {
+        let path = script.interpreter();
+        let argument = script.argument().map(CStr::to_bytes);
+        let Some(program) = script::program(path.to_bytes(), argument) else {
+            return Some(Err(Reason::Driver));
+        };
+        // A name that `env` finds is not followed: by that name it is known.
+        let real = (program == path.to_bytes()).then(|| find::real(path, &mut buffer)).flatten();
+        let names = [Some(program), real];
+        if let Some(reason) = names.iter().flatten().find_map(|name| page.interprets_here(name)) {
+            return Some(Err(reason));
+        }
+        script = match target::look(path)? {
+            Target::Native => return Some(Ok(())),
+            Target::Script => cluster::script(path)?,
+            Target::Foreign => return Some(Err(Reason::Foreign)),
+            Target::Privileged => return Some(Err(Reason::Privileged)),
+            Target::Unreadable => return Some(Err(Reason::NotExported)),
+            Target::Unknown => return None,
+        };
+    }
+    None
 }
 
 /// Returns why a program that may walk by its name stays nonetheless. Not inlined, so that programs

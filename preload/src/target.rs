@@ -2,6 +2,8 @@
 
 use core::ffi::{CStr, c_int};
 
+use worknode::script::{self, LINE_BYTES};
+
 use crate::cluster;
 use crate::sys::{self, Stat};
 
@@ -73,7 +75,7 @@ fn format(fd: c_int) -> Target {
     let length = sys::read_at(fd, &mut head, 0).unwrap_or(0);
     let head = &head[..length];
     match head {
-        [b'#', b'!', line @ ..] if has_interpreter(line) => Target::Script,
+        [b'#', b'!', ..] if has_interpreter(head) => Target::Script,
         [0x7f, b'E', b'L', b'F', ELF_CLASS_64, ELF_LITTLE_ENDIAN, ..] => elf(fd, head),
         [0x7f, b'E', b'L', b'F', ..] => Target::Foreign,
         _ => Target::Unknown,
@@ -82,11 +84,12 @@ fn format(fd: c_int) -> Target {
 
 /// Tells whether the interpreter that a script's first line names can be executed. If not, the real
 /// call fails, and its caller may try something else.
-fn has_interpreter(line: &[u8]) -> bool {
-    let line = line.split(|&byte| byte == b'\n').next().unwrap_or(line).trim_ascii_start();
-    let name = line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or(line);
-    let mut path = [0; 256];
-    let Some(room) = path[..255].get_mut(..name.len()) else { return false };
+fn has_interpreter(head: &[u8]) -> bool {
+    let name = script::read(head).and_then(|line| head.get(line.interpreter));
+    let mut path = [0; LINE_BYTES];
+    let Some((name, room)) = name.and_then(|name| Some((name, path.get_mut(..name.len())?))) else {
+        return false;
+    };
     room.copy_from_slice(name);
     CStr::from_bytes_until_nul(&path).is_ok_and(|path| cluster::look(path, sys::may_execute_at))
 }

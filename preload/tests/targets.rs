@@ -131,6 +131,17 @@ fn scripts_with_a_first_line_walk() {
     assert_eq!(record.one("who=").as_deref(), Some("stub"));
 }
 
+#[test]
+fn scripts_whose_interpreter_the_kernel_does_not_find_fail_alike() {
+    let session = session();
+    let script = session.directory.path().join("script-walker");
+    for line in ["#!/bin/sh\r\n", "#!/nowhere/sh\n", "#! \n"] {
+        write_executable(&script, line.as_bytes());
+        let (ours, native) = (drive(&session, "execve", &script), native("execve", &script));
+        assert_eq!(ours.lines, native.lines, "{line:?}");
+    }
+}
+
 fn drive(session: &Session, how: &str, program: &std::path::Path) -> Record {
     let mut command = session.command(&programs().path("driver"));
     command.arg(how).args([program, program]);

@@ -13,6 +13,7 @@ use worknode::known;
 use worknode::page::{LEAF, Page};
 use worknode::policy::Verdict;
 use worknode::reason::Reason;
+use worknode::script::{self, DEPTH_MAX, LINE_BYTES, Line};
 
 use crate::error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
 use crate::starts::may_start_others;
@@ -148,13 +149,50 @@ fn by_what_it_is(page: &Page<'_>, file: &Path, given: &Given) -> Result<(), Reas
     talks_here(given)
 }
 
-/// Decides whether a program walks because its file lies below a mounted volume.
+/// Decides whether a program walks because its file lies below a mounted volume, as the preload library does.
 fn in_volume(page: &Page<'_>, file: &Path) -> Option<Result<(), Reason>> {
-    if !page.has_volumes() || head(file) != *b"\x7fE" {
+    let head = page.has_volumes().then(|| head(file))?;
+    let is_script = head == *b"#!";
+    if !is_script && head != *b"\x7fE" {
         return None;
     }
     let real = std::fs::canonicalize(file).ok()?;
-    page.decide_in_volume(file.as_os_str().as_bytes(), real.as_os_str().as_bytes())
+    match page.decide_in_volume(file.as_os_str().as_bytes(), real.as_os_str().as_bytes())? {
+        Ok(()) if is_script => interpreted(page, file),
+        decision => Some(decision),
+    }
+}
+
+/// Decides whether a script in a volume walks, by all that interpret it. `None` if one of them cannot be executed.
+fn interpreted(page: &Page<'_>, file: &Path) -> Option<Result<(), Reason>> {
+    let mut file = file.to_owned();
+    for _ in 0..DEPTH_MAX {
+        let mut line = Vec::new();
+        File::open(&file).ok()?.take(LINE_BYTES as u64).read_to_end(&mut line).ok()?;
+        if !line.starts_with(b"#!") {
+            return Some(Ok(()));
+        }
+        let Line { interpreter, argument } = script::read(&line)?;
+        let path = line.get(interpreter)?;
+        let Some(program) = script::program(path, argument.and_then(|at| line.get(at))) else {
+            return Some(Err(Reason::Driver));
+        };
+        file = PathBuf::from(OsStr::from_bytes(path));
+        if !executable(&file) {
+            return None;
+        }
+        // A name that `env` finds is not followed: by that name it is known.
+        let real = (program == path).then(|| std::fs::canonicalize(&file).ok()).flatten();
+        let real = real.as_ref().map(|real| real.as_os_str().as_bytes());
+        let names = [Some(program), real];
+        if let Some(reason) = names.iter().flatten().find_map(|name| page.interprets_here(name)) {
+            return Some(Err(reason));
+        }
+        if changes_ids(&file) {
+            return Some(Err(Reason::Privileged));
+        }
+    }
+    None
 }
 
 /// Returns the first two bytes of a file.
@@ -302,6 +340,43 @@ mod tests {
         let known = PageContents { options: LEAF, ..contents(GATE_OPEN) }.encode();
         let known = Page::parse(&known).expect("a page");
         assert_eq!(super::decide(&known, &script, &[], &plain), Ok(()));
+    }
+
+    #[test]
+    fn scripts_below_a_volume_walk_unless_a_shell_reads_them() {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let root = std::fs::canonicalize(dir.path()).expect("it is there");
+        let mut contents = contents(GATE_OPEN);
+        contents
+            .rules
+            .push((worknode::policy::below(root.as_os_str().as_bytes()), Verdict::Volume));
+        let page = contents.encode();
+        let page = Page::parse(&page).expect("a page");
+        let count = std::cell::Cell::new(0);
+        let script = |text: &str| {
+            count.set(count.get() + 1);
+            let file = root.join(format!("script{}", count.get()));
+            std::fs::write(&file, text).expect("write");
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).expect("chmod");
+            file
+        };
+        let of = |text: &str| in_volume(&page, &script(text));
+        assert_eq!(of("#!/usr/bin/env python3\n"), Some(Ok(())));
+        assert_eq!(of("#! /usr/bin/perl -w\n"), Some(Ok(())));
+        assert_eq!(of("#!/bin/bash\n"), Some(Err(Reason::Shell)));
+        assert_eq!(of("#!/usr/bin/env -S bash -e\n"), Some(Err(Reason::Shell)));
+        assert_eq!(of("#!/usr/bin/env -u A perl\n"), Some(Err(Reason::Driver)));
+        let perl = script("#!/usr/bin/perl\n");
+        assert_eq!(of(&format!("#!{}\n", perl.display())), Some(Ok(())));
+        let bash = script("#!/bin/bash\n");
+        assert_eq!(of(&format!("#!{}\n", bash.display())), Some(Err(Reason::Shell)));
+        let itself = script("");
+        std::fs::write(&itself, format!("#!{}\n", itself.display())).expect("write");
+        for missing in ["#!/nowhere\n", "#!/usr/bin/perl\r\n", "#!\n", "no script"] {
+            assert_eq!(of(missing), None, "{missing:?}");
+        }
+        assert_eq!(in_volume(&page, &itself), None);
+        assert_eq!(in_volume(&page, Path::new("/usr/bin/ldd")), None, "it is not in the volume");
     }
 
     #[test]

@@ -140,7 +140,15 @@ fn status_text(status: &VolumeStatus) -> String {
     for mount in &status.mounts {
         let at = mount.at.as_ref().map(|at| format!(" as it was at {at}")).unwrap_or_default();
         let how = if mount.read_only { ", read-only" } else { "" };
-        let _ = writeln!(text, "mounted   {}{at}{how}", mount.point);
+        let point = escape(&mount.point, usize::MAX);
+        let _ = match &mount.failed {
+            None => writeln!(text, "mounted   {point}{at}{how}"),
+            Some(why) => writeln!(
+                text,
+                "failed    {point}{at}{how}: {}; 'oswalk mount {point}' tries again, 'oswalk umount {point}' gives it up",
+                escape(why, usize::MAX)
+            ),
+        };
     }
     for share in &status.shares {
         let (name, dir) = (escape(&share.name, usize::MAX), escape(&share.dir, usize::MAX));
@@ -153,7 +161,8 @@ fn status_text(status: &VolumeStatus) -> String {
         text,
         "since     {since}\n\
          keeps     {} (all, full hours, days)\n\
-         files     {}, {}, {} of them not in packets yet\n\
+         files     {} in {} directories, {}, {} of them not in packets yet\n\
+         pinned    {}\n\
          past      {} values\n\
          packets   {} in {} packs, {}\n\
          log       {} segments, {}\n\
@@ -162,8 +171,10 @@ fn status_text(status: &VolumeStatus) -> String {
          replicas  {}\n",
         status.keep,
         status.files,
+        status.directories,
         HumanBytes(status.bytes),
         status.unpacked,
+        pinned_text(status),
         status.former,
         status.packets,
         status.packs,
@@ -177,6 +188,15 @@ fn status_text(status: &VolumeStatus) -> String {
         spread::copies_text(&status.copies),
     );
     text
+}
+
+fn pinned_text(status: &VolumeStatus) -> String {
+    match status.pinned_files {
+        0 => "none".to_owned(),
+        files => {
+            format!("{files} files, {}, with all of their past", HumanBytes(status.pinned_bytes))
+        }
+    }
 }
 
 fn conflicts_text(conflicts: u64) -> String {
@@ -269,4 +289,40 @@ fn exported_text(options: &Export, exported: VolumeExported) -> String {
         let _ = writeln!(text, "{changed} of them have other owners or attributes there");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use worknode::request::VolumeMountStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_mount_that_failed_is_shown_with_its_cause_and_what_helps() {
+        let mount = |point: &str, failed: Option<&str>| VolumeMountStatus {
+            point: point.to_owned(),
+            read_only: false,
+            at: None,
+            failed: failed.map(str::to_owned),
+        };
+        let why = "/cluster is not empty: move its files away";
+        let status = VolumeStatus {
+            mounts: vec![mount("/mnt", None), mount("/cluster", Some(why))],
+            files: 7,
+            directories: 2,
+            pinned_files: 3,
+            pinned_bytes: 2048,
+            ..VolumeStatus::default()
+        };
+        let text = status_text(&status);
+        for line in [
+            "mounted   /mnt",
+            "failed    /cluster: /cluster is not empty: move its files away; 'oswalk mount /cluster' tries again, \
+             'oswalk umount /cluster' gives it up",
+            "files     7 in 2 directories, 0 B, 0 of them not in packets yet",
+            "pinned    3 files, 2.00 KiB, with all of their past",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} in {text}");
+        }
+    }
 }

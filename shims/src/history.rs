@@ -63,7 +63,8 @@ pub(crate) fn log(options: &Log, places: &Places) -> Result<ExitCode, Failure> {
 }
 
 fn lines(records: &[VolumeRecord]) -> String {
-    let line = |VolumeRecord { time, author, path, what, .. }: &VolumeRecord| {
+    let line = |VolumeRecord { time, author, node, path, what, .. }: &VolumeRecord| {
+        let author = node.as_ref().unwrap_or(author);
         let path = worknode::said::escape(path, usize::MAX);
         format!("{time}  {author}  {path}  {}\n", worknode::said::escape(what, usize::MAX))
     };

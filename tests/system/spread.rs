@@ -82,6 +82,7 @@ fn conflicts(lab: &Lab) -> Result<(), String> {
     let lost = "oswalk versions co/$f | grep ' conflict' | cut -d' ' -f1";
     volume.done("n1", &format!("f=f; oswalk choose co/f $({lost})"))?;
     volume.done("origin", &format!("f=g; oswalk choose --dismiss co/g $({lost})"))?;
+    volume.done("origin", "oswalk log co/g -n 1 | grep -q '  origin  .*  dismissed a version$'")?;
     volume.all("test -z \"$(oswalk fs conflicts co)\"")?;
     volume.same("cat co/f co/g")?;
     // What programs write does not end a conflict, and its versions have one name on all nodes.

@@ -17,6 +17,7 @@ pub(crate) const ALL: &[Test] = &[
     ("volume::shared_directories", |lab| alone(lab, "shares", SHARES)),
     ("volume::a_killed_agent_mounts_again", |lab| alone(lab, "killed", KILLED)),
     ("volume::a_build_in_it_walks", build),
+    ("volume::the_directory_below_takes_nothing", |lab| alone(lab, "below", BELOW)),
 ];
 
 const LIMIT: std::time::Duration = seconds(60);
@@ -90,6 +91,24 @@ oswalk umount $m; is "$(ls -A $m)" ""
 oswalk mount --read-only $m; is "$(cat $m/d/f)" one
 refuses "mounted read-only" oswalk restore $m/d --at $then
 oswalk down; is "$(ls -A $m)" ""
+"#;
+
+const BELOW: &str = r#"
+mkdir -m 750 $m; oswalk up --name alone; oswalk mount $m; echo x >$m/f
+oswalk down
+is "$(stat -c %a $m)" 555
+oswalk up --name alone; soon test -e $m/f
+umount $m; oswalk fs status | grep -q "^failed    $m: somebody has unmounted it"; oswalk mount $m; is "$(cat $m/f)" x
+oswalk down
+# What somebody has put there all the same is named, and not hidden.
+for name in b c d e; do touch $m/$name; done
+oswalk up --name alone
+oswalk fs status | grep -q "^failed    $m: .*is not empty, and what is in it (.*, .*, .* and more) would be hidden: move it away"
+oswalk fs status --json | grep -q '"failed": "'
+refuses "is not empty" oswalk mount $m
+rm $m/?; oswalk mount $m; is "$(cat $m/f)" x; oswalk fs status | grep -qx "mounted   $m"
+oswalk umount $m; is "$(stat -c %a $m)" 750; touch $m/free; rm $m/free; rmdir $m
+oswalk down
 "#;
 
 const SHARES: &str = r#"

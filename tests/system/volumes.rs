@@ -17,6 +17,7 @@ pub(crate) const ALL: &[Test] = &[
     ("volumes::walks_see_what_other_nodes_write", walks_see),
     ("volumes::a_build_below_the_volume_walks", builds),
     ("volumes::a_program_runs_where_its_bytes_are", runs_near),
+    ("volumes::scripts_walk_unless_a_shell_reads_them", scripts),
 ];
 
 pub(crate) const NODES: [&str; 3] = ["origin", "n1", "n2"];
@@ -327,4 +328,69 @@ fn runs_near(lab: &Lab) -> Result<(), String> {
         return Err(format!("the origin has sent {bytes} bytes"));
     }
     volume.done("origin", "rm -r near").map(drop)
+}
+
+/// Makes scripts in the directory `scripts`: those that walk, and others.
+const SCRIPTS: &str = r#"mkdir scripts && cd scripts || exit 1
+    body='import sys; print(sys.argv, open("/proc/self/cmdline").read().split("\0")); sys.exit(7)'
+    printf '#!/usr/bin/env python3\n%s\n' "$body" > py
+    printf '#! /usr/bin/env -S python3 -u -B \n%s\n' "$body" > split
+    printf '#!%s/py  one two\nnested\n' "$PWD" > nested
+    printf '#!/usr/bin/perl -w\nprint "$0 @ARGV\\n"; undef . "x"; exit 3\n' > pl
+    printf '#!/usr/bin/awk -f\nBEGIN { print ARGV[1]; exit 4 }\n' > awk
+    printf '#!/usr/bin/python3 -q\nimport os\nos.kill(os.getpid(), 9)\n' > dies
+    printf '#!/bin/cat\n' > itself
+    printf '#!/usr/bin/env python3\r\nprint(1)\n' > crlf
+    printf '#!/usr/bin/python3\r\nprint(1)\n' > crlf2
+    printf '#!/nowhere/python3\n' > missing
+    printf '#!/usr/bin/env nowhere-python\n' > unknown
+    printf '#!/bin/sh\necho "$0 $*"; ./py from sh\nexit 5\n' > sh
+    cp py unreadable; cp py setid
+    chmod 755 * && chmod 111 unreadable && chmod 6755 setid"#;
+const WALK: [&str; 11] = [
+    "py",
+    "split",
+    "nested",
+    "pl",
+    "awk",
+    "dies",
+    "itself",
+    "crlf",
+    "unknown",
+    "unreadable",
+    "setid",
+];
+
+fn scripts(lab: &Lab) -> Result<(), String> {
+    let (up, _peace) = lab.alone()?;
+    let volume = Mounted::new(up, "volumes scripts")?;
+    volume.done("origin", SCRIPTS)?;
+    volume.all("test -u scripts/setid && test -s scripts/unreadable")?;
+    let others = ["crlf2", "missing", "sh"];
+    let all = WALK.iter().chain(&others).copied().collect::<Vec<_>>().join(" ");
+    let each =
+        format!("for it in {all}; do ./$it a \"b  c\"; echo $it: $?; done 2>&1; $PWD/scripts/py");
+    let native = volume.done("origin", &format!("cd scripts && {{ sh -c '{each}'; :; }}"))?;
+    let report = volume.point.with_extension("report");
+    let walked = format!(
+        "cd scripts && {{ oswalk exec --on n2 --no-fallback --report {} -- sh -c '{each}'; :; }}",
+        report.display()
+    );
+    let walked = volume.done("origin", &walked)?;
+    if walked != native {
+        return Err(format!("native:\n{native}\nwalked:\n{walked}"));
+    }
+    let json = std::fs::read_to_string(&report).map_err(|error| error.to_string())?;
+    let json: serde_json::Value = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+    let walks = json["walks"].as_array().cloned().unwrap_or_default();
+    let names = walks.iter().filter(|walk| walk["runner"] == "n2");
+    let names: Vec<_> =
+        names.filter_map(|walk| walk["argv0"].as_str()?.strip_prefix("./")).collect();
+    for name in WALK {
+        // The shell's script executes one, too.
+        if names.iter().filter(|walked| **walked == name).count() != 1 + usize::from(name == "py") {
+            return Err(format!("{name} of {names:?}: {json}"));
+        }
+    }
+    volume.done("origin", "rm -r scripts").map(drop)
 }

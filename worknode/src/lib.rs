@@ -14,6 +14,7 @@ pub mod known;
 pub mod page;
 pub mod policy;
 pub mod reason;
+pub mod script;
 pub mod tally;
 pub mod variables;
 

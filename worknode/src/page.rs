@@ -109,8 +109,8 @@ impl<'a> Page<'a> {
         point.filter(|point| point.len() > 1 && !point.contains(&b'['))
     }
 
-    /// Decides whether a program that no rule names, and that is no script, walks because its file, `real` with all links
-    /// resolved, lies below a mounted volume. `None` if it does not.
+    /// Decides whether a program that no rule names walks because its file, `real` with all links resolved, lies below a
+    /// mounted volume. `None` if it does not. Of a script, what interprets it counts, too: see [`Self::interprets_here`].
     pub fn decide_in_volume(&self, path: &[u8], real: &[u8]) -> Option<Result<(), Reason>> {
         let names = |rule: Rule<'_>| rule.verdict == Verdict::Volume && rule.names(real);
         if self.verdict(path).is_some() || !self.rules().any(names) {
@@ -121,6 +121,13 @@ impl<'a> Page<'a> {
             None if self.gate() == GATE_OPEN => Ok(()),
             None => Err(Reason::NoCluster),
         })
+    }
+
+    /// Returns why a script in a volume stays if `program`, a path or a name, interprets it. Shells and other programs that
+    /// start programs do so for the rules to decide on each of those.
+    #[must_use]
+    pub fn interprets_here(&self, program: &[u8]) -> Option<Reason> {
+        self.wraps(program)
     }
 
     /// Returns why a program with a compiler's name stays if that name is a symbolic link to `real`: a
@@ -355,6 +362,11 @@ mod tests {
         let page = contents.encode();
         let verdict = Page::parse(&page).expect("a page").verdict(b"/cluster/src/app");
         assert_eq!(verdict, None, "the file decides, not its path");
+        let page = contents.encode();
+        let interprets = |name: &[u8]| Page::parse(&page).expect("a page").interprets_here(name);
+        assert_eq!(interprets(b"python3"), None);
+        assert_eq!(interprets(b"/usr/bin/make"), Some(Reason::Driver));
+        assert_eq!(interprets(b"expect"), Some(Reason::Driver), "it starts others");
         contents.gate = GATE_SHUT;
         assert_eq!(decide(&contents, "./app", "/cluster/app"), Some(Err(Reason::NoCluster)));
     }

@@ -22,7 +22,7 @@ pub enum Verdict {
     Rustc,
     /// `nvcc`, a driver with its own options.
     Nvcc,
-    /// Lies below a mounted volume: executes on a runner, unless it is a script.
+    /// Lies below a mounted volume: executes on a runner, unless it is a script of what starts others.
     Volume,
 }
 

@@ -1,6 +1,7 @@
 //! What takes long: looking at the volume as a whole, restoring, exporting, and removing garbage. Each piece of work has a thread
 //! of its own; the agent's main loop only waits for it.
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use packetfs::progress::Progress;
 use packetfs::volume::{Checked, Garbage, Policy, Record, Volume, VolumeStat, moment};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use worknode::history::Hlc;
+use worknode::history::{Author, Hlc};
+use worknode::id::NodeId;
 use worknode::request::{
     Retention, ShareRequest, VolumeChecked, VolumeCopies, VolumeExported, VolumeGarbage,
     VolumeMountStatus, VolumePlace, VolumeRecord, VolumeReply, VolumeRequest, VolumeRestored,
@@ -21,6 +23,7 @@ use worknode::request::{
 use super::failure::{of_volume, shown};
 use super::shares::Wish;
 use super::{Job, VolumeHandle, copies, spread};
+use crate::mesh::Mesh;
 
 /// Time between removals of garbage: what is kept for hours need not go sooner.
 const COLLECT_PERIOD: Duration = Duration::from_secs(3600);
@@ -81,7 +84,7 @@ impl VolumeHandle {
                     status.shares = shares;
                     Ok(VolumeReply::Stat(Box::new(status)))
                 }
-                request => work(&volume, request, &progress),
+                request => work(&volume, &mesh, request, &progress),
             }
         };
         self.apart(work).await
@@ -190,6 +193,7 @@ fn path(bytes: Vec<u8>) -> PathBuf {
 
 fn work(
     volume: &Volume,
+    mesh: &Mesh,
     request: VolumeRequest,
     progress: &Progress,
 ) -> anyhow::Result<VolumeReply> {
@@ -199,6 +203,8 @@ fn work(
             let shown = shown(&place);
             let records = volume.log(&place.path, limit).map_err(of_volume);
             let records = records.with_context(|| format!("failed to read the log of {shown}"))?;
+            let names = mesh.names().of_authors(&volume.authors());
+            let record = |it| record(it, &names);
             Ok(VolumeReply::Log(records.into_iter().map(record).collect()))
         }
         VolumeRequest::Restore { place, at_ms } => restore(volume, &place, at_ms),
@@ -237,7 +243,8 @@ fn work(
 /// Refuses a directory in the volume itself: the export would be part of what it exports.
 fn check_outside(dir: &Path, mounts: &[VolumeMountStatus]) -> anyhow::Result<()> {
     let shown = dir.display();
-    let within = mounts.iter().find(|mount| dir.starts_with(&mount.point));
+    let mut mounts = mounts.iter().filter(|mount| mount.failed.is_none());
+    let within = mounts.find(|mount| dir.starts_with(&mount.point));
     anyhow::ensure!(
         within.is_none(),
         "{shown} is in the volume itself: choose a directory outside"
@@ -273,7 +280,10 @@ fn status(
         since: volume.first_moment().map_err(of_volume)?.map(moment::text),
         keep,
         files: stat.files,
+        directories: stat.directories,
         bytes: stat.bytes,
+        pinned_files: stat.pinned_files,
+        pinned_bytes: stat.pinned_bytes,
         unpacked: stat.unpacked,
         former: stat.former,
         packets: stat.packets,
@@ -305,10 +315,14 @@ fn checked(checked: Checked) -> VolumeChecked {
     VolumeChecked { events, packets, files, healed, mended, findings }
 }
 
-fn record(Record { moment, author, seq, path, what, .. }: Record) -> VolumeRecord {
+fn record(
+    Record { moment, author, seq, path, what, .. }: Record,
+    names: &HashMap<Author, NodeId>,
+) -> VolumeRecord {
     VolumeRecord {
         time: moment::text(moment),
         author: format!("{author:?}"),
+        node: names.get(&author).map(ToString::to_string),
         seq,
         path: String::from_utf8_lossy(&path).into_owned(),
         what,

@@ -66,6 +66,33 @@ impl Volume {
         self.dismiss_at(&spot, version, SUPERUSER)
     }
 
+    /// Removes a name for a user who may remove what is shown: what others own and lost the name in a directory with the sticky
+    /// bit stays, and one of it has the name then.
+    ///
+    /// # Errors
+    /// Those of [`Volume::remove`].
+    pub fn remove_for(
+        &self,
+        dir: u64,
+        name: &[u8],
+        is_dir: bool,
+        caller: Caller,
+    ) -> Result<(), Errno> {
+        let spot = Spot::new(dir, name.to_vec());
+        if is_dir
+            || caller.uid == SUPERUSER.uid
+            || told(self.shared.lock().tree.others(&spot))?.is_empty()
+        {
+            return self.remove(dir, name, is_dir);
+        }
+        told(self.shared.make_merged())?;
+        let mut state = self.shared.lock();
+        match self.shared.mine(&state, &spot, caller)? {
+            Some(mine) => self.shared.remove_files(&mut state, &spot, &mine),
+            None => self.shared.remove(&mut state, dir, name, is_dir),
+        }
+    }
+
     pub(super) fn dismiss_at(
         &self,
         spot: &Spot,
@@ -124,6 +151,43 @@ impl Shared {
             self.dismiss_file(state, spot, node.id)?;
         }
         Ok(())
+    }
+
+    /// Returns the files that a user may remove of those that have a name or lost it, the one that is shown last, if there are
+    /// others. Who may write the directory and remove what is shown was asked before: this is about the sticky bit.
+    pub(super) fn mine(
+        &self,
+        state: &State,
+        spot: &Spot,
+        caller: Caller,
+    ) -> Result<Option<Vec<FileId>>, Errno> {
+        let dir = state.dir(spot.dir)?;
+        let owns_dir = caller.uid == dir.permissions.uid;
+        if dir.permissions.mode & STICKY == 0 || owns_dir {
+            return Ok(None);
+        }
+        let shown = state.child(spot.dir, &spot.name)?.ok_or(Errno::ENOENT)?;
+        let others = told(state.tree.others(spot))?;
+        let mut mine = Vec::new();
+        for ino in &others {
+            let Some(node) = told(state.tree.find(*ino))? else { continue };
+            if node.permissions.uid == caller.uid {
+                mine.push(node.id);
+            }
+        }
+        let is_all = mine.len() == others.len();
+        mine.push(state.node(shown.ino)?.id);
+        Ok((!is_all).then_some(mine))
+    }
+
+    /// Removes some of the files that have a name or lost it.
+    pub(super) fn remove_files(
+        &self,
+        state: &mut State,
+        spot: &Spot,
+        files: &[FileId],
+    ) -> Result<(), Errno> {
+        files.iter().try_for_each(|file| self.dismiss_file(state, spot, *file))
     }
 
     fn dismiss_file(&self, state: &mut State, spot: &Spot, file: FileId) -> Result<(), Errno> {

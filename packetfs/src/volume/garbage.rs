@@ -40,10 +40,16 @@ pub struct Garbage {
 /// A volume in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VolumeStat {
-    /// Files.
+    /// Files, directories not included.
     pub files: u64,
-    /// Bytes of their contents.
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Bytes of the files' contents.
     pub bytes: u64,
+    /// Files of which all of the past is kept.
+    pub pinned_files: u64,
+    /// Bytes of their present contents.
+    pub pinned_bytes: u64,
     /// Files whose content is not in packets yet.
     pub unpacked: u64,
     /// Former values: names, attributes, contents.
@@ -122,8 +128,17 @@ impl Volume {
         let needs = shared.needs(policy)?;
         let mut stat = VolumeStat::default();
         shared.each(&key::NODES, |_, row| {
+            let node = Node::decode(&row.value)?;
+            if node.is_dir() {
+                stat.directories += 1;
+                return Ok(());
+            }
             stat.files += 1;
-            stat.bytes += Node::decode(&row.value)?.content.bytes;
+            stat.bytes += node.content.bytes;
+            if key::number(&row.key).is_some_and(|ino| needs.pinned.contains(&ino)) {
+                stat.pinned_files += 1;
+                stat.pinned_bytes += node.content.bytes;
+            }
             Ok(())
         })?;
         shared.each(&key::PASTS, |_, row| {

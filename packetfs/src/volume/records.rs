@@ -6,7 +6,7 @@ use worknode::history::{Attrs, Author, Event, FileId, Hlc, Kind, Name, Nanos, Op
 
 use super::error::VolumeError;
 use super::model::Volume;
-use super::node::ROOT;
+use super::node::{Node, ROOT};
 use super::past::{Spot, components};
 use super::tree::Tree;
 
@@ -147,7 +147,10 @@ impl Wanted {
         if !is_file && !self.has(&path) && !other.as_ref().is_some_and(|other| self.has(other)) {
             return Ok(None);
         }
-        let what = what(&event.op, other.as_deref());
+        let what = match dismissed(tree, event)? {
+            Some(what) => what.to_owned(),
+            None => what(&event.op, other.as_deref()),
+        };
         let Event { dot, hlc, time, .. } = *event;
         Ok(Some(Record { moment: hlc, time, author: dot.author, seq: dot.seq, path, what }))
     }
@@ -220,6 +223,36 @@ fn parent_at(tree: &Tree, ino: u64, at: Hlc) -> Result<u64, VolumeError> {
         None => tree.latest(ino)?,
     };
     Ok(node.map_or(ROOT, |node| node.parent))
+}
+
+/// Tells what was dismissed, if an event dismisses a version that lost: by a Write of the content that the file already had, or
+/// by an Unlink of a file that lost the name, which another one keeps.
+fn dismissed(tree: &Tree, event: &Event) -> Result<Option<&'static str>, VolumeError> {
+    let Hlc(at) = event.hlc;
+    let before = Hlc(at.saturating_sub(1));
+    match &event.op {
+        Op::Write { file, content, modified } => {
+            let held = tree.find_at(tree.ino(*file), before)?;
+            let is_same = |node: Node| (node.content, node.modified) == (*content, *modified);
+            // Both the content and what lost against it are replaced.
+            let ends_conflict = event.parents.len() > 1;
+            Ok((ends_conflict && held.is_some_and(is_same)).then_some("dismissed a version"))
+        }
+        Op::Unlink { dir, name } => {
+            let dir = tree.ino(*dir);
+            if tree.losers(dir, name)?.is_empty() {
+                return Ok(None);
+            }
+            let holder = |at| tree.entry_at(dir, name, at);
+            let (Some(was), Some(is)) = (holder(before)?, holder(event.hlc)?) else {
+                return Ok(None);
+            };
+            let id = tree.find_at(is.ino, event.hlc)?.map(|node| node.id);
+            let is_kept = was.ino == is.ino && !id.is_some_and(|id| event.parents.contains(&id));
+            Ok(is_kept.then_some("dismissed a file that had lost the name"))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn file(op: &Op) -> Option<FileId> {

@@ -201,13 +201,13 @@ impl Shown {
         self.volume.link(ino, dir, name)
     }
 
-    /// See [`Volume::remove`].
+    /// See [`Volume::remove_for`].
     ///
     /// # Errors
     /// The same, and `EROFS`.
-    pub fn remove(&self, dir: u64, name: &[u8], is_dir: bool) -> Result<(), Errno> {
+    pub fn remove(&self, dir: u64, name: &[u8], is_dir: bool, caller: Caller) -> Result<(), Errno> {
         self.removable(dir, name)?;
-        self.volume.remove(dir, name, is_dir)
+        self.volume.remove_for(dir, name, is_dir, caller)
     }
 
     /// See [`Volume::rename`].

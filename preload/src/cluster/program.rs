@@ -3,10 +3,9 @@
 
 use core::ffi::{CStr, c_int};
 
-use crate::sys;
+use worknode::script::{self, LINE_BYTES, Line};
 
-/// Bytes of a script's first line that count, as for the kernel.
-const LINE_BYTES: usize = 256;
+use crate::sys;
 
 /// The interpreter that a script's first line names, and its argument.
 #[derive(Debug)]
@@ -39,20 +38,13 @@ pub(super) fn read_from(fd: c_int) -> Option<Script> {
 }
 
 fn read(mut line: [u8; LINE_BYTES + 1], length: usize) -> Option<Script> {
-    let head = line.get(..length)?.strip_prefix(b"#!")?;
-    let end = 2 + head.iter().position(|&byte| byte == b'\n').unwrap_or(head.len());
-    let is_blank = |byte: u8| byte == b' ' || byte == b'\t';
-    let start = (2..end).find(|&at| !is_blank(line[at]))?;
-    let name_end = (start..end).find(|&at| is_blank(line[at])).unwrap_or(end);
-    let argument = (name_end..end).find(|&at| !is_blank(line[at])).map(|from| {
-        let to = (from..end).rfind(|&at| !is_blank(line[at])).unwrap_or(from);
-        (from, to + 1)
-    });
-    line[name_end] = 0;
-    if let Some((_, to)) = argument {
-        line[to] = 0;
+    let Line { interpreter, argument } = script::read(line.get(..length)?)?;
+    line[interpreter.end] = 0;
+    let argument = argument.map(|at| (at.start, at.end));
+    if let Some((_, end)) = argument {
+        line[end] = 0;
     }
-    Some(Script { line, interpreter: (start, name_end), argument })
+    Some(Script { line, interpreter: (interpreter.start, interpreter.end), argument })
 }
 
 #[cfg(test)]

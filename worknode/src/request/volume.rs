@@ -174,8 +174,10 @@ pub struct WorkProgress {
 pub struct VolumeRecord {
     /// When, as RFC 3339 in UTC.
     pub time: String,
-    /// Who did it.
+    /// Who did it: as versions are named.
     pub author: String,
+    /// The node whose author that is, if it is known.
+    pub node: Option<String>,
     /// Its number among all that the author did.
     pub seq: u64,
     /// The path then, below where the volume is mounted.
@@ -200,16 +202,22 @@ pub struct VolumeRestored {
 pub struct VolumeStatus {
     /// Where it is on disk.
     pub dir: String,
-    /// Where it is mounted.
+    /// Where it is mounted, or should be.
     pub mounts: Vec<VolumeMountStatus>,
     /// When its first event was, as RFC 3339.
     pub since: Option<String>,
     /// What is kept.
     pub keep: Retention,
-    /// Files.
+    /// Files, directories not included.
     pub files: u64,
-    /// Bytes of their contents.
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Bytes of the files' contents.
     pub bytes: u64,
+    /// Files of which all of the past is kept.
+    pub pinned_files: u64,
+    /// Bytes of their present contents.
+    pub pinned_bytes: u64,
     /// Files whose content is not in packets yet.
     pub unpacked: u64,
     /// Former values: names, attributes, contents.
@@ -243,6 +251,8 @@ pub struct VolumeMountStatus {
     pub read_only: bool,
     /// The moment that it shows, as RFC 3339; none if it shows the present.
     pub at: Option<String>,
+    /// Why the volume is not mounted there, and what helps; none if it is.
+    pub failed: Option<String>,
 }
 
 /// What a check has found.

@@ -387,12 +387,14 @@ impl Filesystem for Handler {
         self.entry(reply, parent, self.ask(|volume| volume.link(ino.0, parent.0, name.as_bytes())));
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.ask(|volume| volume.remove(parent.0, name.as_bytes(), false)));
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (name, caller) = (name.as_bytes(), caller(request));
+        answer(reply, self.ask(|volume| volume.remove(parent.0, name, false, caller)));
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.ask(|volume| volume.remove(parent.0, name.as_bytes(), true)));
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (name, caller) = (name.as_bytes(), caller(request));
+        answer(reply, self.ask(|volume| volume.remove(parent.0, name, true, caller)));
     }
 
     fn rename(

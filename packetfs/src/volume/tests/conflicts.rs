@@ -262,6 +262,72 @@ fn nobody_dismisses_others_files_where_nobody_may_remove_them() {
 }
 
 #[test]
+fn the_log_tells_dismissals_from_removals() {
+    let pair = Pair::new();
+    write(&pair.a, ROOT, b"content", b"first");
+    pair.meet();
+    for (volume, text) in [(&pair.a, b"of a"), (&pair.b, b"of b")] {
+        write(volume, ROOT, b"content", text);
+        write(volume, ROOT, b"name", text);
+        moment(volume);
+    }
+    pair.meet();
+    for path in [&b"content"[..], b"name"] {
+        let versions = pair.a.versions(path).expect("it is there");
+        let lost = versions.iter().find(|it| it.is_conflict).expect("one lost");
+        pair.a.dismiss(path, &lost.name).expect("it is a version");
+    }
+    pair.meet();
+    pair.a.remove(ROOT, b"name", false).expect("it is there");
+    write(&pair.a, ROOT, b"content", b"of b");
+    pair.a.shared.catch_up_all().expect("the disk has room");
+    let log = |path: &[u8]| -> Vec<String> {
+        let records = pair.a.log(path, 2).expect("it was there");
+        records.into_iter().map(|record| record.what).collect()
+    };
+    assert_eq!(log(b"name"), ["removed", "dismissed a file that had lost the name"]);
+    assert_eq!(log(b"content"), ["wrote 4 bytes", "dismissed a version"]);
+}
+
+#[test]
+fn who_removes_a_name_where_only_owners_may_removes_nothing_of_others() {
+    for (mode, left) in [(0o1777, true), (0o777, false)] {
+        let pair = Pair::new();
+        let dir = mkdir(&pair.a, ROOT, b"d");
+        let attrs = Attrs { mode: Some(mode), ..Attrs::default() };
+        pair.a.set_attr(dir, attrs, None, SUPERUSER).expect("it is there");
+        pair.meet();
+        for (volume, uid) in [(&pair.a, 1001), (&pair.b, 1002)] {
+            let file = write(volume, ino(volume, b"d"), b"f", format!("of {uid}").as_bytes());
+            let attrs = Attrs { mode: Some(0o644), uid: Some(uid), ..Attrs::default() };
+            volume.set_attr(file, attrs, None, SUPERUSER).expect("it is there");
+            moment(volume);
+        }
+        pair.meet();
+        assert_eq!(read(&pair.a, b"d/f"), b"of 1002");
+        let user = Caller { uid: 1002, gid: 1002 };
+        let dir = ino(&pair.a, b"d");
+        pair.a.remove_for(dir, b"f", false, user).expect("it is the user's");
+        pair.meet();
+        for volume in [&pair.a, &pair.b] {
+            if left {
+                assert_eq!(read(volume, b"d/f"), b"of 1001");
+                assert_eq!(lost(volume, b"d/f"), Vec::<Vec<u8>>::new());
+            } else {
+                assert_eq!(volume.shared.lock().walk(b"d/f"), Err(Errno::ENOENT));
+            }
+            assert!(all(volume, b"d/f").contains(&b"of 1002".to_vec()), "it is a version");
+        }
+        let other = Caller { uid: 1001, gid: 1001 };
+        if left {
+            pair.b.remove_for(ino(&pair.b, b"d"), b"f", false, other).expect("it is the user's");
+            pair.meet();
+            assert_eq!(pair.a.shared.lock().walk(b"d/f"), Err(Errno::ENOENT));
+        }
+    }
+}
+
+#[test]
 fn a_directory_that_is_made_again_has_the_versions_of_the_former_one() {
     let pair = Pair::new();
     let (a, path) = (&pair.a, b"d/e/f");
