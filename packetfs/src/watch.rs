@@ -125,6 +125,12 @@ impl Watcher {
         Ok(Self { inotify, watches_max, dirs, files, subjects, inodes, unwatched })
     }
 
+    /// Tells whether there are directories for which no watch was left.
+    #[must_use]
+    pub fn lacks_watches(&self) -> bool {
+        !self.unwatched.dirs.is_empty() || self.unwatched.too_much
+    }
+
     /// Watches a directory for a reader. To be called before the directory is read. Without a watch left,
     /// the directory's readers forget it at every drain.
     ///

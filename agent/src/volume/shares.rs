@@ -37,6 +37,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 const AGAIN_MAX: Duration = Duration::from_secs(40);
 /// A file that changed while it was read is looked at again after this time.
 const UNSURE: Duration = Duration::from_millis(50);
+/// Directories that the kernel does not watch are compared after this time.
+const UNWATCHED: Duration = Duration::from_secs(30);
 /// Time between two notes of what was taken over.
 const NOTE_PERIOD: Duration = Duration::from_secs(60);
 /// The same for a share that is written and has few files: what changes on both sides after a crash is a conflict only because
@@ -286,7 +288,7 @@ impl Follower {
             self.share.accept_top();
         }
         let mut is_behind = true;
-        let mut again = AGAIN;
+        let (mut again, mut is_told) = (AGAIN, false);
         let mut noted = Instant::now();
         let (mut is_noted, mut period) = (true, NOTE_PERIOD);
         if self.writes {
@@ -313,7 +315,15 @@ impl Follower {
                 _ => None,
             };
             let next_try = self.share.next_try().filter(|_| !is_behind);
-            let wait = wait.into_iter().chain(next_try).min();
+            let unwatched = self.share.lacks_watches().then_some(UNWATCHED);
+            if unwatched.is_some() && !std::mem::replace(&mut is_told, true) {
+                tracing::warn!(
+                    share = locked(&self.told).name,
+                    "the kernel has no inotify watches left for a share: changes are found after {} s; raise fs.inotify.max_user_watches",
+                    UNWATCHED.as_secs()
+                );
+            }
+            let wait = wait.into_iter().chain(next_try).chain(unwatched).min();
             again = if is_behind { (again * 2).min(AGAIN_MAX) } else { AGAIN };
             if self.wait(wait, is_behind).is_break() {
                 break;

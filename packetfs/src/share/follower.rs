@@ -216,6 +216,12 @@ impl Share {
         self.tries.next(Instant::now())
     }
 
+    /// Returns whether the kernel has no watches left for some directories, so that all changes there have to be looked for.
+    #[must_use]
+    pub fn lacks_watches(&self) -> bool {
+        self.watcher.lacks_watches()
+    }
+
     /// Returns whether files changed while they were read, so that they must be looked at again soon.
     #[must_use]
     pub fn is_unsure(&self) -> bool {

@@ -17,6 +17,7 @@ use super::{Left, Plan, Round, Share, ShareError};
 use crate::export::Hidden;
 use crate::tree::Kind;
 use crate::volume::{Options, Volume};
+use crate::watch::Watcher;
 
 const ROOT: u64 = 1;
 
@@ -132,6 +133,27 @@ fn the_volume_follows_the_directory() {
     settle(&mut share);
     assert_same(&dir, &volume);
     assert_eq!(settle(&mut share), Round::default(), "nothing has changed");
+}
+
+#[test]
+fn what_the_kernel_does_not_watch_is_found_too() {
+    let (dir, at) = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory")).into();
+    for number in 0..8 {
+        fs::create_dir(dir.path().join(number.to_string())).expect("the name is free");
+    }
+    let volume = volume(at.path());
+    let mut share = share(dir.path(), &volume, None);
+    share.watcher = Watcher::with_watches(3).expect("an inotify instance");
+    share.all().expect("the directory is there");
+    assert!(share.lacks_watches());
+    for round in 0..3 {
+        for number in 0..8 {
+            fs::write(dir.path().join(format!("{number}/f{round}")), "x").expect("writable");
+        }
+        settle(&mut share);
+        assert_same(dir.path(), &volume);
+        assert!(share.lacks_watches(), "round {round}");
+    }
 }
 
 #[test]

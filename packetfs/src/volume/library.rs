@@ -429,13 +429,21 @@ impl Library {
             return Ok(content);
         }
         let until = Instant::now() + OTHERS_FETCH_MAX;
-        let following = manifest.covering(at, u64::MAX).map(|(_, packet)| packet);
-        let missing = following.filter(|it| *it == packet || !self.shelf.has(&it.digest));
-        let claim = self.fetching.claim(missing, FETCHED_AT_ONCE);
-        self.fetch(&claim.packets)?;
-        drop(claim);
-        self.fetching.wait(&packet.digest, until);
-        self.shelf.get(packet).ok_or_else(damaged)
+        loop {
+            let following = manifest.covering(at, u64::MAX).map(|(_, packet)| packet);
+            let missing = following.filter(|it| *it == packet || !self.shelf.has(&it.digest));
+            let claim = self.fetching.claim(missing, FETCHED_AT_ONCE);
+            self.fetch(&claim.packets)?;
+            let is_own = claim.packets.contains(&packet);
+            drop(claim);
+            self.fetching.wait(&packet.digest, until);
+            // Others may have fetched it in vain.
+            match self.shelf.get(packet) {
+                Some(content) => return Ok(content),
+                None if is_own || Instant::now() >= until => return Err(damaged()),
+                None => {}
+            }
+        }
     }
 
     /// Returns a part of a content; less of it at its end.
