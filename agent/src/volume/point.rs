@@ -52,8 +52,7 @@ pub(super) fn prepare(point: &Path) -> anyhow::Result<()> {
 /// Returns some names in words; none if there are none.
 fn hidden(names: &[OsString]) -> Option<String> {
     let first = names.iter().take(NAMES_MAX);
-    let first: Vec<_> =
-        first.map(|name| escape(&name.to_string_lossy(), NAME_CHARS_MAX)).collect();
+    let first: Vec<_> = first.map(|name| escape(&name.to_string_lossy(), NAME_CHARS_MAX)).collect();
     let more = if names.len() > NAMES_MAX { " and more" } else { "" };
     (!names.is_empty()).then(|| format!("{}{more}", first.join(", ")))
 }
