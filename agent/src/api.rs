@@ -529,6 +529,7 @@ impl Api {
             fuse: self.mirrors.fuse_counts(),
             other_mounts: false,
             conflicts: self.volume.conflicts(),
+            full_volume: self.volume.full(),
             nodes: self.nodes(),
         }
     }

@@ -21,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, Weak, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -115,6 +115,8 @@ pub(crate) struct VolumeHandle {
     keep: Retention,
     /// Exchanges with other nodes' volumes.
     mesh: Mesh,
+    /// The volume, once it was opened.
+    opened: Arc<OnceLock<Weak<Volume>>>,
     /// Held for writing while garbage is removed, so that nobody waits for packets behind that.
     turns: Arc<RwLock<()>>,
 }
@@ -131,12 +133,19 @@ impl VolumeHandle {
     ) -> anyhow::Result<Self> {
         let (jobs, jobs_rx) = mpsc::channel();
         let dir = state.join("volume");
-        let turns = Arc::default();
+        let (turns, opened) = (Arc::default(), Arc::<OnceLock<Weak<Volume>>>::default());
         let (outside, mesh) = (Arc::clone(outside), node.mesh.clone());
-        let handle =
-            Self { jobs, dir: dir.clone(), outside: Arc::clone(&outside), keep, mesh, turns };
+        let handle = Self {
+            jobs,
+            dir: dir.clone(),
+            outside: Arc::clone(&outside),
+            keep,
+            mesh,
+            opened: Arc::clone(&opened),
+            turns,
+        };
         let serve = move || match outside.enter() {
-            Ok(()) => Keeper::new(dir, hidden, node, own).serve(&jobs_rx),
+            Ok(()) => Keeper::new(dir, hidden, node, own, opened).serve(&jobs_rx),
             Err(error) => {
                 tracing::error!(%error, "failed to enter the mount namespace of users: nothing is mounted")
             }
@@ -180,6 +189,12 @@ impl VolumeHandle {
         self.mesh.conflicts()
     }
 
+    /// Returns the directory of the volume, if its disk is full as far as that is known without waiting.
+    pub(crate) fn full(&self) -> Option<String> {
+        let volume = self.opened.get()?.upgrade()?;
+        volume.is_full().then(|| self.dir.display().to_string())
+    }
+
     /// Returns the root of the volume mounted at a point.
     async fn lend(&self, point: PathBuf, to: Borrower) -> anyhow::Result<OwnedFd> {
         self.ask(|done| Job::Lend(point, to, done)).await
@@ -202,6 +217,8 @@ struct Keeper {
     node: Node,
     /// Open from the first mount on, also after restarts.
     volume: Option<Arc<Volume>>,
+    /// Keeper --opened--> status
+    opened: Arc<OnceLock<Weak<Volume>>>,
     mounts: BTreeMap<PathBuf, (Wish, VolumeMount)>,
     /// Mounts of the last time that failed, and why. They are tried again when the agent starts.
     failed: BTreeMap<PathBuf, (Wish, String)>,
@@ -212,11 +229,17 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(dir: PathBuf, hidden: Arc<Hidden>, node: Node, own: OwnVolume) -> Self {
+    fn new(
+        dir: PathBuf,
+        hidden: Arc<Hidden>,
+        node: Node,
+        own: OwnVolume,
+        opened: Arc<OnceLock<Weak<Volume>>>,
+    ) -> Self {
         let shares = Shares::new(&dir, hidden);
         let lent = Lent::default();
         let (mounts, failed) = (BTreeMap::new(), BTreeMap::new());
-        Self { dir, node, volume: None, mounts, failed, shares, lent, own }
+        Self { dir, node, volume: None, opened, mounts, failed, shares, lent, own }
     }
 
     fn serve(mut self, jobs: &mpsc::Receiver<Job>) {
@@ -371,6 +394,8 @@ impl Keeper {
             self.node.mesh.open(&volume);
         }
         self.own.open(&volume);
+        // It is opened once.
+        let _ = self.opened.set(Arc::downgrade(&volume));
         Ok(Arc::clone(self.volume.insert(volume)))
     }
 

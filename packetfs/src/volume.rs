@@ -70,6 +70,7 @@ mod readers;
 mod records;
 mod replicas;
 mod restore;
+mod room;
 mod row;
 mod seen;
 mod showing;

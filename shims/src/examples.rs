@@ -45,6 +45,7 @@ pub(crate) fn cluster() -> Status {
         fuse: FuseCounts::default(),
         other_mounts: false,
         conflicts: 0,
+        full_volume: None,
         nodes: vec![node("n1", NodeCondition::Alive), node("n2", NodeCondition::Alive)],
     }
 }

@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use indicatif::HumanBytes;
 use serde::Serialize;
 use worknode::request::{
-    VolumeChecked, VolumeExported, VolumeGarbage, VolumeReply, VolumeRequest, VolumeStatus,
+    Retention, VolumeChecked, VolumeExported, VolumeGarbage, VolumeReply, VolumeRequest,
+    VolumeStatus,
 };
 use worknode::said::escape;
 
@@ -26,7 +27,7 @@ pub(crate) enum Fs {
     /// Check the log, the tree, and every content
     Fsck(Json),
     /// Remove what is not kept any more; the agent does so every hour
-    Gc(Json),
+    Gc(Gc),
     /// Keep all of the past of a file or directory
     Pin(Pin),
     /// Keep the past of a file or directory only as long as that of others
@@ -69,6 +70,18 @@ pub(crate) struct Below {
 
 #[derive(Debug, Args)]
 pub(crate) struct Json {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// Keep only this much of the past, this once: all of it, full hours, days [default: what 'oswalk up --keep' says]
+    ///
+    /// What is pinned stays. What is given up cannot be brought back.
+    #[arg(long, value_name = "ALL,HOURLY,DAILY")]
+    keep: Option<Retention>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -167,6 +180,7 @@ fn status_text(status: &VolumeStatus) -> String {
          packets   {} in {} packs, {}\n\
          log       {} segments, {}\n\
          garbage   {} values, {} packets, {}\n\
+         disk      {}\n\
          conflicts {}\n\
          replicas  {}\n",
         status.keep,
@@ -184,6 +198,7 @@ fn status_text(status: &VolumeStatus) -> String {
         garbage.values,
         garbage.packets,
         HumanBytes(garbage.bytes),
+        disk_text(status),
         conflicts_text(status.conflicts),
         spread::copies_text(&status.copies),
     );
@@ -196,6 +211,14 @@ fn pinned_text(status: &VolumeStatus) -> String {
         files => {
             format!("{files} files, {}, with all of their past", HumanBytes(status.pinned_bytes))
         }
+    }
+}
+
+fn disk_text(status: &VolumeStatus) -> String {
+    let free = HumanBytes(status.free_bytes);
+    match &status.full {
+        None => format!("{free} free"),
+        Some(remedy) => format!("full, {free} free: {}", escape(remedy, usize::MAX)),
     }
 }
 
@@ -240,8 +263,9 @@ fn checked_text(checked: &VolumeChecked) -> String {
     text
 }
 
-fn collect(options: &Json, places: &Places) -> Result<ExitCode, Failure> {
-    let reply = work::of_volume(places, "removing garbage", VolumeRequest::Collect)?;
+fn collect(options: &Gc, places: &Places) -> Result<ExitCode, Failure> {
+    let request = VolumeRequest::Collect { keep: options.keep };
+    let reply = work::of_volume(places, "removing garbage", request)?;
     let VolumeReply::Collected(garbage) = reply else { return Err(unexpected()) };
     print(options.json, &garbage, || {
         let VolumeGarbage { values, packets, bytes } = garbage;
@@ -312,6 +336,8 @@ mod tests {
             directories: 2,
             pinned_files: 3,
             pinned_bytes: 2048,
+            free_bytes: 1024,
+            full: Some("free space".into()),
             ..VolumeStatus::default()
         };
         let text = status_text(&status);
@@ -320,6 +346,7 @@ mod tests {
             "failed    /cluster: /cluster is not empty: move its files away; 'oswalk mount /cluster' tries again, \
              'oswalk umount /cluster' gives it up",
             "files     7 in 2 directories, 0 B, 0 of them not in packets yet",
+            "disk      full, 1.00 KiB free: free space",
             "pinned    3 files, 2.00 KiB, with all of their past",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in {text}");

@@ -100,6 +100,10 @@ pub(crate) fn table(status: &Status) -> String {
             status.conflicts
         );
     }
+    if let Some(dir) = &status.full_volume {
+        let remedy = worknode::notice::REMEDY_OF_FULL_VOLUME;
+        text += &format!("the disk of the volume in {dir} is full: {remedy}\n");
+    }
     for node in &status.nodes {
         text += &problem(node);
     }

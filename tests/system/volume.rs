@@ -254,7 +254,15 @@ head -c 300M /dev/zero | tr '\0' 'x' 2>/dev/null >$dir/disk/filler || true
 if head -c 20M /dev/urandom 2>$dir/err >$m/big; then echo "there was room"; exit 1; fi
 grep -q 'No space left' $dir/err
 is "$(cat $m/f)" kept
-rm $dir/disk/filler; head -c 1M /dev/urandom >$m/big; sync $m/big; oswalk fs fsck
+# Both say so, and what helps.
+soon sh -c 'oswalk fs status | grep -q "^disk      full, .* free: free space on it; .*oswalk fs gc --keep"'
+soon sh -c "oswalk status | grep -q 'the disk of the volume in .* is full: free space on it'"
+rm $dir/disk/filler; soon sh -c 'oswalk fs status | grep -q "^disk .* free$"'
+# What fills the disk is the past: it can be given up.
+for i in 1 2 3 4 5; do head -c 25M /dev/urandom >$m/past; sync $m/past; soon has $m/past $i; done
+oswalk fs gc --keep 1m,0h,0d | grep -q '^removed '
+refuses "at least one minute" oswalk fs gc --keep 0h,0h,0d
+rm $m/past; head -c 1M /dev/urandom >$m/big; sync $m/big; oswalk fs fsck
 oswalk umount $m; oswalk down
 # The kernel closes the last files of the agent a moment after it has ended.
 soon mount -o remount,ro $dir/disk

@@ -19,6 +19,10 @@ pub fn remedy_of_broker(url: &str) -> &'static str {
     }
 }
 
+/// What helps if the disk of the volume is full. Nothing is lost then: programs get ENOSPC.
+pub const REMEDY_OF_FULL_VOLUME: &str = "free space on it; with some MiB free, 'oswalk fs gc --keep 1h,0h,0d' gives up all of the past \
+     but the last hour, except what is pinned, and 'oswalk up --keep' sets that for good";
+
 /// Returns why no node takes walks, or why `on` does not if it is given. Returns `None` if walks are
 /// possible. `silent_broker` is the broker's URL if the broker does not answer.
 #[must_use]

@@ -323,6 +323,9 @@ pub struct Status {
     /// Paths of the volume at which versions of several nodes are in conflict.
     #[serde(default)]
     pub conflicts: u64,
+    /// The directory of the volume, if its disk is full or nearly so.
+    #[serde(default)]
+    pub full_volume: Option<String>,
     /// All nodes of the cluster, this one included.
     pub nodes: Vec<NodeStatus>,
 }

@@ -62,9 +62,9 @@ fn remedy(error: &VolumeError) -> Option<&'static str> {
         return Some("another agent uses this volume, stop that one first");
     }
     match Errno::from_raw(error.os_error()?) {
-        Errno::ENOSPC | Errno::EDQUOT => {
-            Some("nothing is lost; free space on that disk, then try again")
-        }
+        Errno::ENOSPC | Errno::EDQUOT => Some(
+            "nothing is lost; free space on that disk, then try again; with some MiB free, 'oswalk fs gc --keep 1h,0h,0d' gives up the past",
+        ),
         Errno::EROFS => Some("nothing is lost; mount that disk for writing, then try again"),
         Errno::EIO => Some("the disk fails; 'dmesg' says more, and a backup helps"),
         Errno::EACCES | Errno::EPERM => Some("the agent may not use it; check owner and mode"),
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(
             said,
             "failed to create /s/open: No space left on device (os error 28): nothing is lost; free space on that disk, \
-             then try again"
+             then try again; with some MiB free, 'oswalk fs gc --keep 1h,0h,0d' gives up the past"
         );
         assert_eq!(of_volume(VolumeError::Cancelled).to_string(), "the work was cancelled");
     }

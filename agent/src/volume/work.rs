@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use worknode::history::{Author, Hlc};
 use worknode::id::NodeId;
+use worknode::notice::REMEDY_OF_FULL_VOLUME;
 use worknode::request::{
     Retention, ShareRequest, VolumeChecked, VolumeCopies, VolumeExported, VolumeGarbage,
     VolumeMountStatus, VolumePlace, VolumeRecord, VolumeReply, VolumeRequest, VolumeRestored,
@@ -57,8 +58,8 @@ impl VolumeHandle {
             return self.check_log(&format!("{error:#}")).await;
         }
         let volume = volume?;
-        if request == VolumeRequest::Collect {
-            return self.collect(volume).await;
+        if let VolumeRequest::Collect { keep } = request {
+            return self.collect(volume, keep.unwrap_or(self.keep)).await;
         }
         let (_, mounts) = self.ask(Job::Mounts).await?;
         let shares = self.ask(Job::Shares).await?;
@@ -122,7 +123,7 @@ impl VolumeHandle {
         loop {
             ticks.tick().await;
             let Ok((Some(volume), _)) = self.ask(Job::Mounts).await else { continue };
-            match self.collect(volume).await {
+            match self.collect(volume, self.keep).await {
                 Ok(VolumeReply::Collected(VolumeGarbage { values, packets, bytes })) => {
                     tracing::info!(values, packets, bytes, "garbage of the volume is removed");
                 }
@@ -143,9 +144,9 @@ impl VolumeHandle {
         self.apart(check).await
     }
 
-    async fn collect(&self, volume: Arc<Volume>) -> anyhow::Result<VolumeReply> {
+    async fn collect(&self, volume: Arc<Volume>, keep: Retention) -> anyhow::Result<VolumeReply> {
         let alone = Arc::clone(&self.turns).write_owned().await;
-        let policy = policy(self.keep);
+        let policy = policy(keep);
         let collect = move || {
             let _alone = alone;
             let garbage = volume.gc(&policy).map_err(of_volume)?;
@@ -228,7 +229,7 @@ fn work(
             let packetfs::volume::Exported { files, bytes, changed } = exported;
             Ok(VolumeReply::Exported(VolumeExported { files, bytes, changed }))
         }
-        VolumeRequest::Collect
+        VolumeRequest::Collect { .. }
         | VolumeRequest::Share(_)
         | VolumeRequest::Conflicts { .. }
         | VolumeRequest::Where { .. }
@@ -294,6 +295,8 @@ fn status(
         garbage: garbage_of(stat.garbage),
         copies: VolumeCopies::default(),
         shares: Vec::new(),
+        free_bytes: volume.free_bytes(),
+        full: volume.is_full().then(|| REMEDY_OF_FULL_VOLUME.to_owned()),
         conflicts: volume.conflicts(b"").map_err(anyhow::Error::from)?.len() as u64,
     })
 }

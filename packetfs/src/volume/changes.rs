@@ -53,7 +53,9 @@ impl Shared {
         let time = state.now();
         let dot = Dot { author: self.author, seq: state.tree.state.applied + 1 };
         let event = Event { dot, hlc: state.clock.tick(ms(time)), time, parents, op };
-        self.log.append(&event).map_err(|error| failed(&error.into()))?;
+        let appended = self.log.append(&event).map_err(VolumeError::from);
+        self.room.note(&appended);
+        appended.map_err(|error| failed(&error))?;
         self.prompt.note();
         Ok(event)
     }

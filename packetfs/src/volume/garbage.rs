@@ -125,7 +125,9 @@ impl Volume {
     pub fn stat(&self, policy: &Policy) -> Result<VolumeStat, VolumeError> {
         let shared = &self.shared;
         let _kept = shared.keep_packets();
-        let needs = shared.needs(policy)?;
+        // Nothing is removed, so nothing has to be durable: a full disk is counted, too.
+        let settled = shared.lock().tree.state.hlc;
+        let needs = shared.needs_of(policy, settled)?;
         let mut stat = VolumeStat::default();
         shared.each(&key::NODES, |_, row| {
             let node = Node::decode(&row.value)?;
@@ -178,6 +180,10 @@ impl Shared {
     fn needs(&self, policy: &Policy) -> Result<Needs, VolumeError> {
         let settled = self.lock().tree.state.hlc;
         self.settle()?;
+        self.needs_of(policy, settled)
+    }
+
+    fn needs_of(&self, policy: &Policy, settled: Hlc) -> Result<Needs, VolumeError> {
         let kept = self.lock().tree.kept()?.and(Kept::of(policy, ms(now())));
         Needs::new(self, kept, settled)
     }

@@ -21,6 +21,7 @@ use super::node::Base;
 use super::pending::Pending;
 use super::queue::Queue;
 use super::readers::Readers;
+use super::room::Room;
 use super::spares::Spares;
 use super::told::Mounts;
 use super::tree::{Rest, Tree};
@@ -64,6 +65,7 @@ pub(super) struct Shared {
     pub(super) settling: Mutex<()>,
     pub(super) locks: Locks,
     pub(super) giving: Giving,
+    pub(super) room: Room,
     /// Told when the volume is closed.
     pub(super) closing: Condvar,
 }

@@ -104,6 +104,7 @@ impl Volume {
             settling: Mutex::default(),
             locks: super::locks::Locks::new(options.author),
             giving: super::giving::Giving::default(),
+            room: super::room::Room::default(),
             closing: Condvar::new(),
         });
         let left = shared.left(recovered.has_rebooted)?;

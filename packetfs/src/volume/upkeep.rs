@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::error::VolumeError;
-use super::model::{Shared, State};
+use super::model::{Shared, State, Volume};
 
 /// Time between barriers.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -38,6 +38,7 @@ pub(super) fn run(shared: &Shared) {
     while !state.is_closed {
         let waited = shared.closing.wait_timeout(state, PERIOD);
         drop(waited.unwrap_or_else(PoisonError::into_inner).0);
+        shared.room.look(&shared.dir);
         if let Err(error) = shared
             .heal()
             .and_then(|()| shared.bury_rest())
@@ -130,6 +131,21 @@ impl Shared {
             self.spares.keep(&path);
         }
         Ok(())
+    }
+}
+
+impl Volume {
+    /// Tells whether the disk is full, or nearly so, as far as that is known without asking it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.shared.room.is_full()
+    }
+
+    /// Returns how many bytes of the disk are free, by its own account.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        self.shared.room.look(&self.shared.dir);
+        self.shared.room.free_bytes()
     }
 }
 

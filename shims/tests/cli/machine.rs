@@ -190,6 +190,7 @@ fn status() -> Status {
         fuse: worknode::request::FuseCounts::default(),
         other_mounts: false,
         conflicts: 0,
+        full_volume: None,
         nodes: Vec::new(),
     }
 }

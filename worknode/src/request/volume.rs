@@ -38,7 +38,11 @@ pub enum VolumeRequest {
     /// Read every packet again.
     Scrub,
     /// Remove what retention does not keep.
-    Collect,
+    /// Remove what is not kept any more.
+    Collect {
+        /// What is kept this time, if that is less than usual.
+        keep: Option<Retention>,
+    },
     /// About shares.
     Share(ShareRequest),
     /// Write a tree into a new directory.
@@ -240,6 +244,10 @@ pub struct VolumeStatus {
     pub copies: VolumeCopies,
     /// The shares.
     pub shares: Vec<VolumeShare>,
+    /// Bytes that are free on the disk.
+    pub free_bytes: u64,
+    /// The disk is full, or nearly so: what helps.
+    pub full: Option<String>,
 }
 
 /// A mount of the volume.
