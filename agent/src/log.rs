@@ -27,7 +27,12 @@ const LOG_BYTES_MAX: i64 = 256 * 1024 * 1024;
 /// Starts the log, on standard error.
 pub(crate) fn start() {
     let filter = EnvFilter::try_from_env("OSWALK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(Log::default()).init();
+    // What cannot be written, since the disk is full, must not end the thread that says it.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Log::default())
+        .log_internal_errors(false)
+        .init();
 }
 
 /// Makes the writer of each event.

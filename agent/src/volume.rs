@@ -119,6 +119,7 @@ pub(crate) struct VolumeHandle {
     opened: Arc<OnceLock<Weak<Volume>>>,
     /// Held for writing while garbage is removed, so that nobody waits for packets behind that.
     turns: Arc<RwLock<()>>,
+    lent: Lent,
 }
 
 impl VolumeHandle {
@@ -143,9 +144,11 @@ impl VolumeHandle {
             mesh,
             opened: Arc::clone(&opened),
             turns,
+            lent: Lent::default(),
         };
+        let lent = handle.lent.clone();
         let serve = move || match outside.enter() {
-            Ok(()) => Keeper::new(dir, hidden, node, own, opened).serve(&jobs_rx),
+            Ok(()) => Keeper::new(dir, hidden, node, own, (opened, lent)).serve(&jobs_rx),
             Err(error) => {
                 tracing::error!(%error, "failed to enter the mount namespace of users: nothing is mounted")
             }
@@ -197,6 +200,12 @@ impl VolumeHandle {
 
     /// Returns the root of the volume mounted at a point.
     async fn lend(&self, point: PathBuf, to: Borrower) -> anyhow::Result<OwnedFd> {
+        if let Some(known) = self.lent.known(&point, to) {
+            return Ok(known);
+        }
+        let _waiting = self.lent.wait(to.uid).with_context(|| {
+            format!("too many processes of user {} ask for {}", to.uid, point.display())
+        })?;
         self.ask(|done| Job::Lend(point, to, done)).await
     }
 
@@ -234,10 +243,9 @@ impl Keeper {
         hidden: Arc<Hidden>,
         node: Node,
         own: OwnVolume,
-        opened: Arc<OnceLock<Weak<Volume>>>,
+        (opened, lent): (Arc<OnceLock<Weak<Volume>>>, Lent),
     ) -> Self {
         let shares = Shares::new(&dir, hidden);
-        let lent = Lent::default();
         let (mounts, failed) = (BTreeMap::new(), BTreeMap::new());
         Self { dir, node, volume: None, opened, mounts, failed, shares, lent, own }
     }

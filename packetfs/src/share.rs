@@ -17,6 +17,7 @@ mod decide;
 mod follower;
 mod known;
 mod left;
+mod links;
 mod returns;
 mod round;
 mod rules;

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags, fstat, fstatfs, openat};
 
 /// The type of FUSE file systems in `statfs`.
@@ -14,7 +16,7 @@ const FUSE: u64 = 0x6573_5546;
 
 /// Opens the root of the FUSE file system that is mounted at `point`, on a private copy of the mount that lies in no
 /// namespace. Its root has no parent: whoever holds the descriptor reaches nothing outside of the file system by `..`.
-/// Devices and set-user-id bits have no effect there.
+/// Devices and set-user-id bits have no effect there, and the copy can neither be mounted anywhere nor be given other flags.
 ///
 /// # Errors
 /// The process may not copy mounts, or nothing is mounted there.
@@ -24,8 +26,38 @@ pub(crate) fn root_of(point: &Path) -> io::Result<OwnedFd> {
         return Err(io::Error::other("something else is mounted there"));
     }
     restrict(&root)?;
+    detach(&root, point)?;
     check_is_top(&root)?;
     Ok(root)
+}
+
+/// Mounts a copy in a namespace that ends at once, and unmounts it there. Only what has not been in a namespace yet can be moved
+/// into one, by whoever has the descriptor.
+fn detach(root: &OwnedFd, point: &Path) -> io::Result<()> {
+    let root = root.as_raw_fd();
+    let (path, point) = (CString::new(point.as_os_str().as_bytes())?, point.to_owned());
+    let detached = std::thread::spawn(move || -> io::Result<()> {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+        let flags = libc::MOVE_MOUNT_F_EMPTY_PATH;
+        // SAFETY: both paths are C strings, and the descriptor stays open, since its owner waits for this thread.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_move_mount,
+                root,
+                c"".as_ptr(),
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                flags,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?)
+    });
+    detached.join().map_err(|_| io::Error::other("a thread panicked"))?
 }
 
 fn copy(point: &Path) -> io::Result<OwnedFd> {
@@ -79,9 +111,6 @@ pub(crate) fn check_is_top(root: &OwnedFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use nix::mount::{MntFlags, MsFlags, mount, umount2};
-    use nix::sched::{CloneFlags, unshare};
-
     use super::*;
 
     #[test]
@@ -100,7 +129,10 @@ mod tests {
             assert!(root_of(&point).is_err(), "a file system that is not FUSE is not lent");
             let root = copy(&point)?;
             restrict(&root)?;
+            detach(&root, &point)?;
             check_is_top(&root)?;
+            // Who has it gives it neither a place nor other flags.
+            assert!(detach(&root, &point).is_err() && restrict(&root).is_err());
             let open = |path: &str| openat(&root, path, OFlags::RDONLY, Mode::empty());
             open("file").expect("what is inside is reached");
             open("../file").expect("`..` stays at the root");

@@ -200,12 +200,11 @@ impl Shares {
             writes: wish.writes,
         };
         let known = self.known(&wish.name);
-        let share = Share::new(
-            plan,
-            Arc::clone(volume),
-            Arc::clone(&self.hidden),
-            fs::read(&known).ok().as_deref(),
-        )?;
+        // Who asks for a directory that was shared before has it joined: what was removed meanwhile comes back.
+        let is_joined = is_asked && wish.writes;
+        let before = if is_joined { None } else { fs::read(&known).ok() };
+        let hidden = Arc::clone(&self.hidden);
+        let share = Share::new(plan, Arc::clone(volume), hidden, before.as_deref())?;
         let told = Arc::new(Mutex::new(VolumeShare {
             name: String::from_utf8_lossy(&wish.name).into_owned(),
             dir: String::from_utf8_lossy(&wish.dir).into_owned(),

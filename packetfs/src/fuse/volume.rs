@@ -50,7 +50,8 @@ impl VolumeMount {
     /// `/dev/fuse` is missing or forbidden, or the mount fails.
     pub fn new(volume: Arc<Volume>, point: &Path, is_read_only: bool) -> io::Result<Self> {
         let stale = volume.stale();
-        let mut options = vec![MountOption::Dev, MountOption::Suid];
+        // The root of one node is not that of another: devices and set-id bits that it has made have no effect elsewhere.
+        let mut options = vec![MountOption::NoDev, MountOption::NoSuid];
         options.extend(is_read_only.then_some(MountOption::RO));
         let session = mount(Shown::live(volume), point, options)?;
         let notifier = session.notifier();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::known::Known;
+use super::links::Links;
 use super::returns::Returns;
 use super::rules::Rules;
 use super::source::Source;
@@ -106,6 +107,8 @@ pub struct Share {
     pub(super) hidden: Arc<Hidden>,
     pub(super) rules: Rules,
     pub(super) known: Known,
+    /// Files with several names.
+    pub(super) links: Links,
     pub(super) watcher: Watcher,
     /// Directories with files that changed when they were read.
     pub(super) unsure: BTreeSet<Bytes>,
@@ -145,6 +148,7 @@ impl Share {
             volume,
             hidden,
             known,
+            links: Links::default(),
             watcher: Watcher::new().map_err(ShareError::Watch)?,
             unsure: BTreeSet::new(),
             tries: Tries::default(),

@@ -183,6 +183,7 @@ impl Share {
             // Its directories are watched under their former paths.
             let is_deep = self.follow(dir, ino, &item)? || is_deep;
             let is_known = self.known.stamp(dir, &item.name) == Some(&item.stamp);
+            self.note_links(dir, &item, is_known);
             match ino {
                 _ if self.tries.why(dir, &item.name) == Some(Left::Busy) => {}
                 Some(ino) if !is_known => self.take_over(dir, ino, &item, round)?,
@@ -197,6 +198,19 @@ impl Share {
             }
         }
         Ok(more)
+    }
+
+    /// Has all names of a file compared if one of them has changed.
+    fn note_links(&mut self, dir: &[u8], item: &Item, is_known: bool) {
+        if item.kind == Kind::Dir {
+            return;
+        }
+        let (source, stamp) = (&self.source, &item.stamp);
+        let is_there = |place: &_| source.is_at(place, stamp);
+        self.links.note((dir, &item.name), (stamp, item.links), is_there);
+        if !is_known {
+            self.unsure.extend(self.links.dirs(stamp).filter(|other| *other != dir).cloned());
+        }
     }
 
     /// Notes whether a file that was taken over is known for sure. If not, it is looked at again, but not for ever.

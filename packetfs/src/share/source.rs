@@ -31,6 +31,8 @@ pub(super) struct Item {
     pub(super) name: Bytes,
     pub(super) kind: Kind,
     pub(super) stamp: Stamp,
+    /// How many names the file has.
+    pub(super) links: u64,
 }
 
 /// An open file.
@@ -112,7 +114,8 @@ impl Source {
                     Err(error) => return Err(error.into()),
                 };
                 let Some(kind) = kind(&opened, name, &stat) else { continue };
-                items.push(Item { name: name.to_vec(), kind, stamp: stamp(&stat) });
+                let (name, links) = (name.to_vec(), stat.st_nlink);
+                items.push(Item { name, kind, stamp: stamp(&stat), links });
             }
             Ok((own, items))
         })

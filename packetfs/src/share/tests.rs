@@ -136,6 +136,33 @@ fn the_volume_follows_the_directory() {
 }
 
 #[test]
+fn what_is_written_through_one_name_of_a_file_changes_all() {
+    let (dir, at) = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory")).into();
+    for sub in ["x", "y", "z"] {
+        fs::create_dir(dir.path().join(sub)).expect("the name is free");
+    }
+    fs::write(dir.path().join("x/a"), "one").expect("there is room");
+    let link = |name: &str| fs::hard_link(dir.path().join("x/a"), dir.path().join(name));
+    for name in ["y/b", "c"] {
+        link(name).expect("the name is free");
+    }
+    let volume = volume(at.path());
+    let mut share = share(dir.path(), &volume, None);
+    share.all().expect("the directory is there");
+    settle(&mut share);
+    for (round, name) in ["x/a", "y/b", "c", "z/d"].into_iter().enumerate() {
+        fs::write(dir.path().join(name), format!("round {round}")).expect("there is room");
+        settle(&mut share);
+        assert_same(dir.path(), &volume);
+        if name == "c" {
+            fs::rename(dir.path().join("y"), dir.path().join("z/y")).expect("the name is free");
+            link("z/d").expect("the name is free");
+            settle(&mut share);
+        }
+    }
+}
+
+#[test]
 fn what_the_kernel_does_not_watch_is_found_too() {
     let (dir, at) = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory")).into();
     for number in 0..8 {

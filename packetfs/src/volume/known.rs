@@ -6,6 +6,7 @@ use super::changes::{ms, now};
 use super::error::VolumeError;
 use super::model::Volume;
 use super::moment;
+use crate::log::Log;
 
 /// Why the tree of a moment cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -52,14 +53,21 @@ impl Volume {
         self.shared.lock().tree.kept()?.last(moment).ok_or(MomentError::Forgotten(moment))
     }
 
-    /// Returns the moment of the first event.
+    /// Returns the moment of the first event that is here, whoever has made it.
     ///
     /// # Errors
-    /// The log is damaged.
+    /// A log is damaged.
     pub fn first_moment(&self) -> Result<Option<Hlc>, VolumeError> {
-        let log = &self.shared.log;
-        let first = log.read_from(log.first_seq()?)?.next().transpose()?;
-        Ok(first.map(|event| event.hlc))
+        let first = |log: &Log| -> Result<Option<Hlc>, VolumeError> {
+            let event = log.read_from(log.first_seq()?)?.next().transpose()?;
+            Ok(event.map(|event| event.hlc))
+        };
+        let foreign = self.shared.foreign.all();
+        let mut all = vec![first(&self.shared.log)?];
+        for foreign in &foreign {
+            all.push(first(foreign.log())?);
+        }
+        Ok(all.into_iter().flatten().min())
     }
 
     /// Returns the directory in which the volume is.

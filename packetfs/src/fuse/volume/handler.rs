@@ -27,8 +27,9 @@ use crate::volume::{Caller, Found, Io, Make, Moving, Opened, Shown, is_long};
 /// Cache lifetime: until the kernel changes it.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 const READAHEAD_BYTES: u32 = 1024 * 1024;
-/// Most background requests that the kernel may have pending.
-const BACKGROUND_MAX: u16 = 64;
+/// Most background requests that the kernel may have pending: more than all users may have answered at once, so that what one of
+/// them waits for keeps no other waiting.
+const BACKGROUND_MAX: u16 = 1024;
 const GENERATION: Generation = Generation(0);
 /// Backing files are on a file system that is not stacked on another.
 const STACK_DEPTH: u32 = 1;

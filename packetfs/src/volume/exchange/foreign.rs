@@ -118,6 +118,11 @@ impl Foreigners {
 }
 
 impl Foreign {
+    /// Returns the log itself.
+    pub(in crate::volume) fn log(&self) -> &Log {
+        &self.log
+    }
+
     fn begin(dir: PathBuf, boot: BootId, statement: &Statement) -> Result<Self, VolumeError> {
         super::super::dirs::make(&dir).map_err(VolumeError::io("create", &dir))?;
         let path = dir.join(STATEMENT);
