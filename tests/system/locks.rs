@@ -44,6 +44,21 @@ for _ in range(int(sys.argv[1])):
     fcntl.lockf(file, fcntl.LOCK_UN)
 ";
 
+/// Does so under a lock of `flock` in a file that is opened each time, as three programs at once.
+const CLOSES: &str = "import fcntl, os, sys
+for program in range(3):
+    if os.fork() > 0: continue
+    for _ in range(int(sys.argv[1])):
+        file = os.open('locks/closed', os.O_RDWR)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        count = int(os.pread(file, 20, 0))
+        os.pwrite(file, b'%d\\n' % (count + 1), 0)
+        os.close(file)
+    os._exit(0)
+ends = [os.wait()[1] for program in range(3)]
+sys.exit(any(ends))
+";
+
 fn exclude(lab: &Lab) -> Result<(), String> {
     let (up, _peace) = lab.alone()?;
     let volume = Mounted::new(up, "locks exclude")?;
@@ -94,18 +109,22 @@ fn count(lab: &Lab) -> Result<(), String> {
     let volume = Mounted::new(up, "locks count")?;
     volume.done(
         "origin",
-        "mkdir locks && echo 0 > locks/flock && echo 0 > locks/fcntl && : > locks/lock && \
+        "mkdir locks && echo 0 > locks/flock && echo 0 > locks/fcntl && echo 0 > locks/closed && : > locks/lock && \
          sqlite3 locks/base 'create table counts (count); insert into counts values (0)'",
     )?;
-    volume.all("test -s locks/flock && test -s locks/fcntl && test -s locks/base")?;
+    volume.all(
+        "test -s locks/flock && test -s locks/fcntl && test -s locks/closed && test -s locks/base",
+    )?;
     let flock = "flock locks/lock sh -c 'read n < locks/flock; echo $((n + 1)) > locks/flock'";
     let flock = format!("for i in $(seq {COUNTED}); do {flock} || exit 1; done");
     let fcntl = format!("python3 -c \"{COUNTS}\" {COUNTED}");
+    let closes = format!("python3 -c \"{CLOSES}\" {COUNTED}");
     let base = "sqlite3 -cmd '.timeout 30000' locks/base 'update counts set count = count + 1'";
     let base = format!("for i in $(seq {}); do {base} || exit 1; done", COUNTED / 5);
     for (script, shows, total) in [
         (flock, "cat locks/flock", COUNTED * NODES.len()),
         (fcntl, "cat locks/fcntl", COUNTED * NODES.len()),
+        (closes, "cat locks/closed", 3 * COUNTED * NODES.len()),
         (base, "sqlite3 locks/base 'select count from counts'", COUNTED / 5 * NODES.len()),
     ] {
         let runs: Result<Vec<_>, _> =

@@ -194,6 +194,10 @@ impl Shared {
         work.in_work.insert(ino, users.clone());
         drop(work);
         let given = self.catch_up(ino);
+        if given.is_ok() {
+            // Programs may still have it open, but all that was written under the lock is packets.
+            self.holds.end(ino, self.log.last().0);
+        }
         let mut work = self.giving.lock();
         work.in_work.remove(&ino);
         work.slow.remove(&ino);

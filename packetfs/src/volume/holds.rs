@@ -30,10 +30,14 @@ struct Hold {
 }
 
 impl Hold {
+    /// Returns when its time is over.
+    fn end(&self) -> Instant {
+        if self.releases == 0 { self.until } else { self.begun + HELD_MAX }
+    }
+
     /// Tells whether its time is over.
     fn is_over(&self, now: Instant) -> bool {
-        let until = if self.releases == 0 { self.until } else { self.begun + HELD_MAX };
-        until <= now
+        self.end() <= now
     }
 }
 
@@ -97,6 +101,12 @@ impl Holds {
         }
     }
 
+    /// Returns when the next file stops keeping events back, if its time is over before it is packets.
+    pub(super) fn next_end(&self, now: Instant) -> Option<Instant> {
+        let holds = self.lock();
+        holds.values().filter(|hold| !hold.is_over(now)).map(Hold::end).min()
+    }
+
     /// Returns up to which own event others may have all, of those up to `durable`.
     pub(super) fn limit(&self, durable: u64, now: Instant) -> u64 {
         let mut holds = self.lock();
@@ -155,9 +165,12 @@ mod tests {
     fn a_close_that_is_being_looked_at_keeps_back_until_that_is_done() {
         let (holds, now) = (Holds::default(), Instant::now());
         holds.note_flush(1, 5, now);
+        assert_eq!(holds.next_end(now), Some(now + RELEASE_MAX));
         holds.note_release(1);
+        assert_eq!(holds.next_end(now), Some(now + HELD_MAX));
         assert_eq!(holds.limit(9, now + RELEASE_MAX), 5);
         holds.end_release(1);
+        assert_eq!(holds.next_end(now + RELEASE_MAX), None);
         assert_eq!(holds.limit(9, now + RELEASE_MAX), 9);
         holds.note_flush(2, 5, now);
         holds.note_release(2);

@@ -91,11 +91,12 @@ impl Volume {
         let waiting = inner.calls.iter().filter(|(_, call)| call.at.handle == handle);
         let waiting: Vec<u64> = waiting.map(|(id, _)| *id).collect();
         waiting.into_iter().for_each(|id| inner.node.cancel(id, Instant::now()));
-        let asked = locks.end_handle(&mut inner, handle);
-        self.shared.end_acts(inner);
-        for (file, id, user) in asked {
-            self.shared.unlock(file, Held::all_of(Owner { node: self.shared.author, id }), user);
+        // At once: otherwise the next open file with one of the numbers could get a lock in between, and lose it.
+        for (file, id, user) in locks.end_handle(&mut inner, handle) {
+            let owner = Owner { node: self.shared.author, id };
+            inner.node.unlock(file, Held::all_of(owner), user, Instant::now());
         }
+        self.shared.end_acts(inner);
     }
 
     /// Another node's volume is linked.

@@ -127,6 +127,8 @@ pub(super) struct Inner {
     pub(super) showing: BTreeMap<u64, Showing>,
     /// Who has asked for locks on which file by an open file, and whose program that was.
     handles: HashMap<u64, BTreeSet<Asked>>,
+    /// By how many open files each has asked.
+    askers: HashMap<Asked, usize>,
     pub(super) wires: BTreeMap<Author, Wire>,
     pub(super) outboxes: BTreeMap<Author, Outbox>,
     /// What holders of locks must see.
@@ -192,6 +194,7 @@ impl Locks {
             calls: BTreeMap::new(),
             showing: BTreeMap::new(),
             handles: HashMap::new(),
+            askers: HashMap::new(),
             wires: BTreeMap::new(),
             outboxes: BTreeMap::new(),
             seen: Seen::default(),
@@ -242,14 +245,27 @@ impl Locks {
 
     /// Takes note of who asks for a lock by an open file.
     pub(super) fn note_handle(&self, inner: &mut Inner, at: &LockCall, file: FileId) {
-        inner.handles.entry(at.handle).or_default().insert((file, at.owner, at.user));
+        let asked = (file, at.owner, at.user);
+        if inner.handles.entry(at.handle).or_default().insert(asked) {
+            *inner.askers.entry(asked).or_default() += 1;
+        }
         self.handles.store(inner.handles.len(), Ordering::Relaxed);
     }
 
-    /// Returns who has asked for locks by an open file that is gone.
+    /// Returns who has asked for locks by an open file that is gone, and by no other one: the kernel tells of a close only some time
+    /// after it, and gives its number to the next open file at once.
     pub(super) fn end_handle(&self, inner: &mut Inner, handle: u64) -> BTreeSet<Asked> {
-        let asked = inner.handles.remove(&handle).unwrap_or_default();
+        let mut asked = inner.handles.remove(&handle).unwrap_or_default();
         self.handles.store(inner.handles.len(), Ordering::Relaxed);
+        asked.retain(|asked| {
+            let Some(count) = inner.askers.get_mut(asked) else { return true };
+            *count -= 1;
+            let is_last = *count == 0;
+            if is_last {
+                inner.askers.remove(asked);
+            }
+            is_last
+        });
         asked
     }
 

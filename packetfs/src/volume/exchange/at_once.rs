@@ -5,10 +5,21 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use super::super::model::Shared;
+use super::prompt::Due;
 
 /// Makes barriers until the volume is closed.
 pub(in crate::volume) fn run(shared: &Shared) {
-    while shared.prompt.wait() {
+    loop {
+        let until = shared.holds.next_end(Instant::now());
+        match shared.prompt.wait(until) {
+            Due::Closed => break,
+            // What was held back can be given.
+            Due::Time => {
+                shared.prompt.tell();
+                continue;
+            }
+            Due::Events => {}
+        }
         if let Err(error) = shared.settle_log() {
             tracing::error!(%error, "failed to make changes durable: other nodes do not get them");
         }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Who listens, and whether there is something to do.
 #[derive(Debug, Default)]
@@ -18,6 +19,17 @@ struct State {
     is_due: bool,
     is_closed: bool,
     listeners: Vec<Listener>,
+}
+
+/// Why a wait has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Events were made.
+    Events,
+    /// The time is over.
+    Time,
+    /// The volume is closed.
+    Closed,
 }
 
 /// Somebody who is told. It returns whether it listens any longer.
@@ -67,14 +79,23 @@ impl Prompt {
         self.more.notify_all();
     }
 
-    /// Waits until something is due. Returns false when the volume is closed.
-    pub(super) fn wait(&self) -> bool {
+    /// Waits until something is due, at most until this time.
+    pub(super) fn wait(&self, until: Option<Instant>) -> Due {
         let mut state = self.lock();
         while !state.is_due && !state.is_closed {
-            state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(until) = until else {
+                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Due::Time;
+            }
+            let waited = self.more.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.is_due = false;
-        !state.is_closed
+        if state.is_closed { Due::Closed } else { Due::Events }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -183,3 +183,32 @@ fn who_writes_much_keeps_the_own_locks_and_not_those_of_others() {
         thread.join().expect("sound messages");
     }
 }
+
+#[test]
+fn a_close_that_is_told_late_takes_no_lock_of_the_next_open_file_with_that_number() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let volume = open(dir.path(), 1);
+    write(&volume, ROOT, b"lock", b"");
+    let take = |handle: u64, owner: u64, waits: bool| {
+        let (told_tx, told) = channel();
+        let at = LockCall { handle, ..call(&volume, b"lock", owner) };
+        let done = Box::new(move |end| told_tx.send(end).unwrap_or(()));
+        volume.take_lock(at, Mode::Exclusive, waits, done);
+        told
+    };
+    let is_free = |handle: u64| {
+        let is_free = is_granted(&take(handle, 1000 + handle, false));
+        volume.release_handle(handle);
+        is_free
+    };
+    assert!(is_granted(&take(1, 7, true)));
+    // It is closed, and the next one gets its number from the kernel before that is told.
+    assert!(is_granted(&take(2, 7, true)));
+    volume.release_handle(1);
+    assert!(!is_free(10), "the second has it");
+    volume.release_handle(2);
+    assert!(is_free(11), "nobody has it");
+    assert!(is_granted(&take(3, 7, true)));
+    volume.release_handle(3);
+    assert!(is_free(12));
+}
