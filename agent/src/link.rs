@@ -10,12 +10,14 @@ pub(crate) mod handshake;
 mod inbox;
 pub(crate) mod introduced;
 mod meeting;
+pub(crate) mod queued;
 pub(crate) mod socket;
 mod streams;
 pub(crate) mod tasks;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,6 +40,7 @@ use handshake::Peer;
 pub(crate) use inbox::Inbox;
 use introduced::Introduced;
 use meeting::Meeting;
+use queued::{Outbox, Queued};
 use streams::Streams;
 
 /// Delivery rate above which compression does not pay. zstd takes about 3.5 ns per byte on both sides together and
@@ -60,9 +63,12 @@ pub(crate) struct Link {
     /// A number that is unique among all links of this agent.
     pub(crate) number: u32,
     /// Unbounded, since the one thread puts frames in and empties it. What it holds is bounded where it comes from:
-    /// output and input by credit, questions and answers, exits and pongs by their counts. Changes are as many as
+    /// output and input by credit, questions and answers, exits and pongs by their counts, messages
+    /// between volumes by [`Queued`]. Changes are as many as
     /// happen while the other side reads none; it is dropped when it acknowledges nothing.
     out_tx: mpsc::UnboundedSender<Frame>,
+    /// Messages between volumes in it.
+    queued: Arc<Queued>,
     /// The connection, for socket options, while it is open.
     connection: RefCell<Option<OwnedFd>>,
     streams: Streams,
@@ -111,6 +117,7 @@ impl Link {
             began: Instant::now(),
             number,
             out_tx,
+            queued: Arc::default(),
             connection: RefCell::new(connection),
             streams: Streams::new(called),
             unanswered: Cell::new(0),
@@ -196,6 +203,11 @@ impl Link {
         self.out_tx.clone()
     }
 
+    /// Returns the way of messages between volumes to that queue.
+    pub(crate) fn outbox(&self) -> Outbox {
+        Outbox::new(self.out_tx.clone(), Arc::clone(&self.queued))
+    }
+
     /// Opens a stream of this side.
     pub(crate) fn open_stream(&self) -> (u32, Inbox) {
         self.streams.open()
@@ -276,7 +288,7 @@ impl Link {
             }
             Kind::Given => self.ungiven.set(self.ungiven.get().saturating_sub(1)),
             Kind::Pong => self.pong_waits.set(false),
-            _ => {}
+            _ => self.queued.note_sent(frame),
         }
     }
 

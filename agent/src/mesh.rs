@@ -9,6 +9,7 @@ mod exchange;
 mod fetch;
 mod heard;
 mod keep;
+mod linked;
 mod met;
 mod names;
 mod peer;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use packetfs::packet::{Packed, PacketRef};
 use packetfs::volume::Volume;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -28,6 +30,7 @@ use worknode::key::Key;
 
 use crate::link::Link;
 use crate::wire::frame::{Frame, Kind};
+use crate::wire::limits::PAYLOAD_BYTES_MAX;
 use exchange::Exchange;
 use fetch::Fetcher;
 use heard::{Heard, Waiting};
@@ -149,8 +152,8 @@ impl Mesh {
     pub(crate) fn begin(&self, link: &Rc<Link>) {
         self.shared.waiting.begin(link.number);
         self.shared.fetcher.begin(link.number, link.peer.clone(), link.sender());
-        let (peer, out_tx) = (link.peer.clone(), link.sender());
-        self.tell(Heard::Begun(link.number, peer, out_tx, link.knows_locks()));
+        let (peer, out) = (link.peer.clone(), link.outbox());
+        self.tell(Heard::Begun(link.number, peer, out, link.knows_locks()));
     }
 
     /// Handles the end of a link.
@@ -178,7 +181,11 @@ impl Mesh {
                     tracing::error!(peer = %link.peer, "dropping the link: it sends events that nobody has asked for");
                     return link.close();
                 }
-                self.tell(Heard::Frame(link.number, kind, frame.payload));
+                // A copy, so that the whole message need not stay in memory for a short frame in it.
+                let is_part = frame.payload.len() <= PAYLOAD_BYTES_MAX;
+                let payload =
+                    if is_part { Bytes::copy_from_slice(&frame.payload) } else { frame.payload };
+                self.tell(Heard::Frame(link.number, kind, payload));
             }
         }
     }

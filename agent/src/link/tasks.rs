@@ -46,6 +46,9 @@ pub(crate) fn start(
             () = read(&running, stream, take) => {}
             () = write(&running, sink, out_rx) => {}
             () = running.closed() => {}
+            () = running.queued.overflowed() => {
+                tracing::error!(peer = %running.peer, "dropping the link: it does not read the answers of this node's volume");
+            }
         }
         // Closes the connection, so that the peer notices.
         running.connection.take();
@@ -238,33 +241,56 @@ mod tests {
         assert!(link.note_fetch() && link.note_claim());
     }
 
-    #[test]
-    fn unread_exits_are_bounded() {
+    /// Makes a link whose other side, which is also returned, reads nothing after the handshake.
+    async fn unread() -> (Rc<Link>, impl Sized) {
         use tokio_tungstenite::tungstenite::protocol::Role;
-        use worknode::spec::{Fault, Outcome};
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (ours, theirs) = tokio::join!(listener.accept(), TcpStream::connect(address));
+        let ours = socket::prepare(ours.expect("a caller").0).expect("a connection");
+        let [us, them] = [1, 2].map(|number| SecretKey::from_seed(&[number; 32]));
+        let identity = |secret| Identity::new(secret).expect("a key");
+        let call = identity(&them).caller(us.key(), Use::Link);
+        let (ours, theirs) = tokio::join!(
+            TlsAcceptor::from(identity(&us).answerer()).accept(ours),
+            TlsConnector::from(call).connect(nameless(), theirs.expect("a listener")),
+        );
+        let ours = TlsStream::Server(ours.expect("greeted"));
+        let config = Some(socket::config());
+        let socket = WebSocketStream::from_raw_socket(ours, Role::Server, config).await;
+        let node = "n2".parse().expect("a name");
+        let peer = Peer { node, incarnation: 1, key: None, speaks: VERSION };
+        (start(socket, peer, 1, false, |_, _| {}, |_| {}), theirs)
+    }
+
+    fn runtime() -> tokio::runtime::LocalRuntime {
+        tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default())
-            .expect("a runtime");
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            let address = listener.local_addr().expect("an address");
-            let (ours, theirs) = tokio::join!(listener.accept(), TcpStream::connect(address));
-            let ours = socket::prepare(ours.expect("a caller").0).expect("a connection");
-            let [us, them] = [1, 2].map(|number| SecretKey::from_seed(&[number; 32]));
-            let identity = |secret| Identity::new(secret).expect("a key");
-            let call = identity(&them).caller(us.key(), Use::Link);
-            let (ours, theirs) = tokio::join!(
-                TlsAcceptor::from(identity(&us).answerer()).accept(ours),
-                TlsConnector::from(call).connect(nameless(), theirs.expect("a listener")),
-            );
-            let ours = TlsStream::Server(ours.expect("greeted"));
-            let _theirs = theirs;
-            let config = Some(socket::config());
-            let socket = WebSocketStream::from_raw_socket(ours, Role::Server, config).await;
-            let node = "n2".parse().expect("a name");
-            let peer = Peer { node, incarnation: 1, key: None, speaks: VERSION };
-            let link = start(socket, peer, 1, false, |_, _| {}, |_| {});
+            .expect("a runtime")
+    }
+
+    #[test]
+    fn a_link_ends_whose_other_side_does_not_read_what_volumes_say() {
+        runtime().block_on(async {
+            let (link, _theirs) = unread().await;
+            let outbox = link.outbox();
+            let answer = Bytes::from(vec![0; 1000]);
+            // Its kernel takes some of it.
+            while !link.is_closed() {
+                for _ in 0..1000 {
+                    outbox.send(Kind::Locks, answer.clone());
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    #[test]
+    fn unread_exits_are_bounded() {
+        use worknode::spec::{Fault, Outcome};
+        runtime().block_on(async {
+            let (link, _theirs) = unread().await;
             let exit = Exit {
                 outcome: Outcome::Fault(Fault::Busy),
                 changes: Default::default(),

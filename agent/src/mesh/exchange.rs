@@ -20,10 +20,10 @@ use worknode::key::Key;
 
 use super::asking::Asking;
 use super::heard::{Heard, Liar, Waiting};
+use super::linked::{Judged, Linked};
 use super::met::Met;
-use super::peer::Peer;
 use crate::wire::feed::{Events, Has, Want};
-use crate::wire::frame::{Frame, Kind};
+use crate::wire::frame::Kind;
 use crate::wire::limits::{CARRIED_BYTES_MAX, EVENTS_BYTES};
 use crate::wire::message::encode;
 
@@ -49,26 +49,6 @@ pub(super) struct Exchange {
     said: Summary,
     ticks: u32,
     is_own_lost: bool,
-}
-
-/// A link to another node.
-struct Linked {
-    node: NodeId,
-    out_tx: UnboundedSender<Frame>,
-    peer: Peer,
-    /// The other side knows of locks on files.
-    knows_locks: bool,
-    /// It was looked at whether the volume may be this node's.
-    is_judged: bool,
-    /// Whose it is then. With that one this volume agrees about locks.
-    met: Option<Author>,
-}
-
-impl Linked {
-    fn send(&self, kind: Kind, payload: Bytes) {
-        // It is dropped if the link has ended.
-        let _ = self.out_tx.send(Frame { kind, stream: 0, payload });
-    }
 }
 
 impl Exchange {
@@ -117,11 +97,8 @@ impl Exchange {
                 self.say_all();
             }
             Heard::Members(members) => self.members = members,
-            Heard::Begun(number, node, out_tx, knows_locks) => {
-                let peer = Peer::default();
-                let linked =
-                    Linked { node, out_tx, peer, knows_locks, is_judged: false, met: None };
-                self.links.insert(number, linked);
+            Heard::Begun(number, node, out, knows_locks) => {
+                self.links.insert(number, Linked::new(node, out, knows_locks));
                 self.count_links();
                 self.say(number);
             }
@@ -183,8 +160,11 @@ impl Exchange {
         let Some(volume) = self.volume.clone() else { return };
         let Some(link) = self.links.get_mut(&number) else { return };
         let is_all = has.is_all;
-        link.peer.hear(has, volume.author());
-        Self::meet(&self.met, &self.members, &volume, (number, link));
+        link.peer.hear(has, volume.author(), link.out.events_sent());
+        if is_all {
+            self.judge(number, &volume);
+        }
+        let Some(link) = self.links.get(&number) else { return };
         if let Some(author) = link.met.filter(|_| is_all) {
             volume.note_has(author, link.peer.has.of(author));
         }
@@ -196,39 +176,30 @@ impl Exchange {
         self.ask(&volume);
     }
 
-    /// Notes whose volume a link leads to, unless the key of another node has said that it is that node's. A volume without
-    /// events is nobody's so far.
-    fn meet(
-        met: &Met,
-        members: &HashMap<Key, NodeId>,
-        volume: &Volume,
-        (number, link): (u32, &mut Linked),
-    ) {
-        let Some(author) = link.peer.author.filter(|_| !link.is_judged) else { return };
-        link.is_judged = true;
-        let authors = volume.authors();
-        let stated = authors.iter().find(|(it, _)| *it == author);
-        if stated.is_none_or(|(_, key)| members.get(key) == Some(&link.node)) {
-            met.begin(number, author);
-            Self::begin_locks(volume, link, author);
-        } else {
-            tracing::warn!(peer = %link.node, ?author, "a node says that another node's volume is its own");
+    /// Looks again whose volume a link leads to.
+    fn judge(&mut self, number: u32, volume: &Volume) {
+        let Some(link) = self.links.get_mut(&number) else { return };
+        match link.judge(&self.members, volume) {
+            Judged::Same => {}
+            Judged::Met(author) => {
+                self.met.begin(number, author);
+                link.begin_locks(volume);
+            }
+            Judged::Exposed(author) => {
+                self.met.retract(number);
+                volume.end_locks(author);
+                // A link that does lead there may be older.
+                let others = self.links.values().filter(|link| link.met == Some(author));
+                others.for_each(|link| link.begin_locks(volume));
+            }
         }
     }
 
-    /// Agrees about locks with the volume that a link leads to, if the other side knows of them.
-    fn begin_locks(volume: &Volume, link: &mut Linked, author: Author) {
-        link.met = Some(author);
-        if !link.knows_locks {
-            return;
-        }
-        let out_tx = link.out_tx.clone();
-        let wire = move |message: Vec<u8>| {
-            // It is dropped if the link has ended.
-            let payload = message.into();
-            let _ = out_tx.send(Frame { kind: Kind::Locks, stream: 0, payload });
-        };
-        volume.begin_locks(author, Box::new(wire));
+    /// Looks again which links lead to an author's volume, of whom there may be a new statement.
+    fn judge_all(&mut self, author: Author, volume: &Volume) {
+        let doubtful = self.links.iter().filter(|(_, link)| link.depends_on(author));
+        let doubtful: Vec<_> = doubtful.map(|(&number, _)| number).collect();
+        doubtful.into_iter().for_each(|number| self.judge(number, volume));
     }
 
     /// Takes a message about locks. Returns `None` if it is damaged.
@@ -271,29 +242,35 @@ impl Exchange {
                 let _ = self.liar_tx.send((link.node.clone(), lie));
                 return;
             }
+            self.judge_all(author, &volume);
         } else {
             tracing::debug!(peer = %link.node, node = %batch.statement.node, "events of a node that is no member");
         }
         let summary = volume.summary();
         let known = Summary([(author, summary.of(author))].into());
         let has = Has { author: Some(volume.author()), summary: known, is_all: false };
-        link.send(Kind::Has, encode(&has).into());
+        if let Some(link) = self.links.get(&number) {
+            link.out.send(Kind::Has, encode(&has).into());
+        }
         if self.asking.note_answer(number, author) {
             self.ask(&volume);
         }
     }
 
-    /// Asks for events of nodes that are not linked with this one.
+    /// Asks for events of nodes that are not linked with this one. A node that says that it is an author, and has not stated it, is
+    /// only one of those that may be asked for that author's events.
     fn ask(&mut self, volume: &Volume) {
-        let direct: HashSet<_> = self.links.values().filter_map(|link| link.met).collect();
+        let direct: HashSet<_> = self.links.values().filter_map(Linked::stated).collect();
         let own = volume.author();
-        let claims = self.links.iter().flat_map(|(&number, link)| {
+        // Who reads nothing is not asked.
+        let ready = self.links.iter().filter(|(_, link)| !link.out.is_busy());
+        let claims = ready.flat_map(|(&number, link)| {
             link.peer.has.0.iter().map(move |(&author, &last)| (number, author, last))
         });
         let claims = claims.filter(|(_, author, _)| *author != own && !direct.contains(author));
         for (number, author, after) in self.asking.next(claims, &volume.summary(), Instant::now()) {
             if let Some(link) = self.links.get(&number) {
-                link.send(Kind::Want, encode(&Want { author, after }).into());
+                link.out.send(Kind::Want, encode(&Want { author, after }).into());
             }
         }
     }
@@ -308,7 +285,7 @@ impl Exchange {
         let Some((payload, _)) = message(&volume, want.author, want.after) else { return };
         let Some(link) = self.links.get_mut(&number) else { return };
         link.peer.note_given(payload.len());
-        link.send(Kind::Events, payload);
+        link.out.send_events(payload);
     }
 
     fn push_all(&mut self) {
@@ -329,7 +306,7 @@ impl Exchange {
             }
             let Some((_, payload, covers)) = same else { return };
             link.peer.note_sent(*covers, payload.len());
-            link.send(Kind::Events, payload.clone());
+            link.out.send_events(payload.clone());
         }
     }
 
@@ -353,8 +330,9 @@ impl Exchange {
     fn say(&self, number: u32) {
         let Some(volume) = &self.volume else { return };
         let has = Has { author: Some(volume.author()), summary: volume.summary(), is_all: true };
-        if let Some(link) = self.links.get(&number) {
-            link.send(Kind::Has, encode(&has).into());
+        // What is not said now is said again.
+        if let Some(link) = self.links.get(&number).filter(|link| !link.out.is_busy()) {
+            link.out.send(Kind::Has, encode(&has).into());
         }
     }
 
@@ -409,3 +387,6 @@ fn message(volume: &Volume, author: Author, after: u64) -> Option<(Bytes, u64)> 
     let covers = batch.feed.covers();
     Some((encode(&Events { batch, packets }).into(), covers))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use packetfs::volume::Volume;
-use tokio::sync::mpsc::UnboundedSender;
 use worknode::id::NodeId;
 use worknode::key::Key;
 
-use crate::wire::frame::{Frame, Kind};
+use crate::link::queued::{FRAME_COST_BYTES, Outbox};
+use crate::wire::frame::Kind;
 use crate::wire::limits::WAITING_BYTES_MAX;
 
 /// A node that sent what does not match its digest or signature, and the evidence.
@@ -22,7 +22,7 @@ pub(super) enum Heard {
     /// Keys whose events are taken.
     Members(HashMap<Key, NodeId>),
     /// A link has begun. The last says whether the other side knows of locks.
-    Begun(u32, NodeId, UnboundedSender<Frame>, bool),
+    Begun(u32, NodeId, Outbox, bool),
     /// A link has ended.
     Ended(u32),
     /// A frame has come over a link.
@@ -31,7 +31,7 @@ pub(super) enum Heard {
     Grown,
 }
 
-/// Bytes of frames of each link that the exchange has not taken yet.
+/// Bytes of frames of each link that the exchange has not taken yet, with the cost of each.
 #[derive(Debug, Default)]
 pub(super) struct Waiting(Mutex<HashMap<u32, usize>>);
 
@@ -46,6 +46,7 @@ impl Waiting {
 
     /// Counts a frame. Returns false if too much waits. The frames of a link that has ended are not counted.
     pub(super) fn add(&self, link: u32, bytes: usize) -> bool {
+        let bytes = bytes + FRAME_COST_BYTES;
         self.lock().get_mut(&link).is_none_or(|waiting| {
             *waiting += bytes;
             *waiting - bytes <= WAITING_BYTES_MAX
@@ -54,11 +55,26 @@ impl Waiting {
 
     pub(super) fn taken(&self, link: u32, bytes: usize) {
         if let Some(waiting) = self.lock().get_mut(&link) {
-            *waiting = waiting.saturating_sub(bytes);
+            *waiting = waiting.saturating_sub(bytes + FRAME_COST_BYTES);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_without_payload_are_bounded_too() {
+        let waiting = Waiting::default();
+        waiting.begin(1);
+        let frames = (0..).take_while(|_| waiting.add(1, 0)).count();
+        assert!(frames <= WAITING_BYTES_MAX / FRAME_COST_BYTES + 1, "{frames}");
+        (0..=frames).for_each(|_| waiting.taken(1, 0));
+        assert!(waiting.add(1, 0), "they were taken");
     }
 }

@@ -40,6 +40,11 @@ impl Met {
         }
     }
 
+    /// Notes that a link does not lead to the volume that it was said to lead to.
+    pub(super) fn retract(&self, link: u32) {
+        self.lock().linked.remove(&link);
+    }
+
     /// Tells whether a link leads to a volume.
     pub(super) fn is_linked(&self, link: u32) -> bool {
         self.lock().linked.contains_key(&link)
@@ -83,5 +88,7 @@ mod tests {
         assert_eq!(counted(&[one, three], half), [one, three].into(), "the other was removed");
         assert_eq!(counted(&[one, two, three], begun + GONE_AFTER), [one, two].into());
         assert_eq!(counted(&[one, two, three], half + GONE_AFTER), [one].into());
+        met.retract(7);
+        assert_eq!(counted(&[one, two, three], half + GONE_AFTER), [].into(), "it was a lie");
     }
 }
