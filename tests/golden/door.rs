@@ -197,7 +197,7 @@ fn volume(golden: &mut Golden) {
         ("-stat", VolumeRequest::Stat),
         ("-check", VolumeRequest::Check),
         ("-scrub", VolumeRequest::Scrub),
-        ("-collect", VolumeRequest::Collect),
+        ("-collect", VolumeRequest::Collect { keep: None }),
         ("-export", export),
     ] {
         json(golden, &format!("-volume{case}"), &Request::Volume(request));
@@ -205,6 +205,7 @@ fn volume(golden: &mut Golden) {
     let record = VolumeRecord {
         time: "2026-11-27T21:15:03.123Z".to_owned(),
         author: "0a1b2c3d".to_owned(),
+        node: Some("n".to_owned()),
         seq: 7,
         path: "/d/f".to_owned(),
         what: "wrote 4 bytes".to_owned(),
