@@ -12,7 +12,7 @@ use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::sync::atomic::Ordering;
 
 use super::{Outcome, STATE, VISIBLE, find, root};
-use crate::next::{self, Function};
+use crate::next;
 use crate::path::PathBuffer;
 use crate::strings::text;
 use crate::sys;
@@ -150,7 +150,7 @@ macro_rules! next {
         next!(resolve, $name($($argument => $type),*) -> $ret)
     };
     ($resolve:ident, $name:ident($($argument:expr => $type:ty),*) -> $ret:ty) => {{
-        static NEXT: Function = Function::new(name!($name));
+        crate::next::function!(NEXT, name!($name));
         match NEXT.$resolve() {
             Some(address) => {
                 // SAFETY: `dlsym` found the address under the name of a function of this type.

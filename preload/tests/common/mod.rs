@@ -85,6 +85,8 @@ pub(crate) fn programs() -> &'static Programs {
             ("spawner.c", "spawner", &[]),
             ("opener.c", "opener", &[]),
             ("paths.c", "paths", &[]),
+            ("locked.c", "locked", &[]),
+            ("waiting.c", "waiting.so", &["-shared", "-fPIC", "-pthread"]),
             ("nothing.c", "nothing", &["-static", "-nostdlib"]),
             ("nothing.c", "nothing-walker", &["-static", "-nostdlib"]),
             ("quiet.c", "stayer-quiet", &[]),

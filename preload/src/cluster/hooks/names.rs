@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use super::streams::nothing;
 use super::{Text, with_path};
 use crate::cluster::{STATE, VISIBLE, directory};
-use crate::next::{self, Function};
+use crate::next;
 use crate::path::PathBuffer;
 use crate::strings::text;
 use crate::sys;
