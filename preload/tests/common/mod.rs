@@ -86,6 +86,7 @@ pub(crate) fn programs() -> &'static Programs {
             ("opener.c", "opener", &[]),
             ("paths.c", "paths", &[]),
             ("locked.c", "locked", &[]),
+            ("stacks.c", "stacks", &["-pthread"]),
             ("waiting.c", "waiting.so", &["-shared", "-fPIC", "-pthread"]),
             ("nothing.c", "nothing", &["-static", "-nostdlib"]),
             ("nothing.c", "nothing-walker", &["-static", "-nostdlib"]),
