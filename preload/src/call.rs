@@ -10,7 +10,7 @@ use worknode::policy::{self, Verdict};
 use worknode::reason::Reason;
 use worknode::script::{self, DEPTH_MAX};
 
-use crate::cluster::{self, Script};
+use crate::cluster::{self, Memory, Script};
 use crate::environment::{self, Need, Replacement};
 use crate::find::{self, Behind};
 use crate::next::{self, Spawn};
@@ -239,13 +239,14 @@ impl Call<'_> {
             return None;
         };
         let argv = self.argv.as_ptr();
-        cluster::find(sys::AT_FDCWD, path, |directory, rest| {
+        cluster::find_by(Memory::Stack, sys::AT_FDCWD, path, |directory, rest| {
             match self.how {
                 How::Spawn { spawn, .. } => {
-                    let mut buffer = PathBuffer::new();
-                    let name = cluster::name(directory, rest, &mut buffer);
-                    // SAFETY: the caller's arguments (see `make`).
-                    unsafe { next::spawn(spawn, name.as_ptr(), argv, envp) }
+                    Memory::Stack.with(|[mut room]| {
+                        let name = cluster::name(directory, rest, &mut room);
+                        // SAFETY: the caller's arguments (see `make`).
+                        unsafe { next::spawn(spawn, name.as_ptr(), argv, envp) }
+                    })
                 }
                 // SAFETY: the caller's arguments (see `make`).
                 _ => unsafe { next::execveat(directory, rest.as_ptr(), argv, envp, 0) },

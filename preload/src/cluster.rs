@@ -12,6 +12,7 @@ mod ask;
 mod directory;
 mod hooks;
 mod links;
+mod memory;
 mod mode;
 mod place;
 mod program;
@@ -19,9 +20,10 @@ mod root;
 mod temporary;
 
 use core::ffi::{CStr, c_int};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ask::Lack;
+pub(crate) use memory::Memory;
 use place::Place;
 pub(crate) use program::Script;
 pub(crate) use root::name;
@@ -31,21 +33,14 @@ use crate::path::PathBuffer;
 use crate::session::volume_point;
 use crate::sys;
 
-/// No volume was mounted when the session was opened, or there is no session.
-const OFF: u32 = 0;
-/// The mount is visible, or something else takes its place.
-const VISIBLE: u32 = 1;
-/// Nobody has looked yet.
-const UNKNOWN: u32 = 2;
-/// The mount is not visible.
-const HIDDEN: u32 = 3;
-
 /// Most links that are followed in a path, as for the kernel.
 const LINKS_MAX: usize = 40;
 const ENOENT: c_int = 2;
 const ENOTDIR: c_int = 20;
+const ELOOP: c_int = 40;
 
-static STATE: AtomicU32 = AtomicU32::new(OFF);
+/// A volume was mounted when the session was opened, and neither its mount nor something in its place is visible here.
+static IS_HIDDEN: AtomicBool = AtomicBool::new(false);
 /// A bit for each byte that a name of the mount point begins with, of the byte's lowest six bits, and for dots and slashes.
 static FIRST: AtomicU64 = AtomicU64::new(0);
 
@@ -94,13 +89,14 @@ impl<T> Outcome for *mut T {
     }
 }
 
-/// Begins to consider the volume, if the session has one.
+/// Finds out whether the session has a volume that this process cannot see. Nobody is asked for that: where the mount is
+/// visible, and without a volume, no call may need more than the next function does.
 pub(crate) fn begin() {
-    let Some(point) = volume_point() else { return };
+    let Some(point) = volume_point().filter(|point| !is_visible(point)) else { return };
     let names = point.split(|&byte| byte == b'/').filter_map(<[u8]>::first);
     let first = names.chain(b"./").fold(0, |bits, &byte| bits | bit(byte));
     FIRST.store(first, Ordering::Relaxed);
-    STATE.store(UNKNOWN, Ordering::Relaxed);
+    IS_HIDDEN.store(true, Ordering::Relaxed);
 }
 
 fn bit(byte: u8) -> u64 {
@@ -113,16 +109,10 @@ fn may_begin(byte: u8) -> bool {
     FIRST.load(Ordering::Relaxed) & bit(byte) != 0
 }
 
-/// Tells whether this process cannot see the mount. Decided once.
+/// Tells whether this process cannot see the mount. Decided once, when the library is loaded.
+#[inline]
 pub(crate) fn is_hidden() -> bool {
-    match STATE.load(Ordering::Relaxed) {
-        UNKNOWN => {
-            let state = if volume_point().is_some_and(is_visible) { VISIBLE } else { HIDDEN };
-            STATE.store(state, Ordering::Relaxed);
-            state == HIDDEN
-        }
-        state => state == HIDDEN,
-    }
+    IS_HIDDEN.load(Ordering::Relaxed)
 }
 
 /// Tells whether something is mounted at the mount point: the volume, or what somebody wants to be there instead.
@@ -135,115 +125,134 @@ fn is_visible(point: &[u8]) -> bool {
     }
 }
 
+/// The volume for a call.
+#[derive(Clone, Copy)]
+struct Volume {
+    point: &'static [u8],
+    memory: Memory,
+}
+
 /// Calls `call` with a directory and a path relative to it, if `path` leads to the volume, from the directory `from`, and the
 /// volume is not visible here. Returns false without calling it otherwise: the path is then the next function's.
 ///
 /// If `call` has found nothing, it may be called again with the path to which an absolute link leads.
 #[inline(never)]
-fn at(from: c_int, path: &CStr, call: Call<'_>) -> bool {
+fn at(from: c_int, path: &CStr, memory: Memory, call: Call<'_>) -> bool {
     let Some(point) = volume_point() else { return false };
+    let volume = Volume { point, memory };
     match place::of(path, point) {
         Place::Elsewhere => false,
         _ if !is_hidden() => false,
-        Place::Upwards => upwards(from, path, point, call),
-        Place::Below { above, .. } if !is_directory(from, above) => false,
-        Place::Below { rest, .. } => below(rest, point, call),
+        Place::Upwards => volume.upwards(from, path, call),
+        Place::Below { above, .. } if !volume.is_directory(from, above) => false,
+        Place::Below { rest, .. } => volume.below(rest, call),
     }
 }
 
-/// Tells whether a path is relative to the directory of an absolute one; all are to the root.
-fn is_directory(from: c_int, path: Option<&[u8]>) -> bool {
-    let Some(path) = path else { return true };
-    let mut buffer = PathBuffer::new();
-    let slash: &[u8] = if path.is_empty() { b"/" } else { b"" };
-    let wanted = buffer.join(&[path, slash]).and_then(|it| sys::identity(sys::AT_FDCWD, it).ok());
-    wanted.is_some() && wanted == sys::identity(from, c"").ok()
-}
-
-/// Calls with a path relative to the mount's root.
-fn below(rest: &CStr, point: &[u8], call: Call<'_>) -> bool {
-    let root = match root::get() {
-        Ok(root) => root,
-        // It is unmounted: programs see what is below, as everywhere.
-        Err(Lack::Refused) => return false,
-        // What they write must not end in a directory that is there by chance.
-        Err(Lack::Unreachable) => {
-            call(root::GONE, rest);
-            next::fail(root::ENOTCONN);
-            return true;
-        }
-    };
-    if place::leaves(rest.to_bytes()) {
-        let mut buffer = PathBuffer::new();
-        let path = place::resolve(&[point, rest.to_bytes()], &mut buffer);
-        return path.is_some_and(|path| resolved(root, path, point, call));
+impl Volume {
+    /// Tells whether a path is relative to the directory of an absolute one; all are to the root.
+    fn is_directory(self, from: c_int, path: Option<&[u8]>) -> bool {
+        let Some(path) = path else { return true };
+        let slash: &[u8] = if path.is_empty() { b"/" } else { b"" };
+        let identify = |path: &CStr| sys::identity(sys::AT_FDCWD, path).ok();
+        let wanted = self.memory.with(|[mut room]| room.join(&[path, slash]).and_then(identify));
+        wanted.is_some() && wanted == sys::identity(from, c"").ok()
     }
-    within(root, if rest.is_empty() { c"." } else { rest }, point, call);
-    true
-}
 
-/// Calls with a relative path that begins with `..`. The root of the mount has no parent here, so one that leads out is made
-/// absolute.
-fn upwards(from: c_int, path: &CStr, point: &[u8], call: Call<'_>) -> bool {
-    let (mut room, mut buffer) = (PathBuffer::new(), PathBuffer::new());
-    let Some(inside) = directory::inside(from, &mut room) else { return false };
-    let (Ok(root), true) = (root::get(), place::leaves_from(inside, path.to_bytes())) else {
-        return false;
-    };
-    let path = place::resolve(&[point, inside, path.to_bytes()], &mut buffer);
-    path.is_some_and(|path| resolved(root, path, point, call))
-}
-
-/// Calls with an absolute path without `..`.
-fn resolved(root: c_int, path: &CStr, point: &[u8], call: Call<'_>) -> bool {
-    match place::of(path, point) {
-        Place::Below { rest, .. } => {
-            within(root, if rest.is_empty() { c"." } else { rest }, point, call);
+    /// Calls with a path relative to the mount's root.
+    fn below(self, rest: &CStr, call: Call<'_>) -> bool {
+        let root = match root::get() {
+            Ok(root) => root,
+            // It is unmounted: programs see what is below, as everywhere.
+            Err(Lack::Refused) => return false,
+            // What they write must not end in a directory that is there by chance.
+            Err(Lack::Unreachable) => {
+                fail(root::ENOTCONN, rest, call);
+                return true;
+            }
+        };
+        if place::leaves(rest.to_bytes()) {
+            return self.memory.with(|[mut room]| {
+                let path = place::resolve(&[self.point, rest.to_bytes()], &mut room);
+                path.is_some_and(|path| self.resolved(root, path, call))
+            });
         }
-        _ => {
-            call(sys::AT_FDCWD, path);
-        }
+        self.within(root, or_dot(rest), call);
+        true
     }
-    true
-}
 
-/// Calls with a path that stays in the volume, and again if an absolute link has led to where the volume is not mounted: the
-/// kernel has then found nothing. After any other error, a call that does not follow the last name must not do so.
-fn within(root: c_int, rest: &CStr, point: &[u8], call: Call<'_>) {
-    match call(root, rest) {
-        // The agent is gone.
-        root::ENOTCONN => {
-            if let Some(another) = root::another() {
-                call(another, rest);
+    /// Calls with a relative path that begins with `..`. The root of the mount has no parent here, so one that leads out is
+    /// made absolute.
+    fn upwards(self, from: c_int, path: &CStr, call: Call<'_>) -> bool {
+        self.memory.with(|[mut room, mut buffer]| {
+            let Some(inside) = directory::inside(from, &mut room) else { return false };
+            let (Ok(root), true) = (root::get(), place::leaves_from(inside, path.to_bytes()))
+            else {
+                return false;
+            };
+            let path = place::resolve(&[self.point, inside, path.to_bytes()], &mut buffer);
+            path.is_some_and(|path| self.resolved(root, path, call))
+        })
+    }
+
+    /// Calls with an absolute path without `..`.
+    fn resolved(self, root: c_int, path: &CStr, call: Call<'_>) -> bool {
+        match place::of(path, self.point) {
+            Place::Below { rest, .. } => self.within(root, or_dot(rest), call),
+            _ => {
+                call(sys::AT_FDCWD, path);
             }
         }
-        ENOENT | ENOTDIR => follow(root, rest, point, call),
-        _ => {}
+        true
+    }
+
+    /// Calls with a path that stays in the volume, and again if an absolute link has led to where the volume is not mounted:
+    /// the kernel has then found nothing. After any other error, a call that does not follow the last name must not do so.
+    fn within(self, root: c_int, rest: &CStr, call: Call<'_>) {
+        match call(root, rest) {
+            // The agent is gone.
+            root::ENOTCONN => {
+                if let Some(another) = root::another() {
+                    call(another, rest);
+                }
+            }
+            ENOENT | ENOTDIR => self.follow(root, rest, call),
+            _ => {}
+        }
+    }
+
+    #[inline(never)]
+    fn follow(self, root: c_int, rest: &CStr, call: Call<'_>) {
+        self.memory.with(|[mut path, whole, name, target]| {
+            let mut rooms = [whole, name, target];
+            let mut followed = path.join(&[rest.to_bytes()]).is_some();
+            for count in 0..=LINKS_MAX {
+                followed = followed && links::follow_first(root, &mut path, &mut rooms, self.point);
+                if !followed {
+                    if let Some(path) = path.path().filter(|_| count > 0) {
+                        call(root, path);
+                    }
+                    return;
+                }
+            }
+            fail(ELOOP, rest, call);
+        });
     }
 }
 
-#[inline(never)]
-fn follow(root: c_int, rest: &CStr, point: &[u8], call: Call<'_>) {
-    let mut path = PathBuffer::new();
-    let mut followed = path.join(&[rest.to_bytes()]).is_some();
-    for count in 0..LINKS_MAX {
-        followed = followed && links::follow_first(root, &mut path, point);
-        if !followed {
-            if let Some(path) = path.path().filter(|_| count > 0) {
-                call(root, path);
-            }
-            return;
-        }
-    }
+/// Has a call fail with an error.
+fn fail(error: c_int, rest: &CStr, call: Call<'_>) {
+    call(root::GONE, rest);
+    next::fail(error);
+}
+
+fn or_dot(rest: &CStr) -> &CStr {
+    if rest.is_empty() { c"." } else { rest }
 }
 
 /// Returns what `look` finds at a path, in the volume or elsewhere.
 pub(crate) fn look<R: Outcome>(path: &CStr, mut look: impl FnMut(c_int, &CStr) -> R) -> R {
-    let found = if STATE.load(Ordering::Relaxed) > VISIBLE {
-        find(sys::AT_FDCWD, path, &mut look)
-    } else {
-        None
-    };
+    let found = if is_hidden() { find(sys::AT_FDCWD, path, &mut look) } else { None };
     found.unwrap_or_else(|| look(sys::AT_FDCWD, path))
 }
 
@@ -251,16 +260,26 @@ pub(crate) fn look<R: Outcome>(path: &CStr, mut look: impl FnMut(c_int, &CStr) -
 pub(crate) fn find<R: Outcome>(
     from: c_int,
     path: &CStr,
+    call: impl FnMut(c_int, &CStr) -> R,
+) -> Option<R> {
+    find_by(Memory::Mapped, from, path, call)
+}
+
+/// Returns what `call` returns, for which the buffers lie in this memory.
+pub(crate) fn find_by<R: Outcome>(
+    memory: Memory,
+    from: c_int,
+    path: &CStr,
     mut call: impl FnMut(c_int, &CStr) -> R,
 ) -> Option<R> {
     let mut result = None;
-    at(from, path, &mut |directory, path| result.insert(call(directory, path)).error());
+    at(from, path, memory, &mut |directory, path| result.insert(call(directory, path)).error());
     result
 }
 
 /// Tells whether a path leads into the volume, which is not visible here.
 pub(crate) fn is_inside(path: &CStr) -> bool {
-    STATE.load(Ordering::Relaxed) > VISIBLE
+    is_hidden()
         && find(sys::AT_FDCWD, path, |directory, _| Some(directory != sys::AT_FDCWD)).flatten()
             == Some(true)
 }

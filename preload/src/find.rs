@@ -61,7 +61,7 @@ pub(crate) enum Behind<'b> {
 pub(crate) fn behind_descriptor(fd: c_int, buffer: &mut PathBuffer) -> Behind<'_> {
     let Ok(opened) = sys::fstat(fd) else { return Behind::Error };
     let mut link = PathBuffer::new();
-    let Some(target) = read_descriptor(fd, &mut link) else { return Behind::Nowhere };
+    let Some(target) = read_descriptor(fd, link.room()) else { return Behind::Nowhere };
     let path = buffer.join(&[target]);
     // A deleted file's link reads "… (deleted)"; a replaced one leads to another file.
     match path.map(|path| (path, sys::stat(path))) {
@@ -83,7 +83,7 @@ pub(crate) fn relative<'b>(
         return buffer.join(&[path.to_bytes()]);
     }
     let mut link = PathBuffer::new();
-    let base = read_descriptor(directory, &mut link)?;
+    let base = read_descriptor(directory, link.room())?;
     buffer.join(&[base, b"/", path.to_bytes()])
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn relative<'b>(
 #[inline(never)]
 pub(crate) fn real<'b>(path: &CStr, buffer: &'b mut PathBuffer) -> Option<&'b [u8]> {
     let fd = sys::open(path, sys::O_PATH).ok()?;
-    let real = read_descriptor(fd, buffer);
+    let real = read_descriptor(fd, buffer.room());
     sys::close(fd);
     real
 }

@@ -6,8 +6,8 @@
 //!                                                                        └─▶ walk: execute the stub
 //! ```
 //! It runs between `vfork` and `execve`, in threads and in signal handlers of programs that do not
-//! expect it. Therefore it never allocates, locks or prints, uses only the stack, and makes the
-//! original call whenever something fails. Unsafe code lives in `call`, `hooks`, `next`, `scratch`,
+//! expect it. Therefore it never allocates, locks or prints, and makes the original call whenever
+//! something fails. Unsafe code lives in `call`, `hooks`, `next`, `scratch`,
 //! `session`, `strings` and `sys`.
 //!
 //! Built with `--profile shim` it is `no_std`, and panics abort. The build that unwinds exists only

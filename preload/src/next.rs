@@ -1,12 +1,17 @@
 //! [unsafe] The next functions behind the hooks: libc's, or those of another preloaded library.
 //!
-//! They are resolved when the library is loaded, because `dlsym` takes locks. A call made earlier
-//! resolves its own function, or, where it may follow a `vfork`, makes the system call directly.
+//! All are found when the library is loaded: `dlsym` takes the loader's lock, which another thread may hold that waits for this
+//! one, and clears the program's `dlerror`. A call made earlier resolves its own function, or, where it may follow a `vfork`,
+//! makes the system call directly.
 #![expect(unsafe_code, reason = "functions found by dlsym")]
+
+pub(crate) mod symbols;
 
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use symbols::Function;
 
 use crate::session;
 use crate::sys;
@@ -30,28 +35,35 @@ const OLD_VERSION: &CStr = c"GLIBC_2.2.5";
 /// `RTLD_NEXT`: the next object after this one.
 const NEXT: *mut c_void = core::ptr::without_provenance_mut(usize::MAX);
 
-/// A function behind a hook.
-pub(crate) struct Function {
-    name: &'static CStr,
-    address: AtomicPtr<c_void>,
+/// Defines a function of the given name, which is found when the library is loaded.
+macro_rules! function {
+    ($variable:ident, $name:expr) => {
+        // Only by its section it is written.
+        #[used]
+        #[unsafe(link_section = "oswalk_next")]
+        static $variable: crate::next::symbols::Function =
+            crate::next::symbols::Function::new($name);
+    };
+}
+pub(crate) use function;
+
+unsafe extern "C" {
+    #[link_name = "__start_oswalk_next"]
+    static FIRST: u8;
+    #[link_name = "__stop_oswalk_next"]
+    static END: u8;
 }
 
 static RESOLVING: AtomicBool = AtomicBool::new(false);
+/// All functions have been looked for.
+static IS_COMPLETE: AtomicBool = AtomicBool::new(false);
 
 impl Function {
-    pub(crate) const fn new(name: &'static CStr) -> Self {
-        Self { name, address: AtomicPtr::new(core::ptr::null_mut()) }
-    }
-
-    fn known(&self) -> Option<*mut c_void> {
-        Some(self.address.load(Ordering::Relaxed)).filter(|address| !address.is_null())
-    }
-
     /// Returns the function's address, unless one is being looked for: libraries that provide `malloc` call functions with
     /// system calls while `dlsym` needs memory.
     pub(crate) fn resolve_outside(&self) -> Option<*mut c_void> {
         self.known().or_else(|| {
-            if RESOLVING.swap(true, Ordering::Relaxed) {
+            if IS_COMPLETE.load(Ordering::Relaxed) || RESOLVING.swap(true, Ordering::Relaxed) {
                 return None;
             }
             let address = self.resolve();
@@ -60,9 +72,12 @@ impl Function {
         })
     }
 
-    /// Returns the function's address, which `dlsym` finds at the first call.
+    /// Returns the function's address. Before all have been looked for, `dlsym` finds it.
     pub(crate) fn resolve(&self) -> Option<*mut c_void> {
         self.known().or_else(|| {
+            if IS_COMPLETE.load(Ordering::Relaxed) {
+                return None;
+            }
             // SAFETY: the name is a C string.
             let mut address = unsafe { dlsym(NEXT, self.name.as_ptr()) };
             if address.is_null() {
@@ -75,33 +90,47 @@ impl Function {
     }
 }
 
-static EXECVE: Function = Function::new(c"execve");
-static EXECV: Function = Function::new(c"execv");
-static EXECVP: Function = Function::new(c"execvp");
-static EXECVPE: Function = Function::new(c"execvpe");
-static EXECVEAT: Function = Function::new(c"execveat");
-static FEXECVE: Function = Function::new(c"fexecve");
-static POSIX_SPAWN: Function = Function::new(c"posix_spawn");
-static POSIX_SPAWNP: Function = Function::new(c"posix_spawnp");
-static SYSTEM: Function = Function::new(c"system");
-static POPEN: Function = Function::new(c"popen");
+function!(EXECVE, c"execve");
+function!(EXECV, c"execv");
+function!(EXECVP, c"execvp");
+function!(EXECVPE, c"execvpe");
+function!(EXECVEAT, c"execveat");
+function!(FEXECVE, c"fexecve");
+function!(POSIX_SPAWN, c"posix_spawn");
+function!(POSIX_SPAWNP, c"posix_spawnp");
+function!(SYSTEM, c"system");
+function!(POPEN, c"popen");
+function!(SYSCALL_BY_LIBC, c"syscall");
 
 /// The address that the hook on `syscall` jumps to.
 pub(crate) static SYSCALL: AtomicPtr<c_void> =
     AtomicPtr::new(syscall_by_kernel as *const () as *mut c_void);
 
-/// Resolves every function that may be called where `dlsym` must not be.
+/// Finds every function, while no other thread waits for this one.
 pub(crate) fn resolve_all() {
-    for function in
-        [&EXECVE, &EXECV, &EXECVP, &EXECVPE, &EXECVEAT, &FEXECVE, &POSIX_SPAWN, &POSIX_SPAWNP]
-    {
-        function.resolve();
+    let functions = all();
+    if !symbols::find(functions) {
+        functions.iter().for_each(|function| {
+            function.resolve();
+        });
     }
-    // SAFETY: the name is a C string.
-    let syscall = unsafe { dlsym(NEXT, c"syscall".as_ptr()) };
-    if !syscall.is_null() {
+    for function in functions {
+        if function.known().is_none() {
+            function.address.store(function.old.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+    if let Some(syscall) = SYSCALL_BY_LIBC.known() {
         SYSCALL.store(syscall, Ordering::Relaxed);
     }
+    IS_COMPLETE.store(true, Ordering::Relaxed);
+}
+
+/// Returns the functions that [`function`] has defined.
+fn all() -> &'static [Function] {
+    let (first, end) = (&raw const FIRST, &raw const END);
+    let count = (end.addr() - first.addr()) / size_of::<Function>();
+    // SAFETY: the linker sets both, and the section holds nothing else.
+    unsafe { core::slice::from_raw_parts(first.cast(), count) }
 }
 
 /// Returns the program's `errno`.

@@ -108,6 +108,54 @@ fn a_silent_agent_is_told() {
     }
 }
 
+/// A thread has 16 KiB, and a signal handler little more than the kernel's frame.
+#[test]
+fn little_stack_is_enough() {
+    let (hidden, there) = (session(), directory());
+    serve(&hidden, Some(there.path()));
+    std::fs::write(there.path().join("f"), "").expect("a file");
+    let here = there.path().display().to_string();
+    let visible = Session::new(&Recipe { volume: Some("/"), ..Recipe::default() });
+    let native = run(&visible, "stacks", &[&here, &here]);
+    assert!(text(&native).contains("little"), "{}", text(&native));
+    let output = run(&hidden, "stacks", &[POINT, POINT]);
+    assert_eq!(output.stdout, native.stdout, "{} {}", text(&output), text(&native));
+    // From a directory elsewhere.
+    let output = run(&hidden, "stacks", &[&here, &here]);
+    assert_eq!(output.stdout, native.stdout, "{}", text(&output));
+}
+
+#[test]
+fn few_descriptors_are_enough() {
+    let (session, there) = (session(), directory());
+    serve(&session, Some(there.path()));
+    std::fs::write(there.path().join("f"), "content\n").expect("a file");
+    for most in [20, 200, 300] {
+        let script = format!("ulimit -n {most}; cat {POINT}/f; ls {POINT}");
+        assert_eq!(text(&run(&session, "sh", &["-c", &script])), "content\nf\n", "{most}");
+    }
+}
+
+#[test]
+fn links_that_lead_to_each_other_are_too_many() {
+    let (session, there) = (session(), directory());
+    serve(&session, Some(there.path()));
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(format!("{POINT}/{target}"), there.path().join(name))
+            .expect("a link");
+    };
+    link("b", "a");
+    link("a", "b");
+    std::fs::write(there.path().join("40"), "content\n").expect("a file");
+    (0..40).for_each(|number| link(&format!("{}", number + 1), &number.to_string()));
+    link("0", "too-many");
+    for name in ["a", "a/below", "too-many"] {
+        let shown = text(&run(&session, "cat", &[&format!("{POINT}/{name}")]));
+        assert!(shown.contains("Too many levels of symbolic links"), "{name}: {shown}");
+    }
+    assert_eq!(text(&run(&session, "cat", &[&format!("{POINT}/0")])), "content\n");
+}
+
 fn directory() -> TempDir {
     tempfile::tempdir().expect("a directory")
 }

@@ -2,6 +2,8 @@
 //! walk, and behaves natively if they do not.
 mod common;
 
+use std::path::Path;
+
 use common::{Recipe, Record, Session, programs, shims};
 use worknode::page::GATE_SHUT;
 use worknode::reason::Reason;
@@ -171,6 +173,18 @@ fn before_the_constructor() {
         command.env("LD_PRELOAD", list).arg(programs().path(program));
         let record = Record::of(&command.output().expect("the program runs"));
         assert_eq!(record.one("who=").as_deref(), Some(who), "{record:?}");
+    }
+}
+
+/// The loader's lock is held meanwhile: `dlsym` would wait for it.
+#[test]
+fn while_a_constructor_waits_for_a_thread() {
+    for volume in [None, Some("/nowhere/oswalk-volume")] {
+        let session = Session::new(&Recipe { volume, ..Recipe::default() });
+        let mut command = session.command(Path::new("/usr/bin/timeout"));
+        command.args(["10", &path("locked"), &path("waiting.so")]);
+        let record = Record::of(&command.output().expect("the program runs"));
+        assert_eq!(record.lines[..2], [b"error kept".to_vec(), b"opened".to_vec()], "{record:?}");
     }
 }
 

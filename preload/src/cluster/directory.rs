@@ -2,8 +2,9 @@
 
 use core::ffi::{CStr, c_int};
 
+use super::memory::Room;
 use super::root;
-use crate::path::{self, PathBuffer};
+use crate::path;
 use crate::session::volume_point;
 use crate::sys;
 
@@ -11,7 +12,7 @@ use crate::sys;
 const ELSEWHERE: &[u8] = b"(unreachable)";
 
 /// Returns where a directory lies below the mount's root, if it lies there.
-pub(super) fn inside(directory: c_int, room: &mut PathBuffer) -> Option<&[u8]> {
+pub(super) fn inside<'b>(directory: c_int, room: &'b mut Room<'_>) -> Option<&'b [u8]> {
     if directory == sys::AT_FDCWD {
         let inside = sys::working_directory(room.room()).ok()?.strip_prefix(ELSEWHERE)?;
         root::get().ok()?;
@@ -19,16 +20,15 @@ pub(super) fn inside(directory: c_int, room: &mut PathBuffer) -> Option<&[u8]> {
     }
     // A program that has not met the volume has opened nothing there, and asks nobody.
     if root::is_known() && root::has(directory, c"") {
-        path::read_descriptor(directory, room)
+        path::read_descriptor(directory, room.room())
     } else {
         None
     }
 }
 
 /// Writes the path of the working directory. Returns `None` where the next function knows it better.
-pub(crate) fn name(buffer: &mut PathBuffer) -> Option<&CStr> {
-    let mut room = PathBuffer::new();
-    joined(inside(sys::AT_FDCWD, &mut room)?, buffer)
+pub(super) fn name<'b>(buffer: &'b mut Room<'_>, room: &mut Room<'_>) -> Option<&'b CStr> {
+    joined(inside(sys::AT_FDCWD, room)?, buffer)
 }
 
 /// Writes the path of what a path leads to, with all links resolved, if that lies in the volume.
@@ -38,16 +38,16 @@ pub(crate) fn name(buffer: &mut PathBuffer) -> Option<&CStr> {
 pub(super) fn real<'b>(
     directory: c_int,
     path: &CStr,
-    buffer: &'b mut PathBuffer,
+    buffer: &'b mut Room<'_>,
+    room: &mut Room<'_>,
 ) -> Result<Option<&'b CStr>, c_int> {
     let fd = sys::open_at(directory, path, sys::O_PATH)?;
-    let mut room = PathBuffer::new();
-    let found = if root::has(fd, c"") { path::read_descriptor(fd, &mut room) } else { None };
+    let found = if root::has(fd, c"") { path::read_descriptor(fd, room.room()) } else { None };
     sys::close(fd);
     Ok(found.and_then(|inside| joined(inside, buffer)))
 }
 
-fn joined<'b>(inside: &[u8], buffer: &'b mut PathBuffer) -> Option<&'b CStr> {
+fn joined<'b>(inside: &[u8], buffer: &'b mut Room<'_>) -> Option<&'b CStr> {
     let inside = if inside == b"/" { b"" } else { inside };
     buffer.join(&[volume_point()?, inside])
 }

@@ -9,11 +9,10 @@
 )]
 
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use core::sync::atomic::Ordering;
 
-use super::{Outcome, STATE, VISIBLE, find, root};
-use crate::next::{self, Function};
-use crate::path::PathBuffer;
+use super::memory::Memory;
+use super::{Outcome, find, is_hidden, root};
+use crate::next;
 use crate::strings::text;
 use crate::sys;
 
@@ -41,7 +40,7 @@ const FACCESSAT2: usize = 439;
 /// Tells whether a path may lead to the volume, by its first bytes. This is all that calls elsewhere pay.
 #[inline(always)]
 unsafe fn concerns(path: Text) -> bool {
-    if STATE.load(Ordering::Relaxed) <= VISIBLE || path.is_null() {
+    if !is_hidden() || path.is_null() {
         return false;
     }
     let path = path.cast::<u8>();
@@ -150,7 +149,7 @@ macro_rules! next {
         next!(resolve, $name($($argument => $type),*) -> $ret)
     };
     ($resolve:ident, $name:ident($($argument:expr => $type:ty),*) -> $ret:ty) => {{
-        static NEXT: Function = Function::new(name!($name));
+        crate::next::function!(NEXT, name!($name));
         match NEXT.$resolve() {
             Some(address) => {
                 // SAFETY: `dlsym` found the address under the name of a function of this type.
@@ -283,8 +282,7 @@ macro_rules! by_name {
             // SAFETY: the caller's path.
             if unsafe { concerns(path) } && let Some(known) = unsafe { text(path) } {
                 let result = find(sys::AT_FDCWD, known, |dir, path| {
-                    let mut buffer = PathBuffer::new();
-                    call(root::name(dir, path, &mut buffer).as_ptr())
+                    Memory::Mapped.with(|[mut room]| call(root::name(dir, path, &mut room).as_ptr()))
                 });
                 if let Some(result) = result {
                     return result;

@@ -95,7 +95,10 @@ pub(crate) fn leaves_from(inside: &[u8], path: &[u8]) -> bool {
 }
 
 /// Writes the path that the parts form, one below the other, with `..` taken by the text. Returns `None` if it is too long.
-pub(crate) fn resolve<'b>(parts: &[&[u8]], buffer: &'b mut PathBuffer) -> Option<&'b CStr> {
+pub(crate) fn resolve<'b, B: AsRef<[u8]> + AsMut<[u8]>>(
+    parts: &[&[u8]],
+    buffer: &'b mut PathBuffer<B>,
+) -> Option<&'b CStr> {
     buffer.join(&[b""])?;
     for name in parts.iter().flat_map(|part| names(part)) {
         match name {

@@ -5,11 +5,12 @@ use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use super::ask::{self, Lack};
-use crate::path::PathBuffer;
+use super::memory::Room;
 use crate::session;
 use crate::sys;
 
-/// Numbers that programs seldom use, from the best one on. The limit of descriptors may be lower than a number.
+/// Numbers that programs seldom use, from the best one on. The limit of descriptors may be lower than all: then the
+/// root keeps the number that it came with.
 const NUMBERS: [usize; 3] = [1000, 500, 200];
 /// The agent is asked again so many seconds after it did not lend the root.
 const PAUSE_S: u64 = 5;
@@ -71,9 +72,14 @@ fn lent() -> Result<c_int, Lack> {
     let door = CStr::from_bytes_until_nul(page.door_path()).map_err(|_| Lack::Refused)?;
     let fd = ask::for_root(door, page.volume_point().ok_or(Lack::Refused)?)?;
     let higher = NUMBERS.into_iter().find_map(|least| sys::duplicate(fd, least));
-    sys::close(fd);
-    let root = higher.ok_or(Lack::Unreachable)?;
-    let found = sys::identity(root, c"").map_err(|_| Lack::Unreachable)?;
+    if higher.is_some() {
+        sys::close(fd);
+    }
+    let root = higher.unwrap_or(fd);
+    let Ok(found) = sys::identity(root, c"") else {
+        sys::close(root);
+        return Err(Lack::Unreachable);
+    };
     DEVICE.store(found.device, Ordering::Relaxed);
     INODE.store(found.inode, Ordering::Relaxed);
     // Of two threads that ask at once, one keeps a descriptor that nobody uses again: closing it could close one in use.
@@ -88,11 +94,11 @@ pub(super) fn another() -> Option<c_int> {
 }
 
 /// Writes a path by which `rest` is found below a directory, for which `/proc` is needed. Where there is none, it is empty.
-pub(crate) fn name<'b>(root: c_int, rest: &CStr, buffer: &'b mut PathBuffer) -> &'b CStr {
+pub(crate) fn name<'b>(root: c_int, rest: &CStr, buffer: &'b mut Room<'_>) -> &'b CStr {
     written(root, rest, buffer).unwrap_or(c"")
 }
 
-fn written<'b>(root: c_int, rest: &CStr, buffer: &'b mut PathBuffer) -> Option<&'b CStr> {
+fn written<'b>(root: c_int, rest: &CStr, buffer: &'b mut Room<'_>) -> Option<&'b CStr> {
     if root == sys::AT_FDCWD {
         return buffer.join(&[rest.to_bytes()]);
     }

@@ -2,17 +2,17 @@
 #![expect(unsafe_code, reason = "the C interface of the hooks")]
 
 use core::ffi::{CStr, c_char};
-use core::sync::atomic::Ordering;
 
 use super::streams::nothing;
 use super::{Text, with_path};
-use crate::cluster::{STATE, VISIBLE, directory};
-use crate::next::{self, Function};
-use crate::path::PathBuffer;
+use crate::cluster::memory::Memory;
+use crate::cluster::{directory, is_hidden};
+use crate::next;
 use crate::strings::text;
 use crate::sys;
 
 const ERANGE: core::ffi::c_int = 34;
+const EBADF: core::ffi::c_int = 9;
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 unsafe extern "C" fn realpath(path: Text, room: *mut c_char) -> *mut c_char {
@@ -37,32 +37,37 @@ unsafe extern "C" fn canonicalize_file_name(path: Text) -> *mut c_char {
 }
 
 unsafe fn real(path: Text, room: *mut c_char) -> Option<*mut c_char> {
-    if STATE.load(Ordering::Relaxed) <= VISIBLE {
+    if !is_hidden() {
         return None;
     }
     // SAFETY: the caller's path.
     let known = unsafe { text(path) }?;
-    let mut buffer = PathBuffer::new();
-    // SAFETY: likewise.
-    let found = unsafe {
-        with_path(path, |dir, path| directory::real(dir, path, &mut buffer).map(|it| it.is_some()))
-    };
-    match found {
-        Some(Ok(true)) => {}
-        Some(Ok(false)) => return None,
-        Some(Err(error)) => {
-            next::fail(error);
-            return Some(core::ptr::null_mut());
+    Memory::Mapped.with(|[mut buffer, mut other]| {
+        // SAFETY: likewise.
+        let found = unsafe {
+            with_path(path, |dir, path| {
+                directory::real(dir, path, &mut buffer, &mut other).map(|it| it.is_some())
+            })
+        };
+        match found {
+            Some(Ok(true)) => {}
+            Some(Ok(false)) => return None,
+            Some(Err(error)) => {
+                // A call that had to fail has its reason in `errno` already.
+                if error != EBADF {
+                    next::fail(error);
+                }
+                return Some(core::ptr::null_mut());
+            }
+            // A relative path, from a directory of the volume.
+            None => {
+                directory::inside(sys::AT_FDCWD, &mut other)?;
+                directory::real(sys::AT_FDCWD, known, &mut buffer, &mut other).ok()??;
+            }
         }
-        // A relative path, from a directory of the volume.
-        None => {
-            let mut room = PathBuffer::new();
-            directory::inside(sys::AT_FDCWD, &mut room)?;
-            directory::real(sys::AT_FDCWD, known, &mut buffer).ok()??;
-        }
-    }
-    // SAFETY: the caller's room is long enough for every path.
-    unsafe { give(buffer.path()?, room, usize::MAX) }
+        // SAFETY: the caller's room is long enough for every path.
+        unsafe { give(buffer.path()?, room, usize::MAX) }
+    })
 }
 
 /// Copies a path to the caller's room, or to new memory if it has none.
@@ -119,10 +124,11 @@ unsafe extern "C" fn getwd(room: *mut c_char) -> *mut c_char {
 }
 
 unsafe fn own_directory(room: *mut c_char, bytes: usize) -> Option<*mut c_char> {
-    if STATE.load(Ordering::Relaxed) <= VISIBLE || (!room.is_null() && bytes == 0) {
+    if !is_hidden() || (!room.is_null() && bytes == 0) {
         return None;
     }
-    let mut buffer = PathBuffer::new();
-    // SAFETY: the caller's room.
-    unsafe { give(directory::name(&mut buffer)?, room, bytes) }
+    Memory::Mapped.with(|[mut buffer, mut other]| {
+        // SAFETY: the caller's room.
+        unsafe { give(directory::name(&mut buffer, &mut other)?, room, bytes) }
+    })
 }

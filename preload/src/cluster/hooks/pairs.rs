@@ -5,7 +5,7 @@ use core::ffi::{CStr, c_int, c_uint};
 
 use super::{Text, Word, concerns, make};
 use crate::cluster::find;
-use crate::next::{self, Function};
+use crate::next;
 use crate::strings::text;
 use crate::sys;
 

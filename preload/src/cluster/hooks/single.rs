@@ -4,7 +4,7 @@
 use core::ffi::{CStr, c_int};
 
 use super::{Given, Pointer, Text, Word, make, with_path};
-use crate::next::{self, Function};
+use crate::next;
 use crate::sys;
 
 const AT_REMOVEDIR: c_int = 0x200;

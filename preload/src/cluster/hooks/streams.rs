@@ -5,7 +5,7 @@ use core::ffi::{CStr, c_int, c_void};
 
 use super::{Pointer, Text, Word, make, with_path};
 use crate::cluster::mode;
-use crate::next::{self, Function};
+use crate::next;
 use crate::strings::text;
 use crate::sys;
 

@@ -6,7 +6,7 @@ use core::ffi::{CStr, c_char, c_int};
 use super::streams::nothing;
 use super::{Word, concerns, make, with_path};
 use crate::cluster::temporary;
-use crate::next::{self, Function};
+use crate::next;
 use crate::strings::text;
 use crate::sys;
 
