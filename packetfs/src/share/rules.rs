@@ -14,16 +14,18 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use nix::errno::Errno;
 
 use super::known::{Stamp, child};
-use crate::path::{Bytes, is_within, join, split};
+use crate::path::{Bytes, join, split};
 
 /// The name of the files that say what is left out.
 pub(super) const FILE: &[u8] = b".oswalkignore";
 /// Longest such file.
 pub(super) const BYTES_MAX: u64 = 64 * 1024;
-/// Most patterns of a file: each may take some 20 KB of memory.
+/// Most patterns of a file.
 pub(super) const PATTERNS_MAX: usize = 1_000;
-/// Most patterns of all files of a share.
-pub(super) const ALL_PATTERNS_MAX: usize = 4_000;
+/// Most patterns of all files of a share: each may take 40 KB of memory.
+pub(super) const ALL_PATTERNS_MAX: usize = 2_000;
+/// Most bytes of these patterns: each may take 700 bytes of memory.
+pub(super) const ALL_BYTES_MAX: usize = 64 * 1024;
 /// The rights of others to write.
 const OTHERS_WRITE: u32 = 0o022;
 
@@ -39,7 +41,7 @@ pub(super) struct Rules {
     /// Directories whose rules cannot be followed.
     unclear: BTreeMap<Bytes, Unclear>,
     /// Patterns of all directories.
-    patterns: usize,
+    size: Size,
     /// Whether there are fewer patterns than before.
     has_shrunk: bool,
 }
@@ -57,8 +59,15 @@ struct Entry {
     text: String,
     /// Whether only the owner can have written the file.
     is_own: bool,
-    patterns: usize,
+    size: Size,
     globs: Gitignore,
+}
+
+/// How many patterns there are, and their bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Size {
+    patterns: usize,
+    bytes: usize,
 }
 
 /// Why the rules of a directory cannot be followed.
@@ -78,9 +87,8 @@ pub(super) enum Unclear {
 
 impl Rules {
     pub(super) fn new(top: &Path) -> Self {
-        let (dirs, loose, unclear) = Default::default();
-        let top = top.to_owned();
-        Self { top, owner: None, dirs, loose, unclear, patterns: 0, has_shrunk: false }
+        let (dirs, loose, unclear, size) = Default::default();
+        Self { top: top.to_owned(), owner: None, dirs, loose, unclear, size, has_shrunk: false }
     }
 
     /// Notes whose a directory is, and who may write it. Returns whether that has changed.
@@ -124,13 +132,13 @@ impl Rules {
         if let Some(entry) = self.dirs.get_mut(dir).filter(|entry| entry.text == text) {
             return Ok(std::mem::replace(&mut entry.is_own, is_own) != is_own);
         }
-        let is_pattern = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
-        let patterns = text.lines().filter(is_pattern).count();
-        let of_others = self.patterns - self.dirs.get(dir).map_or(0, |entry| entry.patterns);
-        if patterns > PATTERNS_MAX {
+        let size = Size::of(&text);
+        if size.patterns > PATTERNS_MAX {
             return Err(Unclear::Many);
         }
-        if of_others + patterns > ALL_PATTERNS_MAX {
+        let former = self.dirs.get(dir).map_or(Size::default(), |entry| entry.size);
+        let all = self.size.less(former).plus(size);
+        if all.patterns > ALL_PATTERNS_MAX || all.bytes > ALL_BYTES_MAX {
             return Err(Unclear::Full);
         }
         let mut builder = GitignoreBuilder::new(self.path(dir));
@@ -140,15 +148,15 @@ impl Rules {
         }
         let globs = builder.build().map_err(|_| Unclear::Complex)?;
         self.remove(dir);
-        self.patterns += patterns;
-        self.dirs.insert(dir.to_vec(), Entry { text, is_own, patterns, globs });
+        self.size = self.size.plus(size);
+        self.dirs.insert(dir.to_vec(), Entry { text, is_own, size, globs });
         Ok(true)
     }
 
     fn remove(&mut self, dir: &[u8]) -> bool {
         let Some(entry) = self.dirs.remove(dir) else { return false };
-        self.patterns -= entry.patterns;
-        self.has_shrunk |= entry.patterns > 0;
+        self.size = self.size.less(entry.size);
+        self.has_shrunk = true;
         true
     }
 
@@ -192,7 +200,7 @@ impl Rules {
 
     /// Tells whether rules that hold in a directory cannot be followed, so that nothing in it is shared.
     pub(super) fn is_unclear(&self, dir: &[u8]) -> bool {
-        self.unclear.keys().any(|unclear| is_within(dir, unclear))
+        !self.unclear.is_empty() && to_top(dir).any(|dir| self.unclear.contains_key(dir))
     }
 
     /// Returns a directory whose rules cannot be followed, with the cause.
@@ -227,6 +235,23 @@ impl Rules {
     }
 }
 
+impl Size {
+    fn of(text: &str) -> Self {
+        let patterns =
+            text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        patterns
+            .fold(Self::default(), |all, line| all.plus(Self { patterns: 1, bytes: line.len() }))
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { patterns: self.patterns + other.patterns, bytes: self.bytes + other.bytes }
+    }
+
+    fn less(self, other: Self) -> Self {
+        Self { patterns: self.patterns - other.patterns, bytes: self.bytes - other.bytes }
+    }
+}
+
 impl fmt::Display for Unclear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -235,7 +260,8 @@ impl fmt::Display for Unclear {
             Self::Many => write!(f, "has more than {PATTERNS_MAX} patterns"),
             Self::Full => write!(
                 f,
-                "has no room, since all such files of a share have {ALL_PATTERNS_MAX} patterns at most"
+                "has no room, since all such files of a share have {ALL_PATTERNS_MAX} patterns of {} KiB at most",
+                ALL_BYTES_MAX / 1024
             ),
             Self::Complex => f.write_str("has patterns that are too complex"),
         }
@@ -335,7 +361,8 @@ mod tests {
         assert!(!rules.is_unclear(b"") && !rules.is_unclear(b"de"));
         assert!(rules.set(b"d", many(1)) && !rules.is_unclear(b"d"));
         assert!(rules.set(b"d", Err(Unclear::Long)) && rules.is_unclear(b"d"));
-        assert!(rules.set(b"d", Ok(None)) && !rules.is_unclear(b"d") && rules.patterns == 0);
+        assert!(rules.set(b"d", Ok(None)) && !rules.is_unclear(b"d"));
+        assert_eq!(rules.size, Size::default());
         // All together.
         let dirs: Vec<Bytes> = (0..=ALL_PATTERNS_MAX / PATTERNS_MAX)
             .map(|number| format!("d/{number}").into_bytes())
@@ -345,18 +372,21 @@ mod tests {
         assert_eq!(rules.unclear(), Some((last, Unclear::Full)));
         rules.take_due();
         assert!(rules.take_due().is_empty());
-        rules.set(&dirs[0], many(2));
+        rules.set(&dirs[0], many(1));
         assert_eq!(rules.take_due(), std::slice::from_ref(last));
         assert!(!rules.set(last, many(PATTERNS_MAX)), "there is still too little room");
         // What is gone takes no room.
-        let names: BTreeSet<&[u8]> = [b"2".as_slice(), b"4"].into();
+        let names: BTreeSet<&[u8]> = [b"0".as_slice(), b"2"].into();
         rules.keep(b"d", &names);
-        assert_eq!((rules.dirs.len(), rules.patterns), (1, PATTERNS_MAX));
-        assert_eq!(rules.take_due(), std::slice::from_ref(last));
+        assert_eq!((rules.dirs.len(), rules.size.patterns), (1, 1));
         assert!(rules.set(last, many(PATTERNS_MAX)) && !rules.is_unclear(last));
         rules.keep(b"", &BTreeSet::new());
-        assert!(
-            rules.dirs.is_empty() && rules.patterns == 0 && !rules.set_dir(b"", &stamp(ANN, 0o700))
-        );
+        assert!(rules.dirs.is_empty() && rules.size == Size::default());
+        // Few, but long ones.
+        let long = |bytes: usize| text(&"?".repeat(bytes), ANN);
+        rules.set(b"a", long(ALL_BYTES_MAX / 2));
+        rules.set(b"b", long(ALL_BYTES_MAX / 2 + 1));
+        assert_eq!(rules.unclear(), Some((&b"b".to_vec(), Unclear::Full)));
+        assert!(rules.set(b"b", long(ALL_BYTES_MAX / 2)) && rules.unclear().is_none());
     }
 }
