@@ -33,6 +33,8 @@ const OTHERS_WRITE: u32 = 0o022;
 #[derive(Debug)]
 pub(super) struct Rules {
     top: PathBuf,
+    /// Whether others can change the modes of directories below, and have the owner make files there.
+    is_written: bool,
     /// Whose directory is shared.
     owner: Option<u32>,
     dirs: BTreeMap<Bytes, Entry>,
@@ -86,9 +88,9 @@ pub(super) enum Unclear {
 }
 
 impl Rules {
-    pub(super) fn new(top: &Path) -> Self {
-        let (dirs, loose, unclear, size) = Default::default();
-        Self { top: top.to_owned(), owner: None, dirs, loose, unclear, size, has_shrunk: false }
+    pub(super) fn new(top: &Path, is_written: bool) -> Self {
+        let (top, (dirs, loose, unclear, size)) = (top.to_owned(), Default::default());
+        Self { top, is_written, owner: None, dirs, loose, unclear, size, has_shrunk: false }
     }
 
     /// Notes whose a directory is, and who may write it. Returns whether that has changed.
@@ -225,8 +227,12 @@ impl Rules {
         false
     }
 
-    /// Tells whether only the owner can have put a file in a directory: others can write neither it nor one above it.
+    /// Tells whether only the owner can have put a file in a directory: others can write neither it nor one above it, and could
+    /// not before.
     fn is_own(&self, dir: &[u8]) -> bool {
+        if self.is_written && !dir.is_empty() {
+            return false;
+        }
         self.loose.is_empty() || !to_top(dir).any(|dir| self.loose.contains(dir))
     }
 
@@ -291,7 +297,7 @@ mod tests {
     }
 
     fn rules() -> Rules {
-        let mut rules = Rules::new(Path::new("/home/ann/src"));
+        let mut rules = Rules::new(Path::new("/home/ann/src"), false);
         assert!(rules.set_dir(b"", &stamp(ANN, 0o755)));
         assert!(!rules.set_dir(b"", &stamp(ANN, 0o755)));
         rules

@@ -148,7 +148,15 @@ fn whoever_may_write_a_directory_in_it_shares_nothing_that_the_owner_leaves_out(
     nodes.settle();
     put(&two.join("sub").join(FILE), "!*\n");
     nodes.settle();
-    assert_eq!(fs::read_dir(one.join("sub")).expect("it is there").count(), 0);
+    let count = |dir: &Path| fs::read_dir(dir.join("sub")).expect("it is there").count();
+    assert_eq!(count(&one), 0);
+    // Others may have taken the right to write it away again, by the volume.
+    set_mode(&one.join("sub"), 0o755);
+    nodes.settle();
+    assert_eq!((count(&one), count(&two)), (0, 2));
+    put(&two.join(FILE), "*.dat\n!/sub/x.dat\n");
+    nodes.settle();
+    assert_eq!(get(&one.join("sub/x.dat")), "x");
 }
 
 #[test]
