@@ -1,6 +1,6 @@
 //! Shares: an ordinary directory, kept the same in a volume.
 //!
-//! Reading order: [`source`] reads the directory with its user's rights; [`rules`] say what is left out; [`known`] is what was
+//! Reading order: [`source`] reads the directory with its user's rights; [`rules`] say what is left out, and [`ruled`] what that means; [`known`] is what was
 //! taken over before; [`round`] compares and takes over what differs. A watch says where something changes; if it cannot
 //! say, all is compared again.
 //!
@@ -20,6 +20,7 @@ mod left;
 mod links;
 mod returns;
 mod round;
+mod ruled;
 mod rules;
 mod seens;
 mod source;

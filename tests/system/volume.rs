@@ -127,7 +127,12 @@ oswalk share $dir/src --as team/src | grep -q "^team/src in the volume follows $
 refuses "the share team/src is there" oswalk share $dir/src --as team
 same() { diff -r --no-dereference --exclude build --exclude .ssh $dir/src $m/team/src && [ ! -e $m/team/src/build ] && [ ! -e $m/team/src/.ssh ]; }
 soon same
-oswalk share | grep -q "^team/src  $dir/src  up to date"
+up_to_date() { oswalk share | grep -q "^team/src  $dir/src  up to date"; }
+up_to_date
+# Rules that are too long share nothing.
+yes 'a?bc.c' | head -n 15000 >$dir/src/a/.oswalkignore; echo new >$dir/src/a/new; echo new >$dir/src/new; soon test -e $m/team/src/new
+oswalk share | grep -q "$dir/src/a/.oswalkignore is longer than 64 KiB: nothing in its directory is shared"; [ ! -e $m/team/src/a/new ]
+rm $dir/src/a/.oswalkignore; soon same; soon up_to_date
 echo two >$dir/src/a/f; mv $dir/src/a $dir/src/b; rm $dir/src/l; mkdir $dir/src/l; soon same
 soon has $m/team/src/b/f 2
 is "$(stat -c '%a %Y' $m/team/src/b/f)" "$(stat -c '%a %Y' $dir/src/b/f)"

@@ -355,30 +355,27 @@ impl Follower {
 
     fn tell(&self, round: &Result<Round, ShareError>) {
         let mut told = locked(&self.told);
-        match round {
+        let trouble = match round {
             Ok(round) => {
                 told.taken += round.taken;
                 told.bytes += round.bytes;
                 told.removed += round.removed;
                 told.written += round.written;
-                told.is_up_to_date = true;
-                told.trouble = None;
                 let left = round
                     .left
                     .iter()
                     .take(NAMED_MAX)
                     .map(|(path, left)| format!("{}: {left}", String::from_utf8_lossy(path)));
                 told.left = left.collect();
+                round.trouble.clone()
             }
-            Err(error) => {
-                let trouble = error.to_string();
-                if told.trouble.as_ref() != Some(&trouble) {
-                    tracing::warn!(share = told.name, "a share waits: {trouble}");
-                }
-                told.trouble = Some(trouble);
-                told.is_up_to_date = false;
-            }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(trouble) = trouble.as_ref().filter(|_| told.trouble != trouble) {
+            tracing::warn!(share = told.name, "a share waits: {trouble}");
         }
+        told.is_up_to_date = trouble.is_none();
+        told.trouble = trouble;
     }
 
     /// Notes what was taken over, once volume and directory have made it durable. Returns the time until it is noted again, and

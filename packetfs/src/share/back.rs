@@ -12,7 +12,6 @@ use super::follower::{Share, ShareError};
 use super::known::child;
 use super::left::Left;
 use super::round::Round;
-use super::rules;
 use super::target::{self, Failed, New};
 use crate::path::{Bytes, join};
 use crate::volume::{Heard, Seen};
@@ -137,9 +136,7 @@ impl Share {
     fn look_deep(&mut self, dir: Bytes, ino: u64, round: &mut Round) -> Result<(), ShareError> {
         let mut dirs = vec![(dir, ino)];
         while let Some((dir, ino)) = dirs.pop() {
-            let mut all = self.volume.all_seen(ino).map_err(ShareError::Volume)?;
-            // What it says holds for the others.
-            all.sort_by_key(|(name, _)| name != rules::FILE);
+            let all = self.volume.all_seen(ino).map_err(ShareError::Volume)?;
             let here: BTreeSet<&Bytes> = all.iter().map(|(name, _)| name).collect();
             let gone: Vec<Bytes> =
                 self.known.names(&dir).filter(|name| !here.contains(name)).cloned().collect();
@@ -147,12 +144,7 @@ impl Share {
                 self.meet(&dir, &name, None, true, round)?;
             }
             for (name, seen) in all {
-                let is_rules = name == rules::FILE;
                 dirs.extend(self.meet(&dir, &name, Some(seen), true, round)?);
-                if is_rules {
-                    let text = self.source.text(&child(&dir, rules::FILE));
-                    self.rules.set(&dir, text.as_deref());
-                }
             }
         }
         Ok(())
@@ -168,7 +160,7 @@ impl Share {
         round: &mut Round,
     ) -> Result<Option<(Bytes, u64)>, ShareError> {
         self.go_on()?;
-        if self.tries.why(dir, name).is_some() {
+        if self.tries.why(dir, name).is_some() || self.rules.is_unclear(dir) {
             return Ok(None);
         }
         let path = child(dir, name);
@@ -230,6 +222,9 @@ impl Share {
         if dir.len() + name.len() > PATH_BYTES_MAX {
             return Some(Left::Errno(Errno::ENAMETOOLONG));
         }
+        if self.is_own_rules(name) {
+            return Some(Left::Rules);
+        }
         self.rules.leave_out(dir, name, is_dir).then_some(Left::Ignored)
     }
 
@@ -289,6 +284,9 @@ impl Share {
     /// Removes a file from the disk, with all below it, as far as no program has changed it.
     fn remove_on_disk(&mut self, dir: &[u8], name: &[u8], round: &mut Round) -> Result<(), Failed> {
         for (above, below) in self.known.below(&child(dir, name)) {
+            if self.rules.is_unclear(&above) {
+                continue;
+            }
             match self.remove_one(&above, &below, round) {
                 Ok(()) => {}
                 Err(failed @ (Failed::Disk(_) | Failed::Cancelled)) => return Err(failed),

@@ -142,7 +142,7 @@ impl Share {
             None
         };
         Ok(Self {
-            rules: Rules::new(&plan.dir),
+            rules: Rules::new(&plan.dir, plan.writes),
             source: Source::new(&plan.dir, plan.owner),
             name: plan.name,
             volume,

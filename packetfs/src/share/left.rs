@@ -13,6 +13,8 @@ pub enum Left {
     Secret,
     /// A file `.oswalkignore` names it.
     Ignored,
+    /// It is such a file, of others.
+    Rules,
     /// A program has it open for writing.
     Open,
     /// Its content is on nodes that are not linked.
@@ -33,6 +35,7 @@ impl fmt::Display for Left {
             Self::Errno(errno) => errno.desc(),
             Self::Secret => "secrets are not shared",
             Self::Ignored => "an .oswalkignore file leaves it out",
+            Self::Rules => "each directory has its own .oswalkignore files, which are not written",
             Self::Open => "a program has it open for writing; it is tried again",
             Self::Away => "no linked node has its content; it is tried again",
             Self::Special => "pipes, sockets and devices are not shared",

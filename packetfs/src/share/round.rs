@@ -10,9 +10,8 @@ use super::follower::{Share, ShareError};
 use super::known::{Stamp, child};
 use super::left::Left;
 use super::source::{Item, SECRET, failure};
-use super::{rules, target};
-
-use crate::path::{Bytes, is_within, join};
+use super::target;
+use crate::path::{Bytes, is_within};
 use crate::tree;
 use crate::volume::{Like, Moving, ROOT};
 use crate::watch::ReaderId;
@@ -44,6 +43,8 @@ pub struct Round {
     pub written: u64,
     /// Files that are left as they are, with the cause.
     pub left: Vec<(Bytes, Left)>,
+    /// Why some directories are not shared, if so.
+    pub trouble: Option<String>,
 }
 
 impl Share {
@@ -93,6 +94,9 @@ impl Share {
         }
         let mut gone = Vec::new();
         for dir in dirs {
+            if self.is_dir_left_out(&dir) {
+                continue;
+            }
             gone.extend(self.tree(dir, false, &mut round)?);
         }
         self.finish(gone, round)
@@ -105,6 +109,7 @@ impl Share {
         round.left.extend(resting.take(NAMED_MAX));
         round.left.sort_by(|one, other| one.0.cmp(&other.0));
         round.left.dedup_by(|one, other| one.0 == other.0);
+        round.trouble = self.unclear();
         Ok(round)
     }
 
@@ -163,15 +168,17 @@ impl Share {
                 return Err(ShareError::Empty { path });
             }
         }
-        let has_rules = items.iter().any(|item| item.name == rules::FILE);
-        let text = has_rules.then(|| self.source.text(&child(dir, rules::FILE))).flatten();
         // Other rules hold for everything below.
-        let has_other_rules = self.rules.set(dir, text.as_deref());
+        let has_other_rules = self.read_rules(dir, &own, &items);
         let is_deep = has_other_rules || is_deep;
         if has_other_rules {
             self.look_at_all();
         }
+        if self.rules.is_unclear(dir) {
+            return Ok(Vec::new());
+        }
         self.sort_out(dir, &mut items)?;
+        self.rules.keep(dir, &items.iter().map(|item| item.name.as_slice()).collect());
         // Of a share that is written, a directory that others have removed comes back only for what is new in it.
         let ino = if self.returns.is_some() { None } else { Some(self.ino(dir, &own)?) };
         self.known.add_dir(dir);
@@ -193,6 +200,9 @@ impl Share {
                 _ => {}
             }
             let path = child(dir, &item.name);
+            // Whether others may write it says how far its rules go.
+            let is_deep =
+                is_deep || (item.kind == Kind::Dir && self.rules.is_other(&path, &item.stamp));
             if item.kind == Kind::Dir && (is_deep || !self.known.has_dir(&path)) {
                 more.push((path, is_deep));
             }
@@ -239,12 +249,6 @@ impl Share {
         }
         *items = kept;
         Ok(())
-    }
-
-    fn is_left_out(&self, dir: &[u8], item: &Item) -> bool {
-        let is_dir = item.kind == Kind::Dir;
-        let path = join(&self.source.path(dir), &item.name);
-        self.rules.leave_out(dir, &item.name, is_dir) || self.hidden.hides_secret(&path)
     }
 
     /// Returns the number of a directory in the volume, which is made if necessary.
@@ -360,7 +364,7 @@ impl Share {
                 continue;
             }
             let is_dir = self.known.seen(&dir, &name).is_some_and(|it| it.kind == Kind::Dir);
-            if self.returns.is_some() && self.rules.leave_out(&dir, &name, is_dir) {
+            if self.returns.is_some() && self.is_ruled_out(&dir, &name, is_dir) {
                 self.known.forget(&dir, &name);
                 continue;
             }

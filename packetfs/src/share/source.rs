@@ -149,12 +149,12 @@ impl Source {
         })
     }
 
-    /// Reads a short text; none if there is no such file.
-    pub(super) fn text(&self, path: &[u8]) -> Option<String> {
-        let opened = self.open(path).ok()?;
+    /// Reads a file of rules, but not much more than may be in it.
+    pub(super) fn text(&self, path: &[u8]) -> io::Result<(Bytes, Stamp)> {
+        let opened = self.open(path)?;
         let mut text = Vec::new();
-        opened.file.take(BYTES_MAX).read_to_end(&mut text).ok()?;
-        Some(String::from_utf8_lossy(&text).into_owned())
+        opened.file.take(BYTES_MAX + 1).read_to_end(&mut text)?;
+        Ok((text, opened.stamp))
     }
 
     /// Opens a file below the top, without following links and without leaving its file system.

@@ -3,6 +3,7 @@
 mod both;
 mod nodes;
 mod random;
+mod rules;
 mod target;
 
 use std::collections::BTreeMap;
@@ -38,7 +39,8 @@ fn share(dir: &Path, volume: &Arc<Volume>, known: Option<&[u8]>) -> Share {
 fn settle(share: &mut Share) -> Round {
     let mut all = share.changed().expect("the directory is there");
     while share.is_unsure() {
-        all.taken += share.changed().expect("the directory is there").taken;
+        let more = share.changed().expect("the directory is there");
+        (all.taken, all.trouble) = (all.taken + more.taken, more.trouble);
     }
     all
 }

@@ -99,7 +99,7 @@ impl Nodes {
             round.taken += more.taken;
             round.removed += more.removed;
             round.written += more.written;
-            round.left = more.left;
+            (round.left, round.trouble) = (more.left, more.trouble);
         }
         Ok(round)
     }
