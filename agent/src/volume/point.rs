@@ -40,7 +40,8 @@ pub(super) fn prepare(point: &Path) -> anyhow::Result<()> {
         Err(error) => anyhow::bail!("failed to look at {shown}: {error}"),
     };
     let names = entries.take(NAMES_MAX + 1).map(|entry| entry.map(|it| it.file_name()));
-    let names: Vec<_> = names.collect::<Result<_, _>>().unwrap_or_default();
+    let names = names.collect::<Result<Vec<_>, _>>();
+    let names = names.with_context(|| format!("failed to look at {shown}"))?;
     match hidden(&names) {
         None => Ok(()),
         Some(names) => anyhow::bail!(
